@@ -1,0 +1,94 @@
+//! A task's adapter in memory: a low-rank delta for each site that has one, a head, labels.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::encoder::{Layout, Site};
+
+/// What a linear gets added: `y += scale * (x A^T) B^T`.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    /// `A [rank, in]`, f32.
+    pub a: Tensor,
+    /// `B [out, rank]`, f32.
+    pub b: Tensor,
+    /// PEFT's scale, from the module's own alpha and rank.
+    pub scale: f64,
+}
+
+impl Delta {
+    /// The rank, at least 1.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+
+    /// `rank * (in + out)`.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.a.elem_count() + self.b.elem_count()
+    }
+}
+
+/// What the outputs mean, as in `transformers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemType {
+    /// One label of several: softmax.
+    SingleLabelClassification,
+    /// Any of several labels: sigmoid each.
+    MultiLabelClassification,
+    /// A number: the output itself.
+    Regression,
+}
+
+/// One task over one base. Immutable once made: requests share it by `Arc`.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// The delta of each site by [`Layout::index`]; `None` is rank 0: the site costs nothing.
+    pub deltas: Vec<Option<Delta>>,
+    /// The head by name, as listed in [`Layout::head`].
+    pub head: BTreeMap<String, Tensor>,
+    /// A name for each output, in order of id.
+    pub labels: Vec<String>,
+    /// From the adapter's `config.json`; `None` where that says nothing.
+    pub problem_type: Option<ProblemType>,
+    /// Fingerprint of the base it was trained on; `None` for a file from PEFT.
+    pub base_fingerprint: Option<String>,
+    /// `base_model_name_or_path`, for people: never compared.
+    pub base_model: Option<String>,
+}
+
+impl Adapter {
+    /// The rank at a site; 0 where there is no delta.
+    #[must_use]
+    pub fn rank(&self, index: usize) -> usize {
+        self.deltas[index].as_ref().map_or(0, Delta::rank)
+    }
+
+    /// Numbers that the deltas hold: the sum of `r (in + out)`.
+    #[must_use]
+    pub fn delta_parameters(&self) -> usize {
+        self.deltas.iter().flatten().map(Delta::parameters).sum()
+    }
+
+    /// Numbers that the head holds.
+    #[must_use]
+    pub fn head_parameters(&self) -> usize {
+        self.head.values().map(Tensor::elem_count).sum()
+    }
+
+    /// Bytes that it keeps resident: its deltas and its head, in f32.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<f32>() * (self.delta_parameters() + self.head_parameters())
+    }
+
+    /// The first site with a delta; all before it is the base's own work.
+    #[must_use]
+    pub fn first_active_site(&self, layout: &Layout) -> Option<Site> {
+        layout.sites().find(|&site| self.rank(layout.index(site)) > 0)
+    }
+}

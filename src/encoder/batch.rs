@@ -1,0 +1,55 @@
+//! Packed texts: tokens of all texts end to end, no padding.
+
+/// One tokenised text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids with special tokens, `[t]`.
+    pub ids: Vec<u32>,
+    /// Segment of each token (0, or 1 in the second text of a pair), `[t]`.
+    pub type_ids: Vec<u32>,
+    /// Whether tokens were cut off to fit.
+    pub truncated: bool,
+}
+
+/// Several texts as one batch of `T` tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Token ids, `[T]`.
+    pub ids: Vec<u32>,
+    /// Segment ids, `[T]`.
+    pub type_ids: Vec<u32>,
+    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    pub offsets: Vec<usize>,
+}
+
+impl Packed {
+    /// Packs `texts` in their order.
+    #[must_use]
+    pub fn new<'a>(texts: impl IntoIterator<Item = &'a Encoded>) -> Self {
+        let mut packed = Self { offsets: vec![0], ..Self::default() };
+        for text in texts {
+            packed.ids.extend_from_slice(&text.ids);
+            packed.type_ids.extend_from_slice(&text.type_ids);
+            packed.offsets.push(packed.ids.len());
+        }
+        packed
+    }
+
+    /// Number of texts, `B`.
+    #[must_use]
+    pub fn texts(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Number of tokens, `T`.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The place of each token in its own text, `[T]`.
+    #[must_use]
+    pub fn positions(&self) -> Vec<u32> {
+        self.offsets.windows(2).flat_map(|span| 0..(span[1] - span[0]) as u32).collect()
+    }
+}

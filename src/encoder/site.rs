@@ -1,0 +1,114 @@
+//! Sites: the places of an encoder that an adapter may change, and what they are called.
+//!
+//! A *site* is one adapted linear, named by (layer, module). A [`Layout`] lists an architecture's sites with their sizes and
+//! their names in checkpoints; it is all that reading an adapter needs to know of a base.
+
+/// One adapted linear of an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    /// Layer, from 0 at the embeddings.
+    pub layer: usize,
+    /// Index into [`Layout::modules`].
+    pub module: usize,
+}
+
+/// One kind of linear that every layer has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Name inside its layer in checkpoints, `attention.self.query`.
+    pub name: &'static str,
+    /// Short name for tables, `query`.
+    pub label: &'static str,
+    /// Width of the input.
+    pub in_features: usize,
+    /// Width of the output.
+    pub out_features: usize,
+    /// Which of the layer's inputs it reads; modules with equal numbers read the same tensor and may share work.
+    pub input: usize,
+}
+
+/// A size in the shape of a head's tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dim {
+    /// The adapter's number of labels.
+    Labels,
+    /// A size given by the base.
+    Fixed(usize),
+}
+
+/// A tensor that an adapter's head may carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadParameter {
+    /// Name in checkpoints, without PEFT's `base_model.model.`: `classifier.weight`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<Dim>,
+    /// Whether an adapter without it is refused (no such tensor can come from the base).
+    pub required: bool,
+}
+
+/// The sites of one base and the tensors of its heads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// What stands before every encoder name in a classifier's checkpoint, `bert`.
+    pub prefix: &'static str,
+    /// Number of layers.
+    pub layers: usize,
+    /// The linears of each layer, in the order in which a layer runs them.
+    pub modules: Vec<Module>,
+    /// Linears outside the layers that exist in the `transformers` model (`bert.pooler.dense`): never a site, but patterns of
+    /// PEFT may name them, and are then refused by name.
+    pub other_linears: Vec<String>,
+    /// What a head carries.
+    pub head: Vec<HeadParameter>,
+    /// `hidden_size` of the base.
+    pub hidden: usize,
+}
+
+impl Layout {
+    /// Number of sites.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.layers * self.modules.len()
+    }
+
+    /// Whether there is no site at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The position of `site` in the order of execution, below [`Layout::len`].
+    #[must_use]
+    pub fn index(&self, site: Site) -> usize {
+        site.layer * self.modules.len() + site.module
+    }
+
+    /// All sites in the order of execution.
+    pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
+        let modules = self.modules.len();
+        (0..self.len()).map(move |i| Site { layer: i / modules, module: i % modules })
+    }
+
+    /// The kind of linear at `site`.
+    #[must_use]
+    pub fn module(&self, site: Site) -> &Module {
+        &self.modules[site.module]
+    }
+
+    /// The full name in a classifier's checkpoint, `bert.encoder.layer.0.attention.self.query`.
+    #[must_use]
+    pub fn name(&self, site: Site) -> String {
+        format!("{}.encoder.layer.{}.{}", self.prefix, site.layer, self.module(site).name)
+    }
+
+    /// The site of a full name, if it is one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Site> {
+        let rest = name.strip_prefix(self.prefix)?.strip_prefix(".encoder.layer.")?;
+        let (layer, module) = rest.split_once('.')?;
+        let layer = layer.parse().ok().filter(|&layer| layer < self.layers)?;
+        let module = self.modules.iter().position(|m| m.name == module)?;
+        Some(Site { layer, module })
+    }
+}

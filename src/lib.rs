@@ -1,0 +1,4 @@
+//! polyrank (map to be written)
+
+pub mod adapter;
+pub mod encoder;
