@@ -1,0 +1,76 @@
+//! The seam between an encoder, which knows *where*, and an adapter, which knows *what*.
+
+use candle_core::{Result, Tensor};
+
+use super::Site;
+
+/// Where `transformers` drops activations while it trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropPoint {
+    /// After the embeddings' LayerNorm.
+    Embeddings,
+    /// After the attention's output linear of a layer, before the residual.
+    AttentionOutput(usize),
+    /// After the feed-forward's output linear of a layer, before the residual.
+    Output(usize),
+    /// Before the classifier.
+    Head,
+}
+
+/// Dropout inside attention: a mask that a seed and a place determine, so that the backward pass makes it again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionDropout {
+    /// Probability that a weight becomes 0.
+    pub p: f32,
+    /// Of this step and layer.
+    pub seed: u64,
+}
+
+/// What an encoder asks while it runs. Every answer defaults to the bare, frozen base.
+///
+/// Serving answers with the mixed batch ([`crate::adapter::Mixed`]), training with its method, a bare base with [`Identity`].
+pub trait Seam {
+    /// Where the parameter `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.bias`) comes from:
+    /// `None` is the frozen mapping, `Some` a tensor of the same shape that replaces it. Asked for every parameter.
+    ///
+    /// # Errors
+    /// Whatever making the tensor raises.
+    fn parameter(&self, _name: &str) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// `y [T, out]` of the linear at `site` with what the adapter adds for its input `x [T, in]`.
+    ///
+    /// # Errors
+    /// Whatever the delta's operations raise.
+    fn project(&self, _site: Site, _x: &Tensor, y: Tensor) -> Result<Tensor> {
+        Ok(y)
+    }
+
+    /// `h [T, out]`, what follows the linear at `site` (bottleneck adapters).
+    ///
+    /// # Errors
+    /// Whatever the adapter's operations raise.
+    fn after(&self, _site: Site, h: Tensor) -> Result<Tensor> {
+        Ok(h)
+    }
+
+    /// `h` with the dropout of `point`; serving drops nothing.
+    ///
+    /// # Errors
+    /// Whatever the mask's operations raise.
+    fn dropout(&self, _point: DropPoint, h: Tensor) -> Result<Tensor> {
+        Ok(h)
+    }
+
+    /// The dropout of the attention weights of `layer`; serving drops nothing.
+    fn attention_dropout(&self, _layer: usize) -> Option<AttentionDropout> {
+        None
+    }
+}
+
+/// The bare base: nothing added, nothing replaced.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Identity;
+
+impl Seam for Identity {}
