@@ -1,0 +1,37 @@
+//! A mixed batch: the answer of serving to the seam's questions.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use super::Adapter;
+use crate::encoder::{Layout, Seam, Site};
+use crate::kernel::{Segment, ragged_delta};
+
+/// Which adapter each run of rows of a packed batch takes. Runs are in order and do not overlap.
+#[derive(Debug)]
+pub struct Mixed<'a> {
+    layout: &'a Layout,
+    runs: Vec<(Range<usize>, Arc<Adapter>)>,
+}
+
+impl<'a> Mixed<'a> {
+    /// A batch over the sites of `layout`; `runs` are (token rows, adapter).
+    #[must_use]
+    pub fn new(layout: &'a Layout, runs: Vec<(Range<usize>, Arc<Adapter>)>) -> Self {
+        Self { layout, runs }
+    }
+}
+
+impl Seam for Mixed<'_> {
+    fn project(&self, site: Site, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        let index = self.layout.index(site);
+        let segments: Vec<Segment> = self
+            .runs
+            .iter()
+            .filter_map(|(rows, adapter)| Some(Segment { rows: rows.clone(), delta: adapter.deltas[index].as_ref()? }))
+            .collect();
+        ragged_delta(x, y, &segments)
+    }
+}

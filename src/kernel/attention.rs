@@ -1,0 +1,261 @@
+//! Softmax attention over packed texts: each text attends to itself, nothing is padded or masked.
+
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::product::{Size, Target, Threads, View, product};
+use super::{host, math};
+use crate::encoder::AttentionDropout;
+
+/// How a batch is to be attended: texts, heads, scale.
+#[derive(Debug, Clone)]
+pub struct Heads<'a> {
+    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    pub offsets: &'a [usize],
+    /// Number of heads; the hidden size is a multiple of it.
+    pub heads: usize,
+    /// What scores are multiplied by, `1 / sqrt(head size)`.
+    pub scale: f64,
+    /// Dropout of the attention weights, in training.
+    pub dropout: Option<AttentionDropout>,
+}
+
+/// `softmax(scale * Q K^T) V` for each text and head: `q`, `k`, `v` and the result `[T, hidden]`, head h in the columns
+/// `h * size .. (h + 1) * size`.
+///
+/// # Errors
+/// Offsets that do not span `T`, a hidden size that heads do not divide, and candle's own.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let (tokens, hidden) = q.dims2()?;
+    let rises = heads.offsets.windows(2).all(|span| span[0] <= span[1]);
+    if !rises || heads.offsets.first() != Some(&0) || heads.offsets.last() != Some(&tokens) {
+        bail!("attention: offsets {:?} do not span {tokens} tokens", heads.offsets);
+    }
+    if heads.heads == 0 || !hidden.is_multiple_of(heads.heads) || k.dims() != q.dims() || v.dims() != q.dims() {
+        bail!("attention: {} heads over q {:?}, k {:?}, v {:?}", heads.heads, q.dims(), k.dims(), v.dims());
+    }
+    if !q.device().is_cpu() {
+        return reference(q, k, v, heads);
+    }
+    let op = Attention {
+        offsets: heads.offsets.to_vec(),
+        heads: heads.heads,
+        size: hidden / heads.heads,
+        scale: heads.scale as f32,
+        dropout: heads.dropout,
+    };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+/// The same by candle's operations, a text at a time: the oracle, and what runs on devices without a kernel.
+pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
+    let (_, hidden) = q.dims2()?;
+    let mut texts = Vec::with_capacity(heads.offsets.len());
+    for (text, span) in heads.offsets.windows(2).enumerate().filter(|(_, span)| span[0] < span[1]) {
+        let len = span[1] - span[0];
+        let split = |x: &Tensor| {
+            x.narrow(0, span[0], len)?.reshape((len, heads.heads, hidden / heads.heads))?.transpose(0, 1)?.contiguous()
+        };
+        let scores = (split(q)?.matmul(&split(k)?.t()?)? * heads.scale)?;
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        if let Some(dropout) = heads.dropout {
+            let masks: Vec<f32> = (0..heads.heads).flat_map(|head| mask(dropout, text, head, len)).collect();
+            weights = (weights * Tensor::from_vec(masks, (heads.heads, len, len), q.device())?)?;
+        }
+        texts.push(weights.matmul(&split(v)?)?.transpose(0, 1)?.reshape((len, hidden))?);
+    }
+    if texts.is_empty() { q.zeros_like() } else { Tensor::cat(&texts, 0) }
+}
+
+/// What the weights `[len, len]` of one head of one text are multiplied by: 0, or `1 / (1 - p)`.
+///
+/// Each element is a hash (SplitMix64) of the seed and its place, so that the backward pass makes the same mask again.
+fn mask(dropout: AttentionDropout, text: usize, head: usize, len: usize) -> impl Iterator<Item = f32> {
+    let start = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
+    let bound = (f64::from(dropout.p) * f64::from(u32::MAX)) as u32;
+    let kept = 1.0 / (1.0 - dropout.p);
+    (0..(len * len) as u64)
+        .map(move |i| if (splitmix(start.wrapping_add(i)) >> 32) as u32 >= bound { kept } else { 0.0 })
+}
+
+fn splitmix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+struct Attention {
+    offsets: Vec<usize>,
+    heads: usize,
+    size: usize,
+    scale: f32,
+    dropout: Option<AttentionDropout>,
+}
+
+/// One head of one text: its rows of `q`, `k`, `v` begin at the first element of each slice.
+struct Head<'a> {
+    text: usize,
+    head: usize,
+    len: usize,
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
+}
+
+impl Attention {
+    fn hidden(&self) -> usize {
+        self.heads * self.size
+    }
+
+    /// The rows of each text of a mutable `[T, hidden]`.
+    fn split<'a>(&self, mut rows: &'a mut [f32]) -> Vec<&'a mut [f32]> {
+        let mut texts = Vec::with_capacity(self.offsets.len() - 1);
+        for span in self.offsets.windows(2) {
+            let (text, rest) = rows.split_at_mut((span[1] - span[0]) * self.hidden());
+            texts.push(text);
+            rows = rest;
+        }
+        texts
+    }
+
+    fn heads_of<'a>(&self, text: usize, [q, k, v]: [&'a [f32]; 3]) -> impl Iterator<Item = Head<'a>> {
+        let (start, end) = (self.offsets[text], self.offsets[text + 1]);
+        let (hidden, size) = (self.hidden(), self.size);
+        let heads = if start == end { 0 } else { self.heads };
+        (0..heads).map(move |head| {
+            let view = |x: &'a [f32]| View::rows(&x[start * hidden + head * size..end * hidden], hidden);
+            Head { text, head, len: end - start, q: view(q), k: view(k), v: view(v) }
+        })
+    }
+
+    /// The softmax weights `[len, len]` of one head, before dropout.
+    fn weights(&self, head: &Head, weights: &mut Vec<f32>) {
+        let len = head.len;
+        weights.resize(len * len, 0.0);
+        let target = Target { data: weights, row: len, add: false };
+        product(target, head.q, head.k.t(), self.scale, Size { m: len, n: len, k: self.size }, Threads::One);
+        weights.chunks_exact_mut(len).for_each(softmax);
+    }
+
+    fn drop(&self, head: &Head, weights: &mut [f32]) {
+        if let Some(dropout) = self.dropout {
+            for (weight, kept) in weights.iter_mut().zip(mask(dropout, head.text, head.head, head.len)) {
+                *weight *= kept;
+            }
+        }
+    }
+
+    /// One text of the backward pass: `dq`, `dk`, `dv` are its rows, all zero; the inputs are the whole batch's.
+    fn text_gradient(&self, text: usize, [dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 3], dy: &[f32]) {
+        let (hidden, size) = (self.hidden(), self.size);
+        let (mut weights, mut dropped, mut grads) = (Vec::new(), Vec::new(), Vec::new());
+        for head in self.heads_of(text, inputs) {
+            let (len, column) = (head.len, head.head * size);
+            let dy = View::rows(&dy[self.offsets[text] * hidden + column..], hidden);
+            self.weights(&head, &mut weights);
+            dropped.clone_from(&weights);
+            self.drop(&head, &mut dropped);
+            let square = Size { m: len, n: len, k: size };
+            let narrow = Size { m: len, n: size, k: len };
+            product(
+                Target { data: &mut dv[column..], row: hidden, add: false },
+                View::rows(&dropped, len).t(),
+                dy,
+                1.0,
+                narrow,
+                Threads::One,
+            );
+            grads.resize(len * len, 0.0);
+            product(Target { data: &mut grads, row: len, add: false }, dy, head.v.t(), 1.0, square, Threads::One);
+            self.drop(&head, &mut grads);
+            for (grads, weights) in grads.chunks_exact_mut(len).zip(weights.chunks_exact(len)) {
+                let mean: f32 = grads.iter().zip(weights).map(|(g, w)| g * w).sum();
+                for (g, w) in grads.iter_mut().zip(weights) {
+                    *g = w * (*g - mean);
+                }
+            }
+            product(
+                Target { data: &mut dq[column..], row: hidden, add: false },
+                View::rows(&grads, len),
+                head.k,
+                self.scale,
+                narrow,
+                Threads::One,
+            );
+            product(
+                Target { data: &mut dk[column..], row: hidden, add: false },
+                View::rows(&grads, len).t(),
+                head.q,
+                self.scale,
+                narrow,
+                Threads::One,
+            );
+        }
+    }
+}
+
+/// `e^(x - max) / sum` in place.
+fn softmax(row: &mut [f32]) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for x in row.iter_mut() {
+        *x = math::exp(*x - max);
+    }
+    let scale = 1.0 / row.iter().sum::<f32>();
+    for x in row.iter_mut() {
+        *x *= scale;
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        ql: &Layout,
+        k: &CpuStorage,
+        kl: &Layout,
+        v: &CpuStorage,
+        vl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let name = self.name();
+        let inputs = [host::slice(name, q, ql)?, host::slice(name, k, kl)?, host::slice(name, v, vl)?];
+        let mut y = vec![0.0; inputs[0].len()];
+        self.split(&mut y).into_par_iter().enumerate().for_each_init(Vec::new, |weights, (text, y)| {
+            for head in self.heads_of(text, inputs) {
+                self.weights(&head, weights);
+                self.drop(&head, weights);
+                let target = Target { data: &mut y[head.head * self.size..], row: self.hidden(), add: false };
+                let size = Size { m: head.len, n: self.size, k: head.len };
+                product(target, View::rows(weights, head.len), head.v, 1.0, size, Threads::One);
+            }
+        });
+        Ok(host::fresh(y, ql.shape().clone()))
+    }
+
+    /// With `P` the weights, `M` the mask, `Y = (P M) V`: `dV = (P M)^T dY`, `dP = (dY V^T) M`,
+    /// `dS = P (dP - sum(dP P))`, `dQ = scale dS K`, `dK = scale dS^T Q`. `P` is computed again rather than kept.
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let mut grads = [(); 3].map(|()| vec![0.0; q.elem_count()]);
+        host::read(self.name(), [q, k, v, dy], |[q, k, v, dy]| {
+            let [dq, dk, dv] = &mut grads;
+            let texts = self.split(dq).into_iter().zip(self.split(dk)).zip(self.split(dv)).collect::<Vec<_>>();
+            texts.into_par_iter().enumerate().for_each(|(text, ((dq, dk), dv))| {
+                self.text_gradient(text, [dq, dk, dv], [q, k, v], dy);
+            });
+        })?;
+        let [dq, dk, dv] = grads.map(|grad| Tensor::from_vec(grad, q.shape(), q.device()));
+        Ok((Some(dq?), Some(dk?), Some(dv?)))
+    }
+}

@@ -1,0 +1,179 @@
+//! Each kernel against its reference by candle's operations, forward and backward, over random shapes and data.
+#![allow(clippy::unwrap_used)]
+
+use candle_core::{DType, Device, Tensor, Var};
+use proptest::prelude::*;
+
+use super::*;
+use crate::adapter::Delta;
+use crate::encoder::AttentionDropout;
+
+const CPU: &Device = &Device::Cpu;
+
+/// Uniform in [-1, 1], from a seed.
+fn random(seed: u64, shape: &[usize]) -> Vec<f32> {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+fn var(seed: u64, shape: &[usize]) -> Var {
+    Var::from_vec(random(seed, shape), shape, CPU).unwrap()
+}
+
+fn frozen(seed: u64, shape: &[usize]) -> Param {
+    Param::Frozen(Frozen::host("w", shape, random(seed, shape)))
+}
+
+fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    if a.elem_count() == 0 {
+        return 0.0;
+    }
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+/// That two results agree, and that the gradients of a random weighting of them with respect to `vars` do.
+fn same(kernel: &Tensor, reference: &Tensor, vars: &[&Var], tolerance: f32) {
+    let worst = max_difference(kernel, reference);
+    assert!(worst <= tolerance, "forward differs by {worst}");
+    let weighting = Tensor::from_vec(random(99, kernel.dims()), kernel.dims(), CPU).unwrap();
+    let gradients = |y: &Tensor| (y * &weighting).unwrap().sum_all().unwrap().backward().unwrap();
+    let (ours, theirs) = (gradients(kernel), gradients(reference));
+    for (i, var) in vars.iter().enumerate() {
+        let worst = max_difference(ours.get(var).unwrap(), theirs.get(var).unwrap());
+        assert!(worst <= tolerance, "gradient {i} differs by {worst}");
+    }
+}
+
+fn spans() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(1usize..20, 1..6).prop_map(|lengths| {
+        let mut offsets = vec![0];
+        offsets.extend(lengths.iter().scan(0, |sum, len| {
+            *sum += len;
+            Some(*sum)
+        }));
+        offsets
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn linear_is_its_reference(rows in 0usize..40, width in 1usize..70, out in 1usize..70, seed: u64) {
+        let x = var(seed, &[rows, width]);
+        let (w, b) = (frozen(seed ^ 1, &[out, width]), frozen(seed ^ 2, &[out]));
+        let reference = linear::reference(&x, &w.tensor().unwrap(), &b.tensor().unwrap()).unwrap();
+        same(&linear(&x, &w, &b).unwrap(), &reference, &[&x], 2e-5);
+    }
+
+    #[test]
+    fn a_trained_bias_over_a_frozen_weight(rows in 1usize..20, width in 1usize..40, out in 1usize..40, seed: u64) {
+        let (x, b) = (var(seed, &[rows, width]), var(seed ^ 2, &[out]));
+        let w = frozen(seed ^ 1, &[out, width]);
+        let kernel = linear(&x, &w, &Param::Tensor(b.as_tensor().clone())).unwrap();
+        same(&kernel, &linear::reference(&x, &w.tensor().unwrap(), &b).unwrap(), &[&x, &b], 2e-5);
+    }
+
+    #[test]
+    fn gelu_is_its_reference(n in 1usize..20_000, scale in 0.1f64..8.0, seed: u64) {
+        let x = var(seed, &[n]);
+        let scaled = (x.as_tensor() * scale).unwrap();
+        same(&gelu(&scaled).unwrap(), &gelu::reference(&scaled).unwrap(), &[&x], 1e-5);
+    }
+
+    #[test]
+    fn norm_is_its_reference(rows in 1usize..60, width in 2usize..200, seed: u64) {
+        let (h, r) = (var(seed, &[rows, width]), var(seed ^ 1, &[rows, width]));
+        let (w, b) = (frozen(seed ^ 2, &[width]), frozen(seed ^ 3, &[width]));
+        let sum = (h.as_tensor() + r.as_tensor()).unwrap();
+        let reference = norm::reference(&sum, &w.tensor().unwrap(), &b.tensor().unwrap(), 1e-5).unwrap();
+        same(&residual_norm(&h, &r, &w, &b, 1e-5).unwrap(), &reference, &[&h, &r], 2e-4);
+    }
+
+    #[test]
+    fn attention_is_its_reference(offsets in spans(), heads in 1usize..5, size in 1usize..20, p in 0f32..0.6, seed: u64) {
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        for dropout in [None, Some(AttentionDropout { p, seed })] {
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, dropout };
+            let reference = attention::reference(&q, &k, &v, &how).unwrap();
+            same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
+        }
+    }
+
+    #[test]
+    fn a_text_is_attended_alone_as_among_neighbours(offsets in spans(), seed: u64) {
+        let shape = [*offsets.last().unwrap(), 12];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        let whole = attention(&q, &k, &v, &Heads { offsets: &offsets, heads: 3, scale: 0.5, dropout: None }).unwrap();
+        for span in offsets.windows(2) {
+            let part = |x: &Var| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+            let how = Heads { offsets: &[0, span[1] - span[0]], heads: 3, scale: 0.5, dropout: None };
+            let alone = attention(&part(&q), &part(&k), &part(&v), &how).unwrap();
+            prop_assert!(max_difference(&alone, &whole.narrow(0, span[0], span[1] - span[0]).unwrap()) <= 1e-5);
+        }
+    }
+
+    #[test]
+    fn lora_delta_is_its_reference(rows in 1usize..40, width in 1usize..60, out in 1usize..60, rank in 1usize..17, seed: u64) {
+        let (x, a, b) = (var(seed, &[rows, width]), var(seed ^ 1, &[rank, width]), var(seed ^ 2, &[out, rank]));
+        let reference = delta::reference(&x, &a, &b, 0.5).unwrap();
+        same(&lora_delta(&x, &a, &b, 0.5).unwrap(), &reference, &[&x, &a, &b], 2e-4);
+    }
+
+    #[test]
+    fn ragged_delta_is_its_reference(ranks in prop::collection::vec((0usize..3, 1usize..6, 1usize..33), 1..7), seed: u64) {
+        let (width, out) = (24, 36);
+        let (mut start, mut deltas) = (0, Vec::new());
+        for (i, &(gap, rows, rank)) in ranks.iter().enumerate() {
+            let (a, b) = (random(seed ^ i as u64, &[rank, width]), random(seed ^ (i as u64) << 8, &[out, rank]));
+            let a = Tensor::from_vec(a, (rank, width), CPU).unwrap();
+            let b = Tensor::from_vec(b, (out, rank), CPU).unwrap();
+            deltas.push((start + gap..start + gap + rows, Delta { a, b, scale: 1.5 }));
+            start += gap + rows;
+        }
+        let segments: Vec<_> = deltas.iter().map(|(rows, delta)| Segment { rows: rows.clone(), delta }).collect();
+        let x = Tensor::from_vec(random(seed, &[start + 2, width]), (start + 2, width), CPU).unwrap();
+        let y = Tensor::from_vec(random(seed ^ 7, &[start + 2, out]), (start + 2, out), CPU).unwrap();
+        let reference = delta::ragged_reference(&x, &y, &segments).unwrap();
+        prop_assert!(max_difference(&ragged_delta(&x, y, &segments).unwrap(), &reference) <= 1e-4);
+    }
+
+    #[test]
+    fn embed_is_its_reference(ids in prop::collection::vec((0u32..11, 0u32..5), 1..300), seed: u64) {
+        let (first, second): (Vec<u32>, Vec<u32>) = ids.into_iter().unzip();
+        let (words, types) = (frozen(seed, &[11, 9]), frozen(seed ^ 1, &[5, 9]));
+        let lookups = [(&words, &first[..]), (&types, &second[..])];
+        let reference = embed::reference(&lookups, CPU).unwrap();
+        prop_assert!(max_difference(&embed(&lookups, CPU).unwrap(), &reference) <= 1e-6);
+    }
+}
+
+#[test]
+fn no_segment_leaves_the_base_bit_identical() {
+    let y = Tensor::from_vec(random(3, &[5, 7]), (5, 7), CPU).unwrap();
+    let x = Tensor::zeros((5, 4), DType::F32, CPU).unwrap();
+    let expected = y.copy().unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(ragged_delta(&x, y, &[]).unwrap().to_vec2::<f32>().unwrap(), expected);
+}
+
+#[test]
+fn misfits_are_errors_not_panics() {
+    let x = Tensor::from_vec(random(1, &[3, 4]), (3, 4), CPU).unwrap();
+    let refused = |result: candle_core::Result<Tensor>, words: &str| {
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    };
+    refused(linear(&x, &frozen(1, &[2, 5]), &frozen(2, &[2])), "expected rows of 5, found 4");
+    refused(lora_delta(&x, &x, &x, 1.0), "expected x [T, in]");
+    refused(embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
+    let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, dropout: None };
+    refused(attention(&x, &x, &x, &heads(&[0, 2])), "do not span 3 tokens");
+    refused(attention(&x, &x, &x, &Heads { heads: 3, ..heads(&[0, 3]) }), "3 heads");
+    let a = Tensor::from_vec(random(1, &[1, 4]), (1, 4), CPU).unwrap();
+    let b = Tensor::from_vec(random(1, &[4, 1]), (4, 1), CPU).unwrap();
+    let delta = Delta { a, b, scale: 1.0 };
+    refused(ragged_delta(&x, x.copy().unwrap(), &[Segment { rows: 2..9, delta: &delta }]), "lie outside");
+}
