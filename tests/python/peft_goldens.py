@@ -134,8 +134,8 @@ def make_adapter(base, folder, labels, seed, settings, names=None):
 
 def names(labels, problem_type=None):
     """The `config.json` that stands beside an adapter."""
-    value = {"id2label": {str(i): label for i, label in enumerate(labels)}, "label2id": {label: i for i, label in enumerate(labels)}}
-    return value | ({"problem_type": problem_type} if problem_type else {})
+    by_id = {str(i): label for i, label in enumerate(labels)}
+    return {"id2label": by_id, "label2id": {label: i for i, label in enumerate(labels)}} | ({"problem_type": problem_type} if problem_type else {})
 
 
 def answer(base, folder, labels, rows):
