@@ -71,11 +71,9 @@ impl Engine {
     }
 
     /// Fingerprint of the base's weights; read and hashed when first asked for.
-    ///
-    /// # Errors
-    /// As [`Base::fingerprint`].
-    pub fn base_fingerprint(&self) -> Result<&str, Error> {
-        Ok(self.base.fingerprint()?)
+    #[must_use]
+    pub fn base_fingerprint(&self) -> &str {
+        self.base.fingerprint()
     }
 
     /// Tokenises a text, or a pair.
@@ -93,7 +91,7 @@ impl Engine {
     pub fn load_adapter(&self, dir: &Path) -> Result<Adapter, Error> {
         let adapter = adapter::read(dir, self.layout(), &self.device)?;
         if let Some(expected) = &adapter.base_fingerprint {
-            let found = self.base_fingerprint()?;
+            let found = self.base_fingerprint();
             if expected != found {
                 let (expected, found) = (expected.clone(), found.to_owned());
                 return Err(AdapterError::WrongBase { file: dir.join("config.json"), expected, found }.into());

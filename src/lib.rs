@@ -1,4 +1,47 @@
-//! polyrank (map to be written)
+//! `polyrank` serves many text-classification tasks from **one** frozen encoder. Each task is a LoRA adapter whose rank differs
+//! from layer to layer.
+//!
+//! # Layout
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`model`] | where a base comes from: a folder, the hub, the default; its configuration; its weights, memory-mapped |
+//! | [`tokenize`] | from a text or a pair to ids, as `transformers` does |
+//! | [`encoder`] | where: sites, the seam, packed batches, the architectures |
+//! | [`kernel`] | how: one file an operation, with its reference and its backward |
+//! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
+//! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
+//! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
+//! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
+//! | [`inspect`] | an adapter's ranks as a table |
+//! | [`error`] | every error of the runtime, with its operands |
+//!
+//! # The path of a text
+//!
+//! `POST /classify/{adapter}` → `server` reads the request → [`adapter::Registry`] pins the adapter, loading it on first use →
+//! [`tokenize`] makes an [`encoder::Encoded`] → [`scheduler`] queues it and takes a batch over all adapters →
+//! [`engine::Engine::logits`] packs the texts end to end, grouped by adapter ([`encoder::Packed`]), and runs the encoder with
+//! [`adapter::Mixed`] at the seam → each adapter's own head → scores and labels.
+//!
+//! # Invariants
+//!
+//! - The runtime never depends on training; SoRA's gate does not exist here, only plain LoRA of ragged ranks.
+//! - No padding: tokens of all texts lie end to end, attention stays inside a text, ranks are never rounded up to a common one.
+//! - A text's result does not depend on its neighbours in the batch.
+//! - A site of rank 0 costs nothing and is bit-identical to the base.
+//! - An encoder is shared and never mutated; all that varies comes through [`encoder::Seam`].
+//! - On the CPU, frozen f32 weights are used where the file is mapped; nothing copies them.
+//! - A malformed adapter is refused whole; an unknown one is an error, never the base.
+//! - `unsafe` occurs in the mapping and in kernels only.
 
 pub mod adapter;
 pub mod encoder;
+pub mod engine;
+pub mod error;
+pub mod inspect;
+pub mod kernel;
+pub mod model;
+pub mod scheduler;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod tokenize;

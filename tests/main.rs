@@ -1,0 +1,4 @@
+//! The runtime's integration tests, one binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod parity;

@@ -1,0 +1,193 @@
+//! Against `transformers` + `peft` on the same files: `goldens/make_bert.py` made the base, the adapters and what they answer.
+//!
+//! One body for every device: [`devices`] lists the CPU, and the GPU where one is to be had.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use polyrank::adapter::{Adapter, Delta};
+use polyrank::encoder::{Encoded, Identity, Packed};
+use polyrank::engine::{Engine, Row};
+use polyrank::tokenize::Limit;
+use serde_json::Value;
+
+fn base_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert")
+}
+
+/// The CPU, and the first GPU in a build with the feature `cuda` on a machine that has one.
+fn devices() -> Vec<Device> {
+    let mut devices = vec![Device::Cpu];
+    if cfg!(feature = "cuda") {
+        match Device::new_cuda(0) {
+            Ok(device) => devices.push(device),
+            Err(error) => println!("not run on a GPU: {error}"),
+        }
+    }
+    devices
+}
+
+struct Golden {
+    engine: Engine,
+    expected: Value,
+}
+
+impl Golden {
+    fn open(device: &Device) -> Self {
+        let expected = std::fs::read(base_dir().join("expected.json")).unwrap();
+        Self { engine: Engine::open(&base_dir(), device).unwrap(), expected: serde_json::from_slice(&expected).unwrap() }
+    }
+
+    fn texts(&self) -> Vec<Encoded> {
+        let texts = self.expected["texts"].as_array().unwrap();
+        texts
+            .iter()
+            .map(|text| {
+                let limit = Limit { max_length: None, truncate: true };
+                self.engine.encode(text["text"].as_str().unwrap(), text["text_pair"].as_str(), &limit).unwrap()
+            })
+            .collect()
+    }
+
+    /// Each adapter with the logits `[texts][labels]` that peft computed.
+    fn adapters(&self) -> Vec<(String, Arc<Adapter>, Vec<Vec<f32>>)> {
+        let adapters = self.expected["adapters"].as_object().unwrap();
+        adapters
+            .iter()
+            .map(|(name, golden)| {
+                let adapter = self.engine.load_adapter(&base_dir().join(name)).unwrap();
+                (name.clone(), Arc::new(adapter), serde_json::from_value(golden["logits"].clone()).unwrap())
+            })
+            .collect()
+    }
+}
+
+fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn token_ids_are_transformers() {
+    let golden = Golden::open(&Device::Cpu);
+    assert_eq!(golden.engine.max_length() as u64, golden.expected["max_length"].as_u64().unwrap());
+    for (text, expected) in golden.texts().iter().zip(golden.expected["texts"].as_array().unwrap()) {
+        let list = |key: &str| serde_json::from_value::<Vec<u32>>(expected[key].clone()).unwrap();
+        assert_eq!((&text.ids, &text.type_ids), (&list("ids"), &list("type_ids")), "{}", expected["text"]);
+        assert_eq!(text.truncated, expected["truncated"].as_bool().unwrap());
+    }
+}
+
+#[test]
+fn hidden_states_are_transformers() {
+    for device in devices() {
+        let golden = Golden::open(&device);
+        let texts = golden.texts();
+        let chosen: Vec<usize> = serde_json::from_value(golden.expected["base"]["texts"].clone()).unwrap();
+        let hidden: Vec<Vec<Vec<f32>>> = serde_json::from_value(golden.expected["base"]["hidden"].clone()).unwrap();
+        let batch = Packed::new(chosen.iter().map(|&i| &texts[i]));
+        let found = golden.engine.encoder().forward(&batch, &Identity).unwrap().to_vec2::<f32>().unwrap();
+        for (found, expected) in found.iter().zip(hidden.iter().flatten()) {
+            assert!(worst(found, expected) <= 1e-4);
+        }
+    }
+}
+
+#[test]
+fn adapters_alone_answer_as_peft() {
+    for device in devices() {
+        let golden = Golden::open(&device);
+        for (name, adapter, expected) in golden.adapters() {
+            for (i, (text, expected)) in golden.texts().into_iter().zip(&expected).enumerate() {
+                let row = Row { text, adapter: Arc::clone(&adapter) };
+                let found = golden.engine.logits(&[row]).unwrap();
+                let worst = worst(&found[0], expected);
+                assert!(worst <= 1e-4, "{name}, text {i}: {worst}");
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_and_mixed_is_alone() {
+    for device in devices() {
+        let golden = Golden::open(&device);
+        let (texts, adapters) = (golden.texts(), golden.adapters());
+        // Every text of every adapter in one forward pass, neighbours of other lengths and other adapters side by side.
+        let mut rows = Vec::new();
+        let mut expected = Vec::new();
+        for (i, text) in texts.iter().enumerate() {
+            for k in 0..adapters.len() {
+                let (_, adapter, logits) = &adapters[(k + i) % adapters.len()];
+                rows.push(Row { text: text.clone(), adapter: Arc::clone(adapter) });
+                expected.push(&logits[i]);
+            }
+        }
+        let mixed = golden.engine.logits(&rows).unwrap();
+        for ((row, mixed), expected) in rows.iter().zip(&mixed).zip(expected) {
+            let alone = golden.engine.logits(std::slice::from_ref(row)).unwrap();
+            assert!(worst(mixed, &alone[0]) <= 1e-5, "mixed differs from alone by {}", worst(mixed, &alone[0]));
+            assert!(worst(mixed, expected) <= 1e-4);
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_rank_0_is_bit_identical_to_the_base() {
+    let golden = Golden::open(&Device::Cpu);
+    let (texts, adapters) = (golden.texts(), golden.adapters());
+    let (_, donor, _) = adapters.iter().find(|(name, ..)| name == "plain").unwrap();
+    let empty = Arc::new(Adapter { deltas: vec![None; golden.engine.layout().len()], ..Adapter::clone(donor) });
+    // Beside neighbours that do change their rows.
+    let mut rows: Vec<Row> = texts.iter().map(|text| Row { text: text.clone(), adapter: Arc::clone(&empty) }).collect();
+    let pure = golden.engine.logits(&rows).unwrap();
+    let batch = Packed::new(&texts);
+    let hidden = golden.engine.encoder().forward(&batch, &Identity).unwrap();
+    let base = polyrank::encoder::head_logits(&**golden.engine.encoder(), &hidden, &batch, &donor.head, &Identity).unwrap();
+    assert_eq!(pure, base.to_vec2::<f32>().unwrap());
+    rows.push(Row { text: texts[0].clone(), adapter: Arc::clone(donor) });
+    let beside = golden.engine.logits(&rows).unwrap();
+    for (beside, pure) in beside.iter().zip(&pure) {
+        assert!(worst(beside, pure) <= 1e-5);
+    }
+}
+
+#[test]
+fn resident_bytes_are_the_sum_of_true_ranks() {
+    let golden = Golden::open(&Device::Cpu);
+    for (name, adapter, _) in golden.adapters() {
+        let layout = golden.engine.layout();
+        let deltas: usize = layout
+            .sites()
+            .map(|site| {
+                let module = layout.module(site);
+                adapter.rank(layout.index(site)) * (module.in_features + module.out_features)
+            })
+            .sum();
+        let head: usize = adapter.head.values().map(Tensor::elem_count).sum();
+        assert_eq!(adapter.bytes(), 4 * (deltas + head), "{name}");
+        let stored: usize = adapter.deltas.iter().flatten().map(Delta::parameters).sum();
+        assert_eq!(stored, deltas, "{name}");
+    }
+}
+
+#[test]
+fn the_encoder_is_candle_transformers_bert() {
+    use candle_nn::VarBuilder;
+    use candle_transformers::models::bert::{BertModel, Config};
+    let golden = Golden::open(&Device::Cpu);
+    let config: Config = serde_json::from_slice(&std::fs::read(base_dir().join("config.json")).unwrap()).unwrap();
+    let weights = std::fs::read(base_dir().join("model.safetensors")).unwrap();
+    let vars = VarBuilder::from_buffered_safetensors(weights, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let oracle = BertModel::load(vars.pp("bert"), &config).unwrap();
+    for text in golden.texts().into_iter().filter(|text| !text.ids.is_empty()) {
+        let ids = Tensor::new(&text.ids[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let types = Tensor::new(&text.type_ids[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let expected = oracle.forward(&ids, &types, None).unwrap().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+        let found = golden.engine.encoder().forward(&Packed::new([&text]), &Identity).unwrap();
+        for (found, expected) in found.to_vec2::<f32>().unwrap().iter().zip(&expected) {
+            assert!(worst(found, expected) <= 1e-4);
+        }
+    }
+}
