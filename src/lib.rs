@@ -2,3 +2,6 @@
 
 pub mod adapter;
 pub mod encoder;
+pub mod kernel;
+pub mod model;
+pub mod tokenize;
