@@ -92,7 +92,7 @@ impl Frozen {
     }
 
     /// On `device`, uploaded once where that is not the CPU.
-    pub(super) fn to_device(self, device: &Device) -> candle_core::Result<Self> {
+    pub(super) fn placed(self, device: &Device) -> candle_core::Result<Self> {
         if device.is_cpu() {
             return Ok(self);
         }

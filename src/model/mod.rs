@@ -47,6 +47,7 @@ impl Base {
 
     /// `sha256:...` over the encoder's weights: equal for copies of one encoder, whatever prefix or head they carry. Read and
     /// hashed when first asked for.
+    #[must_use]
     pub fn fingerprint(&self) -> &str {
         self.fingerprint.get_or_init(|| self.weights.fingerprint())
     }

@@ -20,6 +20,7 @@ use super::{Frozen, ModelError};
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
+    file: File,
     map: Arc<Mmap>,
     /// By canonical name.
     tensors: BTreeMap<String, TensorInfo>,
@@ -35,14 +36,12 @@ impl Weights {
     /// A file that is missing, or whose header is malformed or does not fit the file.
     pub fn open(path: &Path, device: &Device) -> Result<Self, ModelError> {
         let file = File::open(path).map_err(ModelError::io(path))?;
-        // SAFETY: a mapped file must be neither changed nor truncated. `pull` promises it for what it fetches: a folder appears
-        // whole, by a rename, and is never written again. For a folder that a user brings, the README asks it of the user.
-        let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
+        let map = map(&file).map_err(ModelError::io(path))?;
         let header = |source| ModelError::Header { path: path.to_owned(), source };
         let (length, metadata) = SafeTensors::read_metadata(&map).map_err(header)?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (canonical(&name), info.clone())).collect();
         let start = size_of::<u64>() + length;
-        Ok(Self { path: path.to_owned(), map: Arc::new(map), tensors, start, device: device.clone() })
+        Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, device: device.clone() })
     }
 
     /// Shape and type of the tensor `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.weight`). The
@@ -81,7 +80,7 @@ impl Weights {
             Dtype::BF16 => Data::Held(convert(bytes, |b| bf16::from_le_bytes(b).to_f32())),
             dtype => return Err(ModelError::Dtype { path: path(), tensor: tensor(), found: dtype.to_string() }),
         };
-        Ok(Frozen::new(name, shape, data).to_device(&self.device)?)
+        Ok(Frozen::new(name, shape, data).placed(&self.device)?)
     }
 
     /// Where the tensor's bytes lie in the file; [`SafeTensors::read_metadata`] has checked that they do.
@@ -94,13 +93,22 @@ impl Weights {
     pub(super) fn fingerprint(&self) -> String {
         let encoder = |name: &str| name.starts_with("embeddings.") || name.starts_with("encoder.");
         let float = |dtype| matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        // A mapping of its own, so that the word table's pages, of which texts need few, do not stay resident.
+        let passing = map(&self.file);
+        let map = passing.as_ref().unwrap_or(&self.map);
         let mut hash = Sha256::new();
         for (name, info) in self.tensors.iter().filter(|(name, info)| encoder(name) && float(info.dtype)) {
             hash.update(format!("{name} {} {:?}\n", info.dtype, info.shape));
-            hash.update(&self.map[self.range(info)]);
+            hash.update(&map[self.range(info)]);
         }
         format!("sha256:{}", hex(&hash.finalize()))
     }
+}
+
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: a mapped file must be neither changed nor truncated. `pull` promises it for what it fetches: a folder appears whole,
+    // by a rename, and is never written again. For a folder that a user brings, the README asks it of the user.
+    unsafe { Mmap::map(file) }
 }
 
 /// The name that a bare encoder gives a tensor today.

@@ -167,14 +167,22 @@ fn a_file_with_another_digest_is_refused() {
         }
         other => panic!("{other:?}"),
     }
-    // Not pinned, but stated by the hub.
+}
+
+/// As the hub does with big files: the digest comes with a redirect, the bytes from elsewhere.
+#[test]
+fn a_redirect_is_followed_and_the_digest_that_it_states_is_heeded() {
     for (body, fits) in [(&b"other weights"[..], false), (WEIGHTS, true)] {
-        let mut stated = files();
-        let headers = vec![("x-linked-etag", format!("\"{WEIGHTS_SHA256}\""))];
-        stated.insert("model.safetensors", Answer { headers, ..ok(body) });
-        let hub = Hub::play(stated);
+        let mut files = files();
+        let headers = vec![
+            ("x-linked-etag", format!("\"{WEIGHTS_SHA256}\"")),
+            ("location", "/org/name/resolve/main/elsewhere".to_owned()),
+        ];
+        files.insert("model.safetensors", Answer { status: 302, headers, ..ok("") });
+        files.insert("elsewhere", ok(body));
+        let hub = Hub::play(files);
         match fits {
-            true => assert!(hub.pull(&PLAIN).is_ok()),
+            true => assert_eq!(fs::read(hub.pull(&PLAIN).unwrap().join("model.safetensors")).unwrap(), WEIGHTS),
             false => assert!(matches!(hub.fail(&PLAIN), ModelError::Checksum { .. })),
         }
     }
