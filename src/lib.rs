@@ -42,6 +42,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod model;
 pub mod scheduler;
+pub mod score;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tokenize;

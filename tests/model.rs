@@ -1,0 +1,298 @@
+//! A base's folder: its configuration, its weights in place, its fingerprint; and every way in which its files can be wrong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use half::{bf16, f16};
+use polyrank::model::{Base, BaseConfig, ModelError, Weights};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert")
+}
+
+/// A folder with the goldens' `config.json`, changed.
+fn configured(change: impl FnOnce(&mut Value)) -> TempDir {
+    let mut config = serde_json::from_slice(&fs::read(golden().join("config.json")).unwrap()).unwrap();
+    change(&mut config);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn a_configuration_is_read() {
+    let config = BaseConfig::read(&golden()).unwrap();
+    let file: Value = serde_json::from_slice(&fs::read(golden().join("config.json")).unwrap()).unwrap();
+    for (key, found) in [
+        ("vocab_size", config.vocab_size),
+        ("hidden_size", config.hidden_size),
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("num_attention_heads", config.num_attention_heads),
+        ("intermediate_size", config.intermediate_size),
+        ("max_position_embeddings", config.max_position_embeddings),
+        ("type_vocab_size", config.type_vocab_size),
+    ] {
+        assert_eq!(file[key], found, "{key}");
+    }
+    let least = configured(|config| {
+        for key in ["hidden_act", "hidden_dropout_prob", "layer_norm_eps", "type_vocab_size", "pad_token_id"] {
+            config.as_object_mut().unwrap().remove(key);
+        }
+    });
+    let least = BaseConfig::read(least.path()).unwrap();
+    assert_eq!((least.hidden_act.as_str(), least.hidden_dropout_prob, least.layer_norm_eps), ("gelu", 0.1, 1e-12));
+    assert_eq!((least.type_vocab_size, least.pad_token_id, least.classifier_dropout), (2, None, None));
+}
+
+#[test]
+fn what_is_not_served_is_refused_by_key() {
+    for (key, value) in [
+        ("model_type", json!("roberta")),
+        ("hidden_act", json!("gelu_new")),
+        ("position_embedding_type", json!("relative_key")),
+        ("is_decoder", json!(true)),
+    ] {
+        let dir = configured(|config| config[key] = value.clone());
+        match BaseConfig::read(dir.path()) {
+            Err(ModelError::Unsupported { path, key: found, .. }) => {
+                assert_eq!((path, found), (dir.path().join("config.json"), key));
+            }
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+    // An architecture with other keys is refused for what it is.
+    let dir = configured(|config| *config = json!({"model_type": "distilbert", "dim": 8}));
+    assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Unsupported { key: "model_type", .. })));
+}
+
+#[test]
+fn values_that_no_encoder_has_are_refused_by_key() {
+    for (key, value) in [
+        ("vocab_size", json!(0)),
+        ("hidden_size", json!(0)),
+        ("num_hidden_layers", json!(0)),
+        ("num_attention_heads", json!(0)),
+        ("num_attention_heads", json!(5)),
+        ("intermediate_size", json!(1_u64 << 60)),
+        ("max_position_embeddings", json!(0)),
+        ("type_vocab_size", json!(0)),
+        ("hidden_dropout_prob", json!(1.0)),
+        ("attention_probs_dropout_prob", json!(-0.1)),
+        ("classifier_dropout", json!(2)),
+        ("layer_norm_eps", json!(0)),
+    ] {
+        let dir = configured(|config| config[key] = value.clone());
+        match BaseConfig::read(dir.path()) {
+            Err(ModelError::Value { key: found, .. }) => assert_eq!(found, key),
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_malformed_configuration_is_refused() {
+    for change in [json!(null), json!([]), json!({"model_type": "bert"})] {
+        let dir = configured(|config| *config = change);
+        assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Config { .. })));
+    }
+    for (key, value) in [("hidden_size", json!(-4)), ("vocab_size", json!("many")), ("hidden_size", json!(1.5))] {
+        let dir = configured(|config| config[key] = value);
+        assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Config { .. })), "{key}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Io { .. })));
+    fs::write(dir.path().join("config.json"), "{\"model_type\": \"bert\"").unwrap();
+    assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Config { .. })));
+}
+
+/// A tensor of a file: name, type, shape, bytes.
+type Entry<'a> = (&'a str, Dtype, &'a [usize], Vec<u8>);
+
+fn write(path: &Path, entries: &[Entry]) {
+    let views = entries
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (name.to_string(), TensorView::new(*dtype, shape.to_vec(), bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+fn random(seed: u64, len: usize) -> Vec<f32> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..len).map(|_| rng.random_range(-2.0..2.0)).collect()
+}
+
+fn bytes(data: &[f32]) -> Vec<u8> {
+    data.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn open(entries: &[Entry]) -> (TempDir, Weights) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    write(&path, entries);
+    let weights = Weights::open(&path, &Device::Cpu).unwrap();
+    (dir, weights)
+}
+
+#[test]
+fn f32_is_used_where_it_is_mapped() {
+    let data = random(0, 6);
+    let (_dir, weights) = open(&[("bert.encoder.w", Dtype::F32, &[2, 3], bytes(&data))]);
+    let first = weights.parameter("bert.encoder.w", &[2, 3]).unwrap();
+    assert_eq!((first.name(), first.shape(), first.slice().unwrap()), ("bert.encoder.w", &[2, 3][..], &data[..]));
+    // The same memory each time: no copy was made.
+    let second = weights.parameter("bert.encoder.w", &[2, 3]).unwrap();
+    assert_eq!(first.slice().unwrap().as_ptr(), second.slice().unwrap().as_ptr());
+    assert!(first.device().is_cpu());
+    assert_eq!(first.tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), data);
+    // It outlives the file's name and the weights.
+    drop((_dir, weights, second));
+    assert_eq!(first.slice().unwrap(), data);
+}
+
+#[test]
+fn other_floats_and_misaligned_ones_are_converted() {
+    let data = random(1, 8);
+    let halves: Vec<u8> = data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+    let brains: Vec<u8> = data.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+    let (_dir, weights) = open(&[("half", Dtype::F16, &[8], halves), ("brain", Dtype::BF16, &[2, 4], brains)]);
+    let expected: Vec<f32> = data.iter().map(|&x| f16::from_f32(x).to_f32()).collect();
+    assert_eq!(weights.parameter("half", &[8]).unwrap().slice().unwrap(), expected);
+    let expected: Vec<f32> = data.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+    assert_eq!(weights.parameter("brain", &[2, 4]).unwrap().slice().unwrap(), expected);
+
+    // A header of a length that no multiple of four follows.
+    let mut header = r#"{"w":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}}"#.to_owned();
+    while (header.len() + 8) % 4 != 1 {
+        header.push(' ');
+    }
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes(&data)].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    fs::write(&path, file).unwrap();
+    let weights = Weights::open(&path, &Device::Cpu).unwrap();
+    assert_eq!(weights.parameter("w", &[8]).unwrap().slice().unwrap(), data);
+}
+
+#[test]
+fn names_go_without_prefix_and_with_old_names_of_norms() {
+    let data = random(2, 4);
+    let norm = "bert.encoder.layer.0.output.LayerNorm";
+    for name in ["bert.encoder.layer.0.output.LayerNorm.gamma", "encoder.layer.0.output.LayerNorm.weight"] {
+        let (_dir, weights) = open(&[(name, Dtype::F32, &[4], bytes(&data))]);
+        assert!(weights.contains(&format!("{norm}.weight")), "{name}");
+        assert!(!weights.contains(&format!("{norm}.bias")), "{name}");
+        let found = weights.parameter(&format!("{norm}.weight"), &[4]).unwrap();
+        assert_eq!((found.name(), found.slice().unwrap()), (&*format!("{norm}.weight"), &data[..]));
+    }
+    let (_dir, weights) = open(&[("encoder.layer.0.output.LayerNorm.beta", Dtype::F32, &[4], bytes(&data))]);
+    assert_eq!(weights.find(&format!("{norm}.bias")).unwrap().shape, [4]);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_by_name() {
+    let (dir, weights) = open(&[
+        ("w", Dtype::F32, &[2, 3], bytes(&random(3, 6))),
+        ("ids", Dtype::I64, &[1], vec![1; 8]),
+        ("double", Dtype::F64, &[1], vec![1; 8]),
+    ]);
+    let file = dir.path().join("model.safetensors");
+    match weights.parameter("bert.v", &[2, 3]) {
+        Err(ModelError::MissingTensor { path, tensor }) => assert_eq!((path, &*tensor), (file, "bert.v")),
+        other => panic!("{other:?}"),
+    }
+    match weights.parameter("w", &[3, 2]) {
+        Err(ModelError::Shape { tensor, expected, found, .. }) => {
+            assert_eq!((&*tensor, &expected[..], &found[..]), ("w", &[3, 2][..], &[2, 3][..]));
+        }
+        other => panic!("{other:?}"),
+    }
+    for (name, dtype) in [("ids", "I64"), ("double", "F64")] {
+        match weights.parameter(name, &[1]) {
+            Err(ModelError::Dtype { tensor, found, .. }) => assert_eq!((&*tensor, &*found), (name, dtype)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn malformed_weights_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    assert!(matches!(Weights::open(&path, &Device::Cpu), Err(ModelError::Io { .. })));
+    assert!(Weights::open(dir.path(), &Device::Cpu).is_err());
+    let whole = fs::read(golden().join("model.safetensors")).unwrap();
+    let headed = |length: u64, header: &str| [&length.to_le_bytes()[..], header.as_bytes()].concat();
+    let overflow = r#"{"w":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}}"#;
+    let outside = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[1152921504606846976,1152921504606846980]}}"#;
+    for file in [
+        vec![],
+        vec![1, 2, 3],
+        headed(1 << 60, "{}"),
+        headed(u64::MAX, "{}"),
+        headed(2, "[]"),
+        headed(9, "{}"),
+        headed(overflow.len() as u64, overflow),
+        headed(outside.len() as u64, outside),
+        whole[..whole.len() - 1].to_vec(),
+        whole[..100].to_vec(),
+        [&whole[..], &[0]].concat(),
+    ] {
+        fs::write(&path, &file).unwrap();
+        match Weights::open(&path, &Device::Cpu) {
+            Err(ModelError::Header { path: found, .. }) => assert_eq!(found, path),
+            other => panic!("{} bytes: {other:?}", file.len()),
+        }
+    }
+}
+
+/// A folder with the goldens' configuration and these weights.
+fn base(entries: &[Entry]) -> (TempDir, Base) {
+    let dir = configured(|_| {});
+    write(&dir.path().join("model.safetensors"), entries);
+    let base = Base::open(dir.path(), &Device::Cpu).unwrap();
+    (dir, base)
+}
+
+#[test]
+fn the_fingerprint_is_of_the_encoder_alone() {
+    let (table, weight, bias) = (bytes(&random(4, 12)), bytes(&random(5, 4)), bytes(&random(6, 4)));
+    let fingerprint = |entries: &[Entry]| base(entries).1.fingerprint().to_owned();
+    let plain = fingerprint(&[
+        ("bert.embeddings.word_embeddings.weight", Dtype::F32, &[3, 4], table.clone()),
+        ("bert.encoder.layer.0.output.LayerNorm.weight", Dtype::F32, &[4], weight.clone()),
+        ("bert.encoder.layer.0.output.LayerNorm.bias", Dtype::F32, &[4], bias.clone()),
+    ]);
+    assert_eq!(plain.len(), "sha256:".len() + 64);
+    let bare = fingerprint(&[
+        ("encoder.layer.0.output.LayerNorm.beta", Dtype::F32, &[4], bias.clone()),
+        ("encoder.layer.0.output.LayerNorm.gamma", Dtype::F32, &[4], weight.clone()),
+        ("embeddings.word_embeddings.weight", Dtype::F32, &[3, 4], table.clone()),
+        ("embeddings.position_ids", Dtype::I64, &[1, 1], vec![0; 8]),
+        ("pooler.dense.weight", Dtype::F32, &[4], bytes(&random(7, 4))),
+        ("classifier.bias", Dtype::F32, &[4], bytes(&random(8, 4))),
+        ("cls.predictions.bias", Dtype::F32, &[4], bytes(&random(9, 4))),
+    ]);
+    assert_eq!(plain, bare);
+    let norm = |weight: &Vec<u8>, bias: &Vec<u8>, shape: &[usize]| {
+        fingerprint(&[
+            ("embeddings.word_embeddings.weight", Dtype::F32, shape, table.clone()),
+            ("encoder.layer.0.output.LayerNorm.weight", Dtype::F32, &[4], weight.clone()),
+            ("encoder.layer.0.output.LayerNorm.bias", Dtype::F32, &[4], bias.clone()),
+        ])
+    };
+    assert_eq!(norm(&weight, &bias, &[3, 4]), plain);
+    assert_ne!(norm(&bias, &weight, &[3, 4]), plain);
+    assert_ne!(norm(&weight, &bias, &[4, 3]), plain);
+}
+
+/// Adapters carry it: what it is must not change from version to version.
+#[test]
+fn the_fingerprint_of_the_goldens_stays() {
+    let base = Base::open(&golden(), &Device::Cpu).unwrap();
+    assert_eq!(base.fingerprint(), "sha256:c68e0511957c58acae57cc2f605bb32ad4ed51b3d704cc74b69c872ec5c7cf12");
+}
