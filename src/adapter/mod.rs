@@ -2,5 +2,7 @@
 
 mod lora;
 mod ragged;
+mod registry;
 pub use lora::{Adapter, Delta, ProblemType};
 pub use ragged::Mixed;
+pub use registry::{FirstSite, Loaded, Registry, RegistryError, Source, Status, Tier};
