@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn tables_are_read_by_their_columns() {
-        let cases: [(&str, &[(&str, Option<&str>)]); 4] = [
+        type Case = (&'static str, &'static [(&'static str, Option<&'static str>)]);
+        let cases: [Case; 4] = [
             ("label\tsentence\n1\t\"a\n0\tb\n", &[("\"a", None), ("b", None)]),
             ("sentence1\tlabel\tsentence2\r\na\t1\tb\r\n", &[("a", Some("b"))]),
             ("text\ttext_pair\na\t\n", &[("a", Some(""))]),
