@@ -206,7 +206,7 @@ fn adapters_within_memory_and_without() {
     };
     let server = World::new().with(|config| config.adapter_memory = bytes).start();
     assert_eq!(server.classify("plain", TEXT).status, 200);
-    assert_error(&server.classify("ragged", TEXT), 422, "InvalidAdapter", format!("{bytes} bytes"));
+    assert_error(&server.classify("ragged", TEXT), 422, "InvalidAdapter", &format!("{bytes} bytes"));
     assert_eq!(server.classify("absent", TEXT).status, 200, "plain gives way");
     assert_eq!(server.get("/adapters/plain").body["tier"], "disk");
     // Held by a request that runs, it does not give way.
