@@ -13,6 +13,7 @@
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
 //! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
+//! | [`score`] | from logits to labels with scores, best first |
 //! | [`inspect`] | an adapter's ranks as a table |
 //! | [`error`] | every error of the runtime, with its operands |
 //!

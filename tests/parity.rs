@@ -36,7 +36,10 @@ struct Golden {
 impl Golden {
     fn open(device: &Device) -> Self {
         let expected = std::fs::read(base_dir().join("expected.json")).unwrap();
-        Self { engine: Engine::open(&base_dir(), device).unwrap(), expected: serde_json::from_slice(&expected).unwrap() }
+        Self {
+            engine: Engine::open(&base_dir(), device).unwrap(),
+            expected: serde_json::from_slice(&expected).unwrap(),
+        }
     }
 
     fn texts(&self) -> Vec<Encoded> {
@@ -144,7 +147,8 @@ fn an_adapter_of_rank_0_is_bit_identical_to_the_base() {
     let pure = golden.engine.logits(&rows).unwrap();
     let batch = Packed::new(&texts);
     let hidden = golden.engine.encoder().forward(&batch, &Identity).unwrap();
-    let base = polyrank::encoder::head_logits(&**golden.engine.encoder(), &hidden, &batch, &donor.head, &Identity).unwrap();
+    let base =
+        polyrank::encoder::head_logits(&**golden.engine.encoder(), &hidden, &batch, &donor.head, &Identity).unwrap();
     assert_eq!(pure, base.to_vec2::<f32>().unwrap());
     rows.push(Row { text: texts[0].clone(), adapter: Arc::clone(donor) });
     let beside = golden.engine.logits(&rows).unwrap();

@@ -1,15 +1,17 @@
-//! `adapter_config.json`: PEFT's LoRA settings, with PEFT's defaults, and what of them is refused.
+//! `adapter_config.json`: PEFT's LoRA settings with PEFT's defaults, and what of them is refused.
 
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::AdapterError;
+use super::files::Bytes;
 
 /// Modules by names or by a regex.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
 pub(super) enum Targets {
     /// A regex that the whole name must match, or `all-linear`.
     Pattern(String),
@@ -17,125 +19,195 @@ pub(super) enum Targets {
     Names(Vec<String>),
 }
 
-/// One layer or several.
+/// One thing or several.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub(super) enum OneOrMany<T> {
+#[serde(untagged, expecting = "expected a value or a list of values")]
+enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
 }
 
 impl<T> OneOrMany<T> {
-    pub(super) fn as_slice(&self) -> &[T] {
+    fn into_vec(self) -> Vec<T> {
         match self {
-            Self::One(one) => std::slice::from_ref(one),
+            Self::One(one) => vec![one],
             Self::Many(many) => many,
         }
     }
 }
 
 /// What of `adapter_config.json` decides an adapter.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub(super) struct PeftConfig {
-    peft_type: String,
-    #[serde(default)]
-    pub(super) base_model_name_or_path: Option<String>,
-    #[serde(default = "eight")]
-    pub(super) r: usize,
-    #[serde(default = "eight_point_zero")]
-    pub(super) lora_alpha: f64,
-    #[serde(default)]
-    pub(super) target_modules: Option<Targets>,
-    #[serde(default)]
-    pub(super) exclude_modules: Option<Targets>,
-    // In the file's order, which decides: the first key that matches wins.
-    #[serde(default)]
-    pub(super) rank_pattern: Option<Map<String, Value>>,
-    #[serde(default)]
-    pub(super) alpha_pattern: Option<Map<String, Value>>,
-    #[serde(default)]
+    pub(super) base_model: Option<String>,
+    pub(super) rank: usize,
+    pub(super) alpha: f64,
     pub(super) use_rslora: bool,
-    #[serde(default)]
-    pub(super) modules_to_save: Option<Vec<String>>,
-    #[serde(default)]
-    pub(super) layers_to_transform: Option<OneOrMany<usize>>,
-    #[serde(default)]
-    pub(super) layers_pattern: Option<OneOrMany<String>>,
+    pub(super) target_modules: Targets,
+    pub(super) exclude_modules: Option<Targets>,
+    /// In the file's order, which decides: the first key that matches wins.
+    pub(super) rank_pattern: Map<String, Value>,
+    pub(super) alpha_pattern: Map<String, Value>,
+    pub(super) modules_to_save: Vec<String>,
+    /// Empty where all layers are meant.
+    pub(super) layers_to_transform: Vec<usize>,
+    pub(super) layers_pattern: Vec<String>,
 }
 
-fn eight() -> usize {
-    8
-}
-fn eight_point_zero() -> f64 {
-    8.0
-}
-
-/// Keys that are read, and keys that say nothing about the result of a loaded adapter.
+/// Keys that are read, and keys that say nothing about what a loaded adapter computes.
 const KNOWN: &[&str] = &[
-    "peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern",
-    "alpha_pattern", "use_rslora", "modules_to_save", "layers_to_transform", "layers_pattern", "bias", "fan_in_fan_out",
-    "init_lora_weights", "task_type", "auto_mapping", "inference_mode", "lora_dropout", "megatron_config",
-    "megatron_core", "revision", "runtime_config", "peft_version", "loftq_config", "eva_config", "corda_config",
-    "ensure_weight_tying", "lora_ga_config",
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+    "velora_config",
 ];
 
-/// Keys of variants that compute something else: anything but these values is refused.
-const UNSUPPORTED: &[&str] = &[
-    "use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config",
-    "target_parameters", "trainable_token_indices", "monteclora_config", "velora_config",
+/// Keys of variants that compute something else: refused unless off.
+const VARIANTS: &[&str] = &[
+    "alora_invocation_string",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
 ];
+
+/// Ways of starting that subtract from the base's weights, so that the adapter belongs to another base.
+const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+
+/// PEFT's own choice where `target_modules` is absent; no two architectures that are served share a name for another thing.
+const DEFAULT_TARGETS: [&str; 4] = ["query", "value", "query_proj", "value_proj"];
 
 impl PeftConfig {
-    /// Reads and checks `dir/adapter_config.json`.
-    pub(super) fn read(path: &Path) -> Result<Self, AdapterError> {
-        let bytes = std::fs::read(path).map_err(AdapterError::io(path))?;
+    /// Reads and checks the bytes of `adapter_config.json`.
+    pub(super) fn parse(Bytes { file, bytes }: &Bytes) -> Result<Self, AdapterError> {
         let raw: Map<String, Value> =
-            serde_json::from_slice(&bytes).map_err(|error| AdapterError::malformed(path, error))?;
-        let config: Self =
-            serde_json::from_value(Value::Object(raw.clone())).map_err(|error| AdapterError::malformed(path, error))?;
-        let refuse = |key: &str, found: &dyn ToString| AdapterError::unsupported(path, key, found);
-        if config.peft_type != "LORA" {
-            return Err(refuse("peft_type", &config.peft_type));
-        }
-        for (key, value) in &raw {
-            let empty = match value {
-                Value::Null | Value::Bool(false) => true,
-                Value::Array(items) => items.is_empty(),
-                Value::Object(items) => items.is_empty(),
-                _ => false,
-            };
-            // Named here or recognised by the family's word, so that later variants of theirs are refused as well.
-            let variant = UNSUPPORTED.contains(&key.as_str())
-                || ["dora", "alora", "qalora", "bdlora"].iter().any(|word| key.split('_').any(|part| part == *word));
-            if variant && !empty {
-                return Err(refuse(key, value));
-            }
-            if !variant && !KNOWN.contains(&key.as_str()) {
-                tracing::warn!(file = %path.display(), key, "unknown key in an adapter's configuration");
-            }
-        }
-        check_value(&raw, "bias", |v| v == "none").map_err(|found| refuse("bias", &found))?;
-        check_value(&raw, "fan_in_fan_out", |v| v == &false).map_err(|found| refuse("fan_in_fan_out", &found))?;
-        check_value(&raw, "task_type", |v| v == "SEQ_CLS").map_err(|found| refuse("task_type", &found))?;
-        let changes_base = |v: &Value| {
-            v.as_str().is_some_and(|s| {
-                let s = s.to_lowercase();
-                ["pissa", "olora", "corda", "loftq"].iter().any(|method| s.starts_with(method))
-            })
+            serde_json::from_slice(bytes).map_err(|error| AdapterError::malformed(file, error))?;
+        let raw = Raw { file, raw };
+        raw.refuse_what_is_not_served()?;
+        let config = Self {
+            base_model: raw.get("base_model_name_or_path")?,
+            rank: raw.get("r")?.unwrap_or(8),
+            alpha: raw.get("lora_alpha")?.unwrap_or(8.0),
+            use_rslora: raw.get("use_rslora")?.unwrap_or(false),
+            target_modules: match raw.get("target_modules")? {
+                Some(targets) => targets,
+                None => Targets::Names(DEFAULT_TARGETS.map(str::to_owned).into()),
+            },
+            exclude_modules: raw.get("exclude_modules")?,
+            rank_pattern: raw.get("rank_pattern")?.unwrap_or_default(),
+            alpha_pattern: raw.get("alpha_pattern")?.unwrap_or_default(),
+            modules_to_save: raw.get("modules_to_save")?.unwrap_or_default(),
+            layers_to_transform: raw.get("layers_to_transform")?.map(OneOrMany::into_vec).unwrap_or_default(),
+            layers_pattern: raw.get("layers_pattern")?.map(OneOrMany::into_vec).unwrap_or_default(),
         };
-        check_value(&raw, "init_lora_weights", |v| !changes_base(v)).map_err(|found| refuse("init_lora_weights", &found))?;
-        if !config.lora_alpha.is_finite() {
-            return Err(AdapterError::malformed(path, "lora_alpha is not a finite number"));
+        let by_pattern = matches!(config.target_modules, Targets::Pattern(_));
+        for key in ["layers_to_transform", "layers_pattern"] {
+            if by_pattern && !raw.is_off(key) {
+                return Err(AdapterError::malformed(
+                    file,
+                    format!("{key} does not go with target_modules as a string"),
+                ));
+            }
+        }
+        if !raw.is_off("layers_pattern") && raw.is_off("layers_to_transform") {
+            return Err(AdapterError::malformed(file, "layers_pattern without layers_to_transform"));
         }
         Ok(config)
     }
 }
 
-/// The value under `key` if it is there, is not null and does not satisfy `allowed`.
-fn check_value(raw: &Map<String, Value>, key: &str, allowed: impl Fn(&Value) -> bool) -> Result<(), Value> {
-    match raw.get(key) {
-        None | Some(Value::Null) => Ok(()),
-        Some(value) if allowed(value) => Ok(()),
-        Some(value) => Err(value.clone()),
+/// The JSON object and its file.
+struct Raw<'a> {
+    file: &'a Path,
+    raw: Map<String, Value>,
+}
+
+impl Raw<'_> {
+    /// The value under `key`; `None` where it is absent or null, which to PEFT is the same.
+    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, AdapterError> {
+        match self.raw.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let error = |error| AdapterError::malformed(self.file, format!("{key} = {value}: {error}"));
+                T::deserialize(value).map(Some).map_err(error)
+            }
+        }
+    }
+
+    fn is_off(&self, key: &str) -> bool {
+        match self.raw.get(key) {
+            None | Some(Value::Null | Value::Bool(false)) => true,
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(Value::Object(items)) => items.is_empty(),
+            Some(Value::String(text)) => text.is_empty(),
+            Some(_) => false,
+        }
+    }
+
+    fn refuse_what_is_not_served(&self) -> Result<(), AdapterError> {
+        let Some(peft_type) = self.get::<Value>("peft_type")? else {
+            return Err(AdapterError::malformed(self.file, "peft_type is missing"));
+        };
+        for (key, value) in &self.raw {
+            if VARIANTS.contains(&key.as_str()) {
+                if !self.is_off(key) {
+                    return Err(AdapterError::unsupported(self.file, key, value));
+                }
+            } else if !KNOWN.contains(&key.as_str()) {
+                tracing::warn!(file = %self.file.display(), key, "unknown key in an adapter's configuration");
+            }
+        }
+        if peft_type != "LORA" {
+            return Err(AdapterError::unsupported(self.file, "peft_type", peft_type));
+        }
+        self.only("task_type", |value| value == "SEQ_CLS")?;
+        self.only("bias", |value| value == "none")?;
+        self.only("fan_in_fan_out", |value| value == &Value::Bool(false))?;
+        self.only("init_lora_weights", |value| {
+            let method = value.as_str().unwrap_or_default().to_lowercase();
+            !CHANGES_BASE.iter().any(|name| method.starts_with(name))
+        })
+    }
+
+    /// Refuses a value that is there and that `served` does not accept.
+    fn only(&self, key: &str, served: impl Fn(&Value) -> bool) -> Result<(), AdapterError> {
+        match self.get::<Value>(key)? {
+            Some(value) if !served(&value) => Err(AdapterError::unsupported(self.file, key, value)),
+            _ => Ok(()),
+        }
     }
 }

@@ -6,52 +6,52 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", file.display())]
     Io {
         /// The file.
-        path: PathBuf,
+        file: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
     /// A file is not what it should be.
-    #[error("{path}: {reason}")]
+    #[error("{}: {reason}", file.display())]
     Malformed {
         /// The file.
-        path: PathBuf,
+        file: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
     /// The configuration asks for what is not served.
-    #[error("{path}: {key} = {found} is not supported")]
+    #[error("{}: {key} = {found} is not supported", file.display())]
     Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// The key, or the module.
+        /// The configuration.
+        file: PathBuf,
+        /// The key.
         key: String,
-        /// What it says.
+        /// Its value, or the module it means.
         found: String,
     },
-    /// A tensor that the configuration implies is not there.
-    #[error("{path}: tensor {tensor} is missing")]
+    /// A tensor that the configuration or the base implies is not there.
+    #[error("{}: tensor {tensor} is missing", file.display())]
     MissingTensor {
         /// The weights file.
-        path: PathBuf,
+        file: PathBuf,
         /// Its name.
         tensor: String,
     },
     /// A tensor that nothing in the configuration asks for.
-    #[error("{path}: tensor {tensor} belongs to no target of the configuration")]
+    #[error("{}: tensor {tensor} belongs to no target of the configuration and to no head of the base", file.display())]
     UnexpectedTensor {
         /// The weights file.
-        path: PathBuf,
+        file: PathBuf,
         /// Its name.
         tensor: String,
     },
     /// A tensor has another shape than the base and the configuration say.
-    #[error("{path}: tensor {tensor}: expected shape {expected}, found {found:?}")]
+    #[error("{}: tensor {tensor}: expected shape {expected}, found {found:?}", file.display())]
     Shape {
         /// The weights file.
-        path: PathBuf,
+        file: PathBuf,
         /// The tensor.
         tensor: String,
         /// What it should be, `[8, 384]` or `[labels, 384]`.
@@ -60,10 +60,10 @@ pub enum AdapterError {
         found: Vec<usize>,
     },
     /// A tensor holds NaN or infinity.
-    #[error("{path}: tensor {tensor}: element {index} is {found}")]
+    #[error("{}: tensor {tensor}: element {index} is {found}", file.display())]
     NotFinite {
         /// The weights file.
-        path: PathBuf,
+        file: PathBuf,
         /// The tensor.
         tensor: String,
         /// Which element, row by row.
@@ -71,8 +71,16 @@ pub enum AdapterError {
         /// NaN or an infinity.
         found: f32,
     },
+    /// An adapter in memory has a place for more or fewer sites than the base.
+    #[error("an adapter for {found} sites, asked to be written for a base of {expected}")]
+    Sites {
+        /// Sites of the base.
+        expected: usize,
+        /// Places in the adapter.
+        found: usize,
+    },
     /// The adapter was trained on another base.
-    #[error("{file}: trained on the base {expected}, asked to run on {found}")]
+    #[error("{}: trained on the base {expected}, asked to run on {found}", file.display())]
     WrongBase {
         /// The file that holds the fingerprint.
         file: PathBuf,
@@ -82,20 +90,20 @@ pub enum AdapterError {
         found: String,
     },
     /// A tensor operation failed.
-    #[error("{0}")]
+    #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
 }
 
 impl AdapterError {
-    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        |source| Self::Io { path: path.to_owned(), source }
+    pub(super) fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        |source| Self::Io { file: file.to_owned(), source }
     }
 
-    pub(super) fn malformed(path: &Path, reason: impl ToString) -> Self {
-        Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
+    pub(super) fn malformed(file: &Path, reason: impl ToString) -> Self {
+        Self::Malformed { file: file.to_owned(), reason: reason.to_string() }
     }
 
-    pub(super) fn unsupported(path: &Path, key: &str, found: &dyn ToString) -> Self {
-        Self::Unsupported { path: path.to_owned(), key: key.to_owned(), found: found.to_string() }
+    pub(super) fn unsupported(file: &Path, key: &str, found: impl ToString) -> Self {
+        Self::Unsupported { file: file.to_owned(), key: key.to_owned(), found: found.to_string() }
     }
 }

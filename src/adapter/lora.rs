@@ -74,6 +74,12 @@ impl Adapter {
         self.deltas.iter().flatten().map(Delta::parameters).sum()
     }
 
+    /// What the code of the SoRA paper counts: `2 * hidden` for each rank, in the feed-forward linears too.
+    #[must_use]
+    pub fn paper_parameters(&self, layout: &Layout) -> usize {
+        2 * layout.hidden * self.deltas.iter().flatten().map(Delta::rank).sum::<usize>()
+    }
+
     /// Numbers that the head holds.
     #[must_use]
     pub fn head_parameters(&self) -> usize {

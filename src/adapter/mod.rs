@@ -1,6 +1,21 @@
 //! Adapters: on disk as PEFT writes them, in memory, and in use.
 
+mod config;
+mod error;
+mod files;
+mod labels;
 mod lora;
+mod pattern;
+mod peek;
 mod ragged;
+mod read;
+mod registry;
+mod write;
+
+pub use error::AdapterError;
 pub use lora::{Adapter, Delta, ProblemType};
+pub use peek::{layout_of, peek};
 pub use ragged::Mixed;
+pub use read::read;
+pub use registry::{FirstSite, Loaded, Registry, RegistryError, Source, Status, Tier};
+pub use write::write;

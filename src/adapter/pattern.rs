@@ -1,158 +1,271 @@
-//! Which modules a configuration means, and the rank and alpha of each, by PEFT's rules.
+//! Which modules a configuration means, and the rank and scale of each, by PEFT's rules.
+//!
+//! Patterns are Python's: `fancy-regex` knows its look-around too, and gives up on a pattern that takes too long.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use regex::Regex;
+use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
 use super::AdapterError;
 use super::config::{PeftConfig, Targets};
 use crate::encoder::{Layout, Site};
 
-/// The longest pattern that is compiled; PEFT writes a few hundred bytes.
-const LONGEST_PATTERN: usize = 1 << 16;
-
 /// A site that the configuration adapts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Target {
     pub(super) site: Site,
     pub(super) rank: usize,
+    /// `alpha / r`, or `alpha / sqrt(r)`, with the module's own.
     pub(super) scale: f64,
 }
 
+/// The tables of an encoder, which PEFT can adapt as well.
+const EMBEDDINGS: [&str; 3] = ["word_embeddings", "position_embeddings", "token_type_embeddings"];
+
 /// The sites that `config` adapts, in order of execution.
-pub(super) fn targets(path: &Path, config: &PeftConfig, layout: &Layout) -> Result<Vec<Target>, AdapterError> {
-    let Some(wanted) = &config.target_modules else {
-        return Err(AdapterError::malformed(path, "target_modules is missing"));
-    };
-    let select = Select { path, config, wanted: Rule::new(path, "target_modules", wanted)?, excluded: excluded(path, config)? };
-    if config.layers_to_transform.is_some() && matches!(wanted, Targets::Pattern(_)) {
-        return Err(AdapterError::malformed(path, "layers_to_transform does not go with target_modules as a string"));
-    }
+pub(super) fn targets(file: &Path, config: &PeftConfig, layout: &Layout) -> Result<Vec<Target>, AdapterError> {
+    let select = Select::new(file, config)?;
     // PEFT would adapt these too; here they are no sites, and half an adapter is none.
-    for name in &layout.other_linears {
+    let tables = EMBEDDINGS.map(|table| format!("{}.embeddings.{table}", layout.prefix));
+    let tables = tables.iter().filter(|_| !matches!(select.wanted, Rule::AllLinear));
+    for name in layout.other_linears.iter().chain(tables) {
         if select.takes(name)? {
-            return Err(AdapterError::unsupported(path, "target_modules", name));
+            return Err(AdapterError::unsupported(file, "target_modules", name));
         }
     }
-    let (ranks, alphas) = (Values::new(path, "rank_pattern", &config.rank_pattern)?, Values::new(path, "alpha_pattern", &config.alpha_pattern)?);
+    let ranks = Values::new(file, "rank_pattern", &config.rank_pattern)?;
+    let alphas = Values::new(file, "alpha_pattern", &config.alpha_pattern)?;
     let mut found = Vec::new();
     for site in layout.sites() {
         let name = layout.name(site);
         if !select.takes(&name)? {
             continue;
         }
-        let rank = ranks.get(&name).map_or(config.r as f64, |rank| rank);
-        if rank < 1.0 || rank.fract() != 0.0 || rank > 65_536.0 {
-            return Err(AdapterError::malformed(path, format!("{name}: expected a rank of 1 or more, found {rank}")));
+        let rank = ranks.get(&name)?.unwrap_or(config.rank as f64);
+        if rank < 1.0 || rank.fract() != 0.0 {
+            return Err(AdapterError::malformed(file, format!("{name}: expected a rank of 1 or more, found {rank}")));
         }
-        let alpha = alphas.get(&name).unwrap_or(config.lora_alpha);
+        let alpha = alphas.get(&name)?.unwrap_or(config.alpha);
         let scale = alpha / if config.use_rslora { rank.sqrt() } else { rank };
+        if !(scale as f32).is_finite() {
+            return Err(AdapterError::malformed(file, format!("{name}: expected a finite scale, found {scale}")));
+        }
         found.push(Target { site, rank: rank as usize, scale });
     }
-    if found.is_empty() {
-        return Err(AdapterError::malformed(path, "target_modules matches no linear of the base"));
+    match found.is_empty() {
+        true => Err(AdapterError::malformed(file, "target_modules names no linear of the base's layers")),
+        false => Ok(found),
     }
-    Ok(found)
 }
 
-fn excluded(path: &Path, config: &PeftConfig) -> Result<Option<Rule>, AdapterError> {
-    config.exclude_modules.as_ref().map(|rule| Rule::new(path, "exclude_modules", rule)).transpose()
+/// A pattern of a configuration, and where it stands, for errors.
+struct Expression {
+    regex: Regex,
+    file: PathBuf,
+    key: &'static str,
 }
 
-/// Patterns are anchored at both ends, as `re.fullmatch` does.
-fn compile(path: &Path, key: &str, pattern: &str) -> Result<Regex, AdapterError> {
-    if pattern.len() > LONGEST_PATTERN {
-        return Err(AdapterError::malformed(path, format!("{key}: a pattern of {} bytes", pattern.len())));
+impl Expression {
+    fn new(file: &Path, key: &'static str, pattern: &str) -> Result<Self, AdapterError> {
+        let error = |error| AdapterError::malformed(file, format!("{key}: pattern {pattern}: {error}"));
+        Ok(Self { regex: Regex::new(pattern).map_err(error)?, file: file.to_owned(), key })
     }
-    Regex::new(pattern).map_err(|error| AdapterError::malformed(path, format!("{key}: {error}")))
+
+    fn error(&self, error: fancy_regex::Error) -> AdapterError {
+        AdapterError::malformed(&self.file, format!("{}: pattern {}: {error}", self.key, self.regex.as_str()))
+    }
+
+    fn is_match(&self, name: &str) -> Result<bool, AdapterError> {
+        self.regex.is_match(name).map_err(|error| self.error(error))
+    }
+
+    /// What the group `idx` captures.
+    fn index(&self, name: &str) -> Result<Option<String>, AdapterError> {
+        let captures = self.regex.captures(name).map_err(|error| self.error(error))?;
+        Ok(captures.and_then(|captures| captures.name("idx").map(|found| found.as_str().to_owned())))
+    }
 }
 
+/// How `target_modules` and `exclude_modules` mean modules.
 enum Rule {
     AllLinear,
-    Whole(Regex),
+    Whole(Expression),
     Names(Vec<String>),
 }
 
 impl Rule {
-    fn new(path: &Path, key: &str, targets: &Targets) -> Result<Self, AdapterError> {
+    fn new(file: &Path, key: &'static str, targets: &Targets) -> Result<Self, AdapterError> {
         Ok(match targets {
-            Targets::Pattern(pattern) if pattern == "all-linear" => Self::AllLinear,
-            Targets::Pattern(pattern) => Self::Whole(compile(path, key, &format!("^(?:{pattern})$"))?),
+            Targets::Pattern(pattern) if pattern.eq_ignore_ascii_case("all-linear") => Self::AllLinear,
+            // `re.fullmatch`
+            Targets::Pattern(pattern) => Self::Whole(Expression::new(file, key, &format!("^(?:{pattern})$"))?),
             Targets::Names(names) => Self::Names(names.clone()),
         })
     }
 
-    fn matches(&self, name: &str) -> bool {
+    fn matches(&self, name: &str) -> Result<bool, AdapterError> {
         match self {
-            Self::AllLinear => true,
-            Self::Whole(regex) => regex.is_match(name),
-            Self::Names(names) => names.iter().any(|suffix| is_suffix(name, suffix)),
+            Self::AllLinear => Ok(true),
+            Self::Whole(pattern) => pattern.is_match(name),
+            Self::Names(names) => Ok(names.iter().any(|listed| {
+                name.strip_suffix(listed.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            })),
         }
+    }
+
+    fn lists(&self, name: &str) -> bool {
+        matches!(self, Self::Names(names) if names.iter().any(|listed| listed == name))
     }
 }
 
-/// The whole name, or what follows a dot in it.
-fn is_suffix(name: &str, suffix: &str) -> bool {
-    name == suffix || name.strip_suffix(suffix).is_some_and(|before| before.ends_with('.'))
+/// What `modules_to_save` means: trained in full, saved in full and never a target.
+pub(super) struct Saved(Vec<Expression>);
+
+impl Saved {
+    pub(super) fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
+        // `SEQ_CLS` implies these two.
+        let names = config.modules_to_save.iter().map(String::as_str).chain(["classifier", "score"]);
+        let patterns = names.map(|name| Expression::new(file, "modules_to_save", &format!(r"^(^|.*\.){name}($|\..*)")));
+        Ok(Self(patterns.collect::<Result<_, _>>()?))
+    }
+
+    /// Whether the module or tensor `name` lies in one of them.
+    pub(super) fn holds(&self, name: &str) -> Result<bool, AdapterError> {
+        any(&self.0, |pattern| pattern.is_match(name))
+    }
 }
 
-struct Select<'a> {
-    path: &'a Path,
-    config: &'a PeftConfig,
-    wanted: Rule,
-    excluded: Option<Rule>,
-}
-
-impl Select<'_> {
-    /// PEFT's `check_target_module_exists`, and its rule that nothing under `modules_to_save` is a target.
-    fn takes(&self, name: &str) -> Result<bool, AdapterError> {
-        let saved = self.config.modules_to_save.iter().flatten();
-        let mut saved = saved.map(String::as_str).chain(["classifier", "score"]);
-        if saved.any(|module| name.split('.').any(|part| part == module)) {
-            return Ok(false);
-        }
-        if self.excluded.as_ref().is_some_and(|rule| rule.matches(name)) || !self.wanted.matches(name) {
-            return Ok(false);
-        }
-        let Some(layers) = &self.config.layers_to_transform else { return Ok(true) };
-        // A name equal to a listed one is taken whatever its layer.
-        if matches!(&self.wanted, Rule::Names(names) if names.iter().any(|whole| whole == name)) {
+fn any<T>(items: &[T], test: impl Fn(&T) -> Result<bool, AdapterError>) -> Result<bool, AdapterError> {
+    for item in items {
+        if test(item)? {
             return Ok(true);
         }
-        Ok(self.layer(name)?.is_some_and(|layer| layers.as_slice().contains(&layer)))
+    }
+    Ok(false)
+}
+
+/// PEFT's `check_target_module_exists`.
+struct Select {
+    wanted: Rule,
+    excluded: Option<Rule>,
+    saved: Saved,
+    /// Empty for all.
+    layers: Vec<usize>,
+    /// Each has a group `idx`, the layer.
+    layer_of: Vec<Expression>,
+}
+
+impl Select {
+    fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
+        let patterns = config.layers_pattern.iter().filter(|pattern| !pattern.is_empty());
+        let mut layer_of: Vec<String> =
+            patterns.map(|pattern| format!(r"^(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.")).collect();
+        if layer_of.is_empty() {
+            layer_of.push(r"^.*?\.[^.]*\.(?P<idx>\d+)\.".to_owned());
+        }
+        let expression = |pattern: String| Expression::new(file, "layers_pattern", &pattern);
+        Ok(Self {
+            wanted: Rule::new(file, "target_modules", &config.target_modules)?,
+            excluded: match &config.exclude_modules {
+                Some(rule) => Some(Rule::new(file, "exclude_modules", rule)?),
+                None => None,
+            },
+            saved: Saved::new(file, config)?,
+            layers: config.layers_to_transform.clone(),
+            layer_of: layer_of.into_iter().map(expression).collect::<Result<_, _>>()?,
+        })
     }
 
-    fn layer(&self, name: &str) -> Result<Option<usize>, AdapterError> {
-        let patterns = self.config.layers_pattern.as_ref().map_or(&[][..], |patterns| patterns.as_slice());
-        let any = [r"[^.]*".to_owned()];
-        for pattern in if patterns.is_empty() { &any } else { patterns } {
-            let regex = compile(self.path, "layers_pattern", &format!(r"^.*\.{pattern}\.(\d+)\."))?;
-            if let Some(layer) = regex.captures(name).and_then(|found| found.get(1)) {
-                return Ok(layer.as_str().parse().ok());
+    fn takes(&self, name: &str) -> Result<bool, AdapterError> {
+        if let Some(rule) = &self.excluded
+            && rule.matches(name)?
+        {
+            return Ok(false);
+        }
+        if self.saved.holds(name)? || !self.wanted.matches(name)? {
+            return Ok(false);
+        }
+        // A module listed by its whole name is taken whatever its layer.
+        if self.layers.is_empty() || self.wanted.lists(name) {
+            return Ok(true);
+        }
+        for pattern in &self.layer_of {
+            if let Some(layer) = pattern.index(name)? {
+                return Ok(layer.parse().is_ok_and(|layer| self.layers.contains(&layer)));
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// `rank_pattern` or `alpha_pattern`: the first key that matches a name gives its value.
+struct Values(Vec<(Key, f64)>);
+
+impl Values {
+    fn new(file: &Path, key: &'static str, map: &Map<String, Value>) -> Result<Self, AdapterError> {
+        let values = map.iter().map(|(pattern, value)| {
+            let number = value.as_f64().ok_or_else(|| {
+                AdapterError::malformed(file, format!("{key}: {pattern}: expected a number, found {value}"))
+            })?;
+            Ok((Key::new(file, key, pattern)?, number))
+        });
+        Ok(Self(values.collect::<Result<_, AdapterError>>()?))
+    }
+
+    fn get(&self, name: &str) -> Result<Option<f64>, AdapterError> {
+        for (key, value) in &self.0 {
+            if key.matches(name)? {
+                return Ok(Some(*value));
             }
         }
         Ok(None)
     }
 }
 
-/// `rank_pattern` or `alpha_pattern`: the first key that matches a name gives its value.
-struct Values(Vec<(Regex, f64)>);
+/// A key of a pattern: PEFT's `re.match(rf"(.*\.)?({key})$", name)`.
+enum Key {
+    /// Letters, digits and dots, as in nearly every file: matched without a regex, of which an adapter would need hundreds.
+    Plain(String),
+    Pattern(Expression),
+}
 
-impl Values {
-    fn new(path: &Path, key: &str, map: &Option<Map<String, Value>>) -> Result<Self, AdapterError> {
-        let values = map.iter().flatten().map(|(pattern, value)| {
-            // `re.match(rf"(.*\.)?({key})$", name)`: anchored at the start by `match`.
-            let regex = compile(path, key, &format!(r"^(?:.*\.)?(?:{pattern})$"))?;
-            let value = value.as_f64().filter(|value| value.is_finite()).ok_or_else(|| {
-                AdapterError::malformed(path, format!("{key}: {pattern}: expected a number, found {value}"))
-            })?;
-            Ok((regex, value))
-        });
-        Ok(Self(values.collect::<Result<_, AdapterError>>()?))
+impl Key {
+    fn new(file: &Path, key: &'static str, pattern: &str) -> Result<Self, AdapterError> {
+        match pattern.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.') {
+            true => Ok(Self::Plain(pattern.to_owned())),
+            false => Ok(Self::Pattern(Expression::new(file, key, &format!(r"^(.*\.)?({pattern})$"))?)),
+        }
     }
 
-    fn get(&self, name: &str) -> Option<f64> {
-        self.0.iter().find(|(regex, _)| regex.is_match(name)).map(|&(_, value)| value)
+    fn matches(&self, name: &str) -> Result<bool, AdapterError> {
+        match self {
+            Self::Plain(key) => Ok(plain_matches(key.as_bytes(), name.as_bytes())),
+            Self::Pattern(pattern) => pattern.is_match(name),
+        }
+    }
+}
+
+/// Whether `key`, its dots standing for any character, is `name` or what follows a dot in it.
+fn plain_matches(key: &[u8], name: &[u8]) -> bool {
+    let Some(start) = name.len().checked_sub(key.len()) else { return false };
+    let (before, rest) = name.split_at(start);
+    (before.is_empty() || before.ends_with(b".")) && rest.iter().zip(key).all(|(n, k)| k == n || *k == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_plain_key_matches_as_its_regex(key in "[ab.]{0,6}", name in "[ab.]{0,8}") {
+            let regex = Regex::new(&format!(r"^(.*\.)?({key})$")).unwrap();
+            prop_assert_eq!(plain_matches(key.as_bytes(), name.as_bytes()), regex.is_match(&name).unwrap());
+        }
     }
 }

@@ -7,167 +7,158 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::Deserialize;
 
 use super::config::PeftConfig;
-use super::pattern::targets;
-use super::{Adapter, AdapterError, Delta, ProblemType};
+use super::files::{Bytes, Files, LABELS};
+use super::labels::Labels;
+use super::pattern::{Saved, targets};
+use super::{Adapter, AdapterError, Delta};
 use crate::encoder::{Dim, HeadParameter, Layout};
 
 /// What stands before every name in PEFT's files.
-const PREFIX: &str = "base_model.model.";
+pub(super) const PREFIX: &str = "base_model.model.";
 
-/// Our `config.json` beside PEFT's files: what PEFT does not store.
-#[derive(Debug, Default, Deserialize)]
-struct Meta {
-    #[serde(default)]
-    id2label: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    problem_type: Option<ProblemType>,
-    #[serde(default)]
-    base_fingerprint: Option<String>,
-}
-
-/// Reads the adapter in the folder `dir` for a base of `layout`.
+/// Reads the adapter in the folder `dir` for a base of `layout`: `adapter_config.json`, `adapter_model.safetensors`, and
+/// `config.json` where there is one. Tensors are f32 on `device`, whatever they are in the file.
 ///
 /// # Errors
-/// Whatever is malformed, missing, superfluous or not served, with its file and its name. Nothing is half-loaded.
+/// Whatever is malformed, missing, superfluous or not served, with its file and its name. Nothing is half-loaded. The
+/// base's fingerprint is not compared here: [`AdapterError::WrongBase`] is the caller's to raise.
 pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
-    let config_path = dir.join("adapter_config.json");
-    let config = PeftConfig::read(&config_path)?;
-    let meta = read_meta(&dir.join("config.json"))?;
-    let path = dir.join("adapter_model.safetensors");
-    let bytes = std::fs::read(&path).map_err(AdapterError::io(&path))?;
-    let tensors =
-        SafeTensors::deserialize(&bytes).map_err(|error| AdapterError::malformed(&path, format!("not safetensors: {error}")))?;
-    let mut file = File::new(&path, &tensors, device)?;
+    parse(&Files::read(dir)?, layout, device)
+}
+
+/// The adapter in the bytes of its files.
+pub(super) fn parse(files: &Files, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
+    let config = PeftConfig::parse(&files.config)?;
+    let labels = Labels::parse(files.labels.as_ref())?;
+    let tensors = tensors(&files.weights)?;
+    let mut weights = Weights::new(&files.weights.file, &tensors, device)?;
     let mut deltas = vec![None; layout.len()];
-    for target in targets(&config_path, &config, layout)? {
+    for target in targets(&files.config.file, &config, layout)? {
         let (name, module) = (layout.name(target.site), layout.module(target.site));
-        let a = file.take(&format!("{name}.lora_A.weight"), &[target.rank, module.in_features])?;
-        let b = file.take(&format!("{name}.lora_B.weight"), &[module.out_features, target.rank])?;
+        let a = weights.take(&format!("{name}.lora_A.weight"), &[target.rank, module.in_features])?;
+        let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, target.rank])?;
         deltas[layout.index(target.site)] = Some(Delta { a, b, scale: target.scale });
     }
-    let (head, labels) = file.head(&layout.head)?;
-    file.finish()?;
+    let (head, outputs) = weights.take_head(&layout.head, &Saved::new(&files.config.file, &config)?)?;
+    weights.finish()?;
+    let labels_file = files.labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file);
     Ok(Adapter {
         deltas,
         head,
-        labels: label_names(&dir.join("config.json"), meta.id2label, labels)?,
-        problem_type: meta.problem_type,
-        base_fingerprint: meta.base_fingerprint,
-        base_model: config.base_model_name_or_path,
+        labels: labels.names(labels_file, outputs)?,
+        problem_type: labels.problem_type,
+        base_fingerprint: labels.polyrank.base_fingerprint,
+        base_model: config.base_model,
     })
 }
 
-fn read_meta(path: &Path) -> Result<Meta, AdapterError> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| AdapterError::malformed(path, error)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Meta::default()),
-        Err(error) => Err(AdapterError::io(path)(error)),
-    }
-}
-
-/// A name for each of `labels` outputs: from `id2label`, or `LABEL_0`, ... as in `transformers`.
-fn label_names(path: &Path, names: Option<BTreeMap<String, String>>, labels: usize) -> Result<Vec<String>, AdapterError> {
-    let Some(names) = names else { return Ok((0..labels).map(|id| format!("LABEL_{id}")).collect()) };
-    if names.len() != labels {
-        let reason = format!("id2label: expected {labels} labels, as many as the head has outputs, found {}", names.len());
-        return Err(AdapterError::malformed(path, reason));
-    }
-    let name = |id: usize| {
-        let name = names.get(&id.to_string()).cloned();
-        name.ok_or_else(|| AdapterError::malformed(path, format!("id2label: id {id} is missing")))
-    };
-    (0..labels).map(name).collect()
+/// The tensors of a weights file; offsets and sizes are the file's own from here on.
+pub(super) fn tensors(Bytes { file, bytes }: &Bytes) -> Result<SafeTensors<'_>, AdapterError> {
+    SafeTensors::deserialize(bytes)
+        .map_err(|error| AdapterError::malformed(file, format!("not a safetensors file: {error}")))
 }
 
 /// The tensors of a weights file, each to be taken once.
-struct File<'a> {
-    path: &'a Path,
+struct Weights<'a> {
+    file: &'a Path,
     tensors: &'a SafeTensors<'a>,
     device: &'a Device,
-    /// From the name without PEFT's prefix and adapter name to the name in the file.
+    /// From a name in the base to the name in the file, for those not taken yet.
     left: BTreeMap<String, String>,
-    taken: BTreeSet<String>,
 }
 
-impl<'a> File<'a> {
-    fn new(path: &'a Path, tensors: &'a SafeTensors<'a>, device: &'a Device) -> Result<Self, AdapterError> {
-        let mut left = BTreeMap::new();
+impl<'a> Weights<'a> {
+    fn new(file: &'a Path, tensors: &'a SafeTensors<'a>, device: &'a Device) -> Result<Self, AdapterError> {
+        let (mut left, mut foreign) = (BTreeMap::new(), BTreeSet::new());
         for full in tensors.names() {
-            // The long form of a head: `...classifier.modules_to_save.default.weight`.
-            let name = full.strip_prefix(PREFIX).unwrap_or(full).replace(".modules_to_save.default.", ".");
-            if left.insert(name, full.to_owned()).is_some() {
-                return Err(AdapterError::malformed(path, format!("tensor {full} is there twice, in its short and long name")));
+            let Some(name) = full.strip_prefix(PREFIX) else {
+                foreign.insert(full);
+                continue;
+            };
+            // The long form of a head: `classifier.modules_to_save.default.weight`.
+            let name = name.replacen(".modules_to_save.default.", ".", 1);
+            if let Some(other) = left.insert(name, full.to_owned()) {
+                let reason = format!("one tensor under two names, {full} and {other}");
+                return Err(AdapterError::malformed(file, reason));
             }
         }
-        Ok(Self { path, tensors, device, left, taken: BTreeSet::new() })
+        match foreign.first() {
+            Some(&tensor) => Err(AdapterError::UnexpectedTensor { file: file.to_owned(), tensor: tensor.to_owned() }),
+            None => Ok(Self { file, tensors, device, left }),
+        }
     }
 
+    fn file(&self) -> PathBuf {
+        self.file.to_owned()
+    }
+
+    fn missing(&self, name: &str) -> AdapterError {
+        AdapterError::MissingTensor { file: self.file(), tensor: format!("{PREFIX}{name}") }
+    }
+
+    /// The name in the file and the tensor of `name`.
     fn view(&self, name: &str) -> Option<(String, TensorView<'a>)> {
         let full = self.left.get(name)?;
         Some((full.clone(), self.tensors.tensor(full).ok()?))
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, AdapterError> {
-        let Some((full, view)) = self.view(name) else {
-            return Err(AdapterError::MissingTensor { path: self.owned_path(), tensor: format!("{PREFIX}{name}") });
-        };
+        let (full, view) = self.view(name).ok_or_else(|| self.missing(name))?;
         if view.shape() != shape {
             let (expected, found) = (format!("{shape:?}"), view.shape().to_vec());
-            return Err(AdapterError::Shape { path: self.owned_path(), tensor: full, expected, found });
+            return Err(AdapterError::Shape { file: self.file(), tensor: full, expected, found });
         }
         let data = self.floats(&full, &view)?;
-        self.taken.insert(name.to_owned());
+        self.left.remove(name);
         Ok(Tensor::from_vec(data, shape, self.device)?)
     }
 
-    /// The tensors of the head and its number of labels.
-    fn head(&mut self, parameters: &[HeadParameter]) -> Result<(BTreeMap<String, Tensor>, usize), AdapterError> {
-        let (mut head, mut labels) = (BTreeMap::new(), None);
+    /// The tensors of the head, and its number of outputs: what the first tensor says, the others must say too.
+    fn take_head(
+        &mut self,
+        parameters: &[HeadParameter],
+        saved: &Saved,
+    ) -> Result<(BTreeMap<String, Tensor>, usize), AdapterError> {
+        let (mut head, mut outputs) = (BTreeMap::<String, Tensor>::new(), None);
         for HeadParameter { name, shape, required } in parameters {
             let Some((full, view)) = self.view(name) else {
                 // A pooler's weight without its bias is half a head.
-                let (module, _) = name.rsplit_once('.').unwrap_or((name, ""));
-                if *required || head.keys().any(|taken: &String| taken.starts_with(&format!("{module}."))) {
-                    return Err(AdapterError::MissingTensor { path: self.owned_path(), tensor: format!("{PREFIX}{name}") });
+                let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+                let begun = head.keys().any(|taken| taken.rsplit_once('.').is_some_and(|(other, _)| other == module));
+                if *required || begun || saved.holds(name)? {
+                    return Err(self.missing(name));
                 }
                 continue;
             };
-            let size = |(dim, found): (&Dim, &usize)| match dim {
+            let found = view.shape();
+            let sizes = shape.iter().zip(found).map(|(dim, &found)| match dim {
                 Dim::Fixed(size) => *size,
-                Dim::Labels => labels.unwrap_or(*found),
-            };
-            let expected: Vec<usize> = shape.iter().zip(view.shape()).map(size).collect();
-            if view.shape().len() != shape.len() || view.shape() != expected || expected.contains(&0) {
-                let expected = shape.iter().map(|dim| match (dim, labels) {
-                    (Dim::Fixed(size), _) | (Dim::Labels, Some(size)) => size.to_string(),
-                    (Dim::Labels, None) => "labels".to_owned(),
-                });
-                let expected = format!("[{}]", expected.collect::<Vec<_>>().join(", "));
-                return Err(AdapterError::Shape { path: self.owned_path(), tensor: full, expected, found: view.shape().to_vec() });
+                Dim::Labels => outputs.unwrap_or(found).max(1),
+            });
+            let expected: Vec<usize> = sizes.collect();
+            if found.len() != shape.len() || found != expected {
+                let (expected, found) = (shape_with_labels(shape, outputs), found.to_vec());
+                return Err(AdapterError::Shape { file: self.file(), tensor: full, expected, found });
             }
             if let Some(dim) = shape.iter().position(|dim| *dim == Dim::Labels) {
-                labels = Some(expected[dim]);
+                outputs = Some(expected[dim]);
             }
             head.insert(name.clone(), self.take(name, &expected)?);
         }
-        Ok((head, labels.unwrap_or(0)))
+        Ok((head, outputs.unwrap_or(1)))
     }
 
+    /// Refuses a file that holds more than was taken.
     fn finish(self) -> Result<(), AdapterError> {
-        match self.left.iter().find(|(name, _)| !self.taken.contains(*name)) {
-            Some((_, full)) => Err(AdapterError::UnexpectedTensor { path: self.owned_path(), tensor: full.clone() }),
+        match self.left.first_key_value() {
+            Some((_, full)) => Err(AdapterError::UnexpectedTensor { file: self.file(), tensor: full.clone() }),
             None => Ok(()),
         }
     }
 
-    fn owned_path(&self) -> PathBuf {
-        self.path.to_owned()
-    }
-
-    fn floats(&self, name: &str, view: &TensorView) -> Result<Vec<f32>, AdapterError> {
+    fn floats(&self, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, AdapterError> {
         let bytes = view.data();
         let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         let data: Vec<f32> = match view.dtype() {
@@ -176,15 +167,24 @@ impl<'a> File<'a> {
             Dtype::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
             dtype => {
                 let reason = format!("tensor {name}: expected f32, f16 or bf16, found {dtype:?}");
-                return Err(AdapterError::malformed(self.path, reason));
+                return Err(AdapterError::malformed(self.file, reason));
             }
         };
         match data.iter().position(|x| !x.is_finite()) {
             Some(index) => {
                 let (tensor, found) = (name.to_owned(), data[index]);
-                Err(AdapterError::NotFinite { path: self.owned_path(), tensor, index, found })
+                Err(AdapterError::NotFinite { file: self.file(), tensor, index, found })
             }
             None => Ok(data),
         }
     }
+}
+
+/// `[labels, 384]`, or `[3, 384]` where the number is known.
+fn shape_with_labels(shape: &[Dim], outputs: Option<usize>) -> String {
+    let sizes = shape.iter().map(|dim| match dim {
+        Dim::Fixed(size) => size.to_string(),
+        Dim::Labels => outputs.map_or("labels".to_owned(), |outputs| outputs.to_string()),
+    });
+    format!("[{}]", sizes.collect::<Vec<_>>().join(", "))
 }

@@ -17,7 +17,7 @@ const OUTPUT: usize = 5;
 
 /// The sites of a BERT and the tensors of its heads.
 #[must_use]
-pub fn layout(config: &BaseConfig) -> Layout {
+pub(super) fn layout(config: &BaseConfig) -> Layout {
     let (hidden, wide) = (config.hidden_size, config.intermediate_size);
     let module =
         |name, label, (out_features, in_features), input| Module { name, label, in_features, out_features, input };

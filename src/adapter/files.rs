@@ -1,0 +1,65 @@
+//! The three files of an adapter's folder, as bytes.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::AdapterError;
+
+/// PEFT's settings.
+pub(super) const CONFIG: &str = "adapter_config.json";
+/// The tensors.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT does not store: labels and what belongs to them.
+pub(super) const LABELS: &str = "config.json";
+
+/// PEFT writes some kilobytes.
+const LARGEST_JSON: u64 = 4 << 20;
+/// Every linear of the largest encoder at rank 64 takes a tenth of it.
+const LARGEST_WEIGHTS: u64 = 1 << 30;
+
+/// A file and where it is, or is going to be.
+pub(super) struct Bytes {
+    pub(super) file: PathBuf,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// An adapter's files.
+pub(super) struct Files {
+    pub(super) config: Bytes,
+    pub(super) weights: Bytes,
+    /// Absent beside a file from PEFT.
+    pub(super) labels: Option<Bytes>,
+}
+
+impl Files {
+    pub(super) fn read(dir: &Path) -> Result<Self, AdapterError> {
+        let config = read(dir.join(CONFIG), LARGEST_JSON)?;
+        let weights = read(dir.join(WEIGHTS), LARGEST_WEIGHTS)?;
+        let labels = match read(dir.join(LABELS), LARGEST_JSON) {
+            Err(AdapterError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            labels => Some(labels?),
+        };
+        Ok(Self { config, weights, labels })
+    }
+}
+
+/// The whole of a regular file of at most `largest` bytes: a device or a pipe could be endless.
+fn read(file: PathBuf, largest: u64) -> Result<Bytes, AdapterError> {
+    let metadata = std::fs::metadata(&file).map_err(AdapterError::io(&file))?;
+    if !metadata.is_file() {
+        return Err(AdapterError::malformed(&file, "not a regular file"));
+    }
+    let too_large =
+        |found: u64| AdapterError::malformed(&file, format!("expected at most {largest} bytes, found {found}"));
+    if metadata.len() > largest {
+        return Err(too_large(metadata.len()));
+    }
+    let mut bytes = Vec::new();
+    let open = File::open(&file).map_err(AdapterError::io(&file))?;
+    open.take(largest + 1).read_to_end(&mut bytes).map_err(AdapterError::io(&file))?;
+    match bytes.len() as u64 > largest {
+        true => Err(too_large(bytes.len() as u64)),
+        false => Ok(Bytes { file, bytes }),
+    }
+}

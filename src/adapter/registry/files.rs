@@ -1,0 +1,88 @@
+//! An adapter's folder: found by a plain name, kept inside the root, stamped.
+
+use std::fs::Metadata;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
+
+use super::RegistryError;
+
+/// What an adapter is read from. The first one makes a folder an adapter.
+const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
+
+/// Size and time of change of each of [`FILES`]; `None` is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp([Option<(u64, Option<SystemTime>)>; FILES.len()]);
+
+/// A folder that holds an adapter.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// Canonical, inside the root.
+    pub(super) path: PathBuf,
+    pub(super) stamp: Stamp,
+}
+
+impl Folder {
+    /// The adapter `name` under the canonical folder `root`.
+    pub(super) fn find(root: &Path, name: &str) -> Result<Self, RegistryError> {
+        let missing = || RegistryError::NotFound { name: name.into() };
+        if !is_plain(name) {
+            return Err(missing());
+        }
+        let inside = |path: &Path, file: &str| match path.canonicalize() {
+            Ok(path) if path.starts_with(root) && path != root => Ok(Some(path)),
+            Ok(_) => Err(RegistryError::OutsideRoot { name: name.into(), file: file.into() }),
+            Err(_) => Ok(None),
+        };
+        let path = inside(&root.join(name), name)?.ok_or_else(missing)?;
+        let mut stamps = [None; FILES.len()];
+        for (stamp, file) in stamps.iter_mut().zip(FILES) {
+            let target = inside(&path.join(file), &format!("{name}/{file}"))?;
+            *stamp = target.and_then(|target| target.metadata().ok()).filter(Metadata::is_file).map(stamp_of);
+        }
+        stamps[0].ok_or_else(missing)?;
+        Ok(Self { path, stamp: Stamp(stamps) })
+    }
+}
+
+fn stamp_of(file: Metadata) -> (u64, Option<SystemTime>) {
+    (file.len(), file.modified().ok())
+}
+
+/// Whether `name` is one component of a path, neither `.` nor `..`, and nothing else.
+fn is_plain(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let first = components.next();
+    matches!(first, Some(Component::Normal(only)) if only == name)
+        && components.next().is_none()
+        && !name.contains(['\\', '\0'])
+}
+
+/// The names of all adapters under the canonical folder `root`, sorted.
+pub(super) fn names(root: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in root.read_dir()? {
+        if let Ok(name) = entry?.file_name().into_string()
+            && Folder::find(root, &name).is_ok()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_plain_component_is_a_name() {
+        for name in ["a", "a b", "sst-2", "..a", "a..", ".hidden", "日本"] {
+            assert!(is_plain(name), "{name:?}");
+        }
+        for name in ["", ".", "..", "/", "a/", "/a", "a/b", "a/..", "../a", "./a", "a\\b", "a\0"] {
+            assert!(!is_plain(name), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Writing a PEFT checkpoint that `PeftModel.from_pretrained` loads.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
+
+use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
+use super::read::{PREFIX, parse};
+use super::{Adapter, AdapterError, Delta, labels};
+use crate::encoder::{Layout, Site};
+
+/// Writes `adapter` into the folder `dir`, which is made where it is missing.
+///
+/// PEFT knows no rank 0: only survivors are listed, by their full names, which no other module's name matches. Where nothing
+/// survives, a rank 1 with a zero `B` stands on the last linear of the last layer, so that the file still loads and the
+/// shared prefix stays long.
+///
+/// All three files are written beside their places and synced before the first is renamed, `adapter_config.json` last: a full
+/// disk leaves the folder as it was.
+///
+/// # Errors
+/// Whatever [`super::read`] would refuse (nothing is written then), and what the system says, with the file.
+pub fn write(dir: &Path, layout: &Layout, adapter: &Adapter) -> Result<(), AdapterError> {
+    if adapter.deltas.len() != layout.len() {
+        return Err(AdapterError::Sites { expected: layout.len(), found: adapter.deltas.len() });
+    }
+    let survivors = survivors(layout, adapter)?;
+    let labels_json = labels::json(adapter, layout.layers);
+    let files = Files {
+        config: Bytes { file: dir.join(CONFIG), bytes: text(&config(layout, adapter, &survivors)) },
+        weights: Bytes { file: dir.join(WEIGHTS), bytes: weights(&dir.join(WEIGHTS), adapter, &survivors)? },
+        labels: Some(Bytes { file: dir.join(LABELS), bytes: text(&labels_json) }),
+    };
+    parse(&files, layout, &Device::Cpu)?;
+    save(dir, files)
+}
+
+/// A site that the file lists, under its full name.
+struct Survivor {
+    name: String,
+    delta: Delta,
+}
+
+fn survivors(layout: &Layout, adapter: &Adapter) -> Result<Vec<Survivor>, AdapterError> {
+    let with_delta = layout.sites().zip(&adapter.deltas).filter_map(|(site, delta)| Some((site, delta.clone()?)));
+    let mut survivors: Vec<_> = with_delta.map(|(site, delta)| Survivor { name: layout.name(site), delta }).collect();
+    if survivors.is_empty() && !layout.is_empty() {
+        let site = Site { layer: layout.layers - 1, module: layout.modules.len() - 1 };
+        let module = layout.module(site);
+        let a = Tensor::full(1.0 / module.in_features as f32, (1, module.in_features), &Device::Cpu)?;
+        let b = Tensor::zeros((module.out_features, 1), DType::F32, &Device::Cpu)?;
+        survivors.push(Survivor { name: layout.name(site), delta: Delta { a, b, scale: 1.0 } });
+    }
+    Ok(survivors)
+}
+
+/// PEFT's settings, in its order of keys.
+fn config(layout: &Layout, adapter: &Adapter, survivors: &[Survivor]) -> Value {
+    let map = |value: fn(&Delta) -> Value| -> Map<String, Value> {
+        survivors.iter().map(|survivor| (survivor.name.clone(), value(&survivor.delta))).collect()
+    };
+    let largest = survivors.iter().max_by_key(|survivor| survivor.delta.rank());
+    json!({
+        "alpha_pattern": map(alpha),
+        "base_model_name_or_path": adapter.base_model,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "lora_alpha": largest.map(|survivor| alpha(&survivor.delta)),
+        "lora_dropout": 0.0,
+        "modules_to_save": modules_to_save(layout, adapter),
+        "peft_type": "LORA",
+        "r": largest.map(|survivor| survivor.delta.rank()),
+        "rank_pattern": map(|delta| json!(delta.rank())),
+        "target_modules": survivors.iter().map(|survivor| &survivor.name).collect::<Vec<_>>(),
+        "task_type": "SEQ_CLS",
+        "use_rslora": false,
+    })
+}
+
+/// PEFT divides it by the rank; an integer where that gives the very same scale.
+fn alpha(delta: &Delta) -> Value {
+    let rank = delta.rank() as f64;
+    let alpha = delta.scale * rank;
+    match alpha.round() / rank == delta.scale && alpha.abs() < 1e15 {
+        true => json!(alpha.round() as i64),
+        false => json!(alpha),
+    }
+}
+
+/// The modules that the head's tensors lie in: `classifier`, and `pooler` for `bert.pooler.dense.weight`.
+fn modules_to_save(layout: &Layout, adapter: &Adapter) -> Vec<String> {
+    let mut modules: Vec<String> = Vec::new();
+    for name in adapter.head.keys() {
+        let name = name.strip_prefix(layout.prefix).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
+        let module = name.split('.').next().unwrap_or(name);
+        if !modules.iter().any(|known| known == module) {
+            modules.push(module.to_owned());
+        }
+    }
+    modules
+}
+
+/// The bytes of the weights file, in f32.
+fn weights(file: &Path, adapter: &Adapter, survivors: &[Survivor]) -> Result<Vec<u8>, AdapterError> {
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    let mut push = |name: String, tensor: &Tensor| -> Result<(), AdapterError> {
+        let floats = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let bytes = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
+        tensors.push((format!("{PREFIX}{name}"), tensor.dims().to_vec(), bytes));
+        Ok(())
+    };
+    for Survivor { name, delta } in survivors {
+        push(format!("{name}.lora_A.weight"), &delta.a)?;
+        push(format!("{name}.lora_B.weight"), &delta.b)?;
+    }
+    for (name, tensor) in &adapter.head {
+        push(name.clone(), tensor)?;
+    }
+    let malformed = |error| AdapterError::malformed(file, error);
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(malformed)?)));
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize(views.collect::<Result<Vec<_>, AdapterError>>()?, Some(metadata)).map_err(malformed)
+}
+
+fn text(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
+}
+
+/// Writes and syncs all beside their places, then renames: the configuration, by which a folder is an adapter, last.
+fn save(dir: &Path, Files { config, weights, labels }: Files) -> Result<(), AdapterError> {
+    std::fs::create_dir_all(dir).map_err(AdapterError::io(dir))?;
+    let files = [Some(weights), labels, Some(config)].into_iter().flatten();
+    let written = files.map(|Bytes { file, bytes }| Ok((write_beside(dir, &file, &bytes)?, file)));
+    for (temporary, file) in written.collect::<Result<Vec<(NamedTempFile, PathBuf)>, AdapterError>>()? {
+        temporary.persist(&file).map_err(|error| AdapterError::io(&file)(error.error))?;
+    }
+    sync_folder(dir).map_err(AdapterError::io(dir))
+}
+
+fn write_beside(dir: &Path, file: &Path, bytes: &[u8]) -> Result<NamedTempFile, AdapterError> {
+    let write = || {
+        let mut temporary = temporary_files().tempfile_in(dir)?;
+        temporary.write_all(bytes)?;
+        temporary.as_file().sync_all()?;
+        Ok(temporary)
+    };
+    write().map_err(AdapterError::io(file))
+}
+
+/// Readable by whom the umask lets: a server may run as another user.
+#[cfg(unix)]
+fn temporary_files() -> tempfile::Builder<'static, 'static> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-").permissions(std::fs::Permissions::from_mode(0o666));
+    builder
+}
+
+#[cfg(not(unix))]
+fn temporary_files() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    builder
+}
+
+/// Renames last through a power cut only once the folder itself is on the disk.
+#[cfg(unix)]
+fn sync_folder(dir: &Path) -> std::io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! Every error of the runtime, with its operands.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::adapter::{AdapterError, RegistryError};
+use crate::model::ModelError;
+use crate::tokenize::TokenizeError;
+
+/// What may go wrong between a file and an answer.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A base that cannot be found or read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An adapter that is malformed or made for another base.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// An adapter that the registry cannot give.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A tokenizer that cannot be read, or a text that it refuses.
+    #[error(transparent)]
+    Tokenize(#[from] TokenizeError),
+    /// A tensor operation.
+    #[error("tensor operation: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// The system refuses a thread.
+    #[error("starting a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A file or folder that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Turns what the system says of `path` into an error that names it.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -1,0 +1,211 @@
+//! What an adapter is made of: as JSON, and as a table for people.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde::{Serialize, Serializer};
+
+use crate::adapter::{Adapter, ProblemType};
+use crate::encoder::Layout;
+
+/// An adapter's ranks and sizes.
+///
+/// [`Display`] draws the ranks layer by module, the embeddings' side on top, in plain text of about 100 columns:
+///
+/// ```text
+/// layer  query  key  value  attention output  intermediate  output  total
+///     0      ·    ·      ·                 ·             ·       1      1  ▊
+///     1      4    ·      3                 2             5       8     22  ████████████████
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// `base_model_name_or_path`, for people.
+    pub base_model: Option<String>,
+    /// Fingerprint of the base's weights; `None` for a file from PEFT.
+    pub base_fingerprint: Option<String>,
+    /// A name for each output, in order of id.
+    pub labels: Vec<String>,
+    /// What the outputs mean.
+    pub problem_type: Option<ProblemType>,
+    /// Number of layers.
+    pub layers: usize,
+    /// Ranks by layer for each module, under the module's short name: `{"query": [0, 4, 8], ...}` in JSON.
+    #[serde(serialize_with = "as_map")]
+    pub ranks: Vec<(&'static str, Vec<usize>)>,
+    /// Numbers it holds.
+    pub parameters: Parameters,
+    /// Bytes it keeps resident, deltas and head.
+    pub bytes: usize,
+    /// The first site that it changes; all before it is the base's own work.
+    pub first_active_site: Option<FirstActive>,
+}
+
+/// Numbers that an adapter holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Parameters {
+    /// What the file carries: the sum of `r (in + out)`.
+    pub adapter: usize,
+    /// What the SoRA paper's code counts: `2 * hidden` for each rank, in the feed-forward linears too.
+    pub paper: usize,
+    /// The head's.
+    pub head: usize,
+}
+
+/// A site by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FirstActive {
+    /// Layer, from 0 at the embeddings.
+    pub layer: usize,
+    /// Name inside the layer, `attention.self.query`.
+    pub module: &'static str,
+}
+
+fn as_map<S: Serializer>(ranks: &[(&'static str, Vec<usize>)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(ranks.iter().map(|(module, ranks)| (module, ranks)))
+}
+
+impl Report {
+    /// The report on `adapter`, for a base of `layout`.
+    #[must_use]
+    pub fn new(layout: &Layout, adapter: &Adapter) -> Self {
+        let mut ranks: Vec<_> = layout.modules.iter().map(|module| (module.label, Vec::new())).collect();
+        for site in layout.sites() {
+            ranks[site.module].1.push(adapter.rank(layout.index(site)));
+        }
+        let first = adapter.first_active_site(layout);
+        Self {
+            base_model: adapter.base_model.clone(),
+            base_fingerprint: adapter.base_fingerprint.clone(),
+            labels: adapter.labels.clone(),
+            problem_type: adapter.problem_type,
+            layers: layout.layers,
+            ranks,
+            parameters: Parameters {
+                adapter: adapter.delta_parameters(),
+                paper: adapter.paper_parameters(layout),
+                head: adapter.head_parameters(),
+            },
+            bytes: adapter.bytes(),
+            first_active_site: first.map(|site| FirstActive { layer: site.layer, module: layout.module(site).name }),
+        }
+    }
+
+    fn layer_total(&self, layer: usize) -> usize {
+        self.ranks.iter().map(|(_, ranks)| ranks[layer]).sum()
+    }
+
+    fn facts(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let base = self.base_model.as_deref().unwrap_or("not named");
+        let fingerprint = self.base_fingerprint.as_ref().map_or(String::new(), |print| format!(" ({print})"));
+        writeln!(f, "base          {}", printable(&format!("{base}{fingerprint}")))?;
+        writeln!(f, "problem type  {}", self.problem_type.map_or("not said", problem_name))?;
+        writeln!(f, "labels        {}", labels(&self.labels))?;
+        let Parameters { adapter, paper, head } = self.parameters;
+        let counts = [adapter, paper, head].map(thousands);
+        writeln!(f, "parameters    {} ({} as the paper's code counts), head {}", counts[0], counts[1], counts[2])?;
+        writeln!(f, "memory        {}", bytes(self.bytes))?;
+        match self.first_active_site {
+            Some(FirstActive { layer, module }) => writeln!(f, "first active  layer {layer}, {module}"),
+            None => writeln!(f, "first active  none: all but the head is the base's own work"),
+        }
+    }
+
+    fn table(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let sums: Vec<usize> = self.ranks.iter().map(|(_, ranks)| ranks.iter().sum()).collect();
+        let widths = self.ranks.iter().zip(&sums).map(|((label, _), sum)| width(label).max(width(&thousands(*sum))));
+        let widths: Vec<usize> = widths.collect();
+        let total = thousands(sums.iter().sum());
+        let last = width(&total).max(5);
+        let line = |f: &mut Formatter<'_>, first: &str, cells: Vec<String>, total: &str, bar: &str| {
+            let cells = cells.iter().zip(&widths).map(|(cell, width)| format!("  {cell:>width$}"));
+            let row = format!("{first:>5}{}  {total:>last$}  {bar}", cells.collect::<String>());
+            writeln!(f, "{}", row.trim_end())
+        };
+        let labels = self.ranks.iter().map(|(label, _)| (*label).to_owned());
+        line(f, "layer", labels.collect(), "total", "")?;
+        let most = (0..self.layers).map(|layer| self.layer_total(layer)).max().unwrap_or(0);
+        for layer in 0..self.layers {
+            let cells = self.ranks.iter().map(|(_, ranks)| rank(ranks[layer]));
+            let total = self.layer_total(layer);
+            line(f, &layer.to_string(), cells.collect(), &rank(total), &bar(total, most))?;
+        }
+        line(f, "total", sums.into_iter().map(rank).collect(), &total, "")
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.facts(f)?;
+        writeln!(f)?;
+        self.table(f)
+    }
+}
+
+/// As in `transformers`.
+fn problem_name(problem: ProblemType) -> &'static str {
+    match problem {
+        ProblemType::SingleLabelClassification => "single_label_classification",
+        ProblemType::MultiLabelClassification => "multi_label_classification",
+        ProblemType::Regression => "regression",
+    }
+}
+
+/// `3: no, maybe, yes`, and as many as a line holds.
+fn labels(labels: &[String]) -> String {
+    const LONGEST: usize = 72;
+    let mut shown = String::new();
+    for (i, label) in labels.iter().enumerate() {
+        let next = format!("{}{}", if i == 0 { " " } else { ", " }, printable(label));
+        if i > 0 && width(&shown) + width(&next) > LONGEST {
+            shown += &format!(", and {} more", labels.len() - i);
+            break;
+        }
+        shown += &next;
+    }
+    format!("{}:{shown}", labels.len())
+}
+
+/// Names come from files of others: nothing in them may steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// A rank, or `·` where there is none.
+fn rank(rank: usize) -> String {
+    match rank {
+        0 => "·".to_owned(),
+        rank => thousands(rank),
+    }
+}
+
+/// `share / whole` of 16 cells, in eighths of a cell; anything above nothing shows.
+fn bar(share: usize, whole: usize) -> String {
+    const CELLS: usize = 16;
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    if share == 0 {
+        return String::new();
+    }
+    let eighths = (8 * CELLS * share / whole).max(1);
+    "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
+}
+
+/// `47,104`
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let head = digits.len() % 3;
+    let groups = digits.as_bytes()[head..].chunks(3).map(|group| String::from_utf8_lossy(group));
+    let first = (head > 0).then(|| digits[..head].into());
+    first.into_iter().chain(groups).collect::<Vec<_>>().join(",")
+}
+
+/// `46.5 KiB`
+fn bytes(bytes: usize) -> String {
+    match bytes as f64 {
+        few if few < 1024.0 => format!("{bytes} bytes"),
+        some if some < 1024.0 * 1024.0 => format!("{:.1} KiB", some / 1024.0),
+        many => format!("{:.1} MiB", many / 1024.0 / 1024.0),
+    }
+}

@@ -1,0 +1,241 @@
+//! The line in which texts wait: bounded by tokens, and closed at shutdown.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::batch;
+use crate::engine::Row;
+use crate::error::Error;
+
+/// Why a request was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// No room: answered at once, never by waiting.
+    #[error("{queued} tokens are queued; {tokens} more would exceed {limit}")]
+    Overloaded {
+        /// Tokens that wait.
+        queued: usize,
+        /// Tokens of the request.
+        tokens: usize,
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// The server is shutting down.
+    #[error("shutting down")]
+    Draining,
+}
+
+/// Why an accepted request has no logits. Each is a bug, or a device that failed.
+#[derive(Debug, Clone, Error)]
+pub enum Failed {
+    /// The forward pass raised an error.
+    #[error("forward pass: {0}")]
+    Forward(Arc<Error>),
+    /// The forward pass panicked.
+    #[error("forward pass panicked: {0}")]
+    Panicked(String),
+    /// The forward pass gave another number of rows than it was asked for.
+    #[error("forward pass gave {found} rows for {expected}")]
+    Rows {
+        /// Rows asked for.
+        expected: usize,
+        /// Rows given.
+        found: usize,
+    },
+    /// The worker ended without an answer.
+    #[error("the worker ended")]
+    Lost,
+}
+
+/// Logits `[labels]` of each row, or why there are none.
+pub(super) type Outcome = Result<Vec<Vec<f32>>, Failed>;
+
+/// An accepted request's answer to come. Dropping it withdraws what has not run yet.
+#[derive(Debug)]
+pub struct Answer(oneshot::Receiver<Outcome>);
+
+impl Answer {
+    /// Waits for logits `[labels]` of each row, in the rows' order.
+    ///
+    /// # Errors
+    /// What went wrong in the forward pass.
+    pub async fn wait(self) -> Result<Vec<Vec<f32>>, Failed> {
+        self.0.await.unwrap_or(Err(Failed::Lost))
+    }
+
+    /// [`Answer::wait`] for a thread outside an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As [`Answer::wait`].
+    pub fn wait_blocking(self) -> Result<Vec<Vec<f32>>, Failed> {
+        self.0.blocking_recv().unwrap_or(Err(Failed::Lost))
+    }
+}
+
+/// A request's rows find their way back together here.
+struct Ticket(Mutex<Gathering>);
+
+struct Gathering {
+    outputs: Vec<Vec<f32>>,
+    missing: usize,
+    /// Taken by the one answer.
+    reply: Option<oneshot::Sender<Outcome>>,
+}
+
+/// One text that waits.
+pub(super) struct Entry {
+    pub(super) row: Row,
+    pub(super) place: Place,
+}
+
+/// Where a row's logits go.
+pub(super) struct Place {
+    /// Which of its request's rows it is.
+    index: usize,
+    ticket: Arc<Ticket>,
+}
+
+impl Entry {
+    fn tokens(&self) -> usize {
+        self.row.text.ids.len()
+    }
+
+    /// Whether somebody still waits for it: no answer was given yet, and the client is there.
+    fn wanted(&self) -> bool {
+        locked(&self.place.ticket.0).reply.as_ref().is_some_and(|reply| !reply.is_closed())
+    }
+}
+
+impl Place {
+    /// Hands in the row's logits; the last row of a request sends its answer.
+    pub(super) fn finish(self, logits: Vec<f32>) {
+        let mut gathering = locked(&self.ticket.0);
+        gathering.outputs[self.index] = logits;
+        gathering.missing -= 1;
+        if gathering.missing == 0 {
+            let outputs = std::mem::take(&mut gathering.outputs);
+            send(&mut gathering, Ok(outputs));
+        }
+    }
+
+    /// Answers the row's request with a failure, unless it was answered before.
+    pub(super) fn fail(self, failure: Failed) {
+        send(&mut locked(&self.ticket.0), Err(failure));
+    }
+}
+
+fn send(gathering: &mut Gathering, outcome: Outcome) {
+    if let Some(reply) = gathering.reply.take() {
+        // Nobody waits any more: there is nobody to tell.
+        let _ = reply.send(outcome);
+    }
+}
+
+/// The line.
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Told of new entries and of closing.
+    changed: Condvar,
+    limit: usize,
+}
+
+struct Waiting {
+    entries: VecDeque<Entry>,
+    tokens: usize,
+    open: bool,
+}
+
+impl Queue {
+    /// An open line for at most `limit` tokens.
+    pub(super) fn new(limit: usize) -> Self {
+        let waiting = Waiting { entries: VecDeque::new(), tokens: 0, open: true };
+        Self { waiting: Mutex::new(waiting), changed: Condvar::new(), limit }
+    }
+
+    /// Whether a request of `tokens` tokens would be accepted now.
+    pub(super) fn admits(&self, tokens: usize) -> Result<(), Refused> {
+        self.check(&mut locked(&self.waiting), tokens)
+    }
+
+    fn check(&self, waiting: &mut Waiting, tokens: usize) -> Result<(), Refused> {
+        if !waiting.open {
+            return Err(Refused::Draining);
+        }
+        if waiting.tokens.saturating_add(tokens) > self.limit {
+            waiting.forget_unwanted();
+        }
+        match waiting.tokens.saturating_add(tokens) > self.limit {
+            true => Err(Refused::Overloaded { queued: waiting.tokens, tokens, limit: self.limit }),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes in all rows of a request, or none.
+    pub(super) fn push(&self, rows: Vec<Row>) -> Result<Answer, Refused> {
+        let tokens = rows.iter().map(|row| row.text.ids.len()).sum();
+        let (reply, answer) = oneshot::channel();
+        let mut gathering =
+            Gathering { outputs: vec![Vec::new(); rows.len()], missing: rows.len(), reply: Some(reply) };
+        if rows.is_empty() {
+            send(&mut gathering, Ok(Vec::new()));
+        }
+        let ticket = Arc::new(Ticket(Mutex::new(gathering)));
+        let mut waiting = locked(&self.waiting);
+        self.check(&mut waiting, tokens)?;
+        waiting.tokens += tokens;
+        let places = (0..).map(|index| Place { index, ticket: Arc::clone(&ticket) });
+        waiting.entries.extend(rows.into_iter().zip(places).map(|(row, place)| Entry { row, place }));
+        self.changed.notify_one();
+        Ok(Answer(answer))
+    }
+
+    /// Waits for work and takes a batch of at most `max_tokens`; `None` once the line is closed and empty.
+    pub(super) fn next_batch(&self, max_tokens: usize) -> Option<Vec<Entry>> {
+        let mut waiting = locked(&self.waiting);
+        loop {
+            waiting.forget_unwanted();
+            if !waiting.entries.is_empty() {
+                let adapter = |entry: &Entry| Arc::as_ptr(&entry.row.adapter);
+                let batch = batch::take(&mut waiting.entries, max_tokens, Entry::tokens, adapter);
+                waiting.tokens -= batch.iter().map(Entry::tokens).sum::<usize>();
+                return Some(batch);
+            }
+            if !waiting.open {
+                return None;
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Accepts nothing from now on; what waits still runs.
+    pub(super) fn close(&self) {
+        locked(&self.waiting).open = false;
+        self.changed.notify_all();
+    }
+
+    /// Whether it still accepts.
+    pub(super) fn is_open(&self) -> bool {
+        locked(&self.waiting).open
+    }
+
+    /// Tokens that wait.
+    pub(super) fn tokens(&self) -> usize {
+        locked(&self.waiting).tokens
+    }
+}
+
+impl Waiting {
+    /// Drops the rows of clients that went away and of requests that failed.
+    fn forget_unwanted(&mut self) {
+        self.entries.retain(Entry::wanted);
+        self.tokens = self.entries.iter().map(Entry::tokens).sum();
+    }
+}
+
+/// Locks; what a lock guards here is whole between any two statements, so a panic elsewhere does not matter.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,78 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use super::config::Config;
+use crate::adapter::Registry;
+use crate::engine::{Engine, Row};
+use crate::error::Error;
+use crate::scheduler::{Limits, Scheduler};
+
+/// A base, its adapters and the worker, configured.
+pub struct App {
+    config: Config,
+    engine: Arc<Engine>,
+    registry: Arc<Registry>,
+    scheduler: Scheduler,
+}
+
+impl App {
+    /// Opens the folder of adapters, loads those to be preloaded, and starts the worker over `engine`.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or an adapter to preload that cannot be had.
+    pub fn new(engine: Arc<Engine>, config: Config) -> Result<Self, Error> {
+        let worker = Arc::clone(&engine);
+        Self::with_forward(engine, config, move |rows| worker.logits(rows))
+    }
+
+    /// [`App::new`] with another forward pass than the engine's own.
+    ///
+    /// # Errors
+    /// As [`App::new`].
+    pub fn with_forward(
+        engine: Arc<Engine>,
+        config: Config,
+        forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
+    ) -> Result<Self, Error> {
+        let source = Arc::clone(&engine);
+        let registry = Arc::new(Registry::new(source, &config.adapters, config.adapter_memory)?);
+        for name in &config.preload {
+            registry.get(name)?;
+        }
+        let limits = Limits { batch_tokens: config.max_batch_tokens, queued_tokens: config.max_queued_tokens };
+        let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
+        Ok(Self { config, engine, registry, scheduler })
+    }
+
+    /// How it serves.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The base.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The adapters.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The queue and its worker.
+    #[must_use]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Accepts nothing from now on, and returns once all that was accepted is answered.
+    pub(super) async fn drain(self: Arc<Self>) {
+        self.scheduler.close();
+        // A thread that panicked has answered nobody, and the requests know by their channels.
+        let _ = tokio::task::spawn_blocking(move || self.scheduler.drain()).await;
+    }
+}

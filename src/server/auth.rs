@@ -1,0 +1,27 @@
+//! The API key.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::app::App;
+use super::error::ApiError;
+
+/// Lets a request pass that bears the key, if there is one. `/health` is open to all: probes carry no key.
+pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let open = request.uri().path() == "/health";
+    match &app.config().api_key {
+        Some(key) if !open && !bearer(&request).is_some_and(|token| key.is(token)) => Err(ApiError::Unauthorized),
+        _ => Ok(next.run(request).await),
+    }
+}
+
+/// The token of `Authorization: Bearer <token>`; the scheme's name is the same in any case.
+fn bearer(request: &Request) -> Option<&[u8]> {
+    let value = request.headers().get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
+}

@@ -1,0 +1,34 @@
+//! Reading a request's body within its limit.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use axum::body::{Body, HttpBody};
+
+use super::error::ApiError;
+
+/// How many times the limit is still read, to be thrown away: a client that is cut off while it writes often never sees why.
+const DISCARD: usize = 16;
+
+/// The whole body, at most `limit` bytes, whatever its content type.
+pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::new();
+    let mut total = 0usize;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|error| ApiError::BadRequest(format!("reading the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        total = total.saturating_add(data.len());
+        if total > limit {
+            bytes = Vec::new();
+        } else {
+            bytes.extend_from_slice(&data);
+        }
+        if total > limit.saturating_mul(DISCARD) {
+            break;
+        }
+    }
+    match total > limit {
+        true => Err(ApiError::PayloadTooLarge { limit }),
+        false => Ok(bytes),
+    }
+}

@@ -1,0 +1,78 @@
+//! `POST /classify/{adapter}`.
+
+mod request;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+
+use self::request::{ClassifyRequest, Text};
+use super::app::App;
+use super::body;
+use super::error::ApiError;
+use super::routes::{blocking, path};
+use crate::adapter::Loaded;
+use crate::encoder::Encoded;
+use crate::engine::Row;
+use crate::score::{Function, Scored, rank};
+use crate::tokenize::Limit;
+
+/// How many texts of the request lost tokens.
+const TRUNCATED: &str = "x-truncated";
+
+/// Scores of every text by one adapter.
+pub(super) async fn classify(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let name = path(name)?;
+    let bytes = body::read(body, app.config().payload_limit).await?;
+    let request = ClassifyRequest::parse(&bytes)?;
+    let (texts, limit) = (request.texts.len(), app.config().max_client_batch_size);
+    if texts > limit {
+        return Err(ApiError::TooManyTexts { texts, limit });
+    }
+    // A full queue is told before the work of tokenising; every text has a token at least.
+    app.scheduler().admits(texts)?;
+    let ClassifyRequest { texts, top, function, truncate, max_length } = request;
+    let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
+    let worker = Arc::clone(&app);
+    let (loaded, encoded) = blocking(move || prepare(&worker, &name, &texts, &limit)).await??;
+
+    let truncated = encoded.iter().filter(|text| text.truncated).count();
+    let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(&loaded.adapter) }).collect();
+    let logits = app.scheduler().submit(rows)?.wait().await?;
+    let answer = answer(&loaded, &logits, function, top)?;
+    loaded.count_request();
+    Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
+}
+
+/// The adapter, pinned, and the texts as tokens.
+fn prepare(app: &App, name: &str, texts: &[Text], limit: &Limit) -> Result<(Arc<Loaded>, Vec<Encoded>), ApiError> {
+    let loaded = app.registry().get(name)?;
+    let encode = |text: &Text| app.engine().encode(&text.text, text.pair.as_deref(), limit);
+    let encoded = texts.iter().map(encode).collect::<Result<_, _>>()?;
+    Ok((loaded, encoded))
+}
+
+fn answer(
+    loaded: &Loaded,
+    logits: &[Vec<f32>],
+    function: Option<Function>,
+    top: usize,
+) -> Result<Vec<Vec<Scored>>, ApiError> {
+    let function = function.unwrap_or_else(|| Function::of(&loaded.adapter));
+    let labels = &loaded.adapter.labels;
+    let scored = logits.iter().map(|logits| {
+        rank(labels, logits, function, top).ok_or_else(|| {
+            let (name, labels) = (&loaded.name, labels.len());
+            ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}"))
+        })
+    });
+    scored.collect()
+}

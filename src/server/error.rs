@@ -1,0 +1,169 @@
+//! Every error that a client may see, and the one table of their statuses.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use thiserror::Error;
+
+use crate::adapter::RegistryError;
+use crate::error::Error;
+use crate::scheduler::{Failed, Refused};
+use crate::tokenize::TokenizeError;
+
+/// Seconds after which a client that was turned away may try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Why a request has no answer but this one. The text goes to the client, but for [`ApiError::Internal`]'s.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// Not UTF-8, not JSON, or values of the wrong types.
+    #[error("{0}")]
+    BadRequest(String),
+    /// No API key, or a wrong one.
+    #[error("this server needs `Authorization: Bearer` with its API key")]
+    Unauthorized,
+    /// No adapter of that name.
+    #[error("{0}")]
+    UnknownAdapter(RegistryError),
+    /// No such route.
+    #[error("no route {0}")]
+    UnknownRoute(String),
+    /// The route is there, but not for this method.
+    #[error("{0} is not a method of this route")]
+    MethodNotAllowed(String),
+    /// Another version than the one in service.
+    #[error("{0}")]
+    Conflict(RegistryError),
+    /// A body over the limit.
+    #[error("the body is larger than {limit} bytes")]
+    PayloadTooLarge {
+        /// `--payload-limit`.
+        limit: usize,
+    },
+    /// More texts than a request may carry.
+    #[error("{texts} texts, and a request may carry {limit}")]
+    TooManyTexts {
+        /// Texts of the request.
+        texts: usize,
+        /// `--max-client-batch-size`.
+        limit: usize,
+    },
+    /// Well-formed, but of no use.
+    #[error("{0}")]
+    Unprocessable(String),
+    /// The adapter asked for cannot be served.
+    #[error("{0}")]
+    InvalidAdapter(RegistryError),
+    /// No room now.
+    #[error("{0}")]
+    Overloaded(String),
+    /// Shutting down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// No answer within the time of a request.
+    #[error("no answer within {0:?}")]
+    TimedOut(std::time::Duration),
+    /// A bug. The text is for the log alone.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// The table: each error's status and its name for programs.
+    #[must_use]
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Self::UnknownAdapter(_) => (StatusCode::NOT_FOUND, "UnknownAdapter"),
+            Self::UnknownRoute(_) => (StatusCode::NOT_FOUND, "UnknownRoute"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "Conflict"),
+            Self::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge"),
+            Self::TooManyTexts { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TooManyTexts"),
+            Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Unprocessable"),
+            Self::InvalidAdapter(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidAdapter"),
+            Self::Overloaded(_) => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
+            Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
+        }
+    }
+
+    /// What the client is told.
+    fn message(&self) -> String {
+        match self {
+            Self::Internal(_) => "internal error; the server's log has the cause".into(),
+            error => error.to_string(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, error_type) = self.status();
+        if let Self::Internal(cause) = &self {
+            tracing::error!("{cause}");
+        }
+        let body = json!({ "error": self.message(), "error_type": error_type });
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::Unauthorized => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::Overloaded(_) | Self::Draining | Self::TimedOut(_) => {
+                drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        match &error {
+            RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. } => Self::UnknownAdapter(error),
+            RegistryError::Changed { .. } => Self::Conflict(error),
+            RegistryError::Busy { .. } => Self::Overloaded(error.to_string()),
+            RegistryError::TooLarge { .. } => Self::InvalidAdapter(error),
+            RegistryError::Invalid { source, .. } => match **source {
+                Error::Adapter(_) => Self::InvalidAdapter(error),
+                // Not the adapter's fault: the base or the device failed.
+                _ => Self::Internal(error.to_string()),
+            },
+        }
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded { .. } => Self::Overloaded(refused.to_string()),
+            Refused::Draining => Self::Draining,
+        }
+    }
+}
+
+impl From<Failed> for ApiError {
+    fn from(failed: Failed) -> Self {
+        Self::Internal(failed.to_string())
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<TokenizeError> for ApiError {
+    fn from(error: TokenizeError) -> Self {
+        match error {
+            TokenizeError::TooLong { .. } | TokenizeError::Limit { .. } | TokenizeError::Text(_) => {
+                Self::Unprocessable(error.to_string())
+            }
+            TokenizeError::File { .. } => Self::Internal(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Every way to be malformed has its error, and the error its operands.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+use polyrank::adapter::{Adapter, AdapterError, layout_of, read};
+use proptest::prelude::*;
+use safetensors::tensor::Dtype;
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+
+use super::{Raw, f32_bytes, golden, layout, raw_tensors, write_raw_tensors};
+
+const QUERY_A: &str = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_A.weight";
+const QUERY_B: &str = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_B.weight";
+const CLASSIFIER: &str = "base_model.model.classifier.weight";
+const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
+
+/// A copy of an adapter that PEFT wrote, to be spoilt.
+struct Spoilt(TempDir);
+
+impl Spoilt {
+    fn new(name: &str) -> Self {
+        let dir = tempdir().unwrap();
+        for file in FILES.iter().filter(|file| golden(name).join(file).exists()) {
+            std::fs::copy(golden(name).join(file), dir.path().join(file)).unwrap();
+        }
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn json(self, file: &str, edit: impl FnOnce(&mut Value)) -> Self {
+        let mut value = serde_json::from_slice(&std::fs::read(self.path().join(file)).unwrap()).unwrap();
+        edit(&mut value);
+        std::fs::write(self.path().join(file), value.to_string()).unwrap();
+        self
+    }
+
+    fn config(self, key: &str, value: Value) -> Self {
+        self.json("adapter_config.json", |config| config[key] = value)
+    }
+
+    fn tensors(self, edit: impl FnOnce(&mut BTreeMap<String, Raw>)) -> Self {
+        let mut tensors = raw_tensors(self.path());
+        edit(&mut tensors);
+        write_raw_tensors(self.path(), &tensors);
+        self
+    }
+
+    fn bytes(self, file: &str, edit: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = std::fs::read(self.path().join(file)).unwrap();
+        edit(&mut bytes);
+        std::fs::write(self.path().join(file), bytes).unwrap();
+        self
+    }
+
+    fn read(&self) -> Result<Adapter, AdapterError> {
+        read(self.path(), &layout(), &Device::Cpu)
+    }
+
+    fn error(&self) -> AdapterError {
+        self.read().expect_err("a malformed adapter was read")
+    }
+
+    /// Expects a malformed `file`, and `words` in the reason.
+    #[track_caller]
+    fn malformed(&self, file: &str, words: &[&str]) {
+        let error = self.error();
+        let AdapterError::Malformed { file: named, reason } = &error else { panic!("{error:?}") };
+        assert!(named.ends_with(file), "{error}");
+        assert!(words.iter().all(|word| reason.contains(word)), "{reason} has not all of {words:?}");
+        assert!(error.to_string().contains(file));
+    }
+
+    #[track_caller]
+    fn unsupported(&self, expected: &str, value: &str) {
+        let error = self.error();
+        let AdapterError::Unsupported { file, key, found } = &error else { panic!("{error:?}") };
+        assert!(file.ends_with("adapter_config.json"));
+        assert_eq!((key.as_str(), found.as_str()), (expected, value));
+    }
+}
+
+fn plain() -> Spoilt {
+    Spoilt::new("plain")
+}
+
+#[test]
+fn features_that_are_not_served_are_named() {
+    let features = [
+        ("peft_type", json!("IA3")),
+        ("peft_type", json!("ADALORA")),
+        ("task_type", json!("CAUSAL_LM")),
+        ("bias", json!("all")),
+        ("bias", json!("lora_only")),
+        ("fan_in_fan_out", json!(true)),
+        ("use_dora", json!(true)),
+        ("lora_bias", json!(true)),
+        ("layer_replication", json!([[0, 2], [1, 3]])),
+        ("alora_invocation_tokens", json!([1, 2])),
+        ("use_qalora", json!(true)),
+        ("use_bdlora", json!({"nblocks": 2})),
+        ("target_parameters", json!(["x"])),
+        ("trainable_token_indices", json!([5])),
+        ("arrow_config", json!({"top_k": 3})),
+        ("kasa_config", json!({"beta": 1e-4})),
+        ("monteclora_config", json!({"samples": 3})),
+        ("init_lora_weights", json!("pissa")),
+        ("init_lora_weights", json!("pissa_niter_16")),
+        ("init_lora_weights", json!("olora")),
+        ("init_lora_weights", json!("OLoRA")),
+        ("init_lora_weights", json!("corda")),
+        ("init_lora_weights", json!("loftq")),
+        ("init_lora_weights", json!("lora_ga")),
+    ];
+    for (key, value) in features {
+        plain().config(key, value.clone()).unsupported(key, &value.to_string());
+    }
+    // Off, or of no consequence to a trained adapter.
+    for (key, value) in [
+        ("use_dora", json!(null)),
+        ("layer_replication", json!([])),
+        ("trainable_token_indices", json!(null)),
+        ("init_lora_weights", json!("gaussian")),
+        ("init_lora_weights", json!(false)),
+        ("task_type", json!(null)),
+        ("a_key_of_the_future", json!({"x": 1})),
+    ] {
+        assert!(plain().config(key, value).read().is_ok(), "{key}");
+    }
+}
+
+#[test]
+fn targets_that_are_no_sites_are_named() {
+    let targets = |value| plain().config("target_modules", value);
+    targets(json!(["query", "dense"])).unsupported("target_modules", "bert.pooler.dense");
+    targets(json!(".*dense")).unsupported("target_modules", "bert.pooler.dense");
+    targets(json!("all-linear")).unsupported("target_modules", "bert.pooler.dense");
+    let table = "bert.embeddings.word_embeddings";
+    targets(json!(["query", "word_embeddings"])).unsupported("target_modules", table);
+    targets(json!(["q_proj", "wquery"])).malformed("adapter_config.json", &["target_modules"]);
+    targets(json!([])).malformed("adapter_config.json", &["target_modules"]);
+    // Names of other architectures beside ours are of no consequence: PEFT passes over them as well.
+    assert!(targets(json!(["query", "value", "intermediate.dense", "q_proj"])).read().is_ok());
+}
+
+#[test]
+fn malformed_configurations() {
+    let file = "adapter_config.json";
+    let config = |key, value| plain().config(key, value);
+    config("peft_type", json!(null)).malformed(file, &["peft_type is missing"]);
+    config("r", json!(0)).malformed(file, &["layer.0.attention.self.query", "rank of 1 or more", "found 0"]);
+    config("rank_pattern", json!({"query": 0})).malformed(file, &["query", "found 0"]);
+    config("rank_pattern", json!({"query": 2.5})).malformed(file, &["found 2.5"]);
+    config("rank_pattern", json!({"query": -3})).malformed(file, &["found -3"]);
+    config("rank_pattern", json!({"query": "4"})).malformed(file, &["rank_pattern", "query", "\"4\""]);
+    config("rank_pattern", json!([1])).malformed(file, &["rank_pattern = [1]"]);
+    config("r", json!(-1)).malformed(file, &["r = -1"]);
+    config("r", json!("8")).malformed(file, &["r = \"8\""]);
+    config("lora_alpha", json!("x")).malformed(file, &["lora_alpha"]);
+    config("lora_alpha", json!(1e300)).malformed(file, &["finite scale"]);
+    config("use_rslora", json!(3)).malformed(file, &["use_rslora = 3"]);
+    config("target_modules", json!(3)).malformed(file, &["target_modules = 3", "a list of strings"]);
+    config("target_modules", json!("(query")).malformed(file, &["target_modules", "(query"]);
+    config("exclude_modules", json!("[")).malformed(file, &["exclude_modules"]);
+    config("rank_pattern", json!({"(": 4})).malformed(file, &["rank_pattern"]);
+    config("modules_to_save", json!(["("])).malformed(file, &["modules_to_save"]);
+    config("layers_pattern", json!("layer")).malformed(file, &["layers_pattern without layers_to_transform"]);
+    // Exponential for a backtracking matcher: it gives up.
+    let endless = r"(?=(b|be|r|er|t|rt|.)*$)((.*)*)*\1\1\1x";
+    config("target_modules", json!(endless)).malformed(file, &["target_modules"]);
+    for key in ["layers_to_transform", "layers_pattern"] {
+        let spoilt = config("target_modules", json!(".*query"));
+        spoilt.config(key, json!(["1"])).malformed(file, &[key]);
+    }
+    plain().bytes(file, |bytes| bytes.truncate(40)).malformed(file, &["EOF"]);
+    plain().bytes(file, |bytes| *bytes = b"[]".to_vec()).malformed(file, &["expected a map"]);
+    plain().bytes(file, |bytes| bytes.resize(5 << 20, b' ')).malformed(file, &["at most 4194304 bytes, found 5242880"]);
+}
+
+#[test]
+fn missing_files_are_named() {
+    for file in FILES {
+        let spoilt = Spoilt::new("ragged");
+        std::fs::remove_file(spoilt.path().join(file)).unwrap();
+        match (file, spoilt.read()) {
+            ("config.json", adapter) => assert_eq!(adapter.unwrap().labels, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+            (_, Err(AdapterError::Io { file: named, source })) => {
+                assert!(named.ends_with(file) && source.kind() == std::io::ErrorKind::NotFound);
+            }
+            (_, other) => panic!("{other:?}"),
+        }
+        std::fs::create_dir(spoilt.path().join(file)).unwrap();
+        spoilt.malformed(file, &["not a regular file"]);
+    }
+}
+
+#[test]
+fn labels_that_do_not_fit_the_head() {
+    let labels = |edit: fn(&mut Value)| Spoilt::new("ragged").json("config.json", edit);
+    let expected = "expected ids 0 to 2";
+    labels(|c| c["id2label"] = json!({"0": "a", "1": "b"}))
+        .malformed("config.json", &["id2label", expected, "found 2"]);
+    labels(|c| c["id2label"] = json!({"0": "a", "1": "b", "3": "c"})).malformed("config.json", &[expected, "last 3"]);
+    labels(|c| c["id2label"] = json!({})).malformed("config.json", &[expected, "found 0"]);
+    labels(|c| c["id2label"] = json!({"x": "a"})).malformed("config.json", &["x"]);
+    labels(|c| c["problem_type"] = json!("guessing")).malformed("config.json", &["guessing"]);
+    let spoilt = labels(|c| {
+        c["id2label"] = json!(null);
+        c["label2id"] = json!({"b": 1, "c": 2, "a": 0});
+    });
+    assert_eq!(spoilt.read().unwrap().labels, ["a", "b", "c"]);
+    labels(|c| {
+        c["id2label"] = json!(null);
+        c["label2id"] = json!({"a": 0});
+    })
+    .malformed("config.json", &["label2id", "found 1"]);
+}
+
+#[test]
+fn the_fingerprint_is_carried() {
+    let spoilt = plain();
+    let config = json!({"polyrank": {"base_fingerprint": "sha256:12", "layers": 3}});
+    std::fs::write(spoilt.path().join("config.json"), config.to_string()).unwrap();
+    assert_eq!(spoilt.read().unwrap().base_fingerprint.as_deref(), Some("sha256:12"));
+}
+
+#[test]
+fn missing_tensors_are_named() {
+    for name in [QUERY_A, QUERY_B, CLASSIFIER, "base_model.model.classifier.bias"] {
+        let spoilt = plain().tensors(|tensors| drop(tensors.remove(name)));
+        assert!(matches!(spoilt.error(), AdapterError::MissingTensor { tensor, .. } if tensor == name));
+    }
+    // Half a pooler, and a pooler that is announced but absent.
+    let bias = "base_model.model.bert.pooler.dense.bias";
+    let spoilt =
+        Spoilt::new("pooler").config("modules_to_save", json!(null)).tensors(|tensors| drop(tensors.remove(bias)));
+    assert!(matches!(spoilt.error(), AdapterError::MissingTensor { tensor, .. } if tensor == bias));
+    let spoilt = plain().config("modules_to_save", json!(["classifier", "pooler"]));
+    let weight = "base_model.model.bert.pooler.dense.weight";
+    assert!(matches!(spoilt.error(), AdapterError::MissingTensor { tensor, .. } if tensor == weight));
+}
+
+#[test]
+fn tensors_beyond_the_configuration_are_named() {
+    let extra = [
+        "base_model.model.bert.encoder.layer.1.attention.self.key.lora_A.weight",
+        "base_model.model.bert.encoder.layer.7.attention.self.query.lora_A.weight",
+        "base_model.model.bert.encoder.layer.1.attention.self.query.lora_magnitude_vector",
+        "base_model.model.bert.embeddings.word_embeddings.lora_embedding_A",
+        "base_model.model.score.weight",
+        "bert.encoder.layer.1.attention.self.query.lora_A.weight",
+    ];
+    for name in extra {
+        let tensor = (Dtype::F32, vec![4, 32], f32_bytes(&[0.5; 128]));
+        let spoilt = plain().tensors(|tensors| drop(tensors.insert(name.into(), tensor)));
+        let error = spoilt.error();
+        assert!(matches!(&error, AdapterError::UnexpectedTensor { tensor, .. } if tensor == name), "{error}");
+    }
+    let spoilt = plain().tensors(|tensors| {
+        let twin = tensors[CLASSIFIER].clone();
+        tensors.insert(CLASSIFIER.replace("classifier.", "classifier.modules_to_save.default."), twin);
+    });
+    spoilt.malformed("adapter_model.safetensors", &["two names", CLASSIFIER]);
+}
+
+#[test]
+fn wrong_shapes_tell_tensor_expected_and_found() {
+    let shape = |spoilt: Spoilt, name: &str, wanted: &str, got: &[usize]| {
+        let error = spoilt.error();
+        let AdapterError::Shape { tensor, expected, found, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((tensor.as_str(), expected.as_str(), found.as_slice()), (name, wanted, got));
+    };
+    let reshaped = |name: &'static str, to: &[usize]| {
+        let (to, size) = (to.to_vec(), to.iter().product());
+        plain().tensors(|tensors| drop(tensors.insert(name.into(), (Dtype::F32, to, f32_bytes(&vec![0.5; size])))))
+    };
+    shape(reshaped(QUERY_A, &[4, 31]), QUERY_A, "[4, 32]", &[4, 31]);
+    shape(reshaped(QUERY_A, &[32, 4]), QUERY_A, "[4, 32]", &[32, 4]);
+    shape(reshaped(QUERY_A, &[128]), QUERY_A, "[4, 32]", &[128]);
+    shape(reshaped(QUERY_A, &[0, 32]), QUERY_A, "[4, 32]", &[0, 32]);
+    shape(reshaped(QUERY_B, &[32, 3]), QUERY_B, "[32, 4]", &[32, 3]);
+    shape(reshaped(CLASSIFIER, &[2, 33]), CLASSIFIER, "[labels, 32]", &[2, 33]);
+    shape(reshaped(CLASSIFIER, &[0, 32]), CLASSIFIER, "[labels, 32]", &[0, 32]);
+    shape(reshaped(CLASSIFIER, &[64]), CLASSIFIER, "[labels, 32]", &[64]);
+    let bias = "base_model.model.classifier.bias";
+    shape(reshaped(bias, &[3]), bias, "[2]", &[3]);
+    // The rank of the configuration is not the tensor's.
+    let query_0 = QUERY_A.replace("layer.1", "layer.0");
+    shape(plain().config("rank_pattern", json!({"query": 5})), &query_0, "[5, 32]", &[4, 32]);
+    let most = usize::MAX >> 11;
+    shape(plain().config("r", json!(most)), &query_0, &format!("[{}, 32]", most as f64 as usize), &[4, 32]);
+}
+
+#[test]
+fn numbers_that_are_none_are_named() {
+    for (name, bad) in [(QUERY_B, f32::NAN), (QUERY_A, f32::INFINITY), (CLASSIFIER, f32::NEG_INFINITY)] {
+        let spoilt = plain().tensors(|tensors| {
+            tensors.get_mut(name).unwrap().2[4 * 17..4 * 18].copy_from_slice(&bad.to_le_bytes());
+        });
+        let error = spoilt.error();
+        let AdapterError::NotFinite { tensor, index, found, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((tensor.as_str(), *index, found.to_bits()), (name, 17, bad.to_bits()));
+    }
+    let spoilt = plain().tensors(|tensors| tensors.get_mut(QUERY_A).unwrap().0 = Dtype::I32);
+    spoilt.malformed("adapter_model.safetensors", &[QUERY_A, "f32, f16 or bf16", "I32"]);
+}
+
+#[test]
+fn weights_that_are_cut_off_or_lie() {
+    let file = "adapter_model.safetensors";
+    let weights = |edit: &dyn Fn(&mut Vec<u8>)| plain().bytes(file, edit);
+    let size = std::fs::metadata(golden("plain").join(file)).unwrap().len() as usize;
+    for length in [0, 7, 8, 100, size / 2, size - 1] {
+        weights(&|bytes| bytes.truncate(length)).malformed(file, &["not a safetensors file"]);
+    }
+    weights(&|bytes| bytes.push(0)).malformed(file, &["not a safetensors file"]);
+    for header in [0, 1, u64::MAX, 1 << 62, 99_999_999] {
+        weights(&|bytes| bytes[..8].copy_from_slice(&header.to_le_bytes()))
+            .malformed(file, &["not a safetensors file"]);
+    }
+    // A tensor larger than memory, in 100 bytes; and one whose size overflows.
+    for (shape, end) in [("[1099511627776,1099511627776]", 0), ("[1099511627776]", 4u64 << 40), ("[4]", 15)] {
+        let header = format!(r#"{{"{QUERY_A}":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{end}]}}}}"#);
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[1; 16]].concat();
+        weights(&|file| file.clone_from(&bytes)).malformed(file, &["not a safetensors file"]);
+    }
+}
+
+#[test]
+fn a_guess_refuses_what_it_cannot_know() {
+    let renamed = |from: &str, to: &str| {
+        plain().tensors(|tensors| {
+            *tensors = std::mem::take(tensors).into_iter().map(|(name, raw)| (name.replace(from, to), raw)).collect();
+        })
+    };
+    for (from, to, word) in [
+        ("model.bert.", "model.roberta.", "bert.encoder"),
+        ("layer.2.", "layer.1099511627776.", "layer below 1024"),
+        ("classifier.", "score.", "classifier"),
+    ] {
+        let error = layout_of(renamed(from, to).path()).unwrap_err();
+        assert!(matches!(&error, AdapterError::Malformed { reason, .. } if reason.contains(word)), "{error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any damage to any file is an adapter still whole or an error: never a panic.
+    #[test]
+    fn damage_never_panics(which in 0..3usize, cut in any::<prop::sample::Index>(), hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), truncate: bool) {
+        let spoilt = Spoilt::new("ragged").bytes(FILES[which], |bytes| {
+            // Headers are where damage tells: half of the hits fall there.
+            let near = bytes.len().min(2048);
+            for (i, (at, byte)) in hits.iter().enumerate() {
+                let at = at.index(if i % 2 == 0 { near } else { bytes.len() });
+                bytes[at] = *byte;
+            }
+            if truncate {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+        });
+        if let Ok(adapter) = spoilt.read() {
+            prop_assert_eq!(adapter.labels.len(), adapter.head["classifier.bias"].elem_count());
+        }
+        let _ = layout_of(spoilt.path());
+    }
+}

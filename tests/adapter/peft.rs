@@ -1,0 +1,274 @@
+//! Files that PEFT wrote: every site has the rank, the scale and the numbers that PEFT gave it.
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use polyrank::adapter::{Adapter, ProblemType, layout_of, peek, read};
+use safetensors::tensor::Dtype;
+use tempfile::tempdir;
+
+use super::{floats, golden, layout, raw_tensors, write_raw_tensors};
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
+}
+
+/// Reads a golden and checks each site against `expected(layer, module) -> (rank, scale)`, rank 0 where PEFT adapts nothing.
+fn check(name: &str, expected: impl Fn(usize, &str) -> (usize, f64)) -> Adapter {
+    let layout = layout();
+    let adapter = read(&golden(name), &layout, &Device::Cpu).unwrap();
+    let tensors = raw_tensors(&golden(name));
+    for site in layout.sites() {
+        let full = layout.name(site);
+        let (rank, scale) = expected(site.layer, layout.module(site).name);
+        let delta = adapter.deltas[layout.index(site)].as_ref();
+        assert_eq!(delta.map_or(0, |delta| delta.rank()), rank, "{name}: rank of {full}");
+        let Some(delta) = delta else { continue };
+        assert!((delta.scale - scale).abs() < 1e-12, "{name}: scale of {full}: {} is not {scale}", delta.scale);
+        for (which, tensor) in [("lora_A", &delta.a), ("lora_B", &delta.b)] {
+            let (_, shape, bytes) = &tensors[&format!("base_model.model.{full}.{which}.weight")];
+            assert_eq!(tensor.dims(), shape, "{name}: {full}.{which}");
+            assert_eq!(tensor.dtype(), DType::F32);
+            let expected: Vec<u32> = floats(bytes).iter().map(|x| x.to_bits()).collect();
+            assert_eq!(bits(tensor), expected, "{name}: {full}.{which}");
+        }
+    }
+    for (head, tensor) in &adapter.head {
+        let (_, shape, bytes) = &tensors[&format!("base_model.model.{head}")];
+        assert_eq!(tensor.dims(), shape);
+        assert_eq!(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap(), floats(bytes), "{name}: {head}");
+    }
+    adapter
+}
+
+#[test]
+fn targets_as_suffixes() {
+    let adapter = check("plain", |_, module| match module {
+        "attention.self.query" | "attention.self.value" | "intermediate.dense" => (4, 2.0),
+        _ => (0, 0.0),
+    });
+    assert_eq!(adapter.labels, ["LABEL_0", "LABEL_1"]);
+    assert_eq!(adapter.problem_type, None);
+    assert_eq!(adapter.base_fingerprint, None);
+    assert_eq!(adapter.base_model.as_deref(), Some("base"));
+    assert_eq!(adapter.head.keys().collect::<Vec<_>>(), ["classifier.bias", "classifier.weight"]);
+}
+
+#[test]
+fn a_rank_and_an_alpha_for_every_site() {
+    const RANKS: [usize; 18] = [1, 4, 9, 2, 7, 3, 5, 8, 6, 1, 2, 9, 3, 4, 1, 6, 2, 5];
+    let modules: Vec<_> = layout().modules.iter().map(|module| module.name).collect();
+    let adapter = check("ragged", |layer, module| {
+        let i = 6 * layer + modules.iter().position(|name| *name == module).unwrap();
+        (RANKS[i], (2 + (5 * i) % 17) as f64 / RANKS[i] as f64)
+    });
+    assert_eq!(adapter.labels, ["negative", "neutral", "positive"]);
+    assert_eq!(adapter.problem_type, Some(ProblemType::SingleLabelClassification));
+}
+
+#[test]
+fn rslora_divides_by_the_root_of_each_modules_own_rank() {
+    check("rslora", |layer, module| match (layer, module) {
+        (2, "attention.self.key") => (1, 2.0),
+        (_, "attention.self.key") => (2, 2.0 / 2f64.sqrt()),
+        (0, "attention.output.dense") => (5, 3.0 / 5f64.sqrt()),
+        (_, "attention.output.dense") => (2, 3.0 / 2f64.sqrt()),
+        _ => (0, 0.0),
+    });
+}
+
+#[test]
+fn targets_by_full_name_leave_the_rest_absent() {
+    let adapter = check("absent", |layer, module| match (layer, module) {
+        (1, "attention.self.value") | (2, "attention.self.value" | "output.dense") => (3, 2.0),
+        (1, "output.dense") => (1, 6.0),
+        _ => (0, 0.0),
+    });
+    assert_eq!(adapter.first_active_site(&layout()).map(|site| (site.layer, site.module)), Some((1, 2)));
+}
+
+#[test]
+fn targets_as_a_regex() {
+    check("regex", |layer, module| match (layer, module) {
+        (0 | 2, "attention.self.query" | "attention.self.key" | "attention.output.dense" | "output.dense") => {
+            // The pattern stands after `layer.N.`, so that `attention.output.dense` is not `output.dense`.
+            if module == "attention.output.dense" { (0, 0.0) } else { (2, 2.0) }
+        }
+        _ => (0, 0.0),
+    });
+}
+
+#[test]
+fn the_first_pattern_that_matches_wins() {
+    let adapter = check("patterns", |layer, module| match (layer, module) {
+        (1, "attention.self.query") => (5, 2.0 / 5.0),
+        (_, "attention.self.query") => (4, 2.0 / 4.0),
+        (_, "attention.self.value") => (2, 4.0 / 2.0),
+        (_, "attention.output.dense") => (3, 5.0 / 3.0),
+        (2, "output.dense") => (1, 7.0),
+        (_, "output.dense") => (1, 3.0),
+        _ => (0, 0.0),
+    });
+    assert_eq!(adapter.labels, ["toxic", "rude", "spam", "off topic", "fine"]);
+    assert_eq!(adapter.problem_type, Some(ProblemType::MultiLabelClassification));
+}
+
+#[test]
+fn excluded_modules_and_chosen_layers() {
+    check("layers", |layer, module| match (layer, module) {
+        (1 | 2, "attention.self.query" | "attention.self.key" | "output.dense") => (2, 1.0),
+        _ => (0, 0.0),
+    });
+}
+
+#[test]
+fn heads_of_any_size_and_a_pooler_of_ones_own() {
+    let value = |rank, scale| {
+        move |_: usize, module: &str| {
+            if module == "attention.self.value" { (rank, scale) } else { (0, 0.0) }
+        }
+    };
+    assert_eq!(check("bighead", value(2, 4.0)).labels.len(), 17);
+    let adapter = check("onelabel", |_, module| match module {
+        "attention.self.value" | "intermediate.dense" => (1, 4.0),
+        _ => (0, 0.0),
+    });
+    assert_eq!((adapter.labels, adapter.problem_type), (vec!["similarity".into()], Some(ProblemType::Regression)));
+    let adapter = check("pooler", |_, module| if module == "attention.self.query" { (2, 2.0) } else { (0, 0.0) });
+    assert_eq!(adapter.head["bert.pooler.dense.weight"].dims(), [32, 32]);
+    assert_eq!(adapter.head["bert.pooler.dense.bias"].dims(), [32]);
+    assert_eq!(adapter.head_parameters(), 3 * 32 + 3 + 32 * 32 + 32);
+}
+
+#[test]
+fn a_module_to_save_is_no_target_though_listed() {
+    check("all_linear", |_, _| (1, 2.0));
+}
+
+fn copied(name: &str) -> tempfile::TempDir {
+    let dir = tempdir().unwrap();
+    for entry in std::fs::read_dir(golden(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+fn rewrite_config(dir: &std::path::Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let path = dir.join("adapter_config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    edit(&mut config);
+    std::fs::write(path, config.to_string()).unwrap();
+}
+
+fn ranks(dir: &std::path::Path) -> Vec<usize> {
+    let adapter = read(dir, &layout(), &Device::Cpu).unwrap();
+    (0..layout().len()).map(|i| adapter.rank(i)).collect()
+}
+
+#[test]
+fn all_linear_and_look_around_as_python_has_them() {
+    let dir = copied("all_linear");
+    for pattern in [
+        "all-linear",
+        "All-Linear",
+        r"bert\.(?!pooler).*(dense|query|key|value)",
+        r".*(?<!pooler\.)(dense|query|key|value)",
+    ] {
+        rewrite_config(dir.path(), |config| config["target_modules"] = pattern.into());
+        assert_eq!(ranks(dir.path()), [1; 18], "{pattern}");
+    }
+}
+
+#[test]
+fn pefts_defaults_stand_for_what_is_absent() {
+    // r 8, alpha 8, query and value.
+    let dir = copied("plain");
+    std::fs::write(dir.path().join("adapter_config.json"), r#"{"peft_type": "LORA"}"#).unwrap();
+    let mut tensors = raw_tensors(dir.path());
+    tensors.retain(|name, _| !name.contains("intermediate"));
+    for (name, (_, shape, bytes)) in &mut tensors {
+        if name.contains("lora") {
+            let rank = shape.iter_mut().min().unwrap();
+            *rank = 8;
+            *bytes = bytes.repeat(2);
+        }
+    }
+    write_raw_tensors(dir.path(), &tensors);
+    let adapter = read(dir.path(), &layout(), &Device::Cpu).unwrap();
+    let (layout, deltas) = (layout(), adapter.deltas.iter().flatten().collect::<Vec<_>>());
+    assert_eq!(deltas.len(), 2 * layout.layers);
+    assert!(deltas.iter().all(|delta| delta.rank() == 8 && delta.scale == 1.0));
+}
+
+#[test]
+fn a_number_as_layers_to_transform_and_a_name_listed_whole() {
+    let dir = copied("layers");
+    let mut tensors = raw_tensors(dir.path());
+    tensors.retain(|name, _| !name.contains("layer.2.") || name.contains("layer.2.attention.self.key"));
+    write_raw_tensors(dir.path(), &tensors);
+    rewrite_config(dir.path(), |config| {
+        config["layers_to_transform"] = 1.into();
+        config["layers_pattern"] = serde_json::Value::Null;
+        // Listed by its whole name, a module is taken whatever its layer.
+        config["target_modules"] =
+            serde_json::json!(["query", "key", "output.dense", "bert.encoder.layer.2.attention.self.key"]);
+    });
+    let expected = [[0; 6], [2, 2, 0, 0, 0, 2], [0, 2, 0, 0, 0, 0]].concat();
+    assert_eq!(ranks(dir.path()), expected);
+}
+
+#[test]
+fn the_long_names_of_heads() {
+    let dir = copied("pooler");
+    let short = read(dir.path(), &layout(), &Device::Cpu).unwrap();
+    let long = |name: String| {
+        let name = name.replace("model.classifier.", "model.classifier.modules_to_save.default.");
+        name.replace("bert.pooler.", "bert.pooler.modules_to_save.default.")
+    };
+    let tensors = raw_tensors(dir.path()).into_iter().map(|(name, tensor)| (long(name), tensor)).collect();
+    write_raw_tensors(dir.path(), &tensors);
+    let read = read(dir.path(), &layout(), &Device::Cpu).unwrap();
+    assert_eq!(read.head.len(), 4);
+    for (name, tensor) in &short.head {
+        assert_eq!(bits(&read.head[name]), bits(tensor), "{name}");
+    }
+}
+
+#[test]
+fn half_precision_becomes_f32() {
+    let round: [(Dtype, fn(f32) -> Vec<u8>, fn(f32) -> f32); 2] = [
+        (Dtype::F16, |x| f16::from_f32(x).to_le_bytes().to_vec(), |x| f16::from_f32(x).to_f32()),
+        (Dtype::BF16, |x| bf16::from_f32(x).to_le_bytes().to_vec(), |x| bf16::from_f32(x).to_f32()),
+    ];
+    for (dtype, encode, rounded) in round {
+        let dir = copied("plain");
+        let mut tensors = raw_tensors(dir.path());
+        for (to, _, bytes) in tensors.values_mut() {
+            *to = dtype;
+            *bytes = floats(bytes).into_iter().flat_map(encode).collect();
+        }
+        write_raw_tensors(dir.path(), &tensors);
+        let full = read(&golden("plain"), &layout(), &Device::Cpu).unwrap();
+        let half = read(dir.path(), &layout(), &Device::Cpu).unwrap();
+        for (half, full) in half.deltas.iter().flatten().zip(full.deltas.iter().flatten()) {
+            let expected = full.b.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(rounded);
+            assert_eq!(half.b.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected.collect::<Vec<_>>());
+        }
+        assert_eq!(half.head["classifier.weight"].dtype(), DType::F32);
+    }
+}
+
+#[test]
+fn a_layout_is_guessed_from_the_tensors() {
+    for name in ["plain", "ragged", "absent", "patterns", "layers", "bighead", "onelabel", "pooler", "all_linear"] {
+        let mut guessed = layout_of(&golden(name)).unwrap();
+        // Where no feed-forward is adapted, its width is BERT's four times.
+        if ["bighead", "pooler"].contains(&name) {
+            assert_eq!((guessed.modules[4].out_features, guessed.modules[5].in_features), (128, 128));
+            (guessed.modules[4].out_features, guessed.modules[5].in_features) = (64, 64);
+        }
+        assert_eq!(guessed, layout(), "{name}");
+        let (_, adapter) = peek(&golden(name)).unwrap();
+        assert_eq!(adapter.bytes(), read(&golden(name), &layout(), &Device::Cpu).unwrap().bytes());
+    }
+}

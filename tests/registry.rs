@@ -1,0 +1,314 @@
+//! The registry over a source that is made up: an adapter is a head as large as its file says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use candle_core::{Device, Tensor};
+use polyrank::adapter::{Adapter, AdapterError, Delta, Registry, RegistryError, Source, Tier};
+use polyrank::encoder::{Layout, Module};
+use polyrank::error::Error;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+/// Counts loads. `adapter_model.safetensors` holds the adapter's size in numbers; anything else is malformed.
+struct Counting {
+    layout: Layout,
+    loads: AtomicUsize,
+}
+
+impl Source for Counting {
+    fn load(&self, dir: &Path) -> Result<Adapter, Error> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        let file = dir.join("adapter_model.safetensors");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let Ok(numbers) = text.trim().parse::<usize>() else {
+            let (expected, found) = ("a number".into(), text);
+            return Err(AdapterError::WrongBase { file, expected, found }.into());
+        };
+        // The second of two sites has a rank, which takes 4 numbers; the head takes the rest.
+        let random = |shape: (usize, usize)| Tensor::rand(-1f32, 1f32, shape, &Device::Cpu);
+        let delta = Delta { a: random((1, 2))?, b: random((2, 1))?, scale: 1.0 };
+        Ok(Adapter {
+            deltas: vec![None, Some(delta)],
+            head: BTreeMap::from([("classifier.weight".into(), random((1, numbers - 4))?)]),
+            labels: vec!["yes".into()],
+            problem_type: None,
+            base_fingerprint: None,
+            base_model: None,
+        })
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+/// A folder of adapters and a registry over it with room for `budget` numbers.
+struct World {
+    source: Arc<Counting>,
+    registry: Registry,
+    root: PathBuf,
+    folder: TempDir,
+}
+
+impl World {
+    fn new(budget: usize, adapters: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let module = Module { name: "attention.self.query", label: "query", in_features: 2, out_features: 2, input: 0 };
+        let layout = Layout {
+            prefix: "bert",
+            layers: 2,
+            modules: vec![module],
+            other_linears: Vec::new(),
+            head: Vec::new(),
+            hidden: 2,
+        };
+        let source = Arc::new(Counting { layout, loads: AtomicUsize::new(0) });
+        for (name, model) in adapters {
+            write(&root.join(name), model);
+        }
+        let shared = Arc::clone(&source);
+        let registry = Registry::new(shared, &root, budget * 4).unwrap();
+        Self { source, registry, root, folder }
+    }
+
+    fn loads(&self) -> usize {
+        self.source.loads.load(Ordering::SeqCst)
+    }
+
+    fn in_memory(&self) -> Vec<String> {
+        let list = self.registry.list().unwrap().into_iter();
+        list.filter(|status| status.tier == Tier::Memory).map(|status| status.name).collect()
+    }
+}
+
+fn write(dir: &Path, model: &str) {
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("adapter_config.json"), "{}").unwrap();
+    fs::write(dir.join("adapter_model.safetensors"), model).unwrap();
+}
+
+#[test]
+fn requests_that_come_at_once_load_once() {
+    let world = World::new(100, &[("a", "10"), ("b", "20")]);
+    let barrier = Barrier::new(16);
+    let loaded: Vec<_> = thread::scope(|scope| {
+        let get = |name: &'static str| {
+            let (barrier, registry) = (&barrier, &world.registry);
+            scope.spawn(move || {
+                barrier.wait();
+                registry.get(name).unwrap()
+            })
+        };
+        let threads: Vec<_> = (0..16).map(|i| get(if i % 2 == 0 { "a" } else { "b" })).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(world.loads(), 2);
+    assert!(loaded.iter().skip(2).zip(&loaded).all(|(later, earlier)| Arc::ptr_eq(later, earlier)));
+    assert_eq!((world.registry.bytes(), world.registry.resident()), (120, 2));
+}
+
+#[test]
+fn the_least_recently_used_gives_way() {
+    let world = World::new(30, &[("a", "10"), ("b", "10"), ("c", "10"), ("d", "15")]);
+    for name in ["a", "b", "c", "a"] {
+        world.registry.get(name).unwrap();
+    }
+    world.registry.get("d").unwrap();
+    assert_eq!(world.in_memory(), ["a", "d"]);
+    assert_eq!(world.registry.bytes(), 4 * 25);
+    world.registry.get("b").unwrap();
+    assert_eq!(world.in_memory(), ["b", "d"]);
+    assert_eq!(world.loads(), 5);
+}
+
+#[test]
+fn what_a_request_holds_stays() {
+    let world = World::new(30, &[("a", "10"), ("b", "10"), ("c", "10"), ("d", "15")]);
+    let a = world.registry.get("a").unwrap();
+    // A batch that runs holds the adapter inside alone.
+    let b = Arc::clone(&world.registry.get("b").unwrap().adapter);
+    world.registry.get("c").unwrap();
+    let error = world.registry.get("d").unwrap_err();
+    assert!(matches!(error, RegistryError::Busy { bytes: 60, held: 80, budget: 120, .. }), "{error:?}");
+    assert_eq!(world.in_memory(), ["a", "b", "c"], "nothing leaves in vain");
+    drop(b);
+    world.registry.get("d").unwrap();
+    assert_eq!(world.in_memory(), ["a", "d"]);
+    assert!(Arc::ptr_eq(&a, &world.registry.get("a").unwrap()));
+}
+
+#[test]
+fn an_adapter_larger_than_the_budget_is_refused() {
+    let world = World::new(12, &[("a", "10"), ("large", "13")]);
+    world.registry.get("a").unwrap();
+    let error = world.registry.get("large").unwrap_err();
+    assert!(matches!(error, RegistryError::TooLarge { bytes: 52, budget: 48, .. }), "{error:?}");
+    assert_eq!(world.in_memory(), ["a"]);
+}
+
+#[test]
+fn files_that_changed_are_told_even_after_eviction() {
+    let world = World::new(20, &[("a", "10"), ("b", "20")]);
+    let before = world.registry.get("a").unwrap();
+    write(&world.root.join("a"), "11 ");
+    let changed = |error| assert!(matches!(&error, RegistryError::Changed { name } if name == "a"), "{error:?}");
+    changed(world.registry.get("a").unwrap_err());
+    assert_eq!(before.adapter.bytes(), 40, "who holds it goes on");
+    drop(before);
+    world.registry.get("b").unwrap();
+    assert_eq!(world.in_memory(), ["b"]);
+    changed(world.registry.get("a").unwrap_err());
+    assert_eq!(world.registry.describe("a").unwrap().bytes, Some(40));
+}
+
+#[test]
+fn a_file_that_comes_or_goes_is_a_change() {
+    for (file, comes) in [("config.json", true), ("adapter_model.safetensors", false)] {
+        let world = World::new(20, &[("a", "10")]);
+        world.registry.get("a").unwrap();
+        let file = world.root.join("a").join(file);
+        if comes {
+            fs::write(file, "{}").unwrap()
+        } else {
+            fs::remove_file(file).unwrap()
+        }
+        assert!(matches!(world.registry.get("a"), Err(RegistryError::Changed { .. })), "{comes}");
+    }
+    let world = World::new(20, &[("a", "10")]);
+    world.registry.get("a").unwrap();
+    fs::remove_dir_all(world.root.join("a")).unwrap();
+    assert!(matches!(world.registry.get("a"), Err(RegistryError::NotFound { .. })));
+}
+
+#[test]
+fn only_a_folder_with_an_adapter_under_the_root_has_a_name() {
+    let world = World::new(20, &[("a", "10")]);
+    fs::create_dir(world.root.join("empty")).unwrap();
+    fs::write(world.root.join("file"), "x").unwrap();
+    write(&world.folder.path().join("secret"), "10");
+    for name in ["b", "empty", "file", "", ".", "..", "../secret", "a/", "a/../a", "/", "a\0", "..\\secret"] {
+        let error = world.registry.get(name).unwrap_err();
+        assert!(matches!(&error, RegistryError::NotFound { name: n } if n == name), "{name:?}: {error:?}");
+    }
+    let absolute = world.root.join("a");
+    assert!(matches!(world.registry.get(absolute.to_str().unwrap()), Err(RegistryError::NotFound { .. })));
+    assert_eq!(world.loads(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn symlinks_stay_inside_the_root() {
+    use std::os::unix::fs::symlink;
+
+    let world = World::new(20, &[("a", "10")]);
+    let secret = world.folder.path().join("secret");
+    write(&secret, "10");
+    symlink(&secret, world.root.join("out")).unwrap();
+    symlink(world.folder.path().join("root/a"), world.root.join("alias")).unwrap();
+    symlink(&world.root, world.root.join("self")).unwrap();
+    write(&world.root.join("leak"), "10");
+    fs::remove_file(world.root.join("leak/adapter_model.safetensors")).unwrap();
+    symlink(secret.join("adapter_model.safetensors"), world.root.join("leak/adapter_model.safetensors")).unwrap();
+
+    for (name, leak) in [("out", "out"), ("self", "self"), ("leak", "leak/adapter_model.safetensors")] {
+        let error = world.registry.get(name).unwrap_err();
+        assert!(matches!(&error, RegistryError::OutsideRoot { file, .. } if file == leak), "{name}: {error:?}");
+    }
+    assert_eq!(world.registry.get("alias").unwrap().adapter.bytes(), 40);
+    let names: Vec<_> = world.registry.list().unwrap().into_iter().map(|status| status.name).collect();
+    assert_eq!(names, ["a", "alias"]);
+}
+
+#[test]
+fn a_malformed_adapter_is_named_and_may_be_mended() {
+    let world = World::new(20, &[("a", "10"), ("bad", "x")]);
+    let a = world.registry.get("a").unwrap();
+    let error = world.registry.get("bad").unwrap_err();
+    let RegistryError::Invalid { reason, .. } = &error else { panic!("{error:?}") };
+    let told = Path::new("bad").join("adapter_model.safetensors").display().to_string();
+    assert!(reason.contains(&told) && !reason.contains(&world.root.display().to_string()), "{reason}");
+    assert!(Arc::ptr_eq(&a, &world.registry.get("a").unwrap()));
+    write(&world.root.join("bad"), "10");
+    assert_eq!(world.registry.get("bad").unwrap().adapter.bytes(), 40);
+}
+
+#[test]
+fn the_list_tells_what_is_known_and_loads_nothing() {
+    let world = World::new(10, &[("b", "10"), ("a", "8"), ("bad", "x")]);
+    world.registry.get("b").unwrap().count_request();
+    let list = world.registry.list().unwrap();
+    assert_eq!(world.loads(), 1);
+    assert_eq!(
+        serde_json::to_value(&list).unwrap(),
+        serde_json::json!([
+            {"name": "a", "tier": "disk", "requests": 0, "generation": null, "ranks": null, "bytes": null, "labels": null,
+             "first_active_site": null},
+            {"name": "b", "tier": "memory", "requests": 1, "generation": 1, "ranks": {"query": [0, 1]}, "bytes": 40,
+             "labels": ["yes"], "first_active_site": {"layer": 1, "module": "attention.self.query"}},
+            {"name": "bad", "tier": "disk", "requests": 0, "generation": null, "ranks": null, "bytes": null, "labels": null,
+             "first_active_site": null},
+        ])
+    );
+    // Describing loads, and what gave way stays known.
+    let a = world.registry.describe("a").unwrap();
+    assert_eq!((a.tier, a.generation, a.bytes), (Tier::Memory, Some(2), Some(32)));
+    let b = world.registry.describe("b").unwrap();
+    assert_eq!((b.tier, b.generation, b.requests), (Tier::Disk, Some(1), 1));
+    assert!(matches!(world.registry.describe("bad"), Err(RegistryError::Invalid { .. })));
+    // The same files come back as the same version.
+    assert_eq!(world.registry.get("b").unwrap().generation, 1);
+}
+
+#[test]
+fn a_new_folder_is_found_when_asked_for() {
+    let world = World::new(20, &[]);
+    assert!(matches!(world.registry.get("late"), Err(RegistryError::NotFound { .. })));
+    write(&world.root.join("late"), "10");
+    world.registry.get("late").unwrap();
+}
+
+#[test]
+fn a_root_that_is_no_folder_is_refused_by_name() {
+    let world = World::new(20, &[]);
+    for path in [world.root.join("missing"), {
+        fs::write(world.root.join("file"), "x").unwrap();
+        world.root.join("file")
+    }] {
+        let source = Arc::clone(&world.source);
+        assert!(matches!(Registry::new(source, &path, 1), Err(Error::Io { path: told, .. }) if told == path));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// However adapters are asked for, held and let go, memory never holds more than the budget, and bytes are the sum.
+    #[test]
+    fn the_budget_holds(steps in prop::collection::vec((0usize..6, any::<bool>()), 1..60)) {
+        let sizes = ["5", "8", "10", "13", "20", "30"];
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let adapters: Vec<_> = names.into_iter().zip(sizes).collect();
+        let world = World::new(35, &adapters);
+        let mut held = Vec::new();
+        for (which, hold) in steps {
+            match world.registry.get(names[which]) {
+                Ok(loaded) if hold => held.push(loaded),
+                Ok(_) => {}
+                Err(RegistryError::Busy { .. }) => held.clear(),
+                Err(error) => panic!("{error}"),
+            }
+            let memory = world.in_memory();
+            let sum: usize = adapters.iter().filter(|(n, _)| memory.iter().any(|m| m == n)).map(|(_, s)| 4 * s.parse::<usize>().unwrap()).sum();
+            prop_assert_eq!(world.registry.bytes(), sum);
+            prop_assert!(sum <= 35 * 4);
+            prop_assert!(held.iter().all(|loaded| memory.contains(&loaded.name)));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The scheduler over forward passes that are made up: what it accepts, batches, answers and withdraws.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use polyrank::adapter::Adapter;
+use polyrank::encoder::Encoded;
+use polyrank::engine::Row;
+use polyrank::error::Error;
+use polyrank::scheduler::{Failed, Limits, Refused, Scheduler, take};
+use proptest::prelude::*;
+
+const ROOMY: Limits = Limits { batch_tokens: 1000, queued_tokens: 1000 };
+
+fn adapter() -> Arc<Adapter> {
+    Arc::new(Adapter {
+        deltas: Vec::new(),
+        head: BTreeMap::new(),
+        labels: Vec::new(),
+        problem_type: None,
+        base_fingerprint: None,
+        base_model: None,
+    })
+}
+
+/// A text of `tokens` tokens that are all `id`.
+fn row(id: u32, tokens: usize, adapter: &Arc<Adapter>) -> Row {
+    let text = Encoded { ids: vec![id; tokens], type_ids: vec![0; tokens], truncated: false };
+    Row { text, adapter: Arc::clone(adapter) }
+}
+
+/// The logits by which a test knows a row again.
+fn echo(rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
+    Ok(rows.iter().map(|row| vec![row.text.ids[0] as f32, row.text.ids.len() as f32]).collect())
+}
+
+/// A forward pass that waits for leave, and tells of every batch the first token of each row.
+struct Gate {
+    began: Receiver<Vec<u32>>,
+    leave: Sender<()>,
+}
+
+impl Gate {
+    fn start(limits: Limits) -> (Self, Scheduler) {
+        let (began_sender, began) = channel();
+        let (leave, leave_receiver) = channel();
+        let forward = move |rows: &[Row]| {
+            began_sender.send(rows.iter().map(|row| row.text.ids[0]).collect()).unwrap();
+            leave_receiver.recv().unwrap();
+            echo(rows)
+        };
+        (Self { began, leave }, Scheduler::start(limits, forward).unwrap())
+    }
+
+    /// Waits until a batch runs, and tells its rows.
+    fn began(&self) -> Vec<u32> {
+        self.began.recv().unwrap()
+    }
+
+    fn pass(&self) {
+        self.leave.send(()).unwrap();
+    }
+}
+
+proptest! {
+    /// Whatever waits: each row is taken once, a batch is the front of the line, keeps its limit unless it is one row, leaves
+    /// out nothing that fits, and keeps the rows of an adapter together and in order.
+    #[test]
+    fn batches_take_every_row_once_in_order(
+        rows in prop::collection::vec((0usize..40, 0usize..4), 0..60),
+        limit in 1usize..100,
+    ) {
+        let mut queue: VecDeque<(usize, usize, usize)> =
+            rows.iter().enumerate().map(|(id, &(tokens, adapter))| (id, tokens, adapter)).collect();
+        let mut next = 0;
+        while !queue.is_empty() {
+            let batch = take(&mut queue, limit, |row| row.1, |row| row.2);
+            let mut ids: Vec<usize> = batch.iter().map(|row| row.0).collect();
+            ids.sort_unstable();
+            prop_assert_eq!(&ids, &(next..next + batch.len()).collect::<Vec<_>>());
+            next += batch.len();
+
+            let cost = |tokens: usize| tokens.max(1);
+            let tokens: usize = batch.iter().map(|row| cost(row.1)).sum();
+            prop_assert!(tokens <= limit || batch.len() == 1);
+            if let Some(left_out) = queue.front() {
+                prop_assert!(tokens + cost(left_out.1) > limit);
+            }
+            let mut last = HashMap::new();
+            for (position, row) in batch.iter().enumerate() {
+                if let Some((before, id)) = last.insert(row.2, (position, row.0)) {
+                    prop_assert_eq!(before + 1, position);
+                    prop_assert!(id < row.0);
+                }
+            }
+        }
+        prop_assert_eq!(next, rows.len());
+        prop_assert!(take(&mut queue, limit, |row| row.1, |row| row.2).is_empty());
+    }
+
+    /// Requests of any shape, at any limit, get their own rows' logits in their own order.
+    #[test]
+    fn every_request_gets_its_own_logits(
+        requests in prop::collection::vec(prop::collection::vec((1usize..20, 0usize..3), 0..8), 1..12),
+        batch_tokens in 1usize..60,
+    ) {
+        let adapters = [adapter(), adapter(), adapter()];
+        let scheduler = Scheduler::start(Limits { batch_tokens, queued_tokens: 10_000 }, echo).unwrap();
+        let mut id = 0;
+        let mut waiting = Vec::new();
+        for request in &requests {
+            let rows: Vec<Row> = request
+                .iter()
+                .map(|&(tokens, which)| {
+                    id += 1;
+                    row(id, tokens, &adapters[which])
+                })
+                .collect();
+            waiting.push((echo(&rows).unwrap(), scheduler.submit(rows).unwrap()));
+        }
+        for (expected, answer) in waiting {
+            prop_assert_eq!(answer.wait_blocking().unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn what_waits_runs_together_whatever_its_adapter() {
+    let (gate, scheduler) = Gate::start(ROOMY);
+    let (a, b) = (adapter(), adapter());
+    let first = scheduler.submit(vec![row(1, 3, &a)]).unwrap();
+    assert_eq!(gate.began(), [1]);
+    let second = scheduler.submit(vec![row(2, 3, &a), row(3, 3, &b)]).unwrap();
+    let third = scheduler.submit(vec![row(4, 3, &a)]).unwrap();
+    gate.pass();
+    assert_eq!(gate.began(), [2, 4, 3], "one batch, grouped by adapter");
+    gate.pass();
+    assert_eq!(first.wait_blocking().unwrap(), [[1.0, 3.0]]);
+    assert_eq!(second.wait_blocking().unwrap(), [[2.0, 3.0], [3.0, 3.0]]);
+    assert_eq!(third.wait_blocking().unwrap(), [[4.0, 3.0]]);
+}
+
+#[test]
+fn too_many_tokens_are_refused_at_once_and_room_comes_back() {
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10 });
+    let a = adapter();
+    let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
+    gate.began();
+    let waiting = scheduler.submit(vec![row(2, 4, &a), row(3, 4, &a)]).unwrap();
+    assert_eq!(scheduler.queued_tokens(), 8);
+    let refused = scheduler.submit(vec![row(4, 3, &a)]).unwrap_err();
+    assert_eq!(refused, Refused::Overloaded { queued: 8, tokens: 3, limit: 10 });
+    assert_eq!(scheduler.admits(3).unwrap_err(), refused);
+    scheduler.admits(2).unwrap();
+    gate.pass();
+    assert_eq!(gate.began(), [2]);
+    let accepted = scheduler.submit(vec![row(4, 3, &a)]).unwrap();
+    for _ in 0..3 {
+        gate.pass();
+    }
+    for (answer, expected) in
+        [(running, vec![[1.0, 4.0]]), (waiting, vec![[2.0, 4.0], [3.0, 4.0]]), (accepted, vec![[4.0, 3.0]])]
+    {
+        assert_eq!(answer.wait_blocking().unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_panic_fails_its_batch_alone() {
+    let scheduler = Scheduler::start(ROOMY, |rows| match rows[0].text.ids[0] {
+        13 => panic!("unlucky {}", rows.len()),
+        _ => echo(rows),
+    })
+    .unwrap();
+    let a = adapter();
+    let failure = scheduler.submit(vec![row(13, 2, &a)]).unwrap().wait_blocking().unwrap_err();
+    assert!(matches!(&failure, Failed::Panicked(text) if text == "unlucky 1"), "{failure:?}");
+    assert_eq!(scheduler.submit(vec![row(7, 2, &a)]).unwrap().wait_blocking().unwrap(), [[7.0, 2.0]]);
+}
+
+#[test]
+fn an_error_or_a_wrong_number_of_rows_fails_every_request_of_the_batch() {
+    let a = adapter();
+    let scheduler = Scheduler::start(ROOMY, |_| Err(candle_core::Error::Msg("out of luck".into()).into())).unwrap();
+    let failure = scheduler.submit(vec![row(1, 2, &a)]).unwrap().wait_blocking().unwrap_err();
+    assert!(matches!(&failure, Failed::Forward(error) if error.to_string().contains("out of luck")), "{failure:?}");
+
+    let scheduler = Scheduler::start(ROOMY, |rows| Ok(echo(rows)?.split_off(1))).unwrap();
+    let failure = scheduler.submit(vec![row(1, 2, &a), row(2, 2, &a)]).unwrap().wait_blocking().unwrap_err();
+    assert!(matches!(failure, Failed::Rows { expected: 2, found: 1 }), "{failure:?}");
+}
+
+#[test]
+fn the_rest_of_a_failed_request_does_not_run() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let forward = move |rows: &[Row]| {
+        log.lock().unwrap().push(rows[0].text.ids[0]);
+        match rows[0].text.ids[0] {
+            1 => Err(candle_core::Error::Msg("no".into()).into()),
+            _ => echo(rows),
+        }
+    };
+    let scheduler = Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100 }, forward).unwrap();
+    let a = adapter();
+    let failing = scheduler.submit((1..5).map(|id| row(id, 2, &a)).collect()).unwrap();
+    let other = scheduler.submit(vec![row(9, 2, &a)]).unwrap();
+    failing.wait_blocking().unwrap_err();
+    other.wait_blocking().unwrap();
+    assert_eq!(*seen.lock().unwrap(), [1, 9]);
+}
+
+#[test]
+fn who_went_away_is_passed_over_and_gives_room() {
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10 });
+    let a = adapter();
+    let first = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
+    gate.began();
+    let gone = scheduler.submit(vec![row(2, 8, &a)]).unwrap();
+    scheduler.submit(vec![row(3, 8, &a)]).unwrap_err();
+    drop(gone);
+    let stays = scheduler.submit(vec![row(3, 8, &a)]).unwrap();
+    gate.pass();
+    assert_eq!(gate.began(), [3]);
+    gate.pass();
+    first.wait_blocking().unwrap();
+    assert_eq!(stays.wait_blocking().unwrap(), [[3.0, 8.0]]);
+}
+
+#[test]
+fn draining_answers_what_was_accepted_and_refuses_the_rest() {
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100 });
+    let a = adapter();
+    let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
+    gate.began();
+    let waiting = scheduler.submit(vec![row(2, 4, &a)]).unwrap();
+    assert!(!scheduler.is_draining());
+    scheduler.close();
+    assert!(scheduler.is_draining());
+    assert_eq!(scheduler.submit(vec![row(3, 4, &a)]).unwrap_err(), Refused::Draining);
+    gate.pass();
+    gate.pass();
+    scheduler.drain();
+    assert_eq!(running.wait_blocking().unwrap(), [[1.0, 4.0]]);
+    assert_eq!(waiting.wait_blocking().unwrap(), [[2.0, 4.0]]);
+}
+
+#[test]
+fn an_answered_request_pins_nothing() {
+    let scheduler = Scheduler::start(ROOMY, echo).unwrap();
+    let a = adapter();
+    for id in 0..200 {
+        scheduler.submit(vec![row(id, 2, &a), row(id, 3, &a)]).unwrap().wait_blocking().unwrap();
+        assert_eq!(Arc::strong_count(&a), 1);
+    }
+}
+
+#[test]
+fn a_request_without_rows_is_answered_at_once() {
+    let (_gate, scheduler) = Gate::start(ROOMY);
+    assert!(scheduler.submit(Vec::new()).unwrap().wait_blocking().unwrap().is_empty());
+}

@@ -1,0 +1,389 @@
+//! The server over a real socket, on the goldens' tiny base.
+
+mod harness;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use polyrank::server::ApiKey;
+use serde_json::{Value, json};
+
+use self::harness::{Answer, Gate, World, golden, wait_until};
+
+const TEXT: &str = r#"{"inputs": "The plot was not very good."}"#;
+
+fn labels(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|entry| entry["label"].as_str().unwrap()).collect()
+}
+
+fn scores(list: &Value) -> Vec<f64> {
+    list.as_array().unwrap().iter().map(|entry| entry["score"].as_f64().unwrap()).collect()
+}
+
+fn assert_error(answer: &Answer, status: u16, error_type: &str, part: &str) {
+    assert_eq!((answer.status, answer.body["error_type"].as_str()), (status, Some(error_type)), "{answer:?}");
+    let error = answer.body["error"].as_str().unwrap();
+    assert!(error.contains(part), "{error}");
+    assert_eq!(answer.body.as_object().unwrap().len(), 2, "{answer:?}");
+}
+
+#[test]
+fn answers_are_those_of_peft_also_when_adapters_are_asked_at_once() {
+    let server = World::new().start();
+    let expected = golden();
+    let texts = expected["texts"].as_array().unwrap().iter();
+    let texts: Vec<Value> = texts.map(|text| json!({"text": text["text"], "text_pair": text["text_pair"]})).collect();
+    let body = json!({"inputs": texts, "parameters": {"function_to_apply": "none"}}).to_string();
+    thread::scope(|scope| {
+        for name in ["plain", "ragged", "bighead", "onelabel", "absent", "plain", "ragged"] {
+            let (server, body, expected) = (&server, &body, &expected);
+            scope.spawn(move || {
+                let answer = server.classify(name, body);
+                assert_eq!(answer.status, 200, "{answer:?}");
+                let logits = expected["adapters"][name]["logits"].as_array().unwrap();
+                assert_eq!(answer.body.as_array().unwrap().len(), logits.len());
+                for (list, logits) in answer.body.as_array().unwrap().iter().zip(logits) {
+                    let mut logits: Vec<f64> = serde_json::from_value(logits.clone()).unwrap();
+                    logits.sort_by(|a, b| b.total_cmp(a));
+                    for (score, logit) in scores(list).iter().zip(&logits) {
+                        assert!((score - logit).abs() <= 1e-4, "{name}: {score} {logit}");
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_shape_of_inputs_is_answered_nested() {
+    let server = World::new().start();
+    let one = server.classify("plain", TEXT);
+    assert_eq!(one.status, 200, "{one:?}");
+    assert_eq!(one.body.as_array().unwrap().len(), 1);
+    assert_eq!(labels(&one.body[0]), ["LABEL_1", "LABEL_0"]);
+    let two = server.classify("plain", r#"{"inputs": ["The plot was not very good.", ""]}"#);
+    assert_eq!(two.body[0], one.body[0]);
+    assert_eq!(two.body.as_array().unwrap().len(), 2);
+    let pair = r#"{"text": "The movie was boring.", "text_pair": "It was not fun."}"#;
+    let single = server.classify("plain", format!(r#"{{"inputs": {pair}}}"#));
+    let list = server.classify("plain", format!(r#"{{"inputs": [{pair}, {pair}]}}"#));
+    assert_eq!(list.body, json!([single.body[0], single.body[0]]));
+    assert_ne!(single.body[0], one.body[0]);
+}
+
+#[test]
+fn the_best_come_first_and_top_k_is_cut_to_the_labels() {
+    let server = World::new().start();
+    let ask =
+        |parameters: &str| server.classify("bighead", format!(r#"{{"inputs": "good", "parameters": {parameters}}}"#));
+    let all = ask("{}").body[0].clone();
+    assert_eq!(all.as_array().unwrap().len(), 17);
+    assert!(scores(&all).is_sorted_by(|a, b| a >= b));
+    assert!((scores(&all).iter().sum::<f64>() - 1.0).abs() < 1e-5, "several labels take a softmax");
+    assert_eq!(ask(r#"{"top_k": 3}"#).body[0].as_array().unwrap()[..], all.as_array().unwrap()[..3]);
+    assert_eq!(ask(r#"{"top_k": 18446744073709551615}"#).body[0], all);
+    let sigmoid = ask(r#"{"function_to_apply": "sigmoid"}"#).body[0].clone();
+    assert_eq!(labels(&sigmoid), labels(&all));
+    assert!(scores(&sigmoid).iter().all(|score| (0.0..1.0).contains(score)));
+    // A regression is the value itself.
+    let value = server.classify("onelabel", r#"{"inputs": "good"}"#).body[0].clone();
+    assert_eq!(labels(&value), ["similarity"]);
+    let expected = golden()["adapters"]["onelabel"]["logits"][0][0].as_f64().unwrap();
+    assert!((scores(&value)[0] - expected).abs() <= 1e-4);
+}
+
+#[test]
+fn truncation_is_told_or_refused() {
+    let long = "this film is fun and ".repeat(50);
+    let body = |parameters: Value| json!({"inputs": [long, "good"], "parameters": parameters}).to_string();
+    let server = World::new().start();
+    let cut = server.classify("plain", body(json!({})));
+    assert_eq!((cut.status, cut.header("x-truncated")), (200, Some("1")));
+    assert_eq!(server.classify("plain", TEXT).header("x-truncated"), Some("0"));
+    let shorter = server.classify("plain", body(json!({"max_length": 4})));
+    assert_ne!(shorter.body[0], cut.body[0]);
+    assert_error(&server.classify("plain", body(json!({"truncation": false}))), 422, "Unprocessable", "64");
+    assert_error(&server.classify("plain", body(json!({"max_length": 1}))), 422, "Unprocessable", "max_length");
+
+    let strict = World::new().with(|config| config.auto_truncate = false).start();
+    assert_error(&strict.classify("plain", body(json!({}))), 422, "Unprocessable", "64");
+    assert_eq!(strict.classify("plain", body(json!({"truncation": true}))).status, 200);
+}
+
+#[test]
+fn any_content_type_will_do() {
+    let server = World::new().start();
+    for content_type in [None, Some("application/json"), Some("text/plain"), Some("nonsense")] {
+        let mut head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".to_owned();
+        if let Some(content_type) = content_type {
+            head += &format!("Content-Type: {content_type}\r\n");
+        }
+        let reply = server.raw(format!("{head}Content-Length: {}\r\n\r\n{TEXT}", TEXT.len()).as_bytes());
+        assert!(reply.starts_with("HTTP/1.1 200 OK"), "{content_type:?}: {reply}");
+    }
+}
+
+#[test]
+fn what_is_unknown_is_404_and_405_in_json() {
+    let server = World::new().start();
+    for name in ["nobody", "..", "%2e%2e", "..%2Fgoldens", "plain%2F..%2Fragged", "plain%00", "config.json", "%20"] {
+        assert_error(&server.classify(name, TEXT), 404, "UnknownAdapter", "");
+    }
+    assert_error(&server.classify("%ff", TEXT), 400, "BadRequest", "");
+    assert_error(&server.get("/adapters/nobody"), 404, "UnknownAdapter", "nobody");
+    assert_error(&server.get("/nowhere"), 404, "UnknownRoute", "/nowhere");
+    let wrong = server.get("/classify/plain");
+    assert_error(&wrong, 405, "MethodNotAllowed", "GET");
+    assert_eq!(wrong.header("allow"), Some("POST"));
+}
+
+#[test]
+fn what_is_malformed_is_refused_before_it_runs() {
+    let server = World::new().with(|config| config.max_client_batch_size = 2).start();
+    let cases: [(&[u8], u16, &str, &str); 8] = [
+        (b"", 400, "BadRequest", "not JSON"),
+        (b"{\"inputs\": \"\xff\"}", 400, "BadRequest", "not JSON"),
+        (br#"{"inputs": 1}"#, 400, "BadRequest", "`inputs`"),
+        (br#"{"text": "a"}"#, 400, "BadRequest", "`inputs`"),
+        (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "BadRequest", "topk"),
+        (br#"{"inputs": []}"#, 422, "Unprocessable", "`inputs`"),
+        (br#"{"inputs": "a", "parameters": {"top_k": 0}}"#, 422, "Unprocessable", "`top_k`"),
+        (br#"{"inputs": ["a", "b", "c"]}"#, 413, "TooManyTexts", "3 texts"),
+    ];
+    for (body, status, error_type, part) in cases {
+        assert_error(&server.classify("plain", body), status, error_type, part);
+    }
+    assert_eq!(server.classify("plain", r#"{"inputs": ["a", ""]}"#).status, 200);
+}
+
+#[test]
+fn a_body_over_the_limit_is_413_however_it_comes() {
+    let server = World::new().with(|config| config.payload_limit = 1000).start();
+    let body = |length: usize| format!("{{\"inputs\": \"{}\"}}", "a".repeat(length - 14));
+    assert_eq!(server.classify("plain", body(1000)).status, 200);
+    // Some of it is still being written when the limit is passed; the client must see the answer nonetheless.
+    for length in [1001, 15_000] {
+        assert_error(&server.classify("plain", body(length)), 413, "PayloadTooLarge", "1000 bytes");
+    }
+    let chunk = format!("{:x}\r\n{}\r\n", 600, "a".repeat(600));
+    let head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let reply = server.raw(format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes());
+    assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
+}
+
+#[test]
+fn an_adapter_that_cannot_be_served_is_named() {
+    let world = World::new();
+    fs::copy(world.root.join("config.json"), world.root.join("plain/adapter_model.safetensors")).unwrap();
+    let server = world.start();
+    let answer = server.classify("plain", TEXT);
+    assert_error(&answer, 422, "InvalidAdapter", "adapter_model.safetensors");
+    assert!(!answer.body["error"].as_str().unwrap().contains(&*server.root.to_string_lossy()), "{answer:?}");
+    assert_error(&server.get("/adapters/plain"), 422, "InvalidAdapter", "adapter_model.safetensors");
+    assert_eq!(server.classify("ragged", TEXT).status, 200);
+}
+
+#[test]
+fn files_that_changed_are_a_conflict() {
+    let server = World::new().start();
+    assert_eq!(server.classify("plain", TEXT).status, 200);
+    let file = server.root.join("plain/adapter_config.json");
+    let config = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{config}\n")).unwrap();
+    assert_error(&server.classify("plain", TEXT), 409, "Conflict", "\"plain\"");
+    assert_eq!(server.get("/adapters/plain").status, 200);
+}
+
+#[test]
+fn adapters_within_memory_and_without() {
+    // Room for plain alone: ragged is larger.
+    let bytes = {
+        let server = World::new().start();
+        server.get("/adapters/plain").body["bytes"].as_u64().unwrap() as usize
+    };
+    let server = World::new().with(|config| config.adapter_memory = bytes).start();
+    assert_eq!(server.classify("plain", TEXT).status, 200);
+    assert_error(&server.classify("ragged", TEXT), 422, "InvalidAdapter", &format!("{bytes} bytes"));
+    assert_eq!(server.classify("absent", TEXT).status, 200, "plain gives way");
+    assert_eq!(server.get("/adapters/plain").body["tier"], "disk");
+    // Held by a request that runs, it does not give way.
+    let gate = Gate::default();
+    let server = World::new().with(|config| config.adapter_memory = bytes).start_with(gate.forward());
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", TEXT));
+        gate.began();
+        let busy = server.classify("absent", TEXT);
+        assert_error(&busy, 429, "Overloaded", "in use");
+        assert_eq!(busy.header("retry-after"), Some("1"));
+        gate.open();
+        assert_eq!(running.join().unwrap().status, 200);
+    });
+    assert_eq!(server.classify("absent", TEXT).status, 200);
+}
+
+#[test]
+fn the_server_tells_of_itself_and_its_adapters() {
+    let server = World::new().with(|config| config.preload = vec!["onelabel".into()]).start();
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.get("/ready").status, 200);
+    let info = server.get("/info").body;
+    assert_eq!((&info["model_id"], &info["device"], &info["max_length"]), (&json!("tiny"), &json!("cpu"), &json!(64)));
+    assert_eq!(info["adapters_in_memory"], 1);
+
+    let list = server.get("/adapters").body;
+    let names: Vec<&str> = list.as_array().unwrap().iter().map(|adapter| adapter["name"].as_str().unwrap()).collect();
+    assert!(names.is_sorted() && ["plain", "ragged", "onelabel"].iter().all(|name| names.contains(name)), "{names:?}");
+    let of = |name: &str| list.as_array().unwrap().iter().find(|adapter| adapter["name"] == name).unwrap();
+    assert_eq!(
+        of("plain"),
+        &json!({"name": "plain", "tier": "disk", "requests": 0, "generation": null, "ranks": null,
+        "bytes": null, "labels": null, "first_active_site": null})
+    );
+    assert_eq!((&of("onelabel")["tier"], &of("onelabel")["labels"]), (&json!("memory"), &json!(["similarity"])));
+
+    for _ in 0..3 {
+        server.classify("plain", TEXT);
+    }
+    let plain = server.get("/adapters/plain").body;
+    assert_eq!((&plain["requests"], &plain["generation"], &plain["tier"]), (&json!(3), &json!(2), &json!("memory")));
+    assert_eq!(plain["ranks"]["query"], json!([4, 4, 4]));
+    assert_eq!(plain["ranks"]["key"], json!([0, 0, 0]));
+    assert_eq!(plain["first_active_site"], json!({"layer": 0, "module": "attention.self.query"}));
+    // query and value 32 x 32, intermediate 32 x 64, rank 4, three layers; a head of two labels.
+    assert_eq!(plain["bytes"], 4 * (3 * 4 * (64 + 64 + 96) + 2 * 32 + 2));
+}
+
+#[test]
+fn a_key_is_asked_for_everywhere_but_at_health() {
+    let server = World::new().with(|config| config.api_key = Some(ApiKey::new("s3cret"))).start();
+    assert_eq!(server.get("/health").status, 200);
+    for path in ["/ready", "/info", "/adapters", "/adapters/plain", "/nowhere"] {
+        let answer = server.get(path);
+        assert_error(&answer, 401, "Unauthorized", "Bearer");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    }
+    for (authorization, status) in [
+        (None, 401),
+        (Some("Bearer wrong"), 401),
+        (Some("Bearer s3cret2"), 401),
+        (Some("Bearer"), 401),
+        (Some("Basic s3cret"), 401),
+        (Some("s3cret"), 401),
+        (Some("Bearer s3cret"), 200),
+        (Some("bearer s3cret"), 200),
+    ] {
+        let answer = server.classify_as(authorization, "plain", TEXT);
+        assert_eq!(answer.status, status, "{authorization:?}");
+    }
+}
+
+#[test]
+fn a_full_queue_is_told_at_once() {
+    let gate = Gate::default();
+    let server = World::new().with(|config| config.max_queued_tokens = 10).start_with(gate.forward());
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", TEXT));
+        gate.began();
+        let waiting = scope.spawn(|| server.classify("ragged", TEXT));
+        wait_until(|| server.app.scheduler().queued_tokens() > 0);
+        let refused = server.classify("plain", TEXT);
+        assert_error(&refused, 429, "Overloaded", "tokens");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        gate.open();
+        assert_eq!(running.join().unwrap().status, 200);
+        assert_eq!(waiting.join().unwrap().status, 200);
+    });
+}
+
+#[test]
+fn a_request_ends_with_its_time() {
+    let gate = Gate::default();
+    let timed = World::new().with(|config| config.request_timeout = Duration::from_millis(50));
+    let server = timed.start_with(gate.forward());
+    assert_error(&server.classify("plain", TEXT), 503, "TimedOut", "50ms");
+    gate.open();
+}
+
+#[test]
+fn a_bug_is_500_tells_nothing_and_passes() {
+    let server = World::new().start_with(|rows| match rows[0].text.ids.len() {
+        3 => panic!("secret panic"),
+        2 => Err(candle_core::Error::Msg("secret error".into()).into()),
+        _ => Ok(rows.iter().map(|row| vec![if row.text.ids.len() > 12 { f32::NAN } else { 0.5 }; 2]).collect()),
+    });
+    for text in ["good", "", "A great movie, and the acting is THE best ever!"] {
+        let answer = server.classify("plain", json!({"inputs": text}).to_string());
+        assert_error(&answer, 500, "Internal", "internal error");
+        assert!(!answer.body.to_string().contains("secret"), "{answer:?}");
+    }
+    let answer = server.classify("plain", TEXT);
+    assert_eq!((answer.status, scores(&answer.body[0])), (200, vec![0.5, 0.5]));
+    assert_eq!(server.get("/adapters/plain").body["requests"], 1);
+}
+
+#[test]
+fn who_hangs_up_is_passed_over() {
+    let gate = Gate::default();
+    let server = World::new().start_with(gate.forward());
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", TEXT));
+        gate.began();
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        let head = format!("POST /classify/plain HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", TEXT.len());
+        stream.write_all(format!("{head}{TEXT}").as_bytes()).unwrap();
+        wait_until(|| server.app.scheduler().queued_tokens() > 0);
+        drop(stream);
+        wait_until(|| {
+            // A request that can never fit makes the queue forget whom nobody waits for.
+            let _ = server.app.scheduler().admits(usize::MAX);
+            server.app.scheduler().queued_tokens() == 0
+        });
+        gate.open();
+        assert_eq!(running.join().unwrap().status, 200);
+    });
+    assert_eq!(server.get("/adapters/plain").body["requests"], 1);
+}
+
+#[test]
+fn stopping_answers_what_waits_and_turns_away_what_comes() {
+    let gate = Gate::default();
+    let mut server = World::new().start_with(gate.forward());
+    let mut kept = TcpStream::connect(server.address).unwrap();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", TEXT));
+        gate.began();
+        let waiting = scope.spawn(|| server.classify("ragged", TEXT));
+        wait_until(|| server.app.scheduler().queued_tokens() > 0);
+        server.stop();
+        wait_until(|| server.app.scheduler().is_draining());
+        let refused = server.classify("plain", TEXT);
+        assert_error(&refused, 503, "Draining", "");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_error(&server.get("/ready"), 503, "Draining", "");
+        assert_eq!(server.get("/health").status, 200);
+        gate.open();
+        assert_eq!(running.join().unwrap().status, 200);
+        assert_eq!(waiting.join().unwrap().status, 200);
+    });
+    server.ended();
+    // An idle connection is closed, and does not hold the end up.
+    assert_eq!(kept.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn an_adapter_to_preload_must_be_there() {
+    let error = World::new().with(|config| config.preload = vec!["nobody".into()]).app().err().unwrap();
+    assert!(error.to_string().contains("nobody"), "{error}");
+}
+
+#[test]
+fn a_connection_serves_many_requests() {
+    let server = World::new().start();
+    let request = format!("POST /classify/plain HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{TEXT}", TEXT.len());
+    let last = request.replace("Host: x\r\n", "Host: x\r\nConnection: close\r\n");
+    let reply = server.raw(format!("{request}{request}{last}").as_bytes());
+    assert_eq!(reply.matches("HTTP/1.1 200 OK").count(), 3, "{reply}");
+}
