@@ -1,0 +1,120 @@
+//! A run's state on disk: `run/checkpoint-N` after epoch N, whole or not at all. The best and the last are kept.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::optim::{Moments, Optimizer};
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs done.
+    pub epoch: usize,
+    /// The best value of the primary metric on validation, among epochs that may be chosen.
+    pub best: Option<f64>,
+    /// Its epoch.
+    pub best_epoch: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    progress: Progress,
+    step: usize,
+}
+
+/// The folder of the checkpoint after `epoch`.
+#[must_use]
+pub fn folder(run: &Path, epoch: usize) -> PathBuf {
+    run.join(format!("checkpoint-{epoch}"))
+}
+
+/// Writes the checkpoint of `progress.epoch` beside the others, then lets it appear by a rename; removes what is neither best nor
+/// last.
+///
+/// # Errors
+/// A file that cannot be written; nothing half-written stays.
+pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
+    let room = tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(run).map_err(Error::io(run))?;
+    let mut tensors: HashMap<String, Tensor> = HashMap::new();
+    for (trainable, moments) in optimizer.trainables.iter().zip(&optimizer.moments) {
+        let moment = |data: &Vec<f32>| Tensor::from_slice(data, data.len(), &Device::Cpu);
+        tensors.insert(format!("var.{}", trainable.name), trainable.var.to_device(&Device::Cpu)?);
+        tensors.insert(format!("first.{}", trainable.name), moment(&moments.first)?);
+        tensors.insert(format!("second.{}", trainable.name), moment(&moments.second)?);
+    }
+    let weights = room.path().join("state.safetensors");
+    candle_core::safetensors::save(&tensors, &weights).map_err(|error| Error::malformed(&weights, error))?;
+    let path = room.path().join("state.json");
+    let state = State { progress: progress.clone(), step: optimizer.step };
+    let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
+    fs::write(&path, json).map_err(Error::io(&path))?;
+    let target = folder(run, progress.epoch);
+    if target.exists() {
+        fs::remove_dir_all(&target).map_err(Error::io(&target))?;
+    }
+    fs::rename(room.path(), &target).map_err(Error::io(&target))?;
+    for (epoch, path) in all(run)? {
+        if epoch != progress.epoch && epoch != progress.best_epoch {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Checkpoints of a run by epoch.
+fn all(run: &Path) -> Result<Vec<(usize, PathBuf)>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(run).map_err(Error::io(run))? {
+        let entry = entry.map_err(Error::io(run))?;
+        let name = entry.file_name();
+        let epoch = name.to_str().and_then(|name| name.strip_prefix("checkpoint-")).and_then(|epoch| epoch.parse().ok());
+        found.extend(epoch.map(|epoch| (epoch, entry.path())));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The checkpoint of the most epochs, if there is one.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn last(run: &Path) -> Result<Option<PathBuf>, Error> {
+    if !run.is_dir() {
+        return Ok(None);
+    }
+    Ok(all(run)?.pop().map(|(_, path)| path))
+}
+
+/// Puts a checkpoint's variables and state into `optimizer`.
+///
+/// # Errors
+/// A file that is missing or malformed, or a variable that is missing or of another shape than the settings make it.
+pub fn load(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<Progress, Error> {
+    let path = checkpoint.join("state.json");
+    let json = fs::read(&path).map_err(Error::io(&path))?;
+    let state: State = serde_json::from_slice(&json).map_err(|error| Error::malformed(&path, error))?;
+    let path = checkpoint.join("state.safetensors");
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| Error::malformed(&path, error))?;
+    let get = |kind: &str, name: &str| {
+        let name = format!("{kind}.{name}");
+        tensors.get(&name).ok_or_else(|| Error::malformed(&path, format!("tensor {name} is missing")))
+    };
+    for (trainable, moments) in optimizer.trainables.iter().zip(&mut optimizer.moments) {
+        let stored = get("var", &trainable.name)?;
+        if stored.shape() != trainable.var.shape() {
+            let (name, expected, found) = (&trainable.name, trainable.var.dims(), stored.dims());
+            return Err(Error::malformed(&path, format!("tensor {name}: expected shape {expected:?}, found {found:?}")));
+        }
+        trainable.var.set(&stored.to_device(trainable.var.device())?)?;
+        let moment = |kind| -> Result<Vec<f32>, Error> { Ok(get(kind, &trainable.name)?.to_vec1()?) };
+        *moments = Moments { first: moment("first")?, second: moment("second")? };
+    }
+    optimizer.step = state.step;
+    Ok(state.progress)
+}

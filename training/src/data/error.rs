@@ -1,0 +1,98 @@
+//! What can be wrong with a task's data.
+
+use std::path::{Path, PathBuf};
+
+/// Data that cannot be trained or evaluated on.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The folder is not there.
+    #[error("{0}: no such folder")]
+    NoFolder(PathBuf),
+    /// There is nothing to train on.
+    #[error("{0}: expected train.tsv, train.csv or train.jsonl")]
+    NoTrain(PathBuf),
+    /// One split in two files.
+    #[error("{first} and {second}: expected one file for a split")]
+    TwoFiles {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A format that is not read.
+    #[error("{path}: expected TSV, CSV or JSON lines; Parquet is not read yet")]
+    Format {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file without a row.
+    #[error("{path}: the file is empty: expected a header and rows")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A column that is needed.
+    #[error("{path}: column {column} is missing; found {found}")]
+    Column {
+        /// The file.
+        path: PathBuf,
+        /// Which.
+        column: &'static str,
+        /// The columns that are there.
+        found: String,
+    },
+    /// A line that cannot be read.
+    #[error("{path}:{line}: {reason}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A label that training does not know.
+    #[error("{path}:{line}: unknown label {label:?}; expected {expected}")]
+    UnknownLabel {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What it says.
+        label: String,
+        /// What is known.
+        expected: String,
+    },
+    /// Nothing to tell apart.
+    #[error("{path}: every row has the label {label:?}: expected two classes or more")]
+    OneClass {
+        /// The training file.
+        path: PathBuf,
+        /// The label.
+        label: String,
+    },
+    /// A share that leaves a side without rows.
+    #[error("{path}: a validation split of {share} of {rows} rows leaves one side empty")]
+    Split {
+        /// The training file.
+        path: PathBuf,
+        /// The share asked for.
+        share: f64,
+        /// Rows there are.
+        rows: usize,
+    },
+}
+
+impl DataError {
+    pub(super) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
+        Self::Line { path: path.to_owned(), line, reason: reason.to_string() }
+    }
+}

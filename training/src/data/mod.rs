@@ -1,0 +1,193 @@
+//! A task's data: a folder with `train.*`, `validation.*`, perhaps `test.*` and `labels.txt`.
+
+mod error;
+mod labels;
+mod rows;
+
+use std::path::{Path, PathBuf};
+
+use polyrank::adapter::ProblemType;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+pub use error::DataError;
+
+use self::labels::Labels;
+use self::rows::Row;
+
+/// What a text should be answered with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    /// The id of a label.
+    Class(usize),
+    /// A number, in regression.
+    Value(f64),
+}
+
+/// A labelled text, or pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// The text.
+    pub text: String,
+    /// The second text of a pair.
+    pub pair: Option<String>,
+    /// Its label.
+    pub target: Target,
+}
+
+/// A named part of a task's data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Split {
+    /// `validation`, `validation_matched`, ...
+    pub name: String,
+    /// Its examples, in the file's order.
+    pub examples: Vec<Example>,
+}
+
+/// A task, read and checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskData {
+    /// The folder's name, or `--task`.
+    pub task: String,
+    /// Classification or regression.
+    pub problem: ProblemType,
+    /// Label names in order of id.
+    pub labels: Vec<String>,
+    /// What is trained on.
+    pub train: Vec<Example>,
+    /// What is evaluated on; the first is selected on.
+    pub validation: Vec<Split>,
+    /// Never trained or selected on. `None` where there is none, or it carries no labels.
+    pub test: Option<Split>,
+}
+
+/// How a folder is to be read.
+#[derive(Debug, Clone, Default)]
+pub struct DataOptions {
+    /// Name of the task; the folder's by default.
+    pub task: Option<String>,
+    /// Classification or regression, where the labels do not tell.
+    pub problem: Option<ProblemType>,
+    /// Share of train to hold out where there is no validation file.
+    pub validation_split: f64,
+    /// Of that choice.
+    pub seed: u64,
+}
+
+/// Files that may hold the validation split, by preference.
+const VALIDATION: [&str; 3] = ["validation", "validation_matched", "dev"];
+const EXTENSIONS: [&str; 4] = ["tsv", "csv", "jsonl", "json"];
+
+impl TaskData {
+    /// Reads the task in the folder `dir`.
+    ///
+    /// # Errors
+    /// What is missing or malformed, with its file and line.
+    pub fn load(dir: &Path, options: &DataOptions) -> Result<Self, DataError> {
+        if !dir.is_dir() {
+            return Err(DataError::NoFolder(dir.to_owned()));
+        }
+        let train_path = find(dir, "train")?.ok_or_else(|| DataError::NoTrain(dir.to_owned()))?;
+        let train = rows::read(&train_path)?;
+        let labels = Labels::decide(dir, &train_path, &train, options.problem)?;
+        let mut data = Self {
+            task: options.task.clone().unwrap_or_else(|| folder_name(dir)),
+            problem: labels.problem(),
+            train: labels.apply(&train_path, train)?,
+            validation: Vec::new(),
+            test: None,
+            labels: labels.names(),
+        };
+        data.check_classes(&train_path)?;
+        for name in VALIDATION {
+            if data.validation.is_empty()
+                && let Some(split) = read_split(dir, name, &labels)?
+            {
+                data.validation.push(split);
+            }
+        }
+        if data.validation.first().is_some_and(|split| split.name == "validation_matched") {
+            data.validation.extend(read_split(dir, "validation_mismatched", &labels)?);
+        }
+        if data.validation.is_empty() {
+            data.hold_out(&train_path, options)?;
+        }
+        if let Some(path) = find(dir, "test")? {
+            let rows = rows::read(&path)?;
+            // GLUE's test files carry -1, or no label at all.
+            if rows.iter().all(|row| !row.label.is_empty() && row.label != "-1") {
+                data.test = Some(Split { name: "test".to_owned(), examples: labels.apply(&path, rows)? });
+            }
+        }
+        Ok(data)
+    }
+
+    /// The split called `name`; `validation` is the one selected on, whatever its file.
+    #[must_use]
+    pub fn split(&self, name: &str) -> Option<&[Example]> {
+        match name {
+            "train" => Some(&self.train),
+            "test" => self.test.as_ref().map(|split| &split.examples[..]),
+            name => {
+                let named = self.validation.iter().find(|split| split.name == name);
+                let first = self.validation.first().filter(|_| name == "validation");
+                named.or(first).map(|split| &split.examples[..])
+            }
+        }
+    }
+
+    fn check_classes(&self, path: &Path) -> Result<(), DataError> {
+        let first = self.train.first().map(|example| example.target);
+        match first {
+            Some(Target::Class(id)) if self.train.iter().all(|example| example.target == Target::Class(id)) => {
+                Err(DataError::OneClass { path: path.to_owned(), label: self.labels[id].clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hold_out(&mut self, path: &Path, options: &DataOptions) -> Result<(), DataError> {
+        let mut order: Vec<usize> = (0..self.train.len()).collect();
+        order.shuffle(&mut StdRng::seed_from_u64(options.seed));
+        let held = (self.train.len() as f64 * options.validation_split).round() as usize;
+        if held == 0 || held >= self.train.len() {
+            let (share, rows) = (options.validation_split, self.train.len());
+            return Err(DataError::Split { path: path.to_owned(), share, rows });
+        }
+        let mut held = order[..held].to_vec();
+        held.sort_unstable();
+        let examples = held.iter().map(|&i| self.train[i].clone()).collect();
+        let mut i = 0;
+        self.train.retain(|_| {
+            i += 1;
+            held.binary_search(&(i - 1)).is_err()
+        });
+        self.validation.push(Split { name: "validation".to_owned(), examples });
+        self.check_classes(path)
+    }
+}
+
+fn folder_name(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    whole.file_name().map_or_else(|| "task".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn read_split(dir: &Path, name: &str, labels: &Labels) -> Result<Option<Split>, DataError> {
+    let Some(path) = find(dir, name)? else { return Ok(None) };
+    let rows: Vec<Row> = rows::read(&path)?;
+    Ok(Some(Split { name: name.to_owned(), examples: labels.apply(&path, rows)? }))
+}
+
+/// The one file of a split.
+fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
+    let parquet = dir.join(format!("{name}.parquet"));
+    if parquet.exists() {
+        return Err(DataError::Format { path: parquet });
+    }
+    let mut found = EXTENSIONS.iter().map(|extension| dir.join(format!("{name}.{extension}"))).filter(|path| path.exists());
+    match (found.next(), found.next()) {
+        (Some(first), Some(second)) => Err(DataError::TwoFiles { first, second }),
+        (first, _) => Ok(first),
+    }
+}

@@ -1,0 +1,81 @@
+//! Every error of training.
+
+use std::path::{Path, PathBuf};
+
+use polyrank::adapter::AdapterError;
+use polyrank::model::ModelError;
+use polyrank::tokenize::TokenizeError;
+
+use crate::data::DataError;
+
+/// What training, pruning or evaluating can raise.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The base or the forward pass.
+    #[error(transparent)]
+    Runtime(#[from] polyrank::error::Error),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Settings that make no sense, or not together.
+    #[error("{0}")]
+    Settings(String),
+    /// The output folder holds something.
+    #[error("{0} is not empty: continue its run with --resume, or replace it with --overwrite")]
+    OutputExists(PathBuf),
+    /// The loss is NaN or infinite.
+    #[error("the loss is {loss} at step {step}: lower the learning rate")]
+    Diverged {
+        /// The step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f32,
+    },
+    /// A tensor operation failed.
+    #[error("tensor operation: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        |source| Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn malformed(path: &Path, reason: impl ToString) -> Self {
+        Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+impl From<AdapterError> for Error {
+    fn from(error: AdapterError) -> Self {
+        Self::Runtime(error.into())
+    }
+}
+
+impl From<ModelError> for Error {
+    fn from(error: ModelError) -> Self {
+        Self::Runtime(error.into())
+    }
+}
+
+impl From<TokenizeError> for Error {
+    fn from(error: TokenizeError) -> Self {
+        Self::Runtime(error.into())
+    }
+}

@@ -1,0 +1,104 @@
+//! An adapter's metrics on a split, by the path that serves it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use polyrank::adapter::Adapter;
+use polyrank::encoder::Encoded;
+use polyrank::engine::{Engine, Row};
+use serde::Serialize;
+
+use crate::data::{Example, Target, TaskData};
+use crate::error::Error;
+use crate::metric::{metrics_for, score};
+use crate::trainer::encode;
+
+/// Tokens of a batch.
+const BATCH_TOKENS: usize = 2048;
+
+/// What `polyrank-train evaluate` prints.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Name of the task.
+    pub task: String,
+    /// Name of the split.
+    pub split: String,
+    /// Number of examples.
+    pub examples: usize,
+    /// Values by metric.
+    pub metrics: BTreeMap<&'static str, f64>,
+    /// Parameters by part.
+    pub parameters: Parameters,
+}
+
+/// Numbers that an adapter holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Parameters {
+    /// Sum of `r (in + out)`.
+    pub adapter: usize,
+    /// The head.
+    pub head: usize,
+}
+
+/// Logits `[labels]` of each text, in order.
+///
+/// # Errors
+/// What the forward pass raises.
+pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
+    let (mut all, mut rows, mut tokens) = (Vec::with_capacity(texts.len()), Vec::new(), 0);
+    for text in texts {
+        if tokens + text.ids.len() > BATCH_TOKENS && !rows.is_empty() {
+            all.extend(engine.logits(&rows)?);
+            rows.clear();
+            tokens = 0;
+        }
+        tokens += text.ids.len();
+        rows.push(Row { text: text.clone(), adapter: Arc::clone(adapter) });
+    }
+    all.extend(engine.logits(&rows)?);
+    Ok(all)
+}
+
+/// The metrics of `adapter` on a split of `data`.
+///
+/// # Errors
+/// A split that is not there, data of another number of labels than the adapter's, and what the forward pass raises.
+pub fn evaluate(engine: &Engine, adapter: Adapter, data: &TaskData, split: &str) -> Result<Evaluation, Error> {
+    let Some(examples) = data.split(split) else {
+        return Err(Error::Settings(format!("--split: the data has no labelled split {split:?}")));
+    };
+    if adapter.labels.len() != data.labels.len() {
+        let (adapter, data) = (adapter.labels.len(), data.labels.len());
+        return Err(Error::Settings(format!("the adapter has {adapter} labels, the data {data}")));
+    }
+    let examples: Vec<Example> = by_name(examples, &data.labels, &adapter.labels)?;
+    let texts = encode(engine, &examples, engine.max_length())?;
+    let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
+    let parameters = Parameters { adapter: adapter.delta_parameters(), head: adapter.head_parameters() };
+    let logits = logits(engine, &Arc::new(adapter), &texts)?;
+    let metrics = metrics_for(&data.task, data.problem).iter();
+    Ok(Evaluation {
+        task: data.task.clone(),
+        split: split.to_owned(),
+        examples: examples.len(),
+        metrics: metrics.map(|&metric| (metric.name(), score(metric, &logits, &targets))).collect(),
+        parameters,
+    })
+}
+
+/// Examples with the adapter's ids: the data's label names may stand in another order there. Names that the adapter does not have at
+/// all (`LABEL_0`, ...) leave the ids as they are; a mixture of both is refused.
+fn by_name(examples: &[Example], data: &[String], adapter: &[String]) -> Result<Vec<Example>, Error> {
+    let places: Vec<Option<usize>> = data.iter().map(|name| adapter.iter().position(|other| other == name)).collect();
+    if places.iter().all(Option::is_none) {
+        return Ok(examples.to_vec());
+    }
+    let Some(places) = places.iter().copied().collect::<Option<Vec<usize>>>() else {
+        return Err(Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data {data:?}")));
+    };
+    let place = |example: &Example| match example.target {
+        Target::Class(id) => Example { target: Target::Class(places[id]), ..example.clone() },
+        Target::Value(_) => example.clone(),
+    };
+    Ok(examples.iter().map(place).collect())
+}

@@ -1,0 +1,215 @@
+//! LoRA, and SoRA: LoRA with a gate on each rank (eq. 8), `y += s * Wu (g * (Wd x))`, `s = alpha / r_max`.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor, Var};
+use polyrank::adapter::Delta;
+use polyrank::encoder::{AttentionDropout, DropPoint, Head, Layout, Seam, Site};
+use polyrank::kernel::lora_delta;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+use super::{Dropout, Group, Trainable};
+use crate::controller::Gate;
+
+/// How SoRA's gates step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum GateRule {
+    /// The paper's eq. 10 and 11: a plain gradient step, then `T_xi`.
+    Paper,
+    /// The authors' code: Adam's step, then `T_xi`.
+    Authors,
+}
+
+/// The shape of an adapter to be trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRankSettings {
+    /// Rank of each site before pruning.
+    pub rank: usize,
+    /// The scale is `alpha / rank`.
+    pub alpha: f64,
+    /// Whether each rank has a gate.
+    pub gated: bool,
+    /// Which modules, by index into [`Layout::modules`].
+    pub modules: Vec<usize>,
+    /// Outputs of the classifier.
+    pub labels: usize,
+    /// Of the initial values.
+    pub seed: u64,
+}
+
+/// The variables of one site.
+struct Adapted {
+    a: Var,
+    b: Var,
+    gate: Option<Var>,
+}
+
+/// A low-rank method over a frozen base.
+pub struct LowRank {
+    layout: Layout,
+    scale: f64,
+    sites: Vec<Option<Adapted>>,
+    head: BTreeMap<String, Var>,
+    /// Of the current step; set before each.
+    pub dropout: Cell<Dropout>,
+}
+
+impl LowRank {
+    /// Fresh variables: `Wd` Kaiming-uniform(sqrt 5), `Wu` zero, `g ~ N(0, 1)`, the classifier N(0, 0.02) with zero bias.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn new(layout: &Layout, settings: &LowRankSettings, device: &Device) -> Result<Self> {
+        let mut rng = StdRng::seed_from_u64(settings.seed);
+        let rank = settings.rank;
+        let mut sites = Vec::with_capacity(layout.len());
+        for site in layout.sites() {
+            let module = layout.module(site);
+            if !settings.modules.contains(&site.module) {
+                sites.push(None);
+                continue;
+            }
+            let bound = 1.0 / (module.in_features as f32).sqrt();
+            let a: Vec<f32> = (0..rank * module.in_features).map(|_| rng.random_range(-bound..bound)).collect();
+            let gate: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(rank).collect();
+            sites.push(Some(Adapted {
+                a: Var::from_vec(a, (rank, module.in_features), device)?,
+                b: Var::zeros((module.out_features, rank), candle_core::DType::F32, device)?,
+                gate: if settings.gated { Some(Var::from_vec(gate, rank, device)?) } else { None },
+            }));
+        }
+        let classifier: Vec<f32> = (0..settings.labels * layout.hidden)
+            .map(|_| {
+                let x: f32 = StandardNormal.sample(&mut rng);
+                0.02 * x
+            })
+            .collect();
+        let weight = Var::from_vec(classifier, (settings.labels, layout.hidden), device)?;
+        let bias = Var::zeros(settings.labels, candle_core::DType::F32, device)?;
+        let head = BTreeMap::from([("classifier.weight".to_owned(), weight), ("classifier.bias".to_owned(), bias)]);
+        let scale = settings.alpha / rank as f64;
+        Ok(Self { layout: layout.clone(), scale, sites, head, dropout: Cell::default() })
+    }
+
+    /// Every variable, in a fixed order.
+    #[must_use]
+    pub fn trainables(&self) -> Vec<Trainable> {
+        let mut all = Vec::new();
+        let mut push = |name: String, group, var: &Var| all.push(Trainable { name, group, var: var.clone() });
+        for (site, adapted) in self.adapted() {
+            let name = self.layout.name(site);
+            push(format!("{name}.lora_A"), Group::Weight, &adapted.a);
+            push(format!("{name}.lora_B"), Group::Weight, &adapted.b);
+            if let Some(gate) = &adapted.gate {
+                push(format!("{name}.gate"), Group::Gate, gate);
+            }
+        }
+        for (name, var) in &self.head {
+            push(name.clone(), Group::Head, var);
+        }
+        all
+    }
+
+    fn adapted(&self) -> impl Iterator<Item = (Site, &Adapted)> {
+        self.layout.sites().zip(&self.sites).filter_map(|(site, adapted)| Some((site, adapted.as_ref()?)))
+    }
+
+    /// The head as it stands, tracked.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
+    }
+
+    /// `sum |g| / number of gate entries`, the authors' penalty; `None` without gates.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn gate_penalty(&self) -> Result<Option<Tensor>> {
+        let gates: Vec<Tensor> = self.adapted().filter_map(|(_, a)| Some(a.gate.as_ref()?.as_tensor().clone())).collect();
+        if gates.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Tensor::cat(&gates, 0)?.abs()?.mean_all()?))
+    }
+
+    /// Every gate entry in the order of [`Self::trainables`].
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn gates(&self) -> Result<Vec<Gate>> {
+        let mut gates = Vec::new();
+        for (site, adapted) in self.adapted() {
+            let module = self.layout.module(site);
+            let cost = module.in_features + module.out_features;
+            if let Some(gate) = &adapted.gate {
+                gates.extend(gate.to_vec1::<f32>()?.into_iter().map(|value| Gate { value, cost }));
+            }
+        }
+        Ok(gates)
+    }
+
+    /// Prunes exactly (eq. 12): ranks whose gate is 0 are dropped, the others' gates are folded into `B`; a site without a rank left
+    /// disappears. The deltas and the head are copies.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn pruned(&self) -> Result<(Vec<Option<Delta>>, Head)> {
+        let mut deltas = Vec::with_capacity(self.sites.len());
+        for adapted in &self.sites {
+            deltas.push(match adapted {
+                Some(adapted) => adapted.pruned(self.scale)?,
+                None => None,
+            });
+        }
+        let head = self.head.iter().map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)));
+        Ok((deltas, head.collect::<Result<_>>()?))
+    }
+}
+
+impl Adapted {
+    /// `diag(g) Wd`, or `Wd` without a gate.
+    fn gated(&self) -> Result<Tensor> {
+        match &self.gate {
+            Some(gate) => self.a.broadcast_mul(&gate.unsqueeze(1)?),
+            None => Ok(self.a.as_tensor().clone()),
+        }
+    }
+
+    fn pruned(&self, scale: f64) -> Result<Option<Delta>> {
+        let (a, b) = (self.a.as_detached_tensor(), self.b.as_detached_tensor());
+        let Some(gate) = &self.gate else {
+            return Ok(Some(Delta { a: a.copy()?, b: b.copy()?, scale }));
+        };
+        let values = gate.to_vec1::<f32>()?;
+        let kept: Vec<u32> = (0..values.len()).filter(|&i| values[i] != 0.0).map(|i| i as u32).collect();
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        let kept = Tensor::from_vec(kept.clone(), kept.len(), a.device())?;
+        let gate = gate.as_detached_tensor().index_select(&kept, 0)?;
+        let b = b.index_select(&kept, 1)?.broadcast_mul(&gate.unsqueeze(0)?)?;
+        Ok(Some(Delta { a: a.index_select(&kept, 0)?, b, scale }))
+    }
+}
+
+impl Seam for LowRank {
+    fn project(&self, site: Site, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        match &self.sites[self.layout.index(site)] {
+            Some(adapted) => y + lora_delta(x, &adapted.gated()?, adapted.b.as_tensor(), self.scale)?,
+            None => Ok(y),
+        }
+    }
+
+    fn dropout(&self, point: DropPoint, h: Tensor) -> Result<Tensor> {
+        self.dropout.get().apply(point, h)
+    }
+
+    fn attention_dropout(&self, layer: usize) -> Option<AttentionDropout> {
+        self.dropout.get().attention(layer)
+    }
+}

@@ -1,0 +1,137 @@
+//! GLUE's metrics, with scikit-learn's and scipy's conventions.
+
+use polyrank::adapter::ProblemType;
+
+use crate::data::Target;
+
+/// How answers are judged. All are better when larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Share of right answers.
+    Accuracy,
+    /// F1 of class 1, of two.
+    F1,
+    /// Matthews correlation coefficient, of any number of classes.
+    Matthews,
+    /// Pearson correlation.
+    Pearson,
+    /// Spearman correlation: Pearson of ranks, ties at their mean rank.
+    Spearman,
+}
+
+impl Metric {
+    /// Its name in logs and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::F1 => "f1",
+            Self::Matthews => "matthews",
+            Self::Pearson => "pearson",
+            Self::Spearman => "spearman",
+        }
+    }
+}
+
+/// The metrics of a task, the one to select on first: GLUE's own for its tasks, else accuracy, or the correlations.
+#[must_use]
+pub fn metrics_for(task: &str, problem: ProblemType) -> &'static [Metric] {
+    match (problem, task.to_lowercase().as_str()) {
+        (ProblemType::Regression, _) => &[Metric::Pearson, Metric::Spearman],
+        (_, "cola") => &[Metric::Matthews, Metric::Accuracy],
+        (_, "mrpc" | "qqp") => &[Metric::Accuracy, Metric::F1],
+        _ => &[Metric::Accuracy],
+    }
+}
+
+/// The value of `metric` for `logits [examples][outputs]`; 0 where it is not defined.
+#[must_use]
+pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
+    match metric {
+        Metric::Accuracy | Metric::F1 | Metric::Matthews => {
+            let pairs: Vec<(usize, usize)> = logits
+                .iter()
+                .zip(targets)
+                .filter_map(|(logits, target)| match target {
+                    Target::Class(class) => Some((argmax(logits), *class)),
+                    Target::Value(_) => None,
+                })
+                .collect();
+            match metric {
+                Metric::Accuracy => ratio(pairs.iter().filter(|(found, class)| found == class).count(), pairs.len()),
+                Metric::F1 => f1(&pairs),
+                _ => matthews(&pairs),
+            }
+        }
+        Metric::Pearson | Metric::Spearman => {
+            let found: Vec<f64> = logits.iter().map(|logits| f64::from(logits[0])).collect();
+            let wanted: Vec<f64> = targets
+                .iter()
+                .map(|target| match target {
+                    Target::Value(value) => *value,
+                    Target::Class(class) => *class as f64,
+                })
+                .collect();
+            match metric {
+                Metric::Pearson => pearson(&found, &wanted),
+                _ => pearson(&ranks(&found), &ranks(&wanted)),
+            }
+        }
+    }
+}
+
+fn argmax(logits: &[f32]) -> usize {
+    logits.iter().enumerate().fold(0, |best, (i, x)| if *x > logits[best] { i } else { best })
+}
+
+fn ratio(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn f1(pairs: &[(usize, usize)]) -> f64 {
+    let count = |found, class| pairs.iter().filter(|&&pair| pair == (found, class)).count();
+    let right = 2 * count(1, 1);
+    ratio(right, right + count(1, 0) + count(0, 1))
+}
+
+/// Gorodkin's generalisation to many classes, as in scikit-learn.
+fn matthews(pairs: &[(usize, usize)]) -> f64 {
+    let classes = pairs.iter().map(|&(found, class)| 1 + found.max(class)).max().unwrap_or(0);
+    let (mut found, mut wanted, mut right) = (vec![0.0; classes], vec![0.0; classes], 0.0);
+    for &(f, w) in pairs {
+        found[f] += 1.0;
+        wanted[w] += 1.0;
+        right += f64::from(f == w);
+    }
+    let n = pairs.len() as f64;
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let spread = (n * n - dot(&found, &found)) * (n * n - dot(&wanted, &wanted));
+    if spread > 0.0 { (right * n - dot(&found, &wanted)) / spread.sqrt() } else { 0.0 }
+}
+
+fn pearson(a: &[f64], b: &[f64]) -> f64 {
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let (mean_a, mean_b) = (mean(a), mean(b));
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (a, b) in a.iter().zip(b) {
+        ab += (a - mean_a) * (b - mean_b);
+        aa += (a - mean_a) * (a - mean_a);
+        bb += (b - mean_b) * (b - mean_b);
+    }
+    if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut start = 0;
+    while start < order.len() {
+        let ties = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count();
+        for &i in &order[start..start + ties] {
+            ranks[i] = start as f64 + (ties as f64 + 1.0) / 2.0;
+        }
+        start += ties;
+    }
+    ranks
+}

@@ -1,0 +1,356 @@
+//! One training run: epochs over packed batches, evaluation by the serving path, the best checkpoint, the log.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use indicatif::{ProgressBar, ProgressStyle};
+use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::encoder::{Encoded, Packed, head_logits};
+use polyrank::engine::Engine;
+use polyrank::tokenize::Limit;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::SeedableRng;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{self, Progress};
+use crate::controller::Controller;
+use crate::data::{Example, Target, TaskData};
+use crate::error::Error;
+use crate::evaluate;
+use crate::method::{Dropout, GateRule, LowRank, LowRankSettings, Rates};
+use crate::metric::{Metric, metrics_for, score};
+use crate::optim::{Optimizer, StepRule, Threshold, linear_rate};
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum MethodName {
+    /// Gated LoRA that goes sparse, then pruned.
+    Sora,
+    /// Plain LoRA.
+    Lora,
+}
+
+/// Everything that decides a run, as resolved from flags, file and defaults. Written to `run/config.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What is trained.
+    pub method: MethodName,
+    /// The base, as the user named it.
+    pub model_id: String,
+    /// Rank of each site before pruning.
+    pub rank: usize,
+    /// The scale is `alpha / rank`.
+    pub alpha: f64,
+    /// Names of the adapted modules, `query`, ... or `attention.self.query`.
+    pub target_modules: Vec<String>,
+    /// How gates step.
+    pub gate: GateRule,
+    /// Share of parameters to keep; steers xi.
+    pub target_ratio: Option<f64>,
+    /// A constant xi instead.
+    pub xi: Option<f64>,
+    /// `xi = rate * lambda` instead.
+    pub lambda: Option<f64>,
+    /// The authors' penalty in the loss, `sparse_lambda * sum|g| / gates`.
+    pub sparse_lambda: f64,
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Texts a step.
+    pub batch_size: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Share of steps that the rate rises in.
+    pub warmup: f64,
+    /// Decay of weights and head.
+    pub weight_decay: f64,
+    /// Most of the gradients' norm.
+    pub clip: f64,
+    /// Dropout in place of the base's own rates.
+    pub dropout: Option<f64>,
+    /// Tokens of a text at most.
+    pub max_length: usize,
+    /// Of everything random.
+    pub seed: u64,
+}
+
+impl Settings {
+    fn threshold(&self, total: usize) -> Threshold {
+        match (self.xi, self.lambda, self.target_ratio) {
+            (Some(xi), ..) => Threshold::Xi(xi),
+            (_, Some(lambda), _) => Threshold::Lambda(lambda),
+            (.., ratio) => Threshold::Ratio(Controller { target: ratio.unwrap_or(1.0), total }),
+        }
+    }
+
+    /// Indices of the adapted modules.
+    ///
+    /// # Errors
+    /// A name that is no module of the base.
+    pub fn modules(&self, engine: &Engine) -> Result<Vec<usize>, Error> {
+        let modules = &engine.layout().modules;
+        let find = |name: &String| {
+            let found = modules.iter().position(|m| m.name == name || m.label == name || m.label.replace(' ', "_") == *name);
+            found.ok_or_else(|| {
+                let known: Vec<_> = modules.iter().map(|m| m.name).collect();
+                Error::Settings(format!("--target-modules: unknown module {name:?}; expected of {}", known.join(", ")))
+            })
+        };
+        match self.target_modules.is_empty() {
+            true => Ok((0..modules.len()).collect()),
+            false => self.target_modules.iter().map(find).collect(),
+        }
+    }
+
+    /// The variables' shapes.
+    ///
+    /// # Errors
+    /// As [`Self::modules`].
+    pub fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
+        let gated = self.method == MethodName::Sora;
+        let modules = self.modules(engine)?;
+        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, gated, modules, labels, seed: self.seed })
+    }
+
+    /// # Errors
+    /// Values that no run can have.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |flag: &str, expected: &str, found: &dyn std::fmt::Display| {
+            Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
+        };
+        for (flag, value) in [("--rank", self.rank), ("--epochs", self.epochs), ("--batch-size", self.batch_size)] {
+            if value == 0 {
+                return wrong(flag, "1 or more", &value);
+            }
+        }
+        if let Some(ratio) = self.target_ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
+            return wrong("--target-ratio", "above 0 and at most 1", &ratio);
+        }
+        let positive = [("--lr", self.lr), ("--alpha", self.alpha), ("--clip", self.clip)];
+        if let Some((flag, value)) = positive.into_iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
+            return wrong(flag, "a positive number", &value);
+        }
+        if let Some(p) = self.dropout.filter(|p| !(0.0..1.0).contains(p)) {
+            return wrong("--dropout", "0 or more and below 1", &p);
+        }
+        Ok(())
+    }
+}
+
+/// A tokenised task.
+struct Tokens {
+    train: Vec<Encoded>,
+    validation: Vec<Encoded>,
+}
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    settings: &'a Settings,
+    engine: &'a Engine,
+    data: &'a TaskData,
+    method: LowRank,
+    optimizer: Optimizer,
+    progress: Progress,
+    tokens: Tokens,
+    targets: Vec<Target>,
+    metrics: &'static [Metric],
+    steps_per_epoch: usize,
+}
+
+/// Tokenises every example's text.
+///
+/// # Errors
+/// A `max_length` that the base does not take.
+pub fn encode(engine: &Engine, examples: &[Example], max_length: usize) -> Result<Vec<Encoded>, Error> {
+    let limit = Limit { max_length: Some(max_length), truncate: true };
+    let encode = |example: &Example| Ok(engine.encode(&example.text, example.pair.as_deref(), &limit)?);
+    examples.iter().map(encode).collect()
+}
+
+impl<'a> Trainer<'a> {
+    /// A fresh run, or the one whose last checkpoint lies in `run`, if `resume`.
+    ///
+    /// # Errors
+    /// Settings that make no sense, and a checkpoint that does not fit them.
+    pub fn new(settings: &'a Settings, engine: &'a Engine, data: &'a TaskData, resume: Option<&Path>) -> Result<Self, Error> {
+        settings.check()?;
+        let method = LowRank::new(engine.layout(), &settings.low_rank(engine, data.labels.len())?, engine.device())?;
+        let tokens = Tokens {
+            train: encode(engine, &data.train, settings.max_length)?,
+            validation: encode(engine, &data.validation[0].examples, settings.max_length)?,
+        };
+        let steps_per_epoch = data.train.len().div_ceil(settings.batch_size);
+        let rule = StepRule {
+            weight_decay: settings.weight_decay,
+            eps: 1e-8,
+            clip: Some(settings.clip),
+            gate: settings.gate,
+            threshold: settings.threshold(steps_per_epoch * settings.epochs),
+        };
+        let mut optimizer = Optimizer::new(method.trainables(), rule);
+        let mut progress = Progress::default();
+        if let Some(run) = resume
+            && let Some(last) = checkpoint::last(run)?
+        {
+            progress = checkpoint::load(&last, &mut optimizer)?;
+        }
+        let targets = data.validation[0].examples.iter().map(|example| example.target).collect();
+        let metrics = metrics_for(&data.task, data.problem);
+        Ok(Self { settings, engine, data, method, optimizer, progress, tokens, targets, metrics, steps_per_epoch })
+    }
+
+    /// Trains to the end; checkpoints and the log go to the folder `run`. Returns the folder of the best checkpoint.
+    ///
+    /// # Errors
+    /// A loss that is not finite, and files that cannot be written.
+    pub fn run(mut self, run: &Path) -> Result<std::path::PathBuf, Error> {
+        let total = self.steps_per_epoch * self.settings.epochs;
+        let bar = ProgressBar::new(total as u64).with_position(self.optimizer.step as u64);
+        let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
+        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        while self.progress.epoch < self.settings.epochs {
+            let start = Instant::now();
+            let (loss, tokens) = self.epoch(&bar)?;
+            let seconds = start.elapsed().as_secs_f64();
+            self.progress.epoch += 1;
+            let adapter = Arc::new(self.adapter()?);
+            let logits = evaluate::logits(self.engine, &adapter, &self.tokens.validation)?;
+            let scores: Vec<(&str, f64)> =
+                self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &self.targets))).collect();
+            // Only what has its final support may be chosen: earlier epochs have more parameters than was asked for.
+            let eligible = match self.settings.threshold(total) {
+                Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => controller.settled(self.optimizer.step),
+                _ => true,
+            };
+            if eligible && self.progress.best.is_none_or(|best| scores[0].1 > best) {
+                (self.progress.best, self.progress.best_epoch) = (Some(scores[0].1), self.progress.epoch);
+            }
+            let entry = serde_json::json!({
+                "epoch": self.progress.epoch, "step": self.optimizer.step, "loss": loss, "metrics":
+                scores.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect::<serde_json::Map<_, _>>(),
+                "mean_rank": mean_rank(&adapter), "parameters": adapter.delta_parameters(), "kept": self.kept()?,
+                "seconds": seconds, "tokens_per_second": tokens as f64 / seconds,
+            });
+            checkpoint::save(run, &self.optimizer, &self.progress)?;
+            log(&run.join("log.jsonl"), &entry)?;
+            bar.println(format!("epoch {}: loss {loss:.4}, {} {:.4}, mean rank {:.2}, {:.1} % kept, {:.0} tokens/s",
+                self.progress.epoch, scores[0].0, scores[0].1, mean_rank(&adapter), 100.0 * self.kept()?, tokens as f64 / seconds));
+        }
+        bar.finish_and_clear();
+        Ok(checkpoint::folder(run, self.progress.best_epoch))
+    }
+
+    /// One pass over the training data: the mean loss and the tokens seen.
+    fn epoch(&mut self, bar: &ProgressBar) -> Result<(f64, usize), Error> {
+        let mut order: Vec<usize> = (0..self.data.train.len()).collect();
+        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
+        order.shuffle(&mut StdRng::seed_from_u64(seed));
+        let costs: Vec<usize> = self.method.gates()?.iter().map(|gate| gate.cost).collect();
+        let (mut sum, mut tokens) = (0.0, 0);
+        for rows in order.chunks(self.settings.batch_size) {
+            let batch = Packed::new(rows.iter().map(|&row| &self.tokens.train[row]));
+            let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
+            let loss = self.step(&batch, &targets, &costs)?;
+            sum += f64::from(loss) * rows.len() as f64;
+            tokens += batch.tokens();
+            bar.inc(1);
+            bar.set_message(format!("loss {loss:.3}"));
+        }
+        Ok((sum / order.len() as f64, tokens))
+    }
+
+    fn step(&mut self, batch: &Packed, targets: &[Target], costs: &[usize]) -> Result<f32, Error> {
+        let config = self.engine.config();
+        let rates = match self.settings.dropout {
+            Some(p) => Rates { hidden: p, attention: p, head: p },
+            None => Rates {
+                hidden: config.hidden_dropout_prob,
+                attention: config.attention_probs_dropout_prob,
+                head: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
+            },
+        };
+        let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.step as u64;
+        self.method.dropout.set(Dropout { rates, seed });
+        let hidden = self.engine.encoder().forward(batch, &self.method)?;
+        let logits = head_logits(&**self.engine.encoder(), &hidden, batch, &self.method.head(), &self.method)?;
+        let loss = task_loss(&logits, targets, self.data.problem)?;
+        let value = loss.to_scalar::<f32>()?;
+        if !value.is_finite() {
+            return Err(Error::Diverged { step: self.optimizer.step + 1, loss: value });
+        }
+        let penalty = if self.settings.sparse_lambda > 0.0 { self.method.gate_penalty()? } else { None };
+        let whole = match penalty {
+            Some(penalty) => (loss + (penalty * self.settings.sparse_lambda)?)?,
+            None => loss,
+        };
+        let total = self.steps_per_epoch * self.settings.epochs;
+        let rate = self.settings.lr * linear_rate(self.optimizer.step, total, self.settings.warmup);
+        self.optimizer.step(&whole.backward()?, rate, costs)?;
+        Ok(value)
+    }
+
+    /// The share of the gates' parameters that is not pruned; 1 without gates.
+    fn kept(&self) -> Result<f64, Error> {
+        let gates = self.method.gates()?;
+        let all: usize = gates.iter().map(|gate| gate.cost).sum();
+        let kept: usize = gates.iter().filter(|gate| gate.value != 0.0).map(|gate| gate.cost).sum();
+        Ok(if all == 0 { 1.0 } else { kept as f64 / all as f64 })
+    }
+
+    fn adapter(&self) -> Result<Adapter, Error> {
+        adapter_of(&self.method, self.engine, &self.data.labels, self.data.problem, &self.settings.model_id)
+    }
+}
+
+/// The method's variables as they stand, pruned exactly, with what an adapter's files say besides.
+///
+/// # Errors
+/// Candle's own.
+pub fn adapter_of(
+    method: &LowRank,
+    engine: &Engine,
+    labels: &[String],
+    problem: ProblemType,
+    model_id: &str,
+) -> Result<Adapter, Error> {
+    let (deltas, head) = method.pruned()?;
+    Ok(Adapter {
+        deltas,
+        head,
+        labels: labels.to_vec(),
+        problem_type: Some(problem),
+        base_fingerprint: Some(engine.base_fingerprint().to_owned()),
+        base_model: Some(model_id.to_owned()),
+    })
+}
+
+/// Mean over the batch: cross-entropy of `logits [B, labels]`, or the squared error of the one output.
+///
+/// # Errors
+/// Candle's own.
+pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> candle_core::Result<Tensor> {
+    let device: &Device = logits.device();
+    let value = |target: &Target| match target {
+        Target::Value(value) => *value as f32,
+        Target::Class(class) => *class as f32,
+    };
+    let values: Vec<f32> = targets.iter().map(value).collect();
+    if problem == ProblemType::Regression {
+        return (logits.squeeze(1)? - Tensor::from_vec(values, targets.len(), device)?)?.sqr()?.mean_all();
+    }
+    let classes: Vec<u32> = values.into_iter().map(|class| class as u32).collect();
+    candle_nn::loss::cross_entropy(logits, &Tensor::from_vec(classes, targets.len(), device)?)
+}
+
+fn mean_rank(adapter: &Adapter) -> f64 {
+    (0..adapter.deltas.len()).map(|index| adapter.rank(index)).sum::<usize>() as f64 / adapter.deltas.len().max(1) as f64
+}
+
+fn log(path: &Path, entry: &serde_json::Value) -> Result<(), Error> {
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
+    writeln!(file, "{entry}").map_err(Error::io(path))
+}
