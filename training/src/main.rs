@@ -1,1 +1,13 @@
-fn main() {}
+//! `polyrank-train`: trains, prunes and evaluates adapters.
+
+mod cli;
+
+use std::process::ExitCode;
+
+/// Tensor operations return fresh buffers; this allocator keeps their pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::main()
+}
