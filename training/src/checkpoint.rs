@@ -72,7 +72,8 @@ fn all(run: &Path) -> Result<Vec<(usize, PathBuf)>, Error> {
     for entry in fs::read_dir(run).map_err(Error::io(run))? {
         let entry = entry.map_err(Error::io(run))?;
         let name = entry.file_name();
-        let epoch = name.to_str().and_then(|name| name.strip_prefix("checkpoint-")).and_then(|epoch| epoch.parse().ok());
+        let epoch =
+            name.to_str().and_then(|name| name.strip_prefix("checkpoint-")).and_then(|epoch| epoch.parse().ok());
         found.extend(epoch.map(|epoch| (epoch, entry.path())));
     }
     found.sort();
@@ -100,7 +101,8 @@ pub fn load(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<Progress, Er
     let state: State = serde_json::from_slice(&json).map_err(|error| Error::malformed(&path, error))?;
     let path = checkpoint.join("state.safetensors");
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| Error::malformed(&path, error))?;
+    let tensors =
+        candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| Error::malformed(&path, error))?;
     let get = |kind: &str, name: &str| {
         let name = format!("{kind}.{name}");
         tensors.get(&name).ok_or_else(|| Error::malformed(&path, format!("tensor {name} is missing")))
@@ -109,7 +111,10 @@ pub fn load(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<Progress, Er
         let stored = get("var", &trainable.name)?;
         if stored.shape() != trainable.var.shape() {
             let (name, expected, found) = (&trainable.name, trainable.var.dims(), stored.dims());
-            return Err(Error::malformed(&path, format!("tensor {name}: expected shape {expected:?}, found {found:?}")));
+            return Err(Error::malformed(
+                &path,
+                format!("tensor {name}: expected shape {expected:?}, found {found:?}"),
+            ));
         }
         trainable.var.set(&stored.to_device(trainable.var.device())?)?;
         let moment = |kind| -> Result<Vec<f32>, Error> { Ok(get(kind, &trainable.name)?.to_vec1()?) };

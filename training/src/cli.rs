@@ -320,7 +320,8 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     settings.modules(&engine)?;
     let run = claim(args)?;
     let config = run.join("config.toml");
-    let text = toml::to_string(&settings).map_err(|error| Error::Malformed { path: config.clone(), reason: error.to_string() })?;
+    let text = toml::to_string(&settings)
+        .map_err(|error| Error::Malformed { path: config.clone(), reason: error.to_string() })?;
     if args.resume && config.exists() {
         let before = fs::read_to_string(&config).map_err(|source| Error::Io { path: config.clone(), source })?;
         if before != text {
@@ -336,9 +337,16 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
 }
 
 /// Prunes the checkpoint and writes the adapter; prints its ranks.
-fn export(engine: &Engine, settings: &Settings, facts: &TaskFacts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
+fn export(
+    engine: &Engine,
+    settings: &Settings,
+    facts: &TaskFacts,
+    checkpoint: &Path,
+    output: &Path,
+) -> Result<(), Error> {
     let method = LowRank::new(engine.layout(), &settings.low_rank(engine, facts.labels.len())?, engine.device())?;
-    let rule = StepRule { weight_decay: 0.0, eps: 1e-8, clip: None, gate: settings.gate, threshold: Threshold::Xi(0.0) };
+    let rule =
+        StepRule { weight_decay: 0.0, eps: 1e-8, clip: None, gate: settings.gate, threshold: Threshold::Xi(0.0) };
     checkpoint::load(checkpoint, &mut Optimizer::new(method.trainables(), rule))?;
     let adapter = adapter_of(&method, engine, &facts.labels, facts.problem, &settings.model_id)?;
     fs::create_dir_all(output).map_err(|source| Error::Io { path: output.to_owned(), source })?;
@@ -353,7 +361,8 @@ fn prune(args: &PruneArgs) -> Result<(), Error> {
         fs::read_to_string(&path).map(|text| (path.clone(), text)).map_err(|source| Error::Io { path, source })
     };
     let (path, text) = read("config.toml")?;
-    let settings: Settings = toml::from_str(&text).map_err(|error| Error::Malformed { path, reason: error.to_string() })?;
+    let settings: Settings =
+        toml::from_str(&text).map_err(|error| Error::Malformed { path, reason: error.to_string() })?;
     let (path, text) = read("task.json")?;
     let facts: TaskFacts =
         serde_json::from_str(&text).map_err(|error| Error::Malformed { path, reason: error.to_string() })?;

@@ -11,9 +11,9 @@ use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank::tokenize::Limit;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Progress};
@@ -94,7 +94,8 @@ impl Settings {
     pub fn modules(&self, engine: &Engine) -> Result<Vec<usize>, Error> {
         let modules = &engine.layout().modules;
         let find = |name: &String| {
-            let found = modules.iter().position(|m| m.name == name || m.label == name || m.label.replace(' ', "_") == *name);
+            let found =
+                modules.iter().position(|m| m.name == name || m.label == name || m.label.replace(' ', "_") == *name);
             found.ok_or_else(|| {
                 let known: Vec<_> = modules.iter().map(|m| m.name).collect();
                 Error::Settings(format!("--target-modules: unknown module {name:?}; expected of {}", known.join(", ")))
@@ -176,7 +177,12 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// Settings that make no sense, and a checkpoint that does not fit them.
-    pub fn new(settings: &'a Settings, engine: &'a Engine, data: &'a TaskData, resume: Option<&Path>) -> Result<Self, Error> {
+    pub fn new(
+        settings: &'a Settings,
+        engine: &'a Engine,
+        data: &'a TaskData,
+        resume: Option<&Path>,
+    ) -> Result<Self, Error> {
         settings.check()?;
         let method = LowRank::new(engine.layout(), &settings.low_rank(engine, data.labels.len())?, engine.device())?;
         let tokens = Tokens {
@@ -223,7 +229,9 @@ impl<'a> Trainer<'a> {
                 self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &self.targets))).collect();
             // Only what has its final support may be chosen: earlier epochs have more parameters than was asked for.
             let eligible = match self.settings.threshold(total) {
-                Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => controller.settled(self.optimizer.step),
+                Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => {
+                    controller.settled(self.optimizer.step)
+                }
                 _ => true,
             };
             if eligible && self.progress.best.is_none_or(|best| scores[0].1 > best) {
@@ -237,8 +245,19 @@ impl<'a> Trainer<'a> {
             });
             checkpoint::save(run, &self.optimizer, &self.progress)?;
             log(&run.join("log.jsonl"), &entry)?;
-            bar.println(format!("epoch {}: loss {loss:.4}, {} {:.4}, mean rank {:.2}, {:.1} % kept, {:.0} tokens/s",
-                self.progress.epoch, scores[0].0, scores[0].1, mean_rank(&adapter), 100.0 * self.kept()?, tokens as f64 / seconds));
+            // A bar prints nothing where no one sees it; a log file wants the lines all the same.
+            tell(
+                &bar,
+                &format!(
+                    "epoch {}: loss {loss:.4}, {} {:.4}, mean rank {:.2}, {:.1} % kept, {:.0} tokens/s",
+                    self.progress.epoch,
+                    scores[0].0,
+                    scores[0].1,
+                    mean_rank(&adapter),
+                    100.0 * self.kept()?,
+                    tokens as f64 / seconds
+                ),
+            );
         }
         bar.finish_and_clear();
         Ok(checkpoint::folder(run, self.progress.best_epoch))
@@ -346,8 +365,16 @@ pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> c
     candle_nn::loss::cross_entropy(logits, &Tensor::from_vec(classes, targets.len(), device)?)
 }
 
+fn tell(bar: &ProgressBar, line: &str) {
+    match bar.is_hidden() {
+        true => drop(writeln!(std::io::stderr(), "{line}")),
+        false => bar.println(line),
+    }
+}
+
 fn mean_rank(adapter: &Adapter) -> f64 {
-    (0..adapter.deltas.len()).map(|index| adapter.rank(index)).sum::<usize>() as f64 / adapter.deltas.len().max(1) as f64
+    (0..adapter.deltas.len()).map(|index| adapter.rank(index)).sum::<usize>() as f64
+        / adapter.deltas.len().max(1) as f64
 }
 
 fn log(path: &Path, entry: &serde_json::Value) -> Result<(), Error> {

@@ -51,9 +51,8 @@ impl Labels {
             let names = listed.unwrap_or_else(|| (0..=most).map(|id| format!("LABEL_{id}")).collect());
             return Ok(Self::Ids { names });
         }
-        let names = listed.unwrap_or_else(|| {
-            rows.iter().map(|row| row.label.clone()).collect::<BTreeSet<_>>().into_iter().collect()
-        });
+        let names = listed
+            .unwrap_or_else(|| rows.iter().map(|row| row.label.clone()).collect::<BTreeSet<_>>().into_iter().collect());
         let ids = names.iter().cloned().enumerate().map(|(id, name)| (name, id)).collect();
         Ok(Self::Names { names, ids })
     }
@@ -112,7 +111,8 @@ impl Labels {
 fn listed(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
-            let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+            let names: Vec<String> =
+                text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
             if names.is_empty() {
                 return Err(DataError::Empty { path: path.to_owned() });
             }

@@ -185,7 +185,8 @@ fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
     if parquet.exists() {
         return Err(DataError::Format { path: parquet });
     }
-    let mut found = EXTENSIONS.iter().map(|extension| dir.join(format!("{name}.{extension}"))).filter(|path| path.exists());
+    let mut found =
+        EXTENSIONS.iter().map(|extension| dir.join(format!("{name}.{extension}"))).filter(|path| path.exists());
     match (found.next(), found.next()) {
         (Some(first), Some(second)) => Err(DataError::TwoFiles { first, second }),
         (first, _) => Ok(first),

@@ -130,7 +130,8 @@ impl LowRank {
     /// # Errors
     /// Candle's own.
     pub fn gate_penalty(&self) -> Result<Option<Tensor>> {
-        let gates: Vec<Tensor> = self.adapted().filter_map(|(_, a)| Some(a.gate.as_ref()?.as_tensor().clone())).collect();
+        let gates: Vec<Tensor> =
+            self.adapted().filter_map(|(_, a)| Some(a.gate.as_ref()?.as_tensor().clone())).collect();
         if gates.is_empty() {
             return Ok(None);
         }

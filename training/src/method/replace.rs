@@ -32,7 +32,8 @@ impl Replace {
             Subset::Full => true,
             Subset::Biases => parameter.name().ends_with(".bias"),
         });
-        let replaced = chosen.map(|parameter| Ok((parameter.name().to_owned(), Var::from_tensor(&parameter.tensor()?)?)));
+        let replaced =
+            chosen.map(|parameter| Ok((parameter.name().to_owned(), Var::from_tensor(&parameter.tensor()?)?)));
         let head = head.iter().map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(tensor)?)));
         Ok(Self { replaced: replaced.collect::<Result<_>>()?, head: head.collect::<Result<_>>()? })
     }

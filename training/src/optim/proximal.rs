@@ -21,7 +21,9 @@ mod tests {
 
     #[test]
     fn shrinks_by_xi_and_no_more() {
-        for (x, xi, expected) in [(0.15, 0.1, 0.05), (-0.15, 0.1, -0.05), (0.05, 0.1, 0.0), (-0.1, 0.1, 0.0), (2.0, 0.0, 2.0)] {
+        for (x, xi, expected) in
+            [(0.15, 0.1, 0.05), (-0.15, 0.1, -0.05), (0.05, 0.1, 0.0), (-0.1, 0.1, 0.0), (2.0, 0.0, 2.0)]
+        {
             assert!((soft_threshold(x, xi) - expected).abs() < 1e-7, "T_{xi}({x})");
         }
         assert_eq!(soft_threshold(0.1, 0.1).to_bits(), 0);

@@ -69,7 +69,9 @@ impl Optimizer {
         let frozen = matches!(self.rule.threshold, Threshold::Ratio(controller) if controller.settled(self.step));
         self.step += 1;
         let mut gates = Vec::new();
-        for ((Trainable { var, group, .. }, gradient), moments) in self.trainables.iter().zip(&grads).zip(&mut self.moments) {
+        for ((Trainable { var, group, .. }, gradient), moments) in
+            self.trainables.iter().zip(&grads).zip(&mut self.moments)
+        {
             let mut values = flat(var)?;
             let decay = if *group == Group::Gate { 0.0 } else { self.rule.weight_decay };
             let adam = AdamW { eps: self.rule.eps, ..AdamW::new(rate, decay) };
@@ -89,7 +91,11 @@ impl Optimizer {
                 var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
             }
         }
-        let xi = if frozen { 0.0 } else { self.xi(rate, &gates.iter().flat_map(|(_, g)| g).zip(costs).map(gate).collect::<Vec<_>>()) };
+        let xi = if frozen {
+            0.0
+        } else {
+            self.xi(rate, &gates.iter().flat_map(|(_, g)| g).zip(costs).map(gate).collect::<Vec<_>>())
+        };
         for (var, mut values) in gates {
             values.iter_mut().for_each(|g| *g = soft_threshold(*g, xi));
             var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
