@@ -125,7 +125,7 @@ impl LowRank {
         self.head.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
     }
 
-    /// `sum |g| / number of gate entries`, the authors' penalty; `None` without gates.
+    /// `sum |g| / number of gate entries`, the authors' penalty, with gradient 0 at 0; `None` without gates.
     ///
     /// # Errors
     /// Candle's own.
@@ -135,7 +135,10 @@ impl LowRank {
         if gates.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Tensor::cat(&gates, 0)?.abs()?.mean_all()?))
+        let gates = Tensor::cat(&gates, 0)?;
+        // Not `abs`: candle's has the gradient 1 at 0, and would push every zero gate off.
+        let sign = gates.detach().sign()?;
+        Ok(Some((gates * sign)?.mean_all()?))
     }
 
     /// Every gate entry in the order of [`Self::trainables`].

@@ -1,0 +1,95 @@
+//! Gradients against finite differences, through the whole encoder: matrices, gates and head of SoRA.
+
+use candle_core::{Device, Tensor, Var};
+use polyrank::adapter::ProblemType;
+use polyrank::encoder::{Encoded, Packed, head_logits};
+use polyrank::engine::Engine;
+use polyrank_training::data::Target;
+use polyrank_training::method::{Dropout, LowRank, LowRankSettings, Rates};
+use polyrank_training::trainer::task_loss;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::engine;
+
+/// A point where nothing is zero: `Wu` begins at zero, and then no gate has a gradient.
+fn anywhere(engine: &Engine) -> LowRank {
+    let modules = (0..engine.layout().modules.len()).collect();
+    let settings = LowRankSettings { rank: 3, alpha: 6.0, gated: true, modules, labels: 3, seed: 5 };
+    let method = LowRank::new(engine.layout(), &settings, &Device::Cpu).unwrap();
+    let mut rng = StdRng::seed_from_u64(17);
+    for trainable in method.trainables() {
+        let noise: Vec<f32> = (0..trainable.var.elem_count()).map(|_| rng.random_range(-0.2..0.2)).collect();
+        let noise = Tensor::from_vec(noise, trainable.var.shape(), &Device::Cpu).unwrap();
+        trainable.var.set(&(trainable.var.as_tensor() + noise).unwrap()).unwrap();
+    }
+    method
+}
+
+fn batch() -> (Packed, Vec<Target>) {
+    let mut rng = StdRng::seed_from_u64(23);
+    let texts: Vec<Encoded> = [4, 9, 1, 6]
+        .iter()
+        .map(|&len| Encoded {
+            ids: (0..len).map(|_| rng.random_range(0..117)).collect(),
+            type_ids: (0..len).map(|i| u32::from(i > 4)).collect(),
+            truncated: false,
+        })
+        .collect();
+    (Packed::new(&texts), vec![Target::Class(1), Target::Class(0), Target::Class(2), Target::Class(1)])
+}
+
+fn loss(engine: &Engine, method: &LowRank) -> Tensor {
+    let ((batch, targets), encoder) = (batch(), &**engine.encoder());
+    let hidden = encoder.forward(&batch, method).unwrap();
+    let logits = head_logits(encoder, &hidden, &batch, &method.head(), method).unwrap();
+    let penalty = method.gate_penalty().unwrap().unwrap();
+    (task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap() + penalty).unwrap()
+}
+
+/// `var + size * direction`, in place.
+fn shift(var: &Var, direction: &Tensor, size: f64) {
+    let moved = (var.as_detached_tensor() + (direction * size).unwrap()).unwrap();
+    var.set(&moved).unwrap();
+}
+
+/// In each variable, along a random direction: the slope of the loss is the gradient's part in that direction.
+fn check(method: &LowRank) {
+    let engine = engine();
+    let gradients = loss(&engine, method).backward().unwrap();
+    let value = || f64::from(loss(&engine, method).to_scalar::<f32>().unwrap());
+    let mut rng = StdRng::seed_from_u64(29);
+    for trainable in method.trainables() {
+        let gradient = gradients.get(&trainable.var).unwrap();
+        let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt().max(1e-6);
+        // Half along the gradient, so that the slope stands above f32's noise; half at random.
+        let noise: Vec<f32> = (0..gradient.elem_count()).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let length = noise.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let noise = Tensor::from_vec(noise, gradient.shape(), &Device::Cpu).unwrap();
+        let direction = ((gradient / f64::from(norm)).unwrap() + (noise / f64::from(length)).unwrap()).unwrap();
+        let expected = f64::from((gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+        let start = trainable.var.as_detached_tensor().copy().unwrap();
+        let step = 4e-3;
+        shift(&trainable.var, &direction, step);
+        let above = value();
+        trainable.var.set(&start).unwrap();
+        shift(&trainable.var, &direction, -step);
+        let slope = (above - value()) / (2.0 * step);
+        trainable.var.set(&start).unwrap();
+        let allowed = 0.02 * expected.abs() + 3e-4;
+        assert!((slope - expected).abs() <= allowed, "{}: slope {slope}, gradient {expected}", trainable.name);
+    }
+}
+
+#[test]
+fn gradients_are_slopes() {
+    check(&anywhere(&engine()));
+}
+
+/// The masks of a step are the same in every pass, so that the loss is one function, and the backward pass sees them too.
+#[test]
+fn gradients_are_slopes_under_dropout() {
+    let method = anywhere(&engine());
+    method.dropout.set(Dropout { rates: Rates { hidden: 0.2, attention: 0.2, head: 0.2 }, seed: 41 });
+    check(&method);
+}

@@ -1,0 +1,32 @@
+//! Training's integration tests, one binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod gradients;
+mod steps;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use polyrank::encoder::{Encoded, Packed};
+use polyrank::engine::Engine;
+
+/// The tiny BERT of the runtime's goldens.
+fn base_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/bert")
+}
+
+fn engine() -> Engine {
+    Engine::open(&base_dir(), &Device::Cpu).unwrap()
+}
+
+/// Ids and segments as the goldens' `batch.json` lists them.
+fn pack(texts: &serde_json::Value) -> Packed {
+    let ids = |text: &serde_json::Value, key: &str| -> Vec<u32> { serde_json::from_value(text[key].clone()).unwrap() };
+    let texts: Vec<Encoded> = texts
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| Encoded { ids: ids(text, "ids"), type_ids: ids(text, "type_ids"), truncated: false })
+        .collect();
+    Packed::new(&texts)
+}

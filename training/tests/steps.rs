@@ -1,0 +1,223 @@
+//! Optimiser steps against PyTorch's: `goldens/make_step.py` made the variables, gradients and losses.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
+use polyrank::adapter::ProblemType;
+use polyrank::encoder::{Head, Packed, Seam, head_logits};
+use polyrank::engine::Engine;
+use polyrank_training::data::Target;
+use polyrank_training::method::{GateRule, LowRank, LowRankSettings, Replace, Subset, Trainable};
+use polyrank_training::optim::{Optimizer, StepRule, Threshold};
+use polyrank_training::trainer::task_loss;
+use serde_json::Value;
+
+use super::{engine, pack};
+
+/// What each method may differ by, in variables; gradients are relative to their global norm.
+const TOLERANCE: f32 = 1e-4;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/step")
+}
+
+struct Golden {
+    engine: Engine,
+    tensors: HashMap<String, Tensor>,
+    batch: Packed,
+    facts: Value,
+    targets: Vec<Target>,
+    problem: ProblemType,
+}
+
+impl Golden {
+    fn open(method: &str) -> Self {
+        let all: Value = serde_json::from_slice(&std::fs::read(folder().join("batch.json")).unwrap()).unwrap();
+        let file = folder().join(format!("{method}.safetensors"));
+        let regression = method == "regression";
+        let key = if regression { "regression_labels" } else { "labels" };
+        let target = |value: &Value| match regression {
+            true => Target::Value(value.as_f64().unwrap()),
+            false => Target::Class(value.as_u64().unwrap() as usize),
+        };
+        Self {
+            engine: engine(),
+            tensors: candle_core::safetensors::load(file, &Device::Cpu).unwrap(),
+            batch: pack(&all["texts"]),
+            facts: all["methods"][method].clone(),
+            targets: all[key].as_array().unwrap().iter().map(target).collect(),
+            problem: if regression { ProblemType::Regression } else { ProblemType::SingleLabelClassification },
+        }
+    }
+
+    fn setting(&self, name: &str) -> Option<f64> {
+        self.facts["settings"][name].as_f64()
+    }
+
+    fn low_rank(&self, gated: bool) -> LowRank {
+        let settings = LowRankSettings {
+            rank: self.setting("rank").unwrap() as usize,
+            alpha: self.setting("alpha").unwrap(),
+            gated,
+            modules: (0..self.engine.layout().modules.len()).collect(),
+            labels: self.tensors["init.classifier.bias"].elem_count(),
+            seed: 11,
+        };
+        let method = LowRank::new(self.engine.layout(), &settings, &Device::Cpu).unwrap();
+        for Trainable { name, var, .. } in method.trainables() {
+            var.set(&self.tensors[&format!("init.{name}")]).unwrap();
+        }
+        method
+    }
+
+    fn replace(&self, subset: Subset) -> Replace {
+        let head = ["classifier.weight", "classifier.bias"];
+        let head: Head =
+            head.iter().map(|name| ((*name).to_owned(), self.tensors[&format!("init.{name}")].clone())).collect();
+        Replace::new(&**self.engine.encoder(), subset, &head).unwrap()
+    }
+
+    fn loss(&self, head: &Head, seam: &dyn Seam) -> Tensor {
+        let encoder = &**self.engine.encoder();
+        let hidden = encoder.forward(&self.batch, seam).unwrap();
+        let logits = head_logits(encoder, &hidden, &self.batch, head, seam).unwrap();
+        task_loss(&logits, &self.targets, self.problem).unwrap()
+    }
+
+    fn rule(&self, gate: GateRule) -> StepRule {
+        let threshold =
+            self.setting("lambda").map_or(Threshold::Xi(self.setting("xi").unwrap_or(0.0)), Threshold::Lambda);
+        StepRule {
+            weight_decay: self.setting("weight_decay").unwrap_or(0.0),
+            eps: self.setting("eps").unwrap_or(1e-8),
+            clip: self.setting("clip"),
+            gate,
+            threshold,
+        }
+    }
+
+    /// The gradients before the first step, relative to their norm.
+    fn check_gradients(&self, trainables: &[Trainable], gradients: &GradStore) {
+        let norm = self.facts["grad_norm"][0].as_f64().unwrap() as f32;
+        for Trainable { name, var, .. } in trainables {
+            let found = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+            let worst = largest_difference(found, &self.tensors[&format!("grad.{name}")]);
+            assert!(worst <= 1e-5 * norm, "gradient of {name}: off by {worst} of {norm}");
+        }
+    }
+
+    /// The variables after a step. Where the golden has none (key biases, whose gradient is noise) nothing is asked.
+    fn check_variables(&self, trainables: &[Trainable], step: usize) {
+        let mut checked = 0;
+        for Trainable { name, var, .. } in trainables {
+            let Some(expected) = self.tensors.get(&format!("step{step}.{name}")) else { continue };
+            checked += 1;
+            let worst = largest_difference(var.as_tensor(), expected);
+            assert!(worst <= TOLERANCE, "{name} after step {step}: off by {worst}");
+            if name.ends_with(".gate") {
+                let zeros = |tensor: &Tensor| -> Vec<bool> {
+                    tensor.to_vec1::<f32>().unwrap().iter().map(|gate| *gate == 0.0).collect()
+                };
+                assert_eq!(zeros(var.as_tensor()), zeros(expected), "exact zeros of {name} after step {step}");
+            }
+        }
+        let stored = self.tensors.keys().filter(|key| key.starts_with(&format!("step{step}."))).count();
+        assert_eq!(checked, stored, "variables after step {step}");
+    }
+
+    /// Three steps; the loss before each and after the last, gradients at first, variables where the golden has them.
+    fn run(&self, trainables: Vec<Trainable>, gate: GateRule, forward: impl Fn() -> (Tensor, Option<Tensor>)) {
+        let mut optimizer = Optimizer::new(trainables, self.rule(gate));
+        for step in 0..=3 {
+            let (loss, penalty) = forward();
+            let found = f64::from(loss.to_scalar::<f32>().unwrap());
+            let expected = self.facts["loss"][step].as_f64().unwrap();
+            // The loss after three steps carries what the variables may differ by.
+            let allowed = if step == 0 { 1e-5 } else { 1e-4 };
+            assert!((found - expected).abs() <= allowed, "loss before step {}: {found}, expected {expected}", step + 1);
+            if let Some(penalty) = &penalty {
+                let found = f64::from(penalty.to_scalar::<f32>().unwrap());
+                let expected = self.facts["penalty"][step].as_f64().unwrap();
+                assert!(
+                    (found - expected).abs() <= allowed,
+                    "penalty before step {}: {found}, expected {expected}",
+                    step + 1
+                );
+            }
+            let whole = match penalty {
+                Some(penalty) => (loss + penalty).unwrap(),
+                None => loss,
+            };
+            let gradients = whole.backward().unwrap();
+            if step == 0 {
+                self.check_gradients(&optimizer.trainables, &gradients);
+            }
+            if step < 3 {
+                let (norm, _) = optimizer.step(&gradients, self.setting("lr").unwrap(), &[]).unwrap();
+                let expected = self.facts["grad_norm"][step].as_f64().unwrap();
+                assert!(
+                    (norm - expected).abs() <= 1e-3 * expected,
+                    "norm before step {}: {norm}, expected {expected}",
+                    step + 1
+                );
+                self.check_variables(&optimizer.trainables, step + 1);
+            }
+        }
+    }
+
+    fn run_low_rank(&self, gated: bool, gate: GateRule) {
+        let method = self.low_rank(gated);
+        self.run(method.trainables(), gate, || {
+            let weight = self.setting("sparse_lambda");
+            let penalty = weight.map(|weight| (method.gate_penalty().unwrap().unwrap() * weight).unwrap());
+            (self.loss(&method.head(), &method), penalty)
+        });
+    }
+
+    fn run_replace(&self, subset: Subset) {
+        let method = self.replace(subset);
+        self.run(method.trainables(), GateRule::Paper, || (self.loss(&method.head(), &method), None));
+    }
+}
+
+fn largest_difference(found: &Tensor, expected: &Tensor) -> f32 {
+    assert_eq!(found.dims(), expected.dims());
+    (found - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn lora_steps_as_pytorch() {
+    Golden::open("lora").run_low_rank(false, GateRule::Paper);
+}
+
+#[test]
+fn sora_by_the_paper_steps_as_pytorch() {
+    Golden::open("sora_paper").run_low_rank(true, GateRule::Paper);
+}
+
+#[test]
+fn sora_by_its_authors_steps_as_pytorch() {
+    Golden::open("sora_authors").run_low_rank(true, GateRule::Authors);
+}
+
+#[test]
+fn full_fine_tuning_steps_as_pytorch() {
+    Golden::open("full").run_replace(Subset::Full);
+}
+
+#[test]
+fn bitfit_steps_as_pytorch() {
+    Golden::open("bitfit").run_replace(Subset::Biases);
+}
+
+#[test]
+fn regression_has_the_gradients_of_pytorch() {
+    let golden = Golden::open("regression");
+    let method = golden.low_rank(false);
+    let loss = golden.loss(&method.head(), &method);
+    let found = f64::from(loss.to_scalar::<f32>().unwrap());
+    assert!((found - golden.facts["loss"][0].as_f64().unwrap()).abs() <= 1e-4, "{found}");
+    golden.check_gradients(&method.trainables(), &loss.backward().unwrap());
+}
