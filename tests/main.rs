@@ -1,5 +1,5 @@
 //! The runtime's integration tests, one binary.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::type_complexity, missing_docs)]
 
 mod adapter;
 mod model;

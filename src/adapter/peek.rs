@@ -28,7 +28,7 @@ pub fn peek(dir: &Path) -> Result<(Layout, Adapter), AdapterError> {
 /// What an adapter's own tensors tell of its base: `hidden` from the classifier's columns, the feed-forward's width from an
 /// adapted `intermediate.dense` or `output.dense` (else BERT's four times `hidden`, which then sizes unadapted linears only).
 /// The number of layers is what polyrank left in `config.json`, else one more than the last adapted layer: layers after
-/// that, which the adapter leaves alone, are not seen.
+/// that, which the adapter leaves alone, are not seen. Good for a look; to write or to run an adapter takes its base's layout.
 ///
 /// # Errors
 /// Files that are missing or malformed, and tensors of no architecture that is served.

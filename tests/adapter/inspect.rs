@@ -17,8 +17,8 @@ fn the_table() {
 base          base
 problem type  single_label_classification
 labels        3: negative, neutral, positive
-parameters    6,080 (4,992 as the paper's code counts), head 99
-memory        24.1 KiB
+parameters    5,888 (4,992 as the paper's code counts), head 99
+memory        23.4 KiB
 first active  layer 0, attention.self.query
 
 layer  query  key  value  attention output  intermediate  output  total

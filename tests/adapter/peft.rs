@@ -236,11 +236,15 @@ fn the_long_names_of_heads() {
 
 #[test]
 fn half_precision_becomes_f32() {
-    let round: [(Dtype, fn(f32) -> Vec<u8>, fn(f32) -> f32); 2] = [
-        (Dtype::F16, |x| f16::from_f32(x).to_le_bytes().to_vec(), |x| f16::from_f32(x).to_f32()),
-        (Dtype::BF16, |x| bf16::from_f32(x).to_le_bytes().to_vec(), |x| bf16::from_f32(x).to_f32()),
-    ];
-    for (dtype, encode, rounded) in round {
+    for dtype in [Dtype::F16, Dtype::BF16] {
+        let encode = |x: f32| match dtype {
+            Dtype::F16 => f16::from_f32(x).to_le_bytes(),
+            _ => bf16::from_f32(x).to_le_bytes(),
+        };
+        let rounded = |x: f32| match dtype {
+            Dtype::F16 => f16::from_f32(x).to_f32(),
+            _ => bf16::from_f32(x).to_f32(),
+        };
         let dir = copied("plain");
         let mut tensors = raw_tensors(dir.path());
         for (to, _, bytes) in tensors.values_mut() {

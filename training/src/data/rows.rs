@@ -36,7 +36,7 @@ impl Columns {
         }
         // A test file may lack it; whoever needs the labels says so by the empty ones.
         let label = at(&["label"]);
-        if label.is_none() && !path.file_stem().is_some_and(|stem| stem == "test") {
+        if label.is_none() && path.file_stem().is_none_or(|stem| stem != "test") {
             return Err(missing("label"));
         }
         Ok(Self { label, text, pair, count: header.len() })
