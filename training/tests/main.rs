@@ -1,7 +1,10 @@
 //! Training's integration tests, one binary.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+mod data;
 mod gradients;
+mod metric;
+mod run;
 mod steps;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,157 @@
+//! A task's folder: formats, labels, splits, and a named error for each thing that can be wrong.
+
+use std::path::Path;
+
+use polyrank::adapter::ProblemType;
+use polyrank_training::data::{DataError, DataOptions, Target, TaskData};
+use tempfile::TempDir;
+
+/// A folder with these files.
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn options() -> DataOptions {
+    DataOptions { validation_split: 0.25, ..DataOptions::default() }
+}
+
+fn load(files: &[(&str, &str)]) -> Result<TaskData, DataError> {
+    TaskData::load(folder(files).path(), &options())
+}
+
+const GOOD: &str = "label\tsentence\na\tone \"quoted\ttab";
+
+fn refused(files: &[(&str, &str)], words: &str) {
+    let message = load(files).unwrap_err().to_string();
+    assert!(message.contains(words), "expected {words:?} in {message:?}");
+}
+
+#[test]
+fn tsv_is_split_on_tabs_only_and_csv_and_json_lines_say_the_same() {
+    let tsv = load(&[
+        ("train.tsv", "\u{feff}label\tsentence1\tsentence2\r\nb\tsay \"x\tand y\r\na\tz\tw\r\n"),
+        ("dev.tsv", "label\tsentence1\tsentence2\na\tq\tr\n"),
+    ])
+    .unwrap();
+    assert_eq!(tsv.labels, ["a", "b"]);
+    assert_eq!((tsv.train[0].text.as_str(), tsv.train[0].pair.as_deref()), ("say \"x", Some("and y")));
+    assert_eq!(tsv.train[0].target, Target::Class(1));
+    assert_eq!(tsv.validation[0].name, "dev");
+    let csv = load(&[
+        ("train.csv", "text,label,text_pair\n\"say \"\"x\",b,and y\nz,a,w\n"),
+        ("validation.csv", "text,label,text_pair\nq,a,r\n"),
+    ])
+    .unwrap();
+    assert_eq!(csv.train, tsv.train);
+    let json = "{\"label\": \"b\", \"text\": \"say \\\"x\", \"text_pair\": \"and y\"}\n{\"text\": \"z\", \"text_pair\": \"w\", \"label\": \"a\"}\n";
+    let json = load(&[("train.jsonl", json), ("validation.csv", "text,label,text_pair\nq,a,r\n")]).unwrap();
+    assert_eq!(json.train, tsv.train);
+}
+
+#[test]
+fn integers_are_ids_into_labels_txt_and_fractions_are_values() {
+    let rows = "label\tsentence\n1\tx\n0\ty\n1\tz\n0\tw\n";
+    let named = load(&[("train.tsv", rows), ("labels.txt", "no\nyes\nmaybe\n")]).unwrap();
+    assert_eq!((named.labels.len(), named.train.len() + named.validation[0].examples.len()), (3, 4));
+    assert_eq!(load(&[("train.tsv", rows)]).unwrap().labels, ["LABEL_0", "LABEL_1"]);
+    let values =
+        load(&[("train.tsv", "label\tsentence\n1.5\tx\n0\ty\n"), ("validation.tsv", "label\tsentence\n2\tx\n")])
+            .unwrap();
+    assert_eq!((values.problem, values.train[0].target), (ProblemType::Regression, Target::Value(1.5)));
+    assert_eq!(values.validation[0].examples[0].target, Target::Value(2.0));
+}
+
+#[test]
+fn a_split_of_train_is_seeded_and_keeps_every_row_once() {
+    let rows: String = (0..40).map(|i| format!("{}\ttext {i}\n", i % 2)).collect();
+    let dir = folder(&[("train.tsv", &format!("label\tsentence\n{rows}"))]);
+    let read = |seed| TaskData::load(dir.path(), &DataOptions { seed, ..options() }).unwrap();
+    assert_eq!(read(3), read(3));
+    assert_ne!(read(3).validation, read(4).validation);
+    let data = read(3);
+    let mut texts: Vec<String> =
+        data.train.iter().chain(&data.validation[0].examples).map(|e| e.text.clone()).collect();
+    texts.sort();
+    texts.dedup();
+    assert_eq!((texts.len(), data.validation[0].examples.len()), (40, 10));
+}
+
+#[test]
+fn an_unlabelled_test_split_is_left_out() {
+    let train = ("train.tsv", "label\tsentence\na\tx\nb\ty\n");
+    let validation = ("validation.tsv", "label\tsentence\na\tx\n");
+    assert!(load(&[train, validation, ("test.tsv", "label\tsentence\n-1\tx\n")]).unwrap().test.is_none());
+    assert!(load(&[train, validation, ("test.tsv", "sentence\nx\n")]).unwrap().test.is_none());
+    assert_eq!(
+        load(&[train, validation, ("test.tsv", "label\tsentence\nb\tx\n")]).unwrap().split("test").unwrap().len(),
+        1
+    );
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    assert!(matches!(TaskData::load(Path::new("/nowhere/at/all"), &options()), Err(DataError::NoFolder(_))));
+    refused(&[], "expected train.tsv");
+    refused(&[("train.tsv", "")], "is empty");
+    refused(&[("train.tsv", "label\tsentence\n")], "is empty");
+    refused(&[("train.tsv", "label\twords\na\tx\n")], "column sentence is missing; found label, words");
+    refused(&[("train.tsv", "class\tsentence\na\tx\n")], "column label is missing");
+    refused(&[("train.tsv", "label\tsentence1\na\tx\n")], "column sentence2 is missing");
+    refused(&[("train.tsv", GOOD)], "train.tsv:2: expected 2 fields, found 3");
+    refused(&[("train.tsv", "label\tsentence\na\tx\na\ty\n")], "every row has the label \"a\"");
+    refused(&[("train.tsv", "label\tsentence\na\tx\nb\t \n")], "train.tsv:3: the text is empty");
+    refused(
+        &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("validation.tsv", "label\tsentence\nc\tx\n")],
+        "validation.tsv:2: unknown label \"c\"; expected a, b",
+    );
+    refused(
+        &[("train.tsv", "label\tsentence\n0\tx\n2\ty\n"), ("labels.txt", "a\nb\n")],
+        "train.tsv:3: unknown label \"2\"; expected an id from 0 to 1",
+    );
+    refused(
+        &[("train.tsv", "label\tsentence\n0.5\tx\nNaN\ty\n"), ("dev.tsv", "label\tsentence\n1\tx\n")],
+        "unknown label \"NaN\"",
+    );
+    refused(
+        &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("train.csv", "label,text\na,x\n")],
+        "expected one file for a split",
+    );
+    refused(&[("train.parquet", "PAR1")], "Parquet is not read yet");
+    refused(&[("train.jsonl", "{\"label\": \"a\", \"text\": \"x\"}\n{oops\n")], "train.jsonl:2");
+    let all = DataOptions { validation_split: 1.0, ..options() };
+    let held = TaskData::load(folder(&[("train.tsv", "label\tsentence\na\tx\nb\ty\n")]).path(), &all);
+    assert!(held.unwrap_err().to_string().contains("leaves one side empty"));
+    let dir = folder(&[]);
+    std::fs::write(dir.path().join("train.tsv"), b"label\tsentence\na\tx\nb\t\xff\n").unwrap();
+    let message = TaskData::load(dir.path(), &options()).unwrap_err().to_string();
+    assert!(message.contains("train.tsv:3: not UTF-8"), "{message}");
+}
+
+#[test]
+fn every_task_of_the_shared_data_loads() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    if !shared.is_dir() {
+        println!("skipped: no shared data beside the project");
+        return;
+    }
+    let mut tasks = 0;
+    for group in ["glue", "tasks"] {
+        for entry in std::fs::read_dir(shared.join(group)).unwrap() {
+            let dir = entry.unwrap().path();
+            let data = TaskData::load(&dir, &options()).unwrap();
+            assert!(!data.train.is_empty() && !data.validation.is_empty());
+            tasks += 1;
+            if dir.ends_with("cola") {
+                assert_eq!((data.train.len(), data.validation[0].examples.len()), (8551, 1043));
+            }
+            if dir.ends_with("stsb") {
+                assert_eq!((data.problem, data.labels), (ProblemType::Regression, vec!["similarity".to_owned()]));
+            }
+        }
+    }
+    assert_eq!(tasks, 28, "8 of GLUE and 20 others");
+}
