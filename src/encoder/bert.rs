@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::layers::{Linear, Loader, Norm, resolve};
+use super::layers::{Linear, Loader, Norm, dropped, resolve};
 use super::{Dim, DropPoint, Encoder, Head, HeadParameter, Layout, Module, Packed, Seam, Site};
 use crate::kernel::{self, Heads};
 use crate::model::{Base, BaseConfig, Frozen, ModelError};
@@ -139,12 +139,12 @@ impl Layer {
 
     fn forward(&self, x: &Tensor, offsets: &[usize], seam: &dyn Seam) -> Result<Tensor> {
         let (q, k, v) = (self.query.forward(x, seam)?, self.key.forward(x, seam)?, self.value.forward(x, seam)?);
-        let dropout = seam.attention_dropout(self.index);
+        let dropout = seam.dropout(DropPoint::Attention(self.index));
         let h = kernel::attention(&q, &k, &v, &Heads { offsets, heads: self.heads, scale: self.scale, dropout })?;
-        let h = seam.dropout(DropPoint::AttentionOutput(self.index), self.attention_output.forward(&h, seam)?)?;
+        let h = dropped(self.attention_output.forward(&h, seam)?, DropPoint::AttentionOutput(self.index), seam)?;
         let x = self.attention_norm.forward(&h, x, seam)?;
         let h = kernel::gelu(&self.intermediate.forward(&x, seam)?)?;
-        let h = seam.dropout(DropPoint::Output(self.index), self.output.forward(&h, seam)?)?;
+        let h = dropped(self.output.forward(&h, seam)?, DropPoint::Output(self.index), seam)?;
         self.output_norm.forward(&h, &x, seam)
     }
 }
@@ -168,7 +168,7 @@ impl Encoder for Bert {
         let lookups = [(&tables[0], &batch.ids[..]), (&tables[1], &positions[..]), (&tables[2], &batch.type_ids[..])];
         let sum = kernel::embed(&lookups, &self.device)?;
         let nothing = Tensor::zeros(sum.dims(), DType::F32, &self.device)?;
-        let mut x = seam.dropout(DropPoint::Embeddings, self.norm.forward(&sum, &nothing, seam)?)?;
+        let mut x = dropped(self.norm.forward(&sum, &nothing, seam)?, DropPoint::Embeddings, seam)?;
         for layer in &self.layers {
             x = layer.forward(&x, &batch.offsets, seam)?;
         }
@@ -181,7 +181,7 @@ impl Encoder for Bert {
             (_, _, Some(pooler)) => pooler.forward(first, seam)?,
             _ => bail!("the base has no pooler and the adapter brings none"),
         };
-        let pooled = seam.dropout(DropPoint::Head, pooled.tanh()?)?;
+        let pooled = dropped(pooled.tanh()?, DropPoint::Head, seam)?;
         match (head.get("classifier.weight"), head.get("classifier.bias")) {
             (Some(w), Some(b)) => pooled.matmul(&w.t()?)?.broadcast_add(b),
             _ => bail!("the head has no classifier"),

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Seam, Site};
+use super::{DropPoint, Seam, Site};
 use crate::kernel::{self, Param};
 use crate::model::{Frozen, ModelError, Weights};
 
@@ -12,6 +12,14 @@ pub(crate) fn resolve(frozen: &Frozen, seam: &dyn Seam) -> Result<Param> {
         Some(tensor) => Param::Tensor(tensor),
         None => Param::Frozen(frozen.clone()),
     })
+}
+
+/// `h` with what the seam drops at `point`.
+pub(crate) fn dropped(h: Tensor, point: DropPoint, seam: &dyn Seam) -> Result<Tensor> {
+    match seam.dropout(point) {
+        Some(dropout) => kernel::dropout(&h, dropout),
+        None => Ok(h),
+    }
 }
 
 /// Takes parameters from a base and remembers them, so that an encoder can list what it asks the seam for.
@@ -52,11 +60,13 @@ impl Linear {
 
     /// `x [T, in]` to `[T, out]`.
     pub(crate) fn forward(&self, x: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        let y = kernel::linear(x, &resolve(&self.weight, seam)?, &resolve(&self.bias, seam)?)?;
-        match self.site {
-            Some(site) => seam.after(site, seam.project(site, x, y)?),
-            None => Ok(y),
-        }
+        let (weight, bias) = (resolve(&self.weight, seam)?, resolve(&self.bias, seam)?);
+        let Some(site) = self.site else { return kernel::linear(x, &weight, &bias) };
+        let y = match seam.delta(site)? {
+            Some(delta) => kernel::adapted_linear(x, &weight, &bias, &delta)?,
+            None => kernel::linear(x, &weight, &bias)?,
+        };
+        seam.after(site, seam.project(site, x, y)?)
     }
 }
 

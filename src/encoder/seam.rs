@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::Site;
+use crate::adapter::Delta;
+use crate::kernel::Dropout;
 
 /// Where `transformers` drops activations while it trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,17 +15,10 @@ pub enum DropPoint {
     AttentionOutput(usize),
     /// After the feed-forward's output linear of a layer, before the residual.
     Output(usize),
+    /// The attention weights of a layer.
+    Attention(usize),
     /// Before the classifier.
     Head,
-}
-
-/// Dropout inside attention: a mask that a seed and a place determine, so that the backward pass makes it again.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionDropout {
-    /// Probability that a weight becomes 0.
-    pub p: f32,
-    /// Of this step and layer.
-    pub seed: u64,
 }
 
 /// What an encoder asks while it runs. Every answer defaults to the bare, frozen base.
@@ -36,6 +31,15 @@ pub trait Seam {
     /// # Errors
     /// Whatever making the tensor raises.
     fn parameter(&self, _name: &str) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// The low-rank delta of the linear at `site`, where all rows have the same one: it then runs as one operation with the
+    /// linear, differentiable in the delta, and before [`Self::project`].
+    ///
+    /// # Errors
+    /// Whatever making the delta raises.
+    fn delta(&self, _site: Site) -> Result<Option<Delta>> {
         Ok(None)
     }
 
@@ -55,16 +59,8 @@ pub trait Seam {
         Ok(h)
     }
 
-    /// `h` with the dropout of `point`; serving drops nothing.
-    ///
-    /// # Errors
-    /// Whatever the mask's operations raise.
-    fn dropout(&self, _point: DropPoint, h: Tensor) -> Result<Tensor> {
-        Ok(h)
-    }
-
-    /// The dropout of the attention weights of `layer`; serving drops nothing.
-    fn attention_dropout(&self, _layer: usize) -> Option<AttentionDropout> {
+    /// What is dropped at `point`; serving drops nothing.
+    fn dropout(&self, _point: DropPoint) -> Option<Dropout> {
         None
     }
 }

@@ -4,8 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use super::product::{Size, Target, Threads, View, product};
-use super::{host, math};
-use crate::encoder::AttentionDropout;
+use super::{Dropout, host, math, splitmix};
 
 /// How a batch is to be attended: texts, heads, scale.
 #[derive(Debug, Clone)]
@@ -17,7 +16,7 @@ pub struct Heads<'a> {
     /// What scores are multiplied by, `1 / sqrt(head size)`.
     pub scale: f64,
     /// Dropout of the attention weights, in training.
-    pub dropout: Option<AttentionDropout>,
+    pub dropout: Option<Dropout>,
 }
 
 /// `softmax(scale * Q K^T) V` for each text and head: `q`, `k`, `v` and the result `[T, hidden]`, head h in the columns
@@ -68,22 +67,10 @@ pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Re
     if texts.is_empty() { q.zeros_like() } else { Tensor::cat(&texts, 0) }
 }
 
-/// What the weights `[len, len]` of one head of one text are multiplied by: 0, or `1 / (1 - p)`.
-///
-/// Each element is a hash (SplitMix64) of the seed and its place, so that the backward pass makes the same mask again.
-fn mask(dropout: AttentionDropout, text: usize, head: usize, len: usize) -> impl Iterator<Item = f32> {
-    let start = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
-    let bound = (f64::from(dropout.p) * f64::from(u32::MAX)) as u32;
-    let kept = 1.0 / (1.0 - dropout.p);
-    (0..(len * len) as u64)
-        .map(move |i| if (splitmix(start.wrapping_add(i)) >> 32) as u32 >= bound { kept } else { 0.0 })
-}
-
-fn splitmix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+/// The mask of the weights `[len, len]` of one head of one text.
+fn mask(dropout: Dropout, text: usize, head: usize, len: usize) -> impl Iterator<Item = f32> {
+    let seed = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
+    Dropout { seed, ..dropout }.mask(0).take(len * len)
 }
 
 struct Attention {
@@ -91,7 +78,7 @@ struct Attention {
     heads: usize,
     size: usize,
     scale: f32,
-    dropout: Option<AttentionDropout>,
+    dropout: Option<Dropout>,
 }
 
 /// One head of one text: its rows of `q`, `k`, `v` begin at the first element of each slice.

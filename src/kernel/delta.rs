@@ -1,41 +1,29 @@
-//! The low-rank delta of an adapted linear: differentiable for training, ragged over a mixed batch for serving.
+//! The low-rank deltas of a mixed batch, each segment with its own rank.
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::host;
 use super::product::{Size, Target, Threads, View, product};
 use crate::adapter::Delta;
 
-/// `scale * (x A^T) B^T` for `x [T, in]`, `a [r, in]`, `b [out, r]`: `[T, out]`, differentiable in all three.
-///
-/// # Errors
-/// Shapes that do not fit, and candle's own.
-pub fn lora_delta(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, LoraDelta { scale: scale as f32 })
-    } else {
-        reference(x, a, b, scale)
-    }
-}
-
-/// The same by candle's operations: the oracle, and what runs on devices without a kernel.
+/// `scale * (x A^T) B^T` for `x [T, in]`, `a [r, in]`, `b [out, r]`, by candle's operations: `[T, out]`.
 pub(crate) fn reference(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
     x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale
 }
 
-/// The sizes of a delta.
+/// The sizes of a delta, and its two products.
 #[derive(Clone, Copy)]
-struct Dims {
-    rows: usize,
-    width: usize,
-    rank: usize,
-    out: usize,
+pub(crate) struct Dims {
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    pub(crate) rank: usize,
+    pub(crate) out: usize,
 }
 
 impl Dims {
-    fn new(x: &Shape, a: &Shape, b: &Shape) -> Result<Self> {
+    pub(crate) fn new(x: &Shape, a: &Shape, b: &Shape) -> Result<Self> {
         match (x.dims(), a.dims(), b.dims()) {
             (&[rows, width], &[rank, also_width], &[out, also_rank]) if width == also_width && rank == also_rank => {
                 Ok(Self { rows, width, rank, out })
@@ -45,7 +33,7 @@ impl Dims {
     }
 
     /// `x A^T`, `[rows, rank]`.
-    fn shrink(self, x: &[f32], a: &[f32], threads: Threads) -> Vec<f32> {
+    pub(crate) fn shrink(self, x: &[f32], a: &[f32], threads: Threads) -> Vec<f32> {
         let mut h = vec![0.0; self.rows * self.rank];
         let target = Target { data: &mut h, row: self.rank, add: false };
         let size = Size { m: self.rows, n: self.rank, k: self.width };
@@ -54,75 +42,10 @@ impl Dims {
     }
 
     /// `y += scale * h B^T`, `y [rows, out]`.
-    fn expand(self, y: &mut [f32], h: &[f32], b: &[f32], scale: f32, threads: Threads) {
+    pub(crate) fn expand(self, y: &mut [f32], h: &[f32], b: &[f32], scale: f32, threads: Threads) {
         let target = Target { data: y, row: self.out, add: true };
         let size = Size { m: self.rows, n: self.out, k: self.rank };
         product(target, View::rows(h, self.rank), View::rows(b, self.rank).t(), scale, size, threads);
-    }
-}
-
-struct LoraDelta {
-    scale: f32,
-}
-
-impl CustomOp3 for LoraDelta {
-    fn name(&self) -> &'static str {
-        "lora-delta"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        a: &CpuStorage,
-        al: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let dims = Dims::new(xl.shape(), al.shape(), bl.shape())?;
-        let name = self.name();
-        let (x, a, b) = (host::slice(name, x, xl)?, host::slice(name, a, al)?, host::slice(name, b, bl)?);
-        let h = dims.shrink(x, a, Threads::All);
-        let mut y = vec![0.0; dims.rows * dims.out];
-        dims.expand(&mut y, &h, b, self.scale, Threads::All);
-        Ok(host::fresh(y, (dims.rows, dims.out)))
-    }
-
-    /// With `H = x A^T` and `dH = scale * dY B`: `dx = dH A`, `dA = dH^T x`, `dB = scale * dY^T H`.
-    fn bwd(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dims @ Dims { rows, width, rank, out } = Dims::new(x.shape(), a.shape(), b.shape())?;
-        let (mut dx, mut da, mut db) = (None, vec![0.0; rank * width], vec![0.0; out * rank]);
-        host::read(self.name(), [x, a, b, dy], |[xs, a, b, dy]| {
-            let h = dims.shrink(xs, a, Threads::All);
-            let target = Target { data: &mut db, row: rank, add: false };
-            let size = Size { m: out, n: rank, k: rows };
-            product(target, View::rows(dy, out).t(), View::rows(&h, rank), self.scale, size, Threads::All);
-            let mut dh = h;
-            let target = Target { data: &mut dh, row: rank, add: false };
-            let size = Size { m: rows, n: rank, k: out };
-            product(target, View::rows(dy, out), View::rows(b, rank), self.scale, size, Threads::All);
-            let target = Target { data: &mut da, row: width, add: false };
-            let size = Size { m: rank, n: width, k: rows };
-            product(target, View::rows(&dh, rank).t(), View::rows(xs, width), 1.0, size, Threads::All);
-            if x.track_op() {
-                let mut grad = vec![0.0; rows * width];
-                let target = Target { data: &mut grad, row: width, add: false };
-                let size = Size { m: rows, n: width, k: rank };
-                product(target, View::rows(&dh, rank), View::rows(a, width), 1.0, size, Threads::All);
-                dx = Some(grad);
-            }
-        })?;
-        let device = x.device();
-        let dx = dx.map(|dx| Tensor::from_vec(dx, (rows, width), device)).transpose()?;
-        let da = Tensor::from_vec(da, (rank, width), device)?;
-        Ok((dx, Some(da), Some(Tensor::from_vec(db, (out, rank), device)?)))
     }
 }
 

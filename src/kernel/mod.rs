@@ -4,8 +4,10 @@
 //! tensors live on a GPU or the parameter is being trained, an operation is the composition of candle's operations that its
 //! tests take as the oracle; so every encoder is written once.
 
+mod adapted;
 mod attention;
 mod delta;
+mod dropout;
 mod embed;
 mod gelu;
 mod host;
@@ -16,8 +18,10 @@ mod product;
 
 use candle_core::{Result, Tensor};
 
+pub use adapted::adapted_linear;
 pub use attention::{Heads, attention};
-pub use delta::{Segment, lora_delta, ragged_delta};
+pub use delta::{Segment, ragged_delta};
+pub use dropout::{Dropout, dropout, splitmix};
 pub use embed::embed;
 pub use gelu::gelu;
 pub use linear::linear;

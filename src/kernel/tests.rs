@@ -6,7 +6,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::adapter::Delta;
-use crate::encoder::AttentionDropout;
 
 const CPU: &Device = &Device::Cpu;
 
@@ -96,7 +95,7 @@ proptest! {
     fn attention_is_its_reference(offsets in spans(), heads in 1usize..5, size in 1usize..20, p in 0f32..0.6, seed: u64) {
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
-        for dropout in [None, Some(AttentionDropout { p, seed })] {
+        for dropout in [None, Some(Dropout { p, seed })] {
             let how = Heads { offsets: &offsets, heads, scale: 0.7, dropout };
             let reference = attention::reference(&q, &k, &v, &how).unwrap();
             same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
@@ -117,10 +116,24 @@ proptest! {
     }
 
     #[test]
-    fn lora_delta_is_its_reference(rows in 1usize..40, width in 1usize..60, out in 1usize..60, rank in 1usize..17, seed: u64) {
+    fn adapted_linear_is_its_reference(rows in 1usize..40, width in 1usize..60, out in 1usize..60, rank in 1usize..17, seed: u64) {
         let (x, a, b) = (var(seed, &[rows, width]), var(seed ^ 1, &[rank, width]), var(seed ^ 2, &[out, rank]));
-        let reference = delta::reference(&x, &a, &b, 0.5).unwrap();
-        same(&lora_delta(&x, &a, &b, 0.5).unwrap(), &reference, &[&x, &a, &b], 2e-4);
+        let (weight, bias) = (frozen(seed ^ 3, &[out, width]), frozen(seed ^ 4, &[out]));
+        let delta = Delta { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale: 0.5 };
+        let reference = adapted::reference(&x, &weight, &bias, &delta).unwrap();
+        same(&adapted_linear(&x, &weight, &bias, &delta).unwrap(), &reference, &[&x, &a, &b], 2e-4);
+    }
+
+    #[test]
+    fn dropout_is_its_reference(n in 1usize..20_000, p in 0f32..0.9, seed: u64) {
+        let x = var(seed, &[n]);
+        let how = Dropout { p, seed };
+        let y = dropout(&x, how).unwrap();
+        same(&y, &dropout::reference(&x, how).unwrap(), &[&x], 0.0);
+        let dropped = y.to_vec1::<f32>().unwrap().iter().filter(|y| **y == 0.0).count();
+        // Five standard deviations of a binomial count.
+        let (expected, spread) = (f64::from(p) * n as f64, (f64::from(p) * f64::from(1.0 - p) * n as f64).sqrt());
+        prop_assert!((dropped as f64 - expected).abs() <= 5.0 * spread + 1.0, "{dropped} of {n} at {p}");
     }
 
     #[test]
@@ -167,7 +180,6 @@ fn misfits_are_errors_not_panics() {
         assert!(message.contains(words), "{message}");
     };
     refused(linear(&x, &frozen(1, &[2, 5]), &frozen(2, &[2])), "expected rows of 5, found 4");
-    refused(lora_delta(&x, &x, &x, 1.0), "expected x [T, in]");
     refused(embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
     let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, dropout: None };
     refused(attention(&x, &x, &x, &heads(&[0, 2])), "do not span 3 tokens");
@@ -175,5 +187,9 @@ fn misfits_are_errors_not_panics() {
     let a = Tensor::from_vec(random(1, &[1, 4]), (1, 4), CPU).unwrap();
     let b = Tensor::from_vec(random(1, &[4, 1]), (4, 1), CPU).unwrap();
     let delta = Delta { a, b, scale: 1.0 };
+    let adapted = |out| adapted_linear(&x, &frozen(1, &[out, 4]), &frozen(2, &[out]), &delta);
+    refused(adapted(5), "expected B of 5 rows, found 4");
+    let transposed = Delta { a: delta.b.clone(), b: delta.a.clone(), scale: 1.0 };
+    refused(adapted_linear(&x, &frozen(1, &[4, 4]), &frozen(2, &[4]), &transposed), "expected x [T, in]");
     refused(ragged_delta(&x, x.copy().unwrap(), &[Segment { rows: 2..9, delta: &delta }]), "lie outside");
 }

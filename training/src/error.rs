@@ -47,6 +47,9 @@ pub enum Error {
         /// The loss.
         loss: f32,
     },
+    /// Threads could not be started.
+    #[error("threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
+use polyrank::kernel::splitmix;
 use polyrank::tokenize::Limit;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -21,9 +22,10 @@ use crate::controller::Controller;
 use crate::data::{Example, Target, TaskData};
 use crate::error::Error;
 use crate::evaluate;
-use crate::method::{Dropout, GateRule, LowRank, LowRankSettings, Rates};
+use crate::method::{Dropping, GateRule, LowRank, LowRankSettings, Rates, StepDropout};
 use crate::metric::{Metric, metrics_for, score};
 use crate::optim::{Optimizer, StepRule, Threshold, linear_rate};
+use crate::passes::{self, Workers};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -159,6 +161,7 @@ pub struct Trainer<'a> {
     tokens: Tokens,
     targets: Vec<Target>,
     metrics: &'static [Metric],
+    workers: Workers,
     steps_per_epoch: usize,
 }
 
@@ -206,7 +209,21 @@ impl<'a> Trainer<'a> {
         }
         let targets = data.validation[0].examples.iter().map(|example| example.target).collect();
         let metrics = metrics_for(&data.task, data.problem);
-        Ok(Self { settings, engine, data, method, optimizer, progress, tokens, targets, metrics, steps_per_epoch })
+        let all: usize = tokens.train.iter().map(|text| text.ids.len()).sum();
+        let workers = Workers::new(all / steps_per_epoch.max(1))?;
+        Ok(Self {
+            settings,
+            engine,
+            data,
+            method,
+            optimizer,
+            progress,
+            tokens,
+            targets,
+            metrics,
+            workers,
+            steps_per_epoch,
+        })
     }
 
     /// Trains to the end; checkpoints and the log go to the folder `run`. Returns the folder of the best checkpoint.
@@ -271,45 +288,72 @@ impl<'a> Trainer<'a> {
         let costs: Vec<usize> = self.method.gates()?.iter().map(|gate| gate.cost).collect();
         let (mut sum, mut tokens) = (0.0, 0);
         for rows in order.chunks(self.settings.batch_size) {
-            let batch = Packed::new(rows.iter().map(|&row| &self.tokens.train[row]));
-            let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
-            let loss = self.step(&batch, &targets, &costs)?;
+            let loss = self.step(rows, &costs)?;
             sum += f64::from(loss) * rows.len() as f64;
-            tokens += batch.tokens();
+            tokens += rows.iter().map(|&row| self.tokens.train[row].ids.len()).sum::<usize>();
             bar.inc(1);
             bar.set_message(format!("loss {loss:.3}"));
         }
         Ok((sum / order.len() as f64, tokens))
     }
 
-    fn step(&mut self, batch: &Packed, targets: &[Target], costs: &[usize]) -> Result<f32, Error> {
+    /// One step on `rows` of the training data; the mean loss.
+    fn step(&mut self, rows: &[usize], costs: &[usize]) -> Result<f32, Error> {
+        let texts: Vec<&Encoded> = rows.iter().map(|&row| &self.tokens.train[row]).collect();
+        // A GPU takes the batch whole.
+        let cuts = if self.engine.device().is_cpu() { passes::cut(&texts) } else { vec![0..rows.len()] };
+        let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
+        let mut loss = 0.0;
+        let mut gradients = match self.penalty()? {
+            Some(penalty) => self.optimizer.gradients(&penalty.backward()?)?,
+            None => self.optimizer.trainables.iter().map(|t| vec![0.0; t.var.elem_count()]).collect(),
+        };
+        for result in results {
+            let (part, parts) = result?;
+            loss += part;
+            for (sum, part) in gradients.iter_mut().zip(parts) {
+                sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+        }
+        if !loss.is_finite() {
+            return Err(Error::Diverged { step: self.optimizer.step + 1, loss });
+        }
+        let total = self.steps_per_epoch * self.settings.epochs;
+        let rate = self.settings.lr * linear_rate(self.optimizer.step, total, self.settings.warmup);
+        self.optimizer.step(gradients, rate, costs)?;
+        Ok(loss)
+    }
+
+    /// Forward and backward of some rows of a batch of `of` rows: their share of the mean loss, and its gradients.
+    fn pass(&self, rows: &[usize], of: usize, index: usize) -> Result<(f32, Vec<Vec<f32>>), Error> {
+        let batch = Packed::new(rows.iter().map(|&row| &self.tokens.train[row]));
+        let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
+        let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.step as u64;
+        let dropout = StepDropout { rates: self.rates(), seed: splitmix(seed) ^ index as u64 };
+        let seam = Dropping { method: &self.method, dropout };
+        let hidden = self.engine.encoder().forward(&batch, &seam)?;
+        let logits = head_logits(&**self.engine.encoder(), &hidden, &batch, &self.method.head(), &seam)?;
+        let loss = (task_loss(&logits, &targets, self.data.problem)? * (rows.len() as f64 / of as f64))?;
+        Ok((loss.to_scalar()?, self.optimizer.gradients(&loss.backward()?)?))
+    }
+
+    fn rates(&self) -> Rates {
         let config = self.engine.config();
-        let rates = match self.settings.dropout {
+        match self.settings.dropout {
             Some(p) => Rates { hidden: p, attention: p, head: p },
             None => Rates {
                 hidden: config.hidden_dropout_prob,
                 attention: config.attention_probs_dropout_prob,
                 head: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
             },
-        };
-        let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.step as u64;
-        self.method.dropout.set(Dropout { rates, seed });
-        let hidden = self.engine.encoder().forward(batch, &self.method)?;
-        let logits = head_logits(&**self.engine.encoder(), &hidden, batch, &self.method.head(), &self.method)?;
-        let loss = task_loss(&logits, targets, self.data.problem)?;
-        let value = loss.to_scalar::<f32>()?;
-        if !value.is_finite() {
-            return Err(Error::Diverged { step: self.optimizer.step + 1, loss: value });
         }
-        let penalty = if self.settings.sparse_lambda > 0.0 { self.method.gate_penalty()? } else { None };
-        let whole = match penalty {
-            Some(penalty) => (loss + (penalty * self.settings.sparse_lambda)?)?,
-            None => loss,
-        };
-        let total = self.steps_per_epoch * self.settings.epochs;
-        let rate = self.settings.lr * linear_rate(self.optimizer.step, total, self.settings.warmup);
-        self.optimizer.step(&whole.backward()?, rate, costs)?;
-        Ok(value)
+    }
+
+    fn penalty(&self) -> Result<Option<Tensor>, Error> {
+        match self.settings.sparse_lambda > 0.0 {
+            true => Ok(self.method.gate_penalty()?.map(|penalty| penalty * self.settings.sparse_lambda).transpose()?),
+            false => Ok(None),
+        }
     }
 
     /// The share of the gates' parameters that is not pruned; 1 without gates.

@@ -5,7 +5,7 @@ use polyrank::adapter::ProblemType;
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
-use polyrank_training::method::{Dropout, LowRank, LowRankSettings, Rates};
+use polyrank_training::method::{Dropping, LowRank, LowRankSettings, Rates, StepDropout};
 use polyrank_training::trainer::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -39,10 +39,11 @@ fn batch() -> (Packed, Vec<Target>) {
     (Packed::new(&texts), vec![Target::Class(1), Target::Class(0), Target::Class(2), Target::Class(1)])
 }
 
-fn loss(engine: &Engine, method: &LowRank) -> Tensor {
+fn loss(engine: &Engine, method: &LowRank, dropout: StepDropout) -> Tensor {
+    let seam = &Dropping { method, dropout };
     let ((batch, targets), encoder) = (batch(), &**engine.encoder());
-    let hidden = encoder.forward(&batch, method).unwrap();
-    let logits = head_logits(encoder, &hidden, &batch, &method.head(), method).unwrap();
+    let hidden = encoder.forward(&batch, seam).unwrap();
+    let logits = head_logits(encoder, &hidden, &batch, &method.head(), seam).unwrap();
     let penalty = method.gate_penalty().unwrap().unwrap();
     (task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap() + penalty).unwrap()
 }
@@ -54,10 +55,10 @@ fn shift(var: &Var, direction: &Tensor, size: f64) {
 }
 
 /// In each variable, along a random direction: the slope of the loss is the gradient's part in that direction.
-fn check(method: &LowRank) {
+fn check(method: &LowRank, dropout: StepDropout) {
     let engine = engine();
-    let gradients = loss(&engine, method).backward().unwrap();
-    let value = || f64::from(loss(&engine, method).to_scalar::<f32>().unwrap());
+    let gradients = loss(&engine, method, dropout).backward().unwrap();
+    let value = || f64::from(loss(&engine, method, dropout).to_scalar::<f32>().unwrap());
     let mut rng = StdRng::seed_from_u64(29);
     for trainable in method.trainables() {
         let gradient = gradients.get(&trainable.var).unwrap();
@@ -83,13 +84,12 @@ fn check(method: &LowRank) {
 
 #[test]
 fn gradients_are_slopes() {
-    check(&anywhere(&engine()));
+    check(&anywhere(&engine()), StepDropout::default());
 }
 
 /// The masks of a step are the same in every pass, so that the loss is one function, and the backward pass sees them too.
 #[test]
 fn gradients_are_slopes_under_dropout() {
-    let method = anywhere(&engine());
-    method.dropout.set(Dropout { rates: Rates { hidden: 0.2, attention: 0.2, head: 0.2 }, seed: 41 });
-    check(&method);
+    let rates = Rates { hidden: 0.2, attention: 0.2, head: 0.2 };
+    check(&anywhere(&engine()), StepDropout { rates, seed: 41 });
 }

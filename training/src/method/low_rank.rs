@@ -1,18 +1,17 @@
 //! LoRA, and SoRA: LoRA with a gate on each rank (eq. 8), `y += s * Wu (g * (Wd x))`, `s = alpha / r_max`.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor, Var};
 use polyrank::adapter::Delta;
-use polyrank::encoder::{AttentionDropout, DropPoint, Head, Layout, Seam, Site};
-use polyrank::kernel::lora_delta;
+use polyrank::encoder::{DropPoint, Head, Layout, Seam, Site};
+use polyrank::kernel::Dropout;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-use super::{Dropout, Group, Trainable};
+use super::{Group, StepDropout, Trainable};
 use crate::controller::Gate;
 
 /// How SoRA's gates step.
@@ -55,8 +54,6 @@ pub struct LowRank {
     scale: f64,
     sites: Vec<Option<Adapted>>,
     head: BTreeMap<String, Var>,
-    /// Of the current step; set before each.
-    pub dropout: Cell<Dropout>,
 }
 
 impl LowRank {
@@ -93,7 +90,7 @@ impl LowRank {
         let bias = Var::zeros(settings.labels, candle_core::DType::F32, device)?;
         let head = BTreeMap::from([("classifier.weight".to_owned(), weight), ("classifier.bias".to_owned(), bias)]);
         let scale = settings.alpha / rank as f64;
-        Ok(Self { layout: layout.clone(), scale, sites, head, dropout: Cell::default() })
+        Ok(Self { layout: layout.clone(), scale, sites, head })
     }
 
     /// Every variable, in a fixed order.
@@ -202,18 +199,26 @@ impl Adapted {
 }
 
 impl Seam for LowRank {
-    fn project(&self, site: Site, x: &Tensor, y: Tensor) -> Result<Tensor> {
-        match &self.sites[self.layout.index(site)] {
-            Some(adapted) => y + lora_delta(x, &adapted.gated()?, adapted.b.as_tensor(), self.scale)?,
-            None => Ok(y),
-        }
+    fn delta(&self, site: Site) -> Result<Option<Delta>> {
+        let Some(adapted) = &self.sites[self.layout.index(site)] else { return Ok(None) };
+        Ok(Some(Delta { a: adapted.gated()?, b: adapted.b.as_tensor().clone(), scale: self.scale }))
+    }
+}
+
+/// A [`LowRank`] with what one pass of a step drops.
+pub struct Dropping<'a> {
+    /// The method.
+    pub method: &'a LowRank,
+    /// Of this pass.
+    pub dropout: StepDropout,
+}
+
+impl Seam for Dropping<'_> {
+    fn delta(&self, site: Site) -> Result<Option<Delta>> {
+        self.method.delta(site)
     }
 
-    fn dropout(&self, point: DropPoint, h: Tensor) -> Result<Tensor> {
-        self.dropout.get().apply(point, h)
-    }
-
-    fn attention_dropout(&self, layer: usize) -> Option<AttentionDropout> {
-        self.dropout.get().attention(layer)
+    fn dropout(&self, point: DropPoint) -> Option<Dropout> {
+        self.dropout.at(point)
     }
 }

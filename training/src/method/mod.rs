@@ -4,8 +4,8 @@ mod dropout;
 mod low_rank;
 mod replace;
 
-pub use dropout::{Dropout, Rates};
-pub use low_rank::{GateRule, LowRank, LowRankSettings};
+pub use dropout::{Rates, StepDropout};
+pub use low_rank::{Dropping, GateRule, LowRank, LowRankSettings};
 pub use replace::{Replace, Subset};
 
 use candle_core::Var;

@@ -51,20 +51,24 @@ impl Optimizer {
         Self { trainables, moments, step: 0, rule }
     }
 
-    /// One step at the learning rate `rate`. `costs` are the gates' (`in + out`), in order. Returns the gradients' norm before
+    /// The elements of each variable's gradient, in order; zeros where `gradients` has none.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn gradients(&self, gradients: &GradStore) -> Result<Vec<Vec<f32>>> {
+        let of = |Trainable { var, .. }: &Trainable| match gradients.get(var) {
+            Some(gradient) => flat(gradient),
+            None => Ok(vec![0.0; var.elem_count()]),
+        };
+        self.trainables.iter().map(of).collect()
+    }
+
+    /// One step at the learning rate `rate` with [`Self::gradients`]. `costs` are the gates' (`in + out`), in order. Returns the gradients' norm before
     /// clipping and the xi that was used.
     ///
     /// # Errors
     /// Candle's own.
-    pub fn step(&mut self, gradients: &GradStore, rate: f64, costs: &[usize]) -> Result<(f64, f64)> {
-        let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-        let mut grads = Vec::with_capacity(self.trainables.len());
-        for Trainable { var, .. } in &self.trainables {
-            grads.push(match gradients.get(var) {
-                Some(gradient) => flat(gradient)?,
-                None => vec![0.0; var.elem_count()],
-            });
-        }
+    pub fn step(&mut self, mut grads: Vec<Vec<f32>>, rate: f64, costs: &[usize]) -> Result<(f64, f64)> {
         let norm = clip(&mut grads, self.rule.clip.unwrap_or(f64::INFINITY));
         let frozen = matches!(self.rule.threshold, Threshold::Ratio(controller) if controller.settled(self.step));
         self.step += 1;
@@ -110,6 +114,10 @@ impl Optimizer {
             Threshold::Ratio(controller) => controller.xi(self.step, gates),
         }
     }
+}
+
+fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
 }
 
 fn gate((&value, &cost): (&f32, &usize)) -> Gate {

@@ -1,0 +1,70 @@
+//! A step's batch in several passes, each with a graph of its own, side by side on the cores.
+//!
+//! Small matrices do not keep two cores busy with one product; two products at once do. Passes are cut by tokens, not by cores,
+//! and their gradients are added in order, so that a run gives the same adapter on any number of cores.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use polyrank::encoder::Encoded;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+
+/// Tokens that a pass ends after: enough for a product at full speed, few enough to stay in a core's cache.
+const TOKENS: usize = 128;
+
+/// Cuts `rows` of a batch into passes: ranges of positions in `rows`, none empty.
+#[must_use]
+pub fn cut(rows: &[&Encoded]) -> Vec<Range<usize>> {
+    let mut passes = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (i, row) in rows.iter().enumerate() {
+        tokens += row.ids.len();
+        if tokens >= TOKENS || i + 1 == rows.len() {
+            passes.push(start..i + 1);
+            (start, tokens) = (i + 1, 0);
+        }
+    }
+    passes
+}
+
+/// Groups of threads, each for one pass at a time.
+pub struct Workers {
+    groups: Vec<ThreadPool>,
+}
+
+impl Workers {
+    /// Groups for batches of about `tokens`: as many as there are passes or threads, with the threads shared out.
+    ///
+    /// # Errors
+    /// Threads that cannot be started.
+    pub fn new(tokens: usize) -> Result<Self, ThreadPoolBuildError> {
+        let threads = rayon::current_num_threads();
+        let groups = tokens.div_ceil(TOKENS).clamp(1, threads);
+        let group = |_| ThreadPoolBuilder::new().num_threads(threads / groups).build();
+        Ok(Self { groups: (0..groups).map(group).collect::<Result<_, _>>()? })
+    }
+
+    /// `job(0), ..., job(count - 1)`, in order, run as groups come free.
+    pub fn map<T: Send>(&self, count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done = Vec::new();
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= count {
+                    return done;
+                }
+                done.push((i, job(i)));
+            }
+        };
+        let mut done = std::thread::scope(|scope| {
+            let running: Vec<_> = self.groups.iter().map(|group| scope.spawn(|| group.install(work))).collect();
+            running
+                .into_iter()
+                .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Vec<_>>()
+        });
+        done.sort_unstable_by_key(|(i, _)| *i);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+}
