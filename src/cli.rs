@@ -10,11 +10,12 @@ mod units;
 
 use std::error::Error as StdError;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use polyrank::adapter;
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
 use polyrank::model;
@@ -87,8 +88,8 @@ struct InspectArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The base that it belongs to [default: the folder that its configuration names, else `default`].
-    #[arg(long, env = "POLYRANK_MODEL_ID", value_name = "M")]
+    /// Check it against this base as well: a folder, a hub id or `default`.
+    #[arg(long, value_name = "M")]
     model_id: Option<String>,
 }
 
@@ -125,6 +126,8 @@ fn run(command: Command) -> Result<(), Failure> {
 fn log_to_stderr(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,polyrank=info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A log that nobody reads any more, a closed pipe, must not take the process down with it.
+    let logs = logs.log_internal_errors(false);
     match json {
         true => logs.json().init(),
         false => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
@@ -132,22 +135,20 @@ fn log_to_stderr(json: bool) {
 }
 
 fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let named = || base_named_by(&args.dir).unwrap_or_else(|| "default".into());
-    let model_id = args.model_id.clone().unwrap_or_else(named);
-    let engine = Engine::open(&model::ensure(&model_id)?, &Device::Cpu)?;
-    let report = Report::new(engine.layout(), &engine.load_adapter(&args.dir)?);
+    let report = match &args.model_id {
+        Some(base) => {
+            let engine = Engine::open(&model::ensure(base)?, &Device::Cpu)?;
+            Report::new(engine.layout(), &engine.load_adapter(&args.dir)?)
+        }
+        None => {
+            let (layout, adapter) = adapter::peek(&args.dir)?;
+            Report::new(&layout, &adapter)
+        }
+    };
     match args.json {
         true => print(format_args!("{}", serde_json::to_string(&report)?)),
         false => print(format_args!("{report}")),
     }
-}
-
-/// The folder of the base in an adapter's configuration, where there is one on this machine.
-fn base_named_by(dir: &Path) -> Option<String> {
-    let config: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(dir.join("adapter_config.json")).ok()?).ok()?;
-    let base = config.get("base_model_name_or_path")?.as_str()?;
-    Path::new(base).join("config.json").is_file().then(|| base.into())
 }
 
 fn print(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {

@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::adapter::{Adapter, ProblemType};
-use crate::encoder::Layout;
+use crate::adapter::{Adapter, ProblemType, Ranks};
+use crate::encoder::{Layout, NamedSite};
 
 /// An adapter's ranks and sizes.
 ///
@@ -28,15 +28,14 @@ pub struct Report {
     pub problem_type: Option<ProblemType>,
     /// Number of layers.
     pub layers: usize,
-    /// Ranks by layer for each module, under the module's short name: `{"query": [0, 4, 8], ...}` in JSON.
-    #[serde(serialize_with = "as_map")]
-    pub ranks: Vec<(&'static str, Vec<usize>)>,
+    /// The rank at every site.
+    pub ranks: Ranks,
     /// Numbers it holds.
     pub parameters: Parameters,
     /// Bytes it keeps resident, deltas and head.
     pub bytes: usize,
     /// The first site that it changes; all before it is the base's own work.
-    pub first_active_site: Option<FirstActive>,
+    pub first_active_site: Option<NamedSite>,
 }
 
 /// Numbers that an adapter holds.
@@ -50,47 +49,29 @@ pub struct Parameters {
     pub head: usize,
 }
 
-/// A site by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct FirstActive {
-    /// Layer, from 0 at the embeddings.
-    pub layer: usize,
-    /// Name inside the layer, `attention.self.query`.
-    pub module: &'static str,
-}
-
-fn as_map<S: Serializer>(ranks: &[(&'static str, Vec<usize>)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(ranks.iter().map(|(module, ranks)| (module, ranks)))
-}
-
 impl Report {
     /// The report on `adapter`, for a base of `layout`.
     #[must_use]
     pub fn new(layout: &Layout, adapter: &Adapter) -> Self {
-        let mut ranks: Vec<_> = layout.modules.iter().map(|module| (module.label, Vec::new())).collect();
-        for site in layout.sites() {
-            ranks[site.module].1.push(adapter.rank(layout.index(site)));
-        }
-        let first = adapter.first_active_site(layout);
         Self {
             base_model: adapter.base_model.clone(),
             base_fingerprint: adapter.base_fingerprint.clone(),
             labels: adapter.labels.clone(),
             problem_type: adapter.problem_type,
             layers: layout.layers,
-            ranks,
+            ranks: adapter.ranks(layout),
             parameters: Parameters {
                 adapter: adapter.delta_parameters(),
                 paper: adapter.paper_parameters(layout),
                 head: adapter.head_parameters(),
             },
             bytes: adapter.bytes(),
-            first_active_site: first.map(|site| FirstActive { layer: site.layer, module: layout.module(site).name }),
+            first_active_site: adapter.first_active_site(layout).map(|site| layout.named(site)),
         }
     }
 
     fn layer_total(&self, layer: usize) -> usize {
-        self.ranks.iter().map(|(_, ranks)| ranks[layer]).sum()
+        self.ranks.0.iter().map(|(_, ranks)| ranks[layer]).sum()
     }
 
     fn facts(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -104,14 +85,14 @@ impl Report {
         writeln!(f, "parameters    {} ({} as the paper's code counts), head {}", counts[0], counts[1], counts[2])?;
         writeln!(f, "memory        {}", bytes(self.bytes))?;
         match self.first_active_site {
-            Some(FirstActive { layer, module }) => writeln!(f, "first active  layer {layer}, {module}"),
+            Some(NamedSite { layer, module }) => writeln!(f, "first active  layer {layer}, {module}"),
             None => writeln!(f, "first active  none: all but the head is the base's own work"),
         }
     }
 
     fn table(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let sums: Vec<usize> = self.ranks.iter().map(|(_, ranks)| ranks.iter().sum()).collect();
-        let widths = self.ranks.iter().zip(&sums).map(|((label, _), sum)| width(label).max(width(&thousands(*sum))));
+        let sums: Vec<usize> = self.ranks.0.iter().map(|(_, ranks)| ranks.iter().sum()).collect();
+        let widths = self.ranks.0.iter().zip(&sums).map(|((label, _), sum)| width(label).max(width(&thousands(*sum))));
         let widths: Vec<usize> = widths.collect();
         let total = thousands(sums.iter().sum());
         let last = width(&total).max(5);
@@ -120,11 +101,11 @@ impl Report {
             let row = format!("{first:>5}{}  {total:>last$}  {bar}", cells.collect::<String>());
             writeln!(f, "{}", row.trim_end())
         };
-        let labels = self.ranks.iter().map(|(label, _)| (*label).to_owned());
+        let labels = self.ranks.0.iter().map(|(label, _)| (*label).to_owned());
         line(f, "layer", labels.collect(), "total", "")?;
         let most = (0..self.layers).map(|layer| self.layer_total(layer)).max().unwrap_or(0);
         for layer in 0..self.layers {
-            let cells = self.ranks.iter().map(|(_, ranks)| rank(ranks[layer]));
+            let cells = self.ranks.0.iter().map(|(_, ranks)| rank(ranks[layer]));
             let total = self.layer_total(layer);
             line(f, &layer.to_string(), cells.collect(), &rank(total), &bar(total, most))?;
         }

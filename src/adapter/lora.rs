@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::encoder::{Layout, Site};
 
@@ -44,6 +44,17 @@ pub enum ProblemType {
     Regression,
 }
 
+/// Ranks by layer for each module, under the module's short name and in the order of execution. In JSON a map:
+/// `{"query": [0, 4, 8], ...}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranks(pub Vec<(&'static str, Vec<usize>)>);
+
+impl Serialize for Ranks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(module, ranks)| (module, ranks)))
+    }
+}
+
 /// One task over one base. Immutable once made: requests share it by `Arc`.
 #[derive(Debug, Clone)]
 pub struct Adapter {
@@ -66,6 +77,13 @@ impl Adapter {
     #[must_use]
     pub fn rank(&self, index: usize) -> usize {
         self.deltas[index].as_ref().map_or(0, Delta::rank)
+    }
+
+    /// The rank at every site, for a base of `layout`.
+    #[must_use]
+    pub fn ranks(&self, layout: &Layout) -> Ranks {
+        let of = |module| (0..layout.layers).map(|layer| self.rank(layout.index(Site { layer, module }))).collect();
+        Ranks(layout.modules.iter().enumerate().map(|(i, module)| (module.label, of(i))).collect())
     }
 
     /// Numbers that the deltas hold: the sum of `r (in + out)`.

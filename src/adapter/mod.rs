@@ -13,9 +13,9 @@ mod registry;
 mod write;
 
 pub use error::AdapterError;
-pub use lora::{Adapter, Delta, ProblemType};
+pub use lora::{Adapter, Delta, ProblemType, Ranks};
 pub use peek::{layout_of, peek};
 pub use ragged::Mixed;
 pub use read::read;
-pub use registry::{FirstSite, Loaded, Registry, RegistryError, Source, Status, Tier};
+pub use registry::{Loaded, Registry, RegistryError, Source, Status, Tier};
 pub use write::write;

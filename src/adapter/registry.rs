@@ -3,7 +3,7 @@
 mod files;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use self::files::{Folder, Stamp};
 use self::status::Facts;
-pub use self::status::{FirstSite, Status, Tier};
+pub use self::status::{Status, Tier};
 use super::Adapter;
 use crate::encoder::Layout;
 use crate::engine::Engine;
@@ -307,6 +307,3 @@ impl State {
 fn in_use(loaded: &Arc<Loaded>) -> bool {
     Arc::strong_count(loaded) > 1 || Arc::strong_count(&loaded.adapter) > 1
 }
-
-/// Ranks by layer for each module, under the module's short name.
-type Ranks = BTreeMap<&'static str, Vec<usize>>;

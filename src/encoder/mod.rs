@@ -16,7 +16,7 @@ use candle_core::{Device, Result, Tensor};
 pub use batch::{Encoded, Packed};
 pub use head::{Head, first_tokens, head_logits};
 pub use seam::{DropPoint, Identity, Seam};
-pub use site::{Dim, HeadParameter, Layout, Module, Site};
+pub use site::{Dim, HeadParameter, Layout, Module, NamedSite, Site};
 
 use crate::model::{Base, BaseConfig, Frozen, ModelError};
 

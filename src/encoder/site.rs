@@ -3,6 +3,8 @@
 //! A *site* is one adapted linear, named by (layer, module). A [`Layout`] lists an architecture's sites with their sizes and
 //! their names in checkpoints; it is all that reading an adapter needs to know of a base.
 
+use serde::Serialize;
+
 /// One adapted linear of an encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
@@ -10,6 +12,15 @@ pub struct Site {
     pub layer: usize,
     /// Index into [`Layout::modules`].
     pub module: usize,
+}
+
+/// A site as people and clients are told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct NamedSite {
+    /// Layer, from 0 at the embeddings.
+    pub layer: usize,
+    /// Name inside the layer, `attention.self.query`.
+    pub module: &'static str,
 }
 
 /// One kind of linear that every layer has.
@@ -100,6 +111,12 @@ impl Layout {
     #[must_use]
     pub fn name(&self, site: Site) -> String {
         format!("{}.encoder.layer.{}.{}", self.prefix, site.layer, self.module(site).name)
+    }
+
+    /// The site with its module's name.
+    #[must_use]
+    pub fn named(&self, site: Site) -> NamedSite {
+        NamedSite { layer: site.layer, module: self.module(site).name }
     }
 
     /// The site of a full name, if it is one.

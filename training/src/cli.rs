@@ -199,7 +199,7 @@ struct TaskFacts {
 }
 
 pub(crate) fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false).init();
     let result = match Cli::parse().command {
         Command::Train(args) => train(&args),
         Command::Prune(args) => prune(&args),

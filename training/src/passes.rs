@@ -10,16 +10,16 @@ use polyrank::encoder::Encoded;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 /// Tokens that a pass ends after: enough for a product at full speed, few enough to stay in a core's cache.
-const TOKENS: usize = 128;
+pub const TOKENS: usize = 128;
 
-/// Cuts `rows` of a batch into passes: ranges of positions in `rows`, none empty.
+/// Cuts `rows` of a batch into passes that end after `most` tokens: ranges of positions in `rows`, none empty.
 #[must_use]
-pub fn cut(rows: &[&Encoded]) -> Vec<Range<usize>> {
+pub fn cut(rows: &[&Encoded], most: usize) -> Vec<Range<usize>> {
     let mut passes = Vec::new();
     let (mut start, mut tokens) = (0, 0);
     for (i, row) in rows.iter().enumerate() {
         tokens += row.ids.len();
-        if tokens >= TOKENS || i + 1 == rows.len() {
+        if tokens >= most || i + 1 == rows.len() {
             passes.push(start..i + 1);
             (start, tokens) = (i + 1, 0);
         }
@@ -66,5 +66,36 @@ impl Workers {
         });
         done.sort_unstable_by_key(|(i, _)| *i);
         done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn texts(lengths: &[usize]) -> Vec<Encoded> {
+        let text = |&len: &usize| Encoded { ids: vec![1; len], type_ids: vec![0; len], truncated: false };
+        lengths.iter().map(text).collect()
+    }
+
+    #[test]
+    fn every_row_is_in_one_pass() {
+        let texts = texts(&[50, 70, 10, 200, 3, 4]);
+        let rows: Vec<&Encoded> = texts.iter().collect();
+        assert_eq!(cut(&rows, 128), [0..3, 3..4, 4..6]);
+        assert_eq!(cut(&rows, usize::MAX).len(), 1);
+        assert!(cut(&rows[..0], 128).is_empty());
+    }
+
+    #[test]
+    fn results_come_in_order_whoever_is_first() {
+        let workers = Workers::new(1000).unwrap();
+        let slow = |i: usize| {
+            std::thread::sleep(std::time::Duration::from_micros(((7 * i) % 5) as u64 * 100));
+            i * i
+        };
+        assert_eq!(workers.map(20, slow), (0..20).map(|i| i * i).collect::<Vec<_>>());
+        assert!(workers.map(0, slow).is_empty());
     }
 }

@@ -161,6 +161,8 @@ pub struct Trainer<'a> {
     tokens: Tokens,
     targets: Vec<Target>,
     metrics: &'static [Metric],
+    /// The primary metric after the last epoch of this call.
+    last: Option<f64>,
     workers: Workers,
     steps_per_epoch: usize,
 }
@@ -221,6 +223,7 @@ impl<'a> Trainer<'a> {
             tokens,
             targets,
             metrics,
+            last: None,
             workers,
             steps_per_epoch,
         })
@@ -244,6 +247,7 @@ impl<'a> Trainer<'a> {
             let logits = evaluate::logits(self.engine, &adapter, &self.tokens.validation)?;
             let scores: Vec<(&str, f64)> =
                 self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &self.targets))).collect();
+            self.last = Some(scores[0].1);
             // Only what has its final support may be chosen: earlier epochs have more parameters than was asked for.
             let eligible = match self.settings.threshold(total) {
                 Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => {
@@ -292,7 +296,7 @@ impl<'a> Trainer<'a> {
             sum += f64::from(loss) * rows.len() as f64;
             tokens += rows.iter().map(|&row| self.tokens.train[row].ids.len()).sum::<usize>();
             bar.inc(1);
-            bar.set_message(format!("loss {loss:.3}"));
+            bar.set_message(self.state(loss)?);
         }
         Ok((sum / order.len() as f64, tokens))
     }
@@ -301,7 +305,7 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, rows: &[usize], costs: &[usize]) -> Result<f32, Error> {
         let texts: Vec<&Encoded> = rows.iter().map(|&row| &self.tokens.train[row]).collect();
         // A GPU takes the batch whole.
-        let cuts = if self.engine.device().is_cpu() { passes::cut(&texts) } else { vec![0..rows.len()] };
+        let cuts = passes::cut(&texts, if self.engine.device().is_cpu() { passes::TOKENS } else { usize::MAX });
         let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
         let mut loss = 0.0;
         let mut gradients = match self.penalty()? {
@@ -354,6 +358,17 @@ impl<'a> Trainer<'a> {
             true => Ok(self.method.gate_penalty()?.map(|penalty| penalty * self.settings.sparse_lambda).transpose()?),
             false => Ok(None),
         }
+    }
+
+    /// What the bar tells beside the steps: the metric is the last epoch's.
+    fn state(&self, loss: f32) -> Result<String, Error> {
+        let metric = self.last.map_or(String::new(), |last| format!(", {} {last:.3}", self.metrics[0].name()));
+        let gates = self.method.gates()?;
+        let alive = gates.iter().filter(|gate| gate.value != 0.0).count();
+        // Ranks begin equal at every site.
+        let rank = self.settings.rank as f64 * alive as f64 / gates.len().max(1) as f64;
+        let rank = if gates.is_empty() { self.settings.rank as f64 } else { rank };
+        Ok(format!("loss {loss:.3}{metric}, mean rank {rank:.2}, {:.1} % kept", 100.0 * self.kept()?))
     }
 
     /// The share of the gates' parameters that is not pruned; 1 without gates.

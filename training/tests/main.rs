@@ -5,6 +5,7 @@ mod data;
 mod gradients;
 mod metric;
 mod run;
+mod serve;
 mod steps;
 
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ fn polyrank_train(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_polyrank-train")).args(args).output().unwrap()
 }
 
-fn fine(args: &[&str]) -> String {
+pub(crate) fn fine(args: &[&str]) -> String {
     let output = polyrank_train(args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -32,7 +32,7 @@ fn refused(args: &[&str], code: i32, words: &str) {
 }
 
 /// A task that a word decides.
-fn data() -> TempDir {
+pub(crate) fn data() -> TempDir {
     let dir = TempDir::new().unwrap();
     let row = |i: usize| {
         let (label, word) = if i.is_multiple_of(2) { ("good", "very good") } else { ("bad", "not good") };
@@ -48,7 +48,7 @@ fn data() -> TempDir {
     dir
 }
 
-fn train<'a>(data: &'a str, output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn train<'a>(data: &'a str, output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let base: &'static str = Box::leak(base_dir().to_string_lossy().into_owned().into_boxed_str());
     let mut args = vec!["train", "--model-id", base, "--data", data, "--output", output, "--batch-size", "8"];
     args.extend(["--rank", "6", "--seed", "3"]);
@@ -176,4 +176,30 @@ fn wrong_settings_touch_nothing() {
     refused(&train("/nowhere/at/all", to, &[]), 1, "no such folder");
     refused(&["prune", "/nowhere/run/checkpoint-1", "--output", to], 1, "config.toml");
     assert!(!output.exists());
+}
+
+/// A file may grow to a few kilobytes only, as on a full disk: the run ends with the file's name, and leaves nothing half-written.
+#[cfg(unix)]
+#[test]
+fn no_room_for_a_checkpoint_is_an_error_and_leaves_nothing_half_written() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let args = train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "2"]);
+    let limited = "trap '' XFSZ; ulimit -f 8; exec \"$@\"";
+    let mut shell = Command::new("bash");
+    shell.args(["-c", limited, "bash", env!("CARGO_BIN_EXE_polyrank-train")]).args(&args);
+    let output_of = shell.output().unwrap();
+    let message = String::from_utf8_lossy(&output_of.stderr).into_owned();
+    assert_eq!(output_of.status.code(), Some(1), "{message}");
+    assert!(message.contains("state.safetensors") && message.contains("File too large"), "{message}");
+    let names = |dir: &Path| -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&output), ["run"]);
+    assert_eq!(names(&output.join("run")), ["config.toml", "task.json"]);
+    // With room again, the run goes on from where it stands: the beginning.
+    fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "2", "--resume"]));
 }

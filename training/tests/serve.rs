@@ -1,0 +1,129 @@
+//! From a task's folder to an answer over HTTP, by the two binaries as users run them.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::base_dir;
+use super::run::{data, fine, train};
+
+/// The runtime's binary of this build. `cargo test --workspace` leaves it beside ours; Cargo tells a test only its own package's
+/// binaries, so where that one is missing, or older than its sources, it is built here.
+fn polyrank() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let ours = Path::new(env!("CARGO_BIN_EXE_polyrank-train"));
+        let binary = ours.with_file_name(format!("polyrank{}", std::env::consts::EXE_SUFFIX));
+        let sources = newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../src"));
+        if !binary.metadata().is_ok_and(|metadata| metadata.modified().unwrap() >= sources) {
+            let release = ours.parent().unwrap().ends_with("release");
+            let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            build.args(["build", "--quiet", "--package", "polyrank", "--bin", "polyrank"]);
+            build.args(["--profile", if release { "release" } else { "dev" }]);
+            assert!(build.status().unwrap().success(), "the runtime does not build");
+        }
+        binary
+    })
+}
+
+/// When the youngest file under `dir` was written.
+fn newest(dir: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { newest(&path) } else { path.metadata().unwrap().modified().unwrap() })
+        .max()
+        .unwrap()
+}
+
+fn ask(args: &[&str]) -> String {
+    let output = Command::new(polyrank()).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A server process whose log nobody reads once it told its address; killed when the test is over.
+struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(adapters: &str) -> Self {
+        let base = base_dir();
+        let args = ["serve", "--model-id", base.to_str().unwrap(), "--adapters", adapters, "--port", "0"];
+        let mut process = Command::new(polyrank()).args(args).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = |line: String| Some(line.split_once("http://")?.1.trim().to_owned());
+        let address = lines.map_while(Result::ok).find_map(address).expect("the server tells its address");
+        Self { process, url: format!("http://{address}") }
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let reply = ureq::post(format!("{}{path}", self.url)).send_json(body);
+        reply.unwrap().body_mut().read_json().unwrap()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        ureq::get(format!("{}{path}", self.url)).call().unwrap().body_mut().read_json().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+#[test]
+fn what_is_trained_is_served() {
+    let (data, adapters) = (data(), TempDir::new().unwrap());
+    let output = adapters.path().join("plots");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    let printed = fine(&train(from, to, &["--epochs", "6", "--target-ratio", "0.5"]));
+
+    // The table that training prints is the one that `inspect` reads from the files, but for the names of base and folder.
+    let table = |text: &str| text[text.find("layer  query").unwrap()..text.rfind("total").unwrap()].to_owned();
+    assert_eq!(table(&printed), table(&ask(&["inspect", to])));
+    let facts: Value = serde_json::from_str(&ask(&["inspect", to, "--json"])).unwrap();
+    let ranks: Vec<u64> = facts["ranks"].as_object().unwrap().values().flat_map(numbers).collect();
+    assert!(ranks.iter().any(|rank| *rank != ranks[0]), "ranks differ: {ranks:?}");
+
+    let base = base_dir();
+    let texts = ["the plot was very good", "the plot and was not good"];
+    let mut args = vec!["classify", "--model-id", base.to_str().unwrap(), "--adapter", to];
+    args.extend(texts.iter().flat_map(|text| ["--text", text]));
+    let lines: Vec<Value> = ask(&args).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().map(|line| line["text"].as_str().unwrap()).collect::<Vec<_>>(), texts);
+
+    let server = Server::start(adapters.path().to_str().unwrap());
+    let answer = server.post("/classify/plots", &json!({"inputs": texts}));
+    for (line, entries) in lines.iter().zip(answer.as_array().unwrap()) {
+        for (ours, theirs) in line["labels"].as_array().unwrap().iter().zip(entries.as_array().unwrap()) {
+            assert_eq!(ours["label"], theirs["label"]);
+            assert!((ours["score"].as_f64().unwrap() - theirs["score"].as_f64().unwrap()).abs() < 1e-5);
+        }
+    }
+    let told = server.get("/adapters/plots");
+    assert_eq!((&told["ranks"], &told["labels"]), (&facts["ranks"], &facts["labels"]));
+    assert_eq!(told["requests"], 1);
+}
+
+fn numbers(value: &Value) -> Vec<u64> {
+    value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_ends_a_server_in_peace() {
+    let adapters = TempDir::new().unwrap();
+    let mut server = Server::start(adapters.path().to_str().unwrap());
+    assert_eq!(server.get("/adapters"), json!([]));
+    let kill = Command::new("kill").arg(server.process.id().to_string()).status().unwrap();
+    assert!(kill.success() && server.process.wait().unwrap().success());
+}
