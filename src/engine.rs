@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::adapter::{self, Adapter, AdapterError, Mixed};
-use crate::encoder::{self, Encoded, Encoder, Layout, Packed, first_tokens};
+use crate::encoder::{self, Encoded, Encoder, Layout, Packed};
 use crate::error::Error;
 use crate::model::{Base, BaseConfig};
 use crate::tokenize::{Limit, TokenizeError, Tokenizer};
@@ -35,7 +35,7 @@ impl Engine {
     /// A file that is missing or malformed, named.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
         let base = Base::open(dir, device)?;
-        let tokenizer = Tokenizer::open(dir, base.config.max_position_embeddings)?;
+        let tokenizer = Tokenizer::open(dir, base.config.longest_text())?;
         let encoder = encoder::open(&base, device)?;
         Ok(Self { base, tokenizer, encoder, device: device.clone() })
     }
@@ -119,12 +119,12 @@ impl Engine {
             (start..batch.offsets[text], Arc::clone(&rows[group[0]].adapter))
         });
         let seam = Mixed::new(self.layout(), runs.collect());
-        let first = first_tokens(&self.encoder.forward(&batch, &seam)?, &batch)?;
+        let pooled = self.encoder.pool(&self.encoder.forward(&batch, &seam)?, &batch)?;
         let mut logits = vec![Vec::new(); rows.len()];
         let mut start = 0;
         for group in &groups {
-            let first: Tensor = first.narrow(0, start, group.len())?;
-            let outputs = self.encoder.logits(&first, &rows[group[0]].adapter.head, &seam)?.to_vec2::<f32>()?;
+            let pooled: Tensor = pooled.narrow(0, start, group.len())?;
+            let outputs = self.encoder.logits(&pooled, &rows[group[0]].adapter.head, &seam)?.to_vec2::<f32>()?;
             for (&row, output) in group.iter().zip(outputs) {
                 logits[row] = output;
             }

@@ -22,6 +22,7 @@ fn layout() -> Layout {
     let head = |name: &str, shape: &[Dim], required| HeadParameter { name: name.into(), shape: shape.into(), required };
     Layout {
         prefix: "bert",
+        stack: "encoder.layer",
         layers: 3,
         modules: vec![
             module("attention.self.query", "query", HIDDEN, HIDDEN, 0),
@@ -32,6 +33,7 @@ fn layout() -> Layout {
             module("output.dense", "output", WIDE, HIDDEN, 3),
         ],
         other_linears: vec!["bert.pooler.dense".into()],
+        tables: ["word", "position", "token_type"].map(|table| format!("bert.embeddings.{table}_embeddings")).into(),
         head: vec![
             head("classifier.weight", &[Dim::Labels, Dim::Fixed(HIDDEN)], true),
             head("classifier.bias", &[Dim::Labels], true),

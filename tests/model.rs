@@ -53,7 +53,7 @@ fn a_configuration_is_read() {
 #[test]
 fn what_is_not_served_is_refused_by_key() {
     for (key, value) in [
-        ("model_type", json!("roberta")),
+        ("model_type", json!("gpt2")),
         ("hidden_act", json!("gelu_new")),
         ("position_embedding_type", json!("relative_key")),
         ("is_decoder", json!(true)),
@@ -67,7 +67,7 @@ fn what_is_not_served_is_refused_by_key() {
         }
     }
     // An architecture with other keys is refused for what it is.
-    let dir = configured(|config| *config = json!({"model_type": "distilbert", "dim": 8}));
+    let dir = configured(|config| *config = json!({"model_type": "t5", "d_model": 8}));
     assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Unsupported { key: "model_type", .. })));
 }
 

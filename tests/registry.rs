@@ -63,9 +63,11 @@ impl World {
         let module = Module { name: "attention.self.query", label: "query", in_features: 2, out_features: 2, input: 0 };
         let layout = Layout {
             prefix: "bert",
+            stack: "encoder.layer",
             layers: 2,
             modules: vec![module],
             other_linears: Vec::new(),
+            tables: Vec::new(),
             head: Vec::new(),
             hidden: 2,
         };

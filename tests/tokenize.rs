@@ -1,4 +1,4 @@
-//! Texts and pairs to ids, against `transformers`: `goldens/tokenize.py` made what is expected.
+//! Texts and pairs to ids, against `transformers`: `goldens/make_tokenize.py` made what is expected.
 
 use std::fs;
 use std::path::{Path, PathBuf};

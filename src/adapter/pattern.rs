@@ -20,15 +20,11 @@ pub(super) struct Target {
     pub(super) scale: f64,
 }
 
-/// The tables of an encoder, which PEFT can adapt as well.
-const EMBEDDINGS: [&str; 3] = ["word_embeddings", "position_embeddings", "token_type_embeddings"];
-
 /// The sites that `config` adapts, in order of execution.
 pub(super) fn targets(file: &Path, config: &PeftConfig, layout: &Layout) -> Result<Vec<Target>, AdapterError> {
     let select = Select::new(file, config)?;
     // PEFT would adapt these too; here they are no sites, and half an adapter is none.
-    let tables = EMBEDDINGS.map(|table| format!("{}.embeddings.{table}", layout.prefix));
-    let tables = tables.iter().filter(|_| !matches!(select.wanted, Rule::AllLinear));
+    let tables = layout.tables.iter().filter(|_| !matches!(select.wanted, Rule::AllLinear));
     for name in layout.other_linears.iter().chain(tables) {
         if select.takes(name)? {
             return Err(AdapterError::unsupported(file, "target_modules", name));

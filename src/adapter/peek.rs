@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use candle_core::Device;
+use serde_json::json;
 
 use super::files::Files;
 use super::labels::Labels;
 use super::read::{PREFIX, parse, tensors};
 use super::{Adapter, AdapterError};
-use crate::encoder::{self, Layout};
+use crate::encoder::{self, Architecture, Layout, Module};
 use crate::model::BaseConfig;
 
 /// More layers than any encoder has; what it keeps out is a name that would size a table.
@@ -25,10 +26,11 @@ pub fn peek(dir: &Path) -> Result<(Layout, Adapter), AdapterError> {
     Ok((layout, adapter))
 }
 
-/// What an adapter's own tensors tell of its base: `hidden` from the classifier's columns, the feed-forward's width from an
-/// adapted `intermediate.dense` or `output.dense` (else BERT's four times `hidden`, which then sizes unadapted linears only).
-/// The number of layers is what polyrank left in `config.json`, else one more than the last adapted layer: layers after
-/// that, which the adapter leaves alone, are not seen. Good for a look; to write or to run an adapter takes its base's layout.
+/// What an adapter's own tensors tell of its base: the architecture from their names, `hidden` from the classifier's columns,
+/// the feed-forward's width from an adapted linear into or out of it (else four times `hidden`, which then sizes unadapted
+/// linears only). The number of layers is what polyrank left in `config.json`, else one more than the last adapted layer: layers
+/// after that, which the adapter leaves alone, are not seen. Good for a look; to write or to run an adapter takes its base's
+/// layout.
 ///
 /// # Errors
 /// Files that are missing or malformed, and tensors of no architecture that is served.
@@ -39,50 +41,78 @@ pub fn layout_of(dir: &Path) -> Result<Layout, AdapterError> {
 fn guess(files: &Files) -> Result<Layout, AdapterError> {
     let file = &files.weights.file;
     let tensors = tensors(&files.weights)?;
-    let (mut hidden, mut wide, mut layers) = (None, None, 0);
-    for (name, tensor) in tensors.iter() {
-        let Some(name) = name.strip_prefix(PREFIX) else { continue };
-        let columns = tensor.shape().last().copied();
-        if name.starts_with("classifier.") && name.ends_with(".weight") {
-            hidden = columns;
-        }
-        let Some((layer, rest)) = name.strip_prefix("bert.encoder.layer.").and_then(|rest| rest.split_once('.')) else {
-            continue;
-        };
-        match rest {
-            "intermediate.dense.lora_B.weight" => wide = tensor.shape().first().copied(),
-            "output.dense.lora_A.weight" => wide = columns,
-            _ => {}
-        }
-        let most = || AdapterError::malformed(file, format!("tensor {name}: expected a layer below {MOST_LAYERS}"));
-        let layer = layer.parse().ok().filter(|&layer: &usize| layer < MOST_LAYERS).ok_or_else(most)?;
-        layers = layers.max(layer + 1);
-    }
-    let known = Labels::parse(files.labels.as_ref())?.polyrank.layers;
-    let known = known.filter(|&known| known > layers && known <= MOST_LAYERS);
-    let Some(hidden) = hidden.filter(|_| layers > 0) else {
-        let reason = "no tensors of an architecture that is served: expected a classifier and bert.encoder.layer.N";
-        return Err(AdapterError::malformed(file, reason));
+    let shapes: Vec<(&str, Vec<usize>)> = tensors
+        .iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(PREFIX)?, tensor.shape().to_vec())))
+        .collect();
+    let unknown = || {
+        let known = encoder::ARCHITECTURES.iter().map(|known| known.model_type).collect::<Vec<_>>().join(", ");
+        let reason =
+            format!("expected a classifier and layers of an architecture that is served ({known}), found neither");
+        AdapterError::malformed(file, reason)
     };
-    Ok(encoder::layout(&bert(known.unwrap_or(layers), hidden, wide.unwrap_or(hidden.saturating_mul(4)))))
+    let classifier = |name: &str| name.starts_with("classifier.") && name.ends_with(".weight");
+    let hidden = shapes.iter().find_map(|(name, shape)| shape.last().filter(|_| classifier(name)));
+    let &hidden = hidden.ok_or_else(unknown)?;
+    for architecture in encoder::ARCHITECTURES {
+        let sizes = |layers, wide| Sizes { layers, hidden, wide };
+        let Some(probe) = sketch(architecture, &shapes, sizes(1, 1)) else { continue };
+        let stem = format!("{}.{}.", probe.prefix, probe.stack);
+        let mut layers = 0;
+        for name in shapes.iter().filter_map(|(name, _)| name.strip_prefix(&*stem)) {
+            let layer = name.split('.').next().and_then(|layer| layer.parse().ok());
+            let most =
+                || AdapterError::malformed(file, format!("tensor {stem}{name}: expected a layer below {MOST_LAYERS}"));
+            layers = layers.max(1 + layer.filter(|&layer: &usize| layer < MOST_LAYERS).ok_or_else(most)?);
+        }
+        if layers == 0 {
+            continue;
+        }
+        let known = Labels::parse(files.labels.as_ref())?.polyrank.layers;
+        let layers = known.filter(|&known| known > layers && known <= MOST_LAYERS).unwrap_or(layers);
+        let wide = width(&probe, &shapes).unwrap_or(hidden.saturating_mul(4));
+        return sketch(architecture, &shapes, sizes(layers, wide)).ok_or_else(unknown);
+    }
+    Err(unknown())
 }
 
-/// A configuration of these sizes; a layout depends on nothing else in it.
-fn bert(num_hidden_layers: usize, hidden_size: usize, intermediate_size: usize) -> BaseConfig {
-    BaseConfig {
-        model_type: "bert".to_owned(),
-        vocab_size: 1,
-        hidden_size,
-        num_hidden_layers,
-        num_attention_heads: 1,
-        intermediate_size,
-        hidden_act: "gelu".to_owned(),
-        hidden_dropout_prob: 0.0,
-        attention_probs_dropout_prob: 0.0,
-        classifier_dropout: None,
-        layer_norm_eps: 1e-12,
-        max_position_embeddings: 1,
-        type_vocab_size: 1,
-        pad_token_id: None,
-    }
+/// The width inside the feed-forward, from the tensors around it; `probe` is a layout where it is 1.
+fn width(probe: &Layout, shapes: &[(&str, Vec<usize>)]) -> Option<usize> {
+    let find = |module: &Module, end: &str, dim: usize| {
+        let end = format!(".{}.{end}.weight", module.name);
+        // BERT's `output.dense` is also the end of `attention.output.dense`.
+        let own = |name: &str| name.ends_with(&end) && !(module.name == "output.dense" && name.contains(".attention."));
+        shapes.iter().find(|(name, _)| own(name))?.1.get(dim).copied()
+    };
+    probe.modules.iter().find_map(|module| match module.label {
+        "intermediate" => find(module, "lora_B", 0).map(|rows| rows / module.out_features.max(1)),
+        "output" => find(module, "lora_A", 1),
+        _ => None,
+    })
+}
+
+/// Sizes that an adapter tells.
+#[derive(Clone, Copy)]
+struct Sizes {
+    layers: usize,
+    hidden: usize,
+    wide: usize,
+}
+
+/// The layout of a base of these sizes; a layout depends on little else.
+fn sketch(architecture: &Architecture, shapes: &[(&str, Vec<usize>)], sizes: Sizes) -> Option<Layout> {
+    // Modules that only some DeBERTas have.
+    let has = |module: &str| shapes.iter().any(|(name, _)| name.contains(module));
+    let sides: Vec<&str> = [("c2p", ".pos_key_proj."), ("p2c", ".pos_query_proj.")]
+        .iter()
+        .filter(|(_, m)| has(m))
+        .map(|(s, _)| *s)
+        .collect();
+    let config = json!({
+        "model_type": architecture.model_type, "vocab_size": 1, "num_attention_heads": 1, "max_position_embeddings": 1,
+        "hidden_size": sizes.hidden, "num_hidden_layers": sizes.layers, "intermediate_size": sizes.wide,
+        "embedding_size": sizes.hidden, "relative_attention": !sides.is_empty(), "pos_att_type": sides,
+    });
+    let config = BaseConfig::parse(Path::new("config.json"), config).ok()?;
+    encoder::layout(&config).ok()
 }

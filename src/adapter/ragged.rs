@@ -34,4 +34,16 @@ impl Seam for Mixed<'_> {
             .collect();
         ragged_delta(x, y, &segments)
     }
+
+    fn groups(&self, _tokens: usize) -> Vec<Range<usize>> {
+        self.runs.iter().map(|(rows, _)| rows.clone()).collect()
+    }
+
+    fn project_shared(&self, site: Site, group: usize, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        let adapter = self.runs.get(group).map(|(_, adapter)| adapter);
+        match adapter.and_then(|adapter| adapter.deltas[self.layout.index(site)].as_ref()) {
+            Some(delta) => ragged_delta(x, y.copy()?, &[Segment { rows: 0..x.dim(0)?, delta }]),
+            None => Ok(y),
+        }
+    }
 }

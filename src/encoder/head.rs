@@ -1,10 +1,13 @@
-//! From hidden states to logits: the first token of each text, and an adapter's own head over it.
+//! From hidden states to logits: what is read of each text, and an adapter's own head over it.
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
-use super::{Encoder, Packed, Seam};
+use super::layers::{Loader, dropped, resolve};
+use super::{Dim, DropPoint, Encoder, HeadParameter, Layout, Packed, Seam};
+use crate::kernel::{self, Param};
+use crate::model::{Frozen, ModelError};
 
 /// The tensors of a head by their names in checkpoints ([`super::Layout::head`]).
 pub type Head = BTreeMap<String, Tensor>;
@@ -29,5 +32,131 @@ pub fn head_logits(
     head: &Head,
     seam: &dyn Seam,
 ) -> Result<Tensor> {
-    encoder.logits(&first_tokens(hidden, batch)?, head, seam)
+    encoder.logits(&encoder.pool(hidden, batch)?, head, seam)
+}
+
+/// What lies between the two linears of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activation {
+    Tanh,
+    Gelu,
+    Relu,
+}
+
+impl Activation {
+    fn apply(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Tanh => x.tanh(),
+            Self::Gelu => kernel::gelu(x),
+            Self::Relu => x.relu(),
+        }
+    }
+}
+
+/// A head as every architecture here has it: a linear over the hidden state, an activation, perhaps a norm, a linear to labels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    /// The first linear's name in checkpoints, `bert.pooler.dense`.
+    pub(super) dense: &'static str,
+    /// Whether it has a bias.
+    pub(super) dense_bias: bool,
+    /// What follows.
+    pub(super) activation: Activation,
+    /// A norm, and whether it has a bias.
+    pub(super) norm: Option<(&'static str, bool)>,
+    /// The last linear, `classifier`.
+    pub(super) output: &'static str,
+    /// Whether the hidden state is dropped too, in training.
+    pub(super) drops_input: bool,
+}
+
+impl Shape {
+    /// The head's tensors. Those of the last linear are always the adapter's; the others' need not be, if the base has them.
+    pub(super) fn parameters(&self, hidden: usize) -> Vec<HeadParameter> {
+        let parameter = |module: &str, kind: &str, shape: &[Dim], required| HeadParameter {
+            name: format!("{module}.{kind}"),
+            shape: shape.to_vec(),
+            required,
+        };
+        let fixed = Dim::Fixed(hidden);
+        let mut all = vec![
+            parameter(self.output, "weight", &[Dim::Labels, fixed], true),
+            parameter(self.output, "bias", &[Dim::Labels], true),
+            parameter(self.dense, "weight", &[fixed, fixed], false),
+        ];
+        if self.dense_bias {
+            all.push(parameter(self.dense, "bias", &[fixed], false));
+        }
+        if let Some((norm, bias)) = self.norm {
+            all.push(parameter(norm, "weight", &[fixed], false));
+            if bias {
+                all.push(parameter(norm, "bias", &[fixed], false));
+            }
+        }
+        all
+    }
+}
+
+/// A head over a base: the base's part of it, where it has one.
+pub(super) struct Classifier {
+    shape: Shape,
+    eps: f64,
+    base: BTreeMap<String, Frozen>,
+    no_bias: Frozen,
+}
+
+impl Classifier {
+    /// Takes from the base what it has, and makes what it lacks required of adapters in `layout`.
+    pub(super) fn open(
+        shape: Shape,
+        loader: &mut Loader,
+        layout: &mut Layout,
+        eps: f64,
+    ) -> std::result::Result<Self, ModelError> {
+        let hidden = layout.hidden;
+        let mut base = BTreeMap::new();
+        for HeadParameter { name, shape, required } in layout.head.iter_mut().filter(|parameter| !parameter.required) {
+            match loader.weights.contains(name) {
+                true => drop(base.insert(name.clone(), loader.take(name, &vec![hidden; shape.len()])?)),
+                false => *required = true,
+            }
+        }
+        Ok(Self { shape, eps, base, no_bias: Frozen::zeros(&[hidden], loader.weights.device())? })
+    }
+
+    /// A tensor of the head: the adapter's, or else the base's.
+    fn param(&self, head: &Head, name: &str, seam: &dyn Seam) -> Result<Param> {
+        match (head.get(name), self.base.get(name)) {
+            (Some(tensor), _) => Ok(Param::Tensor(tensor.clone())),
+            (None, Some(frozen)) => resolve(frozen, seam),
+            (None, None) => bail!("neither the adapter nor the base has {name}"),
+        }
+    }
+
+    /// Weight and bias of a module.
+    fn module(&self, head: &Head, (module, bias): (&str, bool), seam: &dyn Seam) -> Result<(Param, Param)> {
+        let weight = self.param(head, &format!("{module}.weight"), seam)?;
+        let bias = match bias {
+            true => self.param(head, &format!("{module}.bias"), seam)?,
+            false => Param::Frozen(self.no_bias.clone()),
+        };
+        Ok((weight, bias))
+    }
+
+    /// Logits `[B, labels]` of what was pooled, `[B, hidden]`.
+    pub(super) fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor> {
+        let Shape { dense, dense_bias, activation, norm, output, drops_input } = self.shape;
+        let mut x = pooled.clone();
+        if drops_input {
+            x = dropped(x, DropPoint::HeadInput, seam)?;
+        }
+        let (w, b) = self.module(head, (dense, dense_bias), seam)?;
+        x = activation.apply(&kernel::linear(&x, &w, &b)?)?;
+        if let Some(norm) = norm {
+            let (w, b) = self.module(head, norm, seam)?;
+            x = kernel::residual_norm(&x, &x.zeros_like()?, &w, &b, self.eps)?;
+        }
+        let (w, b) = self.module(head, (output, true), seam)?;
+        kernel::linear(&dropped(x, DropPoint::Head, seam)?, &w, &b)
+    }
 }

@@ -1,17 +1,36 @@
 //! Encoders, each written once over the seam, on packed texts, and used alike for serving and training.
 //!
-//! An architecture is one file and one row of [`open`] and [`layout`].
+//! An architecture is one file and one row of [`ARCHITECTURES`]:
+//!
+//! | file | architecture |
+//! | --- | --- |
+//! | `bert.rs` | BERT |
+//! | `roberta.rs` | RoBERTa, XLM-R |
+//! | `electra.rs` | ELECTRA |
+//! | `distilbert.rs` | DistilBERT |
+//! | `deberta.rs` | DeBERTa-v2 and v3 |
+//! | `modernbert.rs` | ModernBERT |
+//!
+//! The first four run the same layers, `post_norm.rs`; `layers.rs` has the parts that all are made of, `head.rs` the classifiers.
 
 mod batch;
 mod bert;
+mod deberta;
+mod distilbert;
+mod electra;
 mod head;
 mod layers;
+mod modernbert;
+mod post_norm;
+mod roberta;
 mod seam;
 mod site;
 
+use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
+use serde_json::Value;
 
 pub use batch::{Encoded, Packed};
 pub use head::{Head, first_tokens, head_logits};
@@ -37,11 +56,66 @@ pub trait Encoder: Send + Sync {
     /// Token ids outside the tables, and whatever the seam and the operations raise.
     fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor>;
 
-    /// Logits `[B, labels]` of `head` over the first tokens `[B, hidden]`.
+    /// What the head reads of each text: `hidden [T, hidden]` to `[B, hidden]`; the first token, where nothing else is said.
+    ///
+    /// # Errors
+    /// Candle's own.
+    fn pool(&self, hidden: &Tensor, batch: &Packed) -> Result<Tensor> {
+        first_tokens(hidden, batch)
+    }
+
+    /// Logits `[B, labels]` of `head` over what was pooled, `[B, hidden]`.
     ///
     /// # Errors
     /// A head without what the architecture needs, and whatever the seam and the operations raise.
-    fn logits(&self, first: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor>;
+    fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor>;
+}
+
+/// Opens the encoder of a base.
+type Open = fn(&Base, &Device) -> std::result::Result<Arc<dyn Encoder>, ModelError>;
+
+/// One row of the table of architectures.
+pub struct Architecture {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// Keys of its configuration that BERT names otherwise: (its own name, BERT's).
+    pub aliases: &'static [(&'static str, &'static str)],
+    /// `transformers`' values of keys that a configuration leaves out, where they are not BERT's.
+    pub defaults: fn() -> Value,
+    /// The only values that are served of some keys; anything else is refused by name.
+    pub only: fn() -> Vec<(&'static str, Value)>,
+    /// Its sites, from the configuration alone. Parameters of heads that a base may bring are not required.
+    pub layout: fn(&BaseConfig) -> std::result::Result<Layout, ModelError>,
+    open: Open,
+}
+
+/// Every architecture that is served.
+pub static ARCHITECTURES: &[Architecture] = &[
+    bert::ARCHITECTURE,
+    roberta::ROBERTA,
+    roberta::XLM_ROBERTA,
+    electra::ARCHITECTURE,
+    distilbert::ARCHITECTURE,
+    deberta::ARCHITECTURE,
+    modernbert::ARCHITECTURE,
+];
+
+/// The architecture of a `model_type`.
+#[must_use]
+pub fn architecture(model_type: &str) -> Option<&'static Architecture> {
+    ARCHITECTURES.iter().find(|architecture| architecture.model_type == model_type)
+}
+
+impl PartialEq for Architecture {
+    fn eq(&self, other: &Self) -> bool {
+        self.model_type == other.model_type
+    }
+}
+
+impl Debug for Architecture {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.model_type)
+    }
 }
 
 /// The encoder of a base.
@@ -49,11 +123,13 @@ pub trait Encoder: Send + Sync {
 /// # Errors
 /// An architecture that is not served, and tensors that are missing or of another shape than the configuration says.
 pub fn open(base: &Base, device: &Device) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
-    Ok(Arc::new(bert::Bert::open(base, device)?))
+    (base.config.architecture().open)(base, device)
 }
 
 /// The sites of a base, from its configuration alone.
-#[must_use]
-pub fn layout(config: &BaseConfig) -> Layout {
-    bert::layout(config)
+///
+/// # Errors
+/// A configuration whose own keys are malformed.
+pub fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
+    (config.architecture().layout)(config)
 }

@@ -1,5 +1,7 @@
 //! The seam between an encoder, which knows *where*, and an adapter, which knows *what*.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use super::Site;
@@ -17,6 +19,10 @@ pub enum DropPoint {
     Output(usize),
     /// The attention weights of a layer.
     Attention(usize),
+    /// The relative positions of a layer (DeBERTa).
+    Positions(usize),
+    /// What the head reads.
+    HeadInput,
     /// Before the classifier.
     Head,
 }
@@ -48,6 +54,21 @@ pub trait Seam {
     /// # Errors
     /// Whatever the delta's operations raise.
     fn project(&self, _site: Site, _x: &Tensor, y: Tensor) -> Result<Tensor> {
+        Ok(y)
+    }
+
+    /// Texts that share what is added, as ranges of the batch's token rows, in order. Asked where a linear has an input besides
+    /// the tokens (DeBERTa projects its relative positions by the very linears that project the tokens).
+    fn groups(&self, tokens: usize) -> Vec<Range<usize>> {
+        std::iter::once(0..tokens).collect()
+    }
+
+    /// `y [n, out]` of the linear at `site` with what the adapter of `group` adds for `x [n, in]`, which belongs to no text.
+    /// `y` may be shared: what is added goes to a copy.
+    ///
+    /// # Errors
+    /// Whatever the delta's operations raise.
+    fn project_shared(&self, _site: Site, _group: usize, _x: &Tensor, y: Tensor) -> Result<Tensor> {
         Ok(y)
     }
 

@@ -63,6 +63,8 @@ pub struct HeadParameter {
 pub struct Layout {
     /// What stands before every encoder name in a classifier's checkpoint, `bert`.
     pub prefix: &'static str,
+    /// Where the layers are below it, `encoder.layer`.
+    pub stack: &'static str,
     /// Number of layers.
     pub layers: usize,
     /// The linears of each layer, in the order in which a layer runs them.
@@ -70,6 +72,8 @@ pub struct Layout {
     /// Linears outside the layers that exist in the `transformers` model (`bert.pooler.dense`): never a site, but patterns of
     /// PEFT may name them, and are then refused by name.
     pub other_linears: Vec<String>,
+    /// Tables outside the layers, and whatever else PEFT can adapt that is no linear: refused alike.
+    pub tables: Vec<String>,
     /// What a head carries.
     pub head: Vec<HeadParameter>,
     /// `hidden_size` of the base.
@@ -110,7 +114,7 @@ impl Layout {
     /// The full name in a classifier's checkpoint, `bert.encoder.layer.0.attention.self.query`.
     #[must_use]
     pub fn name(&self, site: Site) -> String {
-        format!("{}.encoder.layer.{}.{}", self.prefix, site.layer, self.module(site).name)
+        format!("{}.{}.{}.{}", self.prefix, self.stack, site.layer, self.module(site).name)
     }
 
     /// The site with its module's name.
@@ -122,7 +126,7 @@ impl Layout {
     /// The site of a full name, if it is one.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Site> {
-        let rest = name.strip_prefix(self.prefix)?.strip_prefix(".encoder.layer.")?;
+        let rest = name.strip_prefix(self.prefix)?.strip_prefix('.')?.strip_prefix(self.stack)?.strip_prefix('.')?;
         let (layer, module) = rest.split_once('.')?;
         let layer = layer.parse().ok().filter(|&layer| layer < self.layers)?;
         let module = self.modules.iter().position(|m| m.name == module)?;

@@ -15,6 +15,8 @@ pub struct Heads<'a> {
     pub heads: usize,
     /// What scores are multiplied by, `1 / sqrt(head size)`.
     pub scale: f64,
+    /// How far a token sees on either side; `None` sees its whole text.
+    pub window: Option<usize>,
     /// Dropout of the attention weights, in training.
     pub dropout: Option<Dropout>,
 }
@@ -41,6 +43,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Te
         heads: heads.heads,
         size: hidden / heads.heads,
         scale: heads.scale as f32,
+        window: heads.window,
         dropout: heads.dropout,
     };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
@@ -55,7 +58,12 @@ pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Re
         let split = |x: &Tensor| {
             x.narrow(0, span[0], len)?.reshape((len, heads.heads, hidden / heads.heads))?.transpose(0, 1)?.contiguous()
         };
-        let scores = (split(q)?.matmul(&split(k)?.t()?)? * heads.scale)?;
+        let mut scores = (split(q)?.matmul(&split(k)?.t()?)? * heads.scale)?;
+        if let Some(window) = heads.window {
+            let hidden = |i: usize, j: usize| if i.abs_diff(j) > window { f32::NEG_INFINITY } else { 0.0 };
+            let mask: Vec<f32> = (0..len * len).map(|at| hidden(at / len, at % len)).collect();
+            scores = scores.broadcast_add(&Tensor::from_vec(mask, (len, len), q.device())?)?;
+        }
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
         if let Some(dropout) = heads.dropout {
@@ -68,7 +76,7 @@ pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Re
 }
 
 /// The mask of the weights `[len, len]` of one head of one text.
-fn mask(dropout: Dropout, text: usize, head: usize, len: usize) -> impl Iterator<Item = f32> {
+pub(super) fn mask(dropout: Dropout, text: usize, head: usize, len: usize) -> impl Iterator<Item = f32> {
     let seed = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
     Dropout { seed, ..dropout }.mask(0).take(len * len)
 }
@@ -78,6 +86,7 @@ struct Attention {
     heads: usize,
     size: usize,
     scale: f32,
+    window: Option<usize>,
     dropout: Option<Dropout>,
 }
 
@@ -123,7 +132,13 @@ impl Attention {
         weights.resize(len * len, 0.0);
         let target = Target { data: weights, row: len, add: false };
         product(target, head.q, head.k.t(), self.scale, Size { m: len, n: len, k: self.size }, Threads::One);
-        weights.chunks_exact_mut(len).for_each(softmax);
+        for (i, row) in weights.chunks_exact_mut(len).enumerate() {
+            let (start, end) =
+                self.window.map_or((0, len), |window| (i.saturating_sub(window), (i + window + 1).min(len)));
+            row[..start].fill(0.0);
+            row[end..].fill(0.0);
+            softmax(&mut row[start..end]);
+        }
     }
 
     fn drop(&self, head: &Head, weights: &mut [f32]) {
@@ -184,7 +199,7 @@ impl Attention {
 }
 
 /// `e^(x - max) / sum` in place.
-fn softmax(row: &mut [f32]) {
+pub(super) fn softmax(row: &mut [f32]) {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for x in row.iter_mut() {
         *x = math::exp(*x - max);

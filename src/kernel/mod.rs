@@ -7,6 +7,7 @@
 mod adapted;
 mod attention;
 mod delta;
+mod disentangled;
 mod dropout;
 mod embed;
 mod gelu;
@@ -15,17 +16,20 @@ mod linear;
 mod math;
 mod norm;
 mod product;
+mod rope;
 
 use candle_core::{Result, Tensor};
 
 pub use adapted::adapted_linear;
 pub use attention::{Heads, attention};
 pub use delta::{Segment, ragged_delta};
+pub use disentangled::{Attend, Disentangled, TextPositions, attend, disentangled_scores};
 pub use dropout::{Dropout, dropout, splitmix};
 pub use embed::embed;
 pub use gelu::gelu;
 pub use linear::linear;
 pub use norm::residual_norm;
+pub use rope::{Rotary, rotate};
 
 use crate::model::Frozen;
 

@@ -96,9 +96,64 @@ proptest! {
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         for dropout in [None, Some(Dropout { p, seed })] {
-            let how = Heads { offsets: &offsets, heads, scale: 0.7, dropout };
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, dropout };
             let reference = attention::reference(&q, &k, &v, &how).unwrap();
             same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
+        }
+    }
+
+    #[test]
+    fn windowed_attention_is_its_reference(offsets in spans(), window in 0usize..6, p in 0f32..0.6, seed: u64) {
+        let shape = [*offsets.last().unwrap(), 12];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        for dropout in [None, Some(Dropout { p, seed })] {
+            let how = Heads { offsets: &offsets, heads: 3, scale: 0.7, window: Some(window), dropout };
+            let reference = attention::reference(&q, &k, &v, &how).unwrap();
+            same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
+        }
+    }
+
+    #[test]
+    fn rotary_is_its_reference(offsets in spans(), heads in 1usize..4, half in 1usize..9, seed: u64) {
+        let x = var(seed, &[*offsets.last().unwrap(), heads * 2 * half]);
+        let how = Rotary { offsets: &offsets, heads, theta: 10_000.0 };
+        same(&rotate(&x, &how).unwrap(), &rope::reference(&x, &how).unwrap(), &[&x], 1e-5);
+    }
+
+    #[test]
+    fn disentangled_scores_are_their_reference(
+        offsets in spans(), heads in 1usize..4, size in 1usize..9, rows in 1usize..7, sides in prop::collection::vec(0usize..4, 6),
+        seed: u64,
+    ) {
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, p) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &[3 * rows, heads * size]));
+        let texts = sides.iter().take(offsets.len() - 1).enumerate().map(|(i, sides)| TextPositions {
+            keys: (sides & 1 == 0).then_some(i % 3 * rows),
+            queries: (sides & 2 == 0).then_some((i + 1) % 3 * rows),
+        });
+        let distances = (0..39).map(|d| d * rows / 39).collect();
+        let how = Disentangled { texts: texts.collect(), offsets, heads, scale: 0.6, distances, rows };
+        let reference = disentangled::scores_reference(&q, &k, &p, &how).unwrap();
+        let scores = disentangled_scores(&q, &k, &p, &how).unwrap();
+        prop_assert!(max_difference(&scores, &reference) <= 2e-5);
+        // Where no text has a side, nothing flows to the positions.
+        let zeros = |gradient: Option<&Tensor>| gradient.cloned().unwrap_or_else(|| p.zeros_like().unwrap());
+        let weighting = Tensor::from_vec(random(99, scores.dims()), scores.dims(), CPU).unwrap();
+        let gradients = |y: &Tensor| (y * &weighting).unwrap().sum_all().unwrap().backward().unwrap();
+        let (ours, theirs) = (gradients(&scores), gradients(&reference));
+        for var in [&q, &k] {
+            prop_assert!(max_difference(ours.get(var).unwrap(), theirs.get(var).unwrap()) <= 1e-4);
+        }
+        prop_assert!(max_difference(&zeros(ours.get(&p)), &zeros(theirs.get(&p))) <= 1e-4);
+    }
+
+    #[test]
+    fn attend_is_its_reference(offsets in spans(), heads in 1usize..4, size in 1usize..9, p in 0f32..0.6, seed: u64) {
+        let total = offsets.windows(2).map(|span| heads * (span[1] - span[0]).pow(2)).sum();
+        let (s, v) = (var(seed, &[total]), var(seed ^ 1, &[*offsets.last().unwrap(), heads * size]));
+        for dropout in [None, Some(Dropout { p, seed })] {
+            let how = Attend { offsets: offsets.clone(), heads, dropout };
+            same(&attend(&s, &v, &how).unwrap(), &disentangled::attend_reference(&s, &v, &how).unwrap(), &[&s, &v], 2e-5);
         }
     }
 
@@ -106,10 +161,10 @@ proptest! {
     fn a_text_is_attended_alone_as_among_neighbours(offsets in spans(), seed: u64) {
         let shape = [*offsets.last().unwrap(), 12];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
-        let whole = attention(&q, &k, &v, &Heads { offsets: &offsets, heads: 3, scale: 0.5, dropout: None }).unwrap();
+        let whole = attention(&q, &k, &v, &Heads { offsets: &offsets, heads: 3, scale: 0.5, window: None, dropout: None }).unwrap();
         for span in offsets.windows(2) {
             let part = |x: &Var| x.narrow(0, span[0], span[1] - span[0]).unwrap();
-            let how = Heads { offsets: &[0, span[1] - span[0]], heads: 3, scale: 0.5, dropout: None };
+            let how = Heads { offsets: &[0, span[1] - span[0]], heads: 3, scale: 0.5, window: None, dropout: None };
             let alone = attention(&part(&q), &part(&k), &part(&v), &how).unwrap();
             prop_assert!(max_difference(&alone, &whole.narrow(0, span[0], span[1] - span[0]).unwrap()) <= 1e-5);
         }
@@ -181,7 +236,7 @@ fn misfits_are_errors_not_panics() {
     };
     refused(linear(&x, &frozen(1, &[2, 5]), &frozen(2, &[2])), "expected rows of 5, found 4");
     refused(embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
-    let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, dropout: None };
+    let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, window: None, dropout: None };
     refused(attention(&x, &x, &x, &heads(&[0, 2])), "do not span 3 tokens");
     refused(attention(&x, &x, &x, &Heads { heads: 3, ..heads(&[0, 3]) }), "3 heads");
     let a = Tensor::from_vec(random(1, &[1, 4]), (1, 4), CPU).unwrap();

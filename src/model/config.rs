@@ -1,13 +1,16 @@
-//! A base's `config.json`, as `transformers` writes it.
+//! A base's `config.json`, as `transformers` writes it, in one vocabulary for every architecture.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::ModelError;
+use crate::encoder::{self, Architecture};
 
-/// What an encoder needs to know of its base. Keys and defaults are those of `transformers`.
+/// What an encoder needs to know of its base. Keys are BERT's; other architectures' own names for the same are translated
+/// ([`Architecture::aliases`]), and what a file leaves out is `transformers`' default.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct BaseConfig {
     /// The architecture, `bert`.
@@ -23,41 +26,31 @@ pub struct BaseConfig {
     /// Width inside the feed-forward.
     pub intermediate_size: usize,
     /// Activation of the feed-forward.
-    #[serde(default = "gelu")]
     pub hidden_act: String,
     /// Dropout of hidden states in training.
-    #[serde(default = "tenth")]
     pub hidden_dropout_prob: f64,
     /// Dropout of attention weights in training.
-    #[serde(default = "tenth")]
     pub attention_probs_dropout_prob: f64,
     /// Dropout before the classifier in training; `hidden_dropout_prob` where absent.
     #[serde(default)]
     pub classifier_dropout: Option<f64>,
     /// Added to variances.
-    #[serde(default = "eps")]
     pub layer_norm_eps: f64,
-    /// Rows of the position table: the longest text.
+    /// Rows of the position table, or what bounds a text where positions are relative.
     pub max_position_embeddings: usize,
-    /// Rows of the segment table.
-    #[serde(default = "two")]
+    /// Rows of the segment table; 0 where there is none.
     pub type_vocab_size: usize,
     /// The token that fills up batches, where there is one; nothing here pads.
     #[serde(default)]
     pub pad_token_id: Option<u32>,
-}
-
-fn gelu() -> String {
-    "gelu".to_owned()
-}
-fn tenth() -> f64 {
-    0.1
-}
-fn eps() -> f64 {
-    1e-12
-}
-fn two() -> usize {
-    2
+    #[serde(skip, default = "bert")]
+    architecture: &'static Architecture,
+    /// All keys, translated, for what one architecture has alone.
+    #[serde(skip)]
+    raw: Map<String, Value>,
+    /// Where it was read.
+    #[serde(skip)]
+    path: PathBuf,
 }
 
 impl BaseConfig {
@@ -68,70 +61,152 @@ impl BaseConfig {
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let bytes = std::fs::read(&path).map_err(ModelError::io(&path))?;
-        let json = |source| ModelError::Config { path: path.clone(), source };
-        let value: Value = serde_json::from_slice(&bytes).map_err(json)?;
+        let value =
+            serde_json::from_slice(&bytes).map_err(|source| ModelError::Config { path: path.clone(), source })?;
+        Self::parse(&path, value)
+    }
+
+    /// Checks what was read from `path`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(path: &Path, value: Value) -> Result<Self, ModelError> {
+        let json = |source| ModelError::Config { path: path.to_owned(), source };
+        let raw: Map<String, Value> = serde_json::from_value(value).map_err(json)?;
         // Before the rest is read: other architectures name their sizes otherwise.
-        served(&path, &value)?;
-        let config: Self = serde_json::from_value(value).map_err(json)?;
-        config.check(&path)?;
+        let architecture = architecture(path, &raw)?;
+        let raw = translated(raw, architecture);
+        served(path, &raw, architecture)?;
+        let mut config: Self = serde_json::from_value(Value::Object(raw.clone())).map_err(json)?;
+        (config.architecture, config.raw, config.path) = (architecture, raw, path.to_owned());
+        config.check()?;
         Ok(config)
     }
 
-    fn check(&self, path: &Path) -> Result<(), ModelError> {
+    /// The row of the table that `model_type` names.
+    #[must_use]
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
+
+    /// The most tokens of a text: RoBERTa's positions begin behind the padding's.
+    #[must_use]
+    pub fn longest_text(&self) -> usize {
+        match self.model_type.as_str() {
+            "roberta" | "xlm-roberta" => {
+                self.max_position_embeddings.saturating_sub(self.pad_token_id.unwrap_or_default() as usize + 1)
+            }
+            _ => self.max_position_embeddings,
+        }
+    }
+
+    /// Dropout of what the head reads, in training, where an architecture drops it at all.
+    #[must_use]
+    pub fn head_input_dropout(&self) -> f64 {
+        let own = self.raw.get("pooler_dropout").and_then(Value::as_f64);
+        own.unwrap_or(self.classifier_dropout.unwrap_or(self.hidden_dropout_prob))
+    }
+
+    /// Keys that one architecture has alone.
+    ///
+    /// # Errors
+    /// A key that is missing or of another type.
+    pub fn own<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
+        let json = |source| ModelError::Config { path: self.path.clone(), source };
+        serde_json::from_value(Value::Object(self.raw.clone())).map_err(json)
+    }
+
+    /// Refuses a value that no encoder has.
+    pub(crate) fn demand(
+        &self,
+        holds: bool,
+        key: &'static str,
+        expected: String,
+        found: impl ToString,
+    ) -> Result<(), ModelError> {
+        match holds {
+            true => Ok(()),
+            false => Err(ModelError::Value { path: self.path.clone(), key, expected, found: found.to_string() }),
+        }
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        let untyped = (self.architecture.defaults)()["type_vocab_size"] == 0;
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.intermediate_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
+            ("vocab_size", self.vocab_size, 1),
+            ("hidden_size", self.hidden_size, 1),
+            ("num_hidden_layers", self.num_hidden_layers, 1),
+            ("num_attention_heads", self.num_attention_heads, 1),
+            ("intermediate_size", self.intermediate_size, 1),
+            ("max_position_embeddings", self.max_position_embeddings, 1),
+            ("type_vocab_size", self.type_vocab_size, usize::from(!untyped)),
         ];
-        for (key, size) in sizes {
-            demand((1..=MOST).contains(&size), path, key, format!("1 to {MOST}"), size)?;
+        for (key, size, least) in sizes {
+            self.demand((least..=MOST).contains(&size), key, format!("{least} to {MOST}"), size)?;
         }
         let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
-        demand(hidden.is_multiple_of(heads), path, "num_attention_heads", format!("a divisor of {hidden}"), heads)?;
+        self.demand(hidden.is_multiple_of(heads), "num_attention_heads", format!("a divisor of {hidden}"), heads)?;
         let probabilities = [
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
             ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
         ];
         for (key, p) in probabilities {
-            demand((0.0..1.0).contains(&p), path, key, "0 to less than 1".to_owned(), p)?;
+            self.demand((0.0..1.0).contains(&p), key, "0 to less than 1".to_owned(), p)?;
         }
         let eps = self.layer_norm_eps;
-        demand(eps > 0.0 && eps < 1.0, path, "layer_norm_eps", "more than 0 and less than 1".to_owned(), eps)
+        self.demand(eps > 0.0 && eps < 1.0, "layer_norm_eps", "more than 0 and less than 1".to_owned(), eps)
     }
+}
+
+/// Stands until the configuration's own is known.
+fn bert() -> &'static Architecture {
+    &encoder::ARCHITECTURES[0]
 }
 
 /// Far above the size of any encoder; what it keeps out is a product of sizes that overflows.
 const MOST: usize = 1 << 24;
 
-fn demand(
-    holds: bool,
-    path: &Path,
-    key: &'static str,
-    expected: String,
-    found: impl ToString,
-) -> Result<(), ModelError> {
-    match holds {
-        true => Ok(()),
-        false => Err(ModelError::Value { path: path.to_owned(), key, expected, found: found.to_string() }),
+fn architecture(path: &Path, raw: &Map<String, Value>) -> Result<&'static Architecture, ModelError> {
+    let named = raw.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    encoder::architecture(named).ok_or_else(|| {
+        let known: Vec<_> = encoder::ARCHITECTURES.iter().map(|known| known.model_type).collect();
+        let found = raw.get("model_type").map_or_else(|| "null".to_owned(), Value::to_string);
+        ModelError::Unsupported { path: path.to_owned(), key: "model_type", expected: known.join(", "), found }
+    })
+}
+
+/// Keys in BERT's vocabulary, and defaults where there are none: the architecture's, or else BERT's.
+fn translated(mut raw: Map<String, Value>, architecture: &Architecture) -> Map<String, Value> {
+    for (own, common) in architecture.aliases {
+        if let Some(value) = raw.remove(*own) {
+            raw.insert((*common).to_owned(), value);
+        }
     }
+    let bert = serde_json::json!({
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+    });
+    for defaults in [(architecture.defaults)(), bert] {
+        for (key, value) in defaults.as_object().into_iter().flatten() {
+            if raw.get(key).is_none_or(Value::is_null) {
+                raw.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    raw
 }
 
 /// Refuses by name what would be computed otherwise than the checkpoint means. Absent keys are the defaults.
-fn served(path: &Path, config: &Value) -> Result<(), ModelError> {
-    let only = [
-        ("model_type", Value::from("bert")),
+fn served(path: &Path, raw: &Map<String, Value>, architecture: &Architecture) -> Result<(), ModelError> {
+    let everywhere = [
         // The exact one, by erf; `gelu_new` and its like are approximations.
         ("hidden_act", Value::from("gelu")),
         ("position_embedding_type", Value::from("absolute")),
         ("is_decoder", Value::from(false)),
     ];
-    for (key, expected) in only {
-        if let Some(found) = config.get(key).filter(|&found| *found != expected) {
+    for (key, expected) in everywhere.into_iter().chain((architecture.only)()) {
+        if let Some(found) = raw.get(key).filter(|&found| *found != expected) {
             let (expected, found) = (expected.to_string(), found.to_string());
             return Err(ModelError::Unsupported { path: path.to_owned(), key, expected, found });
         }

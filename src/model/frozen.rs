@@ -41,6 +41,11 @@ impl Frozen {
         Self { name: name.into(), shape: shape.to_vec(), data }
     }
 
+    /// Zeros, for a bias that the architecture does without.
+    pub(crate) fn zeros(shape: &[usize], device: &Device) -> candle_core::Result<Self> {
+        Self::new("no bias", shape, Data::Held(vec![0.0; shape.iter().product()].into())).placed(device)
+    }
+
     /// A parameter that no file holds.
     #[cfg(test)]
     pub(crate) fn host(name: &str, shape: &[usize], data: Vec<f32>) -> Self {

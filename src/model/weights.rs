@@ -51,6 +51,12 @@ impl Weights {
         self.tensors.get(&canonical(name))
     }
 
+    /// Where parameters are placed.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Whether the file holds the tensor `name`, as [`find`](Self::find) reads names.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
@@ -91,7 +97,7 @@ impl Weights {
     /// SHA-256 over the encoder's float tensors in order of name: name, type, shape and bytes of each. What varies between
     /// copies of one encoder stays out: prefix, old names of norms, heads, integer buffers, the file's own order and metadata.
     pub(super) fn fingerprint(&self) -> String {
-        let encoder = |name: &str| name.starts_with("embeddings.") || name.starts_with("encoder.");
+        let encoder = |name: &str| ENCODER.iter().any(|part| name.starts_with(part));
         let float = |dtype| matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
         // A mapping of its own, so that the word table's pages, of which texts need few, do not stay resident.
         let passing = map(&self.file);
@@ -111,9 +117,15 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+/// What classifiers put before the names of their encoder.
+const PREFIXES: [&str; 6] = ["bert.", "roberta.", "electra.", "distilbert.", "deberta.", "model."];
+
+/// What bare encoders' names begin with; poolers and heads differ from copy to copy.
+const ENCODER: [&str; 6] = ["embeddings.", "embeddings_project.", "encoder.", "transformer.", "layers.", "final_norm."];
+
 /// The name that a bare encoder gives a tensor today.
 fn canonical(name: &str) -> String {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
+    let name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
     match name.rsplit_once('.') {
         Some((module, "gamma")) => format!("{module}.weight"),
         Some((module, "beta")) => format!("{module}.bias"),

@@ -339,7 +339,7 @@ fn a_guess_refuses_what_it_cannot_know() {
         })
     };
     for (from, to, word) in [
-        ("model.bert.", "model.roberta.", "bert.encoder"),
+        ("model.bert.", "model.albert.", "architecture that is served"),
         ("layer.2.", "layer.1099511627776.", "layer below 1024"),
         ("classifier.", "score.", "classifier"),
     ] {

@@ -50,7 +50,10 @@ def write_json(path, value, **options):
 
 def max_length(base):
     """The least of the tokenizer's limit and the positions."""
-    limits = [json.loads((Path(base) / "config.json").read_text())["max_position_embeddings"]]
+    config = json.loads((Path(base) / "config.json").read_text())
+    # RoBERTa's positions begin behind the padding's.
+    before = config["pad_token_id"] + 1 if "roberta" in config["model_type"] else 0
+    limits = [config["max_position_embeddings"] - before]
     settings = Path(base) / "tokenizer_config.json"
     if settings.exists():
         limits.append(json.loads(settings.read_text()).get("model_max_length", math.inf))
@@ -71,7 +74,9 @@ def encode_all(base, texts):
     for text, pair in texts:
         got = cut.encode(text, pair)
         want = peer(text, pair, truncation=True, max_length=limit)
-        assert got.ids == want["input_ids"] and got.type_ids == want["token_type_ids"], (text, pair, got.ids, want)
+        # Where the tokenizer's settings list no type ids, the model is given none, which are zeros.
+        types = want.get("token_type_ids", [0] * len(got.ids))
+        assert got.ids == want["input_ids"] and got.type_ids == types, (text, pair, got.ids, got.type_ids, want)
         row = {"text": text} if pair is None else {"text": text, "text_pair": pair}
         truncated = len(whole.encode(text, pair).ids) > limit
         rows.append(row | {"ids": got.ids, "type_ids": got.type_ids, "truncated": truncated})
@@ -84,13 +89,18 @@ def load_base(base, labels):
     return model.eval()
 
 
+def inputs(model, row):
+    """What the model is given of a text; type ids only where it has a table for them."""
+    given = {"input_ids": torch.tensor([row["ids"]])}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        given["token_type_ids"] = torch.tensor([row["type_ids"]])
+    return given
+
+
 def logits(model, rows):
     """Logits of each text, run alone."""
     with torch.inference_mode():
-        return [
-            model(input_ids=torch.tensor([row["ids"]]), token_type_ids=torch.tensor([row["type_ids"]])).logits[0]
-            for row in rows
-        ]
+        return [model(**inputs(model, row)).logits[0] for row in rows]
 
 
 def randomise(model, generator):

@@ -70,6 +70,8 @@ pub struct Settings {
     pub warmup: f64,
     /// Decay of weights and head.
     pub weight_decay: f64,
+    /// Learning rate of the gates, as a multiple of the others'.
+    pub gate_lr_scale: f64,
     /// Most of the gradients' norm.
     pub clip: f64,
     /// Dropout in place of the base's own rates.
@@ -133,7 +135,12 @@ impl Settings {
         if let Some(ratio) = self.target_ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
             return wrong("--target-ratio", "above 0 and at most 1", &ratio);
         }
-        let positive = [("--lr", self.lr), ("--alpha", self.alpha), ("--clip", self.clip)];
+        let positive = [
+            ("--lr", self.lr),
+            ("--alpha", self.alpha),
+            ("--clip", self.clip),
+            ("--gate-lr-scale", self.gate_lr_scale),
+        ];
         if let Some((flag, value)) = positive.into_iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
             return wrong(flag, "a positive number", &value);
         }
@@ -197,6 +204,7 @@ impl<'a> Trainer<'a> {
         let steps_per_epoch = data.train.len().div_ceil(settings.batch_size);
         let rule = StepRule {
             weight_decay: settings.weight_decay,
+            gate_lr_scale: settings.gate_lr_scale,
             eps: 1e-8,
             clip: Some(settings.clip),
             gate: settings.gate,
@@ -344,11 +352,12 @@ impl<'a> Trainer<'a> {
     fn rates(&self) -> Rates {
         let config = self.engine.config();
         match self.settings.dropout {
-            Some(p) => Rates { hidden: p, attention: p, head: p },
+            Some(p) => Rates { hidden: p, attention: p, head: p, head_input: p },
             None => Rates {
                 hidden: config.hidden_dropout_prob,
                 attention: config.attention_probs_dropout_prob,
                 head: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
+                head_input: config.head_input_dropout(),
             },
         }
     }

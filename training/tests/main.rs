@@ -14,6 +14,10 @@ use candle_core::Device;
 use polyrank::encoder::{Encoded, Packed};
 use polyrank::engine::Engine;
 
+/// Tiny bases of the runtime's goldens besides BERT, below `tests/goldens/encoders`.
+const ENCODERS: [&str; 8] =
+    ["roberta", "xlm-roberta", "electra", "distilbert", "deberta", "deberta-v2", "modernbert", "modernbert-mean"];
+
 /// The tiny BERT of the runtime's goldens.
 fn base_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/bert")
@@ -21,6 +25,12 @@ fn base_dir() -> PathBuf {
 
 fn engine() -> Engine {
     Engine::open(&base_dir(), &Device::Cpu).unwrap()
+}
+
+/// One of [`ENCODERS`].
+fn encoder(name: &str) -> Engine {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/encoders").join(name);
+    Engine::open(&dir, &Device::Cpu).unwrap()
 }
 
 /// Ids and segments as the goldens' `batch.json` lists them.

@@ -14,7 +14,7 @@ use polyrank_training::optim::{Optimizer, StepRule, Threshold};
 use polyrank_training::trainer::task_loss;
 use serde_json::Value;
 
-use super::{engine, pack};
+use super::{ENCODERS, encoder, engine, pack};
 
 /// What each method may differ by, in variables; gradients are relative to their global norm.
 const TOLERANCE: f32 = 1e-4;
@@ -91,6 +91,7 @@ impl Golden {
             self.setting("lambda").map_or(Threshold::Xi(self.setting("xi").unwrap_or(0.0)), Threshold::Lambda);
         StepRule {
             weight_decay: self.setting("weight_decay").unwrap_or(0.0),
+            gate_lr_scale: 1.0,
             eps: self.setting("eps").unwrap_or(1e-8),
             clip: self.setting("clip"),
             gate,
@@ -221,4 +222,49 @@ fn regression_has_the_gradients_of_pytorch() {
     let found = f64::from(loss.to_scalar::<f32>().unwrap());
     assert!((found - golden.facts["loss"][0].as_f64().unwrap()).abs() <= 1e-4, "{found}");
     golden.check_gradients(&method.trainables(), &loss.backward().unwrap());
+}
+
+/// Made by `goldens/make_encoder_steps.py`.
+#[test]
+fn lora_steps_as_pytorch_on_every_architecture() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoder_steps");
+    let all: Value = serde_json::from_slice(&std::fs::read(folder.join("batch.json")).unwrap()).unwrap();
+    let setting = |name: &str| all["settings"][name].as_f64().unwrap();
+    for name in ENCODERS {
+        let facts = &all["bases"][name];
+        let golden = Golden {
+            engine: encoder(name),
+            tensors: candle_core::safetensors::load(folder.join(format!("{name}.safetensors")), &Device::Cpu).unwrap(),
+            batch: pack(&facts["texts"]),
+            facts: serde_json::json!({"grad_norm": [facts["grad_norm"]], "settings": all["settings"]}),
+            targets: all["labels"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| Target::Class(id.as_u64().unwrap() as usize))
+                .collect(),
+            problem: ProblemType::SingleLabelClassification,
+        };
+        let settings = LowRankSettings {
+            rank: setting("rank") as usize,
+            alpha: setting("alpha"),
+            gated: false,
+            modules: (0..golden.engine.layout().modules.len()).collect(),
+            labels: 3,
+            seed: 11,
+        };
+        let method = LowRank::new(golden.engine.layout(), &settings, &Device::Cpu).unwrap();
+        for Trainable { name, var, .. } in method.trainables() {
+            var.set(&golden.tensors[&format!("init.{name}")]).unwrap();
+        }
+        let loss = golden.loss(&method.head(), &method);
+        let (found, expected) = (f64::from(loss.to_scalar::<f32>().unwrap()), facts["loss"].as_f64().unwrap());
+        assert!((found - expected).abs() <= 1e-5, "{name}: loss {found}, expected {expected}");
+        let gradients = loss.backward().unwrap();
+        let mut optimizer = Optimizer::new(method.trainables(), golden.rule(GateRule::Paper));
+        golden.check_gradients(&optimizer.trainables, &gradients);
+        let gradients = optimizer.gradients(&gradients).unwrap();
+        optimizer.step(gradients, setting("lr"), &[]).unwrap();
+        golden.check_variables(&optimizer.trainables, 1);
+    }
 }

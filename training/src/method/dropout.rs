@@ -12,6 +12,8 @@ pub struct Rates {
     pub attention: f64,
     /// Before the classifier.
     pub head: f64,
+    /// Before the linear that comes before the classifier.
+    pub head_input: f64,
 }
 
 /// The dropout of one pass of one step.
@@ -32,6 +34,8 @@ impl StepDropout {
             DropPoint::AttentionOutput(layer) => (self.rates.hidden, 2, layer),
             DropPoint::Output(layer) => (self.rates.hidden, 3, layer),
             DropPoint::Head => (self.rates.head, 4, 0),
+            DropPoint::HeadInput => (self.rates.head_input, 6, 0),
+            DropPoint::Positions(layer) => (self.rates.hidden, 7, layer),
             DropPoint::Attention(layer) => (self.rates.attention, 5, layer),
         };
         let seed = splitmix(self.seed ^ splitmix(kind << 32 | layer as u64));

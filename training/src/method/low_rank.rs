@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use polyrank::adapter::Delta;
-use polyrank::encoder::{DropPoint, Head, Layout, Seam, Site};
+use polyrank::encoder::{Dim, DropPoint, Head, HeadParameter, Layout, Seam, Site};
 use polyrank::kernel::Dropout;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -57,7 +57,8 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// Fresh variables: `Wd` Kaiming-uniform(sqrt 5), `Wu` zero, `g ~ N(0, 1)`, the classifier N(0, 0.02) with zero bias.
+    /// Fresh variables: `Wd` Kaiming-uniform(sqrt 5), `Wu` zero, `g ~ N(0, 1)`; of the head, what the base lacks: weights
+    /// N(0, 0.02), norms 1, biases 0.
     ///
     /// # Errors
     /// Candle's own.
@@ -76,19 +77,27 @@ impl LowRank {
             let gate: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(rank).collect();
             sites.push(Some(Adapted {
                 a: Var::from_vec(a, (rank, module.in_features), device)?,
-                b: Var::zeros((module.out_features, rank), candle_core::DType::F32, device)?,
+                b: Var::zeros((module.out_features, rank), DType::F32, device)?,
                 gate: if settings.gated { Some(Var::from_vec(gate, rank, device)?) } else { None },
             }));
         }
-        let classifier: Vec<f32> = (0..settings.labels * layout.hidden)
-            .map(|_| {
-                let x: f32 = StandardNormal.sample(&mut rng);
-                0.02 * x
-            })
-            .collect();
-        let weight = Var::from_vec(classifier, (settings.labels, layout.hidden), device)?;
-        let bias = Var::zeros(settings.labels, candle_core::DType::F32, device)?;
-        let head = BTreeMap::from([("classifier.weight".to_owned(), weight), ("classifier.bias".to_owned(), bias)]);
+        let mut head = BTreeMap::new();
+        for HeadParameter { name, shape, .. } in layout.head.iter().filter(|parameter| parameter.required) {
+            let sizes = shape.iter().map(|dim| match dim {
+                Dim::Labels => settings.labels,
+                Dim::Fixed(size) => *size,
+            });
+            let sizes: Vec<usize> = sizes.collect();
+            let var = match (sizes.len(), name.ends_with(".weight")) {
+                (1, true) => Var::ones(sizes, DType::F32, device)?,
+                (1, false) => Var::zeros(sizes, DType::F32, device)?,
+                _ => {
+                    let normal = StandardNormal.sample_iter(&mut rng).map(|x: f32| 0.02 * x);
+                    Var::from_vec(normal.take(sizes.iter().product()).collect(), sizes, device)?
+                }
+            };
+            head.insert(name.clone(), var);
+        }
         let scale = settings.alpha / rank as f64;
         Ok(Self { layout: layout.clone(), scale, sites, head })
     }

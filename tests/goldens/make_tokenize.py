@@ -2,7 +2,7 @@
 """Makes `tokenize.json`: what `transformers` makes of texts and pairs with the tokenizer in `bert/`, cut to many lengths.
 
     pip install -r tests/python/requirements.txt
-    python tests/goldens/tokenize.py          rewrites tests/goldens/tokenize.json; two runs give equal bytes
+    python tests/goldens/make_tokenize.py          rewrites tests/goldens/tokenize.json; two runs give equal bytes
 
 Made with transformers 5.23.0, tokenizers 0.23.3. A case is [side, text, pair, max_length, ids, type_ids]; `side` is the
 tokenizer's `truncation_side`, `max_length` null means no truncation, and `pair` null means one text.

@@ -1,0 +1,555 @@
+//! DeBERTa-v2 and v3 (He et al. 2021): contents and relative positions attend to each other.
+//!
+//! With `share_att_key` the linears that project the tokens project the relative positions as well, so an adapter on them
+//! changes the positions too. The base's own projections of positions are kept once made; what an adapter adds to them is
+//! computed for each batch, for no more distances than its texts have.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{DType, Device, Result, Tensor};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::head::{Activation, Classifier, Shape};
+use super::layers::{Linear, Loader, Norm, Tables, dropped, resolve};
+use super::post_norm::{self, KEY, Names, QUERY, Rest, VALUE};
+use super::{Architecture, DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
+use crate::kernel::{self, Attend, Disentangled, Heads, TextPositions};
+use crate::model::{Base, BaseConfig, Frozen, ModelError};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "deberta-v2",
+    aliases: &[("cls_dropout", "classifier_dropout")],
+    defaults: || json!({"layer_norm_eps": 1e-7, "type_vocab_size": 0, "max_position_embeddings": 512, "pooler_dropout": 0.0}),
+    only: || vec![("pooler_hidden_act", json!("gelu")), ("conv_groups", json!(1))],
+    layout,
+    open: |base, device| Ok(Arc::new(Deberta::open(base, device)?)),
+};
+
+const NAMES: Names = Names {
+    linears: [
+        "attention.self.query_proj",
+        "attention.self.key_proj",
+        "attention.self.value_proj",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ],
+    ..post_norm::BERT
+};
+
+const HEAD: Shape = Shape {
+    dense: "pooler.dense",
+    dense_bias: true,
+    activation: Activation::Gelu,
+    norm: None,
+    output: "classifier",
+    drops_input: true,
+};
+
+const EMBED_PROJECTION: &str = "deberta.embeddings.embed_proj";
+
+/// Keys of its own.
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(default)]
+    relative_attention: bool,
+    #[serde(default = "unset")]
+    max_relative_positions: i64,
+    #[serde(default = "unset")]
+    position_buckets: i64,
+    #[serde(default = "yes")]
+    position_biased_input: bool,
+    #[serde(default)]
+    pos_att_type: Option<Kinds>,
+    #[serde(default)]
+    share_att_key: bool,
+    #[serde(default)]
+    norm_rel_ebd: Option<String>,
+    #[serde(default)]
+    conv_kernel_size: usize,
+    #[serde(default)]
+    conv_act: ConvActivation,
+    embedding_size: Option<usize>,
+    attention_head_size: Option<usize>,
+    pooler_hidden_size: Option<usize>,
+}
+
+/// `"c2p|p2c"`, or a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Kinds {
+    Joined(String),
+    List(Vec<String>),
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ConvActivation {
+    #[default]
+    Tanh,
+    Gelu,
+    Relu,
+}
+
+fn unset() -> i64 {
+    -1
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Settings {
+    fn read(config: &BaseConfig) -> std::result::Result<Self, ModelError> {
+        let settings: Self = config.own()?;
+        let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+        for (key, found, expected) in [
+            ("attention_head_size", settings.attention_head_size, hidden / heads),
+            ("pooler_hidden_size", settings.pooler_hidden_size, hidden),
+        ] {
+            let found = found.unwrap_or(expected);
+            config.demand(found == expected, key, expected.to_string(), found)?;
+        }
+        let kernel = settings.conv_kernel_size;
+        config.demand(kernel == 0 || kernel % 2 == 1, "conv_kernel_size", "an odd number".to_owned(), kernel)?;
+        Ok(settings)
+    }
+
+    fn attends(&self, kind: &str) -> bool {
+        match &self.pos_att_type {
+            None => false,
+            Some(Kinds::Joined(joined)) => joined.to_lowercase().split('|').any(|each| each.trim() == kind),
+            Some(Kinds::List(list)) => list.iter().any(|each| each == kind),
+        }
+    }
+
+    /// Relative positions on either side of 0 that have a row.
+    fn span(&self, config: &BaseConfig) -> usize {
+        if self.position_buckets > 0 { self.position_buckets as usize } else { self.reach(config) }
+    }
+
+    fn reach(&self, config: &BaseConfig) -> usize {
+        if self.max_relative_positions < 1 {
+            config.max_position_embeddings
+        } else {
+            self.max_relative_positions as usize
+        }
+    }
+}
+
+fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
+    let settings = Settings::read(config)?;
+    let hidden = config.hidden_size;
+    let mut modules = post_norm::modules(config, &NAMES);
+    if settings.relative_attention && !settings.share_att_key {
+        let own = |name, label| Module { name, label, in_features: hidden, out_features: hidden, input: 4 };
+        modules.extend(settings.attends("c2p").then(|| own("attention.self.pos_key_proj", "position key")));
+        modules.extend(settings.attends("p2c").then(|| own("attention.self.pos_query_proj", "position query")));
+    }
+    let projects = settings.embedding_size.is_some_and(|width| width != hidden);
+    let mut tables = vec!["deberta.embeddings.word_embeddings".to_owned()];
+    tables.extend(settings.position_biased_input.then(|| "deberta.embeddings.position_embeddings".to_owned()));
+    tables.extend((config.type_vocab_size > 0).then(|| "deberta.embeddings.token_type_embeddings".to_owned()));
+    tables.extend(settings.relative_attention.then(|| "deberta.encoder.rel_embeddings".to_owned()));
+    tables.extend((settings.conv_kernel_size > 0).then(|| "deberta.encoder.conv.conv".to_owned()));
+    Ok(Layout {
+        prefix: "deberta",
+        stack: "encoder.layer",
+        layers: config.num_hidden_layers,
+        modules,
+        other_linears: projects
+            .then(|| EMBED_PROJECTION.to_owned())
+            .into_iter()
+            .chain([HEAD.dense.to_owned()])
+            .collect(),
+        tables,
+        head: HEAD.parameters(hidden),
+        hidden,
+    })
+}
+
+/// A DeBERTa over a base's mapping.
+struct Deberta {
+    layout: Layout,
+    tables: Tables,
+    projection: Option<Linear>,
+    norm: Norm,
+    positions: Option<Positions>,
+    layers: Vec<Layer>,
+    conv: Option<Conv>,
+    classifier: Classifier,
+    parameters: Vec<Frozen>,
+}
+
+/// The table of relative positions.
+struct Positions {
+    table: Frozen,
+    norm: Option<Norm>,
+    span: usize,
+    buckets: Buckets,
+}
+
+/// How distances fall into rows.
+#[derive(Debug, Clone, Copy)]
+struct Buckets {
+    /// 0 where every distance has its own.
+    size: usize,
+    reach: usize,
+}
+
+impl Buckets {
+    /// `make_log_bucket_position`, in f32 as there.
+    fn of(self, distance: i64) -> i64 {
+        let middle = (self.size / 2) as i64;
+        if self.size == 0 || distance.abs() <= middle {
+            return distance;
+        }
+        let (far, mid) = (distance.unsigned_abs() as f32, middle as f32);
+        let widest = ((self.reach as f64 - 1.0) / middle as f64) as f32;
+        let log = ((far / mid).ln() / widest.ln() * (mid - 1.0)).ceil() as i64 + middle;
+        log * distance.signum()
+    }
+}
+
+/// A batch's part of the table: the rows of its distances.
+struct Near {
+    first: usize,
+    rows: usize,
+    /// Rows, counted from `first`, of distances from `-(longest - 1)`.
+    distances: Vec<usize>,
+}
+
+impl Positions {
+    fn near(&self, longest: usize) -> Near {
+        let farthest = longest.saturating_sub(1) as i64;
+        let last = 2 * self.span as i64 - 1;
+        let row = |distance| (self.buckets.of(distance) + self.span as i64).clamp(0, last) as usize;
+        let first = row(-farthest);
+        let distances: Vec<usize> = (-farthest..=farthest).map(|distance| row(distance) - first).collect();
+        Near { first, rows: distances.last().map_or(0, |last| last + 1), distances }
+    }
+
+    /// The whole table, normed, `[2 span, hidden]`.
+    fn whole(&self, seam: &dyn Seam) -> Result<Tensor> {
+        let table = resolve(&self.table, seam)?.tensor()?;
+        match &self.norm {
+            Some(norm) => norm.alone(&table, seam),
+            None => Ok(table),
+        }
+    }
+}
+
+/// One layer.
+struct Layer {
+    index: usize,
+    heads: usize,
+    scale: f64,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    /// Its own linears for positions, where it does not share the tokens'.
+    own: [Option<Linear>; 2],
+    shared: bool,
+    /// Whether contents attend to positions, and positions to contents.
+    sides: [bool; 2],
+    /// The base's position keys and queries, `[2 span, hidden]`.
+    known: OnceLock<[Option<Tensor>; 2]>,
+    rest: Rest,
+}
+
+impl Layer {
+    fn load(
+        loader: &mut Loader,
+        layout: &Layout,
+        config: &BaseConfig,
+        settings: &Settings,
+        index: usize,
+    ) -> std::result::Result<Self, ModelError> {
+        let mut site = |module| loader.site(layout, Site { layer: index, module }, true);
+        let [query, key, value] = [site(QUERY)?, site(KEY)?, site(VALUE)?];
+        let kinds = [settings.attends("c2p"), settings.attends("p2c")];
+        let sides = kinds.map(|attends| attends && settings.relative_attention);
+        let mut own = |name: &str| match layout.modules.iter().position(|module| module.name.ends_with(name)) {
+            Some(module) => site(module).map(Some),
+            None => Ok(None),
+        };
+        let own = [own(".pos_key_proj")?, own(".pos_query_proj")?];
+        let heads = config.num_attention_heads;
+        // Each kind of score adds its share of variance.
+        let factor = 1 + kinds.into_iter().filter(|kind| *kind).count();
+        let scale = 1.0 / ((config.hidden_size / heads * factor) as f64).sqrt();
+        Ok(Self {
+            index,
+            heads,
+            scale,
+            query,
+            key,
+            value,
+            own,
+            shared: settings.share_att_key,
+            sides,
+            known: OnceLock::new(),
+            rest: Rest::load(loader, layout, config, &NAMES, index)?,
+        })
+    }
+
+    /// What projects position keys and position queries.
+    fn projections(&self) -> [&Linear; 2] {
+        let [key, query] = &self.own;
+        match self.shared {
+            true => [&self.key, &self.query],
+            false => [key.as_ref().unwrap_or(&self.key), query.as_ref().unwrap_or(&self.query)],
+        }
+    }
+
+    fn forward(&self, x: &Tensor, offsets: &[usize], relative: Option<&Relative>, seam: &dyn Seam) -> Result<Tensor> {
+        let (q, k, v) = (self.query.forward(x, seam)?, self.key.forward(x, seam)?, self.value.forward(x, seam)?);
+        let dropout = seam.dropout(DropPoint::Attention(self.index));
+        let attended = match relative {
+            Some(relative) if self.sides.contains(&true) => {
+                let (positions, texts) = self.positions(relative, seam)?;
+                let how = Disentangled {
+                    offsets: offsets.to_vec(),
+                    heads: self.heads,
+                    scale: self.scale,
+                    texts,
+                    distances: relative.near.distances.clone(),
+                    rows: relative.near.rows,
+                };
+                let scores = kernel::disentangled_scores(&q, &k, &positions, &how)?;
+                kernel::attend(&scores, &v, &Attend { offsets: offsets.to_vec(), heads: self.heads, dropout })?
+            }
+            _ => {
+                let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, dropout };
+                kernel::attention(&q, &k, &v, &heads)?
+            }
+        };
+        self.rest.forward(x, &attended, seam)
+    }
+
+    /// The projections of the batch's distances, one set after the other, and where each text's are.
+    fn positions(&self, relative: &Relative, seam: &dyn Seam) -> Result<(Tensor, Vec<TextPositions>)> {
+        let Relative { near, whole, groups, .. } = relative;
+        let narrow = |table: &Tensor| table.narrow(0, near.first, near.rows)?.contiguous();
+        let drops = seam.dropout(DropPoint::Positions(self.index)).is_some();
+        let x = dropped(narrow(whole)?, DropPoint::Positions(self.index), seam)?;
+        let known = if drops { [None, None] } else { self.known(relative, seam)? };
+        let known = [known[0].as_ref().map(narrow).transpose()?, known[1].as_ref().map(narrow).transpose()?];
+        // Groups whose adapter leaves a side alone share the base's rows.
+        let mut sets: Vec<Tensor> = Vec::new();
+        let mut of_group = Vec::with_capacity(groups.count);
+        for group in 0..groups.count {
+            let mut rows = [None; 2];
+            for side in (0..2).filter(|&side| self.sides[side]) {
+                let set = self.projections()[side].shared(&x, known[side].as_ref(), group, seam)?;
+                let place = sets.iter().position(|known| known.id() == set.id()).unwrap_or_else(|| {
+                    sets.push(set);
+                    sets.len() - 1
+                });
+                rows[side] = Some(place * near.rows);
+            }
+            of_group.push(TextPositions { keys: rows[0], queries: rows[1] });
+        }
+        let texts = groups.of_text.iter().map(|&group| of_group[group]).collect();
+        Ok((Tensor::cat(&sets, 0)?, texts))
+    }
+
+    /// The base's own projections of the whole table, where nothing replaces what they are made of.
+    fn known(&self, relative: &Relative, seam: &dyn Seam) -> Result<[Option<Tensor>; 2]> {
+        if !relative.frozen {
+            return Ok([None, None]);
+        }
+        if let Some(known) = self.known.get() {
+            return Ok(known.clone());
+        }
+        let mut made = [None, None];
+        for side in (0..2).filter(|&side| self.sides[side]) {
+            made[side] = self.projections()[side].bare(&relative.whole, seam)?;
+        }
+        // Only what is the same for every batch is kept.
+        if made.iter().zip(self.sides).all(|(made, side)| made.is_some() == side) {
+            return Ok(self.known.get_or_init(|| made).clone());
+        }
+        Ok(made)
+    }
+}
+
+/// The relative positions of one batch.
+struct Relative {
+    near: Near,
+    whole: Tensor,
+    /// Whether the table is the base's own.
+    frozen: bool,
+    groups: Groups,
+}
+
+/// Texts by what the seam adds to them.
+struct Groups {
+    count: usize,
+    of_text: Vec<usize>,
+}
+
+/// The convolution that deberta-v2-xlarge has beside its first layer.
+struct Conv {
+    weight: Frozen,
+    bias: Frozen,
+    norm: Norm,
+    size: usize,
+    activation: ConvActivation,
+}
+
+impl Conv {
+    /// `residual` and the convolution of `x`, both `[T, hidden]`, normed; no text sees its neighbour.
+    fn forward(&self, x: &Tensor, residual: &Tensor, offsets: &[usize], seam: &dyn Seam) -> Result<Tensor> {
+        let (tokens, hidden) = x.dims2()?;
+        let half = self.size / 2;
+        // A row of zeros stands for what lies outside a text.
+        let padded = Tensor::cat(&[x, &Tensor::zeros((1, hidden), DType::F32, x.device())?], 0)?;
+        let mut rows = Vec::with_capacity(tokens * self.size);
+        for span in offsets.windows(2) {
+            for t in span[0]..span[1] {
+                let near =
+                    (0..self.size).map(|s| (t + s).checked_sub(half).filter(|at| (span[0]..span[1]).contains(at)));
+                rows.extend(near.map(|at| at.unwrap_or(tokens) as u32));
+            }
+        }
+        let rows = Tensor::from_vec(rows, tokens * self.size, x.device())?;
+        let unfolded = padded.index_select(&rows, 0)?.reshape((tokens, self.size * hidden))?;
+        let weight = resolve(&self.weight, seam)?.tensor()?.transpose(1, 2)?.reshape((hidden, self.size * hidden))?;
+        let h = unfolded.matmul(&weight.t()?)?.broadcast_add(&resolve(&self.bias, seam)?.tensor()?)?;
+        let h = match self.activation {
+            ConvActivation::Tanh => h.tanh()?,
+            ConvActivation::Gelu => kernel::gelu(&h)?,
+            ConvActivation::Relu => h.relu()?,
+        };
+        self.norm.forward(&h, residual, seam)
+    }
+}
+
+impl Deberta {
+    fn open(base: &Base, device: &Device) -> std::result::Result<Self, ModelError> {
+        let config = &base.config;
+        let (mut layout, settings) = (layout(config)?, Settings::read(config)?);
+        let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
+        let width = settings.embedding_size.unwrap_or(hidden);
+        let mut loader = Loader { weights: &base.weights, taken: Vec::new() };
+        let mut table = |name: &str, rows: usize, there: bool| match there {
+            true => loader.take(&format!("deberta.embeddings.{name}_embeddings.weight"), &[rows, width]).map(Some),
+            false => Ok(None),
+        };
+        let positions = table("position", config.max_position_embeddings, settings.position_biased_input)?;
+        let types = table("token_type", config.type_vocab_size, config.type_vocab_size > 0)?;
+        let words = loader.take("deberta.embeddings.word_embeddings.weight", &[config.vocab_size, width])?;
+        let tables = Tables { words, positions, types, device: device.clone() };
+        let projection = match width == hidden {
+            true => None,
+            false => Some(loader.linear(EMBED_PROJECTION, (hidden, width), false)?),
+        };
+        let norm = loader.norm("deberta.embeddings.LayerNorm", hidden, eps, true)?;
+        let positions = match settings.relative_attention {
+            true => Some(Positions::load(&mut loader, config, &settings)?),
+            false => None,
+        };
+        let layers = (0..layout.layers).map(|index| Layer::load(&mut loader, &layout, config, &settings, index));
+        let layers = layers.collect::<std::result::Result<_, _>>()?;
+        let conv = match settings.conv_kernel_size {
+            0 => None,
+            size => Some(Conv {
+                weight: loader.take("deberta.encoder.conv.conv.weight", &[hidden, hidden, size])?,
+                bias: loader.take("deberta.encoder.conv.conv.bias", &[hidden])?,
+                norm: loader.norm("deberta.encoder.conv.LayerNorm", hidden, eps, true)?,
+                size,
+                activation: settings.conv_act,
+            }),
+        };
+        let classifier = Classifier::open(HEAD, &mut loader, &mut layout, eps)?;
+        let parameters = loader.taken;
+        Ok(Self { layout, tables, projection, norm, positions, layers, conv, classifier, parameters })
+    }
+
+    fn relative(&self, batch: &Packed, seam: &dyn Seam) -> Result<Option<Relative>> {
+        let Some(positions) = &self.positions else { return Ok(None) };
+        let longest = batch.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
+        let ranges = seam.groups(batch.tokens());
+        let group_of = |start: &usize| ranges.iter().position(|range| range.contains(start)).unwrap_or(0);
+        let of_text = batch.offsets[..batch.texts()].iter().map(group_of).collect();
+        let groups = Groups { count: ranges.len().max(1), of_text };
+        // A table, or its norm, that is trained is another at every step.
+        let whole = positions.whole(seam)?;
+        Ok(Some(Relative { near: positions.near(longest), frozen: !whole.track_op(), whole, groups }))
+    }
+}
+
+impl Positions {
+    fn load(loader: &mut Loader, config: &BaseConfig, settings: &Settings) -> std::result::Result<Self, ModelError> {
+        let (span, hidden) = (settings.span(config), config.hidden_size);
+        let norms = settings.norm_rel_ebd.as_deref().unwrap_or("none").to_lowercase();
+        let norm = match norms.split('|').any(|each| each.trim() == "layer_norm") {
+            true => Some(loader.norm("deberta.encoder.LayerNorm", hidden, config.layer_norm_eps, true)?),
+            false => None,
+        };
+        let table = loader.take("deberta.encoder.rel_embeddings.weight", &[2 * span, hidden])?;
+        let size = usize::try_from(settings.position_buckets).unwrap_or(0);
+        Ok(Self { table, norm, span, buckets: Buckets { size, reach: settings.reach(config) } })
+    }
+}
+
+impl Encoder for Deberta {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn device(&self) -> &Device {
+        &self.tables.device
+    }
+
+    fn parameters(&self) -> &[Frozen] {
+        &self.parameters
+    }
+
+    fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor> {
+        let mut x = self.tables.sum(batch, &batch.positions(), seam)?;
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x, seam)?;
+        }
+        x = dropped(self.norm.alone(&x, seam)?, DropPoint::Embeddings, seam)?;
+        let relative = self.relative(batch, seam)?;
+        let embedded = x.clone();
+        for layer in &self.layers {
+            x = layer.forward(&x, &batch.offsets, relative.as_ref(), seam)?;
+            if let Some(conv) = self.conv.as_ref().filter(|_| layer.index == 0) {
+                x = conv.forward(&embedded, &x, &batch.offsets, seam)?;
+            }
+        }
+        Ok(x)
+    }
+
+    fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor> {
+        self.classifier.logits(pooled, head, seam)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Buckets;
+
+    /// `make_log_bucket_position(torch.arange(512), 256, 512)` and the like of a small table, made by transformers 5.23.0; only
+    /// where a bucket begins is listed.
+    #[test]
+    fn distances_fall_into_the_buckets_of_transformers() {
+        let golden = include_str!("../../tests/goldens/deberta_buckets.json");
+        let golden: serde_json::Value = serde_json::from_str(golden).unwrap_or_default();
+        let tables = golden.as_array().map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(tables.len(), 3);
+        for table in tables {
+            let number = |key: &str| table[key].as_u64().unwrap_or_default() as usize;
+            let buckets = Buckets { size: number("size"), reach: number("reach") };
+            for (distance, expected) in table["buckets"].as_array().into_iter().flatten().enumerate() {
+                let distance = distance as i64;
+                assert_eq!(Some(buckets.of(distance)), expected.as_i64(), "{distance} in {buckets:?}");
+                assert_eq!(buckets.of(-distance), -buckets.of(distance));
+            }
+        }
+    }
+}

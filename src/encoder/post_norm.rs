@@ -1,0 +1,245 @@
+//! The encoder of the original Transformer, norms after the residuals: BERT, and all that differ from it in names, positions,
+//! the width of their embeddings and their heads.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::head::{Classifier, Shape};
+use super::layers::{Linear, Loader, Norm, Tables, dropped};
+use super::{DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
+use crate::kernel::{self, Heads};
+use crate::model::{Base, BaseConfig, Frozen, ModelError};
+
+/// The modules of a layer, in the order in which every layout here lists them.
+pub(super) const QUERY: usize = 0;
+pub(super) const KEY: usize = 1;
+pub(super) const VALUE: usize = 2;
+const ATTENTION_OUTPUT: usize = 3;
+const INTERMEDIATE: usize = 4;
+const OUTPUT: usize = 5;
+
+/// What a layer's parameters are called.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names {
+    /// The six linears: query, key, value, the attention's output, into and out of the feed-forward.
+    pub(super) linears: [&'static str; 6],
+    /// The norm after attention.
+    pub(super) attention_norm: &'static str,
+    /// The norm after the feed-forward.
+    pub(super) output_norm: &'static str,
+    /// Whether the attention's output is dropped in training.
+    pub(super) drops_attention: bool,
+}
+
+/// BERT's names, which most follow.
+pub(super) const BERT: Names = Names {
+    linears: [
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ],
+    attention_norm: "attention.output.LayerNorm",
+    output_norm: "output.LayerNorm",
+    drops_attention: true,
+};
+
+/// What tells one such encoder from another.
+pub(super) struct Spec {
+    /// What stands before its names, `bert`.
+    pub(super) prefix: &'static str,
+    /// Where its layers are, `encoder.layer`.
+    pub(super) stack: &'static str,
+    /// What is in them.
+    pub(super) names: Names,
+    /// Its tables in `embeddings`: words, positions, and perhaps segments.
+    pub(super) tables: &'static [&'static str],
+    /// Width of its embeddings, and the linear that brings them to the hidden size where they differ.
+    pub(super) embedding: fn(&BaseConfig) -> std::result::Result<usize, ModelError>,
+    pub(super) projection: &'static str,
+    /// The positions of a batch's tokens, `[T]`.
+    pub(super) positions: fn(&BaseConfig, &Packed) -> Vec<u32>,
+    /// Its classifier.
+    pub(super) head: Shape,
+}
+
+/// The six linears of each layer.
+pub(super) fn modules(config: &BaseConfig, names: &Names) -> Vec<Module> {
+    const LABELS: [&str; 6] = ["query", "key", "value", "attention output", "intermediate", "output"];
+    let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+    let square = |input| (hidden, hidden, input);
+    let shapes = [square(0), square(0), square(0), square(1), (hidden, wide, 2), (wide, hidden, 3)];
+    let module =
+        |((name, label), (in_features, out_features, input))| Module { name, label, in_features, out_features, input };
+    names.linears.into_iter().zip(LABELS).zip(shapes).map(module).collect()
+}
+
+/// The sites of such an encoder.
+pub(super) fn layout(spec: &Spec, config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
+    let projects = (spec.embedding)(config)? != config.hidden_size;
+    let mut other_linears: Vec<String> = projects.then(|| spec.projection.to_owned()).into_iter().collect();
+    // What lies under `classifier` is never a target to PEFT.
+    if !spec.head.dense.starts_with("classifier.") {
+        other_linears.push(spec.head.dense.to_owned());
+    }
+    Ok(Layout {
+        prefix: spec.prefix,
+        stack: spec.stack,
+        layers: config.num_hidden_layers,
+        modules: modules(config, &spec.names),
+        other_linears,
+        tables: spec.tables.iter().map(|table| format!("{}.embeddings.{table}", spec.prefix)).collect(),
+        head: spec.head.parameters(config.hidden_size),
+        hidden: config.hidden_size,
+    })
+}
+
+/// Such an encoder over a base's mapping.
+pub(super) struct PostNorm {
+    spec: &'static Spec,
+    config: BaseConfig,
+    layout: Layout,
+    tables: Tables,
+    norm: Norm,
+    projection: Option<Linear>,
+    layers: Vec<Layer>,
+    classifier: Classifier,
+    parameters: Vec<Frozen>,
+}
+
+impl PostNorm {
+    pub(super) fn open(
+        spec: &'static Spec,
+        base: &Base,
+        device: &Device,
+    ) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
+        let config = &base.config;
+        let (mut layout, width, eps) = (layout(spec, config)?, (spec.embedding)(config)?, config.layer_norm_eps);
+        let mut loader = Loader { weights: &base.weights, taken: Vec::new() };
+        let rows = [config.vocab_size, config.max_position_embeddings, config.type_vocab_size];
+        let mut tables = spec.tables.iter().zip(rows).map(|(table, rows)| {
+            loader.take(&format!("{}.embeddings.{table}.weight", spec.prefix), &[rows, width]).map(Some)
+        });
+        let mut table = || tables.next().unwrap_or(Ok(None));
+        let (words, positions, types) = (table()?, table()?, table()?);
+        let missing = || ModelError::MissingTensor { path: base.dir.clone(), tensor: "word_embeddings".to_owned() };
+        let tables = Tables { words: words.ok_or_else(missing)?, positions, types, device: device.clone() };
+        let norm = loader.norm(&format!("{}.embeddings.LayerNorm", spec.prefix), width, eps, true)?;
+        let projection = match width == config.hidden_size {
+            true => None,
+            false => Some(loader.linear(spec.projection, (config.hidden_size, width), true)?),
+        };
+        let layer = |index| Layer::load(&mut loader, &layout, config, &spec.names, index);
+        let layers = (0..layout.layers).map(layer).collect::<std::result::Result<_, _>>()?;
+        let classifier = Classifier::open(spec.head, &mut loader, &mut layout, eps)?;
+        let (config, parameters) = (config.clone(), loader.taken);
+        Ok(Arc::new(Self { spec, config, layout, tables, norm, projection, layers, classifier, parameters }))
+    }
+}
+
+impl Encoder for PostNorm {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn device(&self) -> &Device {
+        &self.tables.device
+    }
+
+    fn parameters(&self) -> &[Frozen] {
+        &self.parameters
+    }
+
+    fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor> {
+        let sum = self.tables.sum(batch, &(self.spec.positions)(&self.config, batch), seam)?;
+        let mut x = dropped(self.norm.alone(&sum, seam)?, DropPoint::Embeddings, seam)?;
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x, seam)?;
+        }
+        for layer in &self.layers {
+            x = layer.forward(&x, &batch.offsets, seam)?;
+        }
+        Ok(x)
+    }
+
+    fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor> {
+        self.classifier.logits(pooled, head, seam)
+    }
+}
+
+/// A layer.
+struct Layer {
+    heads: usize,
+    scale: f64,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    rest: Rest,
+}
+
+impl Layer {
+    fn load(
+        loader: &mut Loader,
+        layout: &Layout,
+        config: &BaseConfig,
+        names: &Names,
+        index: usize,
+    ) -> std::result::Result<Self, ModelError> {
+        let mut site = |module| loader.site(layout, Site { layer: index, module }, true);
+        let [query, key, value] = [site(QUERY)?, site(KEY)?, site(VALUE)?];
+        let heads = config.num_attention_heads;
+        let scale = 1.0 / ((config.hidden_size / heads) as f64).sqrt();
+        Ok(Self { heads, scale, query, key, value, rest: Rest::load(loader, layout, config, names, index)? })
+    }
+
+    fn forward(&self, x: &Tensor, offsets: &[usize], seam: &dyn Seam) -> Result<Tensor> {
+        let (q, k, v) = (self.query.forward(x, seam)?, self.key.forward(x, seam)?, self.value.forward(x, seam)?);
+        let dropout = seam.dropout(DropPoint::Attention(self.rest.index));
+        let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, dropout };
+        self.rest.forward(x, &kernel::attention(&q, &k, &v, &heads)?, seam)
+    }
+}
+
+/// All of a layer that follows its attention, with both norms.
+pub(super) struct Rest {
+    index: usize,
+    drops_attention: bool,
+    attention_output: Linear,
+    attention_norm: Norm,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: Norm,
+}
+
+impl Rest {
+    pub(super) fn load(
+        loader: &mut Loader,
+        layout: &Layout,
+        config: &BaseConfig,
+        names: &Names,
+        index: usize,
+    ) -> std::result::Result<Self, ModelError> {
+        let mut site = |module| loader.site(layout, Site { layer: index, module }, true);
+        let [attention_output, intermediate, output] = [site(ATTENTION_OUTPUT)?, site(INTERMEDIATE)?, site(OUTPUT)?];
+        let stem = format!("{}.{}.{index}", layout.prefix, layout.stack);
+        let mut norm = |name| loader.norm(&format!("{stem}.{name}"), config.hidden_size, config.layer_norm_eps, true);
+        let (attention_norm, output_norm) = (norm(names.attention_norm)?, norm(names.output_norm)?);
+        let drops_attention = names.drops_attention;
+        Ok(Self { index, drops_attention, attention_output, attention_norm, intermediate, output, output_norm })
+    }
+
+    /// `x [T, hidden]` went into the layer, `attended [T, hidden]` came out of its attention.
+    pub(super) fn forward(&self, x: &Tensor, attended: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
+        let mut h = self.attention_output.forward(attended, seam)?;
+        if self.drops_attention {
+            h = dropped(h, DropPoint::AttentionOutput(self.index), seam)?;
+        }
+        let x = self.attention_norm.forward(&h, x, seam)?;
+        let h = kernel::gelu(&self.intermediate.forward(&x, seam)?)?;
+        let h = dropped(self.output.forward(&h, seam)?, DropPoint::Output(self.index), seam)?;
+        self.output_norm.forward(&h, &x, seam)
+    }
+}

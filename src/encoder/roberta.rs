@@ -1,0 +1,55 @@
+//! RoBERTa (Liu et al. 2019) and XLM-R: positions counted from the padding token's id, a head of two linears.
+
+use serde_json::{Value, json};
+
+use super::head::{Activation, Shape};
+use super::post_norm::{self, BERT, PostNorm, Spec};
+use super::{Architecture, Packed};
+use crate::model::BaseConfig;
+
+pub(super) const ROBERTA: Architecture = Architecture {
+    model_type: "roberta",
+    aliases: &[],
+    defaults: || json!({"pad_token_id": 1}),
+    only: Vec::<(&str, Value)>::new,
+    layout: |config| post_norm::layout(&SPEC, config),
+    open: |base, device| PostNorm::open(&SPEC, base, device),
+};
+
+/// The same under another name, with another tokenizer.
+pub(super) const XLM_ROBERTA: Architecture = Architecture { model_type: "xlm-roberta", ..ROBERTA };
+
+static SPEC: Spec = Spec {
+    prefix: "roberta",
+    stack: "encoder.layer",
+    names: BERT,
+    tables: &["word_embeddings", "position_embeddings", "token_type_embeddings"],
+    embedding: |config| Ok(config.hidden_size),
+    projection: "",
+    positions,
+    head: Shape {
+        dense: "classifier.dense",
+        dense_bias: true,
+        activation: Activation::Tanh,
+        norm: None,
+        output: "classifier.out_proj",
+        drops_input: true,
+    },
+};
+
+/// As `create_position_ids_from_input_ids`: tokens count from `padding + 1`; a padding token in a text stays at `padding`.
+fn positions(config: &BaseConfig, batch: &Packed) -> Vec<u32> {
+    let padding = config.pad_token_id.unwrap_or_default();
+    let mut positions = Vec::with_capacity(batch.tokens());
+    for span in batch.offsets.windows(2) {
+        let mut last = padding;
+        positions.extend(batch.ids[span[0]..span[1]].iter().map(|&id| {
+            if id == padding {
+                return padding;
+            }
+            last += 1;
+            last
+        }));
+    }
+    positions
+}

@@ -1,0 +1,435 @@
+//! DeBERTa's attention (He et al. 2021) over packed texts, in two operations: scores of contents and of relative positions,
+//! then softmax and values. Scores of a text lie `[heads, len, len]`, texts end to end.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::attention::{mask, softmax};
+use super::product::{Size, Target, Threads, View, product};
+use super::{Dropout, host};
+
+/// Where a text's rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextPositions {
+    /// Its first row of the position keys in `positions`; `None` without content-to-position.
+    pub keys: Option<usize>,
+    /// Its first row of the position queries; `None` without position-to-content.
+    pub queries: Option<usize>,
+}
+
+/// How a batch is to be scored.
+#[derive(Debug, Clone)]
+pub struct Disentangled {
+    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    pub offsets: Vec<usize>,
+    /// Number of heads; the hidden size is a multiple of it.
+    pub heads: usize,
+    /// What scores are multiplied by.
+    pub scale: f64,
+    /// Each text's rows of `positions`; there are [`Self::rows`] from each.
+    pub texts: Vec<TextPositions>,
+    /// For each distance `i - j` from `-(longest - 1)`, its row: `[2 longest - 1]`.
+    pub distances: Vec<usize>,
+    /// Rows of each set of positions.
+    pub rows: usize,
+}
+
+impl Disentangled {
+    fn check(&self, q: &Shape, k: &Shape, p: &Shape) -> Result<Dims> {
+        let (tokens, hidden) = q.dims2()?;
+        let (rows, width) = p.dims2()?;
+        let spans = self.offsets.first() == Some(&0)
+            && self.offsets.last() == Some(&tokens)
+            && self.offsets.windows(2).all(|span| span[0] <= span[1])
+            && self.offsets.len() == self.texts.len() + 1;
+        if !spans || k.dims() != q.dims() || self.heads == 0 || !hidden.is_multiple_of(self.heads) || width != hidden {
+            bail!("disentangled: q {q:?}, k {k:?}, positions {p:?}, offsets {:?}, {} heads", self.offsets, self.heads);
+        }
+        let longest = self.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
+        let starts = self.texts.iter().flat_map(|text| [text.keys, text.queries]).flatten();
+        if starts.max().is_some_and(|start| start + self.rows > rows)
+            || self.distances.len() + 1 < 2 * longest
+            || self.distances.iter().any(|&row| row >= self.rows)
+        {
+            bail!("disentangled: {} rows of positions, {} distances, {rows} given", self.rows, self.distances.len());
+        }
+        Ok(Dims { hidden, size: hidden / self.heads, middle: self.distances.len() / 2 })
+    }
+
+    /// Where each text's scores begin, and their number at the end.
+    fn starts(&self) -> Vec<usize> {
+        starts(&self.offsets, self.heads)
+    }
+}
+
+fn starts(offsets: &[usize], heads: usize) -> Vec<usize> {
+    let mut starts = vec![0];
+    let mut end = 0;
+    for span in offsets.windows(2) {
+        end += heads * (span[1] - span[0]).pow(2);
+        starts.push(end);
+    }
+    starts
+}
+
+#[derive(Clone, Copy)]
+struct Dims {
+    hidden: usize,
+    size: usize,
+    /// The place of distance 0.
+    middle: usize,
+}
+
+/// `scale * (q_i k_j + q_i PK[d(i - j)] + k_j PQ[d(i - j)])` for each text and head: `q`, `k` `[T, hidden]`, `positions [P, hidden]`
+/// give all texts' scores end to end, differentiable in all three (eq. 4 of DeBERTa; `PK`, `PQ` are rows of `positions`).
+///
+/// # Errors
+/// Shapes and offsets that do not fit, and candle's own.
+pub fn disentangled_scores(q: &Tensor, k: &Tensor, positions: &Tensor, how: &Disentangled) -> Result<Tensor> {
+    how.check(q.shape(), k.shape(), positions.shape())?;
+    if !q.device().is_cpu() {
+        return scores_reference(q, k, positions, how);
+    }
+    q.contiguous()?.apply_op3(&k.contiguous()?, &positions.contiguous()?, how.clone())
+}
+
+/// The same by candle's operations, a text at a time: the oracle, and what runs on devices without a kernel.
+pub(crate) fn scores_reference(q: &Tensor, k: &Tensor, positions: &Tensor, how: &Disentangled) -> Result<Tensor> {
+    let Dims { hidden, middle, .. } = how.check(q.shape(), k.shape(), positions.shape())?;
+    let split = |x: Tensor| {
+        let rows = x.dim(0)?;
+        x.reshape((rows, how.heads, hidden / how.heads))?.transpose(0, 1)?.contiguous()
+    };
+    let mut all = Vec::with_capacity(how.texts.len());
+    for (span, text) in how.offsets.windows(2).zip(&how.texts).filter(|(span, _)| span[0] < span[1]) {
+        let len = span[1] - span[0];
+        let (q, k) = (split(q.narrow(0, span[0], len)?)?, split(k.narrow(0, span[0], len)?)?);
+        let mut scores = q.matmul(&k.t()?)?;
+        let at = |row: fn(usize, usize) -> (usize, usize)| -> Result<Tensor> {
+            let place = |at: usize| {
+                let (i, j) = row(at / len, at % len);
+                how.distances[middle + i - j] as u32
+            };
+            let index: Vec<u32> = (0..len * len).map(place).collect();
+            Tensor::from_vec(index, (1, len, len), q.device())?.repeat((how.heads, 1, 1))
+        };
+        if let Some(start) = text.keys {
+            let keys = split(positions.narrow(0, start, how.rows)?)?;
+            scores = (scores + q.matmul(&keys.t()?)?.gather(&at(|i, j| (i, j))?, 2)?)?;
+        }
+        if let Some(start) = text.queries {
+            let queries = split(positions.narrow(0, start, how.rows)?)?;
+            // Row j of the product belongs to key j: gathered by (j, i), then turned.
+            let turned = k.matmul(&queries.t()?)?.gather(&at(|j, i| (i, j))?, 2)?;
+            scores = (scores + turned.transpose(1, 2)?)?;
+        }
+        all.push((scores * how.scale)?.flatten_all()?);
+    }
+    if all.is_empty() { Tensor::zeros(0, q.dtype(), q.device()) } else { Tensor::cat(&all, 0) }
+}
+
+/// One head of one text: its columns of the batch's rows.
+struct Block<'a> {
+    len: usize,
+    q: View<'a>,
+    k: View<'a>,
+    keys: Option<View<'a>>,
+    queries: Option<View<'a>>,
+}
+
+impl Disentangled {
+    fn block<'a>(&self, dims: Dims, text: usize, head: usize, [q, k, p]: [&'a [f32]; 3]) -> Block<'a> {
+        let column = head * dims.size;
+        let view = |x: &'a [f32], row: usize| View::rows(&x[row * dims.hidden + column..], dims.hidden);
+        let (start, TextPositions { keys, queries }) = (self.offsets[text], self.texts[text]);
+        Block {
+            len: self.offsets[text + 1] - start,
+            q: view(q, start),
+            k: view(k, start),
+            keys: keys.map(|row| view(p, row)),
+            queries: queries.map(|row| view(p, row)),
+        }
+    }
+
+    /// The row of distance `i - j`.
+    fn row(&self, dims: Dims, i: usize, j: usize) -> usize {
+        self.distances[dims.middle + i - j]
+    }
+
+    /// The scores `[len, len]` of one head; `room [len, rows]` is scratch.
+    fn head_scores(&self, dims: Dims, block: &Block, scores: &mut [f32], room: &mut Vec<f32>) {
+        let (len, rows, scale) = (block.len, self.rows, self.scale as f32);
+        let target = Target { data: scores, row: len, add: false };
+        product(target, block.q, block.k.t(), scale, Size { m: len, n: len, k: dims.size }, Threads::One);
+        for (content, positions, by_query) in [(block.q, block.keys, true), (block.k, block.queries, false)] {
+            let Some(positions) = positions else { continue };
+            room.resize(len * rows, 0.0);
+            let target = Target { data: room, row: rows, add: false };
+            product(target, content, positions.t(), scale, Size { m: len, n: rows, k: dims.size }, Threads::One);
+            for i in 0..len {
+                for j in 0..len {
+                    let of = if by_query { i } else { j };
+                    scores[i * len + j] += room[of * rows + self.row(dims, i, j)];
+                }
+            }
+        }
+    }
+
+    /// One head of the backward pass: `ds [len, len]` to its columns of `dq`, `dk` (its text's rows) and of `dp`.
+    fn head_gradient(&self, dims: Dims, (text, head): (usize, usize), inputs: [&[f32]; 3], ds: &[f32], out: Gradients) {
+        let block = self.block(dims, text, head, inputs);
+        let (len, rows, scale, column) = (block.len, self.rows, self.scale as f32, head * dims.size);
+        let narrow = Size { m: len, n: dims.size, k: len };
+        let ds = View::rows(ds, len);
+        let Gradients { dq, dk, dp } = out;
+        let row = dims.hidden;
+        product(Target { data: &mut dq[column..], row, add: false }, ds, block.k, scale, narrow, Threads::One);
+        product(Target { data: &mut dk[column..], row, add: false }, ds.t(), block.q, scale, narrow, Threads::One);
+        let TextPositions { keys, queries } = self.texts[text];
+        let sides = [(block.q, block.keys, keys, dq, true), (block.k, block.queries, queries, dk, false)];
+        for (content, positions, start, d_content, by_query) in sides {
+            let (Some(positions), Some(start)) = (positions, start) else { continue };
+            let mut by_row = vec![0.0; len * rows];
+            for i in 0..len {
+                for j in 0..len {
+                    let of = if by_query { i } else { j };
+                    by_row[of * rows + self.row(dims, i, j)] += ds.data[i * len + j];
+                }
+            }
+            let by_row = View::rows(&by_row, rows);
+            let size = Size { m: len, n: dims.size, k: rows };
+            let target = Target { data: &mut d_content[column..], row, add: true };
+            product(target, by_row, positions, scale, size, Threads::One);
+            let size = Size { m: rows, n: dims.size, k: len };
+            let target = Target { data: &mut dp[start * row + column..], row, add: true };
+            product(target, by_row.t(), content, scale, size, Threads::One);
+        }
+    }
+}
+
+/// Where a head's gradients go: its text's rows of `dq` and `dk`, all rows of `dp`.
+struct Gradients<'a> {
+    dq: &'a mut [f32],
+    dk: &'a mut [f32],
+    dp: &'a mut [f32],
+}
+
+/// The parts of `data` that `starts` cut.
+fn split<'a>(mut data: &'a mut [f32], starts: impl Iterator<Item = usize>) -> Vec<&'a mut [f32]> {
+    let mut parts = Vec::new();
+    for len in starts {
+        let (part, rest) = data.split_at_mut(len);
+        parts.push(part);
+        data = rest;
+    }
+    parts
+}
+
+impl CustomOp3 for Disentangled {
+    fn name(&self) -> &'static str {
+        "disentangled-scores"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        ql: &Layout,
+        k: &CpuStorage,
+        kl: &Layout,
+        p: &CpuStorage,
+        pl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let dims = self.check(ql.shape(), kl.shape(), pl.shape())?;
+        let name = self.name();
+        let inputs = [host::slice(name, q, ql)?, host::slice(name, k, kl)?, host::slice(name, p, pl)?];
+        let starts = self.starts();
+        let total = starts.last().copied().unwrap_or(0);
+        let mut scores = vec![0.0; total];
+        let texts = split(&mut scores, starts.windows(2).map(|span| span[1] - span[0]));
+        texts.into_par_iter().enumerate().for_each_init(Vec::new, |room, (text, scores)| {
+            for head in 0..self.heads {
+                let block = self.block(dims, text, head, inputs);
+                let square = block.len * block.len;
+                if square > 0 {
+                    self.head_scores(dims, &block, &mut scores[head * square..(head + 1) * square], room);
+                }
+            }
+        });
+        Ok(host::fresh(scores, total))
+    }
+
+    /// With `dS` by distance, `R_q[i, d] = sum of dS[i, j] at d(i - j) = d`: `dq = scale (dS k + R_q PK)`, `dPK = scale R_q^T q`,
+    /// and the same for `k` and `PQ` by columns.
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        p: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dims = self.check(q.shape(), k.shape(), p.shape())?;
+        let starts = self.starts();
+        let [mut dq, mut dk] = [(); 2].map(|()| vec![0.0; q.elem_count()]);
+        let dp = host::read(self.name(), [q, k, p, dy], |[qs, ks, ps, dy]| {
+            let rows = || self.offsets.windows(2).map(|span| (span[1] - span[0]) * dims.hidden);
+            let texts: Vec<_> = split(&mut dq, rows()).into_iter().zip(split(&mut dk, rows())).collect();
+            let texts = texts.into_par_iter().enumerate();
+            // Texts share rows of `dp`: each task adds to one of its own.
+            let sums = texts.fold(
+                || vec![0.0; ps.len()],
+                |mut dp, (text, (dq, dk))| {
+                    let square = (self.offsets[text + 1] - self.offsets[text]).pow(2);
+                    for head in (0..self.heads).filter(|_| square > 0) {
+                        let ds = &dy[starts[text] + head * square..][..square];
+                        let out = Gradients { dq: &mut *dq, dk: &mut *dk, dp: &mut dp };
+                        self.head_gradient(dims, (text, head), [qs, ks, ps], ds, out);
+                    }
+                    dp
+                },
+            );
+            sums.reduce(
+                || vec![0.0; ps.len()],
+                |mut sum, part| {
+                    sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                    sum
+                },
+            )
+        })?;
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
+        Ok((Some(tensor(dq, q)?), Some(tensor(dk, k)?), Some(tensor(dp, p)?)))
+    }
+}
+
+/// What turns scores into outputs.
+#[derive(Debug, Clone)]
+pub struct Attend {
+    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    pub offsets: Vec<usize>,
+    /// Number of heads.
+    pub heads: usize,
+    /// Dropout of the attention weights, in training.
+    pub dropout: Option<Dropout>,
+}
+
+/// `softmax(scores) v` for each text and head: all texts' scores end to end and `v [T, hidden]` give `[T, hidden]`.
+///
+/// # Errors
+/// Shapes and offsets that do not fit, and candle's own.
+pub fn attend(scores: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
+    how.check(scores.elem_count(), v.shape())?;
+    if !v.device().is_cpu() {
+        return attend_reference(scores, v, how);
+    }
+    scores.contiguous()?.apply_op2(&v.contiguous()?, how.clone())
+}
+
+/// The same by candle's operations: the oracle, and what runs on devices without a kernel.
+pub(crate) fn attend_reference(scores: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
+    let hidden = how.check(scores.elem_count(), v.shape())?;
+    let starts = starts(&how.offsets, how.heads);
+    let mut texts = Vec::with_capacity(how.offsets.len());
+    for (text, span) in how.offsets.windows(2).enumerate().filter(|(_, span)| span[0] < span[1]) {
+        let len = span[1] - span[0];
+        let scores = scores.narrow(0, starts[text], starts[text + 1] - starts[text])?.reshape((how.heads, len, len))?;
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        if let Some(dropout) = how.dropout {
+            let masks: Vec<f32> = (0..how.heads).flat_map(|head| mask(dropout, text, head, len)).collect();
+            weights = (weights * Tensor::from_vec(masks, (how.heads, len, len), v.device())?)?;
+        }
+        let v =
+            v.narrow(0, span[0], len)?.reshape((len, how.heads, hidden / how.heads))?.transpose(0, 1)?.contiguous()?;
+        texts.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((len, hidden))?);
+    }
+    if texts.is_empty() { v.zeros_like() } else { Tensor::cat(&texts, 0) }
+}
+
+impl Attend {
+    /// The hidden size.
+    fn check(&self, scores: usize, v: &Shape) -> Result<usize> {
+        let (tokens, hidden) = v.dims2()?;
+        let total = starts(&self.offsets, self.heads).last().copied().unwrap_or(0);
+        if self.offsets.last() != Some(&tokens)
+            || self.heads == 0
+            || !hidden.is_multiple_of(self.heads)
+            || scores != total
+        {
+            bail!("attend: {scores} scores, v {v:?}, offsets {:?}, {} heads", self.offsets, self.heads);
+        }
+        Ok(hidden)
+    }
+
+    /// Weights of one head and the same after dropout.
+    fn weights(&self, (text, head, len): (usize, usize, usize), scores: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let mut weights = scores.to_vec();
+        weights.chunks_exact_mut(len).for_each(softmax);
+        let mut dropped = weights.clone();
+        if let Some(dropout) = self.dropout {
+            dropped.iter_mut().zip(mask(dropout, text, head, len)).for_each(|(weight, kept)| *weight *= kept);
+        }
+        (weights, dropped)
+    }
+}
+
+impl CustomOp2 for Attend {
+    fn name(&self) -> &'static str {
+        "attend"
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, sl: &Layout, v: &CpuStorage, vl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let hidden = self.check(sl.shape().elem_count(), vl.shape())?;
+        let (scores, v) = (host::slice(self.name(), s, sl)?, host::slice(self.name(), v, vl)?);
+        let (starts, size) = (starts(&self.offsets, self.heads), hidden / self.heads);
+        let mut y = vec![0.0; v.len()];
+        let rows = self.offsets.windows(2).map(|span| (span[1] - span[0]) * hidden);
+        split(&mut y, rows).into_par_iter().enumerate().for_each(|(text, y)| {
+            let (start, len) = (self.offsets[text], self.offsets[text + 1] - self.offsets[text]);
+            for head in (0..self.heads).filter(|_| len > 0) {
+                let (_, weights) =
+                    self.weights((text, head, len), &scores[starts[text] + head * len * len..][..len * len]);
+                let target = Target { data: &mut y[head * size..], row: hidden, add: false };
+                let values = View::rows(&v[start * hidden + head * size..], hidden);
+                product(target, View::rows(&weights, len), values, 1.0, Size { m: len, n: size, k: len }, Threads::One);
+            }
+        });
+        Ok(host::fresh(y, vl.shape().clone()))
+    }
+
+    /// With `P` the weights, `M` the mask: `dV = (P M)^T dY`, `dP = (dY V^T) M`, `dS = P (dP - sum(dP P))`.
+    fn bwd(&self, s: &Tensor, v: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let hidden = self.check(s.elem_count(), v.shape())?;
+        let (starts, size) = (starts(&self.offsets, self.heads), hidden / self.heads);
+        let (mut ds, mut dv) = (vec![0.0; s.elem_count()], vec![0.0; v.elem_count()]);
+        host::read(self.name(), [s, v, dy], |[scores, v, dy]| {
+            let rows = self.offsets.windows(2).map(|span| (span[1] - span[0]) * hidden);
+            let squares = starts.windows(2).map(|span| span[1] - span[0]);
+            let texts: Vec<_> = split(&mut ds, squares).into_iter().zip(split(&mut dv, rows)).collect();
+            texts.into_par_iter().enumerate().for_each(|(text, (ds, dv))| {
+                let (start, len) = (self.offsets[text], self.offsets[text + 1] - self.offsets[text]);
+                for head in (0..self.heads).filter(|_| len > 0) {
+                    let column = head * size;
+                    let at = starts[text] + head * len * len;
+                    let (weights, dropped) = self.weights((text, head, len), &scores[at..][..len * len]);
+                    let dy = View::rows(&dy[start * hidden + column..], hidden);
+                    let values = View::rows(&v[start * hidden + column..], hidden);
+                    let target = Target { data: &mut dv[column..], row: hidden, add: false };
+                    let narrow = Size { m: len, n: size, k: len };
+                    product(target, View::rows(&dropped, len).t(), dy, 1.0, narrow, Threads::One);
+                    let ds = &mut ds[head * len * len..][..len * len];
+                    let target = Target { data: &mut *ds, row: len, add: false };
+                    product(target, dy, values.t(), 1.0, Size { m: len, n: len, k: size }, Threads::One);
+                    if let Some(dropout) = self.dropout {
+                        ds.iter_mut().zip(mask(dropout, text, head, len)).for_each(|(d, kept)| *d *= kept);
+                    }
+                    for (ds, weights) in ds.chunks_exact_mut(len).zip(weights.chunks_exact(len)) {
+                        let mean: f32 = ds.iter().zip(weights).map(|(d, w)| d * w).sum();
+                        ds.iter_mut().zip(weights).for_each(|(d, w)| *d = w * (*d - mean));
+                    }
+                }
+            });
+        })?;
+        let (ds, dv) = (Tensor::from_vec(ds, s.shape(), s.device())?, Tensor::from_vec(dv, v.shape(), v.device())?);
+        Ok((Some(ds), Some(dv)))
+    }
+}
