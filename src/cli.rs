@@ -36,11 +36,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put a base into the cache and print its folder.
+    /// Put a base, or an adapter, into the cache and print its folder.
     Pull {
-        /// A folder, a hub id or `default`.
+        /// `default`, a hub id (ORG/NAME, or ORG/NAME@REVISION) or a folder.
         #[arg(value_name = "MODEL")]
         model: Option<String>,
+        /// An adapter's hub id instead.
+        #[arg(long, value_name = "ID", conflicts_with = "model")]
+        adapter: Option<String>,
     },
     /// Serve the adapters of a folder over HTTP.
     #[cfg(feature = "server")]
@@ -114,7 +117,13 @@ fn run(command: Command) -> Result<(), Failure> {
     let json_logs = false;
     log_to_stderr(json_logs);
     match command {
-        Command::Pull { model } => print(format_args!("{}", model::pull(model.as_deref())?.display())),
+        Command::Pull { model, adapter } => {
+            let dir = match adapter {
+                Some(id) => model::pull_adapter(&id)?,
+                None => model::pull(model.as_deref())?,
+            };
+            print(format_args!("{}", dir.display()))
+        }
         #[cfg(feature = "server")]
         Command::Serve(args) => serve::serve(args),
         Command::Classify(args) => classify::classify(&args),

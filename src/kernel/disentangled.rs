@@ -214,10 +214,10 @@ struct Gradients<'a> {
     dp: &'a mut [f32],
 }
 
-/// The parts of `data` that `starts` cut.
-fn split<'a>(mut data: &'a mut [f32], starts: impl Iterator<Item = usize>) -> Vec<&'a mut [f32]> {
+/// The parts of `data` of these lengths, in order.
+fn split(mut data: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
     let mut parts = Vec::new();
-    for len in starts {
+    for len in lengths {
         let (part, rest) = data.split_at_mut(len);
         parts.push(part);
         data = rest;

@@ -83,6 +83,20 @@ pub enum ModelError {
         /// In the file.
         found: String,
     },
+    /// A file in an older form could not be converted.
+    #[error("{path}: {reason}")]
+    Convert {
+        /// The file, or the folder that lacks it.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Offline mode, and the model is not in the cache.
+    #[error("{model} is not in the cache, and offline mode is on (HF_HUB_OFFLINE)")]
+    Offline {
+        /// What was asked for.
+        model: String,
+    },
     /// A file that was fetched is not the one that was asked for.
     #[error("{path}: expected SHA-256 {expected}, found {found}")]
     Checksum {

@@ -7,10 +7,13 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use super::convert::{INDEX, PICKLE, PICKLE_INDEX, TOKENIZER, WEIGHTS};
+use super::partial::{Fill, Partial};
 use super::progress::Progress;
-use super::pull::{CONFIG, Download, OPTIONAL, REQUIRED, Recipe, pinned};
+use super::pull::{ADAPTER, CONFIG, OPTIONAL, Recipe, pinned};
 use super::source::Sources;
-use super::{BaseConfig, ModelError};
+use super::tokenizer_files::SOURCES;
+use super::{BaseConfig, ModelError, convert};
 
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
 pub(super) const ENDPOINT: &str = "https://huggingface.co";
@@ -20,30 +23,54 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Each read. A download as a whole may take as long as it takes.
 const READ: Duration = Duration::from_secs(30);
 
-/// Fetches the files of `recipe` into `dir`.
+/// Times that a download goes on from where it broke, before it is given up.
+const RETRIES: usize = 3;
+
+/// Fetches the files of `recipe` into `dir`, and converts what is in an older form.
 pub(super) fn fetch(sources: &Sources, recipe: &Recipe, dir: &Path, progress: &dyn Progress) -> Result<(), ModelError> {
-    let hub = Hub::new(sources);
-    let address = |name| format!("{}/{}/resolve/main/{name}", sources.endpoint, recipe.id);
-    let required = |name| {
-        let from = address(name);
-        match hub.file(&from, pinned(recipe.pins, name), &dir.join(name), progress)? {
-            true => Ok(()),
-            false => Err(ModelError::Fetch { from, reason: "HTTP status 404".to_owned() }),
-        }
-    };
-    required(CONFIG)?;
+    let hub = Hub::new(sources, recipe, dir, progress);
+    hub.required(CONFIG)?;
     BaseConfig::read(dir)?;
-    hub.file(&address(OPTIONAL), None, &dir.join(OPTIONAL), progress)?;
-    REQUIRED.into_iter().try_for_each(required)
+    hub.optional(OPTIONAL)?;
+    if !hub.optional(TOKENIZER)? {
+        // Whichever there are; a repository without any is told by the file that it should have.
+        let mut found = false;
+        for name in SOURCES {
+            found |= hub.optional(name)?;
+        }
+        if !found {
+            return Err(hub.missing(TOKENIZER));
+        }
+    }
+    if !hub.optional(WEIGHTS)? && !hub.sharded(INDEX)? && !hub.optional(PICKLE)? && !hub.sharded(PICKLE_INDEX)? {
+        return Err(hub.missing(WEIGHTS));
+    }
+    convert::complete(dir)
 }
 
+/// Fetches an adapter's files into `dir`.
+pub(super) fn fetch_adapter(
+    sources: &Sources,
+    recipe: &Recipe,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<(), ModelError> {
+    let hub = Hub::new(sources, recipe, dir, progress);
+    ADAPTER.into_iter().try_for_each(|name| hub.required(name))?;
+    hub.optional(CONFIG).map(drop)
+}
+
+/// A repository on the hub, and where its files go.
 struct Hub<'a> {
     agent: Agent,
-    token: Option<&'a str>,
+    sources: &'a Sources,
+    recipe: &'a Recipe<'a>,
+    dir: &'a Path,
+    progress: &'a dyn Progress,
 }
 
 impl<'a> Hub<'a> {
-    fn new(sources: &'a Sources) -> Self {
+    fn new(sources: &'a Sources, recipe: &'a Recipe<'a>, dir: &'a Path, progress: &'a dyn Progress) -> Self {
         let config = Agent::config_builder()
             .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
@@ -52,46 +79,108 @@ impl<'a> Hub<'a> {
             .user_agent(concat!("polyrank/", env!("CARGO_PKG_VERSION")))
             // Big files lie on other hosts, which must not see the token.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost);
-        Self { agent: config.build().into(), token: sources.token.as_deref() }
+        Self { agent: config.build().into(), sources, recipe, dir, progress }
     }
 
-    /// The file at the address `from`; false where there is none. Without a pin, it is checked against what the hub says that
-    /// it is.
-    fn file(&self, from: &str, pin: Option<&str>, path: &Path, progress: &dyn Progress) -> Result<bool, ModelError> {
-        let stated = match pin {
-            Some(_) => None,
-            None => self.stated(from)?,
-        };
-        let fetch = |reason: String| ModelError::Fetch { from: from.to_owned(), reason };
-        let request = self.agent.get(from);
-        let response = self.authorized(request).call().map_err(|error| fetch(error.to_string()))?;
-        match response.status().as_u16() {
-            200 => {}
-            404 => return Ok(false),
-            status => return Err(fetch(format!("HTTP status {status}"))),
+    fn address(&self, name: &str) -> String {
+        let Recipe { id, revision, .. } = self.recipe;
+        format!("{}/{id}/resolve/{revision}/{name}", self.sources.endpoint)
+    }
+
+    fn missing(&self, name: &str) -> ModelError {
+        ModelError::Fetch { from: self.address(name), reason: "HTTP status 404".to_owned() }
+    }
+
+    fn required(&self, name: &str) -> Result<(), ModelError> {
+        if self.optional(name)? { Ok(()) } else { Err(self.missing(name)) }
+    }
+
+    /// The shards of an index; false where there is no such index.
+    fn sharded(&self, index: &str) -> Result<bool, ModelError> {
+        if !self.optional(index)? {
+            return Ok(false);
         }
-        let body = response.into_body();
-        let download = Download { from, sha256: pin.or(stated.as_deref()), bytes: body.content_length() };
-        download.save(body.into_reader(), path, progress)?;
+        for shard in convert::shards(&self.dir.join(index))? {
+            let name = shard.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.required(&name)?;
+        }
         Ok(true)
     }
 
-    /// The SHA-256 that the hub states for a big file. It does so where it redirects to the file, so that is not followed.
-    fn stated(&self, from: &str) -> Result<Option<String>, ModelError> {
+    /// The file `name`; false where there is none. A download that breaks goes on from where it broke, in this call or in a later
+    /// one.
+    fn optional(&self, name: &str) -> Result<bool, ModelError> {
+        let from = self.address(name);
+        let stated = self.stated(&from)?;
+        let pin = pinned(self.recipe.pins, name).map(str::to_owned);
+        let partial = Partial::of(&self.sources.models(), &from, stated.etag.as_deref())?;
+        let mut attempt = 0;
+        loop {
+            match self.attempt(&from, &partial, stated.etag.as_deref()) {
+                Ok(false) => return Ok(false),
+                Ok(true) => break,
+                // What is there already is told anew only where the connection broke.
+                Err(ModelError::Fetch { reason, .. }) if attempt < RETRIES && partial.grew() => {
+                    attempt += 1;
+                    tracing::warn!(%from, %reason, "the download broke, going on from there");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        partial.check(&from, pin.or(stated.sha256).as_deref())?;
+        partial.publish(&self.dir.join(name))?;
+        Ok(true)
+    }
+
+    /// Adds to `partial` what it lacks of the file.
+    fn attempt(&self, from: &str, partial: &Partial, etag: Option<&str>) -> Result<bool, ModelError> {
+        let fetch = |reason: String| ModelError::Fetch { from: from.to_owned(), reason };
+        let mut request = self.authorized(self.agent.get(from));
+        let begun = partial.len();
+        if let Some(etag) = etag.filter(|_| begun > 0) {
+            request = request.header("range", format!("bytes={begun}-")).header("if-range", etag);
+        }
+        let response = request.call().map_err(|error| fetch(error.to_string()))?;
+        let append = match response.status().as_u16() {
+            200 => false,
+            206 => true,
+            404 => return Ok(false),
+            // All of it was there already.
+            416 if begun > 0 => return Ok(true),
+            status => return Err(fetch(format!("HTTP status {status}"))),
+        };
+        let body = response.into_body();
+        let bytes = body.content_length();
+        partial.fill(from, body.into_reader(), Fill { append, bytes }, self.progress)?;
+        Ok(true)
+    }
+
+    /// What the hub states of a file: for a big one its SHA-256. It does so where it redirects to the file, so that is not
+    /// followed.
+    fn stated(&self, from: &str) -> Result<Stated, ModelError> {
         let request = self.agent.head(from).config().max_redirects(0).max_redirects_will_error(false).build();
         let response: Response<Body> = self
             .authorized(request)
             .call()
             .map_err(|error| ModelError::Fetch { from: from.to_owned(), reason: error.to_string() })?;
-        let stated = response.headers().get("x-linked-etag").and_then(|value| value.to_str().ok());
-        let stated = stated.map(|value| value.trim_start_matches("W/").trim_matches('"'));
-        Ok(stated.filter(|value| value.len() == 64).map(str::to_ascii_lowercase))
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let linked = header("x-linked-etag");
+        let digest = linked.as_deref().map(|value| value.trim_start_matches("W/").trim_matches('"'));
+        let sha256 = digest.filter(|value| value.len() == 64).map(str::to_ascii_lowercase);
+        Ok(Stated { sha256, etag: linked.or(header("etag")) })
     }
 
     fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match self.token {
+        match &self.sources.token {
             Some(token) => request.header("authorization", format!("Bearer {token}")),
             None => request,
         }
     }
+}
+
+/// What the hub says of a file before it sends it.
+struct Stated {
+    sha256: Option<String>,
+    /// Of this version of the file.
+    etag: Option<String>,
 }

@@ -1,12 +1,15 @@
 //! Where a base comes from: a folder, the hub, a Python package; what it says of itself; its weights in place.
 
 mod config;
+mod convert;
 mod error;
 mod frozen;
 mod hub;
+mod partial;
 mod progress;
 mod pull;
 mod source;
+mod tokenizer_files;
 mod weights;
 mod wheel;
 
@@ -19,7 +22,7 @@ pub use config::BaseConfig;
 pub use error::ModelError;
 pub use frozen::Frozen;
 pub use progress::{Bar, Progress};
-pub use source::{Sources, ensure, locate, pull};
+pub use source::{Sources, ensure, locate, pull, pull_adapter};
 pub use weights::Weights;
 
 /// A base in a folder.

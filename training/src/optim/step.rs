@@ -26,8 +26,6 @@ pub struct StepRule {
     pub eps: f64,
     /// Most of the gradients' global norm, gates included; `None` does not clip.
     pub clip: Option<f64>,
-    /// Learning rate of the gates, as a multiple of the others'.
-    pub gate_lr_scale: f64,
     /// How gates step.
     pub gate: GateRule,
     /// Where xi comes from.
@@ -80,7 +78,6 @@ impl Optimizer {
         {
             let mut values = flat(var)?;
             let decay = if *group == Group::Gate { 0.0 } else { self.rule.weight_decay };
-            let rate = if *group == Group::Gate { rate * self.rule.gate_lr_scale } else { rate };
             let adam = AdamW { eps: self.rule.eps, ..AdamW::new(rate, decay) };
             if *group == Group::Gate {
                 let before = values.clone();

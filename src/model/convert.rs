@@ -1,0 +1,150 @@
+//! What the hub holds in older forms, brought once into the one that is served: `model.safetensors` from shards or from
+//! `pytorch_model.bin`, `tokenizer.json` from a SentencePiece model or a vocabulary.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use candle_core::pickle::PthTensors;
+use candle_core::{DType, Tensor};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use super::weights::map;
+use super::{BaseConfig, ModelError, tokenizer_files};
+
+/// One file of all weights, as it is served.
+pub(super) const WEIGHTS: &str = "model.safetensors";
+/// Which shard holds which tensor.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// What `torch.save` wrote.
+pub(super) const PICKLE: &str = "pytorch_model.bin";
+/// Which pickle holds which tensor.
+pub(super) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
+/// The tokenizer, as it is served.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
+/// Makes in `dir` what is not there in the form that is served, and removes what it was made from.
+///
+/// # Errors
+/// Files that are malformed, and a folder that holds none to convert.
+pub(super) fn complete(dir: &Path) -> Result<(), ModelError> {
+    if !dir.join(WEIGHTS).is_file() {
+        weights(dir)?;
+    }
+    if !dir.join(TOKENIZER).is_file() {
+        let model_type = BaseConfig::read(dir)?.model_type;
+        let json = tokenizer_files::tokenizer(dir, &model_type)?;
+        let path = dir.join(TOKENIZER);
+        let bytes = json.to_string();
+        tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|error| ModelError::Convert { path: path.clone(), reason: error.to_string() })?;
+        fs::write(&path, bytes).map_err(ModelError::io(&path))?;
+    }
+    Ok(())
+}
+
+/// Whether `dir` has a configuration and weights and a tokenizer in some form.
+pub(super) fn is_convertible(dir: &Path) -> bool {
+    let any = |names: &[&str]| names.iter().any(|name| dir.join(name).is_file());
+    any(&["config.json"])
+        && any(&[WEIGHTS, INDEX, PICKLE, PICKLE_INDEX])
+        && (any(&[TOKENIZER]) || any(&tokenizer_files::SOURCES))
+}
+
+fn weights(dir: &Path) -> Result<(), ModelError> {
+    let shards = |index: &str| if dir.join(index).is_file() { shards(&dir.join(index)).map(Some) } else { Ok(None) };
+    let sources = if let Some(shards) = shards(INDEX)? {
+        merge(dir, &shards)?;
+        shards
+    } else if let Some(shards) = shards(PICKLE_INDEX)? {
+        unpickle(dir, &shards)?;
+        shards
+    } else if dir.join(PICKLE).is_file() {
+        let only = vec![dir.join(PICKLE)];
+        unpickle(dir, &only)?;
+        only
+    } else {
+        let tensor = format!("{WEIGHTS}, {INDEX} or {PICKLE}");
+        return Err(ModelError::Convert { path: dir.to_owned(), reason: format!("expected {tensor}, found none") });
+    };
+    let indices = [INDEX, PICKLE_INDEX].map(|index| dir.join(index));
+    for path in sources.into_iter().chain(indices.into_iter().filter(|index| index.is_file())) {
+        fs::remove_file(&path).map_err(ModelError::io(&path))?;
+    }
+    Ok(())
+}
+
+/// The files that an index names, each once. A name is one of the same folder.
+pub(super) fn shards(index: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bytes = fs::read(index).map_err(ModelError::io(index))?;
+    let json = |source| ModelError::Config { path: index.to_owned(), source };
+    let Index { weight_map } = serde_json::from_slice(&bytes).map_err(json)?;
+    let names: BTreeSet<String> = weight_map.into_values().collect();
+    let dir = index.parent().unwrap_or(Path::new("."));
+    let convert = |reason| ModelError::Convert { path: index.to_owned(), reason };
+    if names.is_empty() {
+        return Err(convert("weight_map names no file".to_owned()));
+    }
+    let inside = |name: &String| match Path::new(name).file_name() == Some(name.as_ref()) {
+        true => Ok(dir.join(name)),
+        false => Err(convert(format!("weight_map names {name:?}, which is no file of this folder"))),
+    };
+    names.iter().map(inside).collect()
+}
+
+/// One file of all shards' tensors.
+fn merge(dir: &Path, shards: &[PathBuf]) -> Result<(), ModelError> {
+    let mut maps = Vec::with_capacity(shards.len());
+    for path in shards {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        maps.push((path, map(&file).map_err(ModelError::io(path))?));
+    }
+    let mut tensors = Vec::new();
+    for (path, map) in &maps {
+        let shard = SafeTensors::deserialize(map);
+        let shard = shard.map_err(|source| ModelError::Header { path: (*path).clone(), source })?;
+        tensors.extend(shard.tensors());
+    }
+    let path = dir.join(WEIGHTS);
+    let convert =
+        |error: safetensors::SafeTensorError| ModelError::Convert { path: path.clone(), reason: error.to_string() };
+    safetensors::serialize_to_file(tensors, None, &path).map_err(convert)
+}
+
+/// One file of all pickles' float tensors, in their own types.
+fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
+    let mut tensors: HashMap<String, Tensor> = HashMap::new();
+    for path in pickles {
+        let convert = |reason: String| ModelError::Convert { path: path.clone(), reason };
+        let bytes = fs::metadata(path).map_err(ModelError::io(path))?.len();
+        let pickle = PthTensors::new(path, None).map_err(|error| convert(error.to_string()))?;
+        for (name, info) in pickle.tensor_infos() {
+            // A pickle may claim any shape: no tensor is larger than the file that holds it.
+            let elements = info.layout.dims().iter().try_fold(1u64, |product, dim| product.checked_mul(*dim as u64));
+            let size = elements.and_then(|elements| elements.checked_mul(info.dtype.size_in_bytes() as u64));
+            if size.is_none_or(|size| size > bytes) {
+                return Err(convert(format!(
+                    "tensor {name} of shape {:?} is larger than the file",
+                    info.layout.dims()
+                )));
+            }
+            if !matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16) {
+                continue;
+            }
+            let tensor = pickle.get(name).map_err(|error| convert(format!("tensor {name}: {error}")))?;
+            let tensor = tensor.ok_or_else(|| convert(format!("tensor {name} is listed and not there")))?;
+            tensors.insert(name.clone(), tensor);
+        }
+    }
+    let path = dir.join(WEIGHTS);
+    let convert = |error: candle_core::Error| ModelError::Convert { path: path.clone(), reason: error.to_string() };
+    if tensors.is_empty() {
+        return Err(ModelError::Convert { path: pickles[0].clone(), reason: "no float tensor in it".to_owned() });
+    }
+    candle_core::safetensors::save(&tensors, &path).map_err(convert)
+}

@@ -1,0 +1,312 @@
+//! `tokenizer.json` from what repositories held before it: a SentencePiece model, a WordPiece vocabulary, a byte-level BPE.
+//!
+//! Each is what `transformers`' own converter makes of the same file (`convert_slow_tokenizer.py`).
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::ModelError;
+
+/// DeBERTa-v2's and v3's SentencePiece model.
+const SPM: &str = "spm.model";
+/// XLM-R's.
+const XLM_SPM: &str = "sentencepiece.bpe.model";
+/// WordPiece, a token a line.
+const WORD_PIECE: &str = "vocab.txt";
+/// Byte-level BPE.
+const BPE: [&str; 2] = ["vocab.json", "merges.txt"];
+
+/// Files that a tokenizer can be made of.
+pub(super) const SOURCES: [&str; 5] = [SPM, XLM_SPM, WORD_PIECE, BPE[0], BPE[1]];
+
+/// The tokenizer of the files in `dir`, for a base of `model_type`.
+///
+/// # Errors
+/// Files that are malformed, of another kind than is read, or missing.
+pub(super) fn tokenizer(dir: &Path, model_type: &str) -> Result<Value, ModelError> {
+    let there = |name: &str| dir.join(name).is_file();
+    match model_type {
+        "deberta-v2" if there(SPM) => deberta(dir),
+        "xlm-roberta" if there(XLM_SPM) => xlm_roberta(dir),
+        "bert" | "distilbert" | "electra" if there(WORD_PIECE) => word_piece(dir),
+        "roberta" if there(BPE[0]) && there(BPE[1]) => byte_level(dir),
+        _ => {
+            let reason =
+                format!("expected tokenizer.json, or for {model_type} one of {}, found neither", SOURCES.join(", "));
+            Err(ModelError::Convert { path: dir.to_owned(), reason })
+        }
+    }
+}
+
+/// What `tokenizer_config.json` says of a tokenizer that is made here.
+#[derive(Default, Deserialize)]
+struct Settings {
+    do_lower_case: Option<bool>,
+    strip_accents: Option<bool>,
+    tokenize_chinese_chars: Option<bool>,
+    #[serde(default)]
+    split_by_punct: bool,
+    #[serde(default)]
+    add_prefix_space: bool,
+}
+
+fn settings(dir: &Path) -> Result<Settings, ModelError> {
+    let path = dir.join("tokenizer_config.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ModelError::Config { path, source }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
+        Err(error) => Err(ModelError::io(&path)(error)),
+    }
+}
+
+/// The fields of `sentencepiece_model.proto` that decide ids.
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<Piece>,
+    #[prost(message, optional, tag = "2")]
+    trainer_spec: Option<TrainerSpec>,
+    #[prost(message, optional, tag = "3")]
+    normalizer_spec: Option<NormalizerSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Piece {
+    #[prost(string, optional, tag = "1")]
+    piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    score: Option<f32>,
+    /// 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+    #[prost(int32, optional, tag = "3")]
+    kind: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TrainerSpec {
+    /// 1 Unigram, which is the default, 2 BPE, 3 words, 4 characters.
+    #[prost(int32, optional, tag = "3")]
+    model_type: Option<i32>,
+    #[prost(int32, optional, tag = "40")]
+    unk_id: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NormalizerSpec {
+    #[prost(bytes = "vec", optional, tag = "2")]
+    precompiled_charsmap: Option<Vec<u8>>,
+}
+
+/// A SentencePiece model with what ids need of it.
+struct SentencePiece {
+    pieces: Vec<(String, f32, i32)>,
+    unk_id: usize,
+    charsmap: Vec<u8>,
+}
+
+impl SentencePiece {
+    fn read(path: &Path) -> Result<Self, ModelError> {
+        let convert = |reason: String| ModelError::Convert { path: path.to_owned(), reason };
+        let bytes = fs::read(path).map_err(ModelError::io(path))?;
+        let proto =
+            ModelProto::decode(&bytes[..]).map_err(|error| convert(format!("no SentencePiece model: {error}")))?;
+        let trainer = proto.trainer_spec.unwrap_or_default();
+        let kind = trainer.model_type.unwrap_or(1);
+        if kind != 1 {
+            return Err(convert(format!("expected a Unigram model (1), found model_type {kind}")));
+        }
+        let piece =
+            |piece: Piece| (piece.piece.unwrap_or_default(), piece.score.unwrap_or_default(), piece.kind.unwrap_or(1));
+        let pieces: Vec<_> = proto.pieces.into_iter().map(piece).collect();
+        let unk_id = usize::try_from(trainer.unk_id.unwrap_or(0)).ok().filter(|id| *id < pieces.len());
+        let unk_id = unk_id.ok_or_else(|| convert(format!("no piece for unknown words among {}", pieces.len())))?;
+        let charsmap = proto.normalizer_spec.and_then(|spec| spec.precompiled_charsmap).unwrap_or_default();
+        Ok(Self { pieces, unk_id, charsmap })
+    }
+
+    /// The normaliser that the model was trained with, where it has one.
+    fn charsmap(&self) -> Option<Value> {
+        let map = STANDARD.encode(&self.charsmap);
+        (!self.charsmap.is_empty()).then(|| json!({"type": "Precompiled", "precompiled_charsmap": map}))
+    }
+}
+
+/// One added token.
+fn added(id: usize, content: &str, special: bool) -> Value {
+    json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": !special,
+           "special": special})
+}
+
+/// `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, or with a second `[SEP]` between.
+fn template([first, last]: [(&str, usize); 2], twice: bool, second_segment: usize) -> Value {
+    let special =
+        |(token, _): (&str, usize), segment: usize| json!({"SpecialToken": {"id": token, "type_id": segment}});
+    let text = |id: &str, segment: usize| json!({"Sequence": {"id": id, "type_id": segment}});
+    let mut pair = vec![special(first, 0), text("A", 0), special(last, 0)];
+    if twice {
+        pair.push(special(last, 0));
+    }
+    pair.extend([text("B", second_segment), special(last, second_segment)]);
+    let tokens: Map<String, Value> = [first, last]
+        .into_iter()
+        .map(|(token, id)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
+        .collect();
+    json!({"type": "TemplateProcessing", "single": [special(first, 0), text("A", 0), special(last, 0)], "pair": pair,
+           "special_tokens": tokens})
+}
+
+fn metaspace() -> Value {
+    json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true})
+}
+
+fn sequence(kind: &str, key: &str, steps: Vec<Value>) -> Value {
+    json!({"type": kind, key: steps})
+}
+
+fn whole(
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: Value,
+    added_tokens: Vec<Value>,
+    model: Value,
+) -> Value {
+    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added_tokens, "normalizer": normalizer,
+           "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": null, "model": model})
+}
+
+fn unigram(vocab: &[(String, f32)], unk_id: usize) -> Value {
+    json!({"type": "Unigram", "unk_id": unk_id, "vocab": vocab, "byte_fallback": false})
+}
+
+/// `DebertaV2Converter`.
+fn deberta(dir: &Path) -> Result<Value, ModelError> {
+    let path = dir.join(SPM);
+    let (model, settings) = (SentencePiece::read(&path)?, settings(dir)?);
+    let mut steps: Vec<Value> =
+        settings.do_lower_case.unwrap_or(false).then(|| json!({"type": "Lowercase"})).into_iter().collect();
+    steps.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
+    steps.extend(model.charsmap());
+    steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+    let mut pieces = vec![metaspace()];
+    if settings.split_by_punct {
+        pieces.insert(0, json!({"type": "Punctuation", "behavior": "Isolated"}));
+    }
+    let vocab: Vec<(String, f32)> = model.pieces.iter().map(|(piece, score, _)| (piece.clone(), *score)).collect();
+    let find = |token: &str| vocab.iter().position(|(piece, _)| piece == token);
+    let missing = |token: &str| ModelError::Convert { path: path.clone(), reason: format!("no piece {token}") };
+    let mut tokens = Vec::new();
+    let mut ids = Vec::new();
+    for token in ["[PAD]", "[CLS]", "[SEP]", "[UNK]"] {
+        let id = find(token).ok_or_else(|| missing(token))?;
+        ids.push(id);
+        tokens.push((id, added(id, token, true)));
+    }
+    // The mask is no piece: it comes behind them.
+    if find("[MASK]").is_none() {
+        tokens.push((vocab.len(), added(vocab.len(), "[MASK]", true)));
+    }
+    for (id, (piece, _, kind)) in
+        model.pieces.iter().enumerate().filter(|(id, (.., kind))| matches!(kind, 3 | 4) && !ids.contains(id))
+    {
+        tokens.push((id, added(id, piece, *kind == 3)));
+    }
+    tokens.sort_by_key(|(id, _)| *id);
+    Ok(whole(
+        sequence("Sequence", "normalizers", steps),
+        sequence("Sequence", "pretokenizers", pieces),
+        template([("[CLS]", ids[1]), ("[SEP]", ids[2])], false, 1),
+        tokens.into_iter().map(|(_, token)| token).collect(),
+        unigram(&vocab, model.unk_id),
+    ))
+}
+
+/// `XLMRobertaConverter`: fairseq's four tokens stand before the pieces, whose own first three are left out.
+fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
+    let model = SentencePiece::read(&dir.join(XLM_SPM))?;
+    let first = ["<s>", "<pad>", "</s>", "<unk>"];
+    let mut vocab: Vec<(String, f32)> = first.iter().map(|token| ((*token).to_owned(), 0.0)).collect();
+    vocab.extend(model.pieces.iter().skip(3).map(|(piece, score, _)| (piece.clone(), *score)));
+    vocab.push(("<mask>".to_owned(), 0.0));
+    let mut tokens: Vec<Value> = first.iter().enumerate().map(|(id, token)| added(id, token, true)).collect();
+    tokens.push(added(vocab.len() - 1, "<mask>", true));
+    let mut steps: Vec<Value> = model.charsmap().into_iter().collect();
+    steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+    Ok(whole(
+        sequence("Sequence", "normalizers", steps),
+        metaspace(),
+        template([("<s>", 0), ("</s>", 2)], true, 0),
+        tokens,
+        unigram(&vocab, 3),
+    ))
+}
+
+/// `BertConverter`.
+fn word_piece(dir: &Path) -> Result<Value, ModelError> {
+    let path = dir.join(WORD_PIECE);
+    let text = fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+    let vocab: Vec<&str> = text.lines().map(|line| line.trim_end_matches('\r')).collect();
+    let ids: Map<String, Value> =
+        vocab.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
+    let find = |token: &str| {
+        let missing = || ModelError::Convert { path: path.clone(), reason: format!("no token {token}") };
+        vocab.iter().position(|known| *known == token).ok_or_else(missing)
+    };
+    let mut tokens = Vec::new();
+    for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] {
+        let id = find(token)?;
+        tokens.push((id, added(id, token, true)));
+    }
+    tokens.sort_by_key(|(id, _)| *id);
+    let settings = settings(dir)?;
+    let normalizer = json!({
+        "type": "BertNormalizer", "clean_text": true, "lowercase": settings.do_lower_case.unwrap_or(true),
+        "handle_chinese_chars": settings.tokenize_chinese_chars.unwrap_or(true), "strip_accents": settings.strip_accents,
+    });
+    Ok(whole(
+        normalizer,
+        json!({"type": "BertPreTokenizer"}),
+        template([("[CLS]", find("[CLS]")?), ("[SEP]", find("[SEP]")?)], false, 1),
+        tokens.into_iter().map(|(_, token)| token).collect(),
+        json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+               "vocab": ids}),
+    ))
+}
+
+/// `RobertaConverter`.
+fn byte_level(dir: &Path) -> Result<Value, ModelError> {
+    let [vocab_path, merges_path] = BPE.map(|name| dir.join(name));
+    let bytes = fs::read(&vocab_path).map_err(ModelError::io(&vocab_path))?;
+    let json = |source| ModelError::Config { path: vocab_path.clone(), source };
+    let vocab: Map<String, Value> = serde_json::from_slice(&bytes).map_err(json)?;
+    let merges = fs::read_to_string(&merges_path).map_err(ModelError::io(&merges_path))?;
+    let lines = merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version"));
+    let malformed =
+        |line: &str| ModelError::Convert { path: merges_path.clone(), reason: format!("{line:?} is no pair") };
+    let merges = lines.map(|line| line.split_once(' ').ok_or_else(|| malformed(line)));
+    let merges: Vec<(&str, &str)> = merges.collect::<Result<_, _>>()?;
+    let find = |token: &str| {
+        let missing = || ModelError::Convert { path: vocab_path.clone(), reason: format!("no token {token}") };
+        vocab.get(token).and_then(Value::as_u64).map(|id| id as usize).ok_or_else(missing)
+    };
+    let mut tokens = Vec::new();
+    for token in ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] {
+        let id = find(token)?;
+        let mut one = added(id, token, true);
+        // The mask takes the space before it.
+        one["lstrip"] = json!(token == "<mask>");
+        tokens.push((id, one));
+    }
+    tokens.sort_by_key(|(id, _)| *id);
+    let prefix = settings(dir)?.add_prefix_space;
+    let post = json!({"type": "RobertaProcessing", "sep": ["</s>", find("</s>")?], "cls": ["<s>", find("<s>")?],
+                      "trim_offsets": true, "add_prefix_space": prefix});
+    let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+                       "end_of_word_suffix": "", "fuse_unk": false, "vocab": vocab, "merges": merges});
+    let split = json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
+    Ok(whole(Value::Null, split, post, tokens.into_iter().map(|(_, token)| token).collect(), model))
+}

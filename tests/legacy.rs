@@ -1,0 +1,118 @@
+//! Bases in older forms are converted once, into the cache: `goldens/make_legacy.py` made them and what their tokenizers give.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use polyrank::engine::Engine;
+use polyrank::model::{ModelError, Sources};
+use polyrank::tokenize::Limit;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/legacy").join(name)
+}
+
+fn sources(home: &TempDir) -> Sources {
+    Sources {
+        home: home.path().to_owned(),
+        endpoint: "http://127.0.0.1:9".to_owned(),
+        token: None,
+        offline: true,
+        pip: None,
+    }
+}
+
+/// A copy of a golden that a test may spoil.
+fn copy(name: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for entry in std::fs::read_dir(golden(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+fn ensure(home: &TempDir, dir: &Path) -> Result<PathBuf, ModelError> {
+    sources(home).ensure(dir.to_str().unwrap(), &())
+}
+
+#[test]
+fn tokenizers_of_older_repositories_give_their_ids() {
+    let expected: Value = serde_json::from_slice(&std::fs::read(golden("expected.json")).unwrap()).unwrap();
+    let home = TempDir::new().unwrap();
+    for name in ["deberta", "bert", "roberta"] {
+        let dir = ensure(&home, &golden(name)).unwrap();
+        assert!(dir.starts_with(home.path()), "{dir:?}");
+        let engine = Engine::open(&dir, &Device::Cpu).unwrap();
+        for (text, ids) in expected["texts"].as_array().unwrap().iter().zip(expected["ids"][name].as_array().unwrap()) {
+            let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+            let limit = Limit { max_length: None, truncate: true };
+            let found = engine.encode(text.as_str().unwrap(), None, &limit).unwrap();
+            // What is longer than the positions is cut, and ends in the last special token.
+            let most = engine.max_length().min(ids.len());
+            assert_eq!(found.ids[..most - 1], ids[..most - 1], "{name}: {text}");
+            assert_eq!(found.ids.last(), ids.last(), "{name}: {text}");
+        }
+        // What is converted once is used again.
+        assert_eq!(ensure(&home, &golden(name)).unwrap(), dir);
+    }
+}
+
+#[test]
+fn weights_are_the_same_whatever_they_lay_in() {
+    let home = TempDir::new().unwrap();
+    for (name, source) in [("deberta", golden("deberta.safetensors")), ("bert", golden("../bert/model.safetensors"))] {
+        let dir = ensure(&home, &golden(name)).unwrap();
+        let converted = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
+        let source = candle_core::safetensors::load(source, &Device::Cpu).unwrap();
+        assert_eq!(converted.len(), source.len());
+        for (key, expected) in source {
+            let found = converted[&key].to_dtype(candle_core::DType::F32).unwrap();
+            let worst = (found - &expected).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            let tolerance = if name == "bert" { 1e-3 } else { 0.0 };
+            assert!(worst.to_scalar::<f32>().unwrap() <= tolerance, "{name}: {key}");
+        }
+        // The sources were copied, not taken.
+        assert!(!dir.join("pytorch_model.bin").exists() && !dir.join("model.safetensors.index.json").exists());
+        assert!(
+            golden(name)
+                .join(if name == "bert" { "model.safetensors.index.json" } else { "pytorch_model.bin" })
+                .exists()
+        );
+    }
+}
+
+#[test]
+fn what_is_malformed_is_named_and_leaves_nothing_behind() {
+    let home = TempDir::new().unwrap();
+    let spoil = |name: &str, file: &str, bytes: &[u8], words: &str| {
+        let dir = copy(name);
+        std::fs::write(dir.path().join(file), bytes).unwrap();
+        let error = ensure(&home, dir.path()).unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains(words), "{file}: {error}");
+    };
+    let pickle = std::fs::read(golden("deberta/pytorch_model.bin")).unwrap();
+    spoil("deberta", "pytorch_model.bin", &pickle[..pickle.len() / 2], "");
+    spoil("deberta", "pytorch_model.bin", b"not a pickle", "");
+    spoil("deberta", "spm.model", b"\xff\xff\xff", "SentencePiece");
+    spoil("deberta", "spm.model", b"", "no piece");
+    spoil("bert", "vocab.txt", b"a\nb\n", "no token [PAD]");
+    spoil("bert", "model-00001-of-00002.safetensors", b"short", "not a safetensors file");
+    spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {}}"#, "names no file");
+    spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {"a": "../b"}}"#, "no file of this folder");
+    spoil("roberta", "vocab.json", br#"{"a": 0}"#, "no token <s>");
+    spoil("roberta", "merges.txt", b"lonely\n", "is no pair");
+    let models = home.path().join("models");
+    assert_eq!(std::fs::read_dir(models).unwrap().count(), 0);
+}
+
+#[test]
+fn offline_nothing_is_asked() {
+    let home = TempDir::new().unwrap();
+    for model in ["default", "org/name", "org/name@v2"] {
+        assert!(matches!(sources(&home).ensure(model, &()), Err(ModelError::Offline { .. })), "{model}");
+    }
+    assert!(matches!(sources(&home).adapter("org/name", &()), Err(ModelError::Offline { .. })));
+    assert!(matches!(sources(&home).adapter("nonsense", &()), Err(ModelError::NotFound { .. })));
+}
