@@ -5,9 +5,9 @@
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | [`model`] | where a base comes from: a folder, the hub, the default; its configuration; its weights, memory-mapped |
+//! | [`model`] | where a base comes from: a folder, the hub, the default; conversion of older forms; its configuration; its weights, memory-mapped |
 //! | [`tokenize`] | from a text or a pair to ids, as `transformers` does |
-//! | [`encoder`] | where: sites, the seam, packed batches, the architectures |
+//! | [`encoder`] | where: sites, the seam, packed batches, the architectures (one file and one row of a table each) |
 //! | [`kernel`] | how: one file an operation, with its reference and its backward |
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
