@@ -9,7 +9,7 @@
 repositories. `bert` has a `vocab.txt` and two shards of safetensors, half of them f16; `roberta` has `vocab.json` and `merges.txt`.
 `expected.json` has ids of texts by SentencePiece itself, and by `transformers`' tokenizers over the same vocabularies.
 """
-import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -38,9 +38,10 @@ def deberta():
     out.mkdir()
     corpus = OUT / "corpus.txt"
     corpus.write_text("\n".join(make_encoders.corpus() * 4), encoding="utf-8")
+    os.chdir(OUT)  # the model keeps its trainer's arguments, paths among them
     # DeBERTa-v3's own: special tokens are pieces 0 to 3.
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(out / "spm"), vocab_size=150, model_type="unigram", pad_id=0, bos_id=1, eos_id=2,
+        input="corpus.txt", model_prefix="deberta/spm", vocab_size=150, model_type="unigram", pad_id=0, bos_id=1, eos_id=2,
         unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", character_coverage=1.0,
         normalization_rule_name="nmt_nfkc", minloglevel=2, hard_vocab_limit=False)  # fmt: skip
     corpus.unlink()
