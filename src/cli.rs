@@ -2,7 +2,6 @@
 
 mod classify;
 mod device;
-mod input;
 #[cfg(feature = "server")]
 mod serve;
 #[cfg(feature = "server")]

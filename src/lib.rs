@@ -10,6 +10,7 @@
 //! | [`encoder`] | where: sites, the seam, packed batches, the architectures (one file and one row of a table each) |
 //! | [`kernel`] | how: one file an operation, with its reference and its backward |
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
+//! | [`rows`] | data files of any format, a row at a time |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
 //! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
@@ -42,6 +43,7 @@ pub mod error;
 pub mod inspect;
 pub mod kernel;
 pub mod model;
+pub mod rows;
 pub mod scheduler;
 pub mod score;
 #[cfg(feature = "server")]

@@ -6,17 +6,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use polyrank::engine::Row;
+use polyrank::adapter::Adapter;
+use polyrank::engine::{Engine, Row};
+use polyrank::rows::Rows;
 use polyrank::scheduler;
 use polyrank::score::{Function, Scored, rank};
 use polyrank::tokenize::Limit;
 use serde::Serialize;
 
-use super::input::{self, Text};
 use super::{BaseArgs, Failure};
 
 /// The most tokens of a forward pass.
 const BATCH_TOKENS: usize = 16384;
+/// Texts that are held at once: a file of any length takes no more memory.
+const TEXTS_AT_ONCE: usize = 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct ClassifyArgs {
@@ -35,9 +38,17 @@ struct TextArgs {
     /// A text; may be given several times.
     #[arg(long = "text", value_name = "T", allow_hyphen_values = true)]
     texts: Vec<String>,
-    /// A file of texts: .tsv with a header (sentence; sentence1, sentence2; text, text_pair), .jsonl or .txt.
+    /// A file of texts: .tsv, .csv, .jsonl or .parquet (columns sentence; sentence1, sentence2; text, text_pair), or .txt.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
+}
+
+/// A text, or a pair of them.
+#[derive(Serialize)]
+struct Text {
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_pair: Option<String>,
 }
 
 /// One line of output.
@@ -49,31 +60,46 @@ struct Line<'a> {
 }
 
 pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
-    let texts = match &args.texts.input {
-        Some(file) => input::read(file)?,
-        None => args.texts.texts.iter().map(|text| Text { text: text.clone(), text_pair: None }).collect(),
+    // The file's header is looked at before the base is loaded.
+    let mut texts: Box<dyn Iterator<Item = Result<Text, Failure>>> = match &args.texts.input {
+        Some(file) => {
+            Box::new(Rows::open(file)?.map(|row| Ok(row.map(|row| Text { text: row.text, text_pair: row.pair })?)))
+        }
+        None => Box::new(args.texts.texts.iter().map(|text| Ok(Text { text: text.clone(), text_pair: None }))),
     };
     let engine = args.base.open()?;
     let adapter = Arc::new(engine.load_adapter(&args.adapter)?);
-    let function = Function::of(&adapter);
-    let limit = Limit { max_length: None, truncate: true };
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut encoded = VecDeque::new();
-    for text in &texts {
-        let row =
-            Row { text: engine.encode(&text.text, text.text_pair.as_deref(), &limit)?, adapter: Arc::clone(&adapter) };
-        encoded.push_back((text, row));
-    }
-    while !encoded.is_empty() {
-        let batch = scheduler::take(&mut encoded, BATCH_TOKENS, |(_, row)| row.text.ids.len(), |_| ());
-        let (texts, rows): (Vec<&Text>, Vec<Row>) = batch.into_iter().unzip();
-        for (text, logits) in texts.into_iter().zip(engine.logits(&rows)?) {
-            let labels = rank(&adapter.labels, &logits, function, usize::MAX)
-                .ok_or_else(|| format!("{}: the logits of {:?} are {logits:?}", args.adapter.display(), text.text))?;
+    loop {
+        let some = texts.by_ref().take(TEXTS_AT_ONCE).collect::<Result<Vec<_>, _>>()?;
+        if some.is_empty() {
+            return Ok(());
+        }
+        let scored = score(&engine, &adapter, &some).map_err(|error| format!("{}: {error}", args.adapter.display()))?;
+        for (text, labels) in some.iter().zip(scored) {
             serde_json::to_writer(&mut out, &Line { text, labels }).map_err(io::Error::from)?;
             out.write_all(b"\n")?;
         }
         out.flush()?;
     }
-    Ok(())
+}
+
+/// The labels of each text, in order.
+fn score(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Text]) -> Result<Vec<Vec<Scored>>, Failure> {
+    let limit = Limit { max_length: None, truncate: true };
+    let mut waiting = VecDeque::with_capacity(texts.len());
+    for text in texts {
+        let text = engine.encode(&text.text, text.text_pair.as_deref(), &limit)?;
+        waiting.push_back(Row { text, adapter: Arc::clone(adapter) });
+    }
+    let function = Function::of(adapter);
+    let mut scored = Vec::with_capacity(texts.len());
+    while !waiting.is_empty() {
+        let rows: Vec<Row> = scheduler::take(&mut waiting, BATCH_TOKENS, |row| row.text.ids.len(), |_| ()).into();
+        for logits in engine.logits(&rows)? {
+            let labels = rank(&adapter.labels, &logits, function, usize::MAX);
+            scored.push(labels.ok_or_else(|| format!("the logits of {:?} are {logits:?}", texts[scored.len()].text))?);
+        }
+    }
+    Ok(scored)
 }

@@ -99,7 +99,7 @@ fn what_is_wrong_is_named() {
     refused(&[("train.tsv", "")], "is empty");
     refused(&[("train.tsv", "label\tsentence\n")], "is empty");
     refused(&[("train.tsv", "label\twords\na\tx\n")], "column sentence is missing; found label, words");
-    refused(&[("train.tsv", "class\tsentence\na\tx\n")], "column label is missing");
+    refused(&[("train.tsv", "class\tsentence\na\tx\n")], "train.tsv: column label is missing");
     refused(&[("train.tsv", "label\tsentence1\na\tx\n")], "column sentence2 is missing");
     refused(&[("train.tsv", GOOD)], "train.tsv:2: expected 2 fields, found 3");
     refused(&[("train.tsv", "label\tsentence\na\tx\na\ty\n")], "every row has the label \"a\"");
@@ -120,7 +120,10 @@ fn what_is_wrong_is_named() {
         &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("train.csv", "label,text\na,x\n")],
         "expected one file for a split",
     );
-    refused(&[("train.parquet", "PAR1")], "Parquet is not read yet");
+    refused(&[("train.parquet", "PAR1")], "train.parquet: not a Parquet file");
+    refused(&[("train.parquet", "")], "is empty");
+    refused(&[("train.jsonl", "[1]\n")], "train.jsonl:1");
+    refused(&[("train.jsonl", "{\"label\": 1, \"text\": 5}\n")], "train.jsonl:1: text is 5: expected a string");
     refused(&[("train.jsonl", "{\"label\": \"a\", \"text\": \"x\"}\n{oops\n")], "train.jsonl:2");
     let all = DataOptions { validation_split: 1.0, ..options() };
     let held = TaskData::load(folder(&[("train.tsv", "label\tsentence\na\tx\nb\ty\n")]).path(), &all);

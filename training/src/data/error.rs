@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use polyrank::rows::RowsError;
+
 /// Data that cannot be trained or evaluated on.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -9,7 +11,7 @@ pub enum DataError {
     #[error("{0}: no such folder")]
     NoFolder(PathBuf),
     /// There is nothing to train on.
-    #[error("{0}: expected train.tsv, train.csv or train.jsonl")]
+    #[error("{0}: expected train.tsv, train.csv, train.jsonl or train.parquet")]
     NoTrain(PathBuf),
     /// One split in two files.
     #[error("{first} and {second}: expected one file for a split")]
@@ -19,13 +21,10 @@ pub enum DataError {
         /// The other.
         second: PathBuf,
     },
-    /// A format that is not read.
-    #[error("{path}: expected TSV, CSV or JSON lines; Parquet is not read yet")]
-    Format {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A file could not be read.
+    /// A data file could not be read.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// `labels.txt` could not be read.
     #[error("{path}: {source}")]
     Io {
         /// The file.
@@ -39,15 +38,11 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A column that is needed.
-    #[error("{path}: column {column} is missing; found {found}")]
-    Column {
+    /// The column of labels is needed.
+    #[error("{path}: column label is missing")]
+    NoLabels {
         /// The file.
         path: PathBuf,
-        /// Which.
-        column: &'static str,
-        /// The columns that are there.
-        found: String,
     },
     /// A line that cannot be read.
     #[error("{path}:{line}: {reason}")]

@@ -77,7 +77,8 @@ pub struct DataOptions {
 
 /// Files that may hold the validation split, by preference.
 const VALIDATION: [&str; 3] = ["validation", "validation_matched", "dev"];
-const EXTENSIONS: [&str; 4] = ["tsv", "csv", "jsonl", "json"];
+/// Files that hold labelled rows.
+const EXTENSIONS: [&str; 5] = ["tsv", "csv", "jsonl", "json", "parquet"];
 
 impl TaskData {
     /// Reads the task in the folder `dir`.
@@ -181,10 +182,6 @@ fn read_split(dir: &Path, name: &str, labels: &Labels) -> Result<Option<Split>, 
 
 /// The one file of a split.
 fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
-    let parquet = dir.join(format!("{name}.parquet"));
-    if parquet.exists() {
-        return Err(DataError::Format { path: parquet });
-    }
     let mut found =
         EXTENSIONS.iter().map(|extension| dir.join(format!("{name}.{extension}"))).filter(|path| path.exists());
     match (found.next(), found.next()) {

@@ -1,0 +1,63 @@
+//! A file of text, decoded and line by line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Chain, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use encoding_rs_io::DecodeReaderBytes;
+
+use super::RowsError;
+
+/// No line is longer: a file without line ends would be read whole.
+const LONGEST_LINE: u64 = 16 << 20;
+
+/// The text of a file: UTF-8 as it is, less its byte-order mark; UTF-16 by its mark.
+pub(super) type Decoded = Box<dyn Read + Send>;
+
+/// Opens a file of text. What is neither UTF-8 nor UTF-16 with its mark comes out as it is, for the reader to refuse.
+pub(super) fn decoded(path: &Path) -> Result<Decoded, RowsError> {
+    let mut file = File::open(path).map_err(RowsError::io(path))?;
+    let mut mark = Vec::with_capacity(3);
+    Read::by_ref(&mut file).take(3).read_to_end(&mut mark).map_err(RowsError::io(path))?;
+    let whole = |mark: Vec<u8>| -> Chain<Cursor<Vec<u8>>, File> { Cursor::new(mark).chain(file) };
+    Ok(match mark[..] {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Box::new(DecodeReaderBytes::new(whole(mark))),
+        [0xef, 0xbb, 0xbf] => Box::new(whole(Vec::new())),
+        _ => Box::new(whole(mark)),
+    })
+}
+
+/// The lines of a file, without their ends (`\n` or `\r\n`).
+pub(super) struct Lines {
+    pub(super) path: PathBuf,
+    reader: BufReader<Decoded>,
+    number: usize,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    pub(super) fn open(path: &Path) -> Result<Self, RowsError> {
+        let reader = BufReader::new(decoded(path)?);
+        Ok(Self { path: path.to_owned(), reader, number: 0, line: Vec::new() })
+    }
+
+    /// The next line and its number, from 1.
+    pub(super) fn next_line(&mut self) -> Result<Option<(usize, &str)>, RowsError> {
+        self.line.clear();
+        let read = Read::by_ref(&mut self.reader).take(LONGEST_LINE + 1).read_until(b'\n', &mut self.line);
+        if read.map_err(RowsError::io(&self.path))? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if self.line.len() as u64 > LONGEST_LINE {
+            let reason = format!("expected a line of at most {LONGEST_LINE} bytes");
+            return Err(RowsError::line(&self.path, self.number, reason));
+        }
+        let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match std::str::from_utf8(line) {
+            Ok(line) => Ok(Some((self.number, line))),
+            Err(_) => Err(RowsError::line(&self.path, self.number, "not UTF-8")),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::parquet::basic::Compression;
+use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use ::parquet::file::properties::WriterProperties;
+use ::parquet::file::writer::SerializedFileWriter;
+use ::parquet::schema::parser::parse_message_type;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{Row, Rows, RowsError};
+
+fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    (folder, path)
+}
+
+fn read_as(name: &str, content: &[u8]) -> Result<Vec<Row>, RowsError> {
+    let (_folder, path) = file(name, content);
+    Rows::open(&path)?.collect()
+}
+
+/// `(line, label, text, pair)` of each row.
+fn rows(rows: &[(usize, Option<&str>, &str, Option<&str>)]) -> Vec<Row> {
+    let row = |&(line, label, text, pair): &(usize, Option<&str>, &str, Option<&str>)| Row {
+        line,
+        label: label.map(Into::into),
+        text: text.into(),
+        pair: pair.map(Into::into),
+    };
+    rows.iter().map(row).collect()
+}
+
+#[test]
+fn tables_are_read_by_their_columns() {
+    let quoted = rows(&[(2, Some("1"), "\"a", None), (4, Some("0"), "b", None)]);
+    assert_eq!(read_as("x.tsv", b"label\tsentence\n1\t\"a\n\n0\tb\n").unwrap(), quoted);
+    let pair = rows(&[(2, Some("1"), "a", Some("b"))]);
+    assert_eq!(read_as("x.tsv", b"sentence1\tlabel\tsentence2\r\na\t 1 \tb\r\n").unwrap(), pair);
+    assert_eq!(read_as("x.TSV", b"text\ttext_pair\na\t").unwrap(), rows(&[(2, None, "a", Some(""))]));
+    let comma = "text,label\n\"a, \"\"b\"\"\nsecond line\",x\nc,\n";
+    assert_eq!(
+        read_as("x.csv", comma.as_bytes()).unwrap(),
+        rows(&[(2, Some("x"), "a, \"b\"\nsecond line", None), (4, Some(""), "c", None)])
+    );
+}
+
+#[test]
+fn json_lines_and_plain_lines_are_read() {
+    let json = "{\"text\": \"a\", \"label\": 1}\n\n{\"sentence2\": \"c\", \"sentence1\": \"b\", \"idx\": [1]}\r\n{\"sentence\": \"\\t\", \"label\": null}";
+    let expected = rows(&[(1, Some("1"), "a", None), (3, None, "b", Some("c")), (4, Some(""), "\t", None)]);
+    assert_eq!(read_as("x.jsonl", json.as_bytes()).unwrap(), expected);
+    let plain = rows(&[(1, None, "a\tb", None), (2, None, "", None), (3, None, "c", None)]);
+    assert_eq!(read_as("x.txt", b"a\tb\r\n\nc").unwrap(), plain);
+    assert_eq!(read_as("x.txt", b"").unwrap(), []);
+}
+
+#[test]
+fn byte_order_marks_are_followed_and_other_encodings_refused() {
+    let text = "label\ttext\n1\tnaïve 日本 🦀\n";
+    let expected = rows(&[(2, Some("1"), "naïve 日本 🦀", None)]);
+    let with_mark = |mark: &[u8], units: fn(u16) -> [u8; 2]| {
+        [mark.to_vec(), text.encode_utf16().flat_map(units).collect()].concat()
+    };
+    assert_eq!(read_as("x.tsv", text.as_bytes()).unwrap(), expected);
+    assert_eq!(read_as("x.tsv", &[b"\xef\xbb\xbf", text.as_bytes()].concat()).unwrap(), expected);
+    assert_eq!(read_as("x.tsv", &with_mark(&[0xff, 0xfe], u16::to_le_bytes)).unwrap(), expected);
+    assert_eq!(read_as("x.tsv", &with_mark(&[0xfe, 0xff], u16::to_be_bytes)).unwrap(), expected);
+    let latin = b"label,text\n1,ok\n0,na\xefve\n";
+    for name in ["x.csv", "x.txt"] {
+        let message = read_as(name, latin).unwrap_err().to_string();
+        assert!(message.ends_with(":3: not UTF-8"), "{message}");
+    }
+}
+
+#[test]
+fn what_is_malformed_is_named() {
+    let missing = Path::new("no such folder/x.tsv");
+    assert!(matches!(Rows::open(missing), Err(RowsError::Io { path, .. }) if path == missing));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(Rows::open(&folder.path().join("a.xlsx")), Err(RowsError::Format { .. })));
+    for name in ["x.tsv", "x.csv", "x.parquet"] {
+        assert!(matches!(read_as(name, b""), Err(RowsError::Empty { .. })), "{name}");
+    }
+    assert!(
+        matches!(read_as("x.tsv", b"label\tbody\n"), Err(RowsError::Column { found, .. }) if found == "label, body")
+    );
+    assert!(matches!(read_as("x.csv", b"label,sentence1\n"), Err(RowsError::Column { column: "sentence2", .. })));
+    for (name, content) in [("x.tsv", &b"label\ttext\n1\ta\nb\n"[..]), ("x.csv", b"label,text\n1,a\nb\n")] {
+        let message = read_as(name, content).unwrap_err().to_string();
+        assert!(message.ends_with(":3: expected 2 fields, found 1"), "{message}");
+    }
+    for line in ["x", "{\"label\": 1}", "{\"text\": 1}", "[]", "{\"text\": \"a\""] {
+        assert!(matches!(read_as("x.jsonl", line.as_bytes()), Err(RowsError::Line { line: 1, .. })), "{line}");
+    }
+    for content in [&b"PAR1"[..], b"PAR1\xff\xff\xff\xffPAR1", b"PAR1 something that is no Parquet PAR1"] {
+        assert!(matches!(read_as("x.parquet", content), Err(RowsError::Malformed { .. })));
+    }
+}
+
+/// A Parquet file of an `idx`, a `sentence` and a nullable `label`, in groups of 50 rows.
+fn parquet_of(path: &Path, texts: &[String], compression: Compression) {
+    let schema = "message m { required int64 idx; required binary sentence (UTF8); optional int64 label; }";
+    let properties = WriterProperties::builder().set_compression(compression).build();
+    let out = std::fs::File::create(path).unwrap();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(out, schema, Arc::new(properties)).unwrap();
+    for (group, some) in texts.chunks(50).enumerate() {
+        let mut row_group = writer.next_row_group().unwrap();
+        let numbers: Vec<i64> = (0..some.len() as i64).map(|i| i + 50 * group as i64).collect();
+        let mut column = row_group.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&numbers, None, None).unwrap();
+        column.close().unwrap();
+        let mut column = row_group.next_column().unwrap().unwrap();
+        let texts: Vec<ByteArray> = some.iter().map(|text| text.as_str().into()).collect();
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        let mut column = row_group.next_column().unwrap().unwrap();
+        // Every seventh has none.
+        let there: Vec<i16> = numbers.iter().map(|i| i16::from(i % 7 != 0)).collect();
+        let labels: Vec<i64> = numbers.iter().filter(|i| *i % 7 != 0).map(|i| i % 3).collect();
+        column.typed::<Int64Type>().write_batch(&labels, Some(&there), None).unwrap();
+        column.close().unwrap();
+        row_group.close().unwrap();
+    }
+    writer.close().unwrap();
+}
+
+#[test]
+fn parquet_in_several_groups_and_compressions() {
+    let texts: Vec<String> = (0..130).map(|i| format!("text \"{i}\",\t日本")).collect();
+    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.parquet");
+        parquet_of(&path, &texts, compression);
+        let rows: Vec<Row> = Rows::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(rows.len(), 130);
+        for (i, row) in rows.iter().enumerate() {
+            let label = if i % 7 == 0 { String::new() } else { (i % 3).to_string() };
+            assert_eq!(*row, Row { line: i + 1, label: Some(label), text: texts[i].clone(), pair: None });
+        }
+    }
+}
+
+proptest! {
+    /// What a writer wrote comes back, whatever the texts hold.
+    #[test]
+    fn any_text_survives_csv_and_json(texts in prop::collection::vec(("\\PC+", "\\PC*"), 1..20)) {
+        let mut writer = ::csv::Writer::from_writer(Vec::new());
+        writer.write_record(["text", "text_pair"]).unwrap();
+        let mut json = String::new();
+        for (text, pair) in &texts {
+            writer.write_record([text, pair]).unwrap();
+            json += &serde_json::json!({ "text": text, "text_pair": pair }).to_string();
+            json.push('\n');
+        }
+        for (name, content) in [("x.csv", writer.into_inner().unwrap()), ("x.jsonl", json.into_bytes())] {
+            let read = read_as(name, &content).unwrap();
+            let read: Vec<_> = read.into_iter().map(|row| (row.text, row.pair.unwrap())).collect();
+            prop_assert_eq!(&read, &texts, "{}", name);
+        }
+    }
+}
