@@ -40,6 +40,8 @@ pub mod adapter;
 pub mod encoder;
 pub mod engine;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod inspect;
 pub mod kernel;
 pub mod model;

@@ -204,6 +204,21 @@ fn only_a_folder_with_an_adapter_under_the_root_has_a_name() {
     assert_eq!(world.loads(), 0);
 }
 
+#[test]
+fn adapters_that_peft_saved_beside_another_have_names_with_a_slash() {
+    let world = World::new(60, &[("a", "10"), ("plain", "10")]);
+    write(&world.root.join("a/second"), "12");
+    write(&world.root.join("group/third"), "14");
+    write(&world.root.join("group/deep/fourth"), "14");
+    assert_eq!(world.registry.get("a/second").unwrap().adapter.bytes(), 48);
+    assert_eq!(world.registry.get("group/third").unwrap().name, "group/third");
+    let names: Vec<_> = world.registry.list().unwrap().into_iter().map(|status| status.name).collect();
+    assert_eq!(names, ["a", "a/second", "group/third", "plain"]);
+    for name in ["group", "group/deep", "group/deep/fourth", "a/../plain", "a//second", "group/", "/third"] {
+        assert!(matches!(world.registry.get(name), Err(RegistryError::NotFound { .. })), "{name}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn symlinks_stay_inside_the_root() {

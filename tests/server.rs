@@ -127,6 +127,22 @@ fn any_content_type_will_do() {
 }
 
 #[test]
+fn an_adapter_inside_anothers_folder_is_named_with_a_slash() {
+    let world = World::new();
+    let inner = world.root.join("plain/other");
+    fs::create_dir(&inner).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(world.root.join("onelabel").join(file), inner.join(file)).unwrap();
+    }
+    let server = world.start();
+    for name in ["plain/other", "plain%2Fother"] {
+        assert_eq!(server.classify(name, TEXT).body[0].as_array().unwrap().len(), 1);
+        assert_eq!(server.get(&format!("/adapters/{name}")).body["name"], "plain/other");
+    }
+    assert_error(&server.classify("plain/none", TEXT), 404, "UnknownAdapter", "plain/none");
+}
+
+#[test]
 fn what_is_unknown_is_404_and_405_in_json() {
     let server = World::new().start();
     for name in ["nobody", "..", "%2e%2e", "..%2Fgoldens", "plain%2F..%2Fragged", "plain%00", "config.json", "%20"] {

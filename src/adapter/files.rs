@@ -19,17 +19,17 @@ const LARGEST_JSON: u64 = 4 << 20;
 const LARGEST_WEIGHTS: u64 = 1 << 30;
 
 /// A file and where it is, or is going to be.
-pub(super) struct Bytes {
-    pub(super) file: PathBuf,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Bytes {
+    pub(crate) file: PathBuf,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// An adapter's files.
-pub(super) struct Files {
-    pub(super) config: Bytes,
-    pub(super) weights: Bytes,
+pub(crate) struct Files {
+    pub(crate) config: Bytes,
+    pub(crate) weights: Bytes,
     /// Absent beside a file from PEFT.
-    pub(super) labels: Option<Bytes>,
+    pub(crate) labels: Option<Bytes>,
 }
 
 impl Files {

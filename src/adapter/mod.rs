@@ -13,9 +13,13 @@ mod registry;
 mod write;
 
 pub use error::AdapterError;
+#[cfg(fuzzing)]
+pub(crate) use files::{Bytes, Files};
 pub use lora::{Adapter, Delta, ProblemType, Ranks};
 pub use peek::{layout_of, peek};
 pub use ragged::Mixed;
+#[cfg(fuzzing)]
+pub(crate) use read::parse;
 pub use read::read;
 pub use registry::{Loaded, Registry, RegistryError, Source, Status, Tier};
 pub use write::write;

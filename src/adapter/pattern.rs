@@ -122,8 +122,11 @@ impl Saved {
     pub(super) fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
         // `SEQ_CLS` implies these two.
         let names = config.modules_to_save.iter().map(String::as_str).chain(["classifier", "score"]);
-        let patterns = names.map(|name| Expression::new(file, "modules_to_save", &format!(r"^(^|.*\.){name}($|\..*)")));
-        Ok(Self(patterns.collect::<Result<_, _>>()?))
+        Ok(Self(names.map(|name| Self::expression(file, name)).collect::<Result<_, _>>()?))
+    }
+
+    fn expression(file: &Path, name: &str) -> Result<Expression, AdapterError> {
+        Expression::new(file, "modules_to_save", &format!(r"^(?:(^|.*\.){name}($|\..*))"))
     }
 
     /// Whether the module or tensor `name` lies in one of them.
@@ -156,7 +159,7 @@ impl Select {
     fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
         let patterns = config.layers_pattern.iter().filter(|pattern| !pattern.is_empty());
         let mut layer_of: Vec<String> =
-            patterns.map(|pattern| format!(r"^(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.")).collect();
+            patterns.map(|pattern| format!(r"^(?:(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.)")).collect();
         if layer_of.is_empty() {
             layer_of.push(r"^.*?\.[^.]*\.(?P<idx>\d+)\.".to_owned());
         }
@@ -263,5 +266,28 @@ mod tests {
             let regex = Regex::new(&format!(r"^(.*\.)?({key})$")).unwrap();
             prop_assert_eq!(plain_matches(key.as_bytes(), name.as_bytes()), regex.is_match(&name).unwrap());
         }
+    }
+
+    /// Every rule and pattern on every name says what Python's `re` says (`make_patterns.py`).
+    #[test]
+    fn patterns_match_as_in_python() {
+        let file = Path::new("adapter_config.json");
+        let table: Vec<Value> = serde_json::from_str(include_str!("../../tests/goldens/patterns.json")).unwrap();
+        for case in &table {
+            let (rule, pattern) = (case["rule"].as_str().unwrap(), case["pattern"].as_str().unwrap());
+            let matches = |name: &str| -> Result<bool, AdapterError> {
+                match rule {
+                    "key" => Key::new(file, "rank_pattern", pattern)?.matches(name),
+                    "whole" => Rule::new(file, "target_modules", &Targets::Pattern(pattern.into()))?.matches(name),
+                    _ => Saved::expression(file, pattern)?.is_match(name),
+                }
+            };
+            // Null: Python refuses it, so that PEFT cannot have written it.
+            let Some(names) = case["names"].as_object() else { continue };
+            for (name, expected) in names {
+                assert_eq!(matches(name).unwrap(), expected.as_bool().unwrap(), "{rule} {pattern:?} on {name:?}");
+            }
+        }
+        assert!(table.len() > 100);
     }
 }

@@ -29,7 +29,7 @@ pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, Ada
 }
 
 /// The adapter in the bytes of its files.
-pub(super) fn parse(files: &Files, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
+pub(crate) fn parse(files: &Files, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
     let config = PeftConfig::parse(&files.config)?;
     let labels = Labels::parse(files.labels.as_ref())?;
     let tensors = tensors(&files.weights)?;
@@ -69,6 +69,12 @@ struct Weights<'a> {
     left: BTreeMap<String, String>,
 }
 
+/// A head's long name, `classifier.modules_to_save.default.weight` with the adapter's name in it, made short.
+fn short(name: &str) -> String {
+    let long = name.split_once(".modules_to_save.").and_then(|(module, rest)| Some((module, rest.split_once('.')?.1)));
+    long.map_or_else(|| name.to_owned(), |(module, parameter)| format!("{module}.{parameter}"))
+}
+
 impl<'a> Weights<'a> {
     fn new(file: &'a Path, tensors: &'a SafeTensors<'a>, device: &'a Device) -> Result<Self, AdapterError> {
         let (mut left, mut foreign) = (BTreeMap::new(), BTreeSet::new());
@@ -77,8 +83,7 @@ impl<'a> Weights<'a> {
                 foreign.insert(full);
                 continue;
             };
-            // The long form of a head: `classifier.modules_to_save.default.weight`.
-            let name = name.replacen(".modules_to_save.default.", ".", 1);
+            let name = short(name);
             if let Some(other) = left.insert(name, full.to_owned()) {
                 let reason = format!("one tensor under two names, {full} and {other}");
                 return Err(AdapterError::malformed(file, reason));

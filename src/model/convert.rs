@@ -28,7 +28,7 @@ pub(super) const TOKENIZER: &str = "tokenizer.json";
 ///
 /// # Errors
 /// Files that are malformed, and a folder that holds none to convert.
-pub(super) fn complete(dir: &Path) -> Result<(), ModelError> {
+pub(crate) fn complete(dir: &Path) -> Result<(), ModelError> {
     if !dir.join(WEIGHTS).is_file() {
         weights(dir)?;
     }

@@ -1,7 +1,10 @@
 //! Where a base comes from: a folder, the hub, a Python package; what it says of itself; its weights in place.
 
 mod config;
+#[cfg(not(fuzzing))]
 mod convert;
+#[cfg(fuzzing)]
+pub(crate) mod convert;
 mod error;
 mod frozen;
 mod hub;

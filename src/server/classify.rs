@@ -21,6 +21,11 @@ use crate::engine::Row;
 use crate::score::{Function, Scored, rank};
 use crate::tokenize::Limit;
 
+#[cfg(fuzzing)]
+pub(super) fn parse(body: &[u8]) -> Result<(), ApiError> {
+    ClassifyRequest::parse(body).map(|_| ())
+}
+
 /// How many texts of the request lost tokens.
 const TRUNCATED: &str = "x-truncated";
 

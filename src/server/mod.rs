@@ -20,6 +20,12 @@ pub use app::App;
 pub use config::{ApiKey, Config};
 pub use error::ApiError;
 
+/// What `POST /classify/{adapter}` makes of a body, thrown away.
+#[cfg(fuzzing)]
+pub(crate) fn parse_request(body: &[u8]) {
+    let _ = classify::parse(body);
+}
+
 /// Serves until `shutdown` ends. Then new requests get 503, those accepted before are answered, and connections close; clients
 /// that do not take their answers hold it up for one request time-out at most.
 ///

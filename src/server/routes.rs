@@ -20,9 +20,9 @@ use crate::adapter::Status;
 /// All routes over `app`.
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/classify/{adapter}", post(classify::classify))
+        .route("/classify/{*adapter}", post(classify::classify))
         .route("/adapters", get(adapters))
-        .route("/adapters/{name}", get(adapter))
+        .route("/adapters/{*name}", get(adapter))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/info", get(info))
@@ -97,7 +97,7 @@ async fn adapter(
     Ok(Json(blocking(move || registry.describe(&name)).await??))
 }
 
-/// The one component of a path that varies.
+/// The end of a path that varies: an adapter's name, which may hold a slash.
 pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
     match name {
         Ok(Path(name)) => Ok(name),

@@ -223,7 +223,7 @@ fn the_long_names_of_heads() {
     let short = read(dir.path(), &layout(), &Device::Cpu).unwrap();
     let long = |name: String| {
         let name = name.replace("model.classifier.", "model.classifier.modules_to_save.default.");
-        name.replace("bert.pooler.", "bert.pooler.modules_to_save.default.")
+        name.replace("bert.pooler.", "bert.pooler.modules_to_save.other.")
     };
     let tensors = raw_tensors(dir.path()).into_iter().map(|(name, tensor)| (long(name), tensor)).collect();
     write_raw_tensors(dir.path(), &tensors);

@@ -26,7 +26,7 @@ impl Folder {
     /// The adapter `name` under the canonical folder `root`.
     pub(super) fn find(root: &Path, name: &str) -> Result<Self, RegistryError> {
         let missing = || RegistryError::NotFound { name: name.into() };
-        if !is_plain(name) {
+        if !is_name(name) {
             return Err(missing());
         }
         let inside = |path: &Path, file: &str| match path.canonicalize() {
@@ -49,6 +49,14 @@ fn stamp_of(file: Metadata) -> (u64, Option<SystemTime>) {
     (file.len(), file.modified().ok())
 }
 
+/// Whether `name` is a folder's name, or two: PEFT saves the adapters of one model into subfolders of the first one's.
+fn is_name(name: &str) -> bool {
+    match name.split_once('/') {
+        Some((folder, adapter)) => is_plain(folder) && is_plain(adapter),
+        None => is_plain(name),
+    }
+}
+
 /// Whether `name` is one component of a path, neither `.` nor `..`, and nothing else.
 fn is_plain(name: &str) -> bool {
     let mut components = Path::new(name).components();
@@ -58,17 +66,39 @@ fn is_plain(name: &str) -> bool {
         && !name.contains(['\\', '\0'])
 }
 
-/// The names of all adapters under the canonical folder `root`, sorted.
+/// The names of all adapters under the canonical folder `root`, sorted: those in its subfolders, and one level deeper those that
+/// PEFT saved beside another (`folder/adapter`).
 pub(super) fn names(root: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in root.read_dir()? {
-        if let Ok(name) = entry?.file_name().into_string()
-            && Folder::find(root, &name).is_ok()
-        {
+    for name in subfolders(root)? {
+        let folder = root.join(&name);
+        // A link may lead back to the root; a subfolder that cannot be read holds no adapter to serve.
+        let inner = if folder.is_symlink() { Vec::new() } else { subfolders(&folder).unwrap_or_default() };
+        for inner in inner {
+            let inner = format!("{name}/{inner}");
+            if Folder::find(root, &inner).is_ok() {
+                names.push(inner);
+            }
+        }
+        if Folder::find(root, &name).is_ok() {
             names.push(name);
         }
     }
     names.sort_unstable();
+    Ok(names)
+}
+
+/// The folders in `dir` (links to folders too) whose names are text.
+fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in dir.read_dir()? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string()
+            && entry.path().is_dir()
+        {
+            names.push(name);
+        }
+    }
     Ok(names)
 }
 
@@ -83,6 +113,11 @@ mod tests {
         }
         for name in ["", ".", "..", "/", "a/", "/a", "a/b", "a/..", "../a", "./a", "a\\b", "a\0"] {
             assert!(!is_plain(name), "{name:?}");
+        }
+        for (name, expected) in
+            [("a", true), ("a/b", true), ("a/b/c", false), ("a/..", false), ("./a", false), ("a/", false)]
+        {
+            assert_eq!(is_name(name), expected, "{name:?}");
         }
     }
 }

@@ -1,0 +1,18 @@
+//! The base reader: any bytes as `model.safetensors`; every tensor that its header names is asked for.
+#![no_main]
+
+use candle_core::Device;
+use libfuzzer_sys::fuzz_target;
+use polyrank::model::Weights;
+
+fuzz_target!(|data: &[u8]| {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), data).expect("room for it");
+    let Ok(weights) = Weights::open(file.path(), &Device::Cpu) else { return };
+    for name in ["a", "bert.embeddings.word_embeddings.weight", "classifier.bias"] {
+        let shape = weights.find(name).map(|info| info.shape.clone());
+        if let Some(shape) = shape {
+            let _ = weights.parameter(name, &shape).map(|frozen| frozen.tensor());
+        }
+    }
+});
