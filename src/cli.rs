@@ -1,10 +1,10 @@
 //! The command line. Exit codes: 0, 1 for a failure told in one line, 2 for wrong usage.
 
+mod bench;
 mod classify;
 mod device;
 #[cfg(feature = "server")]
 mod serve;
-#[cfg(feature = "server")]
 mod units;
 
 use std::error::Error as StdError;
@@ -49,6 +49,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Classify texts with one adapter: one JSON line a text.
     Classify(classify::ClassifyArgs),
+    /// Measure throughput and latency over a folder of adapters.
+    Bench(bench::BenchArgs),
     /// Print an adapter's ranks, parameters, base and labels.
     Inspect(InspectArgs),
 }
@@ -71,6 +73,15 @@ struct BaseArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Dtype {
     F32,
+}
+
+impl Dtype {
+    /// As it is written on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
 }
 
 impl BaseArgs {
@@ -126,6 +137,7 @@ fn run(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "server")]
         Command::Serve(args) => serve::serve(args),
         Command::Classify(args) => classify::classify(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Inspect(args) => inspect(&args),
     }
 }

@@ -9,7 +9,11 @@ use crate::adapter::{self, Adapter, AdapterError, Mixed};
 use crate::encoder::{self, Encoded, Encoder, Layout, Packed};
 use crate::error::Error;
 use crate::model::{Base, BaseConfig};
+use crate::passes::{self, Workers};
 use crate::tokenize::{Limit, TokenizeError, Tokenizer};
+
+/// Tokens that a pass on one core ends after: enough to outweigh the packing of the weights, few enough for its caches.
+const PASS_TOKENS: usize = 256;
 
 /// One frozen base. Shared by `Arc`; nothing in it changes.
 pub struct Engine {
@@ -17,6 +21,7 @@ pub struct Engine {
     tokenizer: Tokenizer,
     encoder: Arc<dyn Encoder>,
     device: Device,
+    workers: Workers,
 }
 
 /// One text of a batch and the adapter it is asked of.
@@ -37,7 +42,8 @@ impl Engine {
         let base = Base::open(dir, device)?;
         let tokenizer = Tokenizer::open(dir, base.config.longest_text())?;
         let encoder = encoder::open(&base, device)?;
-        Ok(Self { base, tokenizer, encoder, device: device.clone() })
+        let workers = Workers::new(usize::MAX).map_err(|error| Error::Thread(std::io::Error::other(error)))?;
+        Ok(Self { base, tokenizer, encoder, device: device.clone(), workers })
     }
 
     /// The sites of the base.
@@ -101,33 +107,49 @@ impl Engine {
     }
 
     /// Logits `[labels]` of each row, in the rows' order. Rows of different adapters share one forward pass; the result of a
-    /// row does not depend on its neighbours.
+    /// row does not depend on its neighbours. A large batch runs in several passes, side by side on the cores.
     ///
     /// # Errors
     /// What the operations raise.
     pub fn logits(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
-        let groups = by_adapter(rows);
-        let order: Vec<usize> = groups.iter().flatten().copied().collect();
-        let batch = Packed::new(order.iter().map(|&row| &rows[row].text));
+        let order: Vec<usize> = by_adapter(rows).into_iter().flatten().collect();
+        let ordered: Vec<&Row> = order.iter().map(|&row| &rows[row]).collect();
+        let texts: Vec<&Encoded> = ordered.iter().map(|row| &row.text).collect();
+        let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
+        let answers = match self.device.is_cpu() && tokens >= 2 * PASS_TOKENS {
+            true => {
+                let cuts = passes::cut(&texts, PASS_TOKENS);
+                let passes = self.workers.map(cuts.len(), |pass| self.pass(&ordered[cuts[pass].clone()]));
+                passes.into_iter().collect::<Result<Vec<_>, _>>()?.concat()
+            }
+            false => self.pass(&ordered)?,
+        };
+        let mut logits = vec![Vec::new(); rows.len()];
+        for (row, answer) in order.into_iter().zip(answers) {
+            logits[row] = answer;
+        }
+        Ok(logits)
+    }
+
+    /// One forward pass over `rows`, those of an adapter next to each other.
+    fn pass(&self, rows: &[&Row]) -> Result<Vec<Vec<f32>>, Error> {
+        let batch = Packed::new(rows.iter().map(|row| &row.text));
         if batch.tokens() == 0 {
             return Ok(vec![Vec::new(); rows.len()]);
         }
+        let groups: Vec<&[&Row]> = rows.chunk_by(|a, b| Arc::ptr_eq(&a.adapter, &b.adapter)).collect();
         let mut text = 0;
         let runs = groups.iter().map(|group| {
             let start = batch.offsets[text];
             text += group.len();
-            (start..batch.offsets[text], Arc::clone(&rows[group[0]].adapter))
+            (start..batch.offsets[text], Arc::clone(&group[0].adapter))
         });
         let seam = Mixed::new(self.layout(), runs.collect());
         let pooled = self.encoder.pool(&self.encoder.forward(&batch, &seam)?, &batch)?;
-        let mut logits = vec![Vec::new(); rows.len()];
-        let mut start = 0;
-        for group in &groups {
+        let (mut logits, mut start) = (Vec::with_capacity(rows.len()), 0);
+        for group in groups {
             let pooled: Tensor = pooled.narrow(0, start, group.len())?;
-            let outputs = self.encoder.logits(&pooled, &rows[group[0]].adapter.head, &seam)?.to_vec2::<f32>()?;
-            for (&row, output) in group.iter().zip(outputs) {
-                logits[row] = output;
-            }
+            logits.extend(self.encoder.logits(&pooled, &group[0].adapter.head, &seam)?.to_vec2::<f32>()?);
             start += group.len();
         }
         Ok(logits)

@@ -11,6 +11,7 @@
 //! | [`kernel`] | how: one file an operation, with its reference and its backward |
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
 //! | [`rows`] | data files of any format, a row at a time |
+//! | [`passes`] | a batch cut into passes that run side by side on the cores |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
 //! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
@@ -45,6 +46,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod kernel;
 pub mod model;
+pub mod passes;
 pub mod rows;
 pub mod scheduler;
 pub mod score;

@@ -132,13 +132,18 @@ impl Attention {
         weights.resize(len * len, 0.0);
         let target = Target { data: weights, row: len, add: false };
         product(target, head.q, head.k.t(), self.scale, Size { m: len, n: len, k: self.size }, Threads::One);
-        for (i, row) in weights.chunks_exact_mut(len).enumerate() {
-            let (start, end) =
-                self.window.map_or((0, len), |window| (i.saturating_sub(window), (i + window + 1).min(len)));
-            row[..start].fill(0.0);
-            row[end..].fill(0.0);
-            softmax(&mut row[start..end]);
-        }
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for (i, row) in weights.chunks_exact_mut(len).enumerate() {
+                    let (start, end) =
+                        self.window.map_or((0, len), |window| (i.saturating_sub(window), (i + window + 1).min(len)));
+                    row[..start].fill(0.0);
+                    row[end..].fill(0.0);
+                    softmax(&mut row[start..end]);
+                }
+            },
+        );
     }
 
     fn drop(&self, head: &Head, weights: &mut [f32]) {
@@ -198,13 +203,27 @@ impl Attention {
     }
 }
 
-/// `e^(x - max) / sum` in place.
+/// `e^(x - max) / sum` in place. Called inside [`math::vectorised`].
+#[inline(always)]
 pub(super) fn softmax(row: &mut [f32]) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (mut most, mut sums) = ([f32::NEG_INFINITY; 16], [0.0; 16]);
+    let (sixteens, rest) = row.as_chunks::<16>();
+    for values in sixteens {
+        for (most, &value) in most.iter_mut().zip(values) {
+            *most = if value > *most { value } else { *most };
+        }
+    }
+    let max = most.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
     for x in row.iter_mut() {
         *x = math::exp(*x - max);
     }
-    let scale = 1.0 / row.iter().sum::<f32>();
+    let (sixteens, rest) = row.as_chunks::<16>();
+    for values in sixteens {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value;
+        }
+    }
+    let scale = 1.0 / (sums.iter().sum::<f32>() + rest.iter().sum::<f32>());
     for x in row.iter_mut() {
         *x *= scale;
     }

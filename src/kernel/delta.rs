@@ -4,9 +4,13 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 
+use super::dot::few_rows;
 use super::host;
 use super::product::{Size, Target, Threads, View, product};
 use crate::adapter::Delta;
+
+/// Up to this rank, dot products beat a general product, which packs its operands.
+const NARROW: usize = 32;
 
 /// `scale * (x A^T) B^T` for `x [T, in]`, `a [r, in]`, `b [out, r]`, by candle's operations: `[T, out]`.
 pub(crate) fn reference(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
@@ -34,6 +38,9 @@ impl Dims {
 
     /// `x A^T`, `[rows, rank]`.
     pub(crate) fn shrink(self, x: &[f32], a: &[f32], threads: Threads) -> Vec<f32> {
+        if self.rank <= NARROW {
+            return few_rows(&x[..self.rows * self.width], &a[..self.rank * self.width], None, self.width, threads);
+        }
         let mut h = vec![0.0; self.rows * self.rank];
         let target = Target { data: &mut h, row: self.rank, add: false };
         let size = Size { m: self.rows, n: self.rank, k: self.width };

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::attention::{mask, softmax};
 use super::product::{Size, Target, Threads, View, product};
-use super::{Dropout, host};
+use super::{Dropout, host, math};
 
 /// Where a text's rows are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,7 +363,10 @@ impl Attend {
     /// Weights of one head and the same after dropout.
     fn weights(&self, (text, head, len): (usize, usize, usize), scores: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut weights = scores.to_vec();
-        weights.chunks_exact_mut(len).for_each(softmax);
+        math::vectorised(
+            #[inline(always)]
+            || weights.chunks_exact_mut(len).for_each(softmax),
+        );
         let mut dropped = weights.clone();
         if let Some(dropout) = self.dropout {
             dropped.iter_mut().zip(mask(dropout, text, head, len)).for_each(|(weight, kept)| *weight *= kept);

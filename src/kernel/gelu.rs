@@ -31,9 +31,14 @@ impl CustomOp1 for Gelu {
         let x = host::slice(self.name(), x, layout)?;
         let mut y = vec![0.0; x.len()];
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = 0.5 * x * (1.0 + math::erf(x * SQRT_HALF));
-            }
+            math::vectorised(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = 0.5 * x * (1.0 + math::erf(x * SQRT_HALF));
+                    }
+                },
+            );
         });
         Ok(host::fresh(y, layout.shape().clone()))
     }
@@ -44,10 +49,15 @@ impl CustomOp1 for Gelu {
         let mut dx = vec![0.0; x.elem_count()];
         host::read(self.name(), [x, dy], |[x, dy]| {
             dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
-                for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                    let below = 0.5 * (1.0 + math::erf(x * SQRT_HALF));
-                    *dx = dy * (below + x * DENSITY * math::exp(-0.5 * x * x));
-                }
+                math::vectorised(
+                    #[inline(always)]
+                    || {
+                        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+                            let below = 0.5 * (1.0 + math::erf(x * SQRT_HALF));
+                            *dx = dy * (below + x * DENSITY * math::exp(-0.5 * x * x));
+                        }
+                    },
+                );
             });
         })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

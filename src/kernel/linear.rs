@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::Param;
+use super::dot::{FEW, few_rows};
 use super::host;
 use super::product::{Size, Target, Threads, View, product};
 use crate::model::Frozen;
@@ -63,6 +64,9 @@ impl Linear {
             bail!("linear {}: expected rows of {width}, found {found}", self.w.name());
         }
         let bias = self.b.as_ref().and_then(Frozen::slice);
+        if rows <= FEW {
+            return Ok(few_rows(&x[..rows * width], w, bias, width, Threads::All));
+        }
         let mut y = match bias {
             Some(b) => b.repeat(rows),
             None => vec![0.0; rows * out],

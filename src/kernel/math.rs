@@ -1,5 +1,12 @@
 //! `exp` and `erf` of f32 without branches or calls, so that loops over them are vectorised.
 
+/// Runs `loops` compiled for the widest vectors that the machine has (AVX-512, AVX2 or the target's own), chosen at run time.
+/// What `loops` calls must be inlined into it.
+#[inline(always)]
+pub(crate) fn vectorised<R>(loops: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(loops)
+}
+
 /// `e^x`, within 2 ulp for x in [-87, 88], and clamped to that range (Cephes' `expf`).
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {

@@ -8,6 +8,7 @@ mod adapted;
 mod attention;
 mod delta;
 mod disentangled;
+mod dot;
 mod dropout;
 mod embed;
 mod gelu;

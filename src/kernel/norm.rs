@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Param, host, rows_per_task};
+use super::{Param, host, math, rows_per_task};
 use crate::model::Frozen;
 
 /// LayerNorm of `h + residual`, both `[T, hidden]`; `weight` and `bias [hidden]`, population variance.
@@ -43,23 +43,25 @@ impl ResidualNorm {
 }
 
 /// Mean and `1 / sqrt(var + eps)` of a row.
+#[inline(always)]
 fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f32;
-    let mean = sum(row.iter().copied(), row.len()) / n;
-    let variance = sum(row.iter().map(|x| (x - mean) * (x - mean)), row.len()) / n;
+    let mean = sum(row, |x| x) / n;
+    let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
 /// A sum in 16 partial sums, so that it is vectorised and its rounding does not grow with the length.
-fn sum(values: impl Iterator<Item = f32>, len: usize) -> f32 {
+#[inline(always)]
+fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; 16];
-    let mut values = values;
-    for _ in 0..len / 16 {
-        for (part, value) in parts.iter_mut().zip(&mut values) {
-            *part += value;
+    let (sixteens, rest) = row.as_chunks::<16>();
+    for values in sixteens {
+        for (part, &value) in parts.iter_mut().zip(values) {
+            *part += term(value);
         }
     }
-    parts.iter().sum::<f32>() + values.sum::<f32>()
+    parts.iter().sum::<f32>() + rest.iter().map(|&value| term(value)).sum::<f32>()
 }
 
 impl CustomOp2 for ResidualNorm {
@@ -82,15 +84,20 @@ impl CustomOp2 for ResidualNorm {
         let mut y = vec![0.0; h.len()];
         let chunk = width * rows_per_task(width);
         y.par_chunks_mut(chunk).zip(h.par_chunks(chunk)).zip(r.par_chunks(chunk)).for_each(|((y, h), r)| {
-            for ((y, h), r) in y.chunks_exact_mut(width).zip(h.chunks_exact(width)).zip(r.chunks_exact(width)) {
-                for ((y, h), r) in y.iter_mut().zip(h).zip(r) {
-                    *y = h + r;
-                }
-                let (mean, scale) = moments(y, self.eps);
-                for ((y, w), b) in y.iter_mut().zip(w).zip(b) {
-                    *y = (*y - mean) * scale * w + b;
-                }
-            }
+            math::vectorised(
+                #[inline(always)]
+                || {
+                    for ((y, h), r) in y.chunks_exact_mut(width).zip(h.chunks_exact(width)).zip(r.chunks_exact(width)) {
+                        for ((y, h), r) in y.iter_mut().zip(h).zip(r) {
+                            *y = h + r;
+                        }
+                        let (mean, scale) = moments(y, self.eps);
+                        for ((y, w), b) in y.iter_mut().zip(w).zip(b) {
+                            *y = (*y - mean) * scale * w + b;
+                        }
+                    }
+                },
+            );
         });
         Ok(host::fresh(y, hl.shape().clone()))
     }
@@ -106,12 +113,17 @@ impl CustomOp2 for ResidualNorm {
             dx.par_chunks_mut(chunk).zip(rows).for_each(|(dx, ((h, r), dy))| {
                 let mut x = vec![0.0; width];
                 let rows = h.chunks_exact(width).zip(r.chunks_exact(width)).zip(dy.chunks_exact(width));
-                for (dx, ((h, r), dy)) in dx.chunks_exact_mut(width).zip(rows) {
-                    for ((x, h), r) in x.iter_mut().zip(h).zip(r) {
-                        *x = h + r;
-                    }
-                    norm_gradient(dx, &mut x, dy, w, self.eps);
-                }
+                math::vectorised(
+                    #[inline(always)]
+                    || {
+                        for (dx, ((h, r), dy)) in dx.chunks_exact_mut(width).zip(rows) {
+                            for ((x, h), r) in x.iter_mut().zip(h).zip(r) {
+                                *x = h + r;
+                            }
+                            norm_gradient(dx, &mut x, dy, w, self.eps);
+                        }
+                    },
+                );
             });
         })?;
         let dx = Tensor::from_vec(dx, h.shape(), h.device())?;
@@ -120,6 +132,7 @@ impl CustomOp2 for ResidualNorm {
 }
 
 /// One row of the backward pass; `x` comes in as the norm's input and is used as room for its normalised value.
+#[inline(always)]
 fn norm_gradient(dx: &mut [f32], x: &mut [f32], dy: &[f32], w: &[f32], eps: f32) {
     let width = x.len();
     let (mean, scale) = moments(x, eps);
@@ -130,9 +143,22 @@ fn norm_gradient(dx: &mut [f32], x: &mut [f32], dy: &[f32], w: &[f32], eps: f32)
         *dx = dy * w;
     }
     let n = width as f32;
-    let mean_g = sum(dx.iter().copied(), width) / n;
-    let mean_gn = sum(dx.iter().zip(x.iter()).map(|(g, n)| g * n), width) / n;
+    let mean_g = sum(dx, |g| g) / n;
+    let mean_gn = dot(dx, x) / n;
     for (dx, x) in dx.iter_mut().zip(x.iter()) {
         *dx = scale * (*dx - mean_g - x * mean_gn);
     }
+}
+
+/// A sum of products, in 16 partial sums as well.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut parts = [0.0; 16];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.iter().zip(b) {
+        for ((part, a), b) in parts.iter_mut().zip(a).zip(b) {
+            *part += a * b;
+        }
+    }
+    parts.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }

@@ -6,7 +6,6 @@
 //! | [`metric`] | GLUE's metrics |
 //! | [`method`] | what is trained, at the runtime's seam: SoRA, LoRA, and full fine-tuning and BitFit as proofs of the seam |
 //! | [`optim`] | AdamW, the proximal step of gates, clipping, the learning rate |
-//! | [`passes`] | a step's batch cut into passes that run side by side |
 //! | [`controller`] | steers a SoRA run towards a ratio of parameters kept |
 //! | [`trainer`] | one run: epochs, evaluation, the best checkpoint, the log |
 //! | [`checkpoint`] | a run's state on disk, whole or not at all |
@@ -23,5 +22,4 @@ pub mod evaluate;
 pub mod method;
 pub mod metric;
 pub mod optim;
-pub mod passes;
 pub mod trainer;

@@ -11,6 +11,7 @@ use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank::kernel::splitmix;
+use polyrank::passes::{self, Workers};
 use polyrank::tokenize::Limit;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -25,7 +26,6 @@ use crate::evaluate;
 use crate::method::{Dropping, GateRule, LowRank, LowRankSettings, Rates, StepDropout};
 use crate::metric::{Metric, metrics_for, score};
 use crate::optim::{Optimizer, StepRule, Threshold, linear_rate};
-use crate::passes::{self, Workers};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -1,15 +1,16 @@
-//! A step's batch in several passes, each with a graph of its own, side by side on the cores.
+//! A batch in several passes, side by side on the cores.
 //!
-//! Small matrices do not keep two cores busy with one product; two products at once do. Passes are cut by tokens, not by cores,
-//! and their gradients are added in order, so that a run gives the same adapter on any number of cores.
+//! Small matrices do not keep two cores busy with one product; two products at once do. Passes are cut by tokens, not by cores:
+//! training adds their gradients in order, so that a run gives the same adapter on any number of cores.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use polyrank::encoder::Encoded;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// Tokens that a pass ends after: enough for a product at full speed, few enough to stay in a core's cache.
+use crate::encoder::Encoded;
+
+/// Tokens that a pass ends after: enough for a product at full speed, few enough that activations stay in a core's cache.
 pub const TOKENS: usize = 128;
 
 /// Cuts `rows` of a batch into passes that end after `most` tokens: ranges of positions in `rows`, none empty.

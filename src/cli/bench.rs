@@ -1,0 +1,172 @@
+//! `polyrank bench`: how fast a base answers texts of many adapters, in process, tokenisation included.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use polyrank::adapter::{Adapter, Registry};
+use polyrank::engine::{Engine, Row};
+use polyrank::rows::Rows;
+use polyrank::scheduler;
+use polyrank::score::{Function, rank};
+use polyrank::tokenize::Limit;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{BaseArgs, Failure, print, units};
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    base: BaseArgs,
+    /// Folder of the adapters; texts are asked of them in turn.
+    #[arg(long, value_name = "DIR")]
+    adapters: PathBuf,
+    /// The texts: a file as for `classify`.
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// The most tokens of a batch.
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = units::positive)]
+    max_batch_tokens: usize,
+    /// How often all texts are answered; the median counts.
+    #[arg(long, value_name = "N", default_value = "5", value_parser = units::positive)]
+    repeats: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Measured {
+    texts: usize,
+    tokens: usize,
+    adapters: usize,
+    dtype: &'static str,
+    device: &'static str,
+    texts_per_second: f64,
+    tokens_per_second: f64,
+    latency_ms: Latency,
+}
+
+/// Of one text alone, from the text to its labels.
+#[derive(Serialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+}
+
+/// A text and the adapter it is asked of.
+struct Question {
+    text: String,
+    pair: Option<String>,
+    adapter: Arc<Adapter>,
+}
+
+/// The most texts that are asked alone.
+const ALONE: usize = 200;
+
+pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    let rows = Rows::open(&args.input)?.collect::<Result<Vec<_>, _>>()?;
+    if rows.is_empty() {
+        return Err(format!("{}: no text in it", args.input.display()).into());
+    }
+    let engine = Arc::new(args.base.open()?);
+    let registry = Registry::new(Arc::<Engine>::clone(&engine), &args.adapters, usize::MAX)?;
+    let names = registry.list()?.into_iter().map(|status| status.name);
+    let adapters =
+        names.map(|name| Ok(Arc::clone(&registry.get(&name)?.adapter))).collect::<Result<Vec<_>, Failure>>()?;
+    if adapters.is_empty() {
+        return Err(format!("{}: no adapter in it", args.adapters.display()).into());
+    }
+    let question = |(row, adapter): (polyrank::rows::Row, &Arc<Adapter>)| Question {
+        text: row.text,
+        pair: row.pair,
+        adapter: Arc::clone(adapter),
+    };
+    let questions: Vec<Question> = rows.into_iter().zip(adapters.iter().cycle()).map(question).collect();
+
+    let tokens = answer(&engine, &questions, args.max_batch_tokens)?;
+    let mut times = Vec::with_capacity(args.repeats);
+    for _ in 0..args.repeats {
+        let start = Instant::now();
+        answer(&engine, &questions, args.max_batch_tokens)?;
+        times.push(start.elapsed());
+    }
+    let mut alone = Vec::with_capacity(ALONE);
+    for question in questions.iter().take(ALONE) {
+        let start = Instant::now();
+        answer(&engine, std::slice::from_ref(question), args.max_batch_tokens)?;
+        alone.push(start.elapsed());
+    }
+    let seconds = percentile(&mut times, 50).as_secs_f64();
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let measured = Measured {
+        texts: questions.len(),
+        tokens,
+        adapters: adapters.len(),
+        dtype: args.base.dtype.name(),
+        device: if engine.device().is_cpu() { "cpu" } else { "cuda" },
+        texts_per_second: questions.len() as f64 / seconds,
+        tokens_per_second: tokens as f64 / seconds,
+        latency_ms: Latency {
+            p50: milliseconds(percentile(&mut alone, 50)),
+            p99: milliseconds(percentile(&mut alone, 99)),
+        },
+    };
+    match args.json {
+        true => print(format_args!("{}", serde_json::to_string(&measured)?)),
+        false => print(format_args!("{measured}")),
+    }
+}
+
+/// Answers all questions in batches of at most `limit` tokens, as the server would; the number of their tokens.
+fn answer(engine: &Engine, questions: &[Question], limit: usize) -> Result<usize, Failure> {
+    let encode = |question: &Question| {
+        let cut = Limit { max_length: None, truncate: true };
+        let text = engine.encode(&question.text, question.pair.as_deref(), &cut)?;
+        Ok(Row { text, adapter: Arc::clone(&question.adapter) })
+    };
+    let rows = questions.par_iter().map(encode).collect::<Result<Vec<Row>, Failure>>()?;
+    let tokens = rows.iter().map(|row| row.text.ids.len()).sum();
+    let mut waiting = VecDeque::from(rows);
+    while !waiting.is_empty() {
+        let batch = scheduler::take(&mut waiting, limit, |row| row.text.ids.len(), |row| Arc::as_ptr(&row.adapter));
+        for (row, logits) in batch.iter().zip(engine.logits(&batch)?) {
+            let labels = rank(&row.adapter.labels, &logits, Function::of(&row.adapter), usize::MAX);
+            labels.ok_or_else(|| format!("logits {logits:?} for {} labels", row.adapter.labels.len()))?;
+        }
+    }
+    Ok(tokens)
+}
+
+/// The value that `percent` of `times`, one at least, do not exceed.
+fn percentile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort_unstable();
+    times[(times.len() * percent).div_ceil(100).clamp(1, times.len()) - 1]
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { texts, tokens, adapters, dtype, device, .. } = self;
+        writeln!(f, "{texts} texts of {tokens} tokens on {adapters} adapters, {dtype} on {device}")?;
+        writeln!(f, "{:8.1} texts a second", self.texts_per_second)?;
+        writeln!(f, "{:8.0} tokens a second", self.tokens_per_second)?;
+        write!(f, "{:8.2} ms for one text alone (p50), {:.2} ms (p99)", self.latency_ms.p50, self.latency_ms.p99)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_by_nearest_rank() {
+        let times = |n: u64| (1..=n).rev().map(Duration::from_millis).collect::<Vec<_>>();
+        for (n, percent, expected) in [(1, 50, 1), (5, 50, 3), (4, 50, 2), (200, 99, 198), (3, 99, 3), (3, 0, 1)] {
+            assert_eq!(percentile(&mut times(n), percent), Duration::from_millis(expected), "{n} {percent}");
+        }
+    }
+}
