@@ -226,3 +226,22 @@ fn the_encoder_is_candle_transformers_bert() {
         }
     }
 }
+
+/// A batch large enough for several passes answers each text as it is answered alone.
+#[test]
+fn a_batch_in_several_passes_answers_as_each_text_alone() {
+    let golden = bert(&Device::Cpu);
+    let (texts, adapters) = (golden.texts(), golden.adapters());
+    let row =
+        |i: usize| Row { text: texts[i % texts.len()].clone(), adapter: Arc::clone(&adapters[i % adapters.len()].1) };
+    let rows: Vec<Row> = (0..texts.len() * adapters.len() * 3).map(row).collect();
+    assert!(rows.iter().map(|row| row.text.ids.len()).sum::<usize>() > 1024);
+    let together = golden.engine.logits(&rows).unwrap();
+    for (row, together) in rows.iter().zip(&together) {
+        let alone = golden.engine.logits(std::slice::from_ref(row)).unwrap();
+        assert_eq!(alone[0].len(), together.len());
+        for (a, b) in alone[0].iter().zip(together) {
+            assert!((a - b).abs() <= 1e-5, "{a} alone, {b} together");
+        }
+    }
+}
