@@ -6,7 +6,7 @@
 POLYRANK is the binary, MODEL_DIR the base's folder, ADAPTERS a folder of PEFT adapters of one number of labels (PEFT mixes no
 others; those that differ are left out for all), TEXTS a text a line. Each round runs every engine once, so that a noisy machine
 slows all alike; the medians over rounds are compared. Peers: PyTorch on the bare base sorted by length (batch 32), PyTorch + PEFT
-with all adapters mixed in a batch (`adapter_names`), and both one text at a time; ONNX Runtime where it is installed.
+with all adapters mixed in a batch (`adapter_names`), and both one text at a time.
 """
 import argparse
 import json

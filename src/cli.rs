@@ -5,6 +5,7 @@ mod classify;
 mod device;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
 mod units;
 
 use std::error::Error as StdError;

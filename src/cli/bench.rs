@@ -1,6 +1,7 @@
 //! `polyrank bench`: how fast a base answers texts of many adapters, in process, tokenisation included.
 
 use std::collections::VecDeque;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use polyrank::tokenize::Limit;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{BaseArgs, Failure, print, units};
+use super::{BaseArgs, Failure, print};
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
@@ -28,11 +29,11 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// The most tokens of a batch.
-    #[arg(long, value_name = "N", default_value = "2048", value_parser = units::positive)]
-    max_batch_tokens: usize,
+    #[arg(long, value_name = "N", default_value = "2048")]
+    max_batch_tokens: NonZero<usize>,
     /// How often all texts are answered; the median counts.
-    #[arg(long, value_name = "N", default_value = "5", value_parser = units::positive)]
-    repeats: usize,
+    #[arg(long, value_name = "N", default_value = "5")]
+    repeats: NonZero<usize>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -88,17 +89,17 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     };
     let questions: Vec<Question> = rows.into_iter().zip(adapters.iter().cycle()).map(question).collect();
 
-    let tokens = answer(&engine, &questions, args.max_batch_tokens)?;
-    let mut times = Vec::with_capacity(args.repeats);
-    for _ in 0..args.repeats {
+    let tokens = answer(&engine, &questions, args.max_batch_tokens.get())?;
+    let mut times = Vec::with_capacity(args.repeats.get());
+    for _ in 0..args.repeats.get() {
         let start = Instant::now();
-        answer(&engine, &questions, args.max_batch_tokens)?;
+        answer(&engine, &questions, args.max_batch_tokens.get())?;
         times.push(start.elapsed());
     }
     let mut alone = Vec::with_capacity(ALONE);
     for question in questions.iter().take(ALONE) {
         let start = Instant::now();
-        answer(&engine, std::slice::from_ref(question), args.max_batch_tokens)?;
+        answer(&engine, std::slice::from_ref(question), args.max_batch_tokens.get())?;
         alone.push(start.elapsed());
     }
     let seconds = percentile(&mut times, 50).as_secs_f64();

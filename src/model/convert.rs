@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::weights::map;
-use super::{BaseConfig, ModelError, tokenizer_files};
+use super::{BaseConfig, ModelError, pickle, tokenizer_files};
 
 /// One file of all weights, as it is served.
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -122,7 +122,11 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
     for path in pickles {
         let convert = |reason: String| ModelError::Convert { path: path.clone(), reason };
         let bytes = fs::metadata(path).map_err(ModelError::io(path))?.len();
-        let pickle = PthTensors::new(path, None).map_err(|error| convert(error.to_string()))?;
+        pickle::check(path)?;
+        // Candle's reader indexes the arguments of a tensor without looking how many there are.
+        let read = std::panic::catch_unwind(|| PthTensors::new(path, None));
+        let read = read.map_err(|_| convert("a tensor's arguments are malformed".to_owned()))?;
+        let pickle = read.map_err(|error| convert(error.to_string()))?;
         for (name, info) in pickle.tensor_infos() {
             // A pickle may claim any shape: no tensor is larger than the file that holds it.
             let elements = info.layout.dims().iter().try_fold(1u64, |product, dim| product.checked_mul(*dim as u64));

@@ -9,6 +9,7 @@ mod error;
 mod frozen;
 mod hub;
 mod partial;
+mod pickle;
 mod progress;
 mod pull;
 mod source;
