@@ -1,5 +1,6 @@
 //! Bases in older forms are converted once, into the cache: `goldens/make_legacy.py` made them and what their tokenizers give.
 
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -83,6 +84,14 @@ fn weights_are_the_same_whatever_they_lay_in() {
     }
 }
 
+/// What `torch.save` writes, around a pickle.
+fn archive(pickle: &[u8]) -> Vec<u8> {
+    let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    archive.start_file("archive/data.pkl", zip::write::SimpleFileOptions::default()).unwrap();
+    archive.write_all(pickle).unwrap();
+    archive.finish().unwrap().into_inner()
+}
+
 #[test]
 fn what_is_malformed_is_named_and_leaves_nothing_behind() {
     let home = TempDir::new().unwrap();
@@ -95,6 +104,10 @@ fn what_is_malformed_is_named_and_leaves_nothing_behind() {
     let pickle = std::fs::read(golden("deberta/pytorch_model.bin")).unwrap();
     spoil("deberta", "pytorch_model.bin", &pickle[..pickle.len() / 2], "");
     spoil("deberta", "pytorch_model.bin", b"not a pickle", "");
+    let claim = archive(b"\x80\x02X\xff\xff\xff\xff");
+    spoil("deberta", "pytorch_model.bin", &claim, "4294967295 bytes are claimed where 0 are left");
+    let bare = archive(b"}X\x01\x00\x00\x00wctorch._tensor\n_rebuild_from_type_v2\n)Rs.");
+    spoil("deberta", "pytorch_model.bin", &bare, "arguments are malformed");
     spoil("deberta", "spm.model", b"\xff\xff\xff", "SentencePiece");
     spoil("deberta", "spm.model", b"", "no piece");
     spoil("bert", "vocab.txt", b"a\nb\n", "no token [PAD]");
