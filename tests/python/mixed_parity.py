@@ -4,11 +4,12 @@
     mixed_parity.py expected.json [--tolerance 1e-4]
 
 Every adapter is asked for every text twice: all at once from many threads, so that adapters and texts of all lengths meet in
-one forward pass, and one by one. Logits are compared by value.
+one forward pass, and one by one. Logits are compared by value. Those listed as refused must be, by the name of the key.
 """
 import argparse
 import json
 import os
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,17 @@ def worst(found, expected):
     return max(differences)
 
 
+def refusal(url, adapter, text):
+    """Status and error of a text asked of `adapter`."""
+    body = json.dumps({"inputs": text["text"] or "a text"}).encode()
+    request = urllib.request.Request(f"{url}/classify/{adapter}", body, {"content-type": "application/json"})
+    try:
+        urllib.request.urlopen(request, timeout=300)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["error"]
+    return 200, ""
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("expected", type=Path)
@@ -53,6 +65,10 @@ def main():
         print(f"{len(found)} adapters x {len(texts)} texts {kind}: largest difference {max(found.values()):.2e}")
         bad = {name: value for name, value in found.items() if value > args.tolerance}
         assert not bad, f"above {args.tolerance}: {bad}"
+    for name, key in expected.get("refused", {}).items():
+        status, error = refusal(url, name, texts[0])
+        assert status == 422 and key in error, f"{name}: expected a refusal that names {key}, found {status} {error!r}"
+    print(f"{len(expected.get('refused', {}))} adapters of variants that are not served refused by name")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 
     random_adapters.py MODEL_DIR OUT N SEED
 
-Ranks 1 to 16 and alphas differ from site to site, some sites are absent, heads have 1 to 20 labels, half use rsLoRA. Beside
-the adapters lies `OUT/expected.json`, laid out as in `peft_goldens.py`.
+Ranks 1 to 16 and alphas differ from site to site, some sites are absent, heads have 1 to 200 labels, half use rsLoRA; targets
+are lists of sites, short names with layers, a regex, or all linears but some. Every tenth adapter is of a variant that is not
+served. Beside the adapters lies `OUT/expected.json`, laid out as in `peft_goldens.py`, with `{"refused": {name: key}}`.
 """
 import argparse
 import random
@@ -23,20 +24,45 @@ TEXTS = [
     ("The company said on Friday that sales rose 4.5 percent to $1.2 billion. " * 30, None),
     ("Sales rose. " * 150, "They did not, as the report of the second quarter shows. " * 60),
 ]
-PROBLEMS = ["single_label_classification", None]
+PROBLEMS = ["single_label_classification", "multi_label_classification", None]
+
+# What PEFT can write and nobody but PEFT serves: the setting, and the key that the refusal must name.
+VARIANTS = [
+    ({"use_dora": True}, "use_dora"),
+    ({"lora_bias": True}, "lora_bias"),
+    ({"bias": "lora_only"}, "bias"),
+    ({"bias": "all"}, "bias"),
+    ({"init_lora_weights": "olora"}, "init_lora_weights"),
+    ({"trainable_token_indices": [5, 7]}, "trainable_token_indices"),
+    ({"modules_to_save": ["classifier", "embeddings.LayerNorm"]}, "modules_to_save"),
+]
 
 
 def settings(sites, rng):
-    """Arguments of `LoraConfig`: each site is kept with a probability drawn once an adapter, one at least."""
-    share = rng.uniform(0.2, 1.0)
-    kept = [site for site in sites if rng.random() < share] or [rng.choice(sites)]
-    return {
-        "r": 8,
-        "lora_alpha": 16,
-        "target_modules": kept,
+    """Arguments of `LoraConfig`, in one of the forms that PEFT takes targets in."""
+    short = sorted({site.split(".layer.")[1].split(".", 1)[1] for site in sites})
+    layers = sorted({int(site.split(".layer.")[1].split(".")[0]) for site in sites})
+    some = lambda things: rng.sample(things, rng.randint(1, len(things)))
+    form = rng.choice(["sites", "sites", "layers", "regex", "all"])
+    if form == "sites":
+        share = rng.uniform(0.2, 1.0)
+        kept = [site for site in sites if rng.random() < share] or [rng.choice(sites)]
+        targets, keys = {"target_modules": kept}, kept
+    elif form == "layers":
+        targets, keys = {"target_modules": some(short), "layers_to_transform": some(layers)}, short
+    elif form == "regex":
+        names = "|".join(name.replace(".", r"\.") for name in some(short))
+        targets = {"target_modules": rf".*\.layer\.[{''.join(map(str, some(layers)))}]\.({names})"}
+        keys = [rf"layer\.{layer}\..*" for layer in layers]
+    else:
+        targets = {"target_modules": "all-linear", "exclude_modules": ["pooler.dense", *some(short)[1:]]}
+        keys = short
+    return targets | {
+        "r": rng.randint(1, 16),
+        "lora_alpha": rng.randint(1, 32),
         "use_rslora": rng.random() < 0.5,
-        "rank_pattern": {site: rng.randint(1, 16) for site in kept},
-        "alpha_pattern": {site: rng.randint(1, 32) for site in kept},
+        "rank_pattern": {key: rng.randint(1, 16) for key in keys if form == "sites" or rng.random() < 0.5},
+        "alpha_pattern": {key: rng.randint(1, 32) for key in keys if form == "sites" or rng.random() < 0.5},
     }
 
 
@@ -53,13 +79,17 @@ def main():
     sites = [name for name, module in modules if isinstance(module, torch.nn.Linear) and ".encoder.layer." in name]
     rng = random.Random(args.seed)
     rows = goldens.encode_all(args.model, TEXTS)
-    answers = {}
+    answers, refused = {}, {}
     for number in range(args.count):
-        name, labels = f"random-{number}", rng.randint(1, 20)
+        name, labels = f"random-{number}", rng.randint(1, rng.choice([4, 20, 200]))
+        if number % 10 == 9:
+            variant, refused[name] = rng.choice(VARIANTS)
+            goldens.make_adapter(args.model, args.out / name, labels, number, {"target_modules": ["query"]} | variant)
+            continue
         beside = goldens.names([f"label {i}" for i in range(labels)], rng.choice(PROBLEMS)) if labels > 1 else None
         goldens.make_adapter(args.model, args.out / name, labels, rng.randrange(2**31), settings(sites, rng), beside)
         answers[name] = goldens.answer(args.model, args.out / name, labels, rows)
-    expected = {"max_length": goldens.max_length(args.model), "texts": rows, "adapters": answers}
+    expected = {"max_length": goldens.max_length(args.model), "texts": rows, "adapters": answers, "refused": refused}
     goldens.write_json(args.out / "expected.json", expected)
     print(f"{args.count} adapters in {args.out}")
 
