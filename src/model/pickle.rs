@@ -106,7 +106,7 @@ impl<'a> Scan<'a> {
             b'R' | b'b' | 0x81 | 0x86 => self.wrap(2)?,
             0x87 => self.wrap(3)?,
             b't' => {
-                let inside = self.to_mark()?;
+                let inside = self.drain()?;
                 self.store(Weight { depth: inside.depth + 1, ..inside })?;
             }
             b'a' => {
@@ -118,7 +118,7 @@ impl<'a> Scan<'a> {
                 self.add(pair)?;
             }
             b'u' | b'e' => {
-                let inside = self.to_mark()?;
+                let inside = self.drain()?;
                 self.add(inside)?;
             }
             code => return Err(format!("operation {code:#04x} is not one of a state dict")),
@@ -184,7 +184,7 @@ impl<'a> Scan<'a> {
         self.store(Weight { depth: inside.depth + 1, ..inside })
     }
 
-    fn to_mark(&mut self) -> Result<Weight, String> {
+    fn drain(&mut self) -> Result<Weight, String> {
         let mut inside = Weight::default();
         loop {
             match self.stack.pop().ok_or("a mark is missing")? {
