@@ -14,11 +14,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::Device;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use polyrank::adapter;
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
-use polyrank::model;
+use polyrank::kernel::prepacked::Precision;
+use polyrank::model::{self, Sources};
 use tracing_subscriber::EnvFilter;
 
 use self::device::DeviceName;
@@ -65,32 +66,17 @@ struct BaseArgs {
     /// Where to compute: cpu, cuda or cuda:N.
     #[arg(long, env = "POLYRANK_DEVICE", default_value = "cpu")]
     device: DeviceName,
-    /// The type of the base's weights.
-    #[arg(long, env = "POLYRANK_DTYPE", value_enum, default_value_t = Dtype::F32)]
-    dtype: Dtype,
-}
-
-/// The types of weights that are served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Dtype {
-    F32,
-}
-
-impl Dtype {
-    /// As it is written on the command line.
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-        }
-    }
+    /// What the base's products run in; bf16 and int8 on the CPU only.
+    #[arg(long, env = "POLYRANK_DTYPE", value_enum, default_value_t = Precision::F32)]
+    dtype: Precision,
 }
 
 impl BaseArgs {
     /// The base, pulled if it is missing.
     fn open(&self) -> Result<Engine, Failure> {
-        let Dtype::F32 = self.dtype;
         let device = self.device.open()?;
-        Ok(Engine::open(&model::ensure(&self.model_id)?, &device)?)
+        let cache = Sources::from_env()?.home;
+        Ok(Engine::prepacked(&model::ensure(&self.model_id)?, &device, self.dtype, Some(cache))?)
     }
 }
 

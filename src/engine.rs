@@ -1,6 +1,6 @@
 //! A base ready to answer: tokenizer, encoder, and one forward pass over texts of any mix of adapters.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use crate::adapter::{self, Adapter, AdapterError, Mixed};
 use crate::encoder::{self, Encoded, Encoder, Layout, Packed};
 use crate::error::Error;
+use crate::kernel::prepacked::Precision;
 use crate::model::{Base, BaseConfig};
 use crate::passes::{self, Workers};
 use crate::tokenize::{Limit, TokenizeError, Tokenizer};
@@ -39,7 +40,26 @@ impl Engine {
     /// # Errors
     /// A file that is missing or malformed, named.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
-        let base = Base::open(dir, device)?;
+        Self::over(Base::open(dir, device)?, device)
+    }
+
+    /// As [`Self::open`], with the base's linears prepacked in `precision`: faster by a good deal on the CPU. They are mapped
+    /// from the folder `cache` and made there at the first time; without a folder they are held in memory.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, named; a precision that the device does not have.
+    pub fn prepacked(dir: &Path, device: &Device, precision: Precision, cache: Option<PathBuf>) -> Result<Self, Error> {
+        let mut base = Base::open(dir, device)?.cached(cache);
+        match (device.is_cpu(), precision) {
+            (true, _) => base.prepack(&encoder::layout(&base.config)?, precision)?,
+            (false, Precision::F32) => {}
+            (false, _) => return Err(Error::Precision { precision }),
+        }
+        Self::over(base, device)
+    }
+
+    fn over(base: Base, device: &Device) -> Result<Self, Error> {
+        let dir = &base.dir;
         let tokenizer = Tokenizer::open(dir, base.config.longest_text())?;
         let encoder = encoder::open(&base, device)?;
         let workers = Workers::new(usize::MAX).map_err(|error| Error::Thread(std::io::Error::other(error)))?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::adapter::{AdapterError, RegistryError};
+use crate::kernel::prepacked::Precision;
 use crate::model::ModelError;
 use crate::tokenize::TokenizeError;
 
@@ -29,6 +30,12 @@ pub enum Error {
     /// The system refuses a thread.
     #[error("starting a thread: {0}")]
     Thread(#[source] std::io::Error),
+    /// A precision that the device does not compute in.
+    #[error("{precision} is for the CPU; a GPU computes in f32")]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
+    },
     /// A file or folder that cannot be used.
     #[error("{}: {source}", path.display())]
     Io {

@@ -1,4 +1,4 @@
-//! `y = x W^T + b` over the mapped weight.
+//! `y = x W^T + b` over the mapped weight, or its prepacked form.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -64,6 +64,9 @@ impl Linear {
             bail!("linear {}: expected rows of {width}, found {found}", self.w.name());
         }
         let bias = self.b.as_ref().and_then(Frozen::slice);
+        if let Some(prepacked) = self.w.prepacked() {
+            return Ok(prepacked.apply(&x[..rows * width], bias));
+        }
         if rows <= FEW {
             return Ok(few_rows(&x[..rows * width], w, bias, width, Threads::All));
         }

@@ -16,6 +16,7 @@ mod host;
 mod linear;
 mod math;
 mod norm;
+pub mod prepacked;
 mod product;
 mod rope;
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
+use crate::kernel::prepacked::Prepacked;
+
 /// A parameter of the frozen base: on the CPU its elements in the mapping itself, elsewhere a tensor on the device. A clone
 /// shares them.
 #[derive(Debug, Clone)]
@@ -13,6 +15,7 @@ pub struct Frozen {
     name: Arc<str>,
     shape: Vec<usize>,
     data: Data,
+    prepacked: Option<Prepacked>,
 }
 
 #[derive(Debug, Clone)]
@@ -38,7 +41,7 @@ impl Data {
 
 impl Frozen {
     pub(super) fn new(name: &str, shape: &[usize], data: Data) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), data }
+        Self { name: name.into(), shape: shape.to_vec(), data, prepacked: None }
     }
 
     /// Zeros, for a bias that the architecture does without.
@@ -86,6 +89,16 @@ impl Frozen {
             Data::Held(data) => Some(data),
             Data::Device(_) => None,
         }
+    }
+
+    /// A linear's weight as its products run on it, where it was prepacked.
+    #[must_use]
+    pub fn prepacked(&self) -> Option<&Prepacked> {
+        self.prepacked.as_ref()
+    }
+
+    pub(super) fn with_prepacked(self, prepacked: Option<Prepacked>) -> Self {
+        Self { prepacked, ..self }
     }
 
     /// As a tensor: a copy on the CPU, the uploaded one elsewhere.

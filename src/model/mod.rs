@@ -10,6 +10,7 @@ mod frozen;
 mod hub;
 mod partial;
 mod pickle;
+mod prepack;
 mod progress;
 mod pull;
 mod source;
@@ -17,10 +18,13 @@ mod tokenizer_files;
 mod weights;
 mod wheel;
 
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use candle_core::Device;
+use sha2::{Digest, Sha256};
 
 pub use config::BaseConfig;
 pub use error::ModelError;
@@ -28,6 +32,9 @@ pub use frozen::Frozen;
 pub use progress::{Bar, Progress};
 pub use source::{Sources, ensure, locate, pull, pull_adapter};
 pub use weights::Weights;
+
+use crate::encoder::Layout;
+use crate::kernel::prepacked::Precision;
 
 /// A base in a folder.
 #[derive(Debug)]
@@ -39,6 +46,7 @@ pub struct Base {
     /// Its `model.safetensors`, mapped.
     pub weights: Weights,
     fingerprint: OnceLock<String>,
+    cache: Option<PathBuf>,
 }
 
 impl Base {
@@ -49,13 +57,50 @@ impl Base {
     pub fn open(dir: &Path, device: &Device) -> Result<Self, ModelError> {
         let config = BaseConfig::read(dir)?;
         let weights = Weights::open(&dir.join("model.safetensors"), device)?;
-        Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new() })
+        Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
     }
 
     /// `sha256:...` over the encoder's weights: equal for copies of one encoder, whatever prefix or head they carry. Read and
     /// hashed when first asked for.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
-        self.fingerprint.get_or_init(|| self.weights.fingerprint())
+        self.fingerprint.get_or_init(|| self.remembered().unwrap_or_else(|| self.weights.fingerprint()))
+    }
+
+    /// Remembers fingerprints in the folder `cache`, so that a file is hashed once for as long as it does not change.
+    #[must_use]
+    pub fn cached(self, cache: Option<PathBuf>) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// Prepacks the linears at the sites of `layout`; in the cache, where there is one.
+    ///
+    /// # Errors
+    /// Weights that are missing or of another shape.
+    pub(crate) fn prepack(&mut self, layout: &Layout, precision: Precision) -> Result<(), ModelError> {
+        let prepack = prepack::prepack(self, layout, precision, self.cache.as_deref())?;
+        self.weights.set_prepack(prepack);
+        Ok(())
+    }
+
+    /// The fingerprint by the cache, which learns it if need be; `None` without a cache that can be read and written.
+    fn remembered(&self) -> Option<String> {
+        let folder = self.cache.as_ref()?.join("fingerprints");
+        let path = folder.join(weights::hex(&Sha256::digest(self.weights.identity()?)));
+        if let Ok(known) = fs::read_to_string(&path) {
+            return Some(known);
+        }
+        let fingerprint = self.weights.fingerprint();
+        let learn = || -> std::io::Result<()> {
+            fs::create_dir_all(&folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+            file.write_all(fingerprint.as_bytes())?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        if let Err(error) = learn() {
+            tracing::debug!("{}: {error}", path.display());
+        }
+        Some(fingerprint)
     }
 }

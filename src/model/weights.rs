@@ -14,6 +14,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use sha2::{Digest, Sha256};
 
 use super::frozen::Data;
+use super::prepack::Prepack;
 use super::{Frozen, ModelError};
 
 /// A mapped `model.safetensors`.
@@ -27,6 +28,7 @@ pub struct Weights {
     /// Where the tensors' bytes begin in the file.
     start: usize,
     device: Device,
+    prepack: Prepack,
 }
 
 impl Weights {
@@ -41,7 +43,7 @@ impl Weights {
         let (length, metadata) = SafeTensors::read_metadata(&map).map_err(header)?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (canonical(&name), info.clone())).collect();
         let start = size_of::<u64>() + length;
-        Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, device: device.clone() })
+        Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, device: device.clone(), prepack: Prepack::new() })
     }
 
     /// Shape and type of the tensor `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.weight`). The
@@ -49,6 +51,18 @@ impl Weights {
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(&canonical(name))
+    }
+
+    /// Gives the parameters that `prepack` has their prepacked form from now on.
+    pub(super) fn set_prepack(&mut self, prepack: Prepack) {
+        self.prepack = prepack;
+    }
+
+    /// The file and what tells that it is still the same: path, size, time of change.
+    pub(super) fn identity(&self) -> Option<String> {
+        let (path, metadata) = (self.path.canonicalize().ok()?, self.file.metadata().ok()?);
+        let changed = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(format!("{}\n{}\n{}", path.display(), metadata.len(), changed.as_nanos()))
     }
 
     /// Where parameters are placed.
@@ -86,7 +100,8 @@ impl Weights {
             Dtype::BF16 => Data::Held(convert(bytes, |b| bf16::from_le_bytes(b).to_f32())),
             dtype => return Err(ModelError::Dtype { path: path(), tensor: tensor(), found: dtype.to_string() }),
         };
-        Ok(Frozen::new(name, shape, data).placed(&self.device)?)
+        let prepacked = self.prepack.get(name).cloned();
+        Ok(Frozen::new(name, shape, data).with_prepacked(prepacked).placed(&self.device)?)
     }
 
     /// Where the tensor's bytes lie in the file; [`SafeTensors::read_metadata`] has checked that they do.

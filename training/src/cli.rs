@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use polyrank::adapter::{self, ProblemType};
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
+use polyrank::kernel::prepacked::Precision;
+use polyrank::model::{self, Sources};
 use polyrank_training::checkpoint;
 use polyrank_training::data::{DataOptions, TaskData};
 use polyrank_training::error::Error;
@@ -122,6 +124,12 @@ struct Flags {
     /// Dropout [default: the base's own rates].
     #[arg(long)]
     dropout: Option<f64>,
+    /// Epochs that drop nothing before dropout begins [default: 0].
+    #[arg(long, value_name = "EPOCHS")]
+    dropout_after: Option<usize>,
+    /// What the base's products run in; train on what you serve on [default: f32].
+    #[arg(long, value_enum)]
+    dtype: Option<Precision>,
     /// Most tokens of a text [default: 128, or what the base takes].
     #[arg(long)]
     max_length: Option<usize>,
@@ -180,6 +188,9 @@ struct EvaluateArgs {
     /// Where to compute: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// What the base's products run in.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    dtype: Precision,
     /// Share of train held out, as in training, where there is no validation file.
     #[arg(long, default_value_t = 0.1)]
     validation_split: f64,
@@ -223,6 +234,12 @@ fn device(name: &str) -> Result<Device, Error> {
     }
 }
 
+/// The base, pulled if it is missing.
+fn open(model_id: &str, device_name: &str, dtype: Precision) -> Result<Engine, Error> {
+    let (dir, cache) = (model::ensure(model_id)?, Sources::from_env()?.home);
+    Ok(Engine::prepacked(&dir, &device(device_name)?, dtype, Some(cache))?)
+}
+
 /// Settings from flags, then the file, then defaults.
 fn settings(args: &TrainArgs) -> Result<(Settings, Flags), Error> {
     let file = match &args.config {
@@ -263,6 +280,8 @@ fn settings(args: &TrainArgs) -> Result<(Settings, Flags), Error> {
         weight_decay: flags.weight_decay.or(file.weight_decay).unwrap_or(0.01),
         clip: flags.clip.or(file.clip).unwrap_or(1.0),
         dropout: flags.dropout.or(file.dropout),
+        dropout_after: flags.dropout_after.or(file.dropout_after).unwrap_or(0),
+        dtype: flags.dtype.or(file.dtype).unwrap_or_default(),
         max_length: flags.max_length.or(file.max_length).unwrap_or(0),
         seed: flags.seed.or(file.seed).unwrap_or(0),
     };
@@ -313,7 +332,7 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
         seed: settings.seed,
     };
     let data = TaskData::load(&args.data, &options)?;
-    let engine = Engine::open(&polyrank::model::ensure(&settings.model_id)?, &device(&args.device)?)?;
+    let engine = open(&settings.model_id, &args.device, settings.dtype)?;
     if settings.max_length == 0 {
         settings.max_length = engine.max_length().min(128);
     }
@@ -369,12 +388,12 @@ fn prune(args: &PruneArgs) -> Result<(), Error> {
     if args.output.is_dir() && fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::Settings(format!("{} is not empty", args.output.display())));
     }
-    let engine = Engine::open(&polyrank::model::ensure(&settings.model_id)?, &Device::Cpu)?;
+    let engine = Engine::open(&model::ensure(&settings.model_id)?, &Device::Cpu)?;
     export(&engine, &settings, &facts, &args.checkpoint, &args.output)
 }
 
 fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
-    let engine = Engine::open(&polyrank::model::ensure(&args.model_id)?, &device(&args.device)?)?;
+    let engine = open(&args.model_id, &args.device, args.dtype)?;
     let adapter = engine.load_adapter(&args.adapter)?;
     let options = DataOptions {
         task: args.task.clone(),

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
+use polyrank::kernel::prepacked::Precision;
 use polyrank::kernel::splitmix;
 use polyrank::passes::{self, Workers};
 use polyrank::tokenize::Limit;
@@ -74,6 +75,12 @@ pub struct Settings {
     pub clip: f64,
     /// Dropout in place of the base's own rates.
     pub dropout: Option<f64>,
+    /// Epochs that drop nothing, before dropout begins (late dropout, Liu et al. 2023).
+    #[serde(default)]
+    pub dropout_after: usize,
+    /// What the base's products run in.
+    #[serde(default)]
+    pub dtype: Precision,
     /// Tokens of a text at most.
     pub max_length: usize,
     /// Of everything random.
@@ -343,6 +350,9 @@ impl<'a> Trainer<'a> {
 
     fn rates(&self) -> Rates {
         let config = self.engine.config();
+        if self.progress.epoch < self.settings.dropout_after {
+            return Rates::default();
+        }
         match self.settings.dropout {
             Some(p) => Rates { hidden: p, attention: p, head: p, head_input: p },
             None => Rates {

@@ -1,0 +1,151 @@
+//! Prepacked weights, kept in the cache folder and mapped: processes share their pages, and a start takes milliseconds.
+//!
+//! A file is a safetensors file of words (`U32`), one tensor a linear, `prepacked/FINGERPRINT-PRECISION.safetensors`, where the
+//! fingerprint is the base's. Whatever does not fit what is asked for is made anew.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
+use serde_json::{Map, Value, json};
+
+use super::weights::map;
+use super::{Base, ModelError};
+use crate::encoder::Layout;
+use crate::kernel::prepacked::{Precision, Prepacked, Words};
+
+/// Of the panels' form: files of another are made anew.
+const VERSION: &str = "1";
+
+/// Where the words begin is a multiple of this: a cache line.
+const ALIGNMENT: usize = 64;
+
+/// The prepacked weights of a base, by their names in a classifier's checkpoint.
+pub(crate) type Prepack = BTreeMap<String, Prepacked>;
+
+/// A weight that is to be prepacked: name, `[out, in]`.
+struct Wanted {
+    name: String,
+    shape: [usize; 2],
+}
+
+/// The linears at the sites of `layout`, prepacked: mapped from the folder `cache`, into which they are written first where they
+/// are not there. Without a folder, or where that cannot be written, they are held in memory.
+///
+/// # Errors
+/// Weights that are missing or of another shape.
+pub(crate) fn prepack(
+    base: &Base,
+    layout: &Layout,
+    precision: Precision,
+    cache: Option<&Path>,
+) -> Result<Prepack, ModelError> {
+    let wanted: Vec<Wanted> = layout
+        .sites()
+        .map(|site| {
+            let module = layout.module(site);
+            Wanted { name: format!("{}.weight", layout.name(site)), shape: [module.out_features, module.in_features] }
+        })
+        .collect();
+    let Some(cache) = cache else { return held(base, &wanted, precision) };
+    let path = file(cache, base.fingerprint(), precision);
+    if let Some(found) = open(&path, &wanted, precision) {
+        return Ok(found);
+    }
+    match write(&path, base, &wanted, precision)? {
+        Ok(()) => match open(&path, &wanted, precision) {
+            Some(written) => Ok(written),
+            None => held(base, &wanted, precision),
+        },
+        Err(error) => {
+            tracing::warn!("{}: {error}; prepacked weights are held in memory", path.display());
+            held(base, &wanted, precision)
+        }
+    }
+}
+
+fn file(cache: &Path, fingerprint: &str, precision: Precision) -> PathBuf {
+    let digest = fingerprint.rsplit(':').next().unwrap_or(fingerprint);
+    cache.join("prepacked").join(format!("{digest}-{precision}.safetensors"))
+}
+
+fn pack(base: &Base, Wanted { name, shape: [out, width] }: &Wanted, precision: Precision) -> Result<Prepacked, ModelError> {
+    let weight = base.weights.parameter(name, &[*out, *width])?;
+    Ok(Prepacked::new(weight.slice().unwrap_or_default(), *out, *width, precision))
+}
+
+fn held(base: &Base, wanted: &[Wanted], precision: Precision) -> Result<Prepack, ModelError> {
+    wanted.iter().map(|wanted| Ok((wanted.name.clone(), pack(base, wanted, precision)?))).collect()
+}
+
+/// What the file at `path` holds, if that is all that is wanted.
+fn open(path: &Path, wanted: &[Wanted], precision: Precision) -> Option<Prepack> {
+    let map = Arc::new(map(&File::open(path).ok()?).ok()?);
+    let (length, metadata) = SafeTensors::read_metadata(&map).ok()?;
+    if metadata.metadata().as_ref()?.get("version").map(String::as_str) != Some(VERSION) {
+        return None;
+    }
+    let start = size_of::<u64>() + length;
+    let find = |Wanted { name, shape: [out, width] }: &Wanted| {
+        let info = metadata.info(name).filter(|info| info.dtype == Dtype::U32)?;
+        let (from, to) = info.data_offsets;
+        let words = Words::mapped(Arc::clone(&map), start + from, (to - from) / size_of::<u32>())?;
+        Some((name.clone(), Prepacked::from_words(words, *out, *width, precision)?))
+    };
+    wanted.iter().map(find).collect()
+}
+
+/// Writes the file whole or not at all, a weight at a time. The outer error is of the base, the inner one of the file.
+fn write(
+    path: &Path,
+    base: &Base,
+    wanted: &[Wanted],
+    precision: Precision,
+) -> Result<io::Result<()>, ModelError> {
+    let header = header(wanted, precision);
+    let begin = || -> io::Result<_> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        let mut file = BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        Ok(file)
+    };
+    let mut file = match begin() {
+        Ok(file) => file,
+        Err(error) => return Ok(Err(error)),
+    };
+    for wanted in wanted {
+        let packed = pack(base, wanted, precision)?;
+        if let Err(error) = packed.words().iter().try_for_each(|word| file.write_all(&word.to_ne_bytes())) {
+            return Ok(Err(error));
+        }
+    }
+    let end = || -> io::Result<()> {
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    Ok(end())
+}
+
+/// A safetensors header, with spaces at its end so that what follows is aligned.
+fn header(wanted: &[Wanted], precision: Precision) -> String {
+    let mut entries = Map::new();
+    entries.insert("__metadata__".to_owned(), json!({"version": VERSION, "precision": precision.name()}));
+    let mut start = 0;
+    for Wanted { name, shape: [out, width] } in wanted {
+        let words = Prepacked::len(*out, *width, precision);
+        let end = start + words * size_of::<u32>();
+        entries.insert(name.clone(), json!({"dtype": "U32", "shape": [words], "data_offsets": [start, end]}));
+        start = end;
+    }
+    let mut header = Value::Object(entries).to_string();
+    let length = (size_of::<u64>() + header.len()).next_multiple_of(ALIGNMENT) - size_of::<u64>();
+    header.push_str(&" ".repeat(length - header.len()));
+    header
+}
