@@ -5,10 +5,10 @@
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | [`model`] | where a base comes from: a folder, the hub, the default; conversion of older forms; its configuration; its weights, memory-mapped |
+//! | [`model`] | where a base comes from: a folder, the hub, the default; conversion of older forms; its configuration; its weights, memory-mapped, and their prepacked form |
 //! | [`tokenize`] | from a text or a pair to ids, as `transformers` does |
 //! | [`encoder`] | where: sites, the seam, packed batches, the architectures (one file and one row of a table each) |
-//! | [`kernel`] | how: one file an operation, with its reference and its backward |
+//! | [`kernel`] | how: one file an operation, with its reference and its backward; [`kernel::prepacked`]: the base's products in f32, bf16, int8 |
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
 //! | [`rows`] | data files of any format, a row at a time |
 //! | [`passes`] | a batch cut into passes that run side by side on the cores |
@@ -33,7 +33,9 @@
 //! - A text's result does not depend on its neighbours in the batch.
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
 //! - An encoder is shared and never mutated; all that varies comes through [`encoder::Seam`].
-//! - On the CPU, frozen f32 weights are used where the file is mapped; nothing copies them.
+//! - On the CPU, frozen f32 weights are used where the file is mapped; nothing copies them. What is prepacked is mapped from the
+//!   cache too, so that processes share it.
+//! - A precision concerns the base's products alone: deltas, norms, attention and heads are f32.
 //! - A malformed adapter is refused whole; an unknown one is an error, never the base.
 //! - `unsafe` occurs in the mapping and in kernels only.
 

@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, Delta};
 use polyrank::encoder::{Encoded, Identity, Packed};
 use polyrank::engine::{Engine, Row};
+use polyrank::kernel::prepacked::Precision;
 use polyrank::tokenize::Limit;
 use serde_json::Value;
 
@@ -30,9 +31,10 @@ fn folder(base: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(base)
 }
 
-/// Every base on every device.
+/// Every base on every device, and prepacked.
 fn goldens() -> impl Iterator<Item = Golden> {
-    devices().into_iter().flat_map(|device| BASES.map(|base| Golden::open(base, &device)))
+    let exact = devices().into_iter().flat_map(|device| BASES.map(|base| Golden::open(base, &device)));
+    exact.chain(BASES.map(|base| Golden::prepacked(base, Precision::F32)))
 }
 
 fn bert(device: &Device) -> Golden {
@@ -59,8 +61,15 @@ struct Golden {
 
 impl Golden {
     fn open(base: &'static str, device: &Device) -> Self {
+        Self::over(base, Engine::open(&folder(base), device).unwrap())
+    }
+
+    fn prepacked(base: &'static str, precision: Precision) -> Self {
+        Self::over(base, Engine::prepacked(&folder(base), &Device::Cpu, precision, None).unwrap())
+    }
+
+    fn over(base: &'static str, engine: Engine) -> Self {
         let expected = std::fs::read(folder(base).join("expected.json")).unwrap();
-        let engine = Engine::open(&folder(base), device).unwrap();
         Self { base, engine, expected: serde_json::from_slice(&expected).unwrap() }
     }
 
@@ -158,6 +167,34 @@ fn packed_and_mixed_is_alone() {
             let apart = worst(mixed, &alone[0]);
             assert!(apart <= 1e-5, "{base}: mixed differs from alone by {apart}");
             assert!(worst(mixed, expected) <= 1e-4, "{base}");
+        }
+    }
+}
+
+/// In bf16 and int8 too, a text's neighbours change nothing, and what is rounded stays near what is exact.
+#[test]
+fn every_precision_is_near_the_exact_one() {
+    for (precision, most) in [(Precision::Bf16, 0.02), (Precision::Int8, 0.05)] {
+        for base in BASES {
+            let golden = Golden::prepacked(base, precision);
+            let (texts, adapters) = (golden.texts(), golden.adapters());
+            let (mut rows, mut expected) = (Vec::new(), Vec::new());
+            for (i, text) in texts.iter().enumerate() {
+                for (_, adapter, logits) in &adapters {
+                    rows.push(Row { text: text.clone(), adapter: Arc::clone(adapter) });
+                    expected.push(&logits[i]);
+                }
+            }
+            let mixed = golden.engine.logits(&rows).unwrap();
+            let (mut error, mut size) = (0.0, 0.0);
+            for ((row, mixed), expected) in rows.iter().zip(&mixed).zip(expected) {
+                let alone = golden.engine.logits(std::slice::from_ref(row)).unwrap();
+                assert!(worst(mixed, &alone[0]) <= 1e-5, "{base} {precision}: mixed differs from alone");
+                error += mixed.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+                size += expected.iter().map(|b| b.powi(2)).sum::<f32>();
+            }
+            let relative = (error / size).sqrt();
+            assert!(relative > 0.0 && relative < most, "{base} {precision}: relative error {relative}");
         }
     }
 }

@@ -73,7 +73,11 @@ fn file(cache: &Path, fingerprint: &str, precision: Precision) -> PathBuf {
     cache.join("prepacked").join(format!("{digest}-{precision}.safetensors"))
 }
 
-fn pack(base: &Base, Wanted { name, shape: [out, width] }: &Wanted, precision: Precision) -> Result<Prepacked, ModelError> {
+fn pack(
+    base: &Base,
+    Wanted { name, shape: [out, width] }: &Wanted,
+    precision: Precision,
+) -> Result<Prepacked, ModelError> {
     let weight = base.weights.parameter(name, &[*out, *width])?;
     Ok(Prepacked::new(weight.slice().unwrap_or_default(), *out, *width, precision))
 }
@@ -100,12 +104,7 @@ fn open(path: &Path, wanted: &[Wanted], precision: Precision) -> Option<Prepack>
 }
 
 /// Writes the file whole or not at all, a weight at a time. The outer error is of the base, the inner one of the file.
-fn write(
-    path: &Path,
-    base: &Base,
-    wanted: &[Wanted],
-    precision: Precision,
-) -> Result<io::Result<()>, ModelError> {
+fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> Result<io::Result<()>, ModelError> {
     let header = header(wanted, precision);
     let begin = || -> io::Result<_> {
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -148,4 +147,99 @@ fn header(wanted: &[Wanted], precision: Precision) -> String {
     let length = (size_of::<u64>() + header.len()).next_multiple_of(ALIGNMENT) - size_of::<u64>();
     header.push_str(&" ".repeat(length - header.len()));
     header
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::MetadataExt;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::encoder::layout;
+
+    fn base(cache: &Path) -> (Base, Layout) {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert");
+        let base = Base::open(&dir, &Device::Cpu).unwrap().cached(Some(cache.to_owned()));
+        let layout = layout(&base.config).unwrap();
+        (base, layout)
+    }
+
+    fn words(prepack: &Prepack) -> Vec<(&String, &[u32])> {
+        prepack.iter().map(|(name, weight)| (name, weight.words())).collect()
+    }
+
+    #[test]
+    fn a_file_is_made_once_and_mapped() {
+        let cache = tempfile::tempdir().unwrap();
+        let (base, layout) = base(cache.path());
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            let path = file(cache.path(), base.fingerprint(), precision);
+            let expected = prepack(&base, &layout, precision, None).unwrap();
+            assert_eq!(expected.len(), layout.len());
+            let made = prepack(&base, &layout, precision, Some(cache.path())).unwrap();
+            let inode = fs::metadata(&path).unwrap().ino();
+            let again = prepack(&base, &layout, precision, Some(cache.path())).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "{precision} was made again");
+            assert!(words(&made) == words(&expected) && words(&again) == words(&expected), "{precision}");
+            let first = again.values().next().unwrap().words().as_ptr() as usize;
+            assert!(first.is_multiple_of(ALIGNMENT), "{precision} is not aligned");
+        }
+    }
+
+    /// Whatever is wrong with the file, the weights are right, and the file is afterwards.
+    #[test]
+    fn a_file_that_does_not_fit_is_made_anew() {
+        let cache = tempfile::tempdir().unwrap();
+        let (base, layout) = base(cache.path());
+        let path = file(cache.path(), base.fingerprint(), Precision::Int8);
+        let expected = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let mut other = whole.clone();
+        let version = whole.windows(13).position(|bytes| bytes == br#""version":"1""#).unwrap();
+        other[version + 11] = b'0';
+        for wrong in [&whole[..whole.len() - 4], &whole[..100], &[][..], &other] {
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, wrong).unwrap();
+            let made = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
+            assert_eq!(words(&made), words(&expected));
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_done_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("a file");
+        fs::write(&cache, "").unwrap();
+        let (base, layout) = base(&cache);
+        let held = prepack(&base, &layout, Precision::Bf16, Some(&cache)).unwrap();
+        assert_eq!(words(&held), words(&prepack(&base, &layout, Precision::Bf16, None).unwrap()));
+    }
+
+    #[test]
+    fn a_fingerprint_is_remembered_until_the_file_changes() {
+        let (cache, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert");
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(golden.join(name), dir.path().join(name)).unwrap();
+        }
+        let open = || Base::open(dir.path(), &Device::Cpu).unwrap().cached(Some(cache.path().to_owned()));
+        let first = open().fingerprint().to_owned();
+        assert_eq!(first, Base::open(&golden, &Device::Cpu).unwrap().fingerprint());
+        let known: Vec<_> = fs::read_dir(cache.path().join("fingerprints")).unwrap().collect();
+        assert_eq!(known.len(), 1);
+        // What is remembered is what is told: nothing is hashed again.
+        fs::write(known[0].as_ref().unwrap().path(), "sha256:remembered").unwrap();
+        assert_eq!(open().fingerprint(), "sha256:remembered");
+        let weights = dir.path().join("model.safetensors");
+        let mut bytes = fs::read(&weights).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::remove_file(&weights).unwrap();
+        fs::write(&weights, bytes).unwrap();
+        let changed = open().fingerprint().to_owned();
+        assert!(changed != first && changed != "sha256:remembered");
+    }
 }

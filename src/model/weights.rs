@@ -43,7 +43,15 @@ impl Weights {
         let (length, metadata) = SafeTensors::read_metadata(&map).map_err(header)?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (canonical(&name), info.clone())).collect();
         let start = size_of::<u64>() + length;
-        Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, device: device.clone(), prepack: Prepack::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            map: Arc::new(map),
+            tensors,
+            start,
+            device: device.clone(),
+            prepack: Prepack::new(),
+        })
     }
 
     /// Shape and type of the tensor `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.weight`). The

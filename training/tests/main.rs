@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use polyrank::encoder::{Encoded, Packed};
 use polyrank::engine::Engine;
+use polyrank::kernel::prepacked::Precision;
 
 /// Tiny bases of the runtime's goldens besides BERT, below `tests/goldens/encoders`.
 const ENCODERS: [&str; 8] =
@@ -23,8 +24,14 @@ fn base_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/bert")
 }
 
+/// The cache of the commands under test.
+fn home() -> &'static str {
+    env!("CARGO_TARGET_TMPDIR")
+}
+
+/// As the commands open it.
 fn engine() -> Engine {
-    Engine::open(&base_dir(), &Device::Cpu).unwrap()
+    Engine::prepacked(&base_dir(), &Device::Cpu, Precision::F32, None).unwrap()
 }
 
 /// One of [`ENCODERS`].

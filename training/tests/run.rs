@@ -4,18 +4,19 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, Delta};
 use polyrank::encoder::{Identity, Packed, head_logits};
-use polyrank::engine::Row;
+use polyrank::engine::{Engine, Row};
+use polyrank::kernel::prepacked::Precision;
 use polyrank::tokenize::Limit;
 use polyrank_training::method::{Group, LowRank, LowRankSettings};
 use tempfile::TempDir;
 
-use super::{base_dir, engine};
+use super::{base_dir, engine, home};
 
 fn polyrank_train(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_polyrank-train")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_polyrank-train")).args(args).env("POLYRANK_HOME", home()).output().unwrap()
 }
 
 pub(crate) fn fine(args: &[&str]) -> String {
@@ -160,6 +161,37 @@ fn pruning_changes_outputs_by_rounding_only() {
     }
 }
 
+/// What is trained on the int8 base answers on it as it was validated, and otherwise on the exact one.
+#[test]
+fn an_adapter_is_trained_on_the_base_that_serves_it() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "3", "--dtype", "int8", "--dropout-after", "1", "--lr", "3e-3"]));
+    let config = String::from_utf8(read(&output.join("run/config.toml"))).unwrap();
+    assert!(config.contains("dtype = \"int8\"") && config.contains("dropout_after = 1"), "{config}");
+    let evaluate = |dtype: &str| -> serde_json::Value {
+        let base = base_dir();
+        let args = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from];
+        serde_json::from_str(&fine(&[&args[..], &["--json", "--dtype", dtype]].concat())).unwrap()
+    };
+    let log = String::from_utf8(read(&output.join("run/log.jsonl"))).unwrap();
+    let accuracies: Vec<f64> = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["metrics"]["accuracy"].as_f64().unwrap())
+        .collect();
+    let served = evaluate("int8")["metrics"]["accuracy"].as_f64().unwrap();
+    assert!(accuracies.contains(&served), "{served} is none of {accuracies:?}");
+    let logits = |precision| {
+        let engine = Engine::prepacked(&base_dir(), &Device::Cpu, precision, None).unwrap();
+        let text =
+            engine.encode("the plot was not very good", None, &Limit { max_length: None, truncate: true }).unwrap();
+        let adapter = Arc::new(engine.load_adapter(&output).unwrap());
+        engine.logits(&[Row { text, adapter }]).unwrap()
+    };
+    assert_ne!(logits(Precision::Int8), logits(Precision::F32));
+}
+
 #[test]
 fn wrong_settings_touch_nothing() {
     let (data, room) = (data(), TempDir::new().unwrap());
@@ -188,7 +220,7 @@ fn no_room_for_a_checkpoint_is_an_error_and_leaves_nothing_half_written() {
     let limited = "trap '' XFSZ; ulimit -f 8; exec \"$@\"";
     let mut shell = Command::new("bash");
     shell.args(["-c", limited, "bash", env!("CARGO_BIN_EXE_polyrank-train")]).args(&args);
-    let output_of = shell.output().unwrap();
+    let output_of = shell.env("POLYRANK_HOME", room.path().join("home")).output().unwrap();
     let message = String::from_utf8_lossy(&output_of.stderr).into_owned();
     assert_eq!(output_of.status.code(), Some(1), "{message}");
     assert!(message.contains("state.safetensors") && message.contains("File too large"), "{message}");

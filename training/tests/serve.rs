@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::base_dir;
 use super::run::{data, fine, train};
+use super::{base_dir, home};
 
 /// The runtime's binary of this build. `cargo test --workspace` leaves it beside ours; Cargo tells a test only its own package's
 /// binaries, so where that one is missing, or older than its sources, it is built here.
@@ -41,7 +41,7 @@ fn newest(dir: &Path) -> SystemTime {
 }
 
 fn ask(args: &[&str]) -> String {
-    let output = Command::new(polyrank()).args(args).output().unwrap();
+    let output = Command::new(polyrank()).args(args).env("POLYRANK_HOME", home()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -56,7 +56,8 @@ impl Server {
     fn start(adapters: &str) -> Self {
         let base = base_dir();
         let args = ["serve", "--model-id", base.to_str().unwrap(), "--adapters", adapters, "--port", "0"];
-        let mut process = Command::new(polyrank()).args(args).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            Command::new(polyrank()).args(args).env("POLYRANK_HOME", home()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let address = |line: String| Some(line.split_once("http://")?.1.trim().to_owned());
         let address = lines.map_while(Result::ok).find_map(address).expect("the server tells its address");

@@ -181,15 +181,18 @@ impl Prepacked {
         if threads > 1 && rows >= threads * BLOCK {
             (0..rows.div_ceil(BLOCK)).into_par_iter().for_each(|block| {
                 let span = block * BLOCK..rows.min((block + 1) * BLOCK);
-                let x = Activations::new(&x[span.start * self.width..span.end * self.width], self.width, self.precision);
+                let x =
+                    Activations::new(&x[span.start * self.width..span.end * self.width], self.width, self.precision);
                 self.panels(&x, bias, Span { rows: span, panels: 0..panels }, output);
             });
         } else {
             // Few rows: each thread has its share of the panels, and all of them the same activations.
-            let share = if threads > 1 && rows * self.out * self.width > 1 << 17 { panels.div_ceil(threads) } else { panels };
+            let share =
+                if threads > 1 && rows * self.out * self.width > 1 << 17 { panels.div_ceil(threads) } else { panels };
             for block in (0..rows).step_by(BLOCK) {
                 let span = block..rows.min(block + BLOCK);
-                let x = Activations::new(&x[span.start * self.width..span.end * self.width], self.width, self.precision);
+                let x =
+                    Activations::new(&x[span.start * self.width..span.end * self.width], self.width, self.precision);
                 let run = |first: usize| {
                     let panels = first..panels.min(first + share);
                     self.panels(&x, bias, Span { rows: span.clone(), panels }, output);

@@ -61,14 +61,19 @@ impl Tile<'_> {
                 let x_words = &x.words[first * self.groups..(first + count) * self.groups];
                 kernel.sums(x_words, words, self.groups, count, &mut sums);
                 let columns = panel * COLUMNS..output.out.min((panel + 1) * COLUMNS);
-                for (row, sums) in (first..).zip(&sums[..count]) {
-                    let scale = x.scales.get(row).copied();
-                    let start = (span.rows.start + row) * output.out + columns.start;
-                    // SAFETY: `Prepacked::apply` promises room for all rows of `out`, of which this is one row's part, written by
-                    // this task alone.
-                    let y = unsafe { std::slice::from_raw_parts_mut(output.y.add(start), columns.len()) };
-                    self.finish(sums, scale, bias, panel * COLUMNS, y);
-                }
+                math::vectorised(
+                    #[inline(always)]
+                    || {
+                        for (row, sums) in (first..).zip(&sums[..count]) {
+                            let scale = x.scales.get(row).copied();
+                            let start = (span.rows.start + row) * output.out + columns.start;
+                            // SAFETY: `Prepacked::apply` promises room for all rows of `out`, of which this is one row's part,
+                            // written by this task alone.
+                            let y = unsafe { std::slice::from_raw_parts_mut(output.y.add(start), columns.len()) };
+                            self.finish(sums, scale, bias, columns.start, y);
+                        }
+                    },
+                );
             }
         }
     }
@@ -86,7 +91,7 @@ impl Tile<'_> {
                 }
             }
             Some(scale) => {
-                let columns = self.scales[column..].iter().zip(&self.sums[column..]);
+                let columns = self.scales[column..column + COLUMNS].iter().zip(&self.sums[column..column + COLUMNS]);
                 for (((y, sum), bias), (by, offset)) in row.iter_mut().zip(sums).zip(bias).zip(columns) {
                     let sum = sum.cast_signed().wrapping_sub(offset.cast_signed());
                     *y = sum as f32 * (scale * f32::from_bits(*by)) + bias;
@@ -195,14 +200,20 @@ unsafe fn portable_loop<const R: usize>(
 unsafe fn portable_f32<const R: usize>(x: *const u32, panel: *const u32, groups: usize, sums: &mut Sums) {
     let add = |a, b, sum| (f32::from_bits(sum) + f32::from_bits(a) * f32::from_bits(b)).to_bits();
     // SAFETY: the caller's promise is passed on.
-    math::vectorised(#[inline(always)] || unsafe { portable_loop::<R>(x, panel, groups, sums, add) });
+    math::vectorised(
+        #[inline(always)]
+        || unsafe { portable_loop::<R>(x, panel, groups, sums, add) },
+    );
 }
 
 unsafe fn portable_bf16<const R: usize>(x: *const u32, panel: *const u32, groups: usize, sums: &mut Sums) {
     let (low, high) = (|w: u32| f32::from_bits(w << 16), |w: u32| f32::from_bits(w & 0xffff_0000));
     let add = |a, b, sum| (f32::from_bits(sum) + low(a) * low(b) + high(a) * high(b)).to_bits();
     // SAFETY: the caller's promise is passed on.
-    math::vectorised(#[inline(always)] || unsafe { portable_loop::<R>(x, panel, groups, sums, add) });
+    math::vectorised(
+        #[inline(always)]
+        || unsafe { portable_loop::<R>(x, panel, groups, sums, add) },
+    );
 }
 
 unsafe fn portable_int8<const R: usize>(x: *const u32, panel: *const u32, groups: usize, sums: &mut Sums) {
@@ -211,7 +222,10 @@ unsafe fn portable_int8<const R: usize>(x: *const u32, panel: *const u32, groups
         (sum.cast_signed() + term(a, b, 0) + term(a, b, 8) + term(a, b, 16) + term(a, b, 24)).cast_unsigned()
     };
     // SAFETY: the caller's promise is passed on.
-    math::vectorised(#[inline(always)] || unsafe { portable_loop::<R>(x, panel, groups, sums, add) });
+    math::vectorised(
+        #[inline(always)]
+        || unsafe { portable_loop::<R>(x, panel, groups, sums, add) },
+    );
 }
 
 /// The loops of x86-64's vectors.
@@ -227,20 +241,16 @@ mod x86 {
         let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
         let narrow = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let (wide, rows_wide, rows_narrow): (Option<&[Run]>, &[Run], _) = match precision {
-            Precision::F32 => (
-                wide.then_some(by_rows!(f32_512: 1 2 3 4 5 6 7 8 9 10)),
-                by_rows!(f32_256: 1 2 3 4 5 6),
-                6,
-            ),
+            Precision::F32 => {
+                (wide.then_some(by_rows!(f32_512: 1 2 3 4 5 6 7 8 9 10)), by_rows!(f32_256: 1 2 3 4 5 6), 6)
+            }
             Precision::Bf16 => (
-                (wide && is_x86_feature_detected!("avx512bf16"))
-                    .then_some(by_rows!(bf16_512: 1 2 3 4 5 6 7 8 9 10)),
+                (wide && is_x86_feature_detected!("avx512bf16")).then_some(by_rows!(bf16_512: 1 2 3 4 5 6 7 8 9 10)),
                 by_rows!(bf16_256: 1 2 3 4 5 6),
                 6,
             ),
             Precision::Int8 => (
-                (wide && is_x86_feature_detected!("avx512vnni"))
-                    .then_some(by_rows!(int8_512: 1 2 3 4 5 6 7 8 9 10)),
+                (wide && is_x86_feature_detected!("avx512vnni")).then_some(by_rows!(int8_512: 1 2 3 4 5 6 7 8 9 10)),
                 by_rows!(int8_256: 1 2 3 4 5 6),
                 6,
             ),
