@@ -11,6 +11,7 @@
 //! | [`kernel`] | how: one file an operation, with its reference and its backward; [`kernel::prepacked`]: the base's products in f32, bf16, int8 |
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
 //! | [`rows`] | data files of any format, a row at a time |
+//! | [`pages`] | memory that is free for the moment stays mapped |
 //! | [`passes`] | a batch cut into passes that run side by side on the cores |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
@@ -37,7 +38,7 @@
 //!   cache too, so that processes share it.
 //! - A precision concerns the base's products alone: deltas, norms, attention and heads are f32.
 //! - A malformed adapter is refused whole; an unknown one is an error, never the base.
-//! - `unsafe` occurs in the mapping and in kernels only.
+//! - `unsafe` occurs in the mapping, in kernels and in one call of the allocator only.
 
 pub mod adapter;
 pub mod encoder;
@@ -48,6 +49,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod kernel;
 pub mod model;
+pub mod pages;
 pub mod passes;
 pub mod rows;
 pub mod scheduler;

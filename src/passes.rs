@@ -48,25 +48,32 @@ impl Workers {
     /// `job(0), ..., job(count - 1)`, in order, run as groups come free.
     pub fn map<T: Send>(&self, count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
+        let work = |done: &mut Vec<(usize, T)>| {
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 if i >= count {
-                    return done;
+                    return;
                 }
                 done.push((i, job(i)));
             }
         };
-        let mut done = std::thread::scope(|scope| {
-            let running: Vec<_> = self.groups.iter().map(|group| scope.spawn(|| group.install(work))).collect();
-            running
-                .into_iter()
-                .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Vec<_>>()
-        });
+        let groups = &self.groups[..self.groups.len().min(count)];
+        let mut done: Vec<Vec<(usize, T)>> = groups.iter().map(|_| Vec::new()).collect();
+        on_each(groups, &mut done, &work);
+        let mut done: Vec<(usize, T)> = done.into_iter().flatten().collect();
         done.sort_unstable_by_key(|(i, _)| *i);
         done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+/// Runs `work` on a thread of each group at once, each with its own of `places`; returns when all are done. The threads are the
+/// groups' own, which wait between calls: none is started.
+fn on_each<P: Send>(groups: &[ThreadPool], places: &mut [P], work: &(impl Fn(&mut P) + Sync)) {
+    if let (Some((group, groups)), Some((place, places))) = (groups.split_first(), places.split_first_mut()) {
+        group.in_place_scope(|scope| {
+            scope.spawn(|_| work(place));
+            on_each(groups, places, work);
+        });
     }
 }
 
@@ -98,5 +105,13 @@ mod tests {
         };
         assert_eq!(workers.map(20, slow), (0..20).map(|i| i * i).collect::<Vec<_>>());
         assert!(workers.map(0, slow).is_empty());
+    }
+
+    #[test]
+    fn a_panic_in_a_pass_comes_out_and_the_threads_go_on() {
+        let workers = Workers::new(1000).unwrap();
+        let broken = std::panic::AssertUnwindSafe(|| workers.map(5, |i| assert_ne!(i, 3)));
+        assert!(std::panic::catch_unwind(broken).is_err());
+        assert_eq!(workers.map(3, |i| i + 1), [1, 2, 3]);
     }
 }

@@ -14,7 +14,7 @@ use super::head::{Activation, Classifier, Shape};
 use super::layers::{Linear, Loader, Norm, Tables, dropped, resolve};
 use super::post_norm::{self, KEY, Names, QUERY, Rest, VALUE};
 use super::{Architecture, DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
-use crate::kernel::{self, Attend, Disentangled, Heads, TextPositions};
+use crate::kernel::{self, Disentangled, Heads, TextPositions};
 use crate::model::{Base, BaseConfig, Frozen, ModelError};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -317,8 +317,7 @@ impl Layer {
                     distances: relative.near.distances.clone(),
                     rows: relative.near.rows,
                 };
-                let scores = kernel::disentangled_scores(&q, &k, &positions, &how)?;
-                kernel::attend(&scores, &v, &Attend { offsets: offsets.to_vec(), heads: self.heads, dropout })?
+                kernel::disentangled_attention([&q, &k, &v], &positions, &how, dropout)?
             }
             _ => {
                 let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, dropout };
@@ -420,7 +419,7 @@ impl Conv {
         let h = unfolded.matmul(&weight.t()?)?.broadcast_add(&resolve(&self.bias, seam)?.tensor()?)?;
         let h = match self.activation {
             ConvActivation::Tanh => h.tanh()?,
-            ConvActivation::Gelu => kernel::gelu(&h)?,
+            ConvActivation::Gelu => kernel::gelu(h)?,
             ConvActivation::Relu => h.relu()?,
         };
         self.norm.forward(&h, residual, seam)

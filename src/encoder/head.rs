@@ -44,7 +44,7 @@ pub(super) enum Activation {
 }
 
 impl Activation {
-    fn apply(self, x: &Tensor) -> Result<Tensor> {
+    fn apply(self, x: Tensor) -> Result<Tensor> {
         match self {
             Self::Tanh => x.tanh(),
             Self::Gelu => kernel::gelu(x),
@@ -151,10 +151,10 @@ impl Classifier {
             x = dropped(x, DropPoint::HeadInput, seam)?;
         }
         let (w, b) = self.module(head, (dense, dense_bias), seam)?;
-        x = activation.apply(&kernel::linear(&x, &w, &b)?)?;
+        x = activation.apply(kernel::linear(&x, &w, &b)?)?;
         if let Some(norm) = norm {
             let (w, b) = self.module(head, norm, seam)?;
-            x = kernel::residual_norm(&x, &x.zeros_like()?, &w, &b, self.eps)?;
+            x = kernel::residual_norm(&x, None, &w, &b, self.eps)?;
         }
         let (w, b) = self.module(head, (output, true), seam)?;
         kernel::linear(&dropped(x, DropPoint::Head, seam)?, &w, &b)

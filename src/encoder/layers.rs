@@ -150,12 +150,16 @@ pub(crate) struct Norm {
 impl Norm {
     /// The norm of `h + residual`, both `[T, hidden]`.
     pub(crate) fn forward(&self, h: &Tensor, residual: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        kernel::residual_norm(h, residual, &resolve(&self.weight, seam)?, &self.bias.resolve(seam)?, self.eps)
+        self.of(h, Some(residual), seam)
     }
 
     /// The norm of `x [T, hidden]`.
     pub(crate) fn alone(&self, x: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        self.forward(x, &x.zeros_like()?, seam)
+        self.of(x, None, seam)
+    }
+
+    fn of(&self, h: &Tensor, residual: Option<&Tensor>, seam: &dyn Seam) -> Result<Tensor> {
+        kernel::residual_norm(h, residual, &resolve(&self.weight, seam)?, &self.bias.resolve(seam)?, self.eps)
     }
 }
 

@@ -195,7 +195,6 @@ struct Layer {
     index: usize,
     heads: usize,
     hidden: usize,
-    wide: usize,
     window: Option<usize>,
     theta: f64,
     /// The first layer's input is normed already.
@@ -227,7 +226,6 @@ impl Layer {
             index,
             heads: config.num_attention_heads,
             hidden,
-            wide: config.intermediate_size,
             // `local_attention` counts both sides.
             window: (kind == LayerType::SlidingAttention).then_some(settings.local_attention / 2),
             theta: settings.theta(kind),
@@ -252,8 +250,7 @@ impl Layer {
         let h = self.attention_output.forward(&kernel::attention(&q, &k, &part(2)?, &heads)?, seam)?;
         let x = (x + dropped(h, DropPoint::AttentionOutput(self.index), seam)?)?;
         let wide = self.intermediate.forward(&self.output_norm.alone(&x, seam)?, seam)?;
-        let gated = (kernel::gelu(&wide.narrow(1, 0, self.wide)?)? * wide.narrow(1, self.wide, self.wide)?)?;
-        x + self.output.forward(&dropped(gated, DropPoint::Output(self.index), seam)?, seam)?
+        x + self.output.forward(&dropped(kernel::gated_gelu(&wide)?, DropPoint::Output(self.index), seam)?, seam)?
     }
 }
 

@@ -238,7 +238,7 @@ impl Rest {
             h = dropped(h, DropPoint::AttentionOutput(self.index), seam)?;
         }
         let x = self.attention_norm.forward(&h, x, seam)?;
-        let h = kernel::gelu(&self.intermediate.forward(&x, seam)?)?;
+        let h = kernel::gelu(self.intermediate.forward(&x, seam)?)?;
         let h = dropped(self.output.forward(&h, seam)?, DropPoint::Output(self.index), seam)?;
         self.output_norm.forward(&h, &x, seam)
     }

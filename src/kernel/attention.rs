@@ -1,9 +1,12 @@
 //! Softmax attention over packed texts: each text attends to itself, nothing is padded or masked.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::product::{Size, Target, Threads, View, product};
+use super::short::{self, Positions, Text};
 use super::{Dropout, host, math, splitmix};
 
 /// How a batch is to be attended: texts, heads, scale.
@@ -106,7 +109,7 @@ impl Attention {
     }
 
     /// The rows of each text of a mutable `[T, hidden]`.
-    fn split<'a>(&self, mut rows: &'a mut [f32]) -> Vec<&'a mut [f32]> {
+    fn split<'a, T>(&self, mut rows: &'a mut [T]) -> Vec<&'a mut [T]> {
         let mut texts = Vec::with_capacity(self.offsets.len() - 1);
         for span in self.offsets.windows(2) {
             let (text, rest) = rows.split_at_mut((span[1] - span[0]) * self.hidden());
@@ -151,6 +154,30 @@ impl Attention {
             for (weight, kept) in weights.iter_mut().zip(mask(dropout, head.text, head.head, head.len)) {
                 *weight *= kept;
             }
+        }
+    }
+
+    /// Whether [`Text::attend`] takes a text: a short one, all of it seen, nothing dropped.
+    fn is_short(&self, text: usize) -> bool {
+        let len = self.offsets[text + 1] - self.offsets[text];
+        self.dropout.is_none() && len <= short::LONGEST && self.window.is_none_or(|window| window + 1 >= len)
+    }
+
+    fn attend(&self, text: usize, inputs: [&[f32]; 3], y: &mut [MaybeUninit<f32>]) {
+        let rows = self.offsets[text] * self.hidden()..self.offsets[text + 1] * self.hidden();
+        let [q, k, v] = inputs.map(|x| &x[rows.clone()]);
+        Text { q, k, v, heads: self.heads, size: self.size, scale: self.scale, positions: Positions::default(), y }
+            .attend();
+    }
+
+    /// The same by general products; `weights` is room for one head's.
+    fn attend_by_products(&self, text: usize, inputs: [&[f32]; 3], y: &mut [f32], weights: &mut Vec<f32>) {
+        for head in self.heads_of(text, inputs) {
+            self.weights(&head, weights);
+            self.drop(&head, weights);
+            let target = Target { data: &mut y[head.head * self.size..], row: self.hidden(), add: false };
+            let size = Size { m: head.len, n: self.size, k: head.len };
+            product(target, View::rows(weights, head.len), head.v, 1.0, size, Threads::One);
         }
     }
 
@@ -245,16 +272,15 @@ impl CustomOp3 for Attention {
     ) -> Result<(CpuStorage, Shape)> {
         let name = self.name();
         let inputs = [host::slice(name, q, ql)?, host::slice(name, k, kl)?, host::slice(name, v, vl)?];
-        let mut y = vec![0.0; inputs[0].len()];
-        self.split(&mut y).into_par_iter().enumerate().for_each_init(Vec::new, |weights, (text, y)| {
-            for head in self.heads_of(text, inputs) {
-                self.weights(&head, weights);
-                self.drop(&head, weights);
-                let target = Target { data: &mut y[head.head * self.size..], row: self.hidden(), add: false };
-                let size = Size { m: head.len, n: self.size, k: head.len };
-                product(target, View::rows(weights, head.len), head.v, 1.0, size, Threads::One);
-            }
-        });
+        let fill = |y: &mut [MaybeUninit<f32>]| {
+            let texts = self.split(y).into_par_iter().enumerate();
+            texts.for_each_init(Vec::new, |weights, (text, y)| match self.is_short(text) {
+                true => self.attend(text, inputs, y),
+                false => self.attend_by_products(text, inputs, host::zeroed(y), weights),
+            });
+        };
+        // SAFETY: `y` is split among the texts, and either way of attending writes all rows of its text.
+        let y = unsafe { host::written(inputs[0].len(), fill) };
         Ok(host::fresh(y, ql.shape().clone()))
     }
 

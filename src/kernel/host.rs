@@ -1,6 +1,10 @@
 //! Reading candle's CPU tensors as slices, and handing slices back.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
+use pulp::Simd;
+use pulp::bytemuck::cast_slice;
 
 /// The contiguous f32 elements of `layout` in `storage`.
 pub(crate) fn slice<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -14,6 +18,50 @@ pub(crate) fn slice<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layo
 /// What a custom op's `cpu_fwd` returns.
 pub(crate) fn fresh(data: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(data), shape.into())
+}
+
+/// `len` elements that `fill` writes: not zeroed first, which would cost a pass over memory.
+///
+/// # Safety
+/// `fill` must write every element.
+pub(crate) unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut data = Vec::with_capacity(len);
+    fill(&mut data.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is at least `len`, and `fill` has written that many.
+    unsafe { data.set_len(len) };
+    data
+}
+
+/// `room` with zeros in it.
+pub(crate) fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    for element in &mut *room {
+        element.write(0.0);
+    }
+    // SAFETY: every element has just been written.
+    unsafe { initialised(room) }
+}
+
+/// `room`, which has been written.
+///
+/// # Safety
+/// Every element must have been.
+pub(crate) unsafe fn initialised(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    // SAFETY: the elements are initialised, and `MaybeUninit<f32>` is laid out as `f32`.
+    unsafe { &mut *(std::ptr::from_mut(room) as *mut [f32]) }
+}
+
+/// Writes `value`, or as much of it as there is room for.
+#[inline(always)]
+pub(crate) fn write<S: Simd>(_: S, room: &mut [MaybeUninit<f32>], value: S::f32s) {
+    let (whole, rest) = S::as_uninit_mut_simd_f32s(room);
+    match whole.first_mut() {
+        Some(room) => drop(room.write(value)),
+        None => {
+            for (room, &value) in rest.iter_mut().zip(cast_slice(std::slice::from_ref(&value))) {
+                room.write(value);
+            }
+        }
+    }
 }
 
 /// Calls `f` with the elements of `N` tensors, all f32 on the CPU; those that are not contiguous are copied first.

@@ -19,16 +19,18 @@ mod norm;
 pub mod prepacked;
 mod product;
 mod rope;
+mod short;
+mod turn;
 
 use candle_core::{Result, Tensor};
 
 pub use adapted::adapted_linear;
 pub use attention::{Heads, attention};
 pub use delta::{Segment, ragged_delta};
-pub use disentangled::{Attend, Disentangled, TextPositions, attend, disentangled_scores};
+pub use disentangled::{Attend, Disentangled, TextPositions, attend, disentangled_attention, disentangled_scores};
 pub use dropout::{Dropout, dropout, splitmix};
 pub use embed::embed;
-pub use gelu::gelu;
+pub use gelu::{gated_gelu, gelu};
 pub use linear::linear;
 pub use norm::residual_norm;
 pub use rope::{Rotary, rotate};

@@ -45,15 +45,21 @@ fn same(kernel: &Tensor, reference: &Tensor, vars: &[&Var], tolerance: f32) {
     }
 }
 
+/// Where texts of these lengths begin, and where the last ends.
+fn offsets_of(lengths: &[usize]) -> Vec<usize> {
+    let ends = lengths.iter().scan(0, |sum, len| {
+        *sum += len;
+        Some(*sum)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
 fn spans() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(1usize..20, 1..6).prop_map(|lengths| {
-        let mut offsets = vec![0];
-        offsets.extend(lengths.iter().scan(0, |sum, len| {
-            *sum += len;
-            Some(*sum)
-        }));
-        offsets
-    })
+    prop::collection::vec(1usize..20, 1..6).prop_map(|lengths| offsets_of(&lengths))
+}
+
+fn bits(x: &Tensor) -> Vec<u32> {
+    x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 proptest! {
@@ -79,7 +85,19 @@ proptest! {
     fn gelu_is_its_reference(n in 1usize..20_000, scale in 0.1f64..8.0, seed: u64) {
         let x = var(seed, &[n]);
         let scaled = (x.as_tensor() * scale).unwrap();
-        same(&gelu(&scaled).unwrap(), &gelu::reference(&scaled).unwrap(), &[&x], 1e-5);
+        let reference = gelu::reference(&scaled).unwrap();
+        same(&gelu(scaled).unwrap(), &reference, &[&x], 1e-5);
+        // Where nothing is tracked, it is overwritten.
+        let plain = (x.as_detached_tensor() * scale).unwrap();
+        let reference = gelu::reference(&plain).unwrap();
+        prop_assert!(max_difference(&gelu(plain).unwrap(), &reference) <= 1e-5);
+    }
+
+    #[test]
+    fn gated_gelu_is_its_reference(rows in 0usize..40, wide in 1usize..300, scale in 0.1f64..8.0, seed: u64) {
+        let x = var(seed, &[rows, 2 * wide]);
+        let scaled = (x.as_tensor() * scale).unwrap();
+        same(&gated_gelu(&scaled).unwrap(), &gelu::gated_reference(&scaled).unwrap(), &[&x], 1e-4);
     }
 
     #[test]
@@ -88,7 +106,9 @@ proptest! {
         let (w, b) = (frozen(seed ^ 2, &[width]), frozen(seed ^ 3, &[width]));
         let sum = (h.as_tensor() + r.as_tensor()).unwrap();
         let reference = norm::reference(&sum, &w.tensor().unwrap(), &b.tensor().unwrap(), 1e-5).unwrap();
-        same(&residual_norm(&h, &r, &w, &b, 1e-5).unwrap(), &reference, &[&h, &r], 2e-4);
+        same(&residual_norm(&h, Some(&r), &w, &b, 1e-5).unwrap(), &reference, &[&h, &r], 2e-4);
+        let reference = norm::reference(&h, &w.tensor().unwrap(), &b.tensor().unwrap(), 1e-5).unwrap();
+        same(&residual_norm(&h, None, &w, &b, 1e-5).unwrap(), &reference, &[&h], 2e-4);
     }
 
     #[test]
@@ -99,6 +119,24 @@ proptest! {
             let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, dropout };
             let reference = attention::reference(&q, &k, &v, &how).unwrap();
             same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
+        }
+    }
+
+    #[test]
+    fn attention_of_any_length_and_size_is_its_reference(
+        lengths in prop::collection::vec(1usize..=300, 1..4), heads in 1usize..4, size in 1usize..=80, seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, dropout: None };
+        let whole = attention(&q, &k, &v, &how).unwrap();
+        prop_assert!(max_difference(&whole, &attention::reference(&q, &k, &v, &how).unwrap()) <= 2e-5);
+        for span in offsets.windows(2) {
+            let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+            let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
+            let alone = attention(&part(&q), &part(&k), &part(&v), &how).unwrap();
+            prop_assert_eq!(bits(&alone), bits(&part(&whole)));
         }
     }
 
@@ -145,6 +183,34 @@ proptest! {
             prop_assert!(max_difference(ours.get(var).unwrap(), theirs.get(var).unwrap()) <= 1e-4);
         }
         prop_assert!(max_difference(&zeros(ours.get(&p)), &zeros(theirs.get(&p))) <= 1e-4);
+    }
+
+    #[test]
+    fn disentangled_attention_is_its_two_operations(
+        lengths in prop::collection::vec(1usize..=300, 1..4), heads in 1usize..4, size in 1usize..=80, rows in 1usize..40,
+        sides in prop::collection::vec(0usize..4, 4), seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        let random = |seed, shape: &[usize]| Tensor::from_vec(random(seed, shape), shape, CPU).unwrap();
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let [q, k, v] = [0, 1, 2].map(|i| random(seed ^ i, &shape));
+        let p = random(seed ^ 3, &[3 * rows, heads * size]);
+        let texts = sides.iter().take(lengths.len()).enumerate().map(|(i, sides)| TextPositions {
+            keys: (sides & 1 == 0).then_some(i % 3 * rows),
+            queries: (sides & 2 == 0).then_some((i + 1) % 3 * rows),
+        });
+        let distances = (0..599).map(|d| d * rows / 599).collect();
+        let how = Disentangled { texts: texts.collect(), offsets, heads, scale: 0.2, distances, rows };
+        let whole = disentangled_attention([&q, &k, &v], &p, &how, None).unwrap();
+        let scores = disentangled::scores_reference(&q, &k, &p, &how).unwrap();
+        let second = Attend { offsets: how.offsets.clone(), heads, dropout: None };
+        prop_assert!(max_difference(&whole, &disentangled::attend_reference(&scores, &v, &second).unwrap()) <= 5e-5);
+        for (span, text) in how.offsets.windows(2).zip(&how.texts).filter(|(span, _)| span[1] - span[0] <= short::LONGEST) {
+            let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+            let how = Disentangled { offsets: vec![0, span[1] - span[0]], texts: vec![*text], ..how.clone() };
+            let alone = disentangled_attention([&part(&q), &part(&k), &part(&v)], &p, &how, None).unwrap();
+            prop_assert_eq!(bits(&alone), bits(&part(&whole)));
+        }
     }
 
     #[test]

@@ -1,0 +1,427 @@
+//! Softmax attention of one text, a head at a time, without a general product: for texts whose scores stay in the nearest cache.
+//!
+//! A general product packs its operands at every call, which for a head of a short text costs more than the product. Here the
+//! keys of a head are turned once, so that vectors run along the keys; a few rows of scores are made, normalised and multiplied
+//! with the values while they are hot. A row's sums run in one order, whatever rows are computed beside it.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+
+use pulp::{Simd, WithSimd};
+
+use super::turn::{Part, turn};
+use super::{host, math};
+
+/// Longer texts run by general products, which divide a product's depth among the caches.
+pub(super) const LONGEST: usize = 256;
+
+/// The most rows that one tile takes.
+const ROWS: usize = 8;
+
+/// What packed positions have beyond their last column: a tile reads whole vectors, some of them past the end.
+const SLACK: usize = ROWS + WIDEST;
+
+/// Elements of the widest vectors there are.
+const WIDEST: usize = 16;
+
+/// Attention of one text: rows of `q`, `k`, `v`, each `[len, heads * size]`.
+pub(super) struct Text<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) heads: usize,
+    pub(super) size: usize,
+    pub(super) scale: f32,
+    pub(super) positions: Positions<'a>,
+    /// The result, `[len, heads * size]`; every element is written.
+    pub(super) y: &'a mut [MaybeUninit<f32>],
+}
+
+/// What relative positions add to the scores of a text, packed by [`pack`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Positions<'a> {
+    /// What query i adds to its score with key j: position keys, column `j - i + middle`.
+    pub(super) keys: Option<&'a [f32]>,
+    /// What key j adds to its score with query i: position queries, column `i - j + middle`.
+    pub(super) queries: Option<&'a [f32]>,
+    /// The column of distance 0.
+    pub(super) middle: usize,
+}
+
+/// Columns of packed positions for distances up to `middle` either side.
+pub(super) fn packed_row(middle: usize) -> usize {
+    2 * middle + 1 + SLACK
+}
+
+/// Turns one head's columns of positions for [`Positions`]: `packed [size, packed_row(middle)]` gets, in its column m, the row
+/// that `row_of(m)` names.
+pub(super) fn pack<'a>(packed: &mut [f32], middle: usize, row_of: impl Fn(usize) -> &'a [f32]) {
+    let width = packed_row(middle);
+    for m in 0..=2 * middle {
+        for (packed, value) in packed.chunks_exact_mut(width).zip(row_of(m)) {
+            packed[m] = *value;
+        }
+    }
+}
+
+thread_local! {
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with `len` floats of this thread's own, at the start of a cache line and with anything in them.
+fn with_room<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    const LINE: usize = 64;
+    ROOM.with_borrow_mut(|room| {
+        let most = len + LINE / size_of::<f32>();
+        if room.len() < most {
+            room.resize(most, 0.0);
+        }
+        let start = room.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+        f(&mut room[start..start + len])
+    })
+}
+
+impl Text<'_> {
+    /// Attends.
+    pub(super) fn attend(self) {
+        // Room for the widest vectors: which the machine has is known in the dispatch only.
+        with_room(Sizes::new(&self, WIDEST).room(), |room| pulp::Arch::new().dispatch(Attend { text: self, room }));
+    }
+}
+
+/// A text with scratch for it.
+struct Attend<'a, 'b> {
+    text: Text<'a>,
+    room: &'b mut [f32],
+}
+
+impl WithSimd for Attend<'_, '_> {
+    type Output = ();
+
+    // All that follows, closures included, must be inlined here: only then is it compiled for the machine's vectors.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { mut text, room } = self;
+        let sizes = Sizes::new(&text, S::F32_LANES);
+        for head in 0..text.heads {
+            text.head(simd, sizes, head, room);
+        }
+    }
+}
+
+/// Sizes in elements; rows of scores and of values are whole vectors long.
+#[derive(Clone, Copy)]
+struct Sizes {
+    len: usize,
+    hidden: usize,
+    /// Length rounded up to whole vectors.
+    scores: usize,
+    /// The size of a head rounded up to whole vectors.
+    values: usize,
+    /// A row of positions' scores before they are shifted into place.
+    shifted: usize,
+}
+
+impl Sizes {
+    #[inline(always)]
+    fn new(text: &Text, lanes: usize) -> Self {
+        let hidden = text.heads * text.size;
+        let len = text.q.len() / hidden.max(1);
+        let whole = |n: usize| n.next_multiple_of(lanes);
+        let positions = text.positions.keys.or(text.positions.queries).is_some();
+        // Reading a shifted row starts up to ROWS - 1 late and takes whole vectors.
+        let shifted = if positions { whole(len + ROWS - 1) + lanes } else { 0 };
+        Self { len, hidden, scores: whole(len), values: whole(text.size), shifted }
+    }
+
+    /// Turned keys, values, scores of a tile, shifted scores of a tile, turned scores of positions.
+    fn parts(self) -> [usize; 5] {
+        let turned = if self.shifted > 0 { self.len * self.scores } else { 0 };
+        [self.values * self.scores, self.len * self.values, ROWS * self.scores, ROWS * self.shifted, turned]
+    }
+
+    fn room(self) -> usize {
+        self.parts().iter().sum()
+    }
+}
+
+/// One head, ready for its tiles.
+struct Head<'a> {
+    sizes: Sizes,
+    column: usize,
+    /// `[size, scores]`.
+    keys: &'a [f32],
+    /// Rows `value_row` apart.
+    values: &'a [f32],
+    value_row: usize,
+    position_keys: Option<&'a [f32]>,
+    /// What keys add by position, `[len, scores]`.
+    turned: Option<&'a [f32]>,
+}
+
+impl Text<'_> {
+    #[inline(always)]
+    fn head<S: Simd>(&mut self, simd: S, sizes: Sizes, head: usize, room: &mut [f32]) {
+        let [keys, values, scores, shifted, turned] = split(room, sizes.parts());
+        let (hidden, size, column) = (sizes.hidden, self.size, head * self.size);
+        turn(keys, sizes.scores, &self.k[column..], Part { len: sizes.len, size, row: hidden });
+        let (values, value_row) = match size == sizes.values {
+            true => (&self.v[column..], hidden),
+            false => {
+                for (to, from) in values.chunks_exact_mut(sizes.values).zip(self.v[column..].chunks(hidden)) {
+                    to[..size].copy_from_slice(&from[..size]);
+                }
+                (&*values, sizes.values)
+            }
+        };
+        let part = size * packed_row(self.positions.middle);
+        if let Some(packed) = self.positions.queries {
+            let packed = &packed[head * part..][..part];
+            let k = Rows { data: &self.k[column..], row: hidden, size };
+            tiles::<S>(
+                sizes.len,
+                #[inline(always)]
+                |rows, j| match rows {
+                    8 => self.turned::<S, 8>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
+                    4 => self.turned::<S, 4>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
+                    2 => self.turned::<S, 2>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
+                    _ => self.turned::<S, 1>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
+                },
+            );
+        }
+        let position_keys = self.positions.keys.map(|packed| &packed[head * part..][..part]);
+        let turned = self.positions.queries.map(|_| &*turned);
+        let head = Head { sizes, column, keys, values, value_row, position_keys, turned };
+        tiles::<S>(
+            sizes.len,
+            #[inline(always)]
+            |rows, i| match rows {
+                8 => self.tile::<S, 8>(simd, &head, i, scores, shifted),
+                4 => self.tile::<S, 4>(simd, &head, i, scores, shifted),
+                2 => self.tile::<S, 2>(simd, &head, i, scores, shifted),
+                _ => self.tile::<S, 1>(simd, &head, i, scores, shifted),
+            },
+        );
+    }
+
+    /// What the keys from `j` on add by position, into their columns of `turned [len, scores]`.
+    #[inline(always)]
+    fn turned<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        sizes: Sizes,
+        k: [&[f32]; R],
+        (j, packed): (usize, &[f32]),
+        shifted: &mut [f32],
+        turned: &mut [f32],
+    ) {
+        self.shifted(simd, sizes, k, (j, packed), shifted);
+        let shifted: [&[f32]; R] = std::array::from_fn(|r| &shifted[r * sizes.shifted + R - 1 - r..][..sizes.len]);
+        for (i, row) in turned.chunks_exact_mut(sizes.scores).enumerate() {
+            for (to, shifted) in row[j..j + R].iter_mut().zip(shifted) {
+                *to = shifted[i];
+            }
+        }
+    }
+
+    /// Products of the rows `at..at + R` with packed positions. What row r gets from its text's row n lies at `R - 1 - r + n`.
+    #[inline(always)]
+    fn shifted<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        sizes: Sizes,
+        content: [&[f32]; R],
+        (at, packed): (usize, &[f32]),
+        shifted: &mut [f32],
+    ) {
+        let start = self.positions.middle - (at + R - 1);
+        let vectors = (sizes.len + R - 1).div_ceil(S::F32_LANES);
+        columns(
+            simd,
+            content,
+            &packed[start..],
+            packed_row(self.positions.middle),
+            vectors,
+            #[inline(always)]
+            |vector, r, sum| {
+                S::as_mut_simd_f32s(&mut shifted[r * sizes.shifted..][..sizes.shifted]).0[vector] = sum;
+            },
+        );
+    }
+
+    /// The result of the queries `i..i + R`.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        head: &Head,
+        i: usize,
+        scores: &mut [f32],
+        shifted: &mut [f32],
+    ) {
+        let Sizes { len, hidden, scores: row, .. } = head.sizes;
+        let q = Rows { data: &self.q[head.column..], row: hidden, size: self.size }.tile::<R>(i);
+        if let Some(packed) = head.position_keys {
+            self.shifted(simd, head.sizes, q, (i, packed), shifted);
+        }
+        columns(
+            simd,
+            q,
+            head.keys,
+            row,
+            row / S::F32_LANES,
+            #[inline(always)]
+            |vector, r, mut sum| {
+                if head.position_keys.is_some() {
+                    let shifted = &shifted[r * head.sizes.shifted + R - 1 - r..][..row];
+                    sum = simd.add_f32s(sum, S::as_simd_f32s(shifted).0[vector]);
+                }
+                if let Some(turned) = head.turned {
+                    sum = simd.add_f32s(sum, S::as_simd_f32s(&turned[(i + r) * row..][..row]).0[vector]);
+                }
+                S::as_mut_simd_f32s(&mut scores[r * row..][..row]).0[vector] = sum;
+            },
+        );
+        let mut scales = [0.0; R];
+        for (scale, scores) in scales.iter_mut().zip(scores.chunks_exact_mut(row)) {
+            *scale = exponentials(simd, S::as_mut_simd_f32s(scores).0, len, self.scale);
+        }
+        let weights = Rows { data: scores, row, size: len }.tile::<R>(0);
+        let vectors = head.sizes.values / S::F32_LANES;
+        columns(
+            simd,
+            weights,
+            head.values,
+            head.value_row,
+            vectors,
+            #[inline(always)]
+            |vector, r, sum| {
+                let y = &mut self.y[(i + r) * hidden + head.column..][..self.size];
+                host::write(simd, &mut y[vector * S::F32_LANES..], simd.mul_f32s(sum, simd.splat_f32s(scales[r])));
+            },
+        );
+    }
+}
+
+/// The parts of `room` of these lengths.
+#[inline(always)]
+fn split<const N: usize>(mut room: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+    lengths.map(
+        #[inline(always)]
+        |len| {
+            let (part, rest) = std::mem::take(&mut room).split_at_mut(len);
+            room = rest;
+            part
+        },
+    )
+}
+
+/// Calls `f` with tiles that cover `len` rows: how many rows, from which.
+#[inline(always)]
+fn tiles<S: Simd>(len: usize, mut f: impl FnMut(usize, usize)) {
+    // Two vectors of sums for each row must stay in registers.
+    let most = if S::REGISTER_COUNT >= 32 { ROWS } else { 4 };
+    let mut at = 0;
+    while at < len {
+        let left = (len - at).min(most);
+        let rows = 1 << left.ilog2();
+        f(rows, at);
+        at += rows;
+    }
+}
+
+/// `size` elements of rows that lie `row` apart.
+struct Rows<'a> {
+    data: &'a [f32],
+    row: usize,
+    size: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn tile<const R: usize>(&self, at: usize) -> [&'a [f32]; R] {
+        std::array::from_fn(
+            #[inline(always)]
+            |r| &self.data[(at + r) * self.row..][..self.size],
+        )
+    }
+}
+
+/// Products of `R` rows with `vectors` vectors of columns of `right`, whose rows lie `row` apart; `put` gets each sum with its
+/// vector and its row.
+#[inline(always)]
+fn columns<S: Simd, const R: usize>(
+    simd: S,
+    left: [&[f32]; R],
+    right: &[f32],
+    row: usize,
+    vectors: usize,
+    mut put: impl FnMut(usize, usize, S::f32s),
+) {
+    let mut at = 0;
+    while at + 2 <= vectors {
+        let sums = product::<S, R, 2>(simd, left, &right[at * S::F32_LANES..], row);
+        for (r, sums) in sums.into_iter().enumerate() {
+            put(at, r, sums[0]);
+            put(at + 1, r, sums[1]);
+        }
+        at += 2;
+    }
+    if at < vectors {
+        let sums = product::<S, R, 1>(simd, left, &right[at * S::F32_LANES..], row);
+        for (r, [sum]) in sums.into_iter().enumerate() {
+            put(at, r, sum);
+        }
+    }
+}
+
+/// `R` rows times the first `C` vectors of columns, in registers.
+#[inline(always)]
+fn product<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    left: [&[f32]; R],
+    right: &[f32],
+    row: usize,
+) -> [[S::f32s; C]; R] {
+    let mut sums = [[simd.splat_f32s(0.0); C]; R];
+    let depth = left[0].len();
+    let left = left.map(
+        #[inline(always)]
+        |left| &left[..depth],
+    );
+    for l in 0..depth {
+        let right = S::as_simd_f32s(&right[l * row..][..C * S::F32_LANES]).0;
+        let right: [S::f32s; C] = std::array::from_fn(
+            #[inline(always)]
+            |c| right[c],
+        );
+        for (sums, left) in sums.iter_mut().zip(left) {
+            let left = simd.splat_f32s(left[l]);
+            for (sum, right) in sums.iter_mut().zip(right) {
+                *sum = simd.mul_add_e_f32s(left, right, *sum);
+            }
+        }
+    }
+    sums
+}
+
+/// `e^(scale (x - max))` of the first `len` of the scores, in place; gives 1 / their sum.
+#[inline(always)]
+fn exponentials<S: Simd>(simd: S, scores: &mut [S::f32s], len: usize, scale: f32) -> f32 {
+    let Some((last, _)) = scores.split_last_mut() else { return 1.0 };
+    let tail = len - (len - 1) / S::F32_LANES * S::F32_LANES;
+    let inside = simd.mask_between_m32s(0, tail as u32).mask();
+    *last = simd.select_f32s(inside, *last, simd.splat_f32s(f32::NEG_INFINITY));
+    let mut most = simd.splat_f32s(f32::NEG_INFINITY);
+    for &score in &*scores {
+        most = simd.max_f32s(most, score);
+    }
+    let (most, scale) = (simd.splat_f32s(simd.reduce_max_f32s(most)), simd.splat_f32s(scale));
+    let mut sum = simd.splat_f32s(0.0);
+    for score in scores {
+        // Beside the largest, which is 1, what lies past the end is nothing: e^-87.
+        *score = math::exps(simd, simd.mul_f32s(simd.sub_f32s(*score, most), scale));
+        sum = simd.add_f32s(sum, *score);
+    }
+    1.0 / simd.reduce_sum_f32s(sum)
+}
