@@ -12,7 +12,7 @@ use crate::encoder::{Layout, Site};
 pub struct Delta {
     /// `A [rank, in]`, f32.
     pub a: Tensor,
-    /// `B [out, rank]`, f32.
+    /// `B [out, rank]`, f32. Read from a file it lies in memory by ranks, with strides `(1, out)`: serving reads it as it lies.
     pub b: Tensor,
     /// PEFT's scale, from the module's own alpha and rank.
     pub scale: f64,

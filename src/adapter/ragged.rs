@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 
 use super::Adapter;
 use crate::encoder::{Layout, Seam, Site};
-use crate::kernel::{Segment, ragged_delta};
+use crate::kernel::{Segment, ragged_delta, ragged_deltas};
 
 /// Which adapter each run of rows of a packed batch takes. Runs are in order and do not overlap.
 #[derive(Debug)]
@@ -22,17 +22,25 @@ impl<'a> Mixed<'a> {
     pub fn new(layout: &'a Layout, runs: Vec<(Range<usize>, Arc<Adapter>)>) -> Self {
         Self { layout, runs }
     }
+
+    /// The runs whose adapter has something to add at `site`.
+    fn segments(&self, site: Site) -> Vec<Segment<'_>> {
+        let index = self.layout.index(site);
+        self.runs
+            .iter()
+            .filter_map(|(rows, adapter)| Some(Segment { rows: rows.clone(), delta: adapter.deltas[index].as_ref()? }))
+            .collect()
+    }
 }
 
 impl Seam for Mixed<'_> {
     fn project(&self, site: Site, x: &Tensor, y: Tensor) -> Result<Tensor> {
-        let index = self.layout.index(site);
-        let segments: Vec<Segment> = self
-            .runs
-            .iter()
-            .filter_map(|(rows, adapter)| Some(Segment { rows: rows.clone(), delta: adapter.deltas[index].as_ref()? }))
-            .collect();
-        ragged_delta(x, y, &segments)
+        ragged_delta(x, y, &self.segments(site))
+    }
+
+    fn project_all(&self, sites: &[Site], x: &Tensor, linear: &dyn Fn(usize) -> Result<Tensor>) -> Result<Vec<Tensor>> {
+        let segments: Vec<_> = sites.iter().map(|&site| self.segments(site)).collect();
+        ragged_deltas(x, &segments, linear)
     }
 
     fn groups(&self, _tokens: usize) -> Vec<Range<usize>> {

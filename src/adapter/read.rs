@@ -39,6 +39,8 @@ pub(crate) fn parse(files: &Files, layout: &Layout, device: &Device) -> Result<A
         let (name, module) = (layout.name(target.site), layout.module(target.site));
         let a = weights.take(&format!("{name}.lora_A.weight"), &[target.rank, module.in_features])?;
         let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, target.rank])?;
+        // Kept with a row for each rank, as the kernel reads it.
+        let b = b.t()?.contiguous()?.t()?;
         deltas[layout.index(target.site)] = Some(Delta { a, b, scale: target.scale });
     }
     let (head, outputs) = weights.take_head(&layout.head, &Saved::new(&files.config.file, &config)?)?;

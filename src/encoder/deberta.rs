@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::head::{Activation, Classifier, Shape};
-use super::layers::{Linear, Loader, Norm, Tables, dropped, resolve};
+use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
 use super::post_norm::{self, KEY, Names, QUERY, Rest, VALUE};
 use super::{Architecture, DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
 use crate::kernel::{self, Disentangled, Heads, TextPositions};
@@ -304,7 +304,7 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, offsets: &[usize], relative: Option<&Relative>, seam: &dyn Seam) -> Result<Tensor> {
-        let (q, k, v) = (self.query.forward(x, seam)?, self.key.forward(x, seam)?, self.value.forward(x, seam)?);
+        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], x, seam)?;
         let dropout = seam.dropout(DropPoint::Attention(self.index));
         let attended = match relative {
             Some(relative) if self.sides.contains(&true) => {

@@ -1,6 +1,6 @@
 //! The layers that encoders are made of, each asking the seam where its parameters come from and what its site adds.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
 use super::{DropPoint, Layout, Packed, Seam, Site};
 use crate::kernel::{self, Param};
@@ -137,6 +137,21 @@ impl Linear {
             Some(delta) => kernel::adapted_linear(x, &weight, &bias, &delta),
             None => kernel::linear(x, &weight, &bias),
         }
+    }
+}
+
+/// [`Linear::forward`] of query, key and value, which read the same `x` and are asked for together.
+pub(crate) fn forward_qkv(linears: [&Linear; 3], x: &Tensor, seam: &dyn Seam) -> Result<[Tensor; 3]> {
+    let [Some(query), Some(key), Some(value)] = linears.map(|linear| linear.site) else {
+        let [query, key, value] = linears.map(|linear| linear.forward(x, seam));
+        return Ok([query?, key?, value?]);
+    };
+    let sites = [query, key, value];
+    let projected = seam.project_all(&sites, x, &|i| linears[i].with_delta(x, seam))?;
+    let after = sites.into_iter().zip(projected).map(|(site, y)| seam.after(site, y));
+    match <[Tensor; 3]>::try_from(after.collect::<Result<Vec<_>>>()?) {
+        Ok(projected) => Ok(projected),
+        Err(found) => bail!("the seam gave {} projections of 3", found.len()),
     }
 }
 

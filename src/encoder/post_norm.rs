@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 
 use super::head::{Classifier, Shape};
-use super::layers::{Linear, Loader, Norm, Tables, dropped};
+use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv};
 use super::{DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
 use crate::kernel::{self, Heads};
 use crate::model::{Base, BaseConfig, Frozen, ModelError};
@@ -196,7 +196,7 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, offsets: &[usize], seam: &dyn Seam) -> Result<Tensor> {
-        let (q, k, v) = (self.query.forward(x, seam)?, self.key.forward(x, seam)?, self.value.forward(x, seam)?);
+        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], x, seam)?;
         let dropout = seam.dropout(DropPoint::Attention(self.rest.index));
         let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, dropout };
         self.rest.forward(x, &kernel::attention(&q, &k, &v, &heads)?, seam)

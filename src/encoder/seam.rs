@@ -57,6 +57,15 @@ pub trait Seam {
         Ok(y)
     }
 
+    /// [`Self::project`] of linears that read the same `x`, so that what they share is computed once; `linear(i)` gives the `y` of
+    /// the i-th site.
+    ///
+    /// # Errors
+    /// Those of [`Self::project`] and of `linear`.
+    fn project_all(&self, sites: &[Site], x: &Tensor, linear: &dyn Fn(usize) -> Result<Tensor>) -> Result<Vec<Tensor>> {
+        sites.iter().enumerate().map(|(i, &site)| self.project(site, x, linear(i)?)).collect()
+    }
+
     /// Texts that share what is added, as ranges of the batch's token rows, in order. Asked where a linear has an input besides
     /// the tokens (DeBERTa projects its relative positions by the very linears that project the tokens).
     fn groups(&self, tokens: usize) -> Vec<Range<usize>> {

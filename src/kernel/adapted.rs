@@ -57,12 +57,12 @@ impl CustomOp3 for AdaptedLinear {
         if y.len() != dims.rows * dims.out {
             bail!("{name} {}: expected B of {} rows, found {}", self.linear.name(), y.len() / dims.rows, dims.out);
         }
-        let h = dims.shrink(x, a, Threads::All);
-        dims.expand(&mut y, &h, b, self.scale, Threads::All);
+        let h = dims.shrink(x, a, self.scale);
+        dims.expand(&mut y, &h, b);
         Ok(host::fresh(y, (dims.rows, dims.out)))
     }
 
-    /// With `H = x A^T` and `dH = scale * dY B`: `dx = dY W + dH A`, `dA = dH^T x`, `dB = scale * dY^T H`.
+    /// With `H = scale * x A^T` and `dH = scale * dY B`: `dx = dY W + dH A`, `dA = dH^T x`, `dB = dY^T H`.
     fn bwd(
         &self,
         x: &Tensor,
@@ -74,10 +74,10 @@ impl CustomOp3 for AdaptedLinear {
         let dims @ Dims { rows, width, rank, out } = Dims::new(x.shape(), a.shape(), b.shape())?;
         let (mut da, mut db) = (vec![0.0; rank * width], vec![0.0; out * rank]);
         let dx = host::read(self.name(), [x, a, b, dy], |[xs, a, b, dy]| -> Result<Option<Vec<f32>>> {
-            let h = dims.shrink(xs, a, Threads::All);
+            let h = dims.shrink(xs, a, self.scale);
             let target = Target { data: &mut db, row: rank, add: false };
             let size = Size { m: out, n: rank, k: rows };
-            product(target, View::rows(dy, out).t(), View::rows(&h, rank), self.scale, size, Threads::All);
+            product(target, View::rows(dy, out).t(), View::rows(&h, rank), 1.0, size, Threads::All);
             let mut dh = h;
             let target = Target { data: &mut dh, row: rank, add: false };
             let size = Size { m: rows, n: rank, k: out };

@@ -1,23 +1,30 @@
 //! The low-rank deltas of a mixed batch, each segment with its own rank.
+//!
+//! First `h = scale * x A^T`, once for all linears that read the same `x`: an adapter's A's pass over its rows as one stack. Then
+//! `y += h B^T`, a linear at a time. Both do the true ranks' work and no more, and a row's result is bit for bit the same whatever
+//! lies beside it.
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
-use super::dot::few_rows;
+use super::dot::dots;
+use super::expand::{Thin, expand};
 use super::host;
-use super::product::{Size, Target, Threads, View, product};
 use crate::adapter::Delta;
 
-/// Up to this rank, dot products beat a general product, which packs its operands.
-const NARROW: usize = 32;
+/// Rows that one step takes at most: their part of `x` stays in a core's cache while the A's pass.
+const ROWS: usize = 256;
+/// Multiplications that outweigh waking other threads.
+const WORTH_THREADS: usize = 1 << 19;
 
 /// `scale * (x A^T) B^T` for `x [T, in]`, `a [r, in]`, `b [out, r]`, by candle's operations: `[T, out]`.
 pub(crate) fn reference(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
     x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale
 }
 
-/// The sizes of a delta, and its two products.
+/// The sizes of a delta, and its two products on slices.
 #[derive(Clone, Copy)]
 pub(crate) struct Dims {
     pub(crate) rows: usize,
@@ -36,23 +43,73 @@ impl Dims {
         }
     }
 
-    /// `x A^T`, `[rows, rank]`.
-    pub(crate) fn shrink(self, x: &[f32], a: &[f32], threads: Threads) -> Vec<f32> {
-        if self.rank <= NARROW {
-            return few_rows(&x[..self.rows * self.width], &a[..self.rank * self.width], None, self.width, threads);
-        }
+    /// `scale * x A^T`, `[rows, rank]`.
+    pub(crate) fn shrink(self, x: &[f32], a: &[f32], scale: f32) -> Vec<f32> {
+        let rows: Vec<&[f32]> = a.chunks_exact(self.width.max(1)).collect();
+        let stack = Stack { rows, scales: vec![scale; self.rank], width: self.width };
         let mut h = vec![0.0; self.rows * self.rank];
-        let target = Target { data: &mut h, row: self.rank, add: false };
-        let size = Size { m: self.rows, n: self.rank, k: self.width };
-        product(target, View::rows(x, self.width), View::rows(a, self.width).t(), 1.0, size, threads);
+        let steps = Steps::new(self.rows, self.rows * self.width * self.rank);
+        let parts = h.chunks_mut((steps.rows * self.rank).max(1)).zip(x.chunks((steps.rows * self.width).max(1)));
+        steps.run(parts.collect(), |(h, x)| stack.shrink(h, x, 0..self.rank));
         h
     }
 
-    /// `y += scale * h B^T`, `y [rows, out]`.
-    pub(crate) fn expand(self, y: &mut [f32], h: &[f32], b: &[f32], scale: f32, threads: Threads) {
-        let target = Target { data: y, row: self.out, add: true };
-        let size = Size { m: self.rows, n: self.out, k: self.rank };
-        product(target, View::rows(h, self.rank), View::rows(b, self.rank).t(), scale, size, threads);
+    /// `y += h B^T` for `y [rows, out]` and `b [out, rank]`.
+    pub(crate) fn expand(self, y: &mut [f32], h: &[f32], b: &[f32]) {
+        let mut by_rank = vec![0.0; b.len()];
+        for (j, b) in b.chunks_exact(self.rank.max(1)).enumerate() {
+            for (p, b) in b.iter().enumerate() {
+                by_rank[p * self.out + j] = *b;
+            }
+        }
+        let steps = Steps::new(self.rows, self.rows * self.out * self.rank);
+        let parts = y.chunks_mut((steps.rows * self.out).max(1)).zip(h.chunks((steps.rows * self.rank).max(1)));
+        let thin = |data| Thin { data, stride: self.rank, rank: self.rank };
+        steps.run(parts.collect(), |(y, h)| expand(y, thin(h), &by_rank));
+    }
+}
+
+/// How rows are shared out.
+struct Steps {
+    rows: usize,
+    threads: bool,
+}
+
+impl Steps {
+    /// For `rows` and all their multiplications.
+    fn new(rows: usize, work: usize) -> Self {
+        let threads = rayon::current_num_threads();
+        match threads > 1 && work >= WORTH_THREADS {
+            true => Self { rows: rows.div_ceil(threads).next_multiple_of(8).min(ROWS), threads: true },
+            false => Self { rows: ROWS, threads: false },
+        }
+    }
+
+    fn run<P: Send>(&self, parts: Vec<P>, step: impl Fn(P) + Send + Sync) {
+        match self.threads {
+            true => parts.into_par_iter().for_each(step),
+            false => parts.into_iter().for_each(step),
+        }
+    }
+}
+
+/// The rows of A's, one after the other, each with its scale.
+struct Stack<'a> {
+    rows: Vec<&'a [f32]>,
+    scales: Vec<f32>,
+    width: usize,
+}
+
+impl Stack<'_> {
+    /// `h = scale * x A^T` for the A's whose rows are `which`.
+    fn shrink(&self, h: &mut [f32], x: &[f32], which: Range<usize>) {
+        let rows = &self.rows[which.clone()];
+        dots(h, x, |j| rows[j], None, rows.len(), self.width);
+        for h in h.chunks_exact_mut(rows.len().max(1)) {
+            for (h, scale) in h.iter_mut().zip(&self.scales[which.clone()]) {
+                *h *= scale;
+            }
+        }
     }
 }
 
@@ -65,7 +122,8 @@ pub struct Segment<'a> {
     pub delta: &'a Delta,
 }
 
-/// `y[s] += scale * (x[s] A^T) B^T` for each segment s: `x [T, in]`, `y [T, out]`, each segment with its own rank.
+/// `y[s] += scale * (x[s] A^T) B^T` for each segment s: `x [T, in]`, `y [T, out]`, each segment with its own rank. Segments do not
+/// overlap.
 ///
 /// Rows in no segment are untouched, and with no segment at all `y` is returned as it came: a site of rank 0 costs nothing and
 /// is bit-identical to the base.
@@ -73,17 +131,41 @@ pub struct Segment<'a> {
 /// # Errors
 /// Segments outside the batch, shapes that do not fit, and candle's own.
 pub fn ragged_delta(x: &Tensor, y: Tensor, segments: &[Segment]) -> Result<Tensor> {
-    if segments.is_empty() {
-        return Ok(y);
-    }
-    if !y.device().is_cpu() {
-        return ragged_reference(x, &y, segments);
-    }
-    y.inplace_op2(&x.contiguous()?, &RaggedDelta { segments })?;
+    ragged_deltas(x, &[segments], |_| Ok(y.clone()))?;
     Ok(y)
 }
 
-/// The same by candle's operations, a segment at a time.
+/// [`ragged_delta`] for linears that read the same `x`: `segments` of each, and `linear(i)`, what the i-th gives without them.
+///
+/// Segments of the same rows, which are one adapter's, share one product with `x`. Each `y` is asked for just before it is added
+/// to, while it is in the cache.
+///
+/// # Errors
+/// Those of [`ragged_delta`] and of `linear`.
+pub fn ragged_deltas<'a>(
+    x: &Tensor,
+    segments: &[impl AsRef<[Segment<'a>]>],
+    linear: impl Fn(usize) -> Result<Tensor>,
+) -> Result<Vec<Tensor>> {
+    if !x.device().is_cpu() {
+        let reference = |(i, segments): (usize, &_)| match AsRef::<[Segment]>::as_ref(segments) {
+            [] => linear(i),
+            segments => ragged_reference(x, &linear(i)?, segments),
+        };
+        return segments.iter().enumerate().map(reference).collect();
+    }
+    let shrunk = Shrunk::new(x, segments)?;
+    let add = |i: usize| {
+        let y = linear(i)?;
+        if !shrunk.parts[i].is_empty() {
+            y.inplace_op1(&RaggedExpand { shrunk: &shrunk, linear: i })?;
+        }
+        Ok(y)
+    };
+    (0..segments.len()).map(add).collect()
+}
+
+/// The same for one linear by candle's operations, a segment at a time; segments in order.
 pub(crate) fn ragged_reference(x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
     let (tokens, _) = y.dims2()?;
     let mut parts = Vec::with_capacity(2 * segments.len() + 1);
@@ -103,36 +185,123 @@ pub(crate) fn ragged_reference(x: &Tensor, y: &Tensor, segments: &[Segment]) -> 
     Tensor::cat(&parts, 0)
 }
 
-struct RaggedDelta<'a> {
-    segments: &'a [Segment<'a>],
+/// `scale * x A^T` of every segment.
+struct Shrunk<'a> {
+    h: Vec<f32>,
+    /// By linear, in the order of their rows.
+    parts: Vec<Vec<Part<'a>>>,
 }
 
-impl InplaceOp2 for RaggedDelta<'_> {
+/// A segment, and where its columns of h begin.
+struct Part<'a> {
+    rows: Range<usize>,
+    delta: &'a Delta,
+    start: usize,
+    stride: usize,
+}
+
+impl<'a> Shrunk<'a> {
+    fn new(x: &Tensor, segments: &[impl AsRef<[Segment<'a>]>]) -> Result<Self> {
+        let mut all: Vec<(usize, &Segment<'a>)> = Vec::new();
+        for (linear, segments) in segments.iter().enumerate() {
+            all.extend(segments.as_ref().iter().map(|segment| (linear, segment)));
+        }
+        let (h, mut parts) = (Vec::new(), segments.iter().map(|_| Vec::new()).collect::<Vec<_>>());
+        if all.is_empty() {
+            return Ok(Self { h, parts });
+        }
+        all.sort_by_key(|(linear, Segment { rows, .. })| (rows.start, rows.end, *linear));
+        let (mut groups, mut size, mut above) = (Vec::new(), 0, 0);
+        for group in all.chunk_by(|(_, a), (_, b)| a.rows == b.rows) {
+            let (rows, ranks) = (group[0].1.rows.clone(), group.iter().map(|(_, segment)| segment.delta.rank()));
+            let (stride, mut start) = (ranks.sum(), size);
+            for &(linear, Segment { delta, .. }) in group {
+                parts[linear].push(Part { rows: rows.clone(), delta, start, stride });
+                start += delta.rank();
+            }
+            groups.push((rows.clone(), above..above + stride));
+            size += rows.len() * stride;
+            above += stride;
+        }
+        let deltas: Vec<&Delta> = all.iter().map(|(_, segment)| segment.delta).collect();
+        Ok(Self { h: shrink(x, &deltas, &groups, size)?, parts })
+    }
+}
+
+/// `scale * x A^T` for groups of rows and of the rows that the A's of `deltas` have together: `size` elements, group by group.
+fn shrink(x: &Tensor, deltas: &[&Delta], groups: &[(Range<usize>, Range<usize>)], size: usize) -> Result<Vec<f32>> {
+    let (tokens, width) = x.dims2()?;
+    let a = deltas.iter().map(|delta| delta.a.contiguous()).collect::<Result<Vec<_>>>()?;
+    let guards: Vec<_> = a.iter().map(Tensor::storage_and_layout).collect();
+    let mut stack = Stack { rows: Vec::new(), scales: Vec::new(), width };
+    for ((storage, layout), delta) in guards.iter().zip(deltas) {
+        let dims = Dims::new(x.shape(), layout.shape(), delta.b.shape())?;
+        stack.rows.extend(host::of("ragged-delta", storage, layout)?.chunks_exact(width.max(1)));
+        stack.scales.extend(std::iter::repeat_n(delta.scale as f32, dims.rank));
+    }
+    let mut h = vec![0.0; size];
+    host::read("ragged-delta", [x], |[x]| {
+        let steps = Steps::new(tokens, size * width);
+        let (mut parts, mut rest) = (Vec::with_capacity(groups.len()), &mut h[..]);
+        for (rows, which) in groups {
+            let Some(x) = x.get(rows.start * width..rows.end * width) else {
+                bail!("ragged-delta: rows {rows:?} lie outside {tokens} tokens")
+            };
+            let (h, after) = std::mem::take(&mut rest).split_at_mut(rows.len() * which.len());
+            rest = after;
+            let steps = h.chunks_mut((steps.rows * which.len()).max(1)).zip(x.chunks((steps.rows * width).max(1)));
+            parts.extend(steps.map(|(h, x)| (h, x, which.clone())));
+        }
+        steps.run(parts, |(h, x, which)| stack.shrink(h, x, which));
+        Ok(())
+    })??;
+    Ok(h)
+}
+
+/// `y += h B^T` for the segments of one linear.
+struct RaggedExpand<'a> {
+    shrunk: &'a Shrunk<'a>,
+    linear: usize,
+}
+
+impl InplaceOp1 for RaggedExpand<'_> {
     fn name(&self) -> &'static str {
         "ragged-delta"
     }
 
-    fn cpu_fwd(&self, y: &mut CpuStorage, yl: &Layout, x: &CpuStorage, xl: &Layout) -> Result<()> {
-        let (width, out) = (xl.shape().dims2()?.1, yl.shape().dims2()?.1);
-        let x = host::slice(self.name(), x, xl)?;
-        let Some((start, end)) = yl.contiguous_offsets() else { bail!("ragged-delta: expected contiguous rows") };
+    fn cpu_fwd(&self, y: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (tokens, out) = layout.shape().dims2()?;
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("ragged-delta: expected contiguous rows") };
         let CpuStorage::F32(y) = y else { bail!("ragged-delta: expected f32") };
-        let y = &mut y[start..end];
-        for Segment { rows, delta } in self.segments {
-            let (Some(x), Some(y)) =
-                (x.get(rows.start * width..rows.end * width), y.get_mut(rows.start * out..rows.end * out))
-            else {
-                bail!("ragged-delta: rows {rows:?} lie outside {:?}", yl.shape())
-            };
-            let dims = Dims::new(&(rows.len(), width).into(), delta.a.shape(), delta.b.shape())?;
-            if dims.out != out {
-                bail!("ragged-delta: expected B of {out} rows, found {}", dims.out);
+        let parts = &self.shrunk.parts[self.linear];
+        let b = parts.iter().map(|part| by_rank(&part.delta.b)).collect::<Result<Vec<_>>>()?;
+        let guards: Vec<_> = b.iter().map(Tensor::storage_and_layout).collect();
+        let work: usize = parts.iter().map(|part| part.rows.len() * part.delta.rank() * out).sum();
+        let steps = Steps::new(tokens, work);
+        let (mut tasks, mut rest, mut next) = (Vec::with_capacity(parts.len()), &mut y[start..end], 0);
+        for (Part { rows, delta, start, stride }, (storage, layout)) in parts.iter().zip(&guards) {
+            let (rank, found) = (delta.rank(), layout.shape().dims2()?.1);
+            if found != out {
+                bail!("ragged-delta: expected B of {out} rows, found {found}");
             }
-            host::read(self.name(), [&delta.a, &delta.b], |[a, b]| {
-                let h = dims.shrink(x, a, Threads::All);
-                dims.expand(y, &h, b, delta.scale as f32, Threads::All);
-            })?;
+            if rows.start < next || rows.end > tokens {
+                bail!("ragged-delta: rows {rows:?} overlap others or lie outside {tokens} tokens");
+            }
+            let b = host::of(self.name(), storage, layout)?;
+            let (_, after) = std::mem::take(&mut rest).split_at_mut((rows.start - next) * out);
+            let (y, after) = after.split_at_mut(rows.len() * out);
+            (rest, next) = (after, rows.end);
+            for (i, y) in y.chunks_mut((steps.rows * out).max(1)).enumerate() {
+                let data = &self.shrunk.h[start + i * steps.rows * stride..];
+                tasks.push((y, Thin { data, stride: *stride, rank }, b));
+            }
         }
+        steps.run(tasks, |(y, h, b)| expand(y, h, b));
         Ok(())
     }
+}
+
+/// B with a row for each rank, `[r, out]`: as it lies in an adapter that was read, or else a copy.
+fn by_rank(b: &Tensor) -> Result<Tensor> {
+    b.t()?.contiguous()
 }

@@ -1,20 +1,22 @@
-//! `y = x W^T` for few rows: dot products along the rows of both, straight from where they lie.
+//! `y = x W^T` for few rows of either: dot products along the rows of both, straight from where they lie.
 //!
-//! A general product first packs its operands, which for a short text costs more than the product itself; here every element of
-//! `W` is read once for four rows of `x`, which stay in the cache.
+//! A general product first packs its operands, which for a short text, or for the few rows of a low-rank `A`, costs more than the
+//! product itself. Here tiles of several rows by several rows keep their sums in registers, and a tree of shuffles ends them.
 
-use pulp::{Arch, Simd, WithSimd};
+use std::ops::Range;
+
+use pulp::Simd;
 use rayon::prelude::*;
 
+use super::lanes::{Sums, VECTORS, Vectorised, vectorised};
 use super::product::Threads;
-
-/// Rows of `x` that share a pass over `W`.
-const ROWS: usize = 4;
-/// Rows of `W` that one step takes.
-const COLUMNS: usize = 4;
 
 /// More rows of x than this and packing pays.
 pub(super) const FEW: usize = 64;
+/// Elements of a row that a pass over the rows takes: a tile's rows, and the rows of W that share them, stay in the first cache.
+const DEPTH: usize = 512;
+/// Rows of x and rows of W that pass together.
+const BLOCK: usize = 8;
 
 /// `y[i, j] = sum_k x[i, k] w[j, k] + b[j]` for `x [m, k]`, `w [n, k]`, `b [n]`: `[m, n]`.
 ///
@@ -26,18 +28,18 @@ pub(super) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
     let mut y = vec![0.0; m * n];
     let tasks = if threads == Threads::All { rayon::current_num_threads() } else { 1 };
     if tasks < 2 || m * n * k < 1 << 18 {
-        Arch::new().dispatch(Dots { y: Columns::whole(&mut y, n), x, w, b, k });
+        dots(&mut y, x, |j| &w[j * k..(j + 1) * k], b, n, k);
         return y;
     }
     // Each thread has its share of W's rows, which are y's columns: a part of its own, put in place afterwards.
-    let share = n.div_ceil(tasks).next_multiple_of(COLUMNS);
+    let share = n.div_ceil(tasks).next_multiple_of(BLOCK);
     let parts: Vec<(usize, Vec<f32>)> = (0..n.div_ceil(share))
         .into_par_iter()
         .map(|task| {
             let (start, end) = (task * share, ((task + 1) * share).min(n));
             let mut part = vec![0.0; m * (end - start)];
-            let (w, b) = (&w[start * k..end * k], b.map(|b| &b[start..end]));
-            Arch::new().dispatch(Dots { y: Columns::whole(&mut part, end - start), x, w, b, k });
+            let b = b.map(|b| &b[start..end]);
+            dots(&mut part, x, |j| &w[(start + j) * k..(start + j + 1) * k], b, end - start, k);
             (start, part)
         })
         .collect();
@@ -50,95 +52,138 @@ pub(super) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
     y
 }
 
-/// Rows of `row` elements that are written.
-struct Columns<'a> {
-    data: &'a mut [f32],
-    row: usize,
-}
-
-impl<'a> Columns<'a> {
-    fn whole(data: &'a mut [f32], row: usize) -> Self {
-        Self { data, row }
+/// `y[i, j] = sum_k x[i, k] w(j)[k] + b[j]` for `x [m, k]`, `n` rows `w` and `b [n]`, on the thread that calls: `y [m, n]`.
+///
+/// Every sum is made in one order, whatever `m` and `n`: a row's result does not depend on the rows beside it.
+///
+/// # Panics
+/// If a slice is not of its size: a caller's bug.
+pub(super) fn dots<'w, W>(y: &mut [f32], x: &[f32], w: W, b: Option<&[f32]>, n: usize, k: usize)
+where
+    W: Fn(usize) -> &'w [f32] + Copy,
+{
+    let m = y.len() / n.max(1);
+    assert!(m * n == y.len() && m * k == x.len() && b.is_none_or(|b| b.len() == n), "dots: shapes do not fit");
+    for y in y.chunks_exact_mut(n.max(1)) {
+        match b {
+            Some(b) => y.copy_from_slice(b),
+            None => y.fill(0.0),
+        }
     }
+    vectorised(Dots { y, x, w, m, n, k });
 }
 
-struct Dots<'a> {
-    y: Columns<'a>,
+struct Dots<'a, W> {
+    y: &'a mut [f32],
     x: &'a [f32],
-    w: &'a [f32],
-    b: Option<&'a [f32]>,
+    w: W,
+    m: usize,
+    n: usize,
     k: usize,
 }
 
-impl WithSimd for Dots<'_> {
-    type Output = ();
-
+impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Vectorised for Dots<'_, W> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { y, x, w, b, k } = self;
-        if k == 0 {
-            return;
-        }
-        for (block, w) in w.chunks(COLUMNS * k).enumerate() {
-            let columns = block * COLUMNS;
-            for (i, x) in x.chunks(ROWS * k).enumerate() {
-                let mut sums = [[0.0; COLUMNS]; ROWS];
-                match (x.len() / k, w.len() / k) {
-                    (4, 4) => tile::<S, 4, 4>(simd, x, w, k, &mut sums),
-                    (3, 4) => tile::<S, 3, 4>(simd, x, w, k, &mut sums),
-                    (2, 4) => tile::<S, 2, 4>(simd, x, w, k, &mut sums),
-                    (1, 4) => tile::<S, 1, 4>(simd, x, w, k, &mut sums),
-                    (rows, width) => {
-                        for r in 0..rows {
-                            for c in 0..width {
-                                let mut one = [[0.0; COLUMNS]; ROWS];
-                                tile::<S, 1, 1>(simd, &x[r * k..(r + 1) * k], &w[c * k..(c + 1) * k], k, &mut one);
-                                sums[r][c] = one[0][0];
-                            }
+    fn run<S: Simd>(mut self, simd: S, sums: impl Sums<S>) {
+        let most = if S::REGISTER_COUNT < 32 { 3 } else { 4 };
+        for start in (0..self.k).step_by(DEPTH) {
+            let part = start..self.k.min(start + DEPTH);
+            for block in (0..self.n).step_by(BLOCK) {
+                for i in (0..self.m).step_by(BLOCK) {
+                    let rows = i..self.m.min(i + BLOCK);
+                    for j in (block..self.n.min(block + BLOCK)).step_by(most) {
+                        match (self.n.min(block + BLOCK) - j).min(most) {
+                            4 => self.rows::<S, 4>(simd, sums, &part, rows.clone(), j),
+                            3 => self.rows::<S, 3>(simd, sums, &part, rows.clone(), j),
+                            2 => self.rows::<S, 2>(simd, sums, &part, rows.clone(), j),
+                            _ => self.rows::<S, 1>(simd, sums, &part, rows.clone(), j),
                         }
                     }
                 }
-                let rows = y.data[i * ROWS * y.row..].chunks_mut(y.row);
-                for (y, sums) in rows.zip(&sums).take(x.len() / k) {
-                    for (c, (y, sum)) in y[columns..].iter_mut().zip(sums).enumerate() {
-                        *y = sum + b.map_or(0.0, |b| b[columns + c]);
-                    }
-                }
             }
         }
     }
 }
 
-/// `R` rows of x times `C` rows of w, each of `k` elements.
-#[inline(always)]
-fn tile<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    x: &[f32],
-    w: &[f32],
-    k: usize,
-    sums: &mut [[f32; COLUMNS]; ROWS],
-) {
-    let mut lanes = [[simd.splat_f32s(0.0); C]; R];
-    let x: [_; R] = std::array::from_fn(|r| S::as_simd_f32s(&x[r * k..(r + 1) * k]));
-    let w: [_; C] = std::array::from_fn(|c| S::as_simd_f32s(&w[c * k..(c + 1) * k]));
-    let steps = k / S::F32_LANES;
-    let x_steps: [&[S::f32s]; R] = std::array::from_fn(|r| &x[r].0[..steps]);
-    let w_steps: [&[S::f32s]; C] = std::array::from_fn(|c| &w[c].0[..steps]);
-    for step in 0..steps {
-        let w: [S::f32s; C] = std::array::from_fn(|c| w_steps[c][step]);
-        for r in 0..R {
-            let x = x_steps[r][step];
-            for c in 0..C {
-                lanes[r][c] = simd.mul_add_e_f32s(x, w[c], lanes[r][c]);
+impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
+    /// `rows` of x by `C` rows of W from `j`: as many sums at once as there are registers for.
+    #[inline(always)]
+    fn rows<S: Simd, const C: usize>(
+        &mut self,
+        simd: S,
+        sums: impl Sums<S>,
+        part: &Range<usize>,
+        mut rows: Range<usize>,
+        j: usize,
+    ) {
+        let w: [&[f32]; C] = std::array::from_fn(|c| &(self.w)(j + c)[part.clone()]);
+        while !rows.is_empty() {
+            rows.start += match rows.len() {
+                8.. if C == 1 || (C == 2 && S::REGISTER_COUNT >= 32) => {
+                    self.tile::<S, 8, C>(simd, sums, part, w, rows.start, j)
+                }
+                4.. => self.tile::<S, 4, C>(simd, sums, part, w, rows.start, j),
+                2.. => self.tile::<S, 2, C>(simd, sums, part, w, rows.start, j),
+                _ => self.tile::<S, 1, C>(simd, sums, part, w, rows.start, j),
+            };
+        }
+    }
+
+    /// `R` rows of x from `i` by `C` rows of W; gives `R`.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        simd: S,
+        sums: impl Sums<S>,
+        part: &Range<usize>,
+        w: [&[f32]; C],
+        i: usize,
+        j: usize,
+    ) -> usize {
+        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(i + r) * self.k..][part.clone()]);
+        let (x, x_tail) = split::<S, R>(x, part.len());
+        let (w, w_tail) = split::<S, C>(w, part.len());
+        let mut lanes = [[simd.splat_f32s(0.0); C]; R];
+        for step in 0..part.len() / S::F32_LANES {
+            let w: [S::f32s; C] = std::array::from_fn(|c| w[c][step]);
+            for r in 0..R {
+                let x = x[r][step];
+                for c in 0..C {
+                    lanes[r][c] = simd.mul_add_e_f32s(x, w[c], lanes[r][c]);
+                }
             }
         }
-    }
-    for r in 0..R {
-        for c in 0..C {
-            let tail: f32 = x[r].1.iter().zip(w[c].1).map(|(x, w)| x * w).sum();
-            sums[r][c] = simd.reduce_sum_f32s(lanes[r][c]) + tail;
+        if !part.len().is_multiple_of(S::F32_LANES) {
+            let w = w_tail.map(|w| simd.partial_load_f32s(w));
+            for r in 0..R {
+                let x = simd.partial_load_f32s(x_tail[r]);
+                for c in 0..C {
+                    lanes[r][c] = simd.mul_add_e_f32s(x, w[c], lanes[r][c]);
+                }
+            }
         }
+        let mut vectors = [simd.splat_f32s(0.0); VECTORS];
+        for r in 0..R {
+            for c in 0..C {
+                vectors[r * C + c] = lanes[r][c];
+            }
+        }
+        let sums = sums.sums(vectors);
+        for r in 0..R {
+            let y = &mut self.y[(i + r) * self.n + j..][..C];
+            for c in 0..C {
+                y[c] += sums[r * C + c];
+            }
+        }
+        R
     }
+}
+
+/// Rows of `len` elements as whole vectors and what is left.
+#[inline(always)]
+fn split<S: Simd, const N: usize>(rows: [&[f32]; N], len: usize) -> ([&[S::f32s]; N], [&[f32]; N]) {
+    let split = rows.map(|row| S::as_simd_f32s(&row[..len]));
+    (split.map(|(head, _)| &head[..len / S::F32_LANES]), split.map(|(_, tail)| tail))
 }
 
 #[cfg(test)]
@@ -150,8 +195,31 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+    use crate::kernel::lanes::{kinds, on};
 
     proptest! {
+        #[test]
+        fn every_kind_of_vectors_gives_the_same_row_alone(
+            m in 1usize..20, n in 1usize..20, k in prop_oneof![1usize..80, 500usize..1100], seed: u64,
+        ) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut random = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+            let (x, w) = (random(m * k), random(n * k));
+            let row = |j: usize| &w[j * k..(j + 1) * k];
+            for kind in kinds() {
+                let mut y = vec![0.0; m * n];
+                on(kind, Dots { y: &mut y, x: &x, w: row, m, n, k });
+                for (at, y) in y.iter().enumerate() {
+                    let (i, j) = (at / n, at % n);
+                    let exact: f64 = (0..k).map(|l| f64::from(x[i * k + l]) * f64::from(w[j * k + l])).sum();
+                    prop_assert!((f64::from(*y) - exact).abs() < 1e-4, "{} is not {}", y, exact);
+                    let mut alone = [0.0];
+                    on(kind, Dots { y: &mut alone, x: &x[i * k..(i + 1) * k], w: |_| row(j), m: 1, n: 1, k });
+                    prop_assert_eq!(alone[0].to_bits(), y.to_bits());
+                }
+            }
+        }
+
         #[test]
         fn few_rows_are_the_dot_products(m in 0usize..10, n in 0usize..70, k in 0usize..80, seed: u64, threads: bool) {
             let mut rng = StdRng::seed_from_u64(seed);

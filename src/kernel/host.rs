@@ -15,6 +15,14 @@ pub(crate) fn slice<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layo
     }
 }
 
+/// The contiguous f32 elements of a tensor's storage.
+pub(crate) fn of<'a>(op: &'static str, storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => slice(op, storage, layout),
+        _ => bail!("{op}: expected tensors on the CPU"),
+    }
+}
+
 /// What a custom op's `cpu_fwd` returns.
 pub(crate) fn fresh(data: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(data), shape.into())
@@ -77,8 +85,7 @@ pub(crate) fn read<const N: usize, T>(
     let guards: Vec<_> = owned.iter().map(Tensor::storage_and_layout).collect();
     let mut slices = [&[][..]; N];
     for (target, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        let Storage::Cpu(storage) = &**storage else { bail!("{op}: expected tensors on the CPU") };
-        *target = slice(op, storage, layout)?;
+        *target = of(op, storage, layout)?;
     }
     Ok(f(slices))
 }

@@ -54,6 +54,11 @@ fn offsets_of(lengths: &[usize]) -> Vec<usize> {
     std::iter::once(0).chain(ends).collect()
 }
 
+/// Mostly what pruning leaves, now and then any.
+fn rank() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 0usize..9, 1 => 9usize..257]
+}
+
 fn spans() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(1usize..20, 1..6).prop_map(|lengths| offsets_of(&lengths))
 }
@@ -258,21 +263,36 @@ proptest! {
     }
 
     #[test]
-    fn ragged_delta_is_its_reference(ranks in prop::collection::vec((0usize..3, 1usize..6, 1usize..33), 1..7), seed: u64) {
-        let (width, out) = (24, 36);
-        let (mut start, mut deltas) = (0, Vec::new());
-        for (i, &(gap, rows, rank)) in ranks.iter().enumerate() {
-            let (a, b) = (random(seed ^ i as u64, &[rank, width]), random(seed ^ (i as u64) << 8, &[out, rank]));
-            let a = Tensor::from_vec(a, (rank, width), CPU).unwrap();
-            let b = Tensor::from_vec(b, (out, rank), CPU).unwrap();
-            deltas.push((start + gap..start + gap + rows, Delta { a, b, scale: 1.5 }));
+    fn ragged_deltas_are_their_reference_and_the_same_alone(
+        runs in prop::collection::vec((0usize..3, 0usize..30, prop::array::uniform3(rank())), 1..6),
+        width in 1usize..80, outs in prop::array::uniform3(1usize..80), by_rank: bool, seed: u64,
+    ) {
+        let tensor = |seed: u64, shape: (usize, usize)| Tensor::from_vec(random(seed, &[shape.0, shape.1]), shape, CPU).unwrap();
+        let (mut start, mut deltas) = (0, [const { Vec::new() }; 3]);
+        for (run, &(gap, rows, ranks)) in runs.iter().enumerate() {
+            for (linear, &rank) in ranks.iter().enumerate().filter(|(_, rank)| **rank > 0) {
+                let seed = seed ^ (8 * run + linear) as u64;
+                let (a, b) = (tensor(seed, (rank, width)), tensor(seed ^ 1 << 32, (rank, outs[linear])).t().unwrap());
+                let b = if by_rank { b } else { b.contiguous().unwrap() };
+                deltas[linear].push((start + gap..start + gap + rows, Delta { a, b, scale: 1.5 / (rank as f64) }));
+            }
             start += gap + rows;
         }
-        let segments: Vec<_> = deltas.iter().map(|(rows, delta)| Segment { rows: rows.clone(), delta }).collect();
-        let x = Tensor::from_vec(random(seed, &[start + 2, width]), (start + 2, width), CPU).unwrap();
-        let y = Tensor::from_vec(random(seed ^ 7, &[start + 2, out]), (start + 2, out), CPU).unwrap();
-        let reference = delta::ragged_reference(&x, &y, &segments).unwrap();
-        prop_assert!(max_difference(&ragged_delta(&x, y, &segments).unwrap(), &reference) <= 1e-4);
+        let segments = deltas.each_ref().map(|deltas| {
+            deltas.iter().map(|(rows, delta)| Segment { rows: rows.clone(), delta }).collect::<Vec<_>>()
+        });
+        let (x, ys) = (tensor(seed, (start + 2, width)), outs.map(|out| tensor(seed ^ 7, (start + 2, out))));
+        let mixed = ragged_deltas(&x, &segments, |i| ys[i].copy()).unwrap();
+        for ((mixed, y), segments) in mixed.iter().zip(&ys).zip(&segments) {
+            let reference = delta::ragged_reference(&x, y, segments).unwrap();
+            prop_assert!(max_difference(mixed, &reference) <= 1e-4);
+            for Segment { rows, delta } in segments.iter().filter(|segment| !segment.rows.is_empty()) {
+                let part = |t: &Tensor| t.narrow(0, rows.start, rows.len()).unwrap();
+                let alone = ragged_delta(&part(&x), part(y).copy().unwrap(), &[Segment { rows: 0..rows.len(), delta }]);
+                let bits = |t: &Tensor| t.to_vec2::<f32>().unwrap();
+                prop_assert_eq!(bits(&alone.unwrap()), bits(&part(mixed)));
+            }
+        }
     }
 
     #[test]
@@ -313,4 +333,6 @@ fn misfits_are_errors_not_panics() {
     let transposed = Delta { a: delta.b.clone(), b: delta.a.clone(), scale: 1.0 };
     refused(adapted_linear(&x, &frozen(1, &[4, 4]), &frozen(2, &[4]), &transposed), "expected x [T, in]");
     refused(ragged_delta(&x, x.copy().unwrap(), &[Segment { rows: 2..9, delta: &delta }]), "lie outside");
+    let twice = [Segment { rows: 0..2, delta: &delta }, Segment { rows: 1..3, delta: &delta }];
+    refused(ragged_delta(&x, x.copy().unwrap(), &twice), "overlap others");
 }
