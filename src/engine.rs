@@ -1,5 +1,6 @@
 //! A base ready to answer: tokenizer, encoder, and one forward pass over texts of any mix of adapters.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use crate::encoder::{self, Encoded, Encoder, Layout, Packed};
 use crate::error::Error;
 use crate::kernel::prepacked::Precision;
 use crate::model::{Base, BaseConfig};
-use crate::passes::{self, Workers};
+use crate::passes::Workers;
+use crate::plan::{self, Asked, Plan};
 use crate::tokenize::{Limit, TokenizeError, Tokenizer};
 
 /// Tokens that a pass on one core ends after: enough to outweigh the packing of the weights, few enough for its caches.
@@ -126,64 +128,78 @@ impl Engine {
         Ok(adapter)
     }
 
-    /// Logits `[labels]` of each row, in the rows' order. Rows of different adapters share one forward pass; the result of a
-    /// row does not depend on its neighbours. A large batch runs in several passes, side by side on the cores.
+    /// Logits `[labels]` of each row, in the rows' order; none for a text of no tokens. Rows of different adapters share one
+    /// forward pass, and rows of one text all that comes before their adapters' first active sites; the result of a row does not
+    /// depend on its neighbours. A large batch runs in several passes, side by side on the cores.
     ///
     /// # Errors
     /// What the operations raise.
     pub fn logits(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
-        let order: Vec<usize> = by_adapter(rows).into_iter().flatten().collect();
-        let ordered: Vec<&Row> = order.iter().map(|&row| &rows[row]).collect();
-        let texts: Vec<&Encoded> = ordered.iter().map(|row| &row.text).collect();
-        let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
-        let answers = match self.device.is_cpu() && tokens >= 2 * PASS_TOKENS {
-            true => {
-                let cuts = passes::cut(&texts, PASS_TOKENS);
-                let passes = self.workers.map(cuts.len(), |pass| self.pass(&ordered[cuts[pass].clone()]));
-                passes.into_iter().collect::<Result<Vec<_>, _>>()?.concat()
+        let (adapters, asked) = self.asked(rows);
+        let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
+        let most = if self.device.is_cpu() { PASS_TOKENS } else { usize::MAX / 2 };
+        let passes = plan::cut(&asked, &questions, |point| self.layout().share_from(point), most);
+        let pass = |questions: &Vec<usize>| self.pass(&adapters, &asked, questions);
+        let answers = match &passes[..] {
+            [alone] => pass(alone)?,
+            passes => {
+                let answers = self.workers.map(passes.len(), |i| pass(&passes[i]));
+                answers.into_iter().collect::<Result<Vec<_>, _>>()?.concat()
             }
-            false => self.pass(&ordered)?,
         };
         let mut logits = vec![Vec::new(); rows.len()];
-        for (row, answer) in order.into_iter().zip(answers) {
+        for (row, answer) in answers {
             logits[row] = answer;
         }
         Ok(logits)
     }
 
-    /// One forward pass over `rows`, those of an adapter next to each other.
-    fn pass(&self, rows: &[&Row]) -> Result<Vec<Vec<f32>>, Error> {
-        let batch = Packed::new(rows.iter().map(|row| &row.text));
-        if batch.tokens() == 0 {
-            return Ok(vec![Vec::new(); rows.len()]);
-        }
-        let groups: Vec<&[&Row]> = rows.chunk_by(|a, b| Arc::ptr_eq(&a.adapter, &b.adapter)).collect();
-        let mut text = 0;
-        let runs = groups.iter().map(|group| {
-            let start = batch.offsets[text];
-            text += group.len();
-            (start..batch.offsets[text], Arc::clone(&group[0].adapter))
+    /// The adapters of `rows` in order of first appearance, and each row as a question to one of them.
+    fn asked<'a>(&self, rows: &'a [Row]) -> (Vec<Arc<Adapter>>, Vec<Asked<'a>>) {
+        let (mut adapters, mut numbers) = (Vec::new(), HashMap::new());
+        let asked = rows.iter().map(|Row { text, adapter }| {
+            let (number, leaves) = *numbers.entry(Arc::as_ptr(adapter)).or_insert_with(|| {
+                adapters.push(Arc::clone(adapter));
+                (adapters.len() - 1, adapter.leaves(self.layout()))
+            });
+            Asked { text, adapter: number, leaves }
         });
-        let seam = Mixed::new(self.layout(), runs.collect());
-        let pooled = self.encoder.pool(&self.encoder.forward(&batch, &seam)?, &batch)?;
-        let (mut logits, mut start) = (Vec::with_capacity(rows.len()), 0);
-        for group in groups {
-            let pooled: Tensor = pooled.narrow(0, start, group.len())?;
-            logits.extend(self.encoder.logits(&pooled, &group[0].adapter.head, &seam)?.to_vec2::<f32>()?);
-            start += group.len();
+        let asked = asked.collect();
+        (adapters, asked)
+    }
+
+    /// One forward pass that answers `questions`: each row with its logits.
+    fn pass(
+        &self,
+        adapters: &[Arc<Adapter>],
+        asked: &[Asked],
+        questions: &[usize],
+    ) -> Result<Vec<(usize, Vec<f32>)>, Error> {
+        let plan = Plan::new(asked, questions);
+        let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
+        let seam = Mixed::new(self.layout(), &plan, adapters);
+        let hidden = self.encoder.forward(&batch, &seam)?;
+        let pooled = self.encoder.pool(&hidden, plan.last())?;
+        let mut answers = Vec::with_capacity(questions.len());
+        for plan::Head { adapter, texts, questions } in &plan.heads {
+            let pooled = select(&pooled, texts)?;
+            let logits = self.encoder.logits(&pooled, &adapters[*adapter].head, &seam)?.to_vec2::<f32>()?;
+            for (questions, logits) in questions.iter().zip(logits) {
+                answers.extend(questions.iter().map(|&question| (question, logits.clone())));
+            }
         }
-        Ok(logits)
+        Ok(answers)
     }
 }
 
-/// Rows by adapter, in order of first appearance; inside a group in the rows' order.
-fn by_adapter(rows: &[Row]) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (row, Row { adapter, .. }) in rows.iter().enumerate() {
-        match groups.iter_mut().find(|group| Arc::ptr_eq(&rows[group[0]].adapter, adapter)) {
-            Some(group) => group.push(row),
-            None => groups.push(vec![row]),
+/// The rows `which` of `x [B, n]`, rising; without a copy where they lie next to each other.
+fn select(x: &Tensor, which: &[usize]) -> candle_core::Result<Tensor> {
+    match which {
+        [first, .., last] if last - first + 1 == which.len() => x.narrow(0, *first, which.len()),
+        [only] => x.narrow(0, *only, 1),
+        _ => {
+            let which: Vec<u32> = which.iter().map(|&row| row as u32).collect();
+            x.index_select(&Tensor::new(which, x.device())?, 0)
         }
     }
-    groups
 }

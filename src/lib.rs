@@ -11,8 +11,9 @@
 //! | [`kernel`] | how: one file an operation, with its reference and its backward; [`kernel::prepacked`]: the base's products in f32, bf16, int8 |
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
 //! | [`rows`] | data files of any format, a row at a time |
+//! | [`plan`] | a batch as a value: which texts run, where rows that adapters shared part, what each pass answers |
+//! | [`passes`] | passes that run side by side on the cores |
 //! | [`pages`] | memory that is free for the moment stays mapped |
-//! | [`passes`] | a batch cut into passes that run side by side on the cores |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
 //! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
@@ -24,14 +25,17 @@
 //!
 //! `POST /classify/{adapter}` → `server` reads the request → [`adapter::Registry`] pins the adapter, loading it on first use →
 //! [`tokenize`] makes an [`encoder::Encoded`] → [`scheduler`] queues it and takes a batch over all adapters →
-//! [`engine::Engine::logits`] packs the texts end to end, grouped by adapter ([`encoder::Packed`]), and runs the encoder with
-//! [`adapter::Mixed`] at the seam → each adapter's own head → scores and labels.
+//! [`engine::Engine::logits`] cuts the batch into passes and makes a [`plan::Plan`] of each, packs its texts end to end
+//! ([`encoder::Packed`]), equal ones once, and runs the encoder with [`adapter::Mixed`] at the seam; where an adapter first changes
+//! a text that others share, the seam has its rows copied ([`encoder::Fork`]), and they go on grouped by adapter → each adapter's
+//! own head → scores and labels.
 //!
 //! # Invariants
 //!
 //! - The runtime never depends on training; SoRA's gate does not exist here, only plain LoRA of ragged ranks.
 //! - No padding: tokens of all texts lie end to end, attention stays inside a text, ranks are never rounded up to a common one.
 //! - A text's result does not depend on its neighbours in the batch.
+//! - A text asked of several adapters runs once until each adapter's first active site; where nothing is shared nothing is copied.
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
 //! - An encoder is shared and never mutated; all that varies comes through [`encoder::Seam`].
 //! - On the CPU, frozen f32 weights are used where the file is mapped; nothing copies them. What is prepacked is mapped from the
@@ -51,6 +55,7 @@ pub mod kernel;
 pub mod model;
 pub mod pages;
 pub mod passes;
+pub mod plan;
 pub mod rows;
 pub mod scheduler;
 pub mod score;

@@ -8,22 +8,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-use crate::encoder::Encoded;
-
 /// Tokens that a pass ends after: enough for a product at full speed, few enough that activations stay in a core's cache.
 pub const TOKENS: usize = 128;
 
-/// Cuts `rows` of a batch into passes that end after `most` tokens: ranges of positions in `rows`, none empty.
+/// Cuts a batch into passes that end after `most` tokens: ranges of positions in `lengths`, the tokens of each text; none empty.
 #[must_use]
-pub fn cut(rows: &[&Encoded], most: usize) -> Vec<Range<usize>> {
+pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let mut passes = Vec::new();
-    let (mut start, mut tokens) = (0, 0);
-    for (i, row) in rows.iter().enumerate() {
-        tokens += row.ids.len();
-        if tokens >= most || i + 1 == rows.len() {
-            passes.push(start..i + 1);
-            (start, tokens) = (i + 1, 0);
+    let (mut start, mut end, mut tokens) = (0, 0, 0usize);
+    for length in lengths {
+        end += 1;
+        tokens = tokens.saturating_add(length);
+        if tokens >= most {
+            passes.push(start..end);
+            (start, tokens) = (end, 0);
         }
+    }
+    if start < end {
+        passes.push(start..end);
     }
     passes
 }
@@ -82,18 +84,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn texts(lengths: &[usize]) -> Vec<Encoded> {
-        let text = |&len: &usize| Encoded { ids: vec![1; len], type_ids: vec![0; len], truncated: false };
-        lengths.iter().map(text).collect()
-    }
-
     #[test]
     fn every_row_is_in_one_pass() {
-        let texts = texts(&[50, 70, 10, 200, 3, 4]);
-        let rows: Vec<&Encoded> = texts.iter().collect();
-        assert_eq!(cut(&rows, 128), [0..3, 3..4, 4..6]);
-        assert_eq!(cut(&rows, usize::MAX).len(), 1);
-        assert!(cut(&rows[..0], 128).is_empty());
+        let lengths = [50, 70, 10, 200, 3, 4];
+        assert_eq!(cut(lengths, 128), [0..3, 3..4, 4..6]);
+        assert_eq!(cut(lengths, 7), [0..1, 1..2, 2..3, 3..4, 4..6]);
+        assert_eq!(cut(lengths, usize::MAX).len(), 1);
+        assert!(cut([], 128).is_empty());
     }
 
     #[test]

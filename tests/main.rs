@@ -5,6 +5,7 @@ mod adapter;
 mod legacy;
 mod model;
 mod parity;
+mod prefix;
 mod registry;
 mod scheduler;
 mod server;

@@ -32,7 +32,7 @@ fn folder(base: &str) -> PathBuf {
 }
 
 /// Every base on every device, and prepacked.
-fn goldens() -> impl Iterator<Item = Golden> {
+pub(crate) fn goldens() -> impl Iterator<Item = Golden> {
     let exact = devices().into_iter().flat_map(|device| BASES.map(|base| Golden::open(base, &device)));
     exact.chain(BASES.map(|base| Golden::prepacked(base, Precision::F32)))
 }
@@ -53,9 +53,9 @@ fn devices() -> Vec<Device> {
     devices
 }
 
-struct Golden {
-    base: &'static str,
-    engine: Engine,
+pub(crate) struct Golden {
+    pub(crate) base: &'static str,
+    pub(crate) engine: Engine,
     expected: Value,
 }
 
@@ -73,7 +73,7 @@ impl Golden {
         Self { base, engine, expected: serde_json::from_slice(&expected).unwrap() }
     }
 
-    fn texts(&self) -> Vec<Encoded> {
+    pub(crate) fn texts(&self) -> Vec<Encoded> {
         let texts = self.expected["texts"].as_array().unwrap();
         texts
             .iter()
@@ -85,7 +85,7 @@ impl Golden {
     }
 
     /// Each adapter with the logits `[texts][labels]` that peft computed.
-    fn adapters(&self) -> Vec<(String, Arc<Adapter>, Vec<Vec<f32>>)> {
+    pub(crate) fn adapters(&self) -> Vec<(String, Arc<Adapter>, Vec<Vec<f32>>)> {
         let adapters = self.expected["adapters"].as_object().unwrap();
         adapters
             .iter()
@@ -97,7 +97,7 @@ impl Golden {
     }
 }
 
-fn worst(found: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn worst(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::encoder::{Layout, Site};
+use crate::encoder::{Layout, Point, Site};
 
 /// What a linear gets added: `y += scale * (x A^T) B^T`.
 #[derive(Debug, Clone)]
@@ -108,6 +108,12 @@ impl Adapter {
     #[must_use]
     pub fn bytes(&self) -> usize {
         size_of::<f32>() * (self.delta_parameters() + self.head_parameters())
+    }
+
+    /// Where its rows leave the base's: all that comes before is the same for every adapter. `None` is at the head.
+    #[must_use]
+    pub fn leaves(&self, layout: &Layout) -> Option<Point> {
+        layout.sites().filter(|&site| self.rank(layout.index(site)) > 0).map(|site| layout.point(site)).min()
     }
 
     /// The first site with a delta; all before it is the base's own work.

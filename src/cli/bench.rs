@@ -25,6 +25,10 @@ pub(super) struct BenchArgs {
     /// Folder of the adapters; texts are asked of them in turn.
     #[arg(long, value_name = "DIR")]
     adapters: PathBuf,
+    /// Ask each text of every adapter, in one batch: `texts` counts answers, latency is of one text with all its answers, and the
+    /// same questions asked one after the other, which share nothing, stand beside it.
+    #[arg(long)]
+    ask_all: bool,
     /// The texts: a file as for `classify`.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
@@ -50,6 +54,8 @@ struct Measured {
     texts_per_second: f64,
     tokens_per_second: f64,
     latency_ms: Latency,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    one_by_one: Option<OneByOne>,
 }
 
 /// Of one text alone, from the text to its labels.
@@ -59,6 +65,15 @@ struct Latency {
     p99: f64,
 }
 
+/// The questions about one text, each in a pass of its own.
+#[derive(Serialize)]
+struct OneByOne {
+    /// Until the last is answered.
+    latency_ms: Latency,
+    /// How much faster they are answered together (p50).
+    speedup: f64,
+}
+
 /// A text and the adapter it is asked of.
 struct Question {
     text: String,
@@ -66,7 +81,7 @@ struct Question {
     adapter: Arc<Adapter>,
 }
 
-/// The most texts that are asked alone.
+/// The most texts that are timed alone.
 const ALONE: usize = 200;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
@@ -82,44 +97,64 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     if adapters.is_empty() {
         return Err(format!("{}: no adapter in it", args.adapters.display()).into());
     }
+    let measured = measure(args, &engine, &questions(rows, &adapters, args.ask_all), adapters.len())?;
+    match args.json {
+        true => print(format_args!("{}", serde_json::to_string(&measured)?)),
+        false => print(format_args!("{measured}")),
+    }
+}
+
+/// Each text for one of the adapters in turn, or for all of them.
+fn questions(rows: Vec<polyrank::rows::Row>, adapters: &[Arc<Adapter>], all: bool) -> Vec<Question> {
+    let each = if all { adapters.len() } else { 1 };
+    let texts = rows.into_iter().flat_map(|row| std::iter::repeat_n(row, each));
     let question = |(row, adapter): (polyrank::rows::Row, &Arc<Adapter>)| Question {
         text: row.text,
         pair: row.pair,
         adapter: Arc::clone(adapter),
     };
-    let questions: Vec<Question> = rows.into_iter().zip(adapters.iter().cycle()).map(question).collect();
+    texts.zip(adapters.iter().cycle()).map(question).collect()
+}
 
-    let tokens = answer(&engine, &questions, args.max_batch_tokens.get())?;
-    let mut times = Vec::with_capacity(args.repeats.get());
-    for _ in 0..args.repeats.get() {
+fn measure(args: &BenchArgs, engine: &Engine, questions: &[Question], adapters: usize) -> Result<Measured, Failure> {
+    let limit = args.max_batch_tokens.get();
+    let tokens = answer(engine, questions, limit)?;
+    let time = |questions: &[Question]| -> Result<Duration, Failure> {
         let start = Instant::now();
-        answer(&engine, &questions, args.max_batch_tokens.get())?;
-        times.push(start.elapsed());
-    }
-    let mut alone = Vec::with_capacity(ALONE);
-    for question in questions.iter().take(ALONE) {
-        let start = Instant::now();
-        answer(&engine, std::slice::from_ref(question), args.max_batch_tokens.get())?;
-        alone.push(start.elapsed());
+        answer(engine, questions, limit)?;
+        Ok(start.elapsed())
+    };
+    let mut times = (0..args.repeats.get()).map(|_| time(questions)).collect::<Result<Vec<_>, _>>()?;
+    let (mut alone, mut apart) = (Vec::with_capacity(ALONE), Vec::new());
+    for text in questions.chunks(if args.ask_all { adapters } else { 1 }).take(ALONE) {
+        alone.push(time(text)?);
+        if args.ask_all {
+            apart.push(text.chunks(1).map(time).sum::<Result<Duration, _>>()?);
+        }
     }
     let seconds = percentile(&mut times, 50).as_secs_f64();
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let measured = Measured {
+    let latency_ms = Latency::of(&mut alone);
+    let one_by_one = args.ask_all.then(|| {
+        let apart = Latency::of(&mut apart);
+        OneByOne { speedup: apart.p50 / latency_ms.p50, latency_ms: apart }
+    });
+    Ok(Measured {
         texts: questions.len(),
         tokens,
-        adapters: adapters.len(),
+        adapters,
         dtype: args.base.dtype.name(),
         device: if engine.device().is_cpu() { "cpu" } else { "cuda" },
         texts_per_second: questions.len() as f64 / seconds,
         tokens_per_second: tokens as f64 / seconds,
-        latency_ms: Latency {
-            p50: milliseconds(percentile(&mut alone, 50)),
-            p99: milliseconds(percentile(&mut alone, 99)),
-        },
-    };
-    match args.json {
-        true => print(format_args!("{}", serde_json::to_string(&measured)?)),
-        false => print(format_args!("{measured}")),
+        latency_ms,
+        one_by_one,
+    })
+}
+
+impl Latency {
+    fn of(times: &mut [Duration]) -> Self {
+        let mut milliseconds = |percent| percentile(times, percent).as_secs_f64() * 1e3;
+        Self { p50: milliseconds(50), p99: milliseconds(99) }
     }
 }
 
@@ -155,7 +190,16 @@ impl std::fmt::Display for Measured {
         writeln!(f, "{texts} texts of {tokens} tokens on {adapters} adapters, {dtype} on {device}")?;
         writeln!(f, "{:8.1} texts a second", self.texts_per_second)?;
         writeln!(f, "{:8.0} tokens a second", self.tokens_per_second)?;
-        write!(f, "{:8.2} ms for one text alone (p50), {:.2} ms (p99)", self.latency_ms.p50, self.latency_ms.p99)
+        write!(f, "{:8.2} ms for one text alone (p50), {:.2} ms (p99)", self.latency_ms.p50, self.latency_ms.p99)?;
+        match &self.one_by_one {
+            Some(OneByOne { latency_ms: Latency { p50, p99 }, speedup }) => {
+                write!(
+                    f,
+                    "\n{p50:8.2} ms for its questions one by one (p50), {p99:.2} ms (p99): {speedup:.2} times as long"
+                )
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::fork::Texts;
 use super::head::{Activation, Classifier, Shape};
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
 use super::post_norm::{self, KEY, Names, QUERY, Rest, VALUE};
@@ -303,12 +304,20 @@ impl Layer {
         }
     }
 
-    fn forward(&self, x: &Tensor, offsets: &[usize], relative: Option<&Relative>, seam: &dyn Seam) -> Result<Tensor> {
-        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], x, seam)?;
+    fn forward(
+        &self,
+        mut x: Tensor,
+        batch: &mut Texts,
+        relative: Option<&Relative>,
+        seam: &dyn Seam,
+    ) -> Result<Tensor> {
+        batch.part(self.index, 0, [&mut x])?;
+        let offsets = batch.offsets;
+        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, seam)?;
         let dropout = seam.dropout(DropPoint::Attention(self.index));
         let attended = match relative {
             Some(relative) if self.sides.contains(&true) => {
-                let (positions, texts) = self.positions(relative, seam)?;
+                let (positions, texts) = self.positions(relative, offsets, seam)?;
                 let how = Disentangled {
                     offsets: offsets.to_vec(),
                     heads: self.heads,
@@ -324,12 +333,18 @@ impl Layer {
                 kernel::attention(&q, &k, &v, &heads)?
             }
         };
-        self.rest.forward(x, &attended, seam)
+        self.rest.forward(x, attended, batch, seam)
     }
 
-    /// The projections of the batch's distances, one set after the other, and where each text's are.
-    fn positions(&self, relative: &Relative, seam: &dyn Seam) -> Result<(Tensor, Vec<TextPositions>)> {
-        let Relative { near, whole, groups, .. } = relative;
+    /// The projections of the batch's distances, one set after the other, and where those of each text at `offsets` are.
+    fn positions(
+        &self,
+        relative: &Relative,
+        offsets: &[usize],
+        seam: &dyn Seam,
+    ) -> Result<(Tensor, Vec<TextPositions>)> {
+        let Relative { near, whole, .. } = relative;
+        let groups = Groups::of(offsets, self.index, seam);
         let narrow = |table: &Tensor| table.narrow(0, near.first, near.rows)?.contiguous();
         let drops = seam.dropout(DropPoint::Positions(self.index)).is_some();
         let x = dropped(narrow(whole)?, DropPoint::Positions(self.index), seam)?;
@@ -380,13 +395,21 @@ struct Relative {
     whole: Tensor,
     /// Whether the table is the base's own.
     frozen: bool,
-    groups: Groups,
 }
 
 /// Texts by what the seam adds to them.
 struct Groups {
     count: usize,
     of_text: Vec<usize>,
+}
+
+impl Groups {
+    /// As they stand in the attention of `layer`, with texts at `offsets`.
+    fn of(offsets: &[usize], layer: usize, seam: &dyn Seam) -> Self {
+        let ranges = seam.groups(layer, offsets.last().copied().unwrap_or(0));
+        let of = |span: &[usize]| ranges.iter().position(|range| range.contains(&span[0])).unwrap_or(0);
+        Self { count: ranges.len().max(1), of_text: offsets.windows(2).map(of).collect() }
+    }
 }
 
 /// The convolution that deberta-v2-xlarge has beside its first layer.
@@ -470,13 +493,9 @@ impl Deberta {
     fn relative(&self, batch: &Packed, seam: &dyn Seam) -> Result<Option<Relative>> {
         let Some(positions) = &self.positions else { return Ok(None) };
         let longest = batch.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
-        let ranges = seam.groups(batch.tokens());
-        let group_of = |start: &usize| ranges.iter().position(|range| range.contains(start)).unwrap_or(0);
-        let of_text = batch.offsets[..batch.texts()].iter().map(group_of).collect();
-        let groups = Groups { count: ranges.len().max(1), of_text };
         // A table, or its norm, that is trained is another at every step.
         let whole = positions.whole(seam)?;
-        Ok(Some(Relative { near: positions.near(longest), frozen: !whole.track_op(), whole, groups }))
+        Ok(Some(Relative { near: positions.near(longest), frozen: !whole.track_op(), whole }))
     }
 }
 
@@ -514,11 +533,12 @@ impl Encoder for Deberta {
         }
         x = dropped(self.norm.alone(&x, seam)?, DropPoint::Embeddings, seam)?;
         let relative = self.relative(batch, seam)?;
-        let embedded = x.clone();
+        let mut texts = Texts::new(&batch.offsets, seam);
+        texts.kept = self.conv.as_ref().map(|_| x.clone());
         for layer in &self.layers {
-            x = layer.forward(&x, &batch.offsets, relative.as_ref(), seam)?;
-            if let Some(conv) = self.conv.as_ref().filter(|_| layer.index == 0) {
-                x = conv.forward(&embedded, &x, &batch.offsets, seam)?;
+            x = layer.forward(x, &mut texts, relative.as_ref(), seam)?;
+            if let (Some(conv), Some(embedded)) = (&self.conv, texts.kept.take()) {
+                x = conv.forward(&embedded, &x, texts.offsets, seam)?;
             }
         }
         Ok(x)

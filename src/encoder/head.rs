@@ -12,13 +12,14 @@ use crate::model::{Frozen, ModelError};
 /// The tensors of a head by their names in checkpoints ([`super::Layout::head`]).
 pub type Head = BTreeMap<String, Tensor>;
 
-/// The first token of each text: `hidden [T, hidden]` to `[B, hidden]`.
+/// The first token of each text: `hidden [T, hidden]` with texts at `offsets [B + 1]` to `[B, hidden]`.
 ///
 /// # Errors
 /// Candle's own.
-pub fn first_tokens(hidden: &Tensor, batch: &Packed) -> Result<Tensor> {
-    let starts: Vec<u32> = batch.offsets[..batch.texts()].iter().map(|&start| start as u32).collect();
-    hidden.index_select(&Tensor::from_vec(starts, batch.texts(), hidden.device())?, 0)
+pub fn first_tokens(hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
+    let starts: Vec<u32> = offsets.windows(2).map(|span| span[0] as u32).collect();
+    let texts = starts.len();
+    hidden.index_select(&Tensor::from_vec(starts, texts, hidden.device())?, 0)
 }
 
 /// Logits `[B, labels]` of a batch whose texts all take the same head.
@@ -32,7 +33,7 @@ pub fn head_logits(
     head: &Head,
     seam: &dyn Seam,
 ) -> Result<Tensor> {
-    encoder.logits(&encoder.pool(hidden, batch)?, head, seam)
+    encoder.logits(&encoder.pool(hidden, &batch.offsets)?, head, seam)
 }
 
 /// What lies between the two linears of a head.

@@ -11,13 +11,15 @@
 //! | `deberta.rs` | DeBERTa-v2 and v3 |
 //! | `modernbert.rs` | ModernBERT |
 //!
-//! The first four run the same layers, `post_norm.rs`; `layers.rs` has the parts that all are made of, `head.rs` the classifiers.
+//! The first four run the same layers, `post_norm.rs`; `layers.rs` has the parts that all are made of, `head.rs` the classifiers,
+//! `fork.rs` what lets texts part on their way.
 
 mod batch;
 mod bert;
 mod deberta;
 mod distilbert;
 mod electra;
+mod fork;
 mod head;
 mod layers;
 mod modernbert;
@@ -33,9 +35,10 @@ use candle_core::{Device, Result, Tensor};
 use serde_json::Value;
 
 pub use batch::{Encoded, Packed};
+pub use fork::Fork;
 pub use head::{Head, first_tokens, head_logits};
 pub use seam::{DropPoint, Identity, Seam};
-pub use site::{Dim, HeadParameter, Layout, Module, NamedSite, Site};
+pub use site::{Dim, HeadParameter, INPUTS, Layout, Module, NamedSite, Point, Site};
 
 use crate::model::{Base, BaseConfig, Frozen, ModelError};
 
@@ -50,18 +53,19 @@ pub trait Encoder: Send + Sync {
     /// Every parameter that it asks the seam for, by its name in a classifier's checkpoint.
     fn parameters(&self) -> &[Frozen];
 
-    /// The last hidden states, `[T, hidden]`.
+    /// The last hidden states, `[T, hidden]`: of the rows of `batch`, or of what they became where the seam let them part.
     ///
     /// # Errors
     /// Token ids outside the tables, and whatever the seam and the operations raise.
     fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor>;
 
-    /// What the head reads of each text: `hidden [T, hidden]` to `[B, hidden]`; the first token, where nothing else is said.
+    /// What the head reads of each text: `hidden [T, hidden]` with texts at `offsets [B + 1]` to `[B, hidden]`; the first token,
+    /// where nothing else is said.
     ///
     /// # Errors
     /// Candle's own.
-    fn pool(&self, hidden: &Tensor, batch: &Packed) -> Result<Tensor> {
-        first_tokens(hidden, batch)
+    fn pool(&self, hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
+        first_tokens(hidden, offsets)
     }
 
     /// Logits `[B, labels]` of `head` over what was pooled, `[B, hidden]`.

@@ -7,6 +7,7 @@ use candle_core::{Device, Result, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::fork::Texts;
 use super::head::{Activation, Classifier, Shape};
 use super::layers::{Linear, Loader, Norm, Tables, dropped};
 use super::{Architecture, DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site, first_tokens};
@@ -238,19 +239,26 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, offsets: &[usize], seam: &dyn Seam) -> Result<Tensor> {
-        let normed = self.attention_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.alone(x, seam))?;
+    fn forward(&self, mut x: Tensor, texts: &mut Texts, seam: &dyn Seam) -> Result<Tensor> {
+        // Before the norms: to norm a row twice costs no more than to copy it twice.
+        texts.part(self.index, 0, [&mut x])?;
+        let normed = self.attention_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.alone(&x, seam))?;
         let qkv = self.qkv.forward(&normed, seam)?;
         let part = |i: usize| qkv.narrow(1, i * self.hidden, self.hidden);
-        let turn = Rotary { offsets, heads: self.heads, theta: self.theta };
+        let turn = Rotary { offsets: texts.offsets, heads: self.heads, theta: self.theta };
         let (q, k) = (kernel::rotate(&part(0)?, &turn)?, kernel::rotate(&part(1)?, &turn)?);
         let scale = 1.0 / ((self.hidden / self.heads) as f64).sqrt();
         let dropout = seam.dropout(DropPoint::Attention(self.index));
-        let heads = Heads { offsets, heads: self.heads, scale, window: self.window, dropout };
-        let h = self.attention_output.forward(&kernel::attention(&q, &k, &part(2)?, &heads)?, seam)?;
-        let x = (x + dropped(h, DropPoint::AttentionOutput(self.index), seam)?)?;
+        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale, window: self.window, dropout };
+        let mut attended = kernel::attention(&q, &k, &part(2)?, &heads)?;
+        texts.part(self.index, 1, [&mut x, &mut attended])?;
+        let h = self.attention_output.forward(&attended, seam)?;
+        x = (x + dropped(h, DropPoint::AttentionOutput(self.index), seam)?)?;
+        texts.part(self.index, 2, [&mut x])?;
         let wide = self.intermediate.forward(&self.output_norm.alone(&x, seam)?, seam)?;
-        x + self.output.forward(&dropped(kernel::gated_gelu(&wide)?, DropPoint::Output(self.index), seam)?, seam)?
+        let mut gated = kernel::gated_gelu(&wide)?;
+        texts.part(self.index, 3, [&mut x, &mut gated])?;
+        x + self.output.forward(&dropped(gated, DropPoint::Output(self.index), seam)?, seam)?
     }
 }
 
@@ -288,18 +296,19 @@ impl Encoder for ModernBert {
     fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor> {
         let sum = self.tables.sum(batch, &[], seam)?;
         let mut x = dropped(self.norm.alone(&sum, seam)?, DropPoint::Embeddings, seam)?;
+        let mut texts = Texts::new(&batch.offsets, seam);
         for layer in &self.layers {
-            x = layer.forward(&x, &batch.offsets, seam)?;
+            x = layer.forward(x, &mut texts, seam)?;
         }
         self.final_norm.alone(&x, seam)
     }
 
-    fn pool(&self, hidden: &Tensor, batch: &Packed) -> Result<Tensor> {
+    fn pool(&self, hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
         match self.pooling {
-            Pooling::Cls => first_tokens(hidden, batch),
+            Pooling::Cls => first_tokens(hidden, offsets),
             Pooling::Mean => {
                 let mean = |span: &[usize]| hidden.narrow(0, span[0], span[1] - span[0])?.mean_keepdim(0);
-                Tensor::cat(&batch.offsets.windows(2).map(mean).collect::<Result<Vec<_>>>()?, 0)
+                Tensor::cat(&offsets.windows(2).map(mean).collect::<Result<Vec<_>>>()?, 0)
             }
         }
     }

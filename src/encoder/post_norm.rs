@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
+use super::fork::Texts;
 use super::head::{Classifier, Shape};
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv};
 use super::{DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
@@ -159,8 +160,9 @@ impl Encoder for PostNorm {
         if let Some(projection) = &self.projection {
             x = projection.forward(&x, seam)?;
         }
+        let mut texts = Texts::new(&batch.offsets, seam);
         for layer in &self.layers {
-            x = layer.forward(&x, &batch.offsets, seam)?;
+            x = layer.forward(x, &mut texts, seam)?;
         }
         Ok(x)
     }
@@ -195,11 +197,12 @@ impl Layer {
         Ok(Self { heads, scale, query, key, value, rest: Rest::load(loader, layout, config, names, index)? })
     }
 
-    fn forward(&self, x: &Tensor, offsets: &[usize], seam: &dyn Seam) -> Result<Tensor> {
-        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], x, seam)?;
+    fn forward(&self, mut x: Tensor, texts: &mut Texts, seam: &dyn Seam) -> Result<Tensor> {
+        texts.part(self.rest.index, 0, [&mut x])?;
+        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, seam)?;
         let dropout = seam.dropout(DropPoint::Attention(self.rest.index));
-        let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, dropout };
-        self.rest.forward(x, &kernel::attention(&q, &k, &v, &heads)?, seam)
+        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale: self.scale, window: None, dropout };
+        self.rest.forward(x, kernel::attention(&q, &k, &v, &heads)?, texts, seam)
     }
 }
 
@@ -232,14 +235,23 @@ impl Rest {
     }
 
     /// `x [T, hidden]` went into the layer, `attended [T, hidden]` came out of its attention.
-    pub(super) fn forward(&self, x: &Tensor, attended: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        let mut h = self.attention_output.forward(attended, seam)?;
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor,
+        mut attended: Tensor,
+        texts: &mut Texts,
+        seam: &dyn Seam,
+    ) -> Result<Tensor> {
+        texts.part(self.index, 1, [&mut x, &mut attended])?;
+        let mut h = self.attention_output.forward(&attended, seam)?;
         if self.drops_attention {
             h = dropped(h, DropPoint::AttentionOutput(self.index), seam)?;
         }
-        let x = self.attention_norm.forward(&h, x, seam)?;
-        let h = kernel::gelu(self.intermediate.forward(&x, seam)?)?;
-        let h = dropped(self.output.forward(&h, seam)?, DropPoint::Output(self.index), seam)?;
+        x = self.attention_norm.forward(&h, &x, seam)?;
+        texts.part(self.index, 2, [&mut x])?;
+        h = kernel::gelu(self.intermediate.forward(&x, seam)?)?;
+        texts.part(self.index, 3, [&mut x, &mut h])?;
+        h = dropped(self.output.forward(&h, seam)?, DropPoint::Output(self.index), seam)?;
         self.output_norm.forward(&h, &x, seam)
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::Site;
+use super::{Fork, Point, Site};
 use crate::adapter::Delta;
 use crate::kernel::Dropout;
 
@@ -66,9 +66,16 @@ pub trait Seam {
         sites.iter().enumerate().map(|(i, &site)| self.project(site, x, linear(i)?)).collect()
     }
 
-    /// Texts that share what is added, as ranges of the batch's token rows, in order. Asked where a linear has an input besides
-    /// the tokens (DeBERTa projects its relative positions by the very linears that project the tokens).
-    fn groups(&self, tokens: usize) -> Vec<Range<usize>> {
+    /// How the rows part at `point`, where some do: texts that several adapters shared until here go on apart. Asked once at
+    /// every point, in order, before the linears that read the input.
+    fn fork(&self, _point: Point) -> Option<Fork<'_>> {
+        None
+    }
+
+    /// Texts that share what is added, as ranges of the batch's `tokens` rows in the attention of `layer`, in order, without
+    /// gaps. Asked where a linear has an input besides the tokens (DeBERTa projects its relative positions by the very linears
+    /// that project the tokens).
+    fn groups(&self, _layer: usize, tokens: usize) -> Vec<Range<usize>> {
         std::iter::once(0..tokens).collect()
     }
 

@@ -14,6 +14,20 @@ pub struct Site {
     pub module: usize,
 }
 
+/// Inputs of a layer that are rows of the batch's tokens: of query, key and value; of the attention's output linear; of the linears
+/// into and out of the feed-forward. What reads any other (DeBERTa's relative positions) acts within the attention over the first.
+pub const INPUTS: usize = 4;
+
+/// An input of a layer, just before the linears that read it: a place where rows that ran together may part. In the order of
+/// execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Point {
+    /// Layer, from 0 at the embeddings.
+    pub layer: usize,
+    /// Which input, below [`INPUTS`].
+    pub input: usize,
+}
+
 /// A site as people and clients are told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NamedSite {
@@ -34,7 +48,7 @@ pub struct Module {
     pub in_features: usize,
     /// Width of the output.
     pub out_features: usize,
-    /// Which of the layer's inputs it reads; modules with equal numbers read the same tensor and may share work.
+    /// Which of the layer's inputs it reads ([`INPUTS`]); modules with equal numbers read the same tensor and may share work.
     pub input: usize,
 }
 
@@ -109,6 +123,21 @@ impl Layout {
     #[must_use]
     pub fn module(&self, site: Site) -> &Module {
         &self.modules[site.module]
+    }
+
+    /// Up to where a row is the base's own although the linear at `site` changes it.
+    #[must_use]
+    pub fn point(&self, site: Site) -> Point {
+        let input = self.module(site).input;
+        Point { layer: site.layer, input: if input < INPUTS { input } else { 0 } }
+    }
+
+    /// What part of the products of a forward pass, from 0 to 1, comes at `point` or after it.
+    #[must_use]
+    pub fn share_from(&self, point: Point) -> f64 {
+        let work = |site| (self.module(site).in_features * self.module(site).out_features) as f64;
+        let after: f64 = self.sites().filter(|&site| self.point(site) >= point).map(work).sum();
+        after / self.sites().map(work).sum::<f64>()
     }
 
     /// The full name in a classifier's checkpoint, `bert.encoder.layer.0.attention.self.query`.

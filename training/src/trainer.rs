@@ -310,9 +310,9 @@ impl<'a> Trainer<'a> {
 
     /// One step on `rows` of the training data; the mean loss.
     fn step(&mut self, rows: &[usize], costs: &[usize]) -> Result<f32, Error> {
-        let texts: Vec<&Encoded> = rows.iter().map(|&row| &self.tokens.train[row]).collect();
+        let lengths = rows.iter().map(|&row| self.tokens.train[row].ids.len());
         // A GPU takes the batch whole.
-        let cuts = passes::cut(&texts, if self.engine.device().is_cpu() { passes::TOKENS } else { usize::MAX });
+        let cuts = passes::cut(lengths, if self.engine.device().is_cpu() { passes::TOKENS } else { usize::MAX });
         let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
         let mut loss = 0.0;
         let mut gradients = match self.penalty()? {

@@ -1,0 +1,70 @@
+//! Equal texts among the questions of a batch, what they cost, and which run in one pass.
+
+use std::collections::HashMap;
+
+use super::Asked;
+use crate::encoder::{Encoded, Point};
+use crate::passes;
+
+/// All that is asked about one text.
+pub(super) struct Family {
+    /// Its tokens.
+    pub(super) tokens: usize,
+    /// By adapter, in the order of their numbers.
+    pub(super) asks: Vec<Ask>,
+}
+
+/// A text asked of one adapter: one computation, however often it is asked.
+pub(super) struct Ask {
+    pub(super) adapter: usize,
+    pub(super) leaves: Option<Point>,
+    pub(super) questions: Vec<usize>,
+}
+
+/// `questions` by text, in order of first appearance.
+pub(super) fn families(asked: &[Asked], questions: &[usize]) -> Vec<Family> {
+    let mut places: HashMap<(&[u32], &[u32]), usize> = HashMap::with_capacity(questions.len());
+    let mut families: Vec<Family> = Vec::new();
+    for &question in questions {
+        let Asked { text: Encoded { ids, type_ids, .. }, adapter, leaves } = asked[question];
+        let place = *places.entry((ids, type_ids)).or_insert(families.len());
+        if place == families.len() {
+            families.push(Family { tokens: ids.len(), asks: Vec::new() });
+        }
+        let asks = &mut families[place].asks;
+        match asks.binary_search_by_key(&adapter, |ask| ask.adapter) {
+            Ok(ask) => asks[ask].questions.push(question),
+            Err(ask) => asks.insert(ask, Ask { adapter, leaves, questions: vec![question] }),
+        }
+    }
+    families
+}
+
+impl Family {
+    /// Its rows in units of whole forward passes, where `share` says what part of one comes at a point or after it.
+    fn cost(&self, share: &impl Fn(Point) -> f64) -> usize {
+        let apart = |ask: &Ask| ask.leaves.map_or(0.0, share);
+        let last = self.asks.iter().map(apart).fold(1.0, f64::min);
+        let rows = 1.0 - last + self.asks.iter().map(apart).sum::<f64>();
+        (self.tokens as f64 * rows.max(1.0)).round() as usize
+    }
+}
+
+/// The questions of each pass, no pass empty. All questions about one text are in one pass; texts of the same adapters are next to
+/// each other. A pass ends after work worth `most` tokens, where `share` says what part of a token's work comes at a point or
+/// after it ([`crate::encoder::Layout::share_from`]).
+///
+/// Passes are for the cores, side by side. So all questions are one pass where there is too little work for two, or where one text
+/// has more of it than all others.
+#[must_use]
+pub fn cut(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, most: usize) -> Vec<Vec<usize>> {
+    let mut families = families(asked, questions);
+    families.sort_by_cached_key(|family| family.asks.iter().map(|ask| ask.adapter).collect::<Vec<_>>());
+    let costs: Vec<usize> = families.iter().map(|family| family.cost(&share)).collect();
+    let largest = costs.iter().copied().max().unwrap_or(0);
+    let most = if costs.iter().sum::<usize>() < 2 * most.max(largest) { usize::MAX } else { most };
+    let of = |families: &[Family]| {
+        families.iter().flat_map(|family| family.asks.iter().flat_map(|ask| ask.questions.iter().copied())).collect()
+    };
+    passes::cut(costs, most).into_iter().map(|pass| of(&families[pass])).collect()
+}

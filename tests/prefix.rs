@@ -1,0 +1,151 @@
+//! Equal texts asked of several adapters run together until each adapter's first active site, and answer as alone.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use polyrank::adapter::{Adapter, Delta, Mixed};
+use polyrank::encoder::{Encoded, Fork, INPUTS, Layout, Packed, Point, Seam, Site};
+use polyrank::engine::Row;
+use polyrank::plan::{Asked, Plan};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::parity::{Golden, goldens, worst};
+
+/// An adapter with random deltas at the sites that `active` takes, and the head of `donor`.
+fn random(donor: &Adapter, layout: &Layout, seed: u64, active: impl Fn(Site) -> bool) -> Arc<Adapter> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let device = donor.head.values().next().unwrap().device().clone();
+    let mut tensor = |shape: (usize, usize)| {
+        let values: Vec<f32> = (0..shape.0 * shape.1).map(|_| rng.random_range(-0.5..0.5)).collect();
+        Tensor::from_vec(values, shape, &device).unwrap()
+    };
+    let mut delta = |site: Site| {
+        let (module, rank) = (layout.module(site), 1 + (seed as usize + layout.index(site)) % 4);
+        Delta { a: tensor((rank, module.in_features)), b: tensor((module.out_features, rank)), scale: 0.7 }
+    };
+    let deltas = layout.sites().map(|site| active(site).then(|| delta(site))).collect();
+    Arc::new(Adapter { deltas, ..donor.clone() })
+}
+
+/// peft's adapters, one that is first active at each point (with gaps later on), one that changes relative positions alone where
+/// the base has linears for them, one of the last site alone, and two of no site.
+fn adapters(golden: &Golden) -> Vec<Arc<Adapter>> {
+    let layout = golden.engine.layout();
+    let mut all: Vec<Arc<Adapter>> = golden.adapters().into_iter().map(|(_, adapter, _)| adapter).collect();
+    let donor = Arc::clone(&all[0]);
+    let last = layout.sites().max_by_key(|&site| layout.point(site)).unwrap();
+    for i in 0..layout.layers * INPUTS {
+        let point = Point { layer: i / INPUTS, input: i % INPUTS };
+        let active =
+            |site| layout.point(site) == point || (layout.point(site) > point && layout.index(site) % 3 != i % 3);
+        all.push(random(&donor, layout, i as u64, active));
+        assert_eq!(all[all.len() - 1].leaves(layout), Some(point));
+    }
+    if layout.modules.iter().any(|module| module.input >= INPUTS) {
+        let active = |site: Site| site.layer > 0 && layout.module(site).input >= INPUTS;
+        all.push(random(&donor, layout, 100, active));
+        assert_eq!(all[all.len() - 1].leaves(layout), Some(Point { layer: 1, input: 0 }));
+    }
+    all.push(random(&donor, layout, 101, |site| site == last));
+    all.extend([0, 1].map(|seed| random(&donor, layout, seed, |_| false)));
+    all
+}
+
+fn row(text: &Encoded, adapter: &Arc<Adapter>) -> Row {
+    Row { text: text.clone(), adapter: Arc::clone(adapter) }
+}
+
+/// That `rows`, in batches of `size`, answer as each alone, with differences in units of a row's largest logit if that is over 1.
+fn answers_as_alone(golden: &Golden, rows: &[Row], size: usize, tolerance: f32) {
+    for batch in rows.chunks(size) {
+        for (row, found) in batch.iter().zip(golden.engine.logits(batch).unwrap()) {
+            let alone = golden.engine.logits(std::slice::from_ref(row)).unwrap().remove(0);
+            let unit = alone.iter().fold(1.0f32, |unit, logit| unit.max(logit.abs()));
+            let apart = worst(&found, &alone) / unit;
+            assert!(apart <= tolerance, "{}, batches of {size}: {found:?}, alone {alone:?}", golden.base);
+        }
+    }
+}
+
+#[test]
+fn equal_texts_of_several_adapters_answer_as_alone() {
+    for golden in goldens() {
+        let (adapters, texts) = (adapters(&golden), golden.texts());
+        let mut rows: Vec<Row> = texts.iter().flat_map(|text| adapters.iter().map(move |a| row(text, a))).collect();
+        // One text asked twice of one adapter, and one of one adapter only.
+        rows.push(rows[3].clone());
+        let reversed = Encoded { ids: texts[0].ids.iter().rev().copied().collect(), ..texts[0].clone() };
+        rows.push(row(&reversed, &adapters[1]));
+        rand::seq::SliceRandom::shuffle(&mut rows[..], &mut StdRng::seed_from_u64(5));
+        // All in one batch, and in parts that hold some of a text's questions.
+        answers_as_alone(&golden, &rows, rows.len(), 1e-5);
+        answers_as_alone(&golden, &rows, 37, 1e-5);
+    }
+}
+
+/// The products of a large batch round otherwise than those of a short text; within 64 rows they are (but for a convolution) the
+/// same, and so is what a text shared with others answers.
+#[test]
+fn a_short_text_of_several_adapters_answers_as_alone_to_rounding() {
+    for golden in goldens() {
+        let adapters = adapters(&golden);
+        for text in golden.texts().into_iter().take(3) {
+            let cut = |list: &[u32]| list.iter().copied().take(4).collect();
+            let text = Encoded { ids: cut(&text.ids), type_ids: cut(&text.type_ids), truncated: true };
+            let rows: Vec<Row> = adapters.iter().map(|adapter| row(&text, adapter)).collect();
+            answers_as_alone(&golden, &rows, 15, 1e-6);
+        }
+    }
+}
+
+/// The batch's answers, with the rows that it was asked for at each site.
+struct Counting<'a> {
+    mixed: Mixed<'a>,
+    rows: RefCell<BTreeMap<Site, Vec<usize>>>,
+}
+
+impl Seam for Counting<'_> {
+    fn project(&self, site: Site, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        self.rows.borrow_mut().entry(site).or_default().push(x.dim(0)?);
+        self.mixed.project(site, x, y)
+    }
+
+    fn fork(&self, point: Point) -> Option<Fork<'_>> {
+        self.mixed.fork(point)
+    }
+
+    fn groups(&self, layer: usize, tokens: usize) -> Vec<Range<usize>> {
+        self.mixed.groups(layer, tokens)
+    }
+
+    fn project_shared(&self, site: Site, group: usize, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        self.mixed.project_shared(site, group, x, y)
+    }
+}
+
+#[test]
+fn every_encoder_runs_the_rows_that_are_planned() {
+    for golden in goldens() {
+        let (adapters, texts, layout) = (adapters(&golden), golden.texts(), golden.engine.layout());
+        let ask = |text| {
+            let ask = move |(adapter, a): (usize, &Arc<Adapter>)| Asked { text, adapter, leaves: a.leaves(layout) };
+            adapters.iter().enumerate().map(ask)
+        };
+        let asked: Vec<Asked> = texts[..2].iter().flat_map(ask).collect();
+        let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>());
+        let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
+        let seam = Counting { mixed: Mixed::new(layout, &plan, &adapters), rows: RefCell::default() };
+        golden.engine.encoder().forward(&batch, &seam).unwrap();
+        let tokens: usize = texts[..2].iter().map(|text| text.ids.len()).sum();
+        let rows = seam.rows.into_inner();
+        for site in layout.sites().filter(|&site| layout.module(site).input < INPUTS) {
+            let point = layout.point(site);
+            let left = adapters.iter().filter(|adapter| adapter.leaves(layout).is_some_and(|at| at <= point)).count();
+            // Those of no site never leave.
+            assert_eq!(rows[&site], [tokens * (left + 1)], "{} at {site:?}", golden.base);
+        }
+    }
+}
