@@ -4,8 +4,8 @@
     peers.py POLYRANK MODEL_DIR ADAPTERS [--texts FILE] [--peers torch,onnx] [--dtypes f32,bf16,int8] [--rounds 5]
 
 POLYRANK is the binary, MODEL_DIR the base's folder, ADAPTERS a folder of PEFT adapters; those of the commonest number of labels
-are taken, for PEFT mixes no others. FILE has a text a line; by default `texts.py` makes 1,024. Each round runs every engine once,
-so that a noisy machine slows all alike, and medians over the rounds are compared. Peers that know no adapters are given one
+are taken, for PEFT mixes no others. FILE has a text a line; by default `texts.py` makes 1,024. Each round runs every engine
+once, so that a noisy machine slows all alike, and medians over the rounds are compared. Peers that know no adapters are given one
 adapter merged into the base, and their inputs sorted by length; polyrank and PEFT are given all adapters mixed, as texts come.
 
     torch-mixed   PyTorch f32 + PEFT, `adapter_names`        onnx-f32    ONNX Runtime on the exported model
@@ -13,6 +13,7 @@ adapter merged into the base, and their inputs sorted by length; polyrank and PE
     torch-bf16    PyTorch bf16, one model
 """
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -75,17 +76,19 @@ def peers(args, names, texts, folder):
 
     def onnx_int8():
         engines.quantised(exported, small)
-        print(f"ONNX Runtime's int8 logits are {engines.difference(args.model, model, small, texts[:64]):.2g} off", flush=True)
+        apart = engines.difference(args.model, model, small, texts[:64])
+        print(f"ONNX Runtime's int8 logits are {apart:.2g} off", flush=True)
         return onnx(small)
 
-    def onnx_f32():
-        return onnx(exported)
+    def torch_mixed():
+        mixed = engines.mixed(args.model, count, adapters)
+        return engines.Torch(args.model, mixed, [path.name for path in adapters])
 
     made = {
-        "torch-mixed": lambda: engines.Torch(args.model, engines.mixed(args.model, count, adapters), [a.name for a in adapters]),
+        "torch-mixed": torch_mixed,
         "torch-f32": lambda: engines.Torch(args.model, model),
-        "torch-bf16": lambda: engines.Torch(args.model, engines.merged(args.model, count, adapters[0]).to(torch.bfloat16)),
-        "onnx-f32": onnx_f32,
+        "torch-bf16": lambda: engines.Torch(args.model, copy.deepcopy(model).to(torch.bfloat16)),
+        "onnx-f32": lambda: onnx(exported),
         "onnx-int8": onnx_int8,
     }
     ready = {}
@@ -132,7 +135,8 @@ def measure(ours, dtypes, theirs, texts, rounds):
     seen = {}
 
     def note(engine, **values):
-        print("  " + ", ".join([engine, *(f"{key.replace('_', ' ')} {value:.1f}" for key, value in values.items())]), flush=True)
+        told = [f"{key.replace('_', ' ')} {value:.1f}" for key, value in values.items()]
+        print("  " + ", ".join([engine, *told]), flush=True)
         for key, value in values.items():
             seen.setdefault((key, engine), []).append(value)
 
@@ -145,7 +149,8 @@ def measure(ours, dtypes, theirs, texts, rounds):
                 dtypes.remove(dtype)
                 print(f"polyrank {dtype}: not measured: {error}", file=sys.stderr)
                 continue
-            note(dtype, texts_a_second=found["texts_per_second"], ms_alone=found["latency_ms"]["p50"], anonymous_mb=found["anonymous_mb"])
+            rate, alone = found["texts_per_second"], found["latency_ms"]["p50"]
+            note(dtype, texts_a_second=rate, ms_alone=alone, anonymous_mb=found["anonymous_mb"])
         for name, peer in theirs.items():
             rate = len(texts) / timed(lambda: peer.run(texts))
             if name == "torch-mixed":
@@ -175,7 +180,8 @@ def table(found, model_type):
     for ours, peer, name, goals in LATENCY:
         lines.append(row(f"ms for one text alone, {ours}, against {name}", found, "ms_alone", ours, peer, goals))
     if ("anonymous_mb", "f32") in found:
-        lines.append(f"| MB of anonymous memory at most, f32 mixed | {found['anonymous_mb', 'f32']:.0f} | | | at most {MEMORY} | |")
+        most = f"{found['anonymous_mb', 'f32']:.0f}"
+        lines.append(f"| MB of anonymous memory at most, f32 mixed | {most} | | | at most {MEMORY} | |")
     return "\n".join(lines)
 
 
@@ -199,7 +205,7 @@ def main():
     if args.texts:
         texts = args.texts.read_text(encoding="utf-8").splitlines()
     else:
-        texts = measured.draw([text for path in measured.sources() for text in measured.read(path)], length, 1024, 24, 0)
+        texts = measured.draw(measured.known(), length, 1024, 24, 0)
     count, adapters = chosen(args.adapters)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -210,8 +216,8 @@ def main():
         dtypes = offered(ours, args.dtypes)
         found = measure(ours, dtypes, peers(args, args.peers, texts, folder), texts, args.rounds)
     mean = statistics.mean(map(length, texts))
-    print(f"\n{len(texts)} texts of {mean:.1f} tokens, {len(adapters)} adapters of {count} labels, {args.threads} threads, medians of "
-          f"{args.rounds} rounds\n")  # fmt: skip
+    print(f"\n{len(texts)} texts of {mean:.1f} tokens, {len(adapters)} adapters of {count} labels, {args.threads} threads, "
+          f"medians of {args.rounds} rounds\n")  # fmt: skip
     print(table(found, json.loads((args.model / "config.json").read_text())["model_type"]))
 
 

@@ -4,8 +4,8 @@
     shapes.py base SHAPE OUT [--tokens 4000]          SHAPE: deberta-v3-base, roberta-large
     shapes.py adapters MODEL_DIR OUT N PATTERN        PATTERN: ragged, uniform, late, wide
 
-A base has a vocabulary of its own, of about `--tokens`, trained over `texts.py`'s texts, so that its tables stay small; it does
-not change what a text costs. Patterns:
+A base has a vocabulary of its own, of about `--tokens`, trained over the texts that `texts.py` draws from, so that its tables
+stay small; it does not change what a token costs. Patterns:
 
     ragged    as SoRA leaves them: 0 to 8 a site, and the shallower a layer, the more of its sites absent
     uniform   8 at every site
@@ -43,7 +43,7 @@ LABELS = 2
 
 def make_base(shape, out, tokens):
     kind, arguments, tokenizer, kept = SHAPES[shape]
-    made, settings = tokenizer([text for path in texts.sources() for text in texts.read(path)], tokens)
+    made, settings = tokenizer(texts.known(), tokens)
     config = kind(vocab_size=made.get_vocab_size(), **arguments)
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config)

@@ -3,9 +3,9 @@
 
     texts.py MODEL_DIR [DATA...] [--count 1024] [--tokens 24] [--seed 0] > texts.txt
 
-DATA are TSV files as for training; by default SST-2 of `../shared/data`, and where that is missing the texts of `examples/data`.
-A text is one to three of theirs, one after the other. It is taken if it draws the mean towards `--tokens`, counted by the
-tokenizer of MODEL_DIR with special tokens. The same arguments give the same texts.
+DATA are TSV files as for training; by default SST-2 of `../shared/data`, or else the texts of `examples/data`. A text is
+one to three of theirs, one after the other. It is taken if it draws the mean towards `--tokens`, counted by the tokenizer of
+MODEL_DIR with special tokens. The same arguments give the same texts.
 """
 import argparse
 import random
@@ -25,8 +25,9 @@ def read(path):
     return [row.split("\t")[column].strip() for row in rows for column in columns]
 
 
-def sources():
-    return [SHARED if SHARED.exists() else EXAMPLES]
+def known():
+    """The texts to draw from where nothing else is said."""
+    return read(SHARED if SHARED.exists() else EXAMPLES)
 
 
 def draw(texts, length, count, mean, seed):
@@ -61,7 +62,7 @@ def main():
     parser.add_argument("--tokens", type=float, default=24)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    texts = [text for path in args.data or sources() for text in read(path)]
+    texts = [text for path in args.data for text in read(path)] or known()
     print("\n".join(draw(texts, counter(args.model), args.count, args.tokens, args.seed)))
 
 

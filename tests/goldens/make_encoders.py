@@ -54,10 +54,10 @@ def word_piece():
 
 # name: (configuration, its arguments, tokenizer, names that the base keeps, default targets, `modules_to_save`)
 BASES = {
-    "roberta": (RobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5), small(byte_level, 300),
-                ("roberta.",), ["query", "value", "output.dense"], ["classifier"]),
-    "xlm-roberta": (XLMRobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5), small(xlm, 150),
-                    ("roberta.",), ["key", "intermediate.dense"], ["classifier"]),
+    "roberta": (RobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5),
+                small(byte_level, 300), ("roberta.",), ["query", "value", "output.dense"], ["classifier"]),
+    "xlm-roberta": (XLMRobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5),
+                    small(xlm, 150), ("roberta.",), ["key", "intermediate.dense"], ["classifier"]),
     "electra": (ElectraConfig, dict(max_position_embeddings=64, embedding_size=12), word_piece,
                 ("electra.",), ["query", "value"], ["classifier"]),
     "distilbert": (DistilBertConfig, dict(dim=16, n_heads=4, hidden_dim=24, n_layers=2, max_position_embeddings=64), word_piece,
