@@ -92,8 +92,8 @@ struct Linear {
     x: Vec<f32>,
 }
 
-/// How often a call of a floor runs the layer: often enough that starting threads does not show.
-const LAYERS: usize = 12;
+/// Rows that a call of a floor takes through the layer on each core: so many that starting threads does not show.
+const ROWS: usize = 2048;
 
 fn floors(layout: &Layout, rng: &mut StdRng) -> Vec<Floor> {
     let cores = rayon::current_num_threads();
@@ -120,7 +120,12 @@ impl Floor {
 
     fn flops(&self) -> f64 {
         let layer: u64 = self.linears.iter().map(|linear| self.size(linear).flops()).sum();
-        (layer * (LAYERS * self.side_by_side) as u64) as f64
+        (layer * (self.layers() * self.side_by_side) as u64) as f64
+    }
+
+    /// How often a call runs the layer.
+    fn layers(&self) -> usize {
+        ROWS.div_ceil(self.m)
     }
 
     fn size(&self, linear: &Linear) -> Size {
@@ -132,7 +137,7 @@ impl Floor {
         let layers = || {
             let widest = self.linears.iter().map(|linear| linear.shape.1).max().unwrap_or(0);
             let mut y = vec![0.0; self.m * widest];
-            for linear in (0..LAYERS).flat_map(|_| &self.linears) {
+            for linear in (0..self.layers()).flat_map(|_| &self.linears) {
                 let size = self.size(linear);
                 product(&mut y[..size.m * size.n], &linear.x, (&linear.w, self.weight), size, threads);
             }
