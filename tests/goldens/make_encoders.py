@@ -22,8 +22,8 @@ sys.path.insert(0, str(HERE))
 import make_bert
 import peft_goldens as goldens
 import torch
+from made_tokenizers import byte_level, deberta, xlm
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification, DebertaV2Config, DistilBertConfig, ElectraConfig, ModernBertConfig, RobertaConfig,
     XLMRobertaConfig,
@@ -40,44 +40,9 @@ def corpus():
     return [part for text in TEXTS for part in text if part]
 
 
-def byte_level():
-    """RoBERTa's: byte-level BPE, `<s> a </s></s> b </s>`."""
-    made = Tokenizer(models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    made.train_from_iterator(corpus(), trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))  # fmt: skip
-    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    return made, {"tokenizer_class": "RobertaTokenizer", "pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>",
-                  "sep_token": "</s>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}  # fmt: skip
-
-
-def unigram(names, single, pair):
-    """A SentencePiece model: Unigram with metaspaces. `names` are the special tokens by role, in order of id."""
-    made = Tokenizer(models.Unigram())
-    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
-    made.train_from_iterator(corpus(), trainers.UnigramTrainer(
-        vocab_size=150, special_tokens=list(names.values()), unk_token=names["unk_token"], show_progress=False))  # fmt: skip
-    ends = [names["cls_token"], names["sep_token"]]
-    made.post_processor = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[(token, made.token_to_id(token)) for token in ends])  # fmt: skip
-    return made, dict(names)
-
-
-def xlm_tokenizer():
-    names = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
-    made, settings = unigram(names, "<s> $A </s>", "<s> $A </s> </s> $B </s>")
-    return made, settings | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
-
-
-def deberta_tokenizer():
-    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
-    made, settings = unigram(names, "[CLS]:0 $A:0 [SEP]:0", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1")
-    return made, settings | {"tokenizer_class": "PreTrainedTokenizerFast",
-                             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}  # fmt: skip
+def small(tokenizer, size):
+    """One of `made_tokenizers.py`, of about `size` tokens."""
+    return lambda: tokenizer(corpus(), size)
 
 
 def word_piece():
@@ -89,10 +54,10 @@ def word_piece():
 
 # name: (configuration, its arguments, tokenizer, names that the base keeps, default targets, `modules_to_save`)
 BASES = {
-    "roberta": (RobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5), byte_level,
-                ("roberta.",), ["query", "value", "output.dense"], ["classifier"]),
-    "xlm-roberta": (XLMRobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5), xlm_tokenizer,
-                    ("roberta.",), ["key", "intermediate.dense"], ["classifier"]),
+    "roberta": (RobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5),
+                small(byte_level, 300), ("roberta.",), ["query", "value", "output.dense"], ["classifier"]),
+    "xlm-roberta": (XLMRobertaConfig, dict(max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5),
+                    small(xlm, 150), ("roberta.",), ["key", "intermediate.dense"], ["classifier"]),
     "electra": (ElectraConfig, dict(max_position_embeddings=64, embedding_size=12), word_piece,
                 ("electra.",), ["query", "value"], ["classifier"]),
     "distilbert": (DistilBertConfig, dict(dim=16, n_heads=4, hidden_dim=24, n_layers=2, max_position_embeddings=64), word_piece,
@@ -100,11 +65,11 @@ BASES = {
     "deberta": (DebertaV2Config, dict(
         max_position_embeddings=64, relative_attention=True, position_buckets=8, max_relative_positions=-1, share_att_key=True,
         norm_rel_ebd="layer_norm", position_biased_input=False, pos_att_type=["p2c", "c2p"], type_vocab_size=0,
-        pad_token_id=0), deberta_tokenizer, ("deberta.",), ["query_proj", "value_proj"], ["classifier", "pooler"]),
+        pad_token_id=0), small(deberta, 150), ("deberta.",), ["query_proj", "value_proj"], ["classifier", "pooler"]),
     "deberta-v2": (DebertaV2Config, dict(
         max_position_embeddings=64, relative_attention=True, max_relative_positions=20, share_att_key=False, pos_att_type="c2p|p2c",
         position_biased_input=True, type_vocab_size=2, embedding_size=12, conv_kernel_size=3, conv_act="gelu", pad_token_id=0),
-        deberta_tokenizer, ("deberta.",), ["query_proj", "pos_key_proj", "output.dense"], ["classifier", "pooler"]),
+        small(deberta, 150), ("deberta.",), ["query_proj", "pos_key_proj", "output.dense"], ["classifier", "pooler"]),
     "modernbert": (ModernBertConfig, dict(num_hidden_layers=4, max_position_embeddings=64, local_attention=8, pad_token_id=0,
         cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3), word_piece,
         ("model.", "head."), ["Wqkv", "mlp.Wo"], ["classifier"]),
@@ -141,9 +106,7 @@ def make_adapters(name):
     """A plain adapter; one with a rank and an alpha for every site; one with rsLoRA that leaves the first layer alone."""
     _, _, _, _, targets, saved = BASES[name]
     out = OUT / name
-    stack = (".layer.", ".layers.")
-    model = goldens.load_base(out, 2)
-    sites = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and any(part in n for part in stack)]
+    sites = goldens.sites(out)
     later = [site for site in sites if ".1." in site]
     every = {"target_modules": sites, "r": 8, "lora_alpha": 16, "modules_to_save": saved,
              "rank_pattern": {site: 1 + (3 * i) % 7 for i, site in enumerate(sites)},

@@ -89,6 +89,13 @@ def load_base(base, labels):
     return model.eval()
 
 
+def sites(base):
+    """The names of all linears in the layers of the base: what an adapter may change."""
+    layers = (".layer.", ".layers.")
+    modules = load_base(base, 2).named_modules()
+    return [name for name, module in modules if isinstance(module, torch.nn.Linear) and any(part in name for part in layers)]
+
+
 def inputs(model, row):
     """What the model is given of a text; type ids only where it has a table for them."""
     given = {"input_ids": torch.tensor([row["ids"]])}

@@ -12,7 +12,6 @@ import random
 from pathlib import Path
 
 import peft_goldens as goldens
-import torch
 
 TEXTS = [
     ("good", None),
@@ -75,8 +74,7 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    modules = goldens.load_base(args.model, 2).named_modules()
-    sites = [name for name, module in modules if isinstance(module, torch.nn.Linear) and ".encoder.layer." in name]
+    sites = goldens.sites(args.model)
     rng = random.Random(args.seed)
     rows = goldens.encode_all(args.model, TEXTS)
     answers, refused = {}, {}

@@ -1,0 +1,13 @@
+//! What the benches share: random operands, and bare products as the floor.
+
+use std::error::Error;
+
+pub(crate) mod product;
+pub(crate) mod random;
+
+/// Any failure.
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+/// The allocator of the binary, so that buffers cost here what they cost there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,0 +1,102 @@
+//! Whether the ragged delta costs what it must: time = c0 rows (in + out) + c1 sum of r rows (in + out), for adapters of rank 2,
+//! with and without one of rank 64 among them. Beside it the control, every rank padded to 64.
+
+use polyrank::adapter::Delta;
+use polyrank::kernel::{Segment, ragged_delta};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::common::{Failure, random};
+use crate::rounds::{Job, medians};
+
+/// (in, out) of the default base's linears.
+const SHAPES: [(usize, usize); 3] = [(384, 384), (384, 1536), (1536, 384)];
+/// Adapters in a batch.
+const ADAPTERS: [usize; 3] = [4, 16, 32];
+/// Rows of each.
+const ROWS: [usize; 3] = [8, 24, 96];
+const NARROW: usize = 2;
+const WIDE: usize = 64;
+/// How far a batch's time may lie from the fit.
+const GOAL: f64 = 15.0;
+
+/// A batch of adapters with `rows` each.
+struct Mix {
+    shape: (usize, usize),
+    rows: usize,
+    deltas: Vec<Delta>,
+}
+
+impl Mix {
+    fn new(shape: (usize, usize), rows: usize, ranks: &[usize], rng: &mut StdRng) -> Result<Self, Failure> {
+        let deltas = ranks.iter().map(|&rank| random::delta(shape, rank, rng)).collect::<Result<_, _>>()?;
+        Ok(Self { shape, rows, deltas })
+    }
+
+    /// rows (in + out), and the sum of r rows (in + out).
+    fn terms(&self) -> [f64; 2] {
+        let one = (self.rows * (self.shape.0 + self.shape.1)) as f64;
+        let ranks: usize = self.deltas.iter().map(Delta::rank).sum();
+        [one * self.deltas.len() as f64, one * ranks as f64]
+    }
+
+    fn job(&self, rng: &mut StdRng) -> Result<Job<'_>, Failure> {
+        let rows = self.rows * self.deltas.len();
+        let (x, y) = (random::tensor(&[rows, self.shape.0], rng)?, random::tensor(&[rows, self.shape.1], rng)?);
+        let segment = |(i, delta)| Segment { rows: i * self.rows..(i + 1) * self.rows, delta };
+        let segments: Vec<Segment> = self.deltas.iter().enumerate().map(segment).collect();
+        Ok(Box::new(move || Ok(ragged_delta(&x, y.clone(), &segments).map(drop)?)))
+    }
+}
+
+pub(crate) fn print() -> Result<(), Failure> {
+    let mut rng = StdRng::seed_from_u64(5);
+    let (mut mixes, mut controls) = (Vec::new(), Vec::new());
+    for shape in SHAPES {
+        for adapters in ADAPTERS {
+            for rows in ROWS {
+                let mut ranks = vec![NARROW; adapters];
+                mixes.push(Mix::new(shape, rows, &ranks, &mut rng)?);
+                ranks[0] = WIDE;
+                mixes.push(Mix::new(shape, rows, &ranks, &mut rng)?);
+                controls.push(Mix::new(shape, rows, &vec![WIDE; adapters], &mut rng)?);
+            }
+        }
+    }
+    let mut jobs = mixes.iter().chain(&controls).map(|mix| mix.job(&mut rng)).collect::<Result<Vec<_>, _>>()?;
+    let times = medians(&mut jobs)?;
+    let (times, padded) = times.split_at(mixes.len());
+    let terms: Vec<[f64; 2]> = mixes.iter().map(Mix::terms).collect();
+    let [c0, c1] = least_squares(&terms, times).ok_or("the batches do not tell the two terms apart")?;
+
+    println!("\n| in | out | adapters | rows each | widest | us | fitted, us | off | padded, us |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    let mut worst: f64 = 0.0;
+    for (i, (mix, (time, [a, b]))) in mixes.iter().zip(times.iter().zip(&terms)).enumerate() {
+        let fitted = c0 * a + c1 * b;
+        let off = 100.0 * (fitted / time - 1.0);
+        worst = worst.max(off.abs());
+        let (wide, control) = match i % 2 {
+            0 => (NARROW, String::new()),
+            _ => (WIDE, format!("{:.1}", padded[i / 2] * 1e6)),
+        };
+        let ((width, out), adapters, rows) = (mix.shape, mix.deltas.len(), mix.rows);
+        let (time, fitted) = (time * 1e6, fitted * 1e6);
+        println!(
+            "| {width} | {out} | {adapters} | {rows} | {wide} | {time:.1} | {fitted:.1} | {off:+.0} % | {control} |"
+        );
+    }
+    println!("\nc0 = {:.3} ns, c1 = {:.4} ns; the worst is {worst:.0} % off, the goal {GOAL:.0} %", c0 * 1e9, c1 * 1e9);
+    Ok(())
+}
+
+/// `c0`, `c1` with the least sum of squares of `(c0 a + c1 b) / time - 1`; `None` where terms are proportional.
+fn least_squares(terms: &[[f64; 2]], times: &[f64]) -> Option<[f64; 2]> {
+    let (mut aa, mut ab, mut bb, mut a1, mut b1) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for ([a, b], time) in terms.iter().zip(times) {
+        let (a, b) = (a / time, b / time);
+        (aa, ab, bb, a1, b1) = (aa + a * a, ab + a * b, bb + b * b, a1 + a, b1 + b);
+    }
+    let determinant = aa * bb - ab * ab;
+    (determinant > 0.0).then(|| [(a1 * bb - b1 * ab) / determinant, (b1 * aa - a1 * ab) / determinant])
+}
