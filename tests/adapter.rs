@@ -4,6 +4,7 @@ mod inspect;
 mod malformed;
 mod peft;
 mod round_trip;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

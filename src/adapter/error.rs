@@ -99,6 +99,11 @@ impl AdapterError {
         |source| Self::Io { file: file.to_owned(), source }
     }
 
+    /// Whether a file is not there at all.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     pub(super) fn malformed(file: &Path, reason: impl ToString) -> Self {
         Self::Malformed { file: file.to_owned(), reason: reason.to_string() }
     }

@@ -1,7 +1,7 @@
 //! The three files of an adapter's folder, as bytes.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::AdapterError;
@@ -10,6 +10,8 @@ use super::AdapterError;
 pub(super) const CONFIG: &str = "adapter_config.json";
 /// The tensors.
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+/// The tensors as older releases of PEFT pickled them: not read, and told by name.
+const PICKLE: &str = "adapter_model.bin";
 /// What PEFT does not store: labels and what belongs to them.
 pub(super) const LABELS: &str = "config.json";
 
@@ -35,9 +37,15 @@ pub(crate) struct Files {
 impl Files {
     pub(super) fn read(dir: &Path) -> Result<Self, AdapterError> {
         let config = read(dir.join(CONFIG), LARGEST_JSON)?;
-        let weights = read(dir.join(WEIGHTS), LARGEST_WEIGHTS)?;
+        let weights = match read(dir.join(WEIGHTS), LARGEST_WEIGHTS) {
+            Err(error) if error.is_not_found() && dir.join(PICKLE).is_file() => {
+                let reason = format!("a pickle; save it with PEFT's safe_serialization=True, as {WEIGHTS}");
+                return Err(AdapterError::malformed(&dir.join(PICKLE), reason));
+            }
+            weights => weights?,
+        };
         let labels = match read(dir.join(LABELS), LARGEST_JSON) {
-            Err(AdapterError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(error) if error.is_not_found() => None,
             labels => Some(labels?),
         };
         Ok(Self { config, weights, labels })

@@ -11,6 +11,9 @@ use super::AdapterError;
 use super::config::{PeftConfig, Targets};
 use crate::encoder::{Layout, Site};
 
+/// The key that says which modules are adapted.
+const TARGETS: &str = "target_modules";
+
 /// A site that the configuration adapts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Target {
@@ -27,7 +30,7 @@ pub(super) fn targets(file: &Path, config: &PeftConfig, layout: &Layout) -> Resu
     let tables = layout.tables.iter().filter(|_| !matches!(select.wanted, Rule::AllLinear));
     for name in layout.other_linears.iter().chain(tables) {
         if select.takes(name)? {
-            return Err(AdapterError::unsupported(file, "target_modules", name));
+            return Err(AdapterError::unsupported(file, TARGETS, name));
         }
     }
     let ranks = Values::new(file, "rank_pattern", &config.rank_pattern)?;
@@ -85,6 +88,7 @@ impl Expression {
 
 /// How `target_modules` and `exclude_modules` mean modules.
 enum Rule {
+    /// Of `target_modules` only: as `exclude_modules` it is a regex like any other.
     AllLinear,
     Whole(Expression),
     Names(Vec<String>),
@@ -93,7 +97,9 @@ enum Rule {
 impl Rule {
     fn new(file: &Path, key: &'static str, targets: &Targets) -> Result<Self, AdapterError> {
         Ok(match targets {
-            Targets::Pattern(pattern) if pattern.eq_ignore_ascii_case("all-linear") => Self::AllLinear,
+            Targets::Pattern(pattern) if key == TARGETS && pattern.eq_ignore_ascii_case("all-linear") => {
+                Self::AllLinear
+            }
             // `re.fullmatch`
             Targets::Pattern(pattern) => Self::Whole(Expression::new(file, key, &format!("^(?:{pattern})$"))?),
             Targets::Names(names) => Self::Names(names.clone()),
@@ -165,7 +171,7 @@ impl Select {
         }
         let expression = |pattern: String| Expression::new(file, "layers_pattern", &pattern);
         Ok(Self {
-            wanted: Rule::new(file, "target_modules", &config.target_modules)?,
+            wanted: Rule::new(file, TARGETS, &config.target_modules)?,
             excluded: match &config.exclude_modules {
                 Some(rule) => Some(Rule::new(file, "exclude_modules", rule)?),
                 None => None,
@@ -278,7 +284,7 @@ mod tests {
             let matches = |name: &str| -> Result<bool, AdapterError> {
                 match rule {
                     "key" => Key::new(file, "rank_pattern", pattern)?.matches(name),
-                    "whole" => Rule::new(file, "target_modules", &Targets::Pattern(pattern.into()))?.matches(name),
+                    "whole" => Rule::new(file, TARGETS, &Targets::Pattern(pattern.into()))?.matches(name),
                     _ => Saved::expression(file, pattern)?.is_match(name),
                 }
             };

@@ -43,8 +43,9 @@ pub(crate) fn parse(files: &Files, layout: &Layout, device: &Device) -> Result<A
         let b = b.t()?.contiguous()?.t()?;
         deltas[layout.index(target.site)] = Some(Delta { a, b, scale: target.scale });
     }
-    let (head, outputs) = weights.take_head(&layout.head, &Saved::new(&files.config.file, &config)?)?;
-    weights.finish()?;
+    let saved = Saved::new(&files.config.file, &config)?;
+    let (head, outputs) = weights.take_head(&layout.head, &saved)?;
+    weights.finish(&files.config.file, &saved)?;
     let labels_file = files.labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file);
     Ok(Adapter {
         deltas,
@@ -157,11 +158,13 @@ impl<'a> Weights<'a> {
         Ok((head, outputs.unwrap_or(1)))
     }
 
-    /// Refuses a file that holds more than was taken.
-    fn finish(self) -> Result<(), AdapterError> {
-        match self.left.first_key_value() {
-            Some((_, full)) => Err(AdapterError::UnexpectedTensor { file: self.file(), tensor: full.clone() }),
-            None => Ok(()),
+    /// Refuses a file that holds more than was taken: by the key of `config` that asked for it, where one did.
+    fn finish(self, config: &Path, saved: &Saved) -> Result<(), AdapterError> {
+        let Some((name, full)) = self.left.first_key_value() else { return Ok(()) };
+        let module = name.rsplit_once('.').map_or(&**name, |(module, _)| module);
+        match saved.holds(module)? {
+            true => Err(AdapterError::unsupported(config, "modules_to_save", module)),
+            false => Err(AdapterError::UnexpectedTensor { file: self.file(), tensor: full.clone() }),
         }
     }
 

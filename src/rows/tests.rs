@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::parquet::basic::Compression;
 use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
@@ -144,6 +146,47 @@ fn parquet_in_several_groups_and_compressions() {
             let label = if i % 7 == 0 { String::new() } else { (i % 3).to_string() };
             assert_eq!(*row, Row { line: i + 1, label: Some(label), text: texts[i].clone(), pair: None });
         }
+    }
+}
+
+/// A pipe as a file without end: rows come out while the rest is not written yet, so that no more than a buffer is ever held.
+#[cfg(unix)]
+#[test]
+fn a_hundred_thousand_rows_stream() {
+    const ROWS: usize = 100_000;
+    let text =
+        |i: usize| format!("the {i}th of many texts, \"quoted\" and as long as a sentence of a task's data mostly is");
+    let quoted = move |i: usize| text(i).replace('"', "\"\"");
+    type Form = (&'static str, &'static str, Box<dyn Fn(usize) -> String + Send>);
+    let forms: [Form; 4] = [
+        ("x.tsv", "label\tsentence\n", Box::new(move |i| format!("1\t{}\r\n", text(i)))),
+        ("x.csv", "label,sentence\n", Box::new(move |i| format!("1,\"{}\"\n", quoted(i)))),
+        ("x.jsonl", "", Box::new(move |i| format!("{}\n", serde_json::json!({ "label": 1, "sentence": text(i) })))),
+        ("x.txt", "", Box::new(move |i| format!("{}\n", text(i)))),
+    ];
+    for (name, header, line) in forms {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let written = Arc::new(AtomicUsize::new(0));
+        let (to, count) = (path.clone(), Arc::clone(&written));
+        let writer = std::thread::spawn(move || {
+            let mut pipe = std::fs::OpenOptions::new().write(true).open(to).unwrap();
+            pipe.write_all(header.as_bytes()).unwrap();
+            for i in 0..ROWS {
+                count.store(i, Ordering::SeqCst);
+                pipe.write_all(line(i).as_bytes()).unwrap();
+            }
+        });
+        let mut read = 0;
+        for (i, row) in Rows::open(&path).unwrap().enumerate() {
+            assert_eq!(row.unwrap().text, text(i), "{name}");
+            let ahead = written.load(Ordering::SeqCst).saturating_sub(i);
+            assert!(ahead < 5000, "{name}: {ahead} rows were taken before row {i} came out");
+            read += 1;
+        }
+        writer.join().unwrap();
+        assert_eq!(read, ROWS, "{name}");
     }
 }
 

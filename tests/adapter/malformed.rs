@@ -102,6 +102,7 @@ fn features_that_are_not_served_are_named() {
         ("lora_bias", json!(true)),
         ("layer_replication", json!([[0, 2], [1, 3]])),
         ("alora_invocation_tokens", json!([1, 2])),
+        ("alora_invocation_string", json!("go")),
         ("use_qalora", json!(true)),
         ("use_bdlora", json!({"nblocks": 2})),
         ("target_parameters", json!(["x"])),
@@ -252,7 +253,6 @@ fn tensors_beyond_the_configuration_are_named() {
         "base_model.model.bert.encoder.layer.7.attention.self.query.lora_A.weight",
         "base_model.model.bert.encoder.layer.1.attention.self.query.lora_magnitude_vector",
         "base_model.model.bert.embeddings.word_embeddings.lora_embedding_A",
-        "base_model.model.score.weight",
         "bert.encoder.layer.1.attention.self.query.lora_A.weight",
     ];
     for name in extra {
@@ -266,6 +266,21 @@ fn tensors_beyond_the_configuration_are_named() {
         tensors.insert(CLASSIFIER.replace("classifier.", "classifier.modules_to_save.default."), twin);
     });
     spoilt.malformed("adapter_model.safetensors", &["two names", CLASSIFIER]);
+}
+
+/// PEFT trains and saves any module in full; here only heads are.
+#[test]
+fn a_module_to_save_that_is_no_head_is_named_by_its_key() {
+    let saved = |modules: Value, tensor: &str| {
+        let raw = (Dtype::F32, vec![32], f32_bytes(&[0.5; 32]));
+        plain().config("modules_to_save", modules).tensors(|tensors| drop(tensors.insert(tensor.into(), raw)))
+    };
+    let norm = "base_model.model.bert.embeddings.LayerNorm.weight";
+    let modules = json!(["classifier", "embeddings.LayerNorm"]);
+    saved(modules, norm).unsupported("modules_to_save", "bert.embeddings.LayerNorm");
+    saved(json!(null), "base_model.model.score.weight").unsupported("modules_to_save", "score");
+    let error = saved(json!(["classifier"]), norm).error();
+    assert!(matches!(&error, AdapterError::UnexpectedTensor { tensor, .. } if tensor == norm), "{error}");
 }
 
 #[test]

@@ -179,6 +179,14 @@ fn all_linear_and_look_around_as_python_has_them() {
     }
 }
 
+/// As `exclude_modules` it is a regex, which no name matches.
+#[test]
+fn all_linear_excludes_nothing() {
+    let dir = copied("all_linear");
+    rewrite_config(dir.path(), |config| config["exclude_modules"] = "all-linear".into());
+    assert_eq!(ranks(dir.path()), [1; 18]);
+}
+
 #[test]
 fn pefts_defaults_stand_for_what_is_absent() {
     // r 8, alpha 8, query and value.

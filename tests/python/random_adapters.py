@@ -54,7 +54,9 @@ def settings(sites, rng):
         targets = {"target_modules": rf".*\.layer\.[{''.join(map(str, some(layers)))}]\.({names})"}
         keys = [rf"layer\.{layer}\..*" for layer in layers]
     else:
-        targets = {"target_modules": "all-linear", "exclude_modules": ["pooler.dense", *some(short)[1:]]}
+        kept = rng.choice(short)  # PEFT refuses to adapt nothing, and `output.dense` excludes `attention.output.dense` as well
+        excluded = [name for name in some(short) if not kept.endswith(name)]
+        targets = {"target_modules": "all-linear", "exclude_modules": ["pooler.dense", *excluded]}
         keys = short
     return targets | {
         "r": rng.randint(1, 16),
