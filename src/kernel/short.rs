@@ -13,7 +13,7 @@ use super::turn::{Part, turn};
 use super::{host, math};
 
 /// Longer texts run by general products, which divide a product's depth among the caches.
-pub(super) const LONGEST: usize = 256;
+pub(super) const LONGEST: usize = 512;
 
 /// The most rows that one tile takes.
 const ROWS: usize = 8;
@@ -264,12 +264,15 @@ impl Text<'_> {
         if let Some(packed) = head.position_keys {
             self.shifted(simd, head.sizes, q, (i, packed), shifted);
         }
+        let vectors = row / S::F32_LANES;
+        let inside = simd.mask_between_m32s(0, (len - (vectors - 1) * S::F32_LANES) as u32).mask();
+        let mut most = [simd.splat_f32s(f32::NEG_INFINITY); R];
         columns(
             simd,
             q,
             head.keys,
             row,
-            row / S::F32_LANES,
+            vectors,
             #[inline(always)]
             |vector, r, mut sum| {
                 if head.position_keys.is_some() {
@@ -279,13 +282,14 @@ impl Text<'_> {
                 if let Some(turned) = head.turned {
                     sum = simd.add_f32s(sum, S::as_simd_f32s(&turned[(i + r) * row..][..row]).0[vector]);
                 }
+                if vector + 1 == vectors {
+                    sum = simd.select_f32s(inside, sum, simd.splat_f32s(f32::NEG_INFINITY));
+                }
+                most[r] = simd.max_f32s(most[r], sum);
                 S::as_mut_simd_f32s(&mut scores[r * row..][..row]).0[vector] = sum;
             },
         );
-        let mut scales = [0.0; R];
-        for (scale, scores) in scales.iter_mut().zip(scores.chunks_exact_mut(row)) {
-            *scale = exponentials(simd, S::as_mut_simd_f32s(scores).0, len, self.scale);
-        }
+        let scales = exponentials(simd, S::as_mut_simd_f32s(&mut scores[..R * row]).0, most, self.scale);
         let weights = Rows { data: scores, row, size: len }.tile::<R>(0);
         let vectors = head.sizes.values / S::F32_LANES;
         columns(
@@ -405,23 +409,28 @@ fn product<S: Simd, const R: usize, const C: usize>(
     sums
 }
 
-/// `e^(scale (x - max))` of the first `len` of the scores, in place; gives 1 / their sum.
+/// `e^(scale (x - max))` of `R` rows of scores, in place, where `most` holds each row's largest; gives 1 / each row's sum.
 #[inline(always)]
-fn exponentials<S: Simd>(simd: S, scores: &mut [S::f32s], len: usize, scale: f32) -> f32 {
-    let Some((last, _)) = scores.split_last_mut() else { return 1.0 };
-    let tail = len - (len - 1) / S::F32_LANES * S::F32_LANES;
-    let inside = simd.mask_between_m32s(0, tail as u32).mask();
-    *last = simd.select_f32s(inside, *last, simd.splat_f32s(f32::NEG_INFINITY));
-    let mut most = simd.splat_f32s(f32::NEG_INFINITY);
-    for &score in &*scores {
-        most = simd.max_f32s(most, score);
+fn exponentials<S: Simd, const R: usize>(simd: S, scores: &mut [S::f32s], most: [S::f32s; R], scale: f32) -> [f32; R] {
+    let mut shifts = [simd.splat_f32s(0.0); R];
+    for (shift, most) in shifts.iter_mut().zip(most) {
+        *shift = simd.splat_f32s(-scale * simd.reduce_max_f32s(most));
     }
-    let (most, scale) = (simd.splat_f32s(simd.reduce_max_f32s(most)), simd.splat_f32s(scale));
-    let mut sum = simd.splat_f32s(0.0);
-    for score in scores {
-        // Beside the largest, which is 1, what lies past the end is nothing: e^-87.
-        *score = math::exps(simd, simd.mul_f32s(simd.sub_f32s(*score, most), scale));
-        sum = simd.add_f32s(sum, *score);
+    let scale = simd.splat_f32s(scale);
+    let mut sums = [simd.splat_f32s(0.0); R];
+    let vectors = scores.len() / R;
+    for vector in 0..vectors {
+        // Row after row, so that what one waits for the others fill.
+        for (r, (sum, shift)) in sums.iter_mut().zip(shifts).enumerate() {
+            let score = &mut scores[r * vectors + vector];
+            // Beside the largest, which is 1, what lies past the end is nothing: e^-87.
+            *score = math::exps(simd, simd.mul_add_e_f32s(*score, scale, shift));
+            *sum = simd.add_f32s(*sum, *score);
+        }
     }
-    1.0 / simd.reduce_sum_f32s(sum)
+    let mut scales = [0.0; R];
+    for (scale, sum) in scales.iter_mut().zip(sums) {
+        *scale = 1.0 / simd.reduce_sum_f32s(sum);
+    }
+    scales
 }
