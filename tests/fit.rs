@@ -81,7 +81,8 @@ fn a_deberta_without_a_pooler_anywhere_is_refused() {
     tensors.extend(pooler.into_iter().map(|(name, tensor)| (name.replace("base_model.model.", ""), tensor)));
     candle_core::safetensors::save(&tensors, &weights).unwrap();
     let pooled = open(base.path());
-    assert_eq!(answer(&pooled, pooled.load_adapter(adapter.path()).unwrap()), expected);
+    let found = answer(&pooled, pooled.load_adapter(adapter.path()).unwrap());
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?}, expected {expected:?}");
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub(super) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
     assert!(m * k == x.len() && n * k == w.len() && b.is_none_or(|b| b.len() == n), "few_rows: shapes do not fit");
     let mut y = vec![0.0; m * n];
     let tasks = if threads == Threads::All { rayon::current_num_threads() } else { 1 };
+    if n == 0 {
+        return y;
+    }
     if tasks < 2 || m * n * k < 1 << 18 {
         dots(&mut y, x, |j| &w[j * k..(j + 1) * k], b, n, k);
         return y;

@@ -27,13 +27,14 @@ const ALIGNMENT: usize = 64;
 /// The prepacked weights of a base, by their names in a classifier's checkpoint.
 pub(crate) type Prepack = BTreeMap<String, Prepacked>;
 
-/// A weight that is to be prepacked: name, `[out, in]`.
+/// A weight that is to be prepacked: name, `[out, in]`, what its products run in.
 struct Wanted {
     name: String,
     shape: [usize; 2],
+    precision: Precision,
 }
 
-/// The linears at the sites of `layout`, prepacked: mapped from the folder `cache`, into which they are written first where they
+/// The linears at the sites of `layout`, prepacked in `precision`, and the base's other ones in f32: mapped from the folder `cache`, into which they are written first where they
 /// are not there. Without a folder, or where that cannot be written, they are held in memory.
 ///
 /// # Errors
@@ -44,28 +45,36 @@ pub(crate) fn prepack(
     precision: Precision,
     cache: Option<&Path>,
 ) -> Result<Prepack, ModelError> {
-    let wanted: Vec<Wanted> = layout
-        .sites()
-        .map(|site| {
-            let module = layout.module(site);
-            Wanted { name: format!("{}.weight", layout.name(site)), shape: [module.out_features, module.in_features] }
-        })
-        .collect();
-    let Some(cache) = cache else { return held(base, &wanted, precision) };
+    let wanted = wanted(base, layout, precision);
+    let Some(cache) = cache else { return held(base, &wanted) };
     let path = file(cache, base.fingerprint(), precision);
-    if let Some(found) = open(&path, &wanted, precision) {
+    if let Some(found) = open(&path, &wanted) {
         return Ok(found);
     }
     match write(&path, base, &wanted, precision)? {
-        Ok(()) => match open(&path, &wanted, precision) {
+        Ok(()) => match open(&path, &wanted) {
             Some(written) => Ok(written),
-            None => held(base, &wanted, precision),
+            None => held(base, &wanted),
         },
         Err(error) => {
             tracing::warn!("{}: {error}; prepacked weights are held in memory", path.display());
-            held(base, &wanted, precision)
+            held(base, &wanted)
         }
     }
+}
+
+fn wanted(base: &Base, layout: &Layout, precision: Precision) -> Vec<Wanted> {
+    let name = |linear: &str| format!("{linear}.weight");
+    let site = |site| {
+        let module = layout.module(site);
+        Wanted { name: name(&layout.name(site)), shape: [module.out_features, module.in_features], precision }
+    };
+    // A base may lack them, and knows their shapes.
+    let other = |linear: &String| {
+        let shape = *base.weights.find(&name(linear))?.shape.as_array::<2>()?;
+        Some(Wanted { name: name(linear), shape, precision: Precision::F32 })
+    };
+    layout.sites().map(site).chain(layout.other_linears.iter().filter_map(other)).collect()
 }
 
 fn file(cache: &Path, fingerprint: &str, precision: Precision) -> PathBuf {
@@ -73,32 +82,28 @@ fn file(cache: &Path, fingerprint: &str, precision: Precision) -> PathBuf {
     cache.join("prepacked").join(format!("{digest}-{precision}.safetensors"))
 }
 
-fn pack(
-    base: &Base,
-    Wanted { name, shape: [out, width] }: &Wanted,
-    precision: Precision,
-) -> Result<Prepacked, ModelError> {
+fn pack(base: &Base, Wanted { name, shape: [out, width], precision }: &Wanted) -> Result<Prepacked, ModelError> {
     let weight = base.weights.parameter(name, &[*out, *width])?;
-    Ok(Prepacked::new(weight.slice().unwrap_or_default(), *out, *width, precision))
+    Ok(Prepacked::new(weight.slice().unwrap_or_default(), *out, *width, *precision))
 }
 
-fn held(base: &Base, wanted: &[Wanted], precision: Precision) -> Result<Prepack, ModelError> {
-    wanted.iter().map(|wanted| Ok((wanted.name.clone(), pack(base, wanted, precision)?))).collect()
+fn held(base: &Base, wanted: &[Wanted]) -> Result<Prepack, ModelError> {
+    wanted.iter().map(|wanted| Ok((wanted.name.clone(), pack(base, wanted)?))).collect()
 }
 
 /// What the file at `path` holds, if that is all that is wanted.
-fn open(path: &Path, wanted: &[Wanted], precision: Precision) -> Option<Prepack> {
+fn open(path: &Path, wanted: &[Wanted]) -> Option<Prepack> {
     let map = Arc::new(map(&File::open(path).ok()?).ok()?);
     let (length, metadata) = SafeTensors::read_metadata(&map).ok()?;
     if metadata.metadata().as_ref()?.get("version").map(String::as_str) != Some(VERSION) {
         return None;
     }
     let start = size_of::<u64>() + length;
-    let find = |Wanted { name, shape: [out, width] }: &Wanted| {
+    let find = |Wanted { name, shape: [out, width], precision }: &Wanted| {
         let info = metadata.info(name).filter(|info| info.dtype == Dtype::U32)?;
         let (from, to) = info.data_offsets;
         let words = Words::mapped(Arc::clone(&map), start + from, (to - from) / size_of::<u32>())?;
-        Some((name.clone(), Prepacked::from_words(words, *out, *width, precision)?))
+        Some((name.clone(), Prepacked::from_words(words, *out, *width, *precision)?))
     };
     wanted.iter().map(find).collect()
 }
@@ -119,7 +124,7 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
         Err(error) => return Ok(Err(error)),
     };
     for wanted in wanted {
-        let packed = pack(base, wanted, precision)?;
+        let packed = pack(base, wanted)?;
         if let Err(error) = packed.words().iter().try_for_each(|word| file.write_all(&word.to_ne_bytes())) {
             return Ok(Err(error));
         }
@@ -137,8 +142,8 @@ fn header(wanted: &[Wanted], precision: Precision) -> String {
     let mut entries = Map::new();
     entries.insert("__metadata__".to_owned(), json!({"version": VERSION, "precision": precision.name()}));
     let mut start = 0;
-    for Wanted { name, shape: [out, width] } in wanted {
-        let words = Prepacked::len(*out, *width, precision);
+    for Wanted { name, shape: [out, width], precision } in wanted {
+        let words = Prepacked::len(*out, *width, *precision);
         let end = start + words * size_of::<u32>();
         entries.insert(name.clone(), json!({"dtype": "U32", "shape": [words], "data_offsets": [start, end]}));
         start = end;
@@ -178,7 +183,8 @@ mod tests {
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let path = file(cache.path(), base.fingerprint(), precision);
             let expected = prepack(&base, &layout, precision, None).unwrap();
-            assert_eq!(expected.len(), layout.len());
+            // The pooler too.
+            assert_eq!(expected.len(), layout.len() + 1);
             let made = prepack(&base, &layout, precision, Some(cache.path())).unwrap();
             let inode = fs::metadata(&path).unwrap().ino();
             let again = prepack(&base, &layout, precision, Some(cache.path())).unwrap();
@@ -236,7 +242,8 @@ mod tests {
         assert_eq!(open().fingerprint(), "sha256:remembered");
         let weights = dir.path().join("model.safetensors");
         let mut bytes = fs::read(&weights).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
         fs::remove_file(&weights).unwrap();
         fs::write(&weights, bytes).unwrap();
         let changed = open().fingerprint().to_owned();

@@ -3,6 +3,7 @@
 
 mod data;
 mod gradients;
+mod hub;
 mod metric;
 mod run;
 mod serve;

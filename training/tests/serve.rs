@@ -14,7 +14,7 @@ use super::{base_dir, home};
 
 /// The runtime's binary of this build. `cargo test --workspace` leaves it beside ours; Cargo tells a test only its own package's
 /// binaries, so where that one is missing, or older than its sources, it is built here.
-fn polyrank() -> &'static Path {
+pub(crate) fn polyrank() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let ours = Path::new(env!("CARGO_BIN_EXE_polyrank-train"));
@@ -47,24 +47,27 @@ fn ask(args: &[&str]) -> String {
 }
 
 /// A server process whose log nobody reads once it told its address; killed when the test is over.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     url: String,
 }
 
 impl Server {
     fn start(adapters: &str) -> Self {
-        let base = base_dir();
-        let args = ["serve", "--model-id", base.to_str().unwrap(), "--adapters", adapters, "--port", "0"];
-        let mut process =
-            Command::new(polyrank()).args(args).env("POLYRANK_HOME", home()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn(Command::new(polyrank()).env("POLYRANK_HOME", home()), base_dir().to_str().unwrap(), adapters)
+    }
+
+    /// Starts `command`, the runtime's binary in an environment of its own, over a base by any name.
+    pub(crate) fn spawn(command: &mut Command, base: &str, adapters: &str) -> Self {
+        let args = ["serve", "--model-id", base, "--adapters", adapters, "--port", "0"];
+        let mut process = command.args(args).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let address = |line: String| Some(line.split_once("http://")?.1.trim().to_owned());
         let address = lines.map_while(Result::ok).find_map(address).expect("the server tells its address");
         Self { process, url: format!("http://{address}") }
     }
 
-    fn post(&self, path: &str, body: &Value) -> Value {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Value {
         let reply = ureq::post(format!("{}{path}", self.url)).send_json(body);
         reply.unwrap().body_mut().read_json().unwrap()
     }
