@@ -141,7 +141,8 @@ impl Engine {
         let passes = plan::cut(&asked, &questions, |point| self.layout().share_from(point), most);
         let pass = |questions: &Vec<usize>| self.pass(&adapters, &asked, questions);
         let answers = match &passes[..] {
-            [alone] => pass(alone)?,
+            // From within the pool: a thread outside would sleep and wake at every operation.
+            [alone] => rayon::scope(|_| pass(alone))?,
             passes => {
                 let answers = self.workers.map(passes.len(), |i| pass(&passes[i]));
                 answers.into_iter().collect::<Result<Vec<_>, _>>()?.concat()

@@ -6,7 +6,8 @@ use candle_core::Device;
 use polyrank::adapter::{Adapter, Delta};
 use polyrank::encoder::{Dim, Encoded, Layout, Site};
 use polyrank::engine::{Engine, Row};
-use polyrank::model;
+use polyrank::kernel::prepacked::Precision;
+use polyrank::model::{self, Sources};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -19,7 +20,7 @@ pub(crate) fn open() -> Result<Engine, Failure> {
     let id = std::env::var("POLYRANK_MODEL_ID").unwrap_or_else(|_| "default".to_owned());
     let dir = model::ensure(&id)?;
     println!("\nbase: {}", dir.file_name().unwrap_or(dir.as_os_str()).display());
-    Ok(Engine::open(&dir, &Device::Cpu)?)
+    Ok(Engine::prepacked(&dir, &Device::Cpu, Precision::F32, Some(Sources::from_env()?.home))?)
 }
 
 /// An adapter whose rank at each site is what `rank` says; 0 is none.

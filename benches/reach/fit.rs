@@ -64,7 +64,9 @@ pub(crate) fn print() -> Result<(), Failure> {
         }
     }
     let mut jobs = mixes.iter().chain(&controls).map(|mix| mix.job(&mut rng)).collect::<Result<Vec<_>, _>>()?;
-    let times = medians(&mut jobs)?;
+    // As the engine runs a pass: on one core.
+    let core = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let times = core.install(|| medians(&mut jobs))?;
     let (times, padded) = times.split_at(mixes.len());
     let terms: Vec<[f64; 2]> = mixes.iter().map(Mix::terms).collect();
     let [c0, c1] = least_squares(&terms, times).ok_or("the batches do not tell the two terms apart")?;

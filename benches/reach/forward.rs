@@ -1,4 +1,4 @@
-//! The whole forward's rate against the best bare f32 product at the same shapes.
+//! The whole forward's rate against the best bare f32 product at the same shapes: the `gemm` crate's, or the prepacked one.
 //!
 //! Only the linears' operations are counted (2 a parameter and token), so whatever else the forward does counts as time lost.
 
@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use polyrank::encoder::Layout;
 use polyrank::engine::{Engine, Row};
+use polyrank::kernel::prepacked::{Precision, Prepacked};
 use polyrank::scheduler;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::base;
 use crate::common::product::{Size, Weight, product};
@@ -33,7 +35,7 @@ pub(crate) fn print() -> Result<(), Failure> {
     let tokens: usize = mixed.iter().map(|rows| base::tokens(rows)).sum();
     let flops = tokens as f64 * base::linear_flops(layout);
 
-    let floors = floors(layout, &mut rng);
+    let floors = floors(layout, &mut rng)?;
     let mut jobs: Vec<Job> = vec![Box::new(|| answer(&engine, &mixed)), Box::new(|| answer(&engine, &alone))];
     for floor in &floors {
         jobs.push(Box::new(|| {
@@ -76,51 +78,59 @@ fn answer(engine: &Engine, batches: &[Vec<Row>]) -> Result<(), Failure> {
 
 /// The products of one layer, over and over.
 struct Floor {
-    weight: Weight,
+    product: Product,
     /// Rows of x.
     m: usize,
-    /// Cores that run the products side by side; 1 is one product at a time on all of them.
-    side_by_side: usize,
+    /// Groups of cores that run the products side by side; one runs a product at a time on all of them.
+    pools: Vec<ThreadPool>,
     linears: Vec<Linear>,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Product {
+    Gemm(Weight),
+    Prepacked,
+}
+
 /// A weight with its (in, out) and an input.
-#[derive(Clone)]
 struct Linear {
     shape: (usize, usize),
     w: Vec<f32>,
+    prepacked: Prepacked,
     x: Vec<f32>,
 }
 
 /// Rows that a call of a floor takes through the layer on each core: so many that starting threads does not show.
 const ROWS: usize = 2048;
 
-fn floors(layout: &Layout, rng: &mut StdRng) -> Vec<Floor> {
+fn floors(layout: &Layout, rng: &mut StdRng) -> Result<Vec<Floor>, Failure> {
     let cores = rayon::current_num_threads();
     let shapes: Vec<_> = layout.modules.iter().map(|module| (module.in_features, module.out_features)).collect();
     let mut floors = Vec::new();
-    for weight in [Weight::AsStored, Weight::Transposed] {
+    for product in [Product::Gemm(Weight::AsStored), Product::Gemm(Weight::Transposed), Product::Prepacked] {
         let tried = PASSES.map(|m| (m, cores)).into_iter().chain([(BATCH_TOKENS, 1)]);
         for (m, side_by_side) in tried {
             let linear = |&(k, n): &(usize, usize)| {
                 let (w, x) = (random::values(k * n, rng), random::values(m * k, rng));
-                Linear { shape: (k, n), w, x }
+                Linear { shape: (k, n), prepacked: Prepacked::new(&w, n, k, Precision::F32), w, x }
             };
-            floors.push(Floor { weight, m, side_by_side, linears: shapes.iter().map(linear).collect() });
+            let linears = shapes.iter().map(linear).collect();
+            let pool = |_| ThreadPoolBuilder::new().num_threads(cores / side_by_side).build();
+            floors.push(Floor { product, m, pools: (0..side_by_side).map(pool).collect::<Result<_, _>>()?, linears });
         }
     }
-    floors
+    Ok(floors)
 }
 
 impl Floor {
     fn name(&self) -> String {
-        let Self { weight, m, side_by_side, .. } = self;
-        format!("weights {weight:?}, {m} rows, {side_by_side} side by side")
+        let Self { product, m, pools, .. } = self;
+        format!("{product:?}, {m} rows, {} side by side", pools.len())
     }
 
     fn flops(&self) -> f64 {
         let layer: u64 = self.linears.iter().map(|linear| self.size(linear).flops()).sum();
-        (layer * (self.layers() * self.side_by_side) as u64) as f64
+        (layer * (self.layers() * self.pools.len()) as u64) as f64
     }
 
     /// How often a call runs the layer.
@@ -133,20 +143,24 @@ impl Floor {
     }
 
     fn run(&self) {
-        let threads = if self.side_by_side == 1 { rayon::current_num_threads() } else { 1 };
         let layers = || {
             let widest = self.linears.iter().map(|linear| linear.shape.1).max().unwrap_or(0);
             let mut y = vec![0.0; self.m * widest];
             for linear in (0..self.layers()).flat_map(|_| &self.linears) {
                 let size = self.size(linear);
-                product(&mut y[..size.m * size.n], &linear.x, (&linear.w, self.weight), size, threads);
+                match self.product {
+                    Product::Gemm(weight) => {
+                        let y = &mut y[..size.m * size.n];
+                        product(y, &linear.x, (&linear.w, weight), size, rayon::current_num_threads());
+                    }
+                    Product::Prepacked => drop(std::hint::black_box(linear.prepacked.apply(&linear.x, None))),
+                }
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..self.side_by_side {
-                scope.spawn(layers);
+            for pool in &self.pools {
+                scope.spawn(|| pool.install(layers));
             }
-            layers();
         });
     }
 }

@@ -9,7 +9,7 @@ const ROUNDS: usize = 7;
 const SLICE: Duration = Duration::from_millis(60);
 
 /// What is timed.
-pub(crate) type Job<'a> = Box<dyn FnMut() -> Result<(), Failure> + 'a>;
+pub(crate) type Job<'a> = Box<dyn FnMut() -> Result<(), Failure> + Send + 'a>;
 
 /// Seconds that a call of each job takes: medians over rounds, each of which runs every job for a while.
 pub(crate) fn medians(jobs: &mut [Job]) -> Result<Vec<f64>, Failure> {
