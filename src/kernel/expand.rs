@@ -83,11 +83,8 @@ impl Expand<'_> {
         let Self { h, n, .. } = *self;
         let h: [&[f32]; R] = std::array::from_fn(|r| &h.data[(i + r) * h.stride..][..h.rank]);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        for r in 0..R {
-            let y = S::as_simd_f32s(&self.y[(i + r) * n + j..][..V * S::F32_LANES]).0;
-            for v in 0..V {
-                sums[r][v] = y[v];
-            }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            sums.copy_from_slice(S::as_simd_f32s(&self.y[(i + r) * n + j..][..V * S::F32_LANES]).0);
         }
         for p in 0..self.h.rank {
             let b = S::as_simd_f32s(&self.b[p * n + j..][..V * S::F32_LANES]).0;
@@ -98,11 +95,8 @@ impl Expand<'_> {
                 }
             }
         }
-        for r in 0..R {
-            let y = S::as_mut_simd_f32s(&mut self.y[(i + r) * n + j..][..V * S::F32_LANES]).0;
-            for v in 0..V {
-                y[v] = sums[r][v];
-            }
+        for (r, sums) in sums.iter().enumerate() {
+            S::as_mut_simd_f32s(&mut self.y[(i + r) * n + j..][..V * S::F32_LANES]).0.copy_from_slice(sums);
         }
     }
 
@@ -114,13 +108,13 @@ impl Expand<'_> {
         let mut sums: [S::f32s; R] = std::array::from_fn(|r| simd.partial_load_f32s(&self.y[at(i + r)]));
         for p in 0..h.rank {
             let b = simd.partial_load_f32s(&self.b[at(p)]);
-            for r in 0..R {
+            for (r, sum) in sums.iter_mut().enumerate() {
                 let h = simd.splat_f32s(h.data[(i + r) * h.stride + p]);
-                sums[r] = simd.mul_add_e_f32s(h, b, sums[r]);
+                *sum = simd.mul_add_e_f32s(h, b, *sum);
             }
         }
-        for r in 0..R {
-            simd.partial_store_f32s(&mut self.y[at(i + r)], sums[r]);
+        for (r, sum) in sums.into_iter().enumerate() {
+            simd.partial_store_f32s(&mut self.y[at(i + r)], sum);
         }
     }
 }

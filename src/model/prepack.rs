@@ -71,7 +71,8 @@ fn wanted(base: &Base, layout: &Layout, precision: Precision) -> Vec<Wanted> {
     };
     // A base may lack them, and knows their shapes.
     let other = |linear: &String| {
-        let shape = *base.weights.find(&name(linear))?.shape.as_array::<2>()?;
+        let &[out, width] = &base.weights.find(&name(linear))?.shape[..] else { return None };
+        let shape = [out, width];
         Some(Wanted { name: name(linear), shape, precision: Precision::F32 })
     };
     layout.sites().map(site).chain(layout.other_linears.iter().filter_map(other)).collect()

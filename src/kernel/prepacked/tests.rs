@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::tile::kernels;
+use super::tile::every_sums;
 use super::*;
 
 fn random(rng: &mut StdRng, len: usize) -> Vec<f32> {
@@ -77,9 +77,7 @@ proptest! {
             let (w, x) = (random(&mut rng, COLUMNS * groups * per_group), random(&mut rng, rows * groups * per_group));
             let panel = pack::pack(&w, COLUMNS, groups * per_group, precision);
             let x = Activations::new(&x, groups * per_group, precision);
-            let all = kernels(precision);
-            let results: Vec<Vec<u32>> =
-                all.iter().map(|sums| sums(&x.words, &panel[..COLUMNS * groups], groups, rows)).collect();
+            let results = every_sums(precision, &x.words, &panel[..COLUMNS * groups], groups);
             for result in &results[1..] {
                 for (a, b) in result.iter().zip(&results[0]) {
                     match precision {

@@ -143,19 +143,17 @@ impl Kernel {
     }
 }
 
-/// Every loop, for tests.
+/// The sums of `x [rows, groups]` and a panel by every loop, for tests.
 #[cfg(test)]
-pub(super) fn kernels(precision: Precision) -> Vec<impl Fn(&[u32], &[u32], usize, usize) -> Vec<u32>> {
+pub(super) fn every_sums(precision: Precision, x: &[u32], panel: &[u32], groups: usize) -> Vec<Vec<u32>> {
     let run = |kernel: Kernel| {
-        move |x: &[u32], panel: &[u32], groups: usize, rows: usize| {
-            let mut all = Vec::new();
-            for x in x.chunks(kernel.rows * groups).take(rows) {
-                let (count, mut sums) = (x.len() / groups, [[0; COLUMNS]; ROWS]);
-                kernel.sums(x, panel, groups, count, &mut sums);
-                all.extend(sums[..count].as_flattened());
-            }
-            all
+        let mut all = Vec::new();
+        for x in x.chunks(kernel.rows * groups) {
+            let (count, mut sums) = (x.len() / groups, [[0; COLUMNS]; ROWS]);
+            kernel.sums(x, panel, groups, count, &mut sums);
+            all.extend(sums[..count].as_flattened());
         }
+        all
     };
     Kernel::all(precision).into_iter().map(run).collect()
 }
