@@ -1,12 +1,15 @@
 //! Bases in older forms are converted once, into the cache: `goldens/make_legacy.py` made them and what their tokenizers give.
 
-use std::io::{Cursor, Write};
+use std::fs::File;
+use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use candle_core::Device;
 use polyrank::engine::Engine;
 use polyrank::model::{ModelError, Sources};
 use polyrank::tokenize::Limit;
+use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -86,10 +89,63 @@ fn weights_are_the_same_whatever_they_lay_in() {
 
 /// What `torch.save` writes, around a pickle.
 fn archive(pickle: &[u8]) -> Vec<u8> {
+    zipped(&[("archive/data.pkl".to_owned(), pickle.to_vec())])
+}
+
+/// An archive of files by their names, stored as `torch.save` stores them.
+fn zipped(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    archive.start_file("archive/data.pkl", zip::write::SimpleFileOptions::default()).unwrap();
-    archive.write_all(pickle).unwrap();
+    for (name, bytes) in files {
+        archive.start_file(name, stored).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
     archive.finish().unwrap().into_inner()
+}
+
+/// The files in the golden that `torch.save` wrote, the pickle first.
+static SAVED: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
+    let mut archive = zip::ZipArchive::new(File::open(golden("deberta/pytorch_model.bin")).unwrap()).unwrap();
+    let mut files = Vec::new();
+    for i in 0..archive.len() {
+        let mut file = archive.by_index(i).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        files.push((file.name().unwrap().into_owned(), bytes));
+    }
+    files.sort_by_key(|(name, _)| !name.ends_with("data.pkl"));
+    files
+});
+
+/// A folder of a base whose pickle is `pickle`.
+fn pickled(pickle: &[u8]) -> TempDir {
+    let (dir, mut files) = (TempDir::new().unwrap(), SAVED.clone());
+    files[0].1 = pickle.to_vec();
+    std::fs::copy(golden("deberta/config.json"), dir.path().join("config.json")).unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    std::fs::write(dir.path().join("pytorch_model.bin"), zipped(&files)).unwrap();
+    dir
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any damage to what `torch.save` pickled leaves a base or an error that names the file.
+    #[test]
+    fn a_damaged_pickle_is_read_or_refused(hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), cut in any::<Option<prop::sample::Index>>()) {
+        let (home, mut pickle) = (TempDir::new().unwrap(), SAVED[0].1.clone());
+        let whole = pickle.len();
+        for (at, byte) in &hits {
+            pickle[at.index(whole)] = *byte;
+        }
+        pickle.truncate(cut.map_or(whole, |cut| cut.index(whole)));
+        let damaged = pickled(&pickle);
+        match ensure(&home, damaged.path()) {
+            Ok(dir) => prop_assert!(dir.join("model.safetensors").is_file()),
+            Err(error) => prop_assert!(error.to_string().contains("pytorch_model.bin"), "{}", error),
+        }
+        prop_assert!(!hits.is_empty() || cut.is_some() || ensure(&home, damaged.path()).is_ok());
+    }
 }
 
 #[test]
