@@ -59,7 +59,9 @@ impl Tile<'_> {
             for first in (0..rows).step_by(height) {
                 let count = height.min(rows - first);
                 let x_words = &x.words[first * self.groups..(first + count) * self.groups];
-                kernel.sums(x_words, words, self.groups, count, &mut sums);
+                // While the first tile of a panel is computed, the next panel is fetched.
+                let ahead = if first == 0 { words.len() } else { 0 };
+                kernel.sums(x_words, (words, ahead), self.groups, count, &mut sums);
                 let columns = panel * COLUMNS..output.out.min((panel + 1) * COLUMNS);
                 math::vectorised(
                     #[inline(always)]
@@ -102,8 +104,8 @@ impl Tile<'_> {
     }
 }
 
-/// Sums of `R` rows, chosen by the number of rows.
-type Run = unsafe fn(*const u32, *const u32, usize, &mut Sums);
+/// Sums of `R` rows, chosen by the number of rows: x, the panel, how many words beyond it to prefetch, groups.
+type Run = unsafe fn(*const u32, *const u32, usize, usize, &mut Sums);
 
 /// The loop over one kind of vectors.
 #[derive(Clone, Copy)]
@@ -135,11 +137,11 @@ impl Kernel {
         all
     }
 
-    /// `sums` of `count` rows of `x [count, groups]` and a panel `[groups, COLUMNS]`.
-    fn sums(self, x: &[u32], panel: &[u32], groups: usize, count: usize, sums: &mut Sums) {
+    /// `sums` of `count` rows of `x [count, groups]` and a panel `[groups, COLUMNS]`; what lies `ahead` of its words is prefetched.
+    fn sums(self, x: &[u32], (panel, ahead): (&[u32], usize), groups: usize, count: usize, sums: &mut Sums) {
         assert!(x.len() == count * groups && panel.len() == COLUMNS * groups, "prepacked: a tile of other sizes");
         // SAFETY: the slices are of the sizes that the loop reads, and `all` lists only what the machine can run.
-        unsafe { self.runs[count - 1](x.as_ptr(), panel.as_ptr(), groups, sums) }
+        unsafe { self.runs[count - 1](x.as_ptr(), panel.as_ptr(), ahead, groups, sums) }
     }
 }
 
@@ -150,7 +152,7 @@ pub(super) fn every_sums(precision: Precision, x: &[u32], panel: &[u32], groups:
         let mut all = Vec::new();
         for x in x.chunks(kernel.rows * groups) {
             let (count, mut sums) = (x.len() / groups, [[0; COLUMNS]; ROWS]);
-            kernel.sums(x, panel, groups, count, &mut sums);
+            kernel.sums(x, (panel, 0), groups, count, &mut sums);
             all.extend(sums[..count].as_flattened());
         }
         all
@@ -195,7 +197,7 @@ unsafe fn portable_loop<const R: usize>(
     }
 }
 
-unsafe fn portable_f32<const R: usize>(x: *const u32, panel: *const u32, groups: usize, sums: &mut Sums) {
+unsafe fn portable_f32<const R: usize>(x: *const u32, panel: *const u32, _: usize, groups: usize, sums: &mut Sums) {
     let add = |a, b, sum| (f32::from_bits(sum) + f32::from_bits(a) * f32::from_bits(b)).to_bits();
     // SAFETY: the caller's promise is passed on.
     math::vectorised(
@@ -204,7 +206,7 @@ unsafe fn portable_f32<const R: usize>(x: *const u32, panel: *const u32, groups:
     );
 }
 
-unsafe fn portable_bf16<const R: usize>(x: *const u32, panel: *const u32, groups: usize, sums: &mut Sums) {
+unsafe fn portable_bf16<const R: usize>(x: *const u32, panel: *const u32, _: usize, groups: usize, sums: &mut Sums) {
     let (low, high) = (|w: u32| f32::from_bits(w << 16), |w: u32| f32::from_bits(w & 0xffff_0000));
     let add = |a, b, sum| (f32::from_bits(sum) + low(a) * low(b) + high(a) * high(b)).to_bits();
     // SAFETY: the caller's promise is passed on.
@@ -214,7 +216,7 @@ unsafe fn portable_bf16<const R: usize>(x: *const u32, panel: *const u32, groups
     );
 }
 
-unsafe fn portable_int8<const R: usize>(x: *const u32, panel: *const u32, groups: usize, sums: &mut Sums) {
+unsafe fn portable_int8<const R: usize>(x: *const u32, panel: *const u32, _: usize, groups: usize, sums: &mut Sums) {
     let term = |a: u32, b: u32, at: u32| (a >> at & 0xff).cast_signed() * i32::from((b >> at) as u8 as i8);
     let add = |a, b, sum: u32| {
         (sum.cast_signed() + term(a, b, 0) + term(a, b, 8) + term(a, b, 16) + term(a, b, 24)).cast_unsigned()
@@ -262,7 +264,13 @@ mod x86 {
     macro_rules! tile {
         ($name:ident, $features:literal, [$vector:ty; $lanes:literal] x $vectors:literal, $zero:ident, $splat:expr, $load:expr, $add:expr, $store:expr) => {
             #[target_feature(enable = $features)]
-            unsafe fn $name<const R: usize>(x: *const u32, panel: *const u32, groups: usize, sums: &mut Sums) {
+            unsafe fn $name<const R: usize>(
+                x: *const u32,
+                panel: *const u32,
+                ahead: usize,
+                groups: usize,
+                sums: &mut Sums,
+            ) {
                 for pass in (0..COLUMNS).step_by($lanes * $vectors) {
                     let mut acc: [[$vector; $vectors]; R] = [[$zero(); $vectors]; R];
                     // A pointer for each three rows: an address can add the stride once or twice.
@@ -272,6 +280,8 @@ mod x86 {
                         let mut columns = panel.add(pass);
                         for _ in 0..groups {
                             let b = [$load(columns), $load(columns.add($lanes))];
+                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(ahead).cast());
+                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(ahead + $lanes).cast());
                             for r in 0..R {
                                 let a = $splat(*rows[r / 3].wrapping_add(r % 3 * groups));
                                 for v in 0..$vectors {
