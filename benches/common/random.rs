@@ -17,6 +17,7 @@ pub(crate) fn tensor(shape: &[usize], rng: &mut StdRng) -> Result<Tensor> {
 
 /// A delta of `rank` for a linear of `width` to `out`, small beside what it is added to.
 pub(crate) fn delta((width, out): (usize, usize), rank: usize, rng: &mut StdRng) -> Result<Delta> {
-    let (a, b) = (tensor(&[rank, width], rng)?, tensor(&[out, rank], rng)?);
+    // B lies by ranks, as adapters are read.
+    let (a, b) = (tensor(&[rank, width], rng)?, tensor(&[rank, out], rng)?.t()?);
     Ok(Delta { a, b, scale: 0.1 / (width * rank) as f64 })
 }

@@ -1,5 +1,6 @@
 //! Whether the ragged delta costs what it must: time = c0 rows (in + out) + c1 sum of r rows (in + out), for adapters of rank 2,
-//! with and without one of rank 64 among them. Beside it the control, every rank padded to 64.
+//! with and without one of rank 64 among them, for each shape by itself and in batches of about a pass. Beside it the control,
+//! every rank padded to 64.
 
 use polyrank::adapter::Delta;
 use polyrank::kernel::{Segment, ragged_delta};
@@ -11,10 +12,8 @@ use crate::rounds::{Job, medians};
 
 /// (in, out) of the default base's linears.
 const SHAPES: [(usize, usize); 3] = [(384, 384), (384, 1536), (1536, 384)];
-/// Adapters in a batch.
-const ADAPTERS: [usize; 3] = [4, 16, 32];
-/// Rows of each.
-const ROWS: [usize; 3] = [8, 24, 96];
+/// Adapters in a batch, and rows of each.
+const BATCHES: [(usize, usize); 7] = [(4, 8), (4, 24), (4, 64), (16, 8), (16, 16), (16, 24), (32, 8)];
 const NARROW: usize = 2;
 const WIDE: usize = 64;
 /// How far a batch's time may lie from the fit.
@@ -53,14 +52,12 @@ pub(crate) fn print() -> Result<(), Failure> {
     let mut rng = StdRng::seed_from_u64(5);
     let (mut mixes, mut controls) = (Vec::new(), Vec::new());
     for shape in SHAPES {
-        for adapters in ADAPTERS {
-            for rows in ROWS {
-                let mut ranks = vec![NARROW; adapters];
-                mixes.push(Mix::new(shape, rows, &ranks, &mut rng)?);
-                ranks[0] = WIDE;
-                mixes.push(Mix::new(shape, rows, &ranks, &mut rng)?);
-                controls.push(Mix::new(shape, rows, &vec![WIDE; adapters], &mut rng)?);
-            }
+        for (adapters, rows) in BATCHES {
+            let mut ranks = vec![NARROW; adapters];
+            mixes.push(Mix::new(shape, rows, &ranks, &mut rng)?);
+            ranks[0] = WIDE;
+            mixes.push(Mix::new(shape, rows, &ranks, &mut rng)?);
+            controls.push(Mix::new(shape, rows, &vec![WIDE; adapters], &mut rng)?);
         }
     }
     let mut jobs = mixes.iter().chain(&controls).map(|mix| mix.job(&mut rng)).collect::<Result<Vec<_>, _>>()?;
@@ -69,12 +66,16 @@ pub(crate) fn print() -> Result<(), Failure> {
     let times = core.install(|| medians(&mut jobs))?;
     let (times, padded) = times.split_at(mixes.len());
     let terms: Vec<[f64; 2]> = mixes.iter().map(Mix::terms).collect();
-    let [c0, c1] = least_squares(&terms, times).ok_or("the batches do not tell the two terms apart")?;
+    // Two mixes a batch, shape after shape.
+    let of_shape = 2 * BATCHES.len();
+    let fits = terms.chunks(of_shape).zip(times.chunks(of_shape)).map(|(terms, times)| least_squares(terms, times));
+    let fits = fits.collect::<Option<Vec<_>>>().ok_or("the batches do not tell the two terms apart")?;
 
     println!("\n| in | out | adapters | rows each | widest | us | fitted, us | off | padded, us |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut worst: f64 = 0.0;
     for (i, (mix, (time, [a, b]))) in mixes.iter().zip(times.iter().zip(&terms)).enumerate() {
+        let [c0, c1] = fits[i / of_shape];
         let fitted = c0 * a + c1 * b;
         let off = 100.0 * (fitted / time - 1.0);
         worst = worst.max(off.abs());
@@ -88,7 +89,10 @@ pub(crate) fn print() -> Result<(), Failure> {
             "| {width} | {out} | {adapters} | {rows} | {wide} | {time:.1} | {fitted:.1} | {off:+.0} % | {control} |"
         );
     }
-    println!("\nc0 = {:.3} ns, c1 = {:.4} ns; the worst is {worst:.0} % off, the goal {GOAL:.0} %", c0 * 1e9, c1 * 1e9);
+    for ((width, out), [c0, c1]) in SHAPES.iter().zip(&fits) {
+        println!("\n{width} to {out}: c0 = {:.3} ns, c1 = {:.4} ns", c0 * 1e9, c1 * 1e9);
+    }
+    println!("\nthe worst is {worst:.0} % off, the goal {GOAL:.0} %");
     Ok(())
 }
 
