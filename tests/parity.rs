@@ -99,6 +99,8 @@ impl Golden {
 
 pub(crate) fn worst(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
+    // `max` passes over what is no number.
+    assert!(found.iter().all(|x| x.is_finite()), "{found:?}");
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
