@@ -20,6 +20,7 @@ use polyrank::engine::Engine;
 use polyrank::inspect::Report;
 use polyrank::kernel::prepacked::Precision;
 use polyrank::model::{self, Sources};
+use polyrank::pages;
 use tracing_subscriber::EnvFilter;
 
 use self::device::DeviceName;
@@ -76,7 +77,9 @@ impl BaseArgs {
     fn open(&self) -> Result<Engine, Failure> {
         let device = self.device.open()?;
         let cache = Sources::from_env()?.home;
-        Ok(Engine::prepacked(&model::ensure(&self.model_id)?, &device, self.dtype, Some(cache))?)
+        let engine = Engine::prepacked(&model::ensure(&self.model_id)?, &device, self.dtype, Some(cache))?;
+        pages::keep();
+        Ok(engine)
     }
 }
 

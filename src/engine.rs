@@ -11,11 +11,12 @@ use crate::encoder::{self, Encoded, Encoder, Layout, Packed};
 use crate::error::Error;
 use crate::kernel::prepacked::Precision;
 use crate::model::{Base, BaseConfig};
-use crate::passes::Workers;
+use crate::passes::{self, Workers};
 use crate::plan::{self, Asked, Plan};
 use crate::tokenize::{Limit, TokenizeError, Tokenizer};
 
-/// Tokens that a pass on one core ends after: enough to outweigh the packing of the weights, few enough for its caches.
+/// Tokens that a pass on one core ends after: enough for what is fetched of weights and adapters to serve many rows, few enough
+/// for its caches.
 const PASS_TOKENS: usize = 256;
 
 /// One frozen base. Shared by `Arc`; nothing in it changes.
@@ -138,13 +139,12 @@ impl Engine {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
         let most = if self.device.is_cpu() { PASS_TOKENS } else { usize::MAX / 2 };
-        let passes = plan::cut(&asked, &questions, |point| self.layout().share_from(point), most);
+        let cut = plan::cut(&asked, &questions, |point| self.layout().share_from(point), most);
         let pass = |questions: &Vec<usize>| self.pass(&adapters, &asked, questions);
-        let answers = match &passes[..] {
-            // From within the pool: a thread outside would sleep and wake at every operation.
-            [alone] => rayon::scope(|_| pass(alone))?,
-            passes => {
-                let answers = self.workers.map(passes.len(), |i| pass(&passes[i]));
+        let answers = match &cut[..] {
+            [alone] if self.device.is_cpu() => passes::alone(|| pass(alone))?,
+            cut => {
+                let answers = self.workers.map(cut.len(), |i| pass(&cut[i]));
                 answers.into_iter().collect::<Result<Vec<_>, _>>()?.concat()
             }
         };

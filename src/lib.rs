@@ -42,7 +42,7 @@
 //!   cache too, so that processes share it.
 //! - A precision concerns the base's products alone: deltas, norms, attention and heads are f32.
 //! - A malformed adapter is refused whole; an unknown one is an error, never the base.
-//! - `unsafe` occurs in the mapping, in kernels and in one call of the allocator only.
+//! - `unsafe` occurs in the mapping, in kernels and in the calls of the allocator only.
 
 pub mod adapter;
 pub mod encoder;

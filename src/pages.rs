@@ -6,6 +6,7 @@ use std::ffi::{c_int, c_long};
 use mimalloc as _;
 
 unsafe extern "C" {
+    fn mi_collect(force: bool);
     fn mi_option_set_default(option: c_int, value: c_long);
 }
 
@@ -14,9 +15,15 @@ const PURGE_DELAY: c_int = 15;
 /// Never.
 const NEVER: c_long = -1;
 
-/// Keeps the allocator from giving pages back to the system, unless `MIMALLOC_PURGE_DELAY` says else. A batch takes what the one
-/// before it let go of; given back in between, every page of it would be mapped and zeroed again.
+/// Keeps the allocator from giving pages back to the system from now on, unless `MIMALLOC_PURGE_DELAY` says else. A batch takes what
+/// the one before it let go of; given back in between, every page of it would be mapped and zeroed again.
+///
+/// To be called once a base is open: what opening it let go of is given back first, no batch needs as much.
 pub fn keep() {
-    // SAFETY: the function sets a number in the allocator's table of options; it may be called at any time.
-    unsafe { mi_option_set_default(PURGE_DELAY, NEVER) }
+    // SAFETY: the first gives back pages that hold nothing, the second sets a number in the allocator's table of options; both
+    // may be called at any time.
+    unsafe {
+        mi_collect(true);
+        mi_option_set_default(PURGE_DELAY, NEVER);
+    }
 }

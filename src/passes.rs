@@ -3,8 +3,9 @@
 //! Small matrices do not keep two cores busy with one product; two products at once do. Passes are cut by tokens, not by cores:
 //! training adds their gradients in order, so that a run gives the same adapter on any number of cores.
 
+use std::cell::Cell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -28,6 +29,50 @@ pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<u
         passes.push(start..end);
     }
     passes
+}
+
+thread_local! {
+    /// Whether this thread is in a pass that runs alone.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// `job`, a pass that runs alone, on a thread of the pool, whose other threads stay awake for its operations until it is done: many
+/// of them take less time than a thread takes to wake.
+pub fn alone<T: Send>(job: impl FnOnce() -> T + Send) -> T {
+    let done = AtomicBool::new(false);
+    rayon::scope(|scope| {
+        if rayon::current_num_threads() > 1 {
+            scope.spawn_broadcast(|_, _| {
+                // One that waits for its own pass, or for this one, has other things to do.
+                while !ALONE.get() && !done.load(Ordering::Acquire) {
+                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+        }
+        let _end = Alone::new(&done);
+        job()
+    })
+}
+
+/// Ends with the pass, however that ends.
+struct Alone<'a> {
+    done: &'a AtomicBool,
+    before: bool,
+}
+
+impl<'a> Alone<'a> {
+    fn new(done: &'a AtomicBool) -> Self {
+        Self { done, before: ALONE.replace(true) }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        ALONE.set(self.before);
+        self.done.store(true, Ordering::Release);
+    }
 }
 
 /// Groups of threads, each for one pass at a time.
@@ -82,6 +127,8 @@ fn on_each<P: Send>(groups: &[ThreadPool], places: &mut [P], work: &(impl Fn(&mu
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use rayon::prelude::*;
+
     use super::*;
 
     #[test]
@@ -102,6 +149,24 @@ mod tests {
         };
         assert_eq!(workers.map(20, slow), (0..20).map(|i| i * i).collect::<Vec<_>>());
         assert!(workers.map(0, slow).is_empty());
+    }
+
+    #[test]
+    fn passes_alone_use_all_threads_at_once() {
+        let sum = |n: usize| (0..n).into_par_iter().with_max_len(1).sum::<usize>();
+        let callers: Vec<_> = (0..8)
+            .map(|i| {
+                std::thread::spawn(move || (0..50).all(|_| alone(|| sum(100 + i) + sum(i)) == sum(100 + i) + sum(i)))
+            })
+            .collect();
+        assert!(callers.into_iter().all(|caller| caller.join().unwrap()));
+    }
+
+    #[test]
+    fn a_panic_in_a_pass_alone_comes_out_and_lets_the_threads_go() {
+        assert!(std::panic::catch_unwind(|| alone(|| panic!("broken"))).is_err());
+        assert_eq!(alone(|| rayon::join(|| 1, || 2)), (1, 2));
+        assert!(!ALONE.get());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::encoder::{Layout, Point, Site};
 /// What a linear gets added: `y += scale * (x A^T) B^T`.
 #[derive(Debug, Clone)]
 pub struct Delta {
-    /// `A [rank, in]`, f32.
+    /// `A [rank, in]`, f32, contiguous.
     pub a: Tensor,
     /// `B [out, rank]`, f32. Read from a file it lies in memory by ranks, with strides `(1, out)`: serving reads it as it lies.
     pub b: Tensor,

@@ -65,7 +65,7 @@ impl Dims {
         let steps = Steps::new(self.rows, self.rows * self.out * self.rank);
         let parts = y.chunks_mut((steps.rows * self.out).max(1)).zip(h.chunks((steps.rows * self.rank).max(1)));
         let thin = |data| Thin { data, stride: self.rank, rank: self.rank };
-        steps.run(parts.collect(), |(y, h)| expand(y, thin(h), &by_rank));
+        steps.run(parts.collect(), |(y, h)| expand(y, thin(h), &by_rank, &[]));
     }
 }
 
@@ -101,10 +101,11 @@ struct Stack<'a> {
 }
 
 impl Stack<'_> {
-    /// `h = scale * x A^T` for the A's whose rows are `which`.
+    /// `h = scale * x A^T` for the A's whose rows are `which`; as many of the rows after them are fetched meanwhile.
     fn shrink(&self, h: &mut [f32], x: &[f32], which: Range<usize>) {
-        let rows = &self.rows[which.clone()];
-        dots(h, x, |j| rows[j], None, rows.len(), self.width);
+        let (rows, rest) = self.rows[which.start..].split_at(which.len());
+        let next = &rest[..rest.len().min(rows.len())];
+        dots(h, x, |j| rows[j], None, (rows.len(), self.width), next);
         for h in h.chunks_exact_mut(rows.len().max(1)) {
             for (h, scale) in h.iter_mut().zip(&self.scales[which.clone()]) {
                 *h *= scale;
@@ -202,16 +203,16 @@ struct Part<'a> {
 
 impl<'a> Shrunk<'a> {
     fn new(x: &Tensor, segments: &[impl AsRef<[Segment<'a>]>]) -> Result<Self> {
-        let mut all: Vec<(usize, &Segment<'a>)> = Vec::new();
+        let mut all: Vec<(usize, &Segment<'a>)> = Vec::with_capacity(segments.iter().map(|s| s.as_ref().len()).sum());
         for (linear, segments) in segments.iter().enumerate() {
             all.extend(segments.as_ref().iter().map(|segment| (linear, segment)));
         }
-        let (h, mut parts) = (Vec::new(), segments.iter().map(|_| Vec::new()).collect::<Vec<_>>());
+        let mut parts: Vec<Vec<Part>> = segments.iter().map(|s| Vec::with_capacity(s.as_ref().len())).collect();
         if all.is_empty() {
-            return Ok(Self { h, parts });
+            return Ok(Self { h: Vec::new(), parts });
         }
         all.sort_by_key(|(linear, Segment { rows, .. })| (rows.start, rows.end, *linear));
-        let (mut groups, mut size, mut above) = (Vec::new(), 0, 0);
+        let (mut groups, mut size, mut above) = (Vec::with_capacity(all.len()), 0, 0);
         for group in all.chunk_by(|(_, a), (_, b)| a.rows == b.rows) {
             let (rows, ranks) = (group[0].1.rows.clone(), group.iter().map(|(_, segment)| segment.delta.rank()));
             let (stride, mut start) = (ranks.sum(), size);
@@ -231,9 +232,9 @@ impl<'a> Shrunk<'a> {
 /// `scale * x A^T` for groups of rows and of the rows that the A's of `deltas` have together: `size` elements, group by group.
 fn shrink(x: &Tensor, deltas: &[&Delta], groups: &[(Range<usize>, Range<usize>)], size: usize) -> Result<Vec<f32>> {
     let (tokens, width) = x.dims2()?;
-    let a = deltas.iter().map(|delta| delta.a.contiguous()).collect::<Result<Vec<_>>>()?;
-    let guards: Vec<_> = a.iter().map(Tensor::storage_and_layout).collect();
-    let mut stack = Stack { rows: Vec::new(), scales: Vec::new(), width };
+    let guards: Vec<_> = deltas.iter().map(|delta| delta.a.storage_and_layout()).collect();
+    let rank = groups.last().map_or(0, |(_, which)| which.end);
+    let mut stack = Stack { rows: Vec::with_capacity(rank), scales: Vec::with_capacity(rank), width };
     for ((storage, layout), delta) in guards.iter().zip(deltas) {
         let dims = Dims::new(x.shape(), layout.shape(), delta.b.shape())?;
         stack.rows.extend(host::of("ragged-delta", storage, layout)?.chunks_exact(width.max(1)));
@@ -249,6 +250,11 @@ fn shrink(x: &Tensor, deltas: &[&Delta], groups: &[(Range<usize>, Range<usize>)]
             };
             let (h, after) = std::mem::take(&mut rest).split_at_mut(rows.len() * which.len());
             rest = after;
+            // Nearly always; small segments take so little that dividing them would show.
+            if rows.len() <= steps.rows {
+                parts.push((h, x, which.clone()));
+                continue;
+            }
             let steps = h.chunks_mut((steps.rows * which.len()).max(1)).zip(x.chunks((steps.rows * width).max(1)));
             parts.extend(steps.map(|(h, x)| (h, x, which.clone())));
         }
@@ -274,34 +280,41 @@ impl InplaceOp1 for RaggedExpand<'_> {
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("ragged-delta: expected contiguous rows") };
         let CpuStorage::F32(y) = y else { bail!("ragged-delta: expected f32") };
         let parts = &self.shrunk.parts[self.linear];
-        let b = parts.iter().map(|part| by_rank(&part.delta.b)).collect::<Result<Vec<_>>>()?;
-        let guards: Vec<_> = b.iter().map(Tensor::storage_and_layout).collect();
+        let copies = parts.iter().map(|part| by_rank(&part.delta.b)).collect::<Result<Vec<_>>>()?;
+        let stored = parts.iter().zip(&copies).map(|(part, copy)| copy.as_ref().unwrap_or(&part.delta.b));
+        let guards: Vec<_> = stored.map(Tensor::storage_and_layout).collect();
+        let b = guards.iter().map(|(storage, layout)| host::dense(self.name(), storage, layout));
+        let b = b.collect::<Result<Vec<_>>>()?;
         let work: usize = parts.iter().map(|part| part.rows.len() * part.delta.rank() * out).sum();
         let steps = Steps::new(tokens, work);
         let (mut tasks, mut rest, mut next) = (Vec::with_capacity(parts.len()), &mut y[start..end], 0);
-        for (Part { rows, delta, start, stride }, (storage, layout)) in parts.iter().zip(&guards) {
-            let (rank, found) = (delta.rank(), layout.shape().dims2()?.1);
-            if found != out {
-                bail!("ragged-delta: expected B of {out} rows, found {found}");
+        for (i, Part { rows, delta, start, stride }) in parts.iter().enumerate() {
+            let (rank, found) = (delta.rank(), b[i].len());
+            if found != rank * out {
+                bail!("ragged-delta: expected B of {out} rows and rank {rank}, found {found} elements");
             }
             if rows.start < next || rows.end > tokens {
                 bail!("ragged-delta: rows {rows:?} overlap others or lie outside {tokens} tokens");
             }
-            let b = host::of(self.name(), storage, layout)?;
             let (_, after) = std::mem::take(&mut rest).split_at_mut((rows.start - next) * out);
             let (y, after) = after.split_at_mut(rows.len() * out);
             (rest, next) = (after, rows.end);
-            for (i, y) in y.chunks_mut((steps.rows * out).max(1)).enumerate() {
-                let data = &self.shrunk.h[start + i * steps.rows * stride..];
-                tasks.push((y, Thin { data, stride: *stride, rank }, b));
+            let following = b.get(i + 1).copied().unwrap_or(&[]);
+            let thin = |first: usize| Thin { data: &self.shrunk.h[start + first * stride..], stride: *stride, rank };
+            if rows.len() <= steps.rows {
+                tasks.push((y, thin(0), b[i], following));
+                continue;
+            }
+            for (step, y) in y.chunks_mut((steps.rows * out).max(1)).enumerate() {
+                tasks.push((y, thin(step * steps.rows), b[i], following));
             }
         }
-        steps.run(tasks, |(y, h, b)| expand(y, h, b));
+        steps.run(tasks, |(y, h, b, following)| expand(y, h, b, following));
         Ok(())
     }
 }
 
-/// B with a row for each rank, `[r, out]`: as it lies in an adapter that was read, or else a copy.
-fn by_rank(b: &Tensor) -> Result<Tensor> {
-    b.t()?.contiguous()
+/// A copy of `b [out, r]` that lies with a row for each rank; `None` where it lies so already, as in adapters that were read.
+fn by_rank(b: &Tensor) -> Result<Option<Tensor>> {
+    if b.is_fortran_contiguous() { Ok(None) } else { b.t()?.contiguous().map(Some) }
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use pulp::Simd;
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::lanes::{Sums, VECTORS, Vectorised, vectorised};
 use super::product::Threads;
 
@@ -17,6 +18,8 @@ pub(super) const FEW: usize = 64;
 const DEPTH: usize = 512;
 /// Rows of x and rows of W that pass together.
 const BLOCK: usize = 8;
+/// The most rows of W in a tile.
+const MOST: usize = 4;
 
 /// `y[i, j] = sum_k x[i, k] w[j, k] + b[j]` for `x [m, k]`, `w [n, k]`, `b [n]`: `[m, n]`.
 ///
@@ -31,7 +34,7 @@ pub(super) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
         return y;
     }
     if tasks < 2 || m * n * k < 1 << 18 {
-        dots(&mut y, x, |j| &w[j * k..(j + 1) * k], b, n, k);
+        dots(&mut y, x, |j| &w[j * k..(j + 1) * k], b, (n, k), &[]);
         return y;
     }
     // Each thread has its share of W's rows, which are y's columns: a part of its own, put in place afterwards.
@@ -42,7 +45,7 @@ pub(super) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
             let (start, end) = (task * share, ((task + 1) * share).min(n));
             let mut part = vec![0.0; m * (end - start)];
             let b = b.map(|b| &b[start..end]);
-            dots(&mut part, x, |j| &w[(start + j) * k..(start + j + 1) * k], b, end - start, k);
+            dots(&mut part, x, |j| &w[(start + j) * k..(start + j + 1) * k], b, (end - start, k), &[]);
             (start, part)
         })
         .collect();
@@ -56,24 +59,24 @@ pub(super) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
 }
 
 /// `y[i, j] = sum_k x[i, k] w(j)[k] + b[j]` for `x [m, k]`, `n` rows `w` and `b [n]`, on the thread that calls: `y [m, n]`.
+/// Meanwhile the rows `next` are fetched, which are read after those.
 ///
 /// Every sum is made in one order, whatever `m` and `n`: a row's result does not depend on the rows beside it.
 ///
 /// # Panics
 /// If a slice is not of its size: a caller's bug.
-pub(super) fn dots<'w, W>(y: &mut [f32], x: &[f32], w: W, b: Option<&[f32]>, n: usize, k: usize)
+pub(super) fn dots<'w, W>(y: &mut [f32], x: &[f32], w: W, b: Option<&[f32]>, (n, k): (usize, usize), next: &[&[f32]])
 where
     W: Fn(usize) -> &'w [f32] + Copy,
 {
     let m = y.len() / n.max(1);
     assert!(m * n == y.len() && m * k == x.len() && b.is_none_or(|b| b.len() == n), "dots: shapes do not fit");
-    for y in y.chunks_exact_mut(n.max(1)) {
-        match b {
-            Some(b) => y.copy_from_slice(b),
-            None => y.fill(0.0),
-        }
+    match b {
+        Some(b) => y.chunks_exact_mut(n.max(1)).for_each(|y| y.copy_from_slice(b)),
+        None => y.fill(0.0),
     }
-    vectorised(Dots { y, x, w, m, n, k });
+    let ahead = Ahead::new(next, m.div_ceil(BLOCK) * n.div_ceil(MOST) * k.div_ceil(DEPTH));
+    vectorised(Dots { y, x, w, m, n, k, ahead });
 }
 
 struct Dots<'a, W> {
@@ -83,12 +86,13 @@ struct Dots<'a, W> {
     m: usize,
     n: usize,
     k: usize,
+    ahead: Ahead<'a>,
 }
 
 impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Vectorised for Dots<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S, sums: impl Sums<S>) {
-        let most = if S::REGISTER_COUNT < 32 { 3 } else { 4 };
+        let most = if S::REGISTER_COUNT < 32 { 3 } else { MOST };
         for start in (0..self.k).step_by(DEPTH) {
             let part = start..self.k.min(start + DEPTH);
             for block in (0..self.n).step_by(BLOCK) {
@@ -120,6 +124,7 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
         j: usize,
     ) {
         let w: [&[f32]; C] = std::array::from_fn(|c| &(self.w)(j + c)[part.clone()]);
+        self.ahead.step();
         while !rows.is_empty() {
             rows.start += match rows.len() {
                 8.. if C == 1 || (C == 2 && S::REGISTER_COUNT >= 32) => {
@@ -211,13 +216,15 @@ mod tests {
             let row = |j: usize| &w[j * k..(j + 1) * k];
             for kind in kinds() {
                 let mut y = vec![0.0; m * n];
-                on(kind, Dots { y: &mut y, x: &x, w: row, m, n, k });
+                let next = [row(0)];
+                on(kind, Dots { y: &mut y, x: &x, w: row, m, n, k, ahead: Ahead::new(&next, 2) });
                 for (at, y) in y.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
                     let exact: f64 = (0..k).map(|l| f64::from(x[i * k + l]) * f64::from(w[j * k + l])).sum();
                     prop_assert!((f64::from(*y) - exact).abs() < 1e-4, "{} is not {}", y, exact);
                     let mut alone = [0.0];
-                    on(kind, Dots { y: &mut alone, x: &x[i * k..(i + 1) * k], w: |_| row(j), m: 1, n: 1, k });
+                    let ahead = Ahead::new(&[], 1);
+                    on(kind, Dots { y: &mut alone, x: &x[i * k..(i + 1) * k], w: |_| row(j), m: 1, n: 1, k, ahead });
                     prop_assert_eq!(alone[0].to_bits(), y.to_bits());
                 }
             }

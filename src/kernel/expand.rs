@@ -7,7 +7,13 @@ use std::ops::Range;
 
 use pulp::Simd;
 
+use super::ahead::Ahead;
 use super::lanes::{Sums, Vectorised, vectorised};
+
+/// The most rows of a tile.
+const ROWS: usize = 8;
+/// Columns of y that something is fetched after: those of a tile of the widest vectors.
+const STEP: usize = 48;
 
 /// A thin matrix: `rows` of `rank` elements, each `stride` elements after the one before.
 #[derive(Clone, Copy)]
@@ -17,13 +23,14 @@ pub(super) struct Thin<'a> {
     pub(super) rank: usize,
 }
 
-/// `y[i, j] += sum_p h[i, p] b[p, j]` for `h [m, r]` and `b [r, n]`, on the thread that calls: `y [m, n]`.
+/// `y[i, j] += sum_p h[i, p] b[p, j]` for `h [m, r]` and `b [r, n]`, on the thread that calls: `y [m, n]`. Meanwhile `next` is
+/// fetched, which is read after `b`.
 ///
 /// Every element is summed in the order of the ranks, whatever `m`: a row's result does not depend on the rows beside it.
 ///
 /// # Panics
 /// If a slice is not of its size: a caller's bug.
-pub(super) fn expand(y: &mut [f32], h: Thin, b: &[f32]) {
+pub(super) fn expand(y: &mut [f32], h: Thin, b: &[f32], next: &[f32]) {
     if y.is_empty() || h.rank == 0 {
         return;
     }
@@ -31,7 +38,8 @@ pub(super) fn expand(y: &mut [f32], h: Thin, b: &[f32]) {
     let m = y.len() / n.max(1);
     assert!(m * n == y.len() && n * h.rank == b.len(), "expand: shapes do not fit");
     assert!(h.rank <= h.stride && (m - 1) * h.stride + h.rank <= h.data.len(), "expand: h is too short");
-    vectorised(Expand { y, h, b, m, n });
+    let (next, steps) = (&[next], m.div_ceil(ROWS) * n.div_ceil(STEP));
+    vectorised(Expand { y, h, b, m, n, ahead: Ahead::new(next, steps) });
 }
 
 struct Expand<'a> {
@@ -40,6 +48,7 @@ struct Expand<'a> {
     b: &'a [f32],
     m: usize,
     n: usize,
+    ahead: Ahead<'a>,
 }
 
 impl Vectorised for Expand<'_> {
@@ -49,7 +58,7 @@ impl Vectorised for Expand<'_> {
         let mut i = 0;
         while i < self.m {
             i += match self.m - i {
-                8.. if wide => self.rows::<S, 8>(simd, i),
+                ROWS.. if wide => self.rows::<S, ROWS>(simd, i),
                 4.. => self.rows::<S, 4>(simd, i),
                 2.. => self.rows::<S, 2>(simd, i),
                 _ => self.rows::<S, 1>(simd, i),
@@ -62,13 +71,17 @@ impl Expand<'_> {
     /// `R` whole rows from `i`; gives `R`.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, i: usize) -> usize {
+        assert!(i + R <= self.m);
         let mut j = 0;
         while j + 3 * S::F32_LANES <= self.n {
-            self.tile::<S, R, 3>(simd, i, j);
+            self.ahead.step();
+            // SAFETY: the rows are there, as just asserted, and so are three vectors from column j.
+            unsafe { self.tile::<S, R, 3>(simd, i, j) };
             j += 3 * S::F32_LANES;
         }
         while j + S::F32_LANES <= self.n {
-            self.tile::<S, R, 1>(simd, i, j);
+            // SAFETY: as above, for one vector.
+            unsafe { self.tile::<S, R, 1>(simd, i, j) };
             j += S::F32_LANES;
         }
         if j < self.n {
@@ -78,25 +91,40 @@ impl Expand<'_> {
     }
 
     /// `R` rows from `i` by `V` vectors from column `j`.
+    ///
+    /// # Safety
+    /// `i + R` is at most `m`, and `j` with `V` vectors at most `n`.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, i: usize, j: usize) {
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, i: usize, j: usize) {
         let Self { h, n, .. } = *self;
-        let h: [&[f32]; R] = std::array::from_fn(|r| &h.data[(i + r) * h.stride..][..h.rank]);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            sums.copy_from_slice(S::as_simd_f32s(&self.y[(i + r) * n + j..][..V * S::F32_LANES]).0);
-        }
-        for p in 0..self.h.rank {
-            let b = S::as_simd_f32s(&self.b[p * n + j..][..V * S::F32_LANES]).0;
+        // SAFETY: `expand` asserts that y is [m, n], b [rank, n], and that h holds m rows; the caller promises the rest.
+        unsafe {
+            let y = self.y.as_mut_ptr().add(i * n + j);
             for r in 0..R {
-                let h = simd.splat_f32s(h[r][p]);
                 for v in 0..V {
-                    sums[r][v] = simd.mul_add_e_f32s(h, b[v], sums[r][v]);
+                    sums[r][v] = y.add(r * n + v * S::F32_LANES).cast::<S::f32s>().read_unaligned();
                 }
             }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            S::as_mut_simd_f32s(&mut self.y[(i + r) * n + j..][..V * S::F32_LANES]).0.copy_from_slice(sums);
+            let h_rows = h.data.as_ptr().add(i * h.stride);
+            for p in 0..h.rank {
+                let b_row = self.b.as_ptr().add(p * n + j);
+                let mut b = [simd.splat_f32s(0.0); V];
+                for v in 0..V {
+                    b[v] = b_row.add(v * S::F32_LANES).cast::<S::f32s>().read_unaligned();
+                }
+                for r in 0..R {
+                    let h = simd.splat_f32s(*h_rows.add(r * h.stride + p));
+                    for v in 0..V {
+                        sums[r][v] = simd.mul_add_e_f32s(h, b[v], sums[r][v]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for v in 0..V {
+                    y.add(r * n + v * S::F32_LANES).cast::<S::f32s>().write_unaligned(sums[r][v]);
+                }
+            }
         }
     }
 
@@ -105,7 +133,10 @@ impl Expand<'_> {
     fn edge<S: Simd, const R: usize>(&mut self, simd: S, i: usize, columns: Range<usize>) {
         let Self { h, n, .. } = *self;
         let at = |r: usize| r * n + columns.start..r * n + columns.end;
-        let mut sums: [S::f32s; R] = std::array::from_fn(|r| simd.partial_load_f32s(&self.y[at(i + r)]));
+        let mut sums = [simd.splat_f32s(0.0); R];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = simd.partial_load_f32s(&self.y[at(i + r)]);
+        }
         for p in 0..h.rank {
             let b = simd.partial_load_f32s(&self.b[at(p)]);
             for (r, sum) in sums.iter_mut().enumerate() {
@@ -141,7 +172,7 @@ mod tests {
             let h = Thin { data: &data, stride: rank + more, rank };
             for kind in kinds() {
                 let mut y = before.clone();
-                on(kind, Expand { y: &mut y, h, b: &b, m, n });
+                on(kind, Expand { y: &mut y, h, b: &b, m, n, ahead: Ahead::new(&[&b], 3) });
                 for (at, y) in y.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
                     let added: f64 = (0..rank).map(|p| f64::from(data[i * h.stride + p]) * f64::from(b[p * n + j])).sum();
@@ -150,7 +181,7 @@ mod tests {
                 for i in 0..m {
                     let mut alone = before[i * n..(i + 1) * n].to_vec();
                     let h = Thin { data: &data[i * h.stride..], ..h };
-                    on(kind, Expand { y: &mut alone, h, b: &b, m: 1, n });
+                    on(kind, Expand { y: &mut alone, h, b: &b, m: 1, n, ahead: Ahead::new(&[], 1) });
                     prop_assert_eq!(&alone[..], &y[i * n..(i + 1) * n]);
                 }
             }

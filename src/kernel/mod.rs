@@ -5,6 +5,7 @@
 //! tests take as the oracle; so every encoder is written once.
 
 mod adapted;
+mod ahead;
 mod attention;
 mod delta;
 mod disentangled;

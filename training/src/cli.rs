@@ -12,6 +12,7 @@ use polyrank::engine::Engine;
 use polyrank::inspect::Report;
 use polyrank::kernel::prepacked::Precision;
 use polyrank::model::{self, Sources};
+use polyrank::pages;
 use polyrank_training::checkpoint;
 use polyrank_training::data::{DataOptions, TaskData};
 use polyrank_training::error::Error;
@@ -237,7 +238,9 @@ fn device(name: &str) -> Result<Device, Error> {
 /// The base, pulled if it is missing.
 fn open(model_id: &str, device_name: &str, dtype: Precision) -> Result<Engine, Error> {
     let (dir, cache) = (model::ensure(model_id)?, Sources::from_env()?.home);
-    Ok(Engine::prepacked(&dir, &device(device_name)?, dtype, Some(cache))?)
+    let engine = Engine::prepacked(&dir, &device(device_name)?, dtype, Some(cache))?;
+    pages::keep();
+    Ok(engine)
 }
 
 /// Settings from flags, then the file, then defaults.

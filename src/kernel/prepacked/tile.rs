@@ -100,7 +100,11 @@ impl Tile<'_> {
                 }
             }
         }
-        y.copy_from_slice(&row[..y.len()]);
+        // A whole panel goes in two vectors, not by a call that copies any length.
+        match y.first_chunk_mut() {
+            Some(y) => *y = row,
+            None => y.copy_from_slice(&row[..y.len()]),
+        }
     }
 }
 
