@@ -93,17 +93,23 @@ fn to_int8(x: &[f32], width: usize) -> (Vec<u32>, Vec<f32>) {
     (words, scales)
 }
 
-/// The largest magnitude of `x`.
+/// The largest magnitude of `x`; NaN if there is one in it, so that what is not a number does not become one.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
-    let mut most = [0.0f32; 32];
+    let mut most = [0u32; 32];
     let (blocks, rest) = x.as_chunks::<32>();
     for block in blocks {
         for (most, x) in most.iter_mut().zip(block) {
-            *most = if x.abs() > *most { x.abs() } else { *most };
+            *most = magnitude(x).max(*most);
         }
     }
-    most.iter().chain(rest).fold(0.0, |most, x| if x.abs() > most { x.abs() } else { most })
+    f32::from_bits(rest.iter().map(magnitude).chain(most).max().unwrap_or(0))
+}
+
+/// Magnitudes compare as their bits do; those of a NaN are above all.
+#[inline(always)]
+fn magnitude(x: &f32) -> u32 {
+    x.abs().to_bits()
 }
 
 /// `x` in -127 to 127, to the nearest integer, + 128.

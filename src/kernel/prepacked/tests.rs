@@ -68,6 +68,21 @@ proptest! {
         }
     }
 
+    /// A NaN stays one in its own row, and touches no other.
+    #[test]
+    fn what_is_not_a_number_stays_so(rows in 1usize..12, width in 1usize..90, at in any::<prop::sample::Index>(), seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (mut x, w) = (random(&mut rng, rows * width), random(&mut rng, 40 * width));
+        let at = at.index(x.len());
+        x[at] = f32::NAN;
+        for precision in ALL {
+            let y = Prepacked::new(&w, 40, width, precision).apply(&x, None);
+            for (row, y) in y.chunks(40).enumerate() {
+                prop_assert!(y.iter().all(|y| y.is_nan() == (row == at / width)), "{}, row {}: {:?}", precision, row, y);
+            }
+        }
+    }
+
     /// Every loop that this machine can run agrees: integers exactly, others to the order of their sums.
     #[test]
     fn loops_agree(rows in 1usize..=10, groups in 1usize..60, seed: u64) {
