@@ -1,6 +1,7 @@
 //! A base ready to answer: tokenizer, encoder, and one forward pass over texts of any mix of adapters.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use crate::error::Error;
 use crate::kernel::prepacked::Precision;
 use crate::model::{Base, BaseConfig};
 use crate::passes::{self, Workers};
-use crate::plan::{self, Asked, Plan};
+use crate::plan::{self, Asked, Plan, Sizes};
 use crate::tokenize::{Limit, TokenizeError, Tokenizer};
 
-/// Tokens that a pass on one core ends after: enough for what is fetched of weights and adapters to serve many rows, few enough
-/// for its caches.
-const PASS_TOKENS: usize = 256;
+/// Tokens of a pass on one core: at least so many that what is fetched of weights and adapters serves many rows, at most so many that
+/// they stay in its caches.
+const PASS_TOKENS: RangeInclusive<usize> = passes::TOKENS..=2 * passes::TOKENS;
 
 /// One frozen base. Shared by `Arc`; nothing in it changes.
 pub struct Engine {
@@ -138,8 +139,7 @@ impl Engine {
     pub fn logits(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
-        let most = if self.device.is_cpu() { PASS_TOKENS } else { usize::MAX / 2 };
-        let cut = plan::cut(&asked, &questions, |point| self.layout().share_from(point), most);
+        let cut = plan::cut(&asked, &questions, |point| self.layout().share_from(point), self.pass_sizes());
         let pass = |questions: &Vec<usize>| self.pass(&adapters, &asked, questions);
         let answers = match &cut[..] {
             [alone] if self.device.is_cpu() => passes::alone(|| pass(alone))?,
@@ -153,6 +153,13 @@ impl Engine {
             logits[row] = answer;
         }
         Ok(logits)
+    }
+
+    /// A GPU takes all of a batch in one pass.
+    fn pass_sizes(&self) -> Sizes {
+        let (least, most) =
+            if self.device.is_cpu() { PASS_TOKENS.into_inner() } else { (usize::MAX / 2, usize::MAX / 2) };
+        Sizes { least, most, cores: self.workers.groups() }
     }
 
     /// The adapters of `rows` in order of first appearance, and each row as a question to one of them.

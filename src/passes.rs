@@ -92,6 +92,12 @@ impl Workers {
         Ok(Self { groups: (0..groups).map(group).collect::<Result<_, _>>()? })
     }
 
+    /// How many passes run side by side.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
     /// `job(0), ..., job(count - 1)`, in order, run as groups come free.
     pub fn map<T: Send>(&self, count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let next = AtomicUsize::new(0);

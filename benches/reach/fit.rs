@@ -1,7 +1,7 @@
 //! Whether the ragged delta costs what it must: time = c0 rows (in + out) + c1 sum of r rows (in + out), for adapters of rank 2,
-//! with and without one of rank 64 among them, for each shape by itself. Each adapter has a text or several: 16 to 64 rows. Beside
-//! it the control, every rank padded to 64; and, told apart, how far segments of 8 rows lie from the same line: fetching an
-//! adapter, which it has no term for, costs as much for one row as for many.
+//! with and without one of rank 64 among them, for each shape by itself. Each adapter has a text of 24 tokens or several. Beside it
+//! the control, every rank padded to 64; and, told apart, how far smaller segments lie from the same line: fetching an adapter,
+//! which it has no term for, costs as much for one row as for many.
 
 use polyrank::adapter::Delta;
 use polyrank::kernel::{Segment, ragged_delta};
@@ -13,11 +13,21 @@ use crate::rounds::{Job, medians};
 
 /// (in, out) of the default base's linears.
 const SHAPES: [(usize, usize); 3] = [(384, 384), (384, 1536), (1536, 384)];
-/// Adapters in a batch, and rows of each.
-const BATCHES: [(usize, usize); 9] =
-    [(4, 16), (4, 24), (4, 64), (16, 16), (16, 24), (32, 24), (4, SMALL), (16, SMALL), (32, SMALL)];
-/// Segments of so few rows are not in the fit.
-const SMALL: usize = 8;
+/// Adapters in a batch, and rows of each: one text or several, and less than one.
+const BATCHES: [(usize, usize); 10] = [
+    (4, TEXT),
+    (4, 2 * TEXT),
+    (4, 3 * TEXT),
+    (16, TEXT),
+    (16, 2 * TEXT),
+    (32, TEXT),
+    (4, TEXT / 3),
+    (16, TEXT / 3),
+    (32, TEXT / 3),
+    (16, 2 * TEXT / 3),
+];
+/// Tokens of a text. Segments of fewer rows are not in the fit.
+const TEXT: usize = 24;
 const NARROW: usize = 2;
 const WIDE: usize = 64;
 /// How far a batch's time may lie from the fit.
@@ -73,7 +83,7 @@ pub(crate) fn print() -> Result<(), Failure> {
     // Two mixes a batch, shape after shape.
     let of_shape = 2 * BATCHES.len();
     let fit = |first: usize| {
-        let points = (first..first + of_shape).filter(|&i| mixes[i].rows > SMALL).map(|i| (terms[i], times[i]));
+        let points = (first..first + of_shape).filter(|&i| mixes[i].rows >= TEXT).map(|i| (terms[i], times[i]));
         least_squares(points)
     };
     let fits = (0..SHAPES.len()).map(|shape| fit(shape * of_shape)).collect::<Option<Vec<_>>>();
@@ -86,7 +96,7 @@ pub(crate) fn print() -> Result<(), Failure> {
         let [c0, c1] = fits[i / of_shape];
         let fitted = c0 * a + c1 * b;
         let off = 100.0 * (fitted / time - 1.0);
-        let worst = if mix.rows > SMALL { &mut worst } else { &mut small };
+        let worst = if mix.rows >= TEXT { &mut worst } else { &mut small };
         *worst = worst.max(off.abs());
         let (wide, control) = match i % 2 {
             0 => (NARROW, String::new()),
@@ -102,7 +112,7 @@ pub(crate) fn print() -> Result<(), Failure> {
         println!("\n{width} to {out}: c0 = {:.3} ns, c1 = {:.4} ns", c0 * 1e9, c1 * 1e9);
     }
     println!(
-        "\nthe worst is {worst:.0} % off, the goal {GOAL:.0} %; of segments of {SMALL} rows, which are not in the fit, {small:.0} %"
+        "\nthe worst is {worst:.0} % off, the goal {GOAL:.0} %; of parts of a text, which are not in the fit, {small:.0} %"
     );
     Ok(())
 }

@@ -50,19 +50,40 @@ impl Family {
     }
 }
 
+/// How large passes are, in tokens' work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// What is worth a pass of its own.
+    pub least: usize,
+    /// What a pass ends after at the latest.
+    pub most: usize,
+    /// How many passes run side by side.
+    pub cores: usize,
+}
+
+impl Sizes {
+    /// What each pass ends after, for work of `total` whose largest indivisible part is `largest`: as many passes for each core,
+    /// so that none waits for another's last.
+    fn share(self, total: usize, largest: usize) -> usize {
+        if total < 2 * self.least.max(largest) {
+            return usize::MAX;
+        }
+        let passes = total.div_ceil(self.most.max(1)).next_multiple_of(self.cores.max(1));
+        total.div_ceil(passes).max(self.least)
+    }
+}
+
 /// The questions of each pass, no pass empty. All questions about one text are in one pass; texts of the same adapters are next to
-/// each other. A pass ends after work worth `most` tokens, where `share` says what part of a token's work comes at a point or
-/// after it ([`crate::encoder::Layout::share_from`]).
+/// each other. `share` says what part of a token's work comes at a point or after it ([`crate::encoder::Layout::share_from`]).
 ///
 /// Passes are for the cores, side by side. So all questions are one pass where there is too little work for two, or where one text
 /// has more of it than all others.
 #[must_use]
-pub fn cut(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, most: usize) -> Vec<Vec<usize>> {
+pub fn cut(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Vec<usize>> {
     let mut families = families(asked, questions);
     families.sort_by_cached_key(|family| family.asks.iter().map(|ask| ask.adapter).collect::<Vec<_>>());
     let costs: Vec<usize> = families.iter().map(|family| family.cost(&share)).collect();
-    let largest = costs.iter().copied().max().unwrap_or(0);
-    let most = if costs.iter().sum::<usize>() < 2 * most.max(largest) { usize::MAX } else { most };
+    let most = sizes.share(costs.iter().sum(), costs.iter().copied().max().unwrap_or(0));
     let of = |families: &[Family]| {
         families.iter().flat_map(|family| family.asks.iter().flat_map(|ask| ask.questions.iter().copied())).collect()
     };

@@ -8,8 +8,8 @@ mod family;
 
 use std::ops::Range;
 
-pub use self::family::cut;
 use self::family::{Family, families};
+pub use self::family::{Sizes, cut};
 use crate::encoder::{Encoded, Fork, Point};
 
 /// One question: a text asked of an adapter.

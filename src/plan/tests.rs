@@ -148,10 +148,13 @@ proptest! {
     }
 
     #[test]
-    fn passes_hold_each_question_once_and_equal_texts_together(batch in batch(), most in 1usize..30) {
+    fn passes_hold_each_question_once_and_equal_texts_together(
+        batch in batch(), least in 1usize..20, more in 0usize..20, cores in 1usize..5,
+    ) {
         let asked = batch.asked();
         let all: Vec<usize> = (0..asked.len()).collect();
-        let passes = cut(&asked, &all, |point| 1.0 - (point.layer * INPUTS + point.input) as f64 / 12.0, most);
+        let sizes = Sizes { least, most: least + more, cores };
+        let passes = cut(&asked, &all, |point| 1.0 - (point.layer * INPUTS + point.input) as f64 / 12.0, sizes);
         let mut of = vec![None; asked.len()];
         for (pass, questions) in passes.iter().enumerate() {
             prop_assert!(!questions.is_empty());
@@ -205,14 +208,20 @@ fn different_texts_keep_their_adapters_order_and_are_cut_by_tokens() {
     let texts: Vec<Encoded> = (0..8).map(|i| encoded(&[i; 10])).collect();
     let asked: Vec<Asked> = (0..8).map(|i| Asked { text: &texts[i], adapter: i % 2, leaves: at(0, 0) }).collect();
     let all: Vec<usize> = (0..8).collect();
-    let share = |_| 1.0;
-    assert_eq!(cut(&asked, &all, share, 20), [[0, 2], [4, 6], [1, 3], [5, 7]]);
-    assert_eq!(cut(&asked, &all, share, 41).len(), 1, "too little for two");
+    let passes = |asked: &[Asked], least, most, cores| {
+        cut(asked, &(0..asked.len()).collect::<Vec<_>>(), |_| 1.0, Sizes { least, most, cores })
+    };
+    assert_eq!(passes(&asked, 20, 20, 1), [[0, 2], [4, 6], [1, 3], [5, 7]]);
+    assert_eq!(passes(&asked, 20, 30, 1).len(), 3);
+    assert_eq!(passes(&asked, 20, 30, 2).len(), 4, "as many for each core");
+    assert_eq!(passes(&asked, 10, 80, 8).len(), 8);
+    assert_eq!(passes(&asked, 20, 80, 8).len(), 4, "not less than is worth a pass");
+    assert_eq!(passes(&asked, 41, 41, 1).len(), 1, "too little for two");
     assert_eq!(Plan::new(&asked, &all).runs_of_first(), [(0..40, Some(0)), (40..80, Some(1))]);
     // One text with half of the work keeps all cores for itself.
     let long = encoded(&[1; 90]);
     let asked: Vec<Asked> = [asked, vec![Asked { text: &long, adapter: 0, leaves: None }]].concat();
-    assert_eq!(cut(&asked, &(0..9).collect::<Vec<_>>(), share, 20).len(), 1);
+    assert_eq!(passes(&asked, 20, 20, 2).len(), 1);
 }
 
 #[test]
@@ -221,7 +230,9 @@ fn a_shared_text_costs_what_it_expands_to() {
     let ask = |i: usize| Asked { text: &texts[i / 8], adapter: i % 8, leaves: at(3, 0) };
     let asked: Vec<Asked> = (0..32).map(ask).collect();
     // Half of the work is shared: 10 tokens for 8 adapters are 5 + 8 * 5.
-    let cuts = |most| cut(&asked, &(0..32).collect::<Vec<_>>(), |_| 0.5, most).iter().map(Vec::len).collect::<Vec<_>>();
+    let sizes = |most| Sizes { least: most, most, cores: 1 };
+    let all: Vec<usize> = (0..32).collect();
+    let cuts = |most| cut(&asked, &all, |_| 0.5, sizes(most)).iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(cuts(45), [8, 8, 8, 8]);
     assert_eq!(cuts(46), [16, 16]);
     assert_eq!(cuts(91), [32]);
