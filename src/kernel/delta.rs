@@ -205,7 +205,8 @@ impl<'a> Shrunk<'a> {
     fn new(x: &Tensor, segments: &[impl AsRef<[Segment<'a>]>]) -> Result<Self> {
         let mut all: Vec<(usize, &Segment<'a>)> = Vec::with_capacity(segments.iter().map(|s| s.as_ref().len()).sum());
         for (linear, segments) in segments.iter().enumerate() {
-            all.extend(segments.as_ref().iter().map(|segment| (linear, segment)));
+            let segments = segments.as_ref().iter().filter(|segment| !segment.rows.is_empty());
+            all.extend(segments.map(|segment| (linear, segment)));
         }
         let mut parts: Vec<Vec<Part>> = segments.iter().map(|s| Vec::with_capacity(s.as_ref().len())).collect();
         if all.is_empty() {
