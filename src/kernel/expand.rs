@@ -94,6 +94,10 @@ impl Expand<'_> {
     ///
     /// # Safety
     /// `i + R` is at most `m`, and `j` with `V` vectors at most `n`.
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "sums indexed like this stay in registers, iterated over they do not"
+    )]
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, i: usize, j: usize) {
         let Self { h, n, .. } = *self;
