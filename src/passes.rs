@@ -46,7 +46,8 @@ pub fn alone<T: Send>(job: impl FnOnce() -> T + Send) -> T {
                 // One that waits for its own pass, or for this one, has other things to do.
                 while !ALONE.get() && !done.load(Ordering::Acquire) {
                     if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                        std::hint::spin_loop();
+                        // Other threads, which tokenise or answer meanwhile, come first.
+                        std::thread::yield_now();
                     }
                 }
             });
