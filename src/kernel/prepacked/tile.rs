@@ -83,27 +83,41 @@ impl Tile<'_> {
     /// From the sums of one row and the panel that begins at `column` to outputs.
     #[inline(always)]
     fn finish(&self, sums: &[u32; COLUMNS], scale: Option<f32>, bias: Option<&[f32]>, column: usize, y: &mut [f32]) {
+        // A whole panel goes where it belongs in two vectors, not by a copy.
+        match y.first_chunk_mut() {
+            Some(y) => self.outputs(sums, scale, bias, column, y),
+            None => {
+                let mut row = [0.0; COLUMNS];
+                self.outputs(sums, scale, bias, column, &mut row);
+                y.copy_from_slice(&row[..y.len()]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn outputs(
+        &self,
+        sums: &[u32; COLUMNS],
+        scale: Option<f32>,
+        bias: Option<&[f32]>,
+        column: usize,
+        y: &mut [f32; COLUMNS],
+    ) {
         const NONE: [f32; COLUMNS] = [0.0; COLUMNS];
         let bias = bias.and_then(|bias| bias[column..].first_chunk()).unwrap_or(&NONE);
-        let mut row = [0.0; COLUMNS];
         match scale {
             None => {
-                for ((y, sum), bias) in row.iter_mut().zip(sums).zip(bias) {
+                for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
                     *y = f32::from_bits(*sum) + bias;
                 }
             }
             Some(scale) => {
                 let columns = self.scales[column..column + COLUMNS].iter().zip(&self.sums[column..column + COLUMNS]);
-                for (((y, sum), bias), (by, offset)) in row.iter_mut().zip(sums).zip(bias).zip(columns) {
+                for (((y, sum), bias), (by, offset)) in y.iter_mut().zip(sums).zip(bias).zip(columns) {
                     let sum = sum.cast_signed().wrapping_sub(offset.cast_signed());
                     *y = sum as f32 * (scale * f32::from_bits(*by)) + bias;
                 }
             }
-        }
-        // A whole panel goes in two vectors, not by a call that copies any length.
-        match y.first_chunk_mut() {
-            Some(y) => *y = row,
-            None => y.copy_from_slice(&row[..y.len()]),
         }
     }
 }
