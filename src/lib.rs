@@ -12,7 +12,7 @@
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
 //! | [`rows`] | data files of any format, a row at a time |
 //! | [`plan`] | a batch as a value: which texts run, where rows that adapters shared part, what each pass answers |
-//! | [`passes`] | passes that run side by side on the cores |
+//! | [`passes`] | passes that run side by side on the cores, or one that has them all |
 //! | [`pages`] | memory that is free for the moment stays mapped |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |

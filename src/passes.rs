@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_alone_use_all_threads_at_once() {
+    fn passes_alone_in_many_threads_all_end() {
         let sum = |n: usize| (0..n).into_par_iter().with_max_len(1).sum::<usize>();
         let callers: Vec<_> = (0..8)
             .map(|i| {
