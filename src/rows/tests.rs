@@ -97,6 +97,12 @@ fn what_is_malformed_is_named() {
         let message = read_as(name, content).unwrap_err().to_string();
         assert!(message.ends_with(":3: expected 2 fields, found 1"), "{message}");
     }
+    for content in ["label,text\n1,a\n0,\"b\n1,c\n", "label,text\n1,a\n0,\"b \"\"", "label,text\n1,a\n\"\n\n"] {
+        let message = read_as("x.csv", content.as_bytes()).unwrap_err().to_string();
+        assert!(message.ends_with(":3: a quote that is opened here is never closed"), "{message}");
+    }
+    let message = read_as("x.csv", b"label,\"text\n1,a\n").unwrap_err().to_string();
+    assert!(message.ends_with(":1: a quote that is opened here is never closed"), "{message}");
     for line in ["x", "{\"label\": 1}", "{\"text\": 1}", "[]", "{\"text\": \"a\""] {
         assert!(matches!(read_as("x.jsonl", line.as_bytes()), Err(RowsError::Line { line: 1, .. })), "{line}");
     }
