@@ -2,7 +2,6 @@
 
 mod bench;
 mod classify;
-mod device;
 #[cfg(feature = "server")]
 mod serve;
 #[cfg(feature = "server")]
@@ -16,14 +15,13 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand};
 use polyrank::adapter;
+use polyrank::device::DeviceName;
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
 use polyrank::kernel::prepacked::Precision;
 use polyrank::model::{self, Sources};
 use polyrank::pages;
 use tracing_subscriber::EnvFilter;
-
-use self::device::DeviceName;
 
 /// Any failure; each carries its own operands.
 type Failure = Box<dyn StdError + Send + Sync>;

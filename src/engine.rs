@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::adapter::{self, Adapter, AdapterError, Mixed};
+use crate::adapter::{self, Adapter, Mixed};
 use crate::encoder::{self, Encoded, Encoder, Layout, Packed};
 use crate::error::Error;
 use crate::kernel::prepacked::Precision;
@@ -26,6 +26,7 @@ pub struct Engine {
     tokenizer: Tokenizer,
     encoder: Arc<dyn Encoder>,
     device: Device,
+    precision: Precision,
     workers: Workers,
 }
 
@@ -44,7 +45,7 @@ impl Engine {
     /// # Errors
     /// A file that is missing or malformed, named.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
-        Self::over(Base::open(dir, device)?, device)
+        Self::over(Base::open(dir, device)?, device, Precision::F32)
     }
 
     /// As [`Self::open`], with the base's linears prepacked in `precision`: faster by a good deal on the CPU. They are mapped
@@ -59,15 +60,14 @@ impl Engine {
             (false, Precision::F32) => {}
             (false, _) => return Err(Error::Precision { precision }),
         }
-        Self::over(base, device)
+        Self::over(base, device, precision)
     }
 
-    fn over(base: Base, device: &Device) -> Result<Self, Error> {
-        let dir = &base.dir;
-        let tokenizer = Tokenizer::open(dir, base.config.longest_text())?;
+    fn over(base: Base, device: &Device, precision: Precision) -> Result<Self, Error> {
+        let tokenizer = Tokenizer::open(&base.dir, base.config.longest_text(), base.config.vocab_size)?;
         let encoder = encoder::open(&base, device)?;
         let workers = Workers::new(usize::MAX).map_err(|error| Error::Thread(std::io::Error::other(error)))?;
-        Ok(Self { base, tokenizer, encoder, device: device.clone(), workers })
+        Ok(Self { base, tokenizer, encoder, device: device.clone(), precision, workers })
     }
 
     /// The sites of the base.
@@ -92,6 +92,12 @@ impl Engine {
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// What the base's products run in.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The most tokens of a text.
@@ -119,15 +125,7 @@ impl Engine {
     /// # Errors
     /// What is malformed, by name; an adapter trained on another base; a head that needs what the base lacks.
     pub fn load_adapter(&self, dir: &Path) -> Result<Adapter, Error> {
-        let adapter = adapter::read(dir, self.layout(), &self.device)?;
-        if let Some(expected) = &adapter.base_fingerprint {
-            let found = self.base_fingerprint();
-            if expected != found {
-                let (expected, found) = (expected.clone(), found.to_owned());
-                return Err(AdapterError::WrongBase { file: dir.join("config.json"), expected, found }.into());
-            }
-        }
-        Ok(adapter)
+        Ok(adapter::read_over(dir, self.layout(), || self.base_fingerprint(), &self.device)?)
     }
 
     /// Logits `[labels]` of each row, in the rows' order; none for a text of no tokens. Rows of different adapters share one

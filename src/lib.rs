@@ -12,12 +12,14 @@
 //! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
 //! | [`rows`] | data files of any format, a row at a time |
 //! | [`plan`] | a batch as a value: which texts run, where rows that adapters shared part, what each pass answers |
+//! | [`device`] | devices by their names |
 //! | [`passes`] | passes that run side by side on the cores, or one that has them all |
 //! | [`pages`] | memory that is free for the moment stays mapped |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
 //! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
 //! | [`score`] | from logits to labels with scores, best first |
+//! | [`whole`] | files that appear whole or not at all |
 //! | [`inspect`] | an adapter's ranks as a table |
 //! | [`error`] | every error of the runtime, with its operands |
 //!
@@ -45,6 +47,7 @@
 //! - `unsafe` occurs in the mapping, in kernels and in the calls of the allocator only.
 
 pub mod adapter;
+pub mod device;
 pub mod encoder;
 pub mod engine;
 pub mod error;
@@ -62,3 +65,4 @@ pub mod score;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tokenize;
+pub mod whole;

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -39,10 +40,13 @@ thread_local! {
 /// `job`, a pass that runs alone, on a thread of the pool, whose other threads stay awake for its operations until it is done: many
 /// of them take less time than a thread takes to wake.
 pub fn alone<T: Send>(job: impl FnOnce() -> T + Send) -> T {
-    let done = AtomicBool::new(false);
-    rayon::scope(|scope| {
+    // On this thread, or one of the pool's if it is none of them.
+    rayon::scope(|_| {
+        let done = Arc::new(AtomicBool::new(false));
         if rayon::current_num_threads() > 1 {
-            scope.spawn_broadcast(|_, _| {
+            let done = Arc::clone(&done);
+            // Nobody waits for them: one that comes late finds the pass done.
+            rayon::spawn_broadcast(move |_| {
                 // One that waits for its own pass, or for this one, has other things to do.
                 while !ALONE.get() && !done.load(Ordering::Acquire) {
                     if rayon::yield_now() != Some(rayon::Yield::Executed) {

@@ -16,12 +16,12 @@ pub enum Function {
 }
 
 impl Function {
-    /// The one that fits an adapter. Without a problem type, one output takes a sigmoid and several a softmax.
+    /// The one that fits an adapter: none in regression, a sigmoid for several labels at once or a single output, else a softmax.
     #[must_use]
     pub fn of(adapter: &Adapter) -> Self {
         match (adapter.problem_type, adapter.labels.len()) {
             (Some(ProblemType::Regression), _) => Self::Identity,
-            (Some(ProblemType::MultiLabelClassification), _) | (None, 1) => Self::Sigmoid,
+            (Some(ProblemType::MultiLabelClassification), _) | (_, 1) => Self::Sigmoid,
             (Some(ProblemType::SingleLabelClassification) | None, _) => Self::Softmax,
         }
     }
@@ -97,6 +97,8 @@ mod tests {
             (None, 1, Function::Sigmoid),
             (None, 2, Function::Softmax),
             (Some(SingleLabelClassification), 3, Function::Softmax),
+            // `transformers` looks at the one output first.
+            (Some(SingleLabelClassification), 1, Function::Sigmoid),
             (Some(MultiLabelClassification), 3, Function::Sigmoid),
             (Some(Regression), 1, Function::Identity),
             (Some(Regression), 3, Function::Identity),

@@ -38,6 +38,14 @@ pub enum TokenizeError {
         /// What was asked.
         found: usize,
     },
+    /// The tokenizer knows a token that the base has no embedding of.
+    #[error("token {token} of the text: expected one of the base's {words}")]
+    Word {
+        /// Its id.
+        token: u32,
+        /// Rows of the base's word table.
+        words: usize,
+    },
     /// The tokenizer refused the text.
     #[error("the text could not be tokenised: {0}")]
     Text(String),
@@ -56,6 +64,8 @@ pub struct Limit {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_length: usize,
+    /// Rows of the base's word table.
+    words: usize,
     /// The side that loses tokens.
     side: TruncationDirection,
 }
@@ -79,11 +89,11 @@ enum Side {
 impl Tokenizer {
     /// Reads `dir/tokenizer.json`. Truncation and padding that it carries are ignored: texts are cut by [`Limit`] and never
     /// padded. The longest text is the lesser of `model_max_length` in `tokenizer_config.json`, where that says one, and
-    /// `positions`.
+    /// `positions`; ids are below `words`.
     ///
     /// # Errors
     /// A file that is missing or malformed, or a longest text without room for tokens.
-    pub fn open(dir: &Path, positions: usize) -> Result<Self, TokenizeError> {
+    pub fn open(dir: &Path, positions: usize, words: usize) -> Result<Self, TokenizeError> {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(file(&path))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(file(&path))?;
@@ -100,7 +110,7 @@ impl Tokenizer {
             Side::Right => TruncationDirection::Right,
             Side::Left => TruncationDirection::Left,
         };
-        let tokenizer = Self { inner, max_length: positions.min(stated), side };
+        let tokenizer = Self { inner, max_length: positions.min(stated), words, side };
         match tokenizer.max_length > tokenizer.special(false) {
             true => Ok(tokenizer),
             false => Err(file(&path)(format!("model_max_length {} leaves no room", tokenizer.max_length))),
@@ -118,7 +128,7 @@ impl Tokenizer {
     /// text is one all the same, as in `transformers`' batches.
     ///
     /// # Errors
-    /// A text too long where `limit` forbids to cut it, or a limit that leaves no room.
+    /// A text too long where `limit` forbids to cut it, a limit that leaves no room, or a token that the base does not know.
     pub fn encode(&self, text: &str, pair: Option<&str>, limit: &Limit) -> Result<Encoded, TokenizeError> {
         let special = self.special(pair.is_some());
         let max_length = limit.max_length.unwrap_or(self.max_length);
@@ -133,6 +143,10 @@ impl Tokenizer {
             return Err(TokenizeError::TooLong { tokens, max_length });
         }
         let whole = self.assemble(first, second, max_length - special).map_err(failed)?;
+        // One of them would fail every text of its batch.
+        if let Some(&token) = whole.get_ids().iter().find(|&&token| token as usize >= self.words) {
+            return Err(TokenizeError::Word { token, words: self.words });
+        }
         Ok(Encoded { ids: whole.get_ids().to_vec(), type_ids: whole.get_type_ids().to_vec(), truncated })
     }
 

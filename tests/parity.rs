@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, Delta};
+use polyrank::device::DeviceName;
 use polyrank::encoder::{Encoded, Identity, Packed};
 use polyrank::engine::{Engine, Row};
 use polyrank::kernel::prepacked::Precision;
@@ -45,7 +46,7 @@ fn bert(device: &Device) -> Golden {
 fn devices() -> Vec<Device> {
     let mut devices = vec![Device::Cpu];
     if cfg!(feature = "cuda") {
-        match Device::new_cuda(0) {
+        match DeviceName::Cuda(0).open() {
             Ok(device) => devices.push(device),
             Err(error) => println!("not run on a GPU: {error}"),
         }
@@ -129,6 +130,7 @@ fn hidden_states_are_transformers() {
         let hidden: Vec<Vec<Vec<f32>>> = serde_json::from_value(golden.expected["base"]["hidden"].clone()).unwrap();
         let batch = Packed::new(chosen.iter().map(|&i| &texts[i]));
         let found = golden.engine.encoder().forward(&batch, &Identity).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(found.len(), hidden.iter().map(Vec::len).sum::<usize>());
         for (found, expected) in found.iter().zip(hidden.iter().flatten()) {
             assert!(worst(found, expected) <= 1e-4);
         }
@@ -260,6 +262,7 @@ fn the_encoder_is_candle_transformers_bert() {
         let types = Tensor::new(&text.type_ids[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
         let expected = oracle.forward(&ids, &types, None).unwrap().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
         let found = golden.engine.encoder().forward(&Packed::new([&text]), &Identity).unwrap();
+        assert_eq!(found.dims(), [expected.len(), expected[0].len()]);
         for (found, expected) in found.to_vec2::<f32>().unwrap().iter().zip(&expected) {
             assert!(worst(found, expected) <= 1e-4);
         }
@@ -271,9 +274,11 @@ fn the_encoder_is_candle_transformers_bert() {
 fn a_batch_in_several_passes_answers_as_each_text_alone() {
     let golden = bert(&Device::Cpu);
     let (texts, adapters) = (golden.texts(), golden.adapters());
-    let row =
-        |i: usize| Row { text: texts[i % texts.len()].clone(), adapter: Arc::clone(&adapters[i % adapters.len()].1) };
-    let rows: Vec<Row> = (0..texts.len() * adapters.len() * 3).map(row).collect();
+    // Every text of every adapter: equal rows would run once.
+    let pairs = texts.iter().flat_map(|text| adapters.iter().map(move |(_, adapter, _)| (text, adapter)));
+    let rows: Vec<Row> =
+        pairs.map(|(text, adapter)| Row { text: text.clone(), adapter: Arc::clone(adapter) }).collect();
+    // A pass takes 256 tokens at most.
     assert!(rows.iter().map(|row| row.text.ids.len()).sum::<usize>() > 1024);
     let together = golden.engine.logits(&rows).unwrap();
     for (row, together) in rows.iter().zip(&together) {

@@ -166,6 +166,21 @@ fn too_many_tokens_are_refused_at_once_and_room_comes_back() {
     }
 }
 
+/// It would be told to come again for ever.
+#[test]
+fn what_is_larger_than_the_line_waits_alone() {
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10 });
+    let a = adapter();
+    let running = scheduler.submit(vec![row(1, 40, &a)]).unwrap();
+    gate.began();
+    let waiting = scheduler.submit(vec![row(2, 40, &a)]).unwrap();
+    assert!(matches!(scheduler.submit(vec![row(3, 1, &a)]), Err(Refused::Overloaded { queued: 40, .. })));
+    gate.pass();
+    gate.pass();
+    assert_eq!(running.wait_blocking().unwrap(), vec![[1.0, 40.0]]);
+    assert_eq!(waiting.wait_blocking().unwrap(), vec![[2.0, 40.0]]);
+}
+
 #[test]
 fn a_panic_fails_its_batch_alone() {
     let scheduler = Scheduler::start(ROOMY, |rows| match rows[0].text.ids[0] {

@@ -22,6 +22,9 @@ fn with_config(config: Option<&str>) -> TempDir {
     dir
 }
 
+/// Rows of the goldens' word table.
+const WORDS: usize = 117;
+
 fn limit(max_length: impl Into<Option<usize>>, truncate: bool) -> Limit {
     Limit { max_length: max_length.into(), truncate }
 }
@@ -33,8 +36,8 @@ struct Case(String, String, Option<String>, Option<usize>, Vec<u32>, Vec<u32>);
 #[test]
 fn ids_are_those_of_transformers() {
     let left = with_config(Some(r#"{"truncation_side": "left"}"#));
-    let right = Tokenizer::open(&golden("bert"), 512).unwrap();
-    let left = Tokenizer::open(left.path(), 512).unwrap();
+    let right = Tokenizer::open(&golden("bert"), 512, WORDS).unwrap();
+    let left = Tokenizer::open(left.path(), 512, WORDS).unwrap();
     let cases: Vec<Case> = serde_json::from_slice(&fs::read(golden("tokenize.json")).unwrap()).unwrap();
     assert!(cases.len() > 100);
     let mut cut = 0;
@@ -51,7 +54,8 @@ fn ids_are_those_of_transformers() {
 
 #[test]
 fn the_longest_text_is_the_lesser_of_what_the_files_say() {
-    let max_length = |config, positions| Tokenizer::open(with_config(config).path(), positions).unwrap().max_length();
+    let max_length =
+        |config, positions| Tokenizer::open(with_config(config).path(), positions, WORDS).unwrap().max_length();
     assert_eq!(max_length(None, 77), 77);
     assert_eq!(max_length(Some("{}"), 77), 77);
     assert_eq!(max_length(Some(r#"{"model_max_length": 50}"#), 77), 50);
@@ -62,7 +66,7 @@ fn the_longest_text_is_the_lesser_of_what_the_files_say() {
 
 #[test]
 fn a_text_too_long_is_refused_where_it_may_not_be_cut() {
-    let tokenizer = Tokenizer::open(&golden("bert"), 16).unwrap();
+    let tokenizer = Tokenizer::open(&golden("bert"), 16, WORDS).unwrap();
     let long = "good ".repeat(15);
     match tokenizer.encode(&long, None, &limit(None, false)) {
         Err(TokenizeError::TooLong { tokens: 17, max_length: 16 }) => {}
@@ -79,7 +83,7 @@ fn a_text_too_long_is_refused_where_it_may_not_be_cut() {
 
 #[test]
 fn a_limit_without_room_or_above_the_base_is_refused() {
-    let tokenizer = Tokenizer::open(&golden("bert"), 16).unwrap();
+    let tokenizer = Tokenizer::open(&golden("bert"), 16, WORDS).unwrap();
     for (pair, max_length, least) in [(None, 0, 3), (None, 2, 3), (None, 17, 3), (Some("film"), 3, 4)] {
         for truncate in [false, true] {
             match tokenizer.encode("good", pair, &limit(max_length, truncate)) {
@@ -91,12 +95,28 @@ fn a_limit_without_room_or_above_the_base_is_refused() {
     assert_eq!(tokenizer.encode("good film", None, &limit(3, true)).unwrap().ids.len(), 3);
 }
 
+/// In a batch it would fail its neighbours.
+#[test]
+fn a_token_that_the_base_does_not_know_is_refused() {
+    let known =
+        Tokenizer::open(&golden("bert"), 16, WORDS).unwrap().encode("good film", None, &limit(None, true)).unwrap();
+    let largest = *known.ids.iter().max().unwrap();
+    let refused = Tokenizer::open(&golden("bert"), 16, largest as usize).unwrap();
+    match refused.encode("good film", None, &limit(None, true)) {
+        Err(TokenizeError::Word { token, words }) => assert_eq!((token, words), (largest, largest as usize)),
+        other => panic!("{other:?}"),
+    }
+    let enough = Tokenizer::open(&golden("bert"), 16, largest as usize + 1).unwrap();
+    assert_eq!(enough.encode("good film", None, &limit(None, true)).unwrap(), known);
+}
+
 #[test]
 fn malformed_files_are_refused_by_name() {
-    let refused = |dir: &Path, file: &str| match Tokenizer::open(dir, 512).map(|tokenizer| tokenizer.max_length()) {
-        Err(TokenizeError::File { path, reason }) => assert_eq!(path, dir.join(file), "{reason}"),
-        other => panic!("{other:?}"),
-    };
+    let refused =
+        |dir: &Path, file: &str| match Tokenizer::open(dir, 512, WORDS).map(|tokenizer| tokenizer.max_length()) {
+            Err(TokenizeError::File { path, reason }) => assert_eq!(path, dir.join(file), "{reason}"),
+            other => panic!("{other:?}"),
+        };
     for config in
         ["", "[]", r#"{"model_max_length": "long"}"#, r#"{"model_max_length": 2}"#, r#"{"model_max_length": -1}"#]
     {
@@ -114,7 +134,7 @@ fn malformed_files_are_refused_by_name() {
 /// The pieces cut off a long pair number thousands on either side; their combinations must not be made.
 #[test]
 fn a_pair_of_a_megabyte_is_cut() {
-    let tokenizer = Tokenizer::open(&golden("bert"), 64).unwrap();
+    let tokenizer = Tokenizer::open(&golden("bert"), 64, WORDS).unwrap();
     let (text, pair) = ("good film ".repeat(100_000), "great story ".repeat(90_000));
     let found = tokenizer.encode(&text, Some(&pair), &limit(None, true)).unwrap();
     let short = tokenizer.encode(&text[..1000], Some(&pair[..1080]), &limit(None, true)).unwrap();

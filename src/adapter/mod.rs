@@ -20,6 +20,6 @@ pub use peek::{layout_of, peek};
 pub use ragged::Mixed;
 #[cfg(fuzzing)]
 pub(crate) use read::parse;
-pub use read::read;
+pub use read::{read, read_over};
 pub use registry::{Loaded, Registry, RegistryError, Source, Status, Tier};
 pub use write::write;

@@ -23,9 +23,32 @@ pub(super) const PREFIX: &str = "base_model.model.";
 ///
 /// # Errors
 /// Whatever is malformed, missing, superfluous or not served, with its file and its name. Nothing is half-loaded. The
-/// base's fingerprint is not compared here: [`AdapterError::WrongBase`] is the caller's to raise.
+/// base's fingerprint is not compared here, but by [`read_over`].
 pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
     parse(&Files::read(dir)?, layout, device)
+}
+
+/// As [`read`], for the base with this fingerprint, which is asked for where the adapter names one. Another base is told before what
+/// differs because of it.
+///
+/// # Errors
+/// As [`read`], and [`AdapterError::WrongBase`].
+pub fn read_over<'a>(
+    dir: &Path,
+    layout: &Layout,
+    fingerprint: impl FnOnce() -> &'a str,
+    device: &Device,
+) -> Result<Adapter, AdapterError> {
+    let files = Files::read(dir)?;
+    if let Some(labels) = &files.labels
+        && let Some(expected) = Labels::parse(Some(labels))?.polyrank.base_fingerprint
+    {
+        let found = fingerprint();
+        if expected != found {
+            return Err(AdapterError::WrongBase { file: labels.file.clone(), expected, found: found.to_owned() });
+        }
+    }
+    parse(&files, layout, device)
 }
 
 /// The adapter in the bytes of its files.

@@ -13,6 +13,7 @@ use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
 use super::read::{PREFIX, parse};
 use super::{Adapter, AdapterError, Delta, labels};
 use crate::encoder::{Layout, Site};
+use crate::whole;
 
 /// Writes `adapter` into the folder `dir`, which is made where it is missing.
 ///
@@ -139,46 +140,19 @@ fn text(value: &Value) -> Vec<u8> {
 fn save(dir: &Path, Files { config, weights, labels }: Files) -> Result<(), AdapterError> {
     std::fs::create_dir_all(dir).map_err(AdapterError::io(dir))?;
     let files = [Some(weights), labels, Some(config)].into_iter().flatten();
-    let written = files.map(|Bytes { file, bytes }| Ok((write_beside(dir, &file, &bytes)?, file)));
+    let written = files.map(|Bytes { file, bytes }| Ok((write_beside(&file, &bytes)?, file)));
     for (temporary, file) in written.collect::<Result<Vec<(NamedTempFile, PathBuf)>, AdapterError>>()? {
         temporary.persist(&file).map_err(|error| AdapterError::io(&file)(error.error))?;
     }
-    sync_folder(dir).map_err(AdapterError::io(dir))
+    whole::sync_folder(dir).map_err(AdapterError::io(dir))
 }
 
-fn write_beside(dir: &Path, file: &Path, bytes: &[u8]) -> Result<NamedTempFile, AdapterError> {
+fn write_beside(file: &Path, bytes: &[u8]) -> Result<NamedTempFile, AdapterError> {
     let write = || {
-        let mut temporary = temporary_files().tempfile_in(dir)?;
+        let mut temporary = whole::begin(file)?;
         temporary.write_all(bytes)?;
         temporary.as_file().sync_all()?;
         Ok(temporary)
     };
     write().map_err(AdapterError::io(file))
-}
-
-/// Readable by whom the umask lets: a server may run as another user.
-#[cfg(unix)]
-fn temporary_files() -> tempfile::Builder<'static, 'static> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-").permissions(std::fs::Permissions::from_mode(0o666));
-    builder
-}
-
-#[cfg(not(unix))]
-fn temporary_files() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    builder
-}
-
-/// Renames last through a power cut only once the folder itself is on the disk.
-#[cfg(unix)]
-fn sync_folder(dir: &Path) -> std::io::Result<()> {
-    std::fs::File::open(dir)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }

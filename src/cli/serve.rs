@@ -52,8 +52,8 @@ pub(super) struct ServeArgs {
     /// Adapters to load before the first request.
     #[arg(long, env = "POLYRANK_PRELOAD", value_name = "A,B", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     preload: Vec<String>,
-    /// A key that requests must bear: `Authorization: Bearer K`. /health is open.
-    #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
+    /// A key that requests must bear: `Authorization: Bearer K`. /health and /ready are open.
+    #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, value_parser = units::key)]
     api_key: Option<String>,
     /// Log in JSON.
     #[arg(long, env = "POLYRANK_JSON_OUTPUT", value_parser = BoolishValueParser::new())]
@@ -94,26 +94,50 @@ impl ServeArgs {
     }
 }
 
-/// Ends at SIGINT or SIGTERM; both are heeded from here on.
-#[cfg(unix)]
+/// Ends at the first signal to stop; a second one ends the process.
 fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals = Signals::listen()?;
     Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!("stopping: requests that wait are answered first");
+        signals.next().await;
+        tracing::info!("stopping: requests that wait are answered first; a second signal does not wait");
+        tokio::spawn(async move {
+            signals.next().await;
+            tracing::warn!("stopped by a second signal");
+            std::process::exit(1)
+        });
     })
 }
 
-/// Ends at Ctrl-C.
-#[cfg(not(unix))]
-fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    Ok(async {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            tracing::info!("stopping: requests that wait are answered first");
+/// SIGINT and SIGTERM; heeded as long as the process lives.
+#[cfg(unix)]
+struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
         }
-    })
+    }
+}
+
+/// Ctrl-C.
+#[cfg(windows)]
+struct Signals(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self(tokio::signal::windows::ctrl_c()?))
+    }
+
+    async fn next(&mut self) {
+        self.0.recv().await;
+    }
 }

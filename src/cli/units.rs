@@ -33,6 +33,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A key, which a header can carry only without blanks around it.
+pub(super) fn key(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("must not be empty".into()),
+        trimmed if trimmed != text => Err("must have no blanks around it".into()),
+        key => Ok(key.into()),
+    }
+}
+
 /// A number above 0.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -59,6 +68,14 @@ mod tests {
         }
         for text in ["", "GiB", "1.5GiB", "-1", "1GB", "1gib", "99999999999GiB", "99999999999999999999"] {
             assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_are_what_a_header_carries() {
+        assert_eq!(key("a b"), Ok("a b".into()));
+        for text in ["", " ", "k ", "\tk"] {
+            assert!(key(text).is_err(), "{text:?}");
         }
     }
 

@@ -211,6 +211,9 @@ impl Disentangled {
     }
 }
 
+/// Texts whose gradients of positions are added up together: a pass of the usual length has two such sums or so.
+const TEXTS_A_SUM: usize = 4;
+
 /// Where a head's gradients go: its text's rows of `dq` and `dk`, all rows of `dp`.
 struct Gradients<'a> {
     dq: &'a mut [f32],
@@ -251,12 +254,11 @@ impl CustomOp3 for Disentangled {
         let mut scores = vec![0.0; total];
         let texts = split(&mut scores, starts.windows(2).map(|span| span[1] - span[0]));
         texts.into_par_iter().enumerate().for_each_init(Vec::new, |room, (text, scores)| {
-            for head in 0..self.heads {
+            // An empty text has no row to look at.
+            let square = (self.offsets[text + 1] - self.offsets[text]).pow(2);
+            for head in (0..self.heads).filter(|_| square > 0) {
                 let block = self.block(dims, text, head, inputs);
-                let square = block.len * block.len;
-                if square > 0 {
-                    self.head_scores(dims, &block, &mut scores[head * square..(head + 1) * square], room);
-                }
+                self.head_scores(dims, &block, &mut scores[head * square..(head + 1) * square], room);
             }
         });
         Ok(host::fresh(scores, total))
@@ -278,27 +280,25 @@ impl CustomOp3 for Disentangled {
         let dp = host::read(self.name(), [q, k, p, dy], |[qs, ks, ps, dy]| {
             let rows = || self.offsets.windows(2).map(|span| (span[1] - span[0]) * dims.hidden);
             let texts: Vec<_> = split(&mut dq, rows()).into_iter().zip(split(&mut dk, rows())).collect();
-            let texts = texts.into_par_iter().enumerate();
-            // Texts share rows of `dp`: each task adds to one of its own.
-            let sums = texts.fold(
-                || vec![0.0; ps.len()],
-                |mut dp, (text, (dq, dk))| {
+            // Texts share rows of `dp`: some of them at a time add to one of their own. Which ones, and in what order their sums are
+            // added, must not depend on the threads, or a run would not give the same adapter on any number of them.
+            let some = texts.into_par_iter().enumerate().chunks(TEXTS_A_SUM).map(|some| {
+                let mut dp = vec![0.0; ps.len()];
+                for (text, (dq, dk)) in some {
                     let square = (self.offsets[text + 1] - self.offsets[text]).pow(2);
                     for head in (0..self.heads).filter(|_| square > 0) {
                         let ds = &dy[starts[text] + head * square..][..square];
                         let out = Gradients { dq: &mut *dq, dk: &mut *dk, dp: &mut dp };
                         self.head_gradient(dims, (text, head), [qs, ks, ps], ds, out);
                     }
-                    dp
-                },
-            );
-            sums.reduce(
-                || vec![0.0; ps.len()],
-                |mut sum, part| {
-                    sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-                    sum
-                },
-            )
+                }
+                dp
+            });
+            let mut dp = vec![0.0; ps.len()];
+            for part in some.collect::<Vec<_>>() {
+                dp.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+            dp
         })?;
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
         Ok((Some(tensor(dq, q)?), Some(tensor(dk, k)?), Some(tensor(dp, p)?)))

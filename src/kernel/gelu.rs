@@ -3,10 +3,10 @@
 use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, CustomOp1, D, InplaceOp1, Layout, Result, Shape, Tensor, bail};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{CHUNK, host, math, rows_per_task};
+use super::{CHUNK, host, lanes, math, rows_per_task};
 
 const SQRT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
@@ -60,7 +60,9 @@ impl CustomOp1 for Gelu {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = host::slice(CustomOp1::name(self), x, layout)?;
         let fill = |y: &mut [MaybeUninit<f32>]| {
-            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| Arch::new().dispatch(Forward { x, y }));
+            y.par_chunks_mut(CHUNK)
+                .zip(x.par_chunks(CHUNK))
+                .for_each(|(y, x)| lanes::widest().dispatch(Forward { x, y }));
         };
         // SAFETY: `y` has as many elements as `x`, and `Forward` writes as many as it reads.
         Ok(host::fresh(unsafe { host::written(x.len(), fill) }, layout.shape().clone()))
@@ -92,7 +94,7 @@ impl InplaceOp1 for Gelu {
     fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let CpuStorage::F32(data) = x else { bail!("gelu: expected f32 on the CPU") };
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("gelu: expected a contiguous tensor") };
-        data[start..end].par_chunks_mut(CHUNK).for_each(|x| Arch::new().dispatch(Overwrite { x }));
+        data[start..end].par_chunks_mut(CHUNK).for_each(|x| lanes::widest().dispatch(Overwrite { x }));
         Ok(())
     }
 }
@@ -111,7 +113,7 @@ impl CustomOp1 for GatedGelu {
         let task = rows_per_task(width);
         let fill = |y: &mut [MaybeUninit<f32>]| {
             let tasks = y.par_chunks_mut((task * wide).max(1)).zip(x.par_chunks((task * width).max(1)));
-            tasks.for_each(|(y, x)| Arch::new().dispatch(Gated { x, y, wide }));
+            tasks.for_each(|(y, x)| lanes::widest().dispatch(Gated { x, y, wide }));
         };
         // SAFETY: `y` has half as many elements as `x`, and `Gated` writes half as many as it reads.
         Ok(host::fresh(unsafe { host::written(rows * wide, fill) }, (rows, wide)))

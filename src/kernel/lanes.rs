@@ -1,6 +1,9 @@
 //! Sums along vectors, sixteen vectors at once: a tree of shuffles that leaves each vector's sum in a lane of its own costs a
 //! fifth of sixteen sums one after the other.
 
+#[cfg(test)]
+use std::sync::PoisonError;
+
 use pulp::{Arch, Simd, WithSimd};
 
 /// Vectors that are summed at once.
@@ -15,6 +18,16 @@ pub(super) trait Sums<S: Simd>: Copy {
 /// Work for whatever vectors the machine has.
 pub(super) trait Vectorised {
     fn run<S: Simd>(self, simd: S, sums: impl Sums<S>);
+}
+
+/// The widest vectors of this machine; in tests, what [`each`] has chosen.
+#[inline(always)]
+pub(super) fn widest() -> Arch {
+    #[cfg(test)]
+    if let Some(chosen) = *tests::CHOSEN.read().unwrap_or_else(PoisonError::into_inner) {
+        return chosen;
+    }
+    Arch::new()
 }
 
 /// Runs `work` with the widest vectors of this machine.
@@ -134,12 +147,40 @@ mod x86 {
     }
 }
 
-/// Every kind of vectors that this machine has.
 #[cfg(test)]
-pub(super) fn kinds() -> Vec<Arch> {
-    #[cfg(target_arch = "x86_64")]
-    let wide = [pulp::x86::V3::try_new().map(Arch::V3), pulp::x86::V4::try_new().map(Arch::V4)];
-    #[cfg(not(target_arch = "x86_64"))]
-    let wide = [Some(Arch::new())];
-    wide.into_iter().flatten().chain([Arch::Scalar]).collect()
+pub(super) use tests::{each, kinds};
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, RwLock};
+
+    use super::*;
+
+    pub(super) static CHOSEN: RwLock<Option<Arch>> = RwLock::new(None);
+
+    /// Does `work` with every kind of vectors that this machine has, on all threads; what bits it compares are of one kind.
+    pub(in super::super) fn each(work: impl Fn()) {
+        static ONE: Mutex<()> = Mutex::new(());
+        struct Restore;
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                *CHOSEN.write().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+        }
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _restore = Restore;
+        for kind in kinds() {
+            *CHOSEN.write().unwrap_or_else(PoisonError::into_inner) = Some(kind);
+            work();
+        }
+    }
+
+    /// Every kind of vectors that this machine has.
+    pub(in super::super) fn kinds() -> Vec<Arch> {
+        #[cfg(target_arch = "x86_64")]
+        let wide = [pulp::x86::V3::try_new().map(Arch::V3), pulp::x86::V4::try_new().map(Arch::V4)];
+        #[cfg(not(target_arch = "x86_64"))]
+        let wide = [Some(Arch::new())];
+        wide.into_iter().flatten().chain([Arch::Scalar]).collect()
+    }
 }

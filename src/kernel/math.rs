@@ -2,19 +2,23 @@
 
 use pulp::{Scalar, Simd};
 
+use super::lanes;
+
 /// Runs `loops` compiled for the widest vectors that the machine has (AVX-512, AVX2 or the target's own), chosen at run time.
 /// What `loops` calls must be inlined into it.
 #[inline(always)]
 pub(crate) fn vectorised<R>(loops: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(loops)
+    lanes::widest().dispatch(loops)
 }
 
 /// `e^x`, within 2 ulp for x in [-87, 88], and clamped to that range (Cephes' `expf`).
 #[inline(always)]
 pub(crate) fn exps<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    // In this order of operands, which lets a NaN through on x86.
-    let x = simd.min_f32s(simd.splat_f32s(88.0), simd.max_f32s(simd.splat_f32s(-87.0), x));
+    // By comparisons, which are false of a NaN: a minimum may pass it over, and which one does differs from machine to machine.
+    let (least, most) = (simd.splat_f32s(-87.0), simd.splat_f32s(88.0));
+    let x = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
+    let x = simd.select_f32s(simd.less_than_f32s(most, x), most, x);
     let rounded = simd.mul_add_e_f32s(x, simd.splat_f32s(std::f32::consts::LOG2_E), simd.splat_f32s(ROUND));
     let n = simd.sub_f32s(rounded, simd.splat_f32s(ROUND));
     let r = simd.mul_add_e_f32s(n, simd.splat_f32s(-0.693_359_4), x);
@@ -82,6 +86,7 @@ mod tests {
             assert!(error < 2.4e-7, "exp({x}): relative error {error}");
         }
         assert!(super::exp(-1e30) > 0.0 && super::exp(-1e30) < 1e-37);
+        assert!(super::exp(1e30) > 1e38 && super::exp(1e30).is_finite() && super::exp(f32::NAN).is_nan());
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Param, host, math, rows_per_task};
+use super::{Param, host, lanes, math, rows_per_task};
 use crate::model::Frozen;
 
 /// LayerNorm of `h`, or of `h + residual`, both `[T, hidden]`; `weight` and `bias [hidden]`, population variance.
@@ -65,7 +65,7 @@ impl Norm {
         let fill = |y: &mut [MaybeUninit<f32>]| {
             y.par_chunks_mut(chunk).zip(h.par_chunks(chunk)).enumerate().for_each(|(task, (y, h))| {
                 let r = residual.map(|r| &r[task * chunk..][..h.len()]);
-                Arch::new().dispatch(Forward { y, h, r, w, b, eps: self.eps });
+                lanes::widest().dispatch(Forward { y, h, r, w, b, eps: self.eps });
             });
         };
         // SAFETY: `y` has as many elements as `h`, which are whole rows, and `Forward` writes every row.

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use pulp::{Simd, WithSimd};
 
 use super::turn::{Part, turn};
-use super::{host, math};
+use super::{host, lanes, math};
 
 /// Longer texts run by general products, which divide a product's depth among the caches.
 pub(super) const LONGEST: usize = 512;
@@ -84,8 +84,11 @@ fn with_room<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
 impl Text<'_> {
     /// Attends.
     pub(super) fn attend(self) {
+        if self.q.is_empty() {
+            return;
+        }
         // Room for the widest vectors: which the machine has is known in the dispatch only.
-        with_room(Sizes::new(&self, WIDEST).room(), |room| pulp::Arch::new().dispatch(Attend { text: self, room }));
+        with_room(Sizes::new(&self, WIDEST).room(), |room| lanes::widest().dispatch(Attend { text: self, room }));
     }
 }
 

@@ -60,12 +60,20 @@ fn rank() -> impl Strategy<Value = usize> {
 }
 
 fn spans() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(1usize..20, 1..6).prop_map(|lengths| offsets_of(&lengths))
+    // Not all of them empty: a result that nothing flows to has no gradients to compare.
+    let lengths = prop::collection::vec(prop_oneof![1 => Just(0), 9 => 1usize..20], 0..6);
+    (lengths, 1usize..20, any::<prop::sample::Index>()).prop_map(|(mut lengths, some, at)| {
+        lengths.insert(at.index(lengths.len() + 1), some);
+        offsets_of(&lengths)
+    })
 }
 
 /// Mostly short texts, and some on either side of where general products take over.
 fn lengths() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(prop_oneof![9 => 1usize..=300, 1 => short::LONGEST - 20..=short::LONGEST + 30], 1..4)
+    prop::collection::vec(
+        prop_oneof![1 => Just(0), 8 => 1usize..=300, 1 => short::LONGEST - 20..=short::LONGEST + 30],
+        1..4,
+    )
 }
 
 fn bits(x: &Tensor) -> Vec<u32> {
@@ -96,18 +104,21 @@ proptest! {
         let x = var(seed, &[n]);
         let scaled = (x.as_tensor() * scale).unwrap();
         let reference = gelu::reference(&scaled).unwrap();
-        same(&gelu(scaled).unwrap(), &reference, &[&x], 1e-5);
-        // Where nothing is tracked, it is overwritten.
-        let plain = (x.as_detached_tensor() * scale).unwrap();
-        let reference = gelu::reference(&plain).unwrap();
-        prop_assert!(max_difference(&gelu(plain).unwrap(), &reference) <= 1e-5);
+        lanes::each(|| {
+            same(&gelu(scaled.clone()).unwrap(), &reference, &[&x], 1e-5);
+            // Where nothing is tracked, it is overwritten.
+            let plain = (x.as_detached_tensor() * scale).unwrap();
+            let reference = gelu::reference(&plain).unwrap();
+            assert!(max_difference(&gelu(plain).unwrap(), &reference) <= 1e-5);
+        });
     }
 
     #[test]
     fn gated_gelu_is_its_reference(rows in 0usize..40, wide in 1usize..300, scale in 0.1f64..8.0, seed: u64) {
         let x = var(seed, &[rows, 2 * wide]);
         let scaled = (x.as_tensor() * scale).unwrap();
-        same(&gated_gelu(&scaled).unwrap(), &gelu::gated_reference(&scaled).unwrap(), &[&x], 1e-4);
+        let reference = gelu::gated_reference(&scaled).unwrap();
+        lanes::each(|| same(&gated_gelu(&scaled).unwrap(), &reference, &[&x], 1e-4));
     }
 
     #[test]
@@ -116,9 +127,9 @@ proptest! {
         let (w, b) = (frozen(seed ^ 2, &[width]), frozen(seed ^ 3, &[width]));
         let sum = (h.as_tensor() + r.as_tensor()).unwrap();
         let reference = norm::reference(&sum, &w.tensor().unwrap(), &b.tensor().unwrap(), 1e-5).unwrap();
-        same(&residual_norm(&h, Some(&r), &w, &b, 1e-5).unwrap(), &reference, &[&h, &r], 2e-4);
+        lanes::each(|| same(&residual_norm(&h, Some(&r), &w, &b, 1e-5).unwrap(), &reference, &[&h, &r], 2e-4));
         let reference = norm::reference(&h, &w.tensor().unwrap(), &b.tensor().unwrap(), 1e-5).unwrap();
-        same(&residual_norm(&h, None, &w, &b, 1e-5).unwrap(), &reference, &[&h], 2e-4);
+        lanes::each(|| same(&residual_norm(&h, None, &w, &b, 1e-5).unwrap(), &reference, &[&h], 2e-4));
     }
 
     #[test]
@@ -128,7 +139,7 @@ proptest! {
         for dropout in [None, Some(Dropout { p, seed })] {
             let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, dropout };
             let reference = attention::reference(&q, &k, &v, &how).unwrap();
-            same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
+            lanes::each(|| same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
         }
     }
 
@@ -140,14 +151,17 @@ proptest! {
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, dropout: None };
-        let whole = attention(&q, &k, &v, &how).unwrap();
-        prop_assert!(max_difference(&whole, &attention::reference(&q, &k, &v, &how).unwrap()) <= 2e-5);
-        for span in offsets.windows(2) {
-            let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
-            let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
-            let alone = attention(&part(&q), &part(&k), &part(&v), &how).unwrap();
-            prop_assert_eq!(bits(&alone), bits(&part(&whole)));
-        }
+        let reference = attention::reference(&q, &k, &v, &how).unwrap();
+        lanes::each(|| {
+            let whole = attention(&q, &k, &v, &how).unwrap();
+            assert!(max_difference(&whole, &reference) <= 2e-5);
+            for span in offsets.windows(2) {
+                let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+                let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
+                let alone = attention(&part(&q), &part(&k), &part(&v), &how).unwrap();
+                assert_eq!(bits(&alone), bits(&part(&whole)));
+            }
+        });
     }
 
     #[test]
@@ -157,7 +171,7 @@ proptest! {
         for dropout in [None, Some(Dropout { p, seed })] {
             let how = Heads { offsets: &offsets, heads: 3, scale: 0.7, window: Some(window), dropout };
             let reference = attention::reference(&q, &k, &v, &how).unwrap();
-            same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
+            lanes::each(|| same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
         }
     }
 
@@ -211,16 +225,19 @@ proptest! {
         });
         let distances = (0..1099).map(|d| d * rows / 1099).collect();
         let how = Disentangled { texts: texts.collect(), offsets, heads, scale: 0.2, distances, rows };
-        let whole = disentangled_attention([&q, &k, &v], &p, &how, None).unwrap();
         let scores = disentangled::scores_reference(&q, &k, &p, &how).unwrap();
         let second = Attend { offsets: how.offsets.clone(), heads, dropout: None };
-        prop_assert!(max_difference(&whole, &disentangled::attend_reference(&scores, &v, &second).unwrap()) <= 5e-5);
-        for (span, text) in how.offsets.windows(2).zip(&how.texts).filter(|(span, _)| span[1] - span[0] <= short::LONGEST) {
-            let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
-            let how = Disentangled { offsets: vec![0, span[1] - span[0]], texts: vec![*text], ..how.clone() };
-            let alone = disentangled_attention([&part(&q), &part(&k), &part(&v)], &p, &how, None).unwrap();
-            prop_assert_eq!(bits(&alone), bits(&part(&whole)));
-        }
+        let reference = disentangled::attend_reference(&scores, &v, &second).unwrap();
+        lanes::each(|| {
+            let whole = disentangled_attention([&q, &k, &v], &p, &how, None).unwrap();
+            assert!(max_difference(&whole, &reference) <= 5e-5);
+            for (span, text) in how.offsets.windows(2).zip(&how.texts).filter(|(span, _)| span[1] - span[0] <= short::LONGEST) {
+                let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+                let how = Disentangled { offsets: vec![0, span[1] - span[0]], texts: vec![*text], ..how.clone() };
+                let alone = disentangled_attention([&part(&q), &part(&k), &part(&v)], &p, &how, None).unwrap();
+                assert_eq!(bits(&alone), bits(&part(&whole)));
+            }
+        });
     }
 
     #[test]
@@ -307,6 +324,52 @@ proptest! {
         let lookups = [(&words, &first[..]), (&types, &second[..])];
         let reference = embed::reference(&lookups, CPU).unwrap();
         prop_assert!(max_difference(&embed(&lookups, CPU).unwrap(), &reference) <= 1e-6);
+    }
+}
+
+/// What is no number, or too large for one, is told by what comes out; it does not become a weight like others.
+#[test]
+fn attention_lets_what_is_no_number_through() {
+    for len in [7, 40, short::LONGEST + 3] {
+        for (bad, at) in [(f32::NAN, 0), (f32::INFINITY, 3)] {
+            let mut q = random(1, &[len, 8]);
+            q[8 * (len - 2) + at] = bad;
+            let q = Tensor::from_vec(q, (len, 8), CPU).unwrap();
+            let [k, v] = [2, 3].map(|seed| Tensor::from_vec(random(seed, &[len, 8]), (len, 8), CPU).unwrap());
+            let how = Heads { offsets: &[0, len], heads: 2, scale: 0.7, window: None, dropout: None };
+            lanes::each(|| {
+                let y = attention(&q, &k, &v, &how).unwrap().to_vec2::<f32>().unwrap();
+                assert!(
+                    y[len - 2][..4].iter().all(|x| x.is_nan()),
+                    "{bad} in a text of {len} tokens: {:?}",
+                    y[len - 2]
+                );
+                assert!(y[0].iter().chain(&y[len - 2][4..]).all(|x| x.is_finite()));
+            });
+        }
+    }
+}
+
+/// Threads must not show in a sum: a run gives the same adapter on any number of them.
+#[test]
+fn disentangled_gradients_do_not_depend_on_threads() {
+    let offsets: Vec<usize> = (0..=14).map(|text| 9 * text).collect();
+    let shape = [126, 8];
+    let (q, k, p) = (var(1, &shape), var(2, &shape), var(3, &[6, 8]));
+    let texts = vec![TextPositions { keys: Some(0), queries: Some(3) }; 14];
+    let distances = (0..17).map(|d| d * 3 / 17).collect();
+    let how = Disentangled { texts, offsets, heads: 2, scale: 0.6, distances, rows: 3 };
+    let gradient = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let scores = disentangled_scores(&q, &k, &p, &how).unwrap();
+            let weighting = Tensor::from_vec(random(99, scores.dims()), scores.dims(), CPU).unwrap();
+            bits((scores * weighting).unwrap().sum_all().unwrap().backward().unwrap().get(&p).unwrap())
+        })
+    };
+    let alone = gradient(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(gradient(threads), alone, "{threads} threads");
     }
 }
 

@@ -19,7 +19,6 @@ mod weights;
 mod wheel;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -35,6 +34,7 @@ pub use weights::Weights;
 
 use crate::encoder::Layout;
 use crate::kernel::prepacked::Precision;
+use crate::whole;
 
 /// A base in a folder.
 #[derive(Debug)]
@@ -87,16 +87,14 @@ impl Base {
     fn remembered(&self) -> Option<String> {
         let folder = self.cache.as_ref()?.join("fingerprints");
         let path = folder.join(weights::hex(&Sha256::digest(self.weights.identity()?)));
-        if let Ok(known) = fs::read_to_string(&path) {
+        // What a crash or another program has left there is not taken for one.
+        if let Some(known) = fs::read_to_string(&path).ok().filter(|known| weights::is_fingerprint(known)) {
             return Some(known);
         }
         let fingerprint = self.weights.fingerprint();
         let learn = || -> std::io::Result<()> {
             fs::create_dir_all(&folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-            file.write_all(fingerprint.as_bytes())?;
-            file.persist(&path)?;
-            Ok(())
+            whole::write(&path, fingerprint.as_bytes())
         };
         if let Err(error) = learn() {
             tracing::debug!("{}: {error}", path.display());

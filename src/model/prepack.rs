@@ -1,7 +1,7 @@
 //! Prepacked weights, kept in the cache folder and mapped: processes share their pages, and a start takes milliseconds.
 //!
-//! A file is a safetensors file of words (`U32`), one tensor a linear, `prepacked/FINGERPRINT-PRECISION.safetensors`, where the
-//! fingerprint is the base's. Whatever does not fit what is asked for is made anew.
+//! A file is a safetensors file of words (`U32`), one tensor a linear, `prepacked/DIGEST-PRECISION.safetensors`, where the digest is
+//! of all that was packed. Whatever does not fit what is asked for is made anew.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,11 +12,14 @@ use std::sync::Arc;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
-use super::weights::map;
+use super::pull::sweep;
+use super::weights::{hex, map};
 use super::{Base, ModelError};
 use crate::encoder::Layout;
 use crate::kernel::prepacked::{Precision, Prepacked, Words};
+use crate::whole;
 
 /// Of the panels' form: files of another are made anew.
 const VERSION: &str = "1";
@@ -47,7 +50,7 @@ pub(crate) fn prepack(
 ) -> Result<Prepack, ModelError> {
     let wanted = wanted(base, layout, precision);
     let Some(cache) = cache else { return held(base, &wanted) };
-    let path = file(cache, base.fingerprint(), precision);
+    let path = file(cache, base, layout, precision);
     if let Some(found) = open(&path, &wanted) {
         return Ok(found);
     }
@@ -78,8 +81,11 @@ fn wanted(base: &Base, layout: &Layout, precision: Precision) -> Vec<Wanted> {
     layout.sites().map(site).chain(layout.other_linears.iter().filter_map(other)).collect()
 }
 
-fn file(cache: &Path, fingerprint: &str, precision: Precision) -> PathBuf {
-    let digest = fingerprint.rsplit(':').next().unwrap_or(fingerprint);
+fn file(cache: &Path, base: &Base, layout: &Layout, precision: Precision) -> PathBuf {
+    // Of the sites the fingerprint tells, but poolers and the like, which are packed too, differ between bases that it holds for one.
+    let others: Vec<String> = layout.other_linears.iter().map(|linear| format!("{linear}.weight")).collect();
+    let others = base.weights.digest(others.iter().map(String::as_str));
+    let digest = hex(&Sha256::digest(format!("{} {others}", base.fingerprint())));
     cache.join("prepacked").join(format!("{digest}-{precision}.safetensors"))
 }
 
@@ -115,7 +121,8 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
     let begin = || -> io::Result<_> {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
-        let mut file = BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
+        sweep(folder);
+        let mut file = BufWriter::new(whole::begin(path)?);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
         Ok(file)
@@ -130,11 +137,8 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
             return Ok(Err(error));
         }
     }
-    let end = || -> io::Result<()> {
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.persist(path)?;
-        Ok(())
-    };
+    // Synced before it appears: its content is not looked at again.
+    let end = || whole::publish(file.into_inner().map_err(io::IntoInnerError::into_error)?, path);
     Ok(end())
 }
 
@@ -182,7 +186,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let (base, layout) = base(cache.path());
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-            let path = file(cache.path(), base.fingerprint(), precision);
+            let path = file(cache.path(), &base, &layout, precision);
             let expected = prepack(&base, &layout, precision, None).unwrap();
             // The pooler too.
             assert_eq!(expected.len(), layout.len() + 1);
@@ -196,12 +200,49 @@ mod tests {
         }
     }
 
+    /// Another user of the cache maps it too.
+    #[test]
+    fn a_file_is_readable_by_whom_the_umask_lets() {
+        let cache = tempfile::tempdir().unwrap();
+        let (base, layout) = base(cache.path());
+        prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let plain = cache.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        assert_eq!(mode(&file(cache.path(), &base, &layout, Precision::Int8)), mode(&plain));
+    }
+
+    /// The fingerprint holds them for one base, and their linears at sites are the same.
+    #[test]
+    fn bases_with_another_pooler_have_each_its_own() {
+        const POOLER: &str = "bert.pooler.dense.weight";
+        let (cache, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (first, layout) = base(cache.path());
+        fs::copy(first.dir.join("config.json"), dir.path().join("config.json")).unwrap();
+        let mut tensors = candle_core::safetensors::load(first.dir.join("model.safetensors"), &Device::Cpu).unwrap();
+        let doubled = (&tensors[POOLER] * 2.0).unwrap();
+        tensors.insert(POOLER.to_owned(), doubled);
+        candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
+        let second = Base::open(dir.path(), &Device::Cpu).unwrap().cached(Some(cache.path().to_owned()));
+        assert_eq!(first.fingerprint(), second.fingerprint());
+        for precision in [Precision::F32, Precision::Int8] {
+            let packed = [&first, &second].map(|base| prepack(base, &layout, precision, Some(cache.path())).unwrap());
+            for (packed, base) in packed.iter().zip([&first, &second]) {
+                assert_eq!(words(packed), words(&prepack(base, &layout, precision, None).unwrap()));
+            }
+            let [one, other] = packed;
+            for (name, weight) in one {
+                assert_eq!(weight.words() == other[&name].words(), name != POOLER, "{name}");
+            }
+        }
+    }
+
     /// Whatever is wrong with the file, the weights are right, and the file is afterwards.
     #[test]
     fn a_file_that_does_not_fit_is_made_anew() {
         let cache = tempfile::tempdir().unwrap();
         let (base, layout) = base(cache.path());
-        let path = file(cache.path(), base.fingerprint(), Precision::Int8);
+        let path = file(cache.path(), &base, &layout, Precision::Int8);
         let expected = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
         let whole = fs::read(&path).unwrap();
         let mut other = whole.clone();
@@ -239,15 +280,24 @@ mod tests {
         let known: Vec<_> = fs::read_dir(cache.path().join("fingerprints")).unwrap().collect();
         assert_eq!(known.len(), 1);
         // What is remembered is what is told: nothing is hashed again.
-        fs::write(known[0].as_ref().unwrap().path(), "sha256:remembered").unwrap();
-        assert_eq!(open().fingerprint(), "sha256:remembered");
+        let remembered = format!("sha256:{}", "0".repeat(64));
+        fs::write(known[0].as_ref().unwrap().path(), &remembered).unwrap();
+        assert_eq!(open().fingerprint(), remembered);
+        for wrong in ["", "sha256:", "sha256:remembered", &remembered[1..]] {
+            fs::write(known[0].as_ref().unwrap().path(), wrong).unwrap();
+            assert_eq!(open().fingerprint(), first, "{wrong:?} is no fingerprint");
+        }
+        // Other weights of the same size and time, as a copy that keeps times makes them.
         let weights = dir.path().join("model.safetensors");
+        let time = fs::metadata(&weights).unwrap().modified().unwrap();
         let mut bytes = fs::read(&weights).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        fs::remove_file(&weights).unwrap();
-        fs::write(&weights, bytes).unwrap();
+        let beside = dir.path().join("beside");
+        fs::write(&beside, bytes).unwrap();
+        fs::File::options().write(true).open(&beside).unwrap().set_modified(time).unwrap();
+        fs::rename(&beside, &weights).unwrap();
         let changed = open().fingerprint().to_owned();
-        assert!(changed != first && changed != "sha256:remembered");
+        assert!(changed != first && changed != remembered);
     }
 }

@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::source::Sources;
 use super::weights::hex;
 use super::{ModelError, convert, hub, wheel};
+use crate::whole;
 
 /// How to fetch a base.
 #[derive(Debug, Clone, Copy)]
@@ -181,18 +182,20 @@ fn publish(fetched: &Path, target: &Path, replaced: &Path, is_whole: fn(&Path) -
     }
 }
 
-/// Removes what interrupted pulls left behind; what cannot be removed stays.
-fn sweep(models: &Path) {
+/// Removes what interrupted pulls, or writers of other files, left behind in a folder of the cache; what cannot be removed stays.
+pub(super) fn sweep(folder: &Path) {
     let stale = |entry: &fs::DirEntry| {
         let age =
             entry.metadata().ok()?.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok())?;
         let name = entry.file_name();
         Some(
-            [STAGING, PARTIAL].iter().any(|prefix| name.to_str().is_some_and(|name| name.starts_with(prefix)))
+            [STAGING, PARTIAL, whole::PREFIX]
+                .iter()
+                .any(|prefix| name.to_str().is_some_and(|name| name.starts_with(prefix)))
                 && age > STALE,
         )
     };
-    for entry in fs::read_dir(models).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if stale(&entry) == Some(true) {
             let path = entry.path();
             let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::progress::{Bar, Progress};
 use super::pull::{self, Recipe};
-use super::weights::hex;
+use super::weights::{self, hex};
 use super::{ModelError, convert, hub};
 
 /// The name of the default base.
@@ -87,8 +87,12 @@ impl Sources {
 
     /// A folder whose files are in older forms is converted once, into the cache; its own files stay as they are.
     fn served(&self, dir: PathBuf) -> Result<PathBuf, ModelError> {
-        if pull::is_base(&dir) || !convert::is_convertible(&dir) {
+        if pull::is_base(&dir) {
             return Ok(dir);
+        }
+        if !convert::is_convertible(&dir) {
+            let missing = [pull::CONFIG].into_iter().chain(pull::REQUIRED).find(|name| !dir.join(name).is_file());
+            return Err(ModelError::io(&dir.join(missing.unwrap_or_default()))(std::io::ErrorKind::NotFound.into()));
         }
         let target = self.models().join(format!("local--{}", state_of(&dir)?));
         if !pull::is_base(&target) {
@@ -157,11 +161,13 @@ pub fn pull_adapter(id: &str) -> Result<PathBuf, ModelError> {
 
 /// A digest of what files are in `dir`, how large and how old.
 fn state_of(dir: &Path) -> Result<String, ModelError> {
-    let mut files = Vec::new();
+    let (dir, mut files) = (&*dir.canonicalize().map_err(ModelError::io(dir))?, Vec::new());
     for entry in std::fs::read_dir(dir).map_err(ModelError::io(dir))? {
         let entry = entry.map_err(ModelError::io(dir))?;
-        let metadata = entry.metadata().map_err(ModelError::io(&entry.path()))?;
-        files.push(format!("{:?} {} {:?}", entry.path(), metadata.len(), metadata.modified().ok()));
+        // Of what a link points at, which is what is read.
+        let path = entry.path();
+        let metadata = std::fs::metadata(&path).map_err(ModelError::io(&path))?;
+        files.push(format!("{path:?} {:?}", weights::state(&metadata)));
     }
     files.sort();
     Ok(hex(&Sha256::digest(files.join("\n")))[..16].to_owned())

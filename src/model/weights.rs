@@ -1,7 +1,7 @@
 //! A base's weights, memory-mapped and used in place.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,11 +66,26 @@ impl Weights {
         self.prepack = prepack;
     }
 
-    /// The file and what tells that it is still the same: path, size, time of change.
+    /// The file and what tells that it is still the same.
     pub(super) fn identity(&self) -> Option<String> {
         let (path, metadata) = (self.path.canonicalize().ok()?, self.file.metadata().ok()?);
-        let changed = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-        Some(format!("{}\n{}\n{}", path.display(), metadata.len(), changed.as_nanos()))
+        Some(format!("{}\n{}", path.display(), state(&metadata)?))
+    }
+
+    /// SHA-256 of the tensors `names`, of those that there are.
+    pub(super) fn digest<'a>(&self, names: impl Iterator<Item = &'a str>) -> String {
+        let mut hash = Sha256::new();
+        for name in names {
+            if let Some(info) = self.find(name) {
+                self.hash(&mut hash, &self.map, (&canonical(name), info));
+            }
+        }
+        hex(&hash.finalize())
+    }
+
+    fn hash(&self, hash: &mut Sha256, map: &Mmap, (name, info): (&str, &TensorInfo)) {
+        hash.update(format!("{name} {} {:?}\n", info.dtype, info.shape));
+        hash.update(&map[self.range(info)]);
     }
 
     /// Where parameters are placed.
@@ -127,16 +142,38 @@ impl Weights {
         let map = passing.as_ref().unwrap_or(&self.map);
         let mut hash = Sha256::new();
         for (name, info) in self.tensors.iter().filter(|(name, info)| encoder(name) && float(info.dtype)) {
-            hash.update(format!("{name} {} {:?}\n", info.dtype, info.shape));
-            hash.update(&map[self.range(info)]);
+            self.hash(&mut hash, map, (name, info));
         }
-        format!("sha256:{}", hex(&hash.finalize()))
+        format!("{FINGERPRINT}{}", hex(&hash.finalize()))
     }
 }
 
+/// What fingerprints begin with.
+const FINGERPRINT: &str = "sha256:";
+
+pub(super) fn is_fingerprint(text: &str) -> bool {
+    let digits = text.strip_prefix(FINGERPRINT).unwrap_or_default();
+    digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// What changes with a file's content: its size, when it was written, and, where the system tells, which file it is and when
+/// anything of it changed. The last no copy sets back, as it does the time of writing.
+pub(super) fn state(metadata: &Metadata) -> Option<String> {
+    let written = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let state = format!("{} {}", metadata.len(), written.as_nanos());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (file, changed) = ((metadata.dev(), metadata.ino()), (metadata.ctime(), metadata.ctime_nsec()));
+        Some(format!("{state} {file:?} {changed:?}"))
+    }
+    #[cfg(not(unix))]
+    Some(state)
+}
+
 pub(super) fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: a mapped file must be neither changed nor truncated. `pull` promises it for what it fetches: a folder appears whole,
-    // by a rename, and is never written again. For a folder that a user brings, the README asks it of the user.
+    // SAFETY: a mapped file must be neither changed nor truncated. What this crate writes, bases and prepacked weights, appears
+    // whole, by a rename, and is never written again. For a folder that a user brings, the README asks it of the user.
     unsafe { Mmap::map(file) }
 }
 

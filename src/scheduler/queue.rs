@@ -167,7 +167,8 @@ impl Queue {
         if waiting.tokens.saturating_add(tokens) > self.limit {
             waiting.forget_unwanted();
         }
-        match waiting.tokens.saturating_add(tokens) > self.limit {
+        // What is larger than the whole line waits alone: it would never find room otherwise.
+        match waiting.tokens > 0 && waiting.tokens.saturating_add(tokens) > self.limit {
             true => Err(Refused::Overloaded { queued: waiting.tokens, tokens, limit: self.limit }),
             false => Ok(()),
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::config::Config;
+use super::tokenising::{Room, Tokenising};
 use crate::adapter::Registry;
 use crate::engine::{Engine, Row};
 use crate::error::Error;
@@ -14,6 +15,7 @@ pub struct App {
     engine: Arc<Engine>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
+    tokenising: Tokenising,
 }
 
 impl App {
@@ -42,7 +44,8 @@ impl App {
         }
         let limits = Limits { batch_tokens: config.max_batch_tokens, queued_tokens: config.max_queued_tokens };
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
-        Ok(Self { config, engine, registry, scheduler })
+        let tokenising = Tokenising::new(config.payload_limit);
+        Ok(Self { config, engine, registry, scheduler, tokenising })
     }
 
     /// How it serves.
@@ -67,6 +70,11 @@ impl App {
     #[must_use]
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// Waits for room to tokenise so many bytes of text.
+    pub(super) async fn room(&self, bytes: usize) -> Room {
+        self.tokenising.room(bytes).await
     }
 
     /// Accepts nothing from now on, and returns once all that was accepted is answered.

@@ -10,9 +10,9 @@ use axum::response::Response;
 use super::app::App;
 use super::error::ApiError;
 
-/// Lets a request pass that bears the key, if there is one. `/health` is open to all: probes carry no key.
+/// Lets a request pass that bears the key, if there is one. What probes ask is open to all: they carry no key.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let open = request.uri().path() == "/health";
+    let open = matches!(request.uri().path(), "/health" | "/ready");
     match &app.config().api_key {
         Some(key) if !open && !bearer(&request).is_some_and(|token| key.is(token)) => Err(ApiError::Unauthorized),
         _ => Ok(next.run(request).await),

@@ -45,9 +45,11 @@ pub(super) async fn classify(
     // A full queue is told before the work of tokenising; every text has a token at least.
     app.scheduler().admits(texts)?;
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
+    let room = app.room(texts.iter().map(Text::bytes).sum()).await;
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
-    let (loaded, encoded) = blocking(move || prepare(&worker, &name, &texts, &limit)).await??;
+    // Taken along: it goes on when the request has timed out.
+    let (loaded, encoded) = blocking(move || room.for_work(|| prepare(&worker, &name, &texts, &limit))).await??;
 
     let truncated = encoded.iter().filter(|text| text.truncated).count();
     let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(&loaded.adapter) }).collect();
@@ -76,7 +78,11 @@ fn answer(
     let scored = logits.iter().map(|logits| {
         rank(labels, logits, function, top).ok_or_else(|| {
             let (name, labels) = (&loaded.name, labels.len());
-            ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}"))
+            match logits.len() == labels {
+                // Its numbers are finite, but too large: no other adapter does that on this base.
+                true => ApiError::Unprocessable(format!("adapter {name:?} answers with logits that are not finite")),
+                false => ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}")),
+            }
         })
     });
     scored.collect()

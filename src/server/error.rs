@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use thiserror::Error;
 
-use crate::adapter::RegistryError;
+use crate::adapter::{AdapterError, RegistryError};
 use crate::error::Error;
 use crate::scheduler::{Failed, Refused};
 use crate::tokenize::TokenizeError;
@@ -58,6 +58,9 @@ pub enum ApiError {
     /// No room now.
     #[error("{0}")]
     Overloaded(String),
+    /// The system denies what an adapter's loading needs, for now.
+    #[error("the adapter cannot be read now; the server's log has the cause")]
+    Unavailable(String),
     /// Shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -85,6 +88,7 @@ impl ApiError {
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Unprocessable"),
             Self::InvalidAdapter(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidAdapter"),
             Self::Overloaded(_) => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
@@ -103,7 +107,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, error_type) = self.status();
-        if let Self::Internal(cause) = &self {
+        if let Self::Internal(cause) | Self::Unavailable(cause) = &self {
             tracing::error!("{cause}");
         }
         let body = json!({ "error": self.message(), "error_type": error_type });
@@ -111,7 +115,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         match self {
             Self::Unauthorized => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            Self::Overloaded(_) | Self::Draining | Self::TimedOut(_) => {
+            Self::Overloaded(_) | Self::Unavailable(_) | Self::Draining | Self::TimedOut(_) => {
                 drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER));
             }
             _ => {}
@@ -127,13 +131,32 @@ impl From<RegistryError> for ApiError {
             RegistryError::Changed { .. } => Self::Conflict(error),
             RegistryError::Busy { .. } => Self::Overloaded(error.to_string()),
             RegistryError::TooLarge { .. } => Self::InvalidAdapter(error),
-            RegistryError::Invalid { source, .. } => match **source {
-                Error::Adapter(_) => Self::InvalidAdapter(error),
+            RegistryError::Invalid { source, .. } => match &**source {
+                Error::Adapter(AdapterError::Io { source, .. }) if !of_the_file(source) => {
+                    Self::Unavailable(error.to_string())
+                }
                 // Not the adapter's fault: the base or the device failed.
+                Error::Adapter(AdapterError::Tensor(_)) => Self::Internal(error.to_string()),
+                Error::Adapter(_) => Self::InvalidAdapter(error),
                 _ => Self::Internal(error.to_string()),
             },
         }
     }
+}
+
+/// Whether it is the file that is wrong, and not the machine that has no room or no more handles.
+fn of_the_file(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::InvalidData
+            | ErrorKind::FileTooLarge
+    )
 }
 
 impl From<Refused> for ApiError {
@@ -160,10 +183,37 @@ impl From<Error> for ApiError {
 impl From<TokenizeError> for ApiError {
     fn from(error: TokenizeError) -> Self {
         match error {
-            TokenizeError::TooLong { .. } | TokenizeError::Limit { .. } | TokenizeError::Text(_) => {
-                Self::Unprocessable(error.to_string())
-            }
+            TokenizeError::TooLong { .. }
+            | TokenizeError::Limit { .. }
+            | TokenizeError::Word { .. }
+            | TokenizeError::Text(_) => Self::Unprocessable(error.to_string()),
             TokenizeError::File { .. } => Self::Internal(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error as IoError, ErrorKind};
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn status(source: AdapterError) -> u16 {
+        let error = RegistryError::Invalid { name: "a".into(), reason: String::new(), source: Arc::new(source.into()) };
+        ApiError::from(error).status().0.as_u16()
+    }
+
+    #[test]
+    fn an_adapter_is_not_blamed_for_the_machine() {
+        let io = |source: IoError| AdapterError::Io { file: PathBuf::from("x"), source };
+        assert_eq!(status(io(ErrorKind::NotFound.into())), 422);
+        assert_eq!(status(io(ErrorKind::PermissionDenied.into())), 422);
+        // Too many open files.
+        #[cfg(unix)]
+        assert_eq!(status(io(IoError::from_raw_os_error(24))), 503);
+        assert_eq!(status(io(ErrorKind::OutOfMemory.into())), 503);
+        assert_eq!(status(AdapterError::Tensor(candle_core::Error::Msg("out of memory".into()))), 500);
     }
 }

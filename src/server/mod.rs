@@ -9,6 +9,7 @@ mod classify;
 mod config;
 mod error;
 mod routes;
+mod tokenising;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -69,7 +69,7 @@ async fn info(State(app): State<Arc<App>>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "model_id": config.model_id,
         "device": if app.engine().device().is_cpu() { "cpu" } else { "cuda" },
-        "dtype": "f32",
+        "dtype": app.engine().precision().name(),
         "max_length": app.engine().max_length(),
         "max_batch_tokens": config.max_batch_tokens,
         "max_queued_tokens": config.max_queued_tokens,

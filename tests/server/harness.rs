@@ -73,6 +73,12 @@ impl World {
         self.serve(app)
     }
 
+    /// Serves with another engine.
+    pub(super) fn start_over(self, engine: Engine) -> Running {
+        let app = App::new(Arc::new(engine), self.config.clone()).unwrap();
+        self.serve(app)
+    }
+
     /// Serves with a forward pass that is made up.
     pub(super) fn start_with(
         self,

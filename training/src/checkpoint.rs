@@ -1,14 +1,19 @@
-//! A run's state on disk: `run/checkpoint-N` after epoch N, whole or not at all. The best and the last are kept.
+//! A run's state on disk: `run/checkpoint-N` after epoch N, whole or not at all, after a power cut too. The best and the last are
+//! kept.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use polyrank::whole;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::optim::{Moments, Optimizer};
+
+/// Folders of checkpoints on their way begin so.
+const UNFINISHED: &str = ".checkpoint-";
 
 /// How far a run is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,7 +44,7 @@ pub fn folder(run: &Path, epoch: usize) -> PathBuf {
 /// # Errors
 /// A file that cannot be written; nothing half-written stays.
 pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
-    let room = tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(run).map_err(Error::io(run))?;
+    let room = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(run).map_err(Error::io(run))?;
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
     for (trainable, moments) in optimizer.trainables.iter().zip(&optimizer.moments) {
         let moment = |data: &Vec<f32>| Tensor::from_slice(data, data.len(), &Device::Cpu);
@@ -53,14 +58,35 @@ pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<()
     let state = State { progress: progress.clone(), step: optimizer.step };
     let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
     fs::write(&path, json).map_err(Error::io(&path))?;
+    for path in [&weights, &path] {
+        let file = fs::OpenOptions::new().write(true).open(path);
+        file.and_then(|file| file.sync_all()).map_err(Error::io(path))?;
+    }
+    whole::sync_folder(room.path()).map_err(Error::io(room.path()))?;
     let target = folder(run, progress.epoch);
     if target.exists() {
         fs::remove_dir_all(&target).map_err(Error::io(&target))?;
     }
     fs::rename(room.path(), &target).map_err(Error::io(&target))?;
+    // Before those that it replaces go.
+    whole::sync_folder(run).map_err(Error::io(run))?;
     for (epoch, path) in all(run)? {
         if epoch != progress.epoch && epoch != progress.best_epoch {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a process that was killed while it saved left behind.
+///
+/// # Errors
+/// A folder that cannot be read or removed.
+pub fn sweep(run: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(run).map_err(Error::io(run))? {
+        let entry = entry.map_err(Error::io(run))?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED)) {
+            fs::remove_dir_all(entry.path()).map_err(Error::io(&entry.path()))?;
         }
     }
     Ok(())

@@ -39,6 +39,26 @@ pub enum Error {
     /// The output folder holds something.
     #[error("{0} is not empty: continue its run with --resume, or replace it with --overwrite")]
     OutputExists(PathBuf),
+    /// A run that is to go on, but with other settings, data or base.
+    #[error("--resume: {path}: the run was begun with {entry} = {before}; this call has {now}")]
+    OtherRun {
+        /// The run's file.
+        path: PathBuf,
+        /// What differs.
+        entry: String,
+        /// As the run was begun.
+        before: String,
+        /// As it would go on.
+        now: String,
+    },
+    /// Answers that are no numbers: the run, or the one that made the adapter, has diverged.
+    #[error("text {text}: the logits are {logits:?}: expected finite numbers; a lower learning rate keeps them so")]
+    NotFinite {
+        /// Which of the split, from 1.
+        text: usize,
+        /// What it was answered with.
+        logits: Vec<f32>,
+    },
     /// The loss is NaN or infinite.
     #[error("the loss is {loss} at step {step}: lower the learning rate")]
     Diverged {

@@ -43,7 +43,7 @@ pub struct Parameters {
 /// Logits `[labels]` of each text, in order.
 ///
 /// # Errors
-/// What the forward pass raises.
+/// What the forward pass raises; logits that are not finite, which no metric is defined on.
 pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
     let (mut all, mut rows, mut tokens) = (Vec::with_capacity(texts.len()), Vec::new(), 0);
     for text in texts {
@@ -56,23 +56,30 @@ pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Res
         rows.push(Row { text: text.clone(), adapter: Arc::clone(adapter) });
     }
     all.extend(engine.logits(&rows)?);
-    Ok(all)
+    match all.iter().position(|logits| logits.iter().any(|logit| !logit.is_finite())) {
+        Some(text) => Err(Error::NotFinite { text: text + 1, logits: all.swap_remove(text) }),
+        None => Ok(all),
+    }
 }
 
-/// The metrics of `adapter` on a split of `data`.
+/// The metrics of `adapter` on a split of `data`, its texts cut to `max_length` tokens or, as in serving, to what the base takes.
 ///
 /// # Errors
 /// A split that is not there, data of another number of labels than the adapter's, and what the forward pass raises.
-pub fn evaluate(engine: &Engine, adapter: Adapter, data: &TaskData, split: &str) -> Result<Evaluation, Error> {
-    let Some(examples) = data.split(split) else {
-        return Err(Error::Settings(format!("--split: the data has no labelled split {split:?}")));
-    };
+pub fn evaluate(
+    engine: &Engine,
+    adapter: Adapter,
+    data: &TaskData,
+    split: &str,
+    max_length: Option<usize>,
+) -> Result<Evaluation, Error> {
+    let examples = data.split(split)?;
     if adapter.labels.len() != data.labels.len() {
         let (adapter, data) = (adapter.labels.len(), data.labels.len());
         return Err(Error::Settings(format!("the adapter has {adapter} labels, the data {data}")));
     }
-    let examples: Vec<Example> = by_name(examples, &data.labels, &adapter.labels)?;
-    let texts = encode(engine, &examples, engine.max_length())?;
+    let examples: Vec<Example> = by_name(&examples, &data.labels, &adapter.labels)?;
+    let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
     let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
     let parameters = Parameters { adapter: adapter.delta_parameters(), head: adapter.head_parameters() };
     let logits = logits(engine, &Arc::new(adapter), &texts)?;

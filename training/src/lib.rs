@@ -2,11 +2,13 @@
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | [`data`] | a task's folder: TSV, CSV or JSON lines, labels, splits |
+//! | [`data`] | a task's folder: TSV, CSV, JSON lines or Parquet, labels, splits |
 //! | [`metric`] | GLUE's metrics |
 //! | [`method`] | what is trained, at the runtime's seam: SoRA, LoRA, and full fine-tuning and BitFit as proofs of the seam |
 //! | [`optim`] | AdamW, the proximal step of gates, clipping, the learning rate |
 //! | [`controller`] | steers a SoRA run towards a ratio of parameters kept |
+//! | [`settings`] | what decides a run, resolved |
+//! | [`run`] | a run's folder: settings, facts of its data and base, the log |
 //! | [`trainer`] | one run: epochs, evaluation, the best checkpoint, the log |
 //! | [`checkpoint`] | a run's state on disk, whole or not at all |
 //! | [`evaluate`] | an adapter's metrics, by the path that serves it |
@@ -22,4 +24,6 @@ pub mod evaluate;
 pub mod method;
 pub mod metric;
 pub mod optim;
+pub mod run;
+pub mod settings;
 pub mod trainer;

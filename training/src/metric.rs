@@ -127,7 +127,9 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let ties = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count();
+        let first = values[order[start]];
+        let tied = |value: f64| value == first || value.is_nan() && first.is_nan();
+        let ties = order[start..].iter().take_while(|&&i| tied(values[i])).count();
         for &i in &order[start..start + ties] {
             ranks[i] = start as f64 + (ties as f64 + 1.0) / 2.0;
         }

@@ -7,154 +7,31 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
-use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::adapter::{Adapter, Delta, ProblemType};
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
-use polyrank::kernel::prepacked::Precision;
 use polyrank::kernel::splitmix;
 use polyrank::passes::{self, Workers};
 use polyrank::tokenize::Limit;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Progress};
-use crate::controller::Controller;
 use crate::data::{Example, Target, TaskData};
 use crate::error::Error;
 use crate::evaluate;
-use crate::method::{Dropping, GateRule, LowRank, LowRankSettings, Rates, StepDropout};
+use crate::method::{Dropping, LowRank, Rates, StepDropout};
 use crate::metric::{Metric, metrics_for, score};
 use crate::optim::{Optimizer, StepRule, Threshold, linear_rate};
+use crate::run::{self, Epoch, Scores};
+use crate::settings::{MethodName, Settings};
 
-/// What is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum MethodName {
-    /// Gated LoRA that goes sparse, then pruned.
-    Sora,
-    /// Plain LoRA.
-    Lora,
-}
-
-/// Everything that decides a run, as resolved from flags, file and defaults. Written to `run/config.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// What is trained.
-    pub method: MethodName,
-    /// The base, as the user named it.
-    pub model_id: String,
-    /// Rank of each site before pruning.
-    pub rank: usize,
-    /// The scale is `alpha / rank`.
-    pub alpha: f64,
-    /// Names of the adapted modules, `query`, ... or `attention.self.query`.
-    pub target_modules: Vec<String>,
-    /// How gates step.
-    pub gate: GateRule,
-    /// Share of parameters to keep; steers xi.
-    pub target_ratio: Option<f64>,
-    /// A constant xi instead.
-    pub xi: Option<f64>,
-    /// `xi = rate * lambda` instead.
-    pub lambda: Option<f64>,
-    /// The authors' penalty in the loss, `sparse_lambda * sum|g| / gates`.
-    pub sparse_lambda: f64,
-    /// Passes over the training data.
-    pub epochs: usize,
-    /// Texts a step.
-    pub batch_size: usize,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Share of steps that the rate rises in.
-    pub warmup: f64,
-    /// Decay of weights and head.
-    pub weight_decay: f64,
-    /// Most of the gradients' norm.
-    pub clip: f64,
-    /// Dropout in place of the base's own rates.
-    pub dropout: Option<f64>,
-    /// Epochs that drop nothing, before dropout begins (late dropout, Liu et al. 2023).
-    #[serde(default)]
-    pub dropout_after: usize,
-    /// What the base's products run in.
-    #[serde(default)]
-    pub dtype: Precision,
-    /// Tokens of a text at most.
-    pub max_length: usize,
-    /// Of everything random.
-    pub seed: u64,
-}
-
-impl Settings {
-    fn threshold(&self, total: usize) -> Threshold {
-        match (self.xi, self.lambda, self.target_ratio) {
-            (Some(xi), ..) => Threshold::Xi(xi),
-            (_, Some(lambda), _) => Threshold::Lambda(lambda),
-            (.., ratio) => Threshold::Ratio(Controller { target: ratio.unwrap_or(1.0), total }),
-        }
-    }
-
-    /// Indices of the adapted modules.
-    ///
-    /// # Errors
-    /// A name that is no module of the base.
-    pub fn modules(&self, engine: &Engine) -> Result<Vec<usize>, Error> {
-        let modules = &engine.layout().modules;
-        let find = |name: &String| {
-            let found =
-                modules.iter().position(|m| m.name == name || m.label == name || m.label.replace(' ', "_") == *name);
-            found.ok_or_else(|| {
-                let known: Vec<_> = modules.iter().map(|m| m.name).collect();
-                Error::Settings(format!("--target-modules: unknown module {name:?}; expected of {}", known.join(", ")))
-            })
-        };
-        match self.target_modules.is_empty() {
-            true => Ok((0..modules.len()).collect()),
-            false => self.target_modules.iter().map(find).collect(),
-        }
-    }
-
-    /// The variables' shapes.
-    ///
-    /// # Errors
-    /// As [`Self::modules`].
-    pub fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
-        let gated = self.method == MethodName::Sora;
-        let modules = self.modules(engine)?;
-        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, gated, modules, labels, seed: self.seed })
-    }
-
-    /// # Errors
-    /// Values that no run can have.
-    pub fn check(&self) -> Result<(), Error> {
-        let wrong = |flag: &str, expected: &str, found: &dyn std::fmt::Display| {
-            Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
-        };
-        for (flag, value) in [("--rank", self.rank), ("--epochs", self.epochs), ("--batch-size", self.batch_size)] {
-            if value == 0 {
-                return wrong(flag, "1 or more", &value);
-            }
-        }
-        if let Some(ratio) = self.target_ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
-            return wrong("--target-ratio", "above 0 and at most 1", &ratio);
-        }
-        let positive = [("--lr", self.lr), ("--alpha", self.alpha), ("--clip", self.clip)];
-        if let Some((flag, value)) = positive.into_iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
-            return wrong(flag, "a positive number", &value);
-        }
-        if let Some(p) = self.dropout.filter(|p| !(0.0..1.0).contains(p)) {
-            return wrong("--dropout", "0 or more and below 1", &p);
-        }
-        Ok(())
-    }
-}
-
-/// A tokenised task.
-struct Tokens {
-    train: Vec<Encoded>,
-    validation: Vec<Encoded>,
+/// A split to be scored.
+struct Held {
+    name: String,
+    texts: Vec<Encoded>,
+    targets: Vec<Target>,
 }
 
 /// A run in progress.
@@ -165,8 +42,9 @@ pub struct Trainer<'a> {
     method: LowRank,
     optimizer: Optimizer,
     progress: Progress,
-    tokens: Tokens,
-    targets: Vec<Target>,
+    texts: Vec<Encoded>,
+    /// The first is selected on.
+    held: Vec<Held>,
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
     last: Option<f64>,
@@ -197,10 +75,16 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, Error> {
         settings.check()?;
         let method = LowRank::new(engine.layout(), &settings.low_rank(engine, data.labels.len())?, engine.device())?;
-        let tokens = Tokens {
-            train: encode(engine, &data.train, settings.max_length)?,
-            validation: encode(engine, &data.validation[0].examples, settings.max_length)?,
-        };
+        let longest = settings.longest(engine);
+        let texts = encode(engine, &data.train, longest)?;
+        let held = data.validation.iter().map(|split| -> Result<Held, Error> {
+            let targets = split.examples.iter().map(|example| example.target).collect();
+            Ok(Held { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
+        });
+        let held = held.collect::<Result<Vec<_>, _>>()?;
+        if held.is_empty() {
+            return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
+        }
         let steps_per_epoch = data.train.len().div_ceil(settings.batch_size);
         let rule = StepRule {
             weight_decay: settings.weight_decay,
@@ -216,9 +100,8 @@ impl<'a> Trainer<'a> {
         {
             progress = checkpoint::load(&last, &mut optimizer)?;
         }
-        let targets = data.validation[0].examples.iter().map(|example| example.target).collect();
         let metrics = metrics_for(&data.task, data.problem);
-        let all: usize = tokens.train.iter().map(|text| text.ids.len()).sum();
+        let all: usize = texts.iter().map(|text| text.ids.len()).sum();
         let workers = Workers::new(all / steps_per_epoch.max(1))?;
         Ok(Self {
             settings,
@@ -227,8 +110,8 @@ impl<'a> Trainer<'a> {
             method,
             optimizer,
             progress,
-            tokens,
-            targets,
+            texts,
+            held,
             metrics,
             last: None,
             workers,
@@ -241,8 +124,8 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// A loss that is not finite, and files that cannot be written.
     pub fn run(mut self, run: &Path) -> Result<std::path::PathBuf, Error> {
-        let total = self.steps_per_epoch * self.settings.epochs;
-        let bar = ProgressBar::new(total as u64).with_position(self.optimizer.step as u64);
+        run::trim_log(run, self.progress.epoch)?;
+        let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.step as u64);
         let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
         while self.progress.epoch < self.settings.epochs {
@@ -251,44 +134,59 @@ impl<'a> Trainer<'a> {
             let seconds = start.elapsed().as_secs_f64();
             self.progress.epoch += 1;
             let adapter = Arc::new(self.adapter()?);
-            let logits = evaluate::logits(self.engine, &adapter, &self.tokens.validation)?;
-            let scores: Vec<(&str, f64)> =
-                self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &self.targets))).collect();
-            self.last = Some(scores[0].1);
-            // Only what has its final support may be chosen: earlier epochs have more parameters than was asked for.
-            let eligible = match self.settings.threshold(total) {
-                Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => {
-                    controller.settled(self.optimizer.step)
-                }
-                _ => true,
+            let scores = self.held.iter().map(|held| self.scores(held, &adapter)).collect::<Result<Vec<_>, _>>()?;
+            self.choose(scores[0].0[0].1);
+            let done = Epoch {
+                epoch: self.progress.epoch,
+                step: self.optimizer.step,
+                loss,
+                metrics: scores[0].clone(),
+                also: self
+                    .held
+                    .iter()
+                    .zip(&scores)
+                    .skip(1)
+                    .map(|(held, scores)| (held.name.clone(), scores.clone()))
+                    .collect(),
+                mean_rank: adapter.deltas.iter().flatten().map(Delta::rank).sum::<usize>() as f64
+                    / self.method.sites() as f64,
+                parameters: adapter.delta_parameters(),
+                kept: self.kept()?,
+                seconds,
+                tokens_per_second: tokens as f64 / seconds,
             };
-            if eligible && self.progress.best.is_none_or(|best| scores[0].1 > best) {
-                (self.progress.best, self.progress.best_epoch) = (Some(scores[0].1), self.progress.epoch);
-            }
-            let entry = serde_json::json!({
-                "epoch": self.progress.epoch, "step": self.optimizer.step, "loss": loss, "metrics":
-                scores.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect::<serde_json::Map<_, _>>(),
-                "mean_rank": mean_rank(&adapter), "parameters": adapter.delta_parameters(), "kept": self.kept()?,
-                "seconds": seconds, "tokens_per_second": tokens as f64 / seconds,
-            });
+            // The line first: one of an epoch without a checkpoint is taken out when the run goes on.
+            run::log(run, &done)?;
             checkpoint::save(run, &self.optimizer, &self.progress)?;
-            log(&run.join("log.jsonl"), &entry)?;
-            // A bar prints nothing where no one sees it; a log file wants the lines all the same.
-            tell(
-                &bar,
-                &format!(
-                    "epoch {}: loss {loss:.4}, {} {:.4}, mean rank {:.2}, {:.1} % kept, {:.0} tokens/s",
-                    self.progress.epoch,
-                    scores[0].0,
-                    scores[0].1,
-                    mean_rank(&adapter),
-                    100.0 * self.kept()?,
-                    tokens as f64 / seconds
-                ),
-            );
+            tell(&bar, &done.to_string());
         }
         bar.finish_and_clear();
         Ok(checkpoint::folder(run, self.progress.best_epoch))
+    }
+
+    /// Steps of the whole run.
+    fn total(&self) -> usize {
+        self.steps_per_epoch * self.settings.epochs
+    }
+
+    fn scores(&self, held: &Held, adapter: &Arc<Adapter>) -> Result<Scores, Error> {
+        let logits = evaluate::logits(self.engine, adapter, &held.texts)?;
+        Ok(Scores(self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &held.targets))).collect()))
+    }
+
+    /// Whether the epoch that has ended is the best so far. Only what has its final support may be chosen: earlier epochs have more
+    /// parameters than was asked for.
+    fn choose(&mut self, score: f64) {
+        self.last = Some(score);
+        let eligible = match self.settings.threshold(self.total()) {
+            Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => {
+                controller.settled(self.optimizer.step)
+            }
+            _ => true,
+        };
+        if eligible && self.progress.best.is_none_or(|best| score > best) {
+            (self.progress.best, self.progress.best_epoch) = (Some(score), self.progress.epoch);
+        }
     }
 
     /// One pass over the training data: the mean loss and the tokens seen.
@@ -301,7 +199,7 @@ impl<'a> Trainer<'a> {
         for rows in order.chunks(self.settings.batch_size) {
             let loss = self.step(rows, &costs)?;
             sum += f64::from(loss) * rows.len() as f64;
-            tokens += rows.iter().map(|&row| self.tokens.train[row].ids.len()).sum::<usize>();
+            tokens += rows.iter().map(|&row| self.texts[row].ids.len()).sum::<usize>();
             bar.inc(1);
             bar.set_message(self.state(loss)?);
         }
@@ -310,7 +208,7 @@ impl<'a> Trainer<'a> {
 
     /// One step on `rows` of the training data; the mean loss.
     fn step(&mut self, rows: &[usize], costs: &[usize]) -> Result<f32, Error> {
-        let lengths = rows.iter().map(|&row| self.tokens.train[row].ids.len());
+        let lengths = rows.iter().map(|&row| self.texts[row].ids.len());
         // A GPU takes the batch whole.
         let cuts = passes::cut(lengths, if self.engine.device().is_cpu() { passes::TOKENS } else { usize::MAX });
         let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
@@ -329,15 +227,14 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(Error::Diverged { step: self.optimizer.step + 1, loss });
         }
-        let total = self.steps_per_epoch * self.settings.epochs;
-        let rate = self.settings.lr * linear_rate(self.optimizer.step, total, self.settings.warmup);
+        let rate = self.settings.lr * linear_rate(self.optimizer.step, self.total(), self.settings.warmup);
         self.optimizer.step(gradients, rate, costs)?;
         Ok(loss)
     }
 
     /// Forward and backward of some rows of a batch of `of` rows: their share of the mean loss, and its gradients.
     fn pass(&self, rows: &[usize], of: usize, index: usize) -> Result<(f32, Vec<Vec<f32>>), Error> {
-        let batch = Packed::new(rows.iter().map(|&row| &self.tokens.train[row]));
+        let batch = Packed::new(rows.iter().map(|&row| &self.texts[row]));
         let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
         let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.step as u64;
         let dropout = StepDropout { rates: self.rates(), seed: splitmix(seed) ^ index as u64 };
@@ -440,14 +337,4 @@ fn tell(bar: &ProgressBar, line: &str) {
         true => drop(writeln!(std::io::stderr(), "{line}")),
         false => bar.println(line),
     }
-}
-
-fn mean_rank(adapter: &Adapter) -> f64 {
-    (0..adapter.deltas.len()).map(|index| adapter.rank(index)).sum::<usize>() as f64
-        / adapter.deltas.len().max(1) as f64
-}
-
-fn log(path: &Path, entry: &serde_json::Value) -> Result<(), Error> {
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
-    writeln!(file, "{entry}").map_err(Error::io(path))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use polyrank::adapter::ProblemType;
-use polyrank_training::data::{DataError, DataOptions, Target, TaskData};
+use polyrank_training::data::{DataError, DataOptions, HoldOut, Target, TaskData};
 use tempfile::TempDir;
 
 /// A folder with these files.
@@ -16,7 +16,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn options() -> DataOptions {
-    DataOptions { validation_split: 0.25, ..DataOptions::default() }
+    DataOptions { hold_out: Some(HoldOut { share: 0.25, seed: 0 }), ..DataOptions::default() }
 }
 
 fn load(files: &[(&str, &str)]) -> Result<TaskData, DataError> {
@@ -55,7 +55,8 @@ fn tsv_is_split_on_tabs_only_and_csv_and_json_lines_say_the_same() {
 #[test]
 fn integers_are_ids_into_labels_txt_and_fractions_are_values() {
     let rows = "label\tsentence\n1\tx\n0\ty\n1\tz\n0\tw\n";
-    let named = load(&[("train.tsv", rows), ("labels.txt", "no\nyes\nmaybe\n")]).unwrap();
+    let named = load(&[("train.tsv", rows), ("labels.txt", "\u{feff}no\nyes\nmaybe\n")]).unwrap();
+    assert_eq!(named.labels, ["no", "yes", "maybe"], "less the byte-order mark");
     assert_eq!((named.labels.len(), named.train.len() + named.validation[0].examples.len()), (3, 4));
     assert_eq!(load(&[("train.tsv", rows)]).unwrap().labels, ["LABEL_0", "LABEL_1"]);
     let values =
@@ -69,10 +70,15 @@ fn integers_are_ids_into_labels_txt_and_fractions_are_values() {
 fn a_split_of_train_is_seeded_and_keeps_every_row_once() {
     let rows: String = (0..40).map(|i| format!("{}\ttext {i}\n", i % 2)).collect();
     let dir = folder(&[("train.tsv", &format!("label\tsentence\n{rows}"))]);
-    let read = |seed| TaskData::load(dir.path(), &DataOptions { seed, ..options() }).unwrap();
+    let hold_out = |seed| Some(HoldOut { share: 0.25, seed });
+    let read = |seed| TaskData::load(dir.path(), &DataOptions { hold_out: hold_out(seed), ..options() }).unwrap();
     assert_eq!(read(3), read(3));
     assert_ne!(read(3).validation, read(4).validation);
     let data = read(3);
+    assert_eq!(data.held_out, hold_out(3));
+    let none = TaskData::load(dir.path(), &DataOptions::default()).unwrap();
+    assert_eq!((none.train.len(), none.validation.len()), (40, 0), "nobody asked for a part of train");
+    assert!(matches!(none.split("validation"), Err(DataError::NoSplit { .. })));
     let mut texts: Vec<String> =
         data.train.iter().chain(&data.validation[0].examples).map(|e| e.text.clone()).collect();
     texts.sort();
@@ -81,15 +87,20 @@ fn a_split_of_train_is_seeded_and_keeps_every_row_once() {
 }
 
 #[test]
-fn an_unlabelled_test_split_is_left_out() {
+fn the_test_split_is_read_when_asked_for() {
     let train = ("train.tsv", "label\tsentence\na\tx\nb\ty\n");
     let validation = ("validation.tsv", "label\tsentence\na\tx\n");
-    assert!(load(&[train, validation, ("test.tsv", "label\tsentence\n-1\tx\n")]).unwrap().test.is_none());
-    assert!(load(&[train, validation, ("test.tsv", "sentence\nx\n")]).unwrap().test.is_none());
-    assert_eq!(
-        load(&[train, validation, ("test.tsv", "label\tsentence\nb\tx\n")]).unwrap().split("test").unwrap().len(),
-        1
-    );
+    let test = |content| {
+        let dir = folder(&[train, validation, ("test.tsv", content)]);
+        TaskData::load(dir.path(), &options()).unwrap().split("test").map(|split| split.into_owned())
+    };
+    for unlabelled in ["label\tsentence\n-1\tx\n", "sentence\nx\n"] {
+        assert!(matches!(test(unlabelled), Err(DataError::NoSplit { .. })));
+    }
+    let labelled = test("label\tsentence\nb\tx\n").unwrap();
+    assert_eq!((labelled[0].text.as_str(), labelled[0].target), ("x", Target::Class(1)));
+    let message = test("label\tsentence\nb\tx\n-1\ty\n").unwrap_err().to_string();
+    assert!(message.contains("test.tsv:3: unknown label \"-1\""), "{message}");
 }
 
 #[test]
@@ -125,7 +136,29 @@ fn what_is_wrong_is_named() {
     refused(&[("train.jsonl", "[1]\n")], "train.jsonl:1");
     refused(&[("train.jsonl", "{\"label\": 1, \"text\": 5}\n")], "train.jsonl:1: text is 5: expected a string");
     refused(&[("train.jsonl", "{\"label\": \"a\", \"text\": \"x\"}\n{oops\n")], "train.jsonl:2");
-    let all = DataOptions { validation_split: 1.0, ..options() };
+    for (labels, wrong) in [(["0", "1", "-1"], "-1"), (["1", "-1", "1"], "-1"), (["0", "10000", "1"], "10000")] {
+        let rows: String = labels.iter().map(|label| format!("{label}\tx\n")).collect();
+        let line = 2 + labels.iter().position(|label| *label == wrong).unwrap();
+        refused(
+            &[("train.tsv", &format!("label\tsentence\n{rows}"))],
+            &format!("train.tsv:{line}: label {wrong}: expected an id"),
+        );
+    }
+    refused(&[("train.tsv", "label\tsentence\n0\tx\n\ty\n1\tz\n")], "train.tsv:3: the label is empty");
+    refused(
+        &[("train.jsonl", "{\"label\": 1, \"text\": \"x\"}\n{\"text\": \"y\"}\n")],
+        "train.jsonl:2: label is missing",
+    );
+    refused(
+        &[("train.tsv", "label\tsentence\n0\tx\n1\ty\noops\tz\n"), ("labels.txt", "no\nyes\n")],
+        "train.tsv:4: unknown label \"oops\"; expected no, yes",
+    );
+    refused(
+        &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("labels.txt", "a\nb\na\n")],
+        "labels.txt:3: the label \"a\" stands here a second time",
+    );
+    refused(&[("train.tsv", "label\tsentence\na\tx\n"), ("labels.txt", "\n")], "labels.txt: the file is empty");
+    let all = DataOptions { hold_out: Some(HoldOut { share: 1.0, seed: 0 }), ..options() };
     let held = TaskData::load(folder(&[("train.tsv", "label\tsentence\na\tx\nb\ty\n")]).path(), &all);
     assert!(held.unwrap_err().to_string().contains("leaves one side empty"));
     let dir = folder(&[]);

@@ -32,6 +32,9 @@ fn correlations_are_scipys() {
     let wanted = [0.5, 1.5, 4.0, 3.0, 0.5].map(Target::Value);
     close(score(Metric::Pearson, &found, &wanted), 0.701_868_573);
     close(score(Metric::Spearman, &found, &wanted), 0.789_473_684);
+    // What is no number has a rank all the same.
+    let with_nan = [f32::NAN, 1.0, f32::NAN, 2.0].map(|x| vec![x]);
+    close(score(Metric::Spearman, &with_nan, &[3.5, 1.0, 3.5, 2.0].map(Target::Value)), 1.0);
     close(score(Metric::Pearson, &[vec![1.0], vec![1.0]], &[Target::Value(1.0), Target::Value(2.0)]), 0.0);
 }
 

@@ -1,8 +1,10 @@
 //! Whole runs of `polyrank-train` on the tiny base: train, resume, prune, evaluate, and what it refuses.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, Delta};
@@ -10,7 +12,9 @@ use polyrank::encoder::{Identity, Packed, head_logits};
 use polyrank::engine::{Engine, Row};
 use polyrank::kernel::prepacked::Precision;
 use polyrank::tokenize::Limit;
-use polyrank_training::method::{Group, LowRank, LowRankSettings};
+use polyrank_training::checkpoint::{self, Progress};
+use polyrank_training::method::{GateRule, Group, LowRank, LowRankSettings};
+use polyrank_training::optim::{Optimizer, StepRule, Threshold};
 use tempfile::TempDir;
 
 use super::{base_dir, engine, home};
@@ -100,28 +104,202 @@ fn a_run_lands_on_its_ratio_and_its_checkpoint_prunes_to_the_same_adapter() {
     refused(&train(from, to, &["--epochs", "1"]), 1, "is not empty");
 }
 
+/// The names in a folder, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The lines of a run's log, less what its speed was.
+fn log(output: &Path) -> Vec<serde_json::Value> {
+    let text = String::from_utf8(read(&output.join("run/log.jsonl"))).unwrap();
+    let mut entries: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for entry in &mut entries {
+        let entry = entry.as_object_mut().unwrap();
+        assert!(entry.remove("seconds").is_some() && entry.remove("tokens_per_second").is_some());
+    }
+    entries
+}
+
+/// Starts a run and kills it as soon as it has a checkpoint.
+fn killed(args: &[&str], output: &Path) {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    let mut run = run.args(args).env("POLYRANK_HOME", home()).stderr(Stdio::null()).spawn().unwrap();
+    let run_dir = output.join("run");
+    while !(run_dir.is_dir() && names(&run_dir).iter().any(|name| name.starts_with("checkpoint-"))) {
+        assert!(run.try_wait().unwrap().is_none(), "the run ended without a checkpoint");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    run.kill().unwrap();
+    assert!(!run.wait().unwrap().success() && names(output) == ["run"], "it was killed under way");
+}
+
 #[test]
-fn a_resumed_run_ends_as_an_uninterrupted_one() {
+fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let from = data.path().to_str().unwrap();
-    let (whole, parted) = (room.path().join("whole"), room.path().join("parted"));
-    fine(&train(from, whole.to_str().unwrap(), &["--epochs", "4"]));
-    // As if it had been killed after epoch 2: that checkpoint is the last.
-    fine(&train(from, parted.to_str().unwrap(), &["--epochs", "4"]));
-    let expected = read(&whole.join("adapter_model.safetensors"));
-    assert_eq!(read(&parted.join("adapter_model.safetensors")), expected, "the same seed trains the same adapter");
-    for entry in std::fs::read_dir(parted.join("run")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.file_name().unwrap() == "checkpoint-4" {
-            std::fs::remove_dir_all(path).unwrap();
+    for gate in ["authors", "paper"] {
+        let (whole, parted) = (room.path().join(gate), room.path().join(format!("{gate}-parted")));
+        let more = ["--epochs", "20", "--lr", "3e-3", "--gate", gate];
+        fine(&train(from, whole.to_str().unwrap(), &more));
+        killed(&train(from, parted.to_str().unwrap(), &more), &parted);
+        // What a process leaves that is killed while it saves, or writes its log.
+        std::fs::create_dir(parted.join("run/.checkpoint-half")).unwrap();
+        let mut log_file = std::fs::OpenOptions::new().append(true).open(parted.join("run/log.jsonl")).unwrap();
+        log_file.write_all(b"{\"epoch\": 1").unwrap();
+        fine(&train(from, parted.to_str().unwrap(), &[&more[..], &["--resume"]].concat()));
+        assert_eq!(names(&parted.join("run")), names(&whole.join("run")));
+        for name in ["adapter_model.safetensors", "adapter_config.json", "config.json"] {
+            assert_eq!(read(&parted.join(name)), read(&whole.join(name)), "{name}");
+        }
+        let last = "run/checkpoint-20/state.safetensors";
+        let state = |output: &Path| candle_core::safetensors::load(output.join(last), &Device::Cpu).unwrap();
+        let (found, expected) = (state(&parted), state(&whole));
+        assert_eq!(found.len(), expected.len());
+        for (name, expected) in expected {
+            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(&found[&name]), values(&expected), "{name}");
+        }
+        assert_eq!(log(&parted), log(&whole));
+    }
+}
+
+/// An equal score does not replace the best, whatever its decimals: 56/60 was read back a bit lower than it was written.
+#[test]
+fn the_best_score_comes_back_from_disk_as_it_was() {
+    let room = TempDir::new().unwrap();
+    let method = LowRank::new(
+        engine().layout(),
+        &LowRankSettings { rank: 1, alpha: 1.0, gated: true, modules: vec![0], labels: 2, seed: 0 },
+        &Device::Cpu,
+    );
+    let rule =
+        StepRule { weight_decay: 0.0, eps: 1e-8, clip: None, gate: GateRule::Authors, threshold: Threshold::Xi(0.0) };
+    let mut optimizer = Optimizer::new(method.unwrap().trainables(), rule);
+    for all in [60, 545] {
+        for right in 0..=all {
+            let progress = Progress { epoch: 1, best: Some(f64::from(right) / f64::from(all)), best_epoch: 1 };
+            let text = serde_json::to_string(&progress).unwrap();
+            assert_eq!(serde_json::from_str::<Progress>(&text).unwrap(), progress);
         }
     }
-    for name in ["adapter_model.safetensors", "adapter_config.json", "config.json"] {
-        std::fs::remove_file(parted.join(name)).unwrap();
+    let progress = Progress { epoch: 3, best: Some(56.0 / 60.0), best_epoch: 2 };
+    checkpoint::save(room.path(), &optimizer, &progress).unwrap();
+    let last = checkpoint::last(room.path()).unwrap().unwrap();
+    assert_eq!(checkpoint::load(&last, &mut optimizer).unwrap(), progress);
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_settings_data_and_base_only() {
+    let (first, other, room) = (data(), data(), TempDir::new().unwrap());
+    std::fs::write(other.path().join("labels.txt"), "good\nbad\n").unwrap();
+    let output = room.path().join("adapter");
+    let (from, to) = (first.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "2", "--task", "t"]));
+    let before = [read(&output.join("run/config.toml")), read(&output.join("run/task.json"))];
+    let resume = |data: &str, more: &[&str], words: &str| {
+        refused(&train(data, to, &[&["--resume"], more].concat()), 1, words);
+    };
+    let same = ["--epochs", "2", "--task", "t"];
+    resume(from, &["--epochs", "5", "--task", "t"], "the run was begun with epochs = 2; this call has 5");
+    resume(from, &["--epochs", "2", "--task", "cola"], "the run was begun with task = \"t\"; this call has \"cola\"");
+    resume(other.path().to_str().unwrap(), &same, "the run was begun with labels = [\"bad\",\"good\"]");
+    let rows = String::from_utf8(read(&first.path().join("train.tsv"))).unwrap();
+    std::fs::remove_file(other.path().join("labels.txt")).unwrap();
+    std::fs::write(other.path().join("train.tsv"), rows.replace("plot and", "plot or")).unwrap();
+    resume(other.path().to_str().unwrap(), &same, "the run was begun with train = ");
+
+    // The same base by name, with other weights in it.
+    let moved = room.path().join("base");
+    std::fs::create_dir(&moved).unwrap();
+    for name in names(&base_dir()).iter().filter(|name| base_dir().join(name).is_file()) {
+        std::fs::copy(base_dir().join(name), moved.join(name)).unwrap();
     }
-    fine(&train(from, parted.to_str().unwrap(), &["--epochs", "4", "--resume"]));
-    assert_eq!(read(&parted.join("adapter_model.safetensors")), expected);
-    refused(&train(from, parted.to_str().unwrap(), &["--epochs", "5", "--resume"]), 1, "other settings");
+    let (args, output) = (train(from, to, &same), room.path().join("moved"));
+    let swap = |args: &[&str]| -> Vec<String> {
+        let (base, to) = (base_dir(), room.path().join("adapter"));
+        let swap = |arg: &&str| match Path::new(arg) {
+            path if path == base => moved.to_str().unwrap().to_owned(),
+            path if path == to => output.to_str().unwrap().to_owned(),
+            _ => (*arg).to_owned(),
+        };
+        args.iter().map(swap).collect()
+    };
+    let args = swap(&args);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    fine(&args);
+    let mut weights = candle_core::safetensors::load(moved.join("model.safetensors"), &Device::Cpu).unwrap();
+    for weight in weights.values_mut().filter(|weight| weight.dtype().is_float()) {
+        *weight = (&*weight * 1.5).unwrap();
+    }
+    candle_core::safetensors::save(&weights, moved.join("model.safetensors")).unwrap();
+    refused(&[&args[..], &["--resume"]].concat(), 1, "trained on the base sha256:c68e0511");
+    let checkpoint = output.join("run/checkpoint-2");
+    let pruned = room.path().join("pruned");
+    refused(
+        &["prune", checkpoint.to_str().unwrap(), "--output", pruned.to_str().unwrap()],
+        1,
+        "trained on the base sha256:c68e0511",
+    );
+    assert!(!pruned.exists());
+    let output = room.path().join("adapter");
+    assert_eq!([read(&output.join("run/config.toml")), read(&output.join("run/task.json"))], before);
+    fine(&train(from, to, &[&same[..], &["--resume"]].concat()));
+}
+
+#[test]
+fn what_was_held_out_is_evaluated() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    std::fs::remove_file(data.path().join("validation.tsv")).unwrap();
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "2", "--method", "lora", "--validation-split", "0.25"]));
+    let base = base_dir();
+    let args = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
+    let evaluate =
+        |more: &[&str]| -> serde_json::Value { serde_json::from_str(&fine(&[&args[..], more].concat())).unwrap() };
+    let best = log(&output).iter().map(|entry| entry["metrics"]["accuracy"].as_f64().unwrap()).fold(0.0, f64::max);
+    let found = evaluate(&[]);
+    assert_eq!((found["examples"].as_u64(), found["metrics"]["accuracy"].as_f64()), (Some(12), Some(best)));
+    assert_eq!(evaluate(&["--split", "train"])["examples"], 36);
+    assert_eq!(evaluate(&["--validation-split", "0.5", "--seed", "1"])["examples"], 24);
+    // Nobody knows any more what was trained on.
+    std::fs::remove_dir_all(output.join("run")).unwrap();
+    refused(&args, 1, "no labelled split \"validation\"");
+}
+
+#[test]
+fn both_of_mnlis_splits_are_reported() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let rows = String::from_utf8(read(&data.path().join("validation.tsv"))).unwrap();
+    std::fs::rename(data.path().join("validation.tsv"), data.path().join("validation_matched.tsv")).unwrap();
+    // All of them wrong where the others are right.
+    let swapped = rows.replace("good\t", "x\t").replace("bad\t", "good\t").replace("x\t", "bad\t");
+    std::fs::write(data.path().join("validation_mismatched.tsv"), swapped).unwrap();
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "2"]));
+    for entry in log(&output) {
+        let (selected, also) = (&entry["metrics"]["accuracy"], &entry["also"]["validation_mismatched"]["accuracy"]);
+        assert_eq!(selected.as_f64().unwrap() + also.as_f64().unwrap(), 1.0, "{entry}");
+    }
+}
+
+/// A last step that goes wild leaves no adapter, and no loop without end.
+#[test]
+fn a_run_that_diverges_at_its_end_is_an_error() {
+    for (one, two) in [("good", "bad"), ("0.5", "1.5")] {
+        let (data, room) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let rows = format!("label\tsentence\n{}", format!("{one}\tthe plot\n{two}\tand the\n").repeat(4));
+        std::fs::write(data.path().join("train.tsv"), &rows).unwrap();
+        std::fs::write(data.path().join("validation.tsv"), &rows).unwrap();
+        let output = room.path().join("adapter");
+        let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+        refused(&train(from, to, &["--epochs", "1", "--lr", "1e30"]), 1, "expected finite numbers");
+        assert_eq!(names(&output), ["run"]);
+    }
 }
 
 #[test]
@@ -204,10 +382,41 @@ fn wrong_settings_touch_nothing() {
     );
     refused(&train(from, to, &["--target-modules", "query,quarry"]), 1, "unknown module \"quarry\"");
     refused(&train(from, to, &["--xi", "1e-3", "--target-ratio", "0.5"]), 2, "cannot be used with");
-    refused(&train(from, to, &["--epochs", "0"]), 1, "--epochs: expected 1 or more, found 0");
+    for (flag, value, expected) in [
+        ("--epochs", "0", "1 or more"),
+        ("--max-length", "0", "1 or more"),
+        ("--xi", "nan", "0 or a positive number"),
+        ("--lambda", "-5", "0 or a positive number"),
+        ("--sparse-lambda", "-1", "0 or a positive number"),
+        ("--weight-decay", "inf", "0 or a positive number"),
+        ("--warmup", "nan", "from 0 to 1"),
+        ("--warmup", "3", "from 0 to 1"),
+        ("--dropout", "1", "0 or more and below 1"),
+        ("--lr", "nan", "a positive number"),
+    ] {
+        let given = format!("{flag}={value}");
+        let found = value.replace("nan", "NaN");
+        refused(&train(from, to, &[&given]), 1, &format!("{flag}: expected {expected}, found {found}"));
+    }
+    let ranks: Vec<&str> =
+        train(from, to, &[]).into_iter().map(|arg| if arg == "6" { "18446744073709551615" } else { arg }).collect();
+    refused(&ranks, 1, "--rank: expected at most");
+    refused(
+        &train(from, to, &["--method", "lora", "--target-ratio", "0.5"]),
+        1,
+        "--target-ratio: expected with --method sora",
+    );
     refused(&train("/nowhere/at/all", to, &[]), 1, "no such folder");
     refused(&["prune", "/nowhere/run/checkpoint-1", "--output", to], 1, "config.toml");
+    refused(&train(from, to, &["--max-length", "999"]), 1, "max_length");
     assert!(!output.exists());
+    // What is there stays until the call is known to make sense.
+    fine(&train(from, to, &["--epochs", "1"]));
+    let before = read(&output.join("adapter_model.safetensors"));
+    refused(&train(from, to, &["--overwrite", "--max-length", "999"]), 1, "max_length");
+    assert_eq!(read(&output.join("adapter_model.safetensors")), before);
+    fine(&train(from, to, &["--overwrite", "--epochs", "2"]));
+    assert_eq!(log(&output).len(), 2);
 }
 
 /// A file may grow to a few kilobytes only, as on a full disk: the run ends with the file's name, and leaves nothing half-written.
@@ -224,14 +433,19 @@ fn no_room_for_a_checkpoint_is_an_error_and_leaves_nothing_half_written() {
     let message = String::from_utf8_lossy(&output_of.stderr).into_owned();
     assert_eq!(output_of.status.code(), Some(1), "{message}");
     assert!(message.contains("state.safetensors") && message.contains("File too large"), "{message}");
-    let names = |dir: &Path| -> Vec<String> {
-        let mut names: Vec<_> =
-            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    };
     assert_eq!(names(&output), ["run"]);
-    assert_eq!(names(&output.join("run")), ["config.toml", "task.json"]);
+    let left = ["config.toml", "log.jsonl", "task.json"];
+    assert_eq!(names(&output.join("run")), left);
+    let before = left.map(|name| read(&output.join("run").join(name)));
+    // Without room at all it does not go on, and loses nothing.
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &limited.replace("-f 8", "-f 0"), "bash", env!("CARGO_BIN_EXE_polyrank-train")]).args(&args);
+    let again = shell.arg("--resume").env("POLYRANK_HOME", room.path().join("home")).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    for (name, before) in left.into_iter().zip(before).filter(|(name, _)| *name != "log.jsonl") {
+        assert_eq!(read(&output.join("run").join(name)), before, "{name}");
+    }
     // With room again, the run goes on from where it stands: the beginning.
     fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "2", "--resume"]));
+    assert_eq!(log(&output).len(), 2);
 }

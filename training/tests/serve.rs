@@ -1,10 +1,11 @@
 //! From a task's folder to an answer over HTTP, by the two binaries as users run them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -123,11 +124,36 @@ fn numbers(value: &Value) -> Vec<u64> {
 }
 
 #[cfg(unix)]
+fn terminate(server: &Server) {
+    assert!(Command::new("kill").arg(server.process.id().to_string()).status().unwrap().success());
+}
+
+#[cfg(unix)]
 #[test]
 fn sigterm_ends_a_server_in_peace() {
     let adapters = TempDir::new().unwrap();
     let mut server = Server::start(adapters.path().to_str().unwrap());
     assert_eq!(server.get("/adapters"), json!([]));
-    let kill = Command::new("kill").arg(server.process.id().to_string()).status().unwrap();
-    assert!(kill.success() && server.process.wait().unwrap().success());
+    terminate(&server);
+    assert!(server.process.wait().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_sigterm_does_not_wait_for_clients() {
+    let adapters = TempDir::new().unwrap();
+    let mut server = Server::start(adapters.path().to_str().unwrap());
+    // A body that never comes holds a server up for its request time-out.
+    let mut client = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
+    client.write_all(b"POST /classify/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{").unwrap();
+    assert_eq!(server.get("/adapters"), json!([]));
+    // Signals that come together count as one, so there are as many as it takes.
+    let status = loop {
+        terminate(&server);
+        match server.process.try_wait().unwrap() {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    assert_eq!(status.code(), Some(1), "it did not wait, and said so");
 }

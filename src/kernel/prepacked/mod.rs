@@ -17,6 +17,8 @@ mod tile;
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug, Display, Formatter};
+use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -26,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use self::activations::Activations;
 use self::tile::{Output, Span, Tile};
+use super::host;
 
 /// Outputs of a panel: two of the widest vectors.
 pub const COLUMNS: usize = 32;
@@ -75,10 +78,13 @@ impl Display for Precision {
 
 /// The bytes of a packed weight, read as 32-bit words.
 #[derive(Clone)]
-pub enum Words {
+pub struct Words(Place);
+
+#[derive(Clone)]
+enum Place {
     /// In this process alone.
     Held(Arc<[u32]>),
-    /// In a mapping: the word at which they begin, and how many they are. Made by [`Words::mapped`] only.
+    /// In a mapping: the byte at which they begin, and how many they are. Made by [`Words::mapped`] only.
     Mapped(Arc<Mmap>, usize, usize),
 }
 
@@ -88,13 +94,13 @@ impl Words {
     pub fn mapped(map: Arc<Mmap>, start: usize, len: usize) -> Option<Self> {
         let bytes = map.get(start..start.checked_add(len.checked_mul(size_of::<u32>())?)?)?;
         let aligned = bytes.as_ptr().cast::<u32>().is_aligned() && start.is_multiple_of(size_of::<u32>());
-        aligned.then(|| Self::Mapped(map, start, len))
+        aligned.then(|| Self(Place::Mapped(map, start, len)))
     }
 
     fn slice(&self) -> &[u32] {
-        match self {
-            Self::Held(words) => words,
-            Self::Mapped(map, start, len) => {
+        match &self.0 {
+            Place::Held(words) => words,
+            Place::Mapped(map, start, len) => {
                 let bytes = &map[*start..*start + *len * size_of::<u32>()];
                 // SAFETY: `Words::mapped` promises alignment, the slice just taken promises its length, and any four bytes are
                 // a u32. The mapping is read-only and lives as long as `self`.
@@ -127,7 +133,7 @@ impl Prepacked {
     #[must_use]
     pub fn new(w: &[f32], out: usize, width: usize, precision: Precision) -> Self {
         assert_eq!(w.len(), out * width, "prepacked: expected [{out}, {width}]");
-        Self { precision, out, width, words: Words::Held(pack::pack(w, out, width, precision).into()) }
+        Self { precision, out, width, words: Words(Place::Held(pack::pack(w, out, width, precision).into())) }
     }
 
     /// A weight `[out, width]` that was packed before; `None` where `words` are not as many as it has.
@@ -174,42 +180,51 @@ impl Prepacked {
         let rows = x.len() / self.width.max(1);
         assert!(rows * self.width == x.len(), "prepacked: x of {} is not rows of {}", x.len(), self.width);
         assert!(bias.is_none_or(|bias| bias.len() == self.out), "prepacked: expected a bias of {}", self.out);
-        let mut y: Vec<f32> = Vec::with_capacity(rows * self.out);
+        // SAFETY: `fill` writes every row and every panel of the room.
+        unsafe { host::written(rows * self.out, |room| self.fill(room, x, bias)) }
+    }
+
+    /// All of `y [rows, out]`.
+    fn fill(&self, y: &mut [MaybeUninit<f32>], x: &[f32], bias: Option<&[f32]>) {
+        let rows = x.len() / self.width.max(1);
         let output = Output { y: y.as_mut_ptr(), out: self.out };
         let threads = rayon::current_num_threads();
         let panels = self.out.div_ceil(COLUMNS);
+        let activations = |span: &Range<usize>| {
+            Activations::new(&x[span.start * self.width..span.end * self.width], self.width, self.precision)
+        };
         if threads > 1 && rows >= threads * BLOCK {
             (0..rows.div_ceil(BLOCK)).into_par_iter().for_each(|block| {
                 let span = block * BLOCK..rows.min((block + 1) * BLOCK);
-                let x =
-                    Activations::new(&x[span.start * self.width..span.end * self.width], self.width, self.precision);
-                self.panels(&x, bias, Span { rows: span, panels: 0..panels }, output);
+                let x = activations(&span);
+                // SAFETY: `y` has room for all rows, and each block is another task's.
+                unsafe { self.panels(&x, bias, Span { rows: span, panels: 0..panels }, output) };
             });
-        } else {
-            // Few rows: each thread has its share of the panels, and all of them the same activations.
-            let share =
-                if threads > 1 && rows * self.out * self.width > 1 << 17 { panels.div_ceil(threads) } else { panels };
-            for block in (0..rows).step_by(BLOCK) {
-                let span = block..rows.min(block + BLOCK);
-                let x =
-                    Activations::new(&x[span.start * self.width..span.end * self.width], self.width, self.precision);
-                let run = |first: usize| {
-                    let panels = first..panels.min(first + share);
-                    self.panels(&x, bias, Span { rows: span.clone(), panels }, output);
-                };
-                match share < panels {
-                    true => (0..panels.div_ceil(share)).into_par_iter().for_each(|i| run(i * share)),
-                    false => run(0),
-                }
+            return;
+        }
+        // Few rows: each thread has its share of the panels, and all of them the same activations.
+        let share =
+            if threads > 1 && rows * self.out * self.width > 1 << 17 { panels.div_ceil(threads) } else { panels };
+        for block in (0..rows).step_by(BLOCK) {
+            let span = block..rows.min(block + BLOCK);
+            let x = activations(&span);
+            let run = |first: usize| {
+                let panels = first..panels.min(first + share);
+                // SAFETY: `y` has room for all rows, and each share of the panels is another task's.
+                unsafe { self.panels(&x, bias, Span { rows: span.clone(), panels }, output) };
+            };
+            match share < panels {
+                true => (0..panels.div_ceil(share)).into_par_iter().for_each(|i| run(i * share)),
+                false => run(0),
             }
         }
-        // SAFETY: the spans above cover every row and every panel, and `panels` writes each element of its span.
-        unsafe { y.set_len(rows * self.out) };
-        y
     }
 
     /// The elements of `span`, whose rows `x` holds.
-    fn panels(&self, x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
+    ///
+    /// # Safety
+    /// As [`Tile::run`].
+    unsafe fn panels(&self, x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
         let words = self.words.slice();
         let (panels, extra) = words.split_at(self.out.next_multiple_of(COLUMNS) * self.groups());
         let (scales, sums) = extra.split_at(extra.len() / 2);
@@ -222,7 +237,8 @@ impl Prepacked {
                 Cow::Owned(bias)
             }
         });
-        tile.run(panels, x, padded.as_deref(), span, output);
+        // SAFETY: the caller's promise.
+        unsafe { tile.run(panels, x, padded.as_deref(), span, output) };
     }
 }
 

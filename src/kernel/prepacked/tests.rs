@@ -139,8 +139,8 @@ fn int8_reaches_its_ends() {
 fn words_of_another_length_are_refused() {
     let packed = Prepacked::new(&[0.5; 12], 3, 4, Precision::Bf16);
     let words: Arc<[u32]> = packed.words().into();
-    assert!(Prepacked::from_words(Words::Held(Arc::clone(&words)), 3, 4, Precision::Bf16).is_some());
+    assert!(Prepacked::from_words(Words(Place::Held(Arc::clone(&words))), 3, 4, Precision::Bf16).is_some());
     for (out, width, precision) in [(3, 5, Precision::Bf16), (33, 4, Precision::Bf16), (3, 4, Precision::Int8)] {
-        assert!(Prepacked::from_words(Words::Held(Arc::clone(&words)), out, width, precision).is_none());
+        assert!(Prepacked::from_words(Words(Place::Held(Arc::clone(&words))), out, width, precision).is_none());
     }
 }

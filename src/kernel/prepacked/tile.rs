@@ -3,6 +3,7 @@
 //! For each group: splat it of every row, multiply by the panel's columns, add. One loop, written by [`tile!`] for each
 //! precision over AVX-512 and AVX2, and once more over arrays for machines with neither; which one runs is decided at run time.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -25,7 +26,7 @@ pub(super) struct Span {
 /// Where it goes: `[rows, out]`, which tasks write each its own part of.
 #[derive(Clone, Copy)]
 pub(super) struct Output {
-    pub(super) y: *mut f32,
+    pub(super) y: *mut MaybeUninit<f32>,
     pub(super) out: usize,
 }
 
@@ -47,7 +48,10 @@ pub(super) struct Tile<'a> {
 
 impl Tile<'_> {
     /// Fills `span` of `output`; `x` holds the span's rows, `bias` is padded to whole panels.
-    pub(super) fn run(&self, panels: &[u32], x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
+    ///
+    /// # Safety
+    /// `output` must have room for the rows and columns of `span`, which nobody else reads or writes meanwhile.
+    pub(super) unsafe fn run(&self, panels: &[u32], x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
         let rows = span.rows.len();
         let kernel = Kernel::of(self.precision);
         assert!(x.words.len() == rows * self.groups, "prepacked: activations are not of {rows} rows");
@@ -69,8 +73,8 @@ impl Tile<'_> {
                         for (row, sums) in (first..).zip(&sums[..count]) {
                             let scale = x.scales.get(row).copied();
                             let start = (span.rows.start + row) * output.out + columns.start;
-                            // SAFETY: `Prepacked::apply` promises room for all rows of `out`, of which this is one row's part,
-                            // written by this task alone.
+                            // SAFETY: the caller promises room for the span, of which this is one row's part, and that this task
+                            // alone touches it.
                             let y = unsafe { std::slice::from_raw_parts_mut(output.y.add(start), columns.len()) };
                             self.finish(sums, scale, bias, columns.start, y);
                         }
@@ -82,12 +86,19 @@ impl Tile<'_> {
 
     /// From the sums of one row and the panel that begins at `column` to outputs.
     #[inline(always)]
-    fn finish(&self, sums: &[u32; COLUMNS], scale: Option<f32>, bias: Option<&[f32]>, column: usize, y: &mut [f32]) {
+    fn finish(
+        &self,
+        sums: &[u32; COLUMNS],
+        scale: Option<f32>,
+        bias: Option<&[f32]>,
+        column: usize,
+        y: &mut [MaybeUninit<f32>],
+    ) {
         // A whole panel goes where it belongs in two vectors, not by a copy.
         match y.first_chunk_mut() {
             Some(y) => self.outputs(sums, scale, bias, column, y),
             None => {
-                let mut row = [0.0; COLUMNS];
+                let mut row = [MaybeUninit::uninit(); COLUMNS];
                 self.outputs(sums, scale, bias, column, &mut row);
                 y.copy_from_slice(&row[..y.len()]);
             }
@@ -101,21 +112,21 @@ impl Tile<'_> {
         scale: Option<f32>,
         bias: Option<&[f32]>,
         column: usize,
-        y: &mut [f32; COLUMNS],
+        y: &mut [MaybeUninit<f32>; COLUMNS],
     ) {
         const NONE: [f32; COLUMNS] = [0.0; COLUMNS];
         let bias = bias.and_then(|bias| bias[column..].first_chunk()).unwrap_or(&NONE);
         match scale {
             None => {
                 for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
-                    *y = f32::from_bits(*sum) + bias;
+                    y.write(f32::from_bits(*sum) + bias);
                 }
             }
             Some(scale) => {
                 let columns = self.scales[column..column + COLUMNS].iter().zip(&self.sums[column..column + COLUMNS]);
                 for (((y, sum), bias), (by, offset)) in y.iter_mut().zip(sums).zip(bias).zip(columns) {
                     let sum = sum.cast_signed().wrapping_sub(offset.cast_signed());
-                    *y = sum as f32 * (scale * f32::from_bits(*by)) + bias;
+                    y.write(sum as f32 * (scale * f32::from_bits(*by)) + bias);
                 }
             }
         }

@@ -231,8 +231,11 @@ fn names_that_are_neither_folders_nor_ids_are_not_found() {
     }
     assert!(matches!(hub.sources.locate(ID), Err(ModelError::NotFound { .. })));
     assert!(matches!(hub.sources.locate("default"), Err(ModelError::NotFound { .. })));
+    // A folder is taken for what it is, and one without a base named by what it lacks.
     let folder = hub.sources.home.to_str().unwrap();
-    assert_eq!(hub.sources.ensure(folder, &()).unwrap(), hub.sources.home);
+    assert_eq!(hub.sources.locate(folder).unwrap(), hub.sources.home);
+    let error = hub.sources.ensure(folder, &()).unwrap_err();
+    assert!(matches!(&error, ModelError::Io { path, .. } if path.ends_with("config.json")), "{error}");
     assert!(hub.asked.lock().unwrap().is_empty());
 }
 

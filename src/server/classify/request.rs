@@ -1,4 +1,5 @@
-//! What a client asks, read strictly: a wrong type is told by its place, and an unknown parameter is not passed over.
+//! What a client asks, read strictly: a wrong type is told by its place, and an unknown parameter is not passed over. What else a
+//! body holds beside `inputs` and `parameters` is: clients of hubs send options of theirs.
 
 use serde_json::{Map, Value};
 
@@ -22,6 +23,13 @@ pub(super) struct ClassifyRequest {
     pub(super) function: Option<Function>,
     pub(super) truncate: Option<bool>,
     pub(super) max_length: Option<usize>,
+}
+
+impl Text {
+    /// Of both.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len() + self.pair.as_ref().map_or(0, String::len)
+    }
 }
 
 impl ClassifyRequest {
@@ -95,12 +103,15 @@ fn text(value: Value, place: &str) -> Result<Text, ApiError> {
 
 /// A whole number above 0, as large as it may be.
 fn positive(name: &str, value: &Value) -> Result<usize, ApiError> {
-    match (value.as_u64(), value.as_i64()) {
+    // Integers beyond 64 bits are read as fractions.
+    match (value.as_u64(), value.as_f64()) {
         (Some(number @ 1..), _) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
-        (Some(_), _) | (None, Some(_)) => {
+        (None, Some(number)) if number >= 2f64.powi(64) => Ok(usize::MAX),
+        (_, Some(number)) if number.fract() == 0.0 && number <= 0.0 => {
             Err(ApiError::Unprocessable(format!("`{name}` must be above 0, not {value}")))
         }
-        (None, None) => Err(wrong(&format!("`{name}`"), "a whole number", value)),
+        (_, Some(_)) => Err(bad(format!("`{name}` must be a whole number, not {value}"))),
+        _ => Err(wrong(&format!("`{name}`"), "a whole number", value)),
     }
 }
 
@@ -173,7 +184,9 @@ mod tests {
         );
         assert_eq!((full.top, full.function), (2, Some(Function::Identity)));
         assert_eq!((full.truncate, full.max_length), (Some(false), Some(9)));
+        assert_eq!(parse(r#"{"inputs": "a", "parameters": {"top_k": 18446744073709551616}}"#).top, usize::MAX);
         let bare = parse(r#"{"inputs": "a"}"#);
+        assert_eq!(parse(r#"{"inputs": "a", "options": {"wait_for_model": true}}"#), bare);
         for empty in [r#"{"inputs": "a", "parameters": null}"#, r#"{"inputs": "a", "parameters": {"top_k": null}}"#] {
             assert_eq!(parse(empty), bare, "{empty}");
         }
@@ -181,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_its_status_and_place() {
-        let cases: [(&[u8], u16, &str); 26] = [
+        let cases: [(&[u8], u16, &str); 28] = [
             (b"", 400, "not JSON"),
             (b"{", 400, "not JSON"),
             (b"\xff\xfe", 400, "not JSON"),
@@ -203,7 +216,9 @@ mod tests {
             (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "`parameters.topk`"),
             (br#"{"inputs": "a", "parameters": {"top_k": "1"}}"#, 400, "`top_k` must be a whole number, not a text"),
             (br#"{"inputs": "a", "parameters": {"top_k": 1.5}}"#, 400, "`top_k` must be a whole number"),
+            (br#"{"inputs": "a", "parameters": {"top_k": 1.0}}"#, 400, "`top_k` must be a whole number, not 1.0"),
             (br#"{"inputs": "a", "parameters": {"top_k": 0}}"#, 422, "`top_k` must be above 0, not 0"),
+            (br#"{"inputs": "a", "parameters": {"top_k": -9223372036854775809}}"#, 422, "`top_k` must be above 0"),
             (br#"{"inputs": "a", "parameters": {"top_k": -1}}"#, 422, "`top_k` must be above 0, not -1"),
             (br#"{"inputs": "a", "parameters": {"max_length": 0}}"#, 422, "`max_length`"),
             (br#"{"inputs": "a", "parameters": {"function_to_apply": "tanh"}}"#, 422, "tanh"),

@@ -11,7 +11,7 @@ pub enum DataError {
     #[error("{0}: no such folder")]
     NoFolder(PathBuf),
     /// There is nothing to train on.
-    #[error("{0}: expected train.tsv, train.csv, train.jsonl or train.parquet")]
+    #[error("{0}: expected train.tsv, train.csv, train.jsonl, train.json or train.parquet")]
     NoTrain(PathBuf),
     /// One split in two files.
     #[error("{first} and {second}: expected one file for a split")]
@@ -24,14 +24,6 @@ pub enum DataError {
     /// A data file could not be read.
     #[error(transparent)]
     Rows(#[from] RowsError),
-    /// `labels.txt` could not be read.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// A file without a row.
     #[error("{path}: the file is empty: expected a header and rows")]
     Empty {
@@ -73,6 +65,16 @@ pub enum DataError {
         path: PathBuf,
         /// The label.
         label: String,
+    },
+    /// A split that is not there.
+    #[error(
+        "{folder}: no labelled split {split:?}; where training held out a share of train, --validation-split and --seed say which"
+    )]
+    NoSplit {
+        /// The task's folder.
+        folder: PathBuf,
+        /// What was asked for.
+        split: String,
     },
     /// A share that leaves a side without rows.
     #[error("{path}: a validation split of {share} of {rows} rows leaves one side empty")]

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use polyrank::adapter::ProblemType;
+use polyrank::rows::Rows;
 
 use super::rows::Row;
 use super::{DataError, Example, Target};
 
 /// The labels of a task.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Labels {
     /// Numbers, under one name.
     Values { name: String },
@@ -31,7 +33,7 @@ impl Labels {
         problem: Option<ProblemType>,
     ) -> Result<Self, DataError> {
         let listed = listed(&dir.join("labels.txt"))?;
-        let integers = rows.iter().all(|row| row.label.parse::<u64>().is_ok());
+        let integers = rows.iter().all(|row| row.label.parse::<i64>().is_ok());
         let numbers = rows.iter().all(|row| row.label.parse::<f64>().is_ok());
         match problem {
             Some(ProblemType::Regression) => return Ok(Self::values(listed)),
@@ -43,18 +45,32 @@ impl Labels {
             _ => {}
         }
         if integers {
-            let most = rows.iter().filter_map(|row| row.label.parse::<usize>().ok()).max().unwrap_or(0);
-            if most >= MOST_CLASSES {
-                let line = rows.first().map_or(1, |row| row.line);
-                return Err(DataError::line(path, line, format!("label id {most}: expected ids below {MOST_CLASSES}")));
-            }
-            let names = listed.unwrap_or_else(|| (0..=most).map(|id| format!("LABEL_{id}")).collect());
-            return Ok(Self::Ids { names });
+            return Self::ids(path, rows, listed);
         }
-        let names = listed
-            .unwrap_or_else(|| rows.iter().map(|row| row.label.clone()).collect::<BTreeSet<_>>().into_iter().collect());
+        let names = match listed {
+            Some(names) => names,
+            None => rows.iter().map(|row| row.label.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+        };
         let ids = names.iter().cloned().enumerate().map(|(id, name)| (name, id)).collect();
         Ok(Self::Names { names, ids })
+    }
+
+    fn ids(path: &Path, rows: &[Row], listed: Option<Vec<String>>) -> Result<Self, DataError> {
+        let mut most = 0;
+        for row in rows {
+            match row.label.parse::<usize>() {
+                Ok(id) if id < MOST_CLASSES => most = most.max(id),
+                _ => {
+                    let reason = format!(
+                        "label {}: expected an id from 0 and below {MOST_CLASSES}; a row without a label does not belong here, and numbers \
+                         are trained on with --problem-type regression",
+                        row.label
+                    );
+                    return Err(DataError::line(path, row.line, reason));
+                }
+            }
+        }
+        Ok(Self::Ids { names: listed.unwrap_or_else(|| (0..=most).map(|id| format!("LABEL_{id}")).collect()) })
     }
 
     fn values(listed: Option<Vec<String>>) -> Self {
@@ -78,16 +94,22 @@ impl Labels {
 
     /// Rows with their labels understood.
     pub(super) fn apply(&self, path: &Path, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
-        let example = |row: Row| {
-            let target = self.target(&row.label).ok_or_else(|| DataError::UnknownLabel {
-                path: path.to_owned(),
-                line: row.line,
-                label: row.label.clone(),
-                expected: self.expected(),
-            })?;
-            Ok(Example { text: row.text, pair: row.pair, target })
-        };
-        rows.into_iter().map(example).collect()
+        let targets: Option<Vec<Target>> = rows.iter().map(|row| self.target(&row.label)).collect();
+        let Some(targets) = targets else { return Err(self.unknown(path, &rows)) };
+        let example = |(row, target): (Row, Target)| Example { text: row.text, pair: row.pair, target };
+        Ok(rows.into_iter().zip(targets).map(example).collect())
+    }
+
+    /// The first label that is not known; among ids a name rather, by which all of them are taken for names.
+    fn unknown(&self, path: &Path, rows: &[Row]) -> DataError {
+        let unknown = rows.iter().filter(|row| self.target(&row.label).is_none());
+        let row = unknown.min_by_key(|row| (row.label.parse::<i64>().is_ok(), row.line));
+        DataError::UnknownLabel {
+            path: path.to_owned(),
+            line: row.map_or(0, |row| row.line),
+            label: row.map_or_else(String::new, |row| row.label.clone()),
+            expected: self.expected(),
+        }
     }
 
     fn target(&self, label: &str) -> Option<Target> {
@@ -109,16 +131,19 @@ impl Labels {
 
 /// The lines of `labels.txt`, where there is one.
 fn listed(path: &Path) -> Result<Option<Vec<String>>, DataError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            let names: Vec<String> =
-                text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-            if names.is_empty() {
-                return Err(DataError::Empty { path: path.to_owned() });
-            }
-            Ok(Some(names))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(DataError::Io { path: path.to_owned(), source }),
+    if !path.exists() {
+        return Ok(None);
     }
+    let mut names: Vec<String> = Vec::new();
+    for row in Rows::open(path)? {
+        let row = row?;
+        match row.text.trim() {
+            "" => {}
+            name if names.iter().any(|known| known == name) => {
+                return Err(DataError::line(path, row.line, format!("the label {name:?} stands here a second time")));
+            }
+            name => names.push(name.to_owned()),
+        }
+    }
+    if names.is_empty() { Err(DataError::Empty { path: path.to_owned() }) } else { Ok(Some(names)) }
 }

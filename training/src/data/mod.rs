@@ -4,17 +4,18 @@ mod error;
 mod labels;
 mod rows;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::ProblemType;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
 
 pub use error::DataError;
 
 use self::labels::Labels;
-use self::rows::Row;
 
 /// What a text should be answered with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,9 +46,20 @@ pub struct Split {
     pub examples: Vec<Example>,
 }
 
+/// How a part of train is set aside where there is no validation file.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HoldOut {
+    /// Its share of the rows.
+    pub share: f64,
+    /// Of the choice.
+    pub seed: u64,
+}
+
 /// A task, read and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskData {
+    dir: PathBuf,
+    meaning: Labels,
     /// The folder's name, or `--task`.
     pub task: String,
     /// Classification or regression.
@@ -56,10 +68,10 @@ pub struct TaskData {
     pub labels: Vec<String>,
     /// What is trained on.
     pub train: Vec<Example>,
-    /// What is evaluated on; the first is selected on.
+    /// What is evaluated on; the first is selected on. Empty where there is no file of it and nothing was to be held out.
     pub validation: Vec<Split>,
-    /// Never trained or selected on. `None` where there is none, or it carries no labels.
-    pub test: Option<Split>,
+    /// How it was set aside, where there is no file of it.
+    pub held_out: Option<HoldOut>,
 }
 
 /// How a folder is to be read.
@@ -69,10 +81,8 @@ pub struct DataOptions {
     pub task: Option<String>,
     /// Classification or regression, where the labels do not tell.
     pub problem: Option<ProblemType>,
-    /// Share of train to hold out where there is no validation file.
-    pub validation_split: f64,
-    /// Of that choice.
-    pub seed: u64,
+    /// What to set aside of train where there is no validation file.
+    pub hold_out: Option<HoldOut>,
 }
 
 /// Files that may hold the validation split, by preference.
@@ -97,45 +107,55 @@ impl TaskData {
             problem: labels.problem(),
             train: labels.apply(&train_path, train)?,
             validation: Vec::new(),
-            test: None,
+            held_out: None,
             labels: labels.names(),
+            dir: dir.to_owned(),
+            meaning: labels,
         };
         data.check_classes(&train_path)?;
         for name in VALIDATION {
             if data.validation.is_empty()
-                && let Some(split) = read_split(dir, name, &labels)?
+                && let Some(split) = data.read(name)?
             {
                 data.validation.push(split);
             }
         }
         if data.validation.first().is_some_and(|split| split.name == "validation_matched") {
-            data.validation.extend(read_split(dir, "validation_mismatched", &labels)?);
+            let mismatched = data.read("validation_mismatched")?;
+            data.validation.extend(mismatched);
         }
-        if data.validation.is_empty() {
-            data.hold_out(&train_path, options)?;
-        }
-        if let Some(path) = find(dir, "test")? {
-            let rows = rows::read(&path)?;
-            // GLUE's test files carry -1, or no label at all.
-            if rows.iter().all(|row| !row.label.is_empty() && row.label != "-1") {
-                data.test = Some(Split { name: "test".to_owned(), examples: labels.apply(&path, rows)? });
-            }
+        if let (true, Some(hold_out)) = (data.validation.is_empty(), options.hold_out) {
+            data.hold_out(&train_path, hold_out)?;
         }
         Ok(data)
     }
 
-    /// The split called `name`; `validation` is the one selected on, whatever its file.
-    #[must_use]
-    pub fn split(&self, name: &str) -> Option<&[Example]> {
+    /// The split called `name`; `validation` is the one selected on, whatever its file. `test` is read here only: nothing else may
+    /// depend on it.
+    ///
+    /// # Errors
+    /// A split that is not there or has no labels, and what is malformed in the test file.
+    pub fn split(&self, name: &str) -> Result<Cow<'_, [Example]>, DataError> {
+        let missing = || DataError::NoSplit { folder: self.dir.clone(), split: name.to_owned() };
         match name {
-            "train" => Some(&self.train),
-            "test" => self.test.as_ref().map(|split| &split.examples[..]),
+            "train" => Ok(Cow::Borrowed(&self.train)),
+            "test" => Ok(Cow::Owned(self.read(name)?.ok_or_else(missing)?.examples)),
             name => {
                 let named = self.validation.iter().find(|split| split.name == name);
                 let first = self.validation.first().filter(|_| name == "validation");
-                named.or(first).map(|split| &split.examples[..])
+                named.or(first).map(|split| Cow::Borrowed(&split.examples[..])).ok_or_else(missing)
             }
         }
+    }
+
+    /// The split in a file of its own; `None` where there is none, or without a single label, as GLUE's test files are.
+    fn read(&self, name: &str) -> Result<Option<Split>, DataError> {
+        let Some(path) = find(&self.dir, name)? else { return Ok(None) };
+        let rows = rows::read(&path)?;
+        if name == "test" && rows.iter().all(|row| row.label.is_empty() || row.label == "-1") {
+            return Ok(None);
+        }
+        Ok(Some(Split { name: name.to_owned(), examples: self.meaning.apply(&path, rows)? }))
     }
 
     fn check_classes(&self, path: &Path) -> Result<(), DataError> {
@@ -148,12 +168,13 @@ impl TaskData {
         }
     }
 
-    fn hold_out(&mut self, path: &Path, options: &DataOptions) -> Result<(), DataError> {
+    fn hold_out(&mut self, path: &Path, hold_out: HoldOut) -> Result<(), DataError> {
+        let HoldOut { share, seed } = hold_out;
         let mut order: Vec<usize> = (0..self.train.len()).collect();
-        order.shuffle(&mut StdRng::seed_from_u64(options.seed));
-        let held = (self.train.len() as f64 * options.validation_split).round() as usize;
+        order.shuffle(&mut StdRng::seed_from_u64(seed));
+        let held = (self.train.len() as f64 * share).round() as usize;
         if held == 0 || held >= self.train.len() {
-            let (share, rows) = (options.validation_split, self.train.len());
+            let rows = self.train.len();
             return Err(DataError::Split { path: path.to_owned(), share, rows });
         }
         let mut held = order[..held].to_vec();
@@ -165,6 +186,7 @@ impl TaskData {
             held.binary_search(&(i - 1)).is_err()
         });
         self.validation.push(Split { name: "validation".to_owned(), examples });
+        self.held_out = Some(hold_out);
         self.check_classes(path)
     }
 }
@@ -172,12 +194,6 @@ impl TaskData {
 fn folder_name(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     whole.file_name().map_or_else(|| "task".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-fn read_split(dir: &Path, name: &str, labels: &Labels) -> Result<Option<Split>, DataError> {
-    let Some(path) = find(dir, name)? else { return Ok(None) };
-    let rows: Vec<Row> = rows::read(&path)?;
-    Ok(Some(Split { name: name.to_owned(), examples: labels.apply(&path, rows)? }))
 }
 
 /// The one file of a split.

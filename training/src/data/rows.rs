@@ -21,12 +21,17 @@ pub(super) struct Row {
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, DataError> {
     // A test file may lack labels; whoever needs them says so by the empty ones.
     let test = path.file_stem().is_some_and(|stem| stem == "test");
+    let mut first = true;
     let row = |row: Result<polyrank::rows::Row, _>| {
         let row = row?;
+        let first = std::mem::take(&mut first);
         let label = match row.label {
-            Some(label) => label,
+            Some(label) if test || !label.is_empty() => label,
             None if test => String::new(),
-            None => return Err(DataError::NoLabels { path: path.to_owned() }),
+            Some(_) => return Err(DataError::line(path, row.line, "the label is empty")),
+            None if first => return Err(DataError::NoLabels { path: path.to_owned() }),
+            // An object among JSON lines.
+            None => return Err(DataError::line(path, row.line, "label is missing")),
         };
         match row.text.trim().is_empty() && row.pair.as_ref().is_none_or(|pair| pair.trim().is_empty()) {
             true => Err(DataError::line(path, row.line, "the text is empty")),

@@ -125,6 +125,12 @@ impl LowRank {
         self.layout.sites().zip(&self.sites).filter_map(|(site, adapted)| Some((site, adapted.as_ref()?)))
     }
 
+    /// How many sites are adapted.
+    #[must_use]
+    pub fn sites(&self) -> usize {
+        self.adapted().count()
+    }
+
     /// The head as it stands, tracked.
     #[must_use]
     pub fn head(&self) -> Head {

@@ -6,7 +6,7 @@ use candle_core::Device;
 
 /// A device by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DeviceName {
+pub enum DeviceName {
     /// `cpu`.
     Cpu,
     /// `cuda`, or `cuda:N` for the N-th from 0.
@@ -15,7 +15,10 @@ pub(super) enum DeviceName {
 
 impl DeviceName {
     /// The device itself. The CUDA one has a stream of its own, on which every thread's work is in order.
-    pub(super) fn open(self) -> candle_core::Result<Device> {
+    ///
+    /// # Errors
+    /// There is no such device, or the build has no CUDA.
+    pub fn open(self) -> candle_core::Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => Device::new_cuda_with_stream(index),

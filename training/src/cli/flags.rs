@@ -1,0 +1,225 @@
+//! Settings from flags, then a file, then defaults.
+
+use std::fs;
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+use polyrank::adapter::ProblemType;
+use polyrank::kernel::prepacked::Precision;
+use polyrank_training::data::{DataOptions, HoldOut};
+use polyrank_training::error::Error;
+use polyrank_training::method::GateRule;
+use polyrank_training::settings::{MethodName, Settings};
+use serde::{Deserialize, Serialize};
+
+/// Share of train that is held out where nobody says.
+pub(super) const VALIDATION_SPLIT: f64 = 0.1;
+
+/// What may be given by flag or by file.
+#[derive(Debug, Default, Clone, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Flags {
+    /// What to train [default: sora].
+    #[arg(long)]
+    method: Option<MethodName>,
+    /// The base: a folder, a hub id or default [default: default].
+    #[arg(long, value_name = "M")]
+    model_id: Option<String>,
+    /// Name of the task, which decides its metric [default: the folder's name].
+    #[arg(long)]
+    task: Option<String>,
+    /// What the labels mean, where they do not tell.
+    #[arg(long, value_enum)]
+    problem_type: Option<Problem>,
+    /// Rank of each site before pruning [default: 8].
+    #[arg(long)]
+    rank: Option<usize>,
+    /// The scale is alpha / rank [default: 16].
+    #[arg(long)]
+    alpha: Option<f64>,
+    /// Adapted modules, comma-separated [default: all linears of a layer].
+    #[arg(long, value_delimiter = ',')]
+    target_modules: Option<Vec<String>>,
+    /// How gates step: the paper's plain gradient step, or Adam's as in its authors' code [default: authors].
+    #[arg(long)]
+    gate: Option<GateRule>,
+    /// Share of the adapter's parameters to keep [default: 0.65].
+    #[arg(long, conflicts_with_all = ["xi", "lambda"])]
+    target_ratio: Option<f64>,
+    /// A constant threshold instead of a ratio.
+    #[arg(long, conflicts_with = "lambda")]
+    xi: Option<f64>,
+    /// The threshold as learning rate times lambda instead of a ratio.
+    #[arg(long)]
+    lambda: Option<f64>,
+    /// The authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
+    #[arg(long)]
+    sparse_lambda: Option<f64>,
+    /// Passes over the training data [default: 8].
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Texts a step [default: 32].
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Peak learning rate [default: 1e-3].
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Share of the steps in which the rate rises [default: 0.06].
+    #[arg(long)]
+    warmup: Option<f64>,
+    /// Decay of matrices and head, never of gates [default: 0.01].
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Most of the gradients' norm [default: 1].
+    #[arg(long)]
+    clip: Option<f64>,
+    /// Dropout [default: the base's own rates].
+    #[arg(long)]
+    dropout: Option<f64>,
+    /// Epochs that drop nothing before dropout begins [default: 0].
+    #[arg(long, value_name = "EPOCHS")]
+    dropout_after: Option<usize>,
+    /// What the base's products run in; train on what you serve on [default: f32].
+    #[arg(long, value_enum)]
+    dtype: Option<Precision>,
+    /// Most tokens of a text [default: 128, or what the base takes].
+    #[arg(long)]
+    max_length: Option<usize>,
+    /// Of everything random [default: 0].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Share of train to hold out where there is no validation file [default: 0.1].
+    #[arg(long)]
+    validation_split: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Problem {
+    #[value(name = "single_label_classification")]
+    SingleLabelClassification,
+    #[value(name = "regression")]
+    Regression,
+}
+
+impl From<Problem> for ProblemType {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::SingleLabelClassification => Self::SingleLabelClassification,
+            Problem::Regression => Self::Regression,
+        }
+    }
+}
+
+impl Flags {
+    /// These flags, and of the settings in the TOML file `path` what they leave open.
+    pub(super) fn over(&self, path: Option<&Path>) -> Result<Self, Error> {
+        self.check_method()?;
+        let file = match path {
+            None => Self::default(),
+            Some(path) => {
+                let io = |source| Error::Io { path: path.to_owned(), source };
+                let malformed =
+                    |error: toml::de::Error| Error::Malformed { path: path.to_owned(), reason: error.to_string() };
+                toml::from_str(&fs::read_to_string(path).map_err(io)?).map_err(malformed)?
+            }
+        };
+        let flags = self.clone();
+        // A threshold by flag replaces whatever the file says of it.
+        let thresholds = match flags.target_ratio.is_some() || flags.xi.is_some() || flags.lambda.is_some() {
+            true => (flags.target_ratio, flags.xi, flags.lambda),
+            false => (file.target_ratio, file.xi, file.lambda),
+        };
+        let (target_ratio, xi, lambda) = thresholds;
+        if [target_ratio, xi, lambda].into_iter().flatten().count() > 1 {
+            return Err(Error::Settings("target_ratio, xi and lambda exclude each other".to_owned()));
+        }
+        Ok(Self {
+            method: flags.method.or(file.method),
+            model_id: flags.model_id.or(file.model_id),
+            task: flags.task.or(file.task),
+            problem_type: flags.problem_type.or(file.problem_type),
+            rank: flags.rank.or(file.rank),
+            alpha: flags.alpha.or(file.alpha),
+            target_modules: flags.target_modules.or(file.target_modules),
+            gate: flags.gate.or(file.gate),
+            target_ratio,
+            xi,
+            lambda,
+            sparse_lambda: flags.sparse_lambda.or(file.sparse_lambda),
+            epochs: flags.epochs.or(file.epochs),
+            batch_size: flags.batch_size.or(file.batch_size),
+            lr: flags.lr.or(file.lr),
+            warmup: flags.warmup.or(file.warmup),
+            weight_decay: flags.weight_decay.or(file.weight_decay),
+            clip: flags.clip.or(file.clip),
+            dropout: flags.dropout.or(file.dropout),
+            dropout_after: flags.dropout_after.or(file.dropout_after),
+            dtype: flags.dtype.or(file.dtype),
+            max_length: flags.max_length.or(file.max_length),
+            seed: flags.seed.or(file.seed),
+            validation_split: flags.validation_split.or(file.validation_split),
+        })
+    }
+
+    /// A gate asked for by flag needs a method that has one; a file may serve several methods.
+    fn check_method(&self) -> Result<(), Error> {
+        let gated = [
+            ("--gate", self.gate.is_some()),
+            ("--target-ratio", self.target_ratio.is_some()),
+            ("--xi", self.xi.is_some()),
+            ("--lambda", self.lambda.is_some()),
+            ("--sparse-lambda", self.sparse_lambda.is_some()),
+        ];
+        match gated.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) if self.method == Some(MethodName::Lora) => Err(Error::Settings(format!(
+                "{flag}: expected with --method sora, found --method lora, which has no gates"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What they say, or the defaults.
+    pub(super) fn settings(&self) -> Settings {
+        let method = self.method.unwrap_or(MethodName::Sora);
+        let gated = method == MethodName::Sora;
+        let gate = self.gate.unwrap_or(GateRule::Authors);
+        let penalty = if self.xi.is_some() && gate == GateRule::Authors { 10.0 } else { 0.0 };
+        let by_hand = self.xi.is_some() || self.lambda.is_some();
+        Settings {
+            method,
+            model_id: self.model_id.clone().unwrap_or_else(|| "default".to_owned()),
+            rank: self.rank.unwrap_or(8),
+            alpha: self.alpha.unwrap_or(16.0),
+            target_modules: self.target_modules.clone().unwrap_or_default(),
+            gate,
+            target_ratio: (gated && !by_hand).then(|| self.target_ratio.unwrap_or(0.65)),
+            xi: self.xi.filter(|_| gated),
+            lambda: self.lambda.filter(|_| gated),
+            sparse_lambda: if gated { self.sparse_lambda.unwrap_or(penalty) } else { 0.0 },
+            epochs: self.epochs.unwrap_or(8),
+            batch_size: self.batch_size.unwrap_or(32),
+            lr: self.lr.unwrap_or(1e-3),
+            warmup: self.warmup.unwrap_or(0.06),
+            weight_decay: self.weight_decay.unwrap_or(0.01),
+            clip: self.clip.unwrap_or(1.0),
+            dropout: self.dropout,
+            dropout_after: self.dropout_after.unwrap_or(0),
+            dtype: self.dtype.unwrap_or_default(),
+            max_length: self.max_length,
+            seed: self.seed.unwrap_or(0),
+        }
+    }
+
+    /// How the task's folder is to be read.
+    pub(super) fn data(&self) -> DataOptions {
+        DataOptions {
+            task: self.task.clone(),
+            problem: self.problem_type.map(Into::into),
+            hold_out: Some(HoldOut {
+                share: self.validation_split.unwrap_or(VALIDATION_SPLIT),
+                seed: self.seed.unwrap_or(0),
+            }),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A run's folder, `DIR/run`: what was asked (`config.toml`), of what data and base (`task.json`), the log, the checkpoints.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Formatter};
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use polyrank::adapter::{AdapterError, ProblemType};
+use polyrank::whole;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint;
+use crate::data::{Example, HoldOut, Target, TaskData};
+use crate::error::Error;
+use crate::settings::Settings;
+
+const CONFIG: &str = "config.toml";
+const FACTS: &str = "task.json";
+const LOG: &str = "log.jsonl";
+
+/// What a run was made of besides its settings: with other facts it is another run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Name of the task, which decides its metric.
+    pub task: String,
+    /// Classification or regression.
+    pub problem: ProblemType,
+    /// Label names in order of id.
+    pub labels: Vec<String>,
+    /// Fingerprint of the base.
+    pub base: String,
+    /// What was trained on.
+    pub train: Part,
+    /// What was selected on.
+    pub validation: Part,
+    /// What of the training file was set aside for validation.
+    pub held_out: Option<HoldOut>,
+}
+
+/// Examples, by their content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// How many.
+    pub examples: usize,
+    /// Of their texts and labels, in order.
+    pub sha256: String,
+}
+
+impl Facts {
+    /// Of a run on `data` over the base with the fingerprint `base`.
+    #[must_use]
+    pub fn new(data: &TaskData, base: &str) -> Self {
+        Self {
+            task: data.task.clone(),
+            problem: data.problem,
+            labels: data.labels.clone(),
+            base: base.to_owned(),
+            train: Part::new(&data.train),
+            validation: Part::new(data.validation.first().map_or(&[], |split| &split.examples)),
+            held_out: data.held_out,
+        }
+    }
+
+    /// Reads those of the run in the folder `run`; `None` where there are none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or understood.
+    pub fn read(run: &Path) -> Result<Option<Self>, Error> {
+        read(&run.join(FACTS), |text| serde_json::from_str(text).map_err(|error| error.to_string()))
+    }
+
+    /// # Errors
+    /// A run over another base than that with the fingerprint `found`.
+    pub fn check_base(&self, run: &Path, found: &str) -> Result<(), Error> {
+        match self.base == found {
+            true => Ok(()),
+            false => {
+                let (expected, found) = (self.base.clone(), found.to_owned());
+                Err(AdapterError::WrongBase { file: run.join(FACTS), expected, found }.into())
+            }
+        }
+    }
+}
+
+impl Part {
+    fn new(examples: &[Example]) -> Self {
+        let mut hash = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        for Example { text, pair, target } in examples {
+            add(text.as_bytes());
+            add(&[u8::from(pair.is_some())]);
+            add(pair.as_deref().unwrap_or_default().as_bytes());
+            match target {
+                Target::Class(class) => add(&(*class as u64).to_le_bytes()),
+                Target::Value(value) => add(&value.to_le_bytes()),
+            }
+        }
+        Self { examples: examples.len(), sha256: format!("{:x}", hash.finalize()) }
+    }
+}
+
+/// What may be done with an output folder that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing.
+    Refuse,
+    /// Its run goes on.
+    Resume,
+    /// It is replaced.
+    Overwrite,
+}
+
+/// Whether a run may begin, or go on, in the folder `output`. Touches nothing.
+///
+/// # Errors
+/// A folder that is not empty; a run there that has other settings or facts, which are named.
+pub fn check(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
+    let full = output.is_dir() && fs::read_dir(output).map_err(Error::io(output))?.next().is_some();
+    let run = folder(output);
+    match existing {
+        Existing::Refuse if full => Err(Error::OutputExists(output.to_owned())),
+        Existing::Resume if run.join(CONFIG).exists() || checkpoint::last(&run)?.is_some() => {
+            let (begun, of) = begun(&run)?;
+            of.check_base(&run, &facts.base)?;
+            same(&run.join(CONFIG), &begun, settings)?;
+            same(&run.join(FACTS), &of, facts)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the run's folder, or clears it of what is not to stay, and returns it. What [`check`] allows.
+///
+/// # Errors
+/// What the system says, with the file.
+pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<PathBuf, Error> {
+    let run = folder(output);
+    if existing == Existing::Overwrite {
+        for name in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
+            let path = output.join(name);
+            absent_or(fs::remove_file(&path)).map_err(Error::io(&path))?;
+        }
+        absent_or(fs::remove_dir_all(&run)).map_err(Error::io(&run))?;
+    }
+    fs::create_dir_all(&run).map_err(Error::io(&run))?;
+    checkpoint::sweep(&run)?;
+    // A run that goes on keeps its files; the configuration, by which it is one, comes last.
+    if !run.join(CONFIG).exists() {
+        let path = run.join(FACTS);
+        let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
+        whole::write(&path, &json).map_err(Error::io(&path))?;
+        let path = run.join(CONFIG);
+        let toml = toml::to_string(settings).map_err(|error| Error::malformed(&path, error))?;
+        whole::write(&path, toml.as_bytes()).map_err(Error::io(&path))?;
+    }
+    Ok(run)
+}
+
+/// The settings and facts of the run in the folder `run`.
+///
+/// # Errors
+/// A file that is missing or malformed.
+pub fn begun(run: &Path) -> Result<(Settings, Facts), Error> {
+    let missing = |name| Error::io(&run.join(name))(ErrorKind::NotFound.into());
+    let settings = read(&run.join(CONFIG), |text| toml::from_str(text).map_err(|error| error.to_string()))?;
+    Ok((settings.ok_or_else(|| missing(CONFIG))?, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
+}
+
+/// The run's folder in its output folder.
+#[must_use]
+pub fn folder(output: &Path) -> PathBuf {
+    output.join("run")
+}
+
+/// Values of metrics by name, the one to select on first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores(pub Vec<(&'static str, f64)>);
+
+impl Serialize for Scores {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+/// An epoch that has ended: a line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: usize,
+    /// Steps of the run so far.
+    pub step: usize,
+    /// Mean over the epoch's examples.
+    pub loss: f64,
+    /// On the split that is selected on.
+    pub metrics: Scores,
+    /// On the others, by name (MNLI's `validation_mismatched`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub also: BTreeMap<String, Scores>,
+    /// Over adapted sites.
+    pub mean_rank: f64,
+    /// Of the deltas, without what is pruned.
+    pub parameters: usize,
+    /// Their share.
+    pub kept: f64,
+    /// What the steps took.
+    pub seconds: f64,
+    /// Of training.
+    pub tokens_per_second: f64,
+}
+
+impl Display for Epoch {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "epoch {}: loss {:.4}", self.epoch, self.loss)?;
+        if let Some((name, value)) = self.metrics.0.first() {
+            write!(f, ", {name} {value:.4}")?;
+        }
+        for (split, scores) in &self.also {
+            if let Some((name, value)) = scores.0.first() {
+                write!(f, ", {split} {name} {value:.4}")?;
+            }
+        }
+        let (kept, speed) = (100.0 * self.kept, self.tokens_per_second);
+        write!(f, ", mean rank {:.2}, {kept:.1} % kept, {speed:.0} tokens/s", self.mean_rank)
+    }
+}
+
+/// Adds a line to the run's log.
+///
+/// # Errors
+/// What the system says.
+pub fn log(run: &Path, epoch: &Epoch) -> Result<(), Error> {
+    let path = run.join(LOG);
+    let entry = serde_json::to_string(epoch).map_err(|error| Error::malformed(&path, error))?;
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+    file.write_all(format!("{entry}\n").as_bytes()).map_err(Error::io(&path))
+}
+
+/// Takes out of the log what a run that stands after `epoch` has not done yet, or what was cut off.
+///
+/// # Errors
+/// What the system says.
+pub fn trim_log(run: &Path, epoch: usize) -> Result<(), Error> {
+    let path = run.join(LOG);
+    let Some(text) = read(&path, |text| Ok(text.to_owned()))? else { return Ok(()) };
+    let done = |line: &&str| {
+        let entry = serde_json::from_str::<serde_json::Value>(line).ok();
+        entry.and_then(|entry| entry["epoch"].as_u64()).is_some_and(|of| of as usize <= epoch)
+    };
+    let kept: String = text.lines().filter(done).map(|line| format!("{line}\n")).collect();
+    if kept == text { Ok(()) } else { whole::write(&path, kept.as_bytes()).map_err(Error::io(&path)) }
+}
+
+/// `None` where there is no such file.
+fn read<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&text).map(Some).map_err(|reason| Error::malformed(path, reason)),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::io(path)(source)),
+    }
+}
+
+fn absent_or(done: std::io::Result<()>) -> std::io::Result<()> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// Names the first entry in which `now` is not what the file `path` says the run was begun with.
+fn same<T: Serialize + DeserializeOwned + PartialEq>(path: &Path, before: &T, now: &T) -> Result<(), Error> {
+    if before == now {
+        return Ok(());
+    }
+    let entries = |of: &T| match serde_json::to_value(of) {
+        Ok(serde_json::Value::Object(entries)) => entries,
+        _ => serde_json::Map::new(),
+    };
+    let (before, now) = (entries(before), entries(now));
+    let key = now.iter().find(|(key, value)| before.get(*key) != Some(value)).map_or("", |(key, _)| key);
+    let told = |entries: &serde_json::Map<String, serde_json::Value>| {
+        entries.get(key).cloned().unwrap_or_default().to_string()
+    };
+    Err(Error::OtherRun { path: path.to_owned(), entry: key.to_owned(), before: told(&before), now: told(&now) })
+}

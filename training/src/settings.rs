@@ -1,0 +1,163 @@
+//! What decides a run, as resolved from flags, file and defaults.
+
+use std::fmt::Display;
+
+use polyrank::engine::Engine;
+use polyrank::kernel::prepacked::Precision;
+use serde::{Deserialize, Serialize};
+
+use crate::controller::Controller;
+use crate::error::Error;
+use crate::method::{GateRule, LowRankSettings};
+use crate::optim::Threshold;
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum MethodName {
+    /// Gated LoRA that goes sparse, then pruned.
+    Sora,
+    /// Plain LoRA.
+    Lora,
+}
+
+/// Tokens of a text at most, where nobody says.
+pub const DEFAULT_LENGTH: usize = 128;
+
+/// Everything but the data and the base's weights that decides a run, as resolved from flags, file and defaults. Written to `run/config.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What is trained.
+    pub method: MethodName,
+    /// The base, as the user named it.
+    pub model_id: String,
+    /// Rank of each site before pruning.
+    pub rank: usize,
+    /// The scale is `alpha / rank`.
+    pub alpha: f64,
+    /// Names of the adapted modules, `query`, ... or `attention.self.query`.
+    pub target_modules: Vec<String>,
+    /// How gates step.
+    pub gate: GateRule,
+    /// Share of parameters to keep; steers xi.
+    pub target_ratio: Option<f64>,
+    /// A constant xi instead.
+    pub xi: Option<f64>,
+    /// `xi = rate * lambda` instead.
+    pub lambda: Option<f64>,
+    /// The authors' penalty in the loss, `sparse_lambda * sum|g| / gates`.
+    pub sparse_lambda: f64,
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Texts a step.
+    pub batch_size: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Share of steps that the rate rises in.
+    pub warmup: f64,
+    /// Decay of weights and head.
+    pub weight_decay: f64,
+    /// Most of the gradients' norm.
+    pub clip: f64,
+    /// Dropout in place of the base's own rates.
+    pub dropout: Option<f64>,
+    /// Epochs that drop nothing, before dropout begins (late dropout, Liu et al. 2023).
+    #[serde(default)]
+    pub dropout_after: usize,
+    /// What the base's products run in.
+    #[serde(default)]
+    pub dtype: Precision,
+    /// Tokens of a text at most; by default [`DEFAULT_LENGTH`], or what the base takes.
+    pub max_length: Option<usize>,
+    /// Of everything random.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Where xi comes from in a run of `total` steps.
+    #[must_use]
+    pub fn threshold(&self, total: usize) -> Threshold {
+        match (self.xi, self.lambda, self.target_ratio) {
+            (Some(xi), ..) => Threshold::Xi(xi),
+            (_, Some(lambda), _) => Threshold::Lambda(lambda),
+            (.., ratio) => Threshold::Ratio(Controller { target: ratio.unwrap_or(1.0), total }),
+        }
+    }
+
+    /// Indices of the adapted modules.
+    ///
+    /// # Errors
+    /// A name that is no module of the base.
+    pub fn modules(&self, engine: &Engine) -> Result<Vec<usize>, Error> {
+        let modules = &engine.layout().modules;
+        let find = |name: &String| {
+            let found =
+                modules.iter().position(|m| m.name == name || m.label == name || m.label.replace(' ', "_") == *name);
+            found.ok_or_else(|| {
+                let known: Vec<_> = modules.iter().map(|m| m.name).collect();
+                Error::Settings(format!("--target-modules: unknown module {name:?}; expected of {}", known.join(", ")))
+            })
+        };
+        match self.target_modules.is_empty() {
+            true => Ok((0..modules.len()).collect()),
+            false => self.target_modules.iter().map(find).collect(),
+        }
+    }
+
+    /// Tokens of a text at most, over this base.
+    #[must_use]
+    pub fn longest(&self, engine: &Engine) -> usize {
+        self.max_length.unwrap_or_else(|| engine.max_length().min(DEFAULT_LENGTH))
+    }
+
+    /// The variables' shapes.
+    ///
+    /// # Errors
+    /// As [`Self::modules`]; a rank that no adapted module can have.
+    pub fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
+        let gated = self.method == MethodName::Sora;
+        let modules = self.modules(engine)?;
+        let sizes = modules.iter().map(|&module| &engine.layout().modules[module]);
+        let most = sizes.map(|module| module.in_features.min(module.out_features)).max().unwrap_or(0);
+        if self.rank > most {
+            return wrong("--rank", format_args!("at most {most}, the smaller side of the adapted linears"), self.rank);
+        }
+        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, gated, modules, labels, seed: self.seed })
+    }
+
+    /// # Errors
+    /// Values that no run can have.
+    pub fn check(&self) -> Result<(), Error> {
+        let counts =
+            [("--rank", Some(self.rank)), ("--epochs", Some(self.epochs)), ("--batch-size", Some(self.batch_size))];
+        for (flag, value) in counts.into_iter().chain([("--max-length", self.max_length)]) {
+            if value == Some(0) {
+                return wrong(flag, "1 or more", 0);
+            }
+        }
+        let positive = [("--lr", self.lr), ("--alpha", self.alpha), ("--clip", self.clip)];
+        if let Some((flag, value)) = positive.into_iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
+            return wrong(flag, "a positive number", value);
+        }
+        let sizes = [("--weight-decay", self.weight_decay), ("--sparse-lambda", self.sparse_lambda)];
+        let thresholds = [("--xi", self.xi), ("--lambda", self.lambda)];
+        let sizes = sizes.map(|(flag, value)| (flag, Some(value))).into_iter().chain(thresholds);
+        for (flag, value) in sizes.filter_map(|(flag, value)| Some((flag, value?))) {
+            if !(value >= 0.0 && value.is_finite()) {
+                return wrong(flag, "0 or a positive number", value);
+            }
+        }
+        match (self.target_ratio, self.dropout, self.warmup) {
+            (Some(ratio), ..) if !(ratio > 0.0 && ratio <= 1.0) => {
+                wrong("--target-ratio", "above 0 and at most 1", ratio)
+            }
+            (_, Some(p), _) if !(0.0..1.0).contains(&p) => wrong("--dropout", "0 or more and below 1", p),
+            (.., warmup) if !(0.0..=1.0).contains(&warmup) => wrong("--warmup", "from 0 to 1", warmup),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
+    Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
+}
