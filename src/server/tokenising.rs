@@ -4,12 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::pages;
-
 /// Bytes of a permit.
 const UNIT: usize = 1024;
-/// Texts of a request that take far more memory than a batch does.
-const LARGE: usize = 1 << 18;
 
 /// How many bytes of text are tokenised at once: those of the largest request, or of many small ones.
 pub(super) struct Tokenising {
@@ -19,9 +15,8 @@ pub(super) struct Tokenising {
 
 /// Leave to tokenise.
 pub(super) struct Room {
-    bytes: usize,
     /// Given back when the work is done. The semaphore is never closed.
-    permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Tokenising {
@@ -34,19 +29,13 @@ impl Tokenising {
     /// Waits for room for `bytes`; for more than there is at all, for all of it.
     pub(super) async fn room(&self, bytes: usize) -> Room {
         let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.most);
-        let permit = Arc::clone(&self.permits).acquire_many_owned(permits).await.ok();
-        Room { bytes, permit }
+        Room { _permit: Arc::clone(&self.permits).acquire_many_owned(permits).await.ok() }
     }
 }
 
 impl Room {
-    /// Does the work that there is room for. What a large one let go of is given back: nothing else needs as much.
+    /// Does the work that there is room for.
     pub(super) fn for_work<T>(self, work: impl FnOnce() -> T) -> T {
-        let done = work();
-        if self.bytes >= LARGE {
-            pages::give_back();
-        }
-        drop(self.permit);
-        done
+        work()
     }
 }
