@@ -14,7 +14,7 @@
 //! | [`plan`] | a batch as a value: which texts run, where rows that adapters shared part, what each pass answers |
 //! | [`device`] | devices by their names |
 //! | [`passes`] | passes that run side by side on the cores, or one that has them all |
-//! | [`pages`] | memory that is free for the moment stays mapped for a second |
+//! | [`pages`] | memory that is free for the moment stays mapped for a while |
 //! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
 //! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |

@@ -12,8 +12,8 @@ unsafe extern "C" {
 
 /// `mi_option_purge_delay` of mimalloc's table, the same in its versions 2 and 3.
 const PURGE_DELAY: c_int = 15;
-/// Longer than from batch to batch, short enough that one huge text does not leave its memory behind.
-const MILLISECONDS: c_long = 1000;
+/// Long enough that batches hardly ever find a page gone, short enough that one huge text does not leave its memory behind.
+const MILLISECONDS: c_long = 10_000;
 
 /// Keeps the allocator from giving pages back to the system at once from now on, unless `MIMALLOC_PURGE_DELAY` says else. A batch takes
 /// what the one before it let go of; given back in between, every page of it would be mapped and zeroed again.

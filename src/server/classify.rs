@@ -48,8 +48,12 @@ pub(super) async fn classify(
     let room = app.room(texts.iter().map(Text::bytes).sum()).await;
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
-    // Taken along: it goes on when the request has timed out.
-    let (loaded, encoded) = blocking(move || room.for_work(|| prepare(&worker, &name, &texts, &limit))).await??;
+    let prepare = move || {
+        // Held here, for this goes on when the request has timed out.
+        let _room = room;
+        prepare(&worker, &name, &texts, &limit)
+    };
+    let (loaded, encoded) = blocking(prepare).await??;
 
     let truncated = encoded.iter().filter(|text| text.truncated).count();
     let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(&loaded.adapter) }).collect();

@@ -13,29 +13,21 @@ pub(super) struct Tokenising {
     most: u32,
 }
 
-/// Leave to tokenise.
-pub(super) struct Room {
-    /// Given back when the work is done. The semaphore is never closed.
-    _permit: Option<OwnedSemaphorePermit>,
-}
+/// Leave to tokenise, as long as it lives. The semaphore is never closed, so there always is a permit in it.
+pub(super) struct Room(
+    #[expect(dead_code, reason = "it gives its permits back when it is dropped")] Option<OwnedSemaphorePermit>,
+);
 
 impl Tokenising {
     /// For `most` bytes at once.
     pub(super) fn new(most: usize) -> Self {
-        let most = u32::try_from(most.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS as u32 >> 1);
+        let most = u32::try_from(most.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Self { permits: Arc::new(Semaphore::new(most as usize)), most }
     }
 
     /// Waits for room for `bytes`; for more than there is at all, for all of it.
     pub(super) async fn room(&self, bytes: usize) -> Room {
         let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.most);
-        Room { _permit: Arc::clone(&self.permits).acquire_many_owned(permits).await.ok() }
-    }
-}
-
-impl Room {
-    /// Does the work that there is room for.
-    pub(super) fn for_work<T>(self, work: impl FnOnce() -> T) -> T {
-        work()
+        Room(Arc::clone(&self.permits).acquire_many_owned(permits).await.ok())
     }
 }

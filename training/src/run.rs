@@ -135,11 +135,11 @@ pub fn check(output: &Path, existing: Existing, settings: &Settings, facts: &Fac
     }
 }
 
-/// Makes the run's folder, or clears it of what is not to stay, and returns it. What [`check`] allows.
+/// Makes the run's folder, or clears it of what is not to stay. What [`check`] allows.
 ///
 /// # Errors
 /// What the system says, with the file.
-pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<PathBuf, Error> {
+pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
     let run = folder(output);
     if existing == Existing::Overwrite {
         for name in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
@@ -151,15 +151,15 @@ pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Fac
     fs::create_dir_all(&run).map_err(Error::io(&run))?;
     checkpoint::sweep(&run)?;
     // A run that goes on keeps its files; the configuration, by which it is one, comes last.
-    if !run.join(CONFIG).exists() {
-        let path = run.join(FACTS);
-        let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
-        whole::write(&path, &json).map_err(Error::io(&path))?;
-        let path = run.join(CONFIG);
-        let toml = toml::to_string(settings).map_err(|error| Error::malformed(&path, error))?;
-        whole::write(&path, toml.as_bytes()).map_err(Error::io(&path))?;
+    if run.join(CONFIG).exists() {
+        return Ok(());
     }
-    Ok(run)
+    let path = run.join(FACTS);
+    let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
+    whole::write(&path, &json).map_err(Error::io(&path))?;
+    let path = run.join(CONFIG);
+    let toml = toml::to_string(settings).map_err(|error| Error::malformed(&path, error))?;
+    whole::write(&path, toml.as_bytes()).map_err(Error::io(&path))
 }
 
 /// The settings and facts of the run in the folder `run`.

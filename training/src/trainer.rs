@@ -133,28 +133,8 @@ impl<'a> Trainer<'a> {
             let (loss, tokens) = self.epoch(&bar)?;
             let seconds = start.elapsed().as_secs_f64();
             self.progress.epoch += 1;
-            let adapter = Arc::new(self.adapter()?);
-            let scores = self.held.iter().map(|held| self.scores(held, &adapter)).collect::<Result<Vec<_>, _>>()?;
-            self.choose(scores[0].0[0].1);
-            let done = Epoch {
-                epoch: self.progress.epoch,
-                step: self.optimizer.step,
-                loss,
-                metrics: scores[0].clone(),
-                also: self
-                    .held
-                    .iter()
-                    .zip(&scores)
-                    .skip(1)
-                    .map(|(held, scores)| (held.name.clone(), scores.clone()))
-                    .collect(),
-                mean_rank: adapter.deltas.iter().flatten().map(Delta::rank).sum::<usize>() as f64
-                    / self.method.sites() as f64,
-                parameters: adapter.delta_parameters(),
-                kept: self.kept()?,
-                seconds,
-                tokens_per_second: tokens as f64 / seconds,
-            };
+            let done = self.done(loss, tokens, seconds)?;
+            self.choose(done.metrics.0[0].1);
             // The line first: one of an epoch without a checkpoint is taken out when the run goes on.
             run::log(run, &done)?;
             checkpoint::save(run, &self.optimizer, &self.progress)?;
@@ -162,6 +142,26 @@ impl<'a> Trainer<'a> {
         }
         bar.finish_and_clear();
         Ok(checkpoint::folder(run, self.progress.best_epoch))
+    }
+
+    /// What there is to tell of the epoch that has ended.
+    fn done(&self, loss: f64, tokens: usize, seconds: f64) -> Result<Epoch, Error> {
+        let adapter = Arc::new(self.adapter()?);
+        let metrics = self.scores(&self.held[0], &adapter)?;
+        let also = self.held[1..].iter().map(|held| Ok((held.name.clone(), self.scores(held, &adapter)?)));
+        let ranks: usize = adapter.deltas.iter().flatten().map(Delta::rank).sum();
+        Ok(Epoch {
+            epoch: self.progress.epoch,
+            step: self.optimizer.step,
+            loss,
+            metrics,
+            also: also.collect::<Result<_, Error>>()?,
+            mean_rank: ranks as f64 / self.method.sites() as f64,
+            parameters: adapter.delta_parameters(),
+            kept: self.kept()?,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds,
+        })
     }
 
     /// Steps of the whole run.
