@@ -1,6 +1,7 @@
 //! Softmax attention over packed texts: each text attends to itself, nothing is padded or masked.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -70,7 +71,8 @@ pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Re
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
         if let Some(dropout) = heads.dropout {
-            let masks: Vec<f32> = (0..heads.heads).flat_map(|head| mask(dropout, text, head, len)).collect();
+            let mask = |head| mask(dropout, text, head, 0).take(len * len);
+            let masks: Vec<f32> = (0..heads.heads).flat_map(mask).collect();
             weights = (weights * Tensor::from_vec(masks, (heads.heads, len, len), q.device())?)?;
         }
         texts.push(weights.matmul(&split(v)?)?.transpose(0, 1)?.reshape((len, hidden))?);
@@ -78,10 +80,23 @@ pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Re
     if texts.is_empty() { q.zeros_like() } else { Tensor::cat(&texts, 0) }
 }
 
-/// The mask of the weights `[len, len]` of one head of one text.
-pub(super) fn mask(dropout: Dropout, text: usize, head: usize, len: usize) -> impl Iterator<Item = f32> {
+/// The mask of the weights `[len, len]` of one head of one text, from the element `start` on.
+pub(super) fn mask(dropout: Dropout, text: usize, head: usize, start: usize) -> impl Iterator<Item = f32> {
     let seed = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
-    Dropout { seed, ..dropout }.mask(0).take(len * len)
+    Dropout { seed, ..dropout }.mask(start as u64)
+}
+
+/// Rows that attend together of a text that general products take: this number and no other, for a product rounds by its size, and
+/// a text's result must not depend on the threads.
+const ROWS: usize = 256;
+
+/// Rows of one text that attend together.
+struct Block {
+    text: usize,
+    /// Of the text.
+    rows: Range<usize>,
+    /// What any of them sees.
+    keys: Range<usize>,
 }
 
 struct Attention {
@@ -93,11 +108,9 @@ struct Attention {
     dropout: Option<Dropout>,
 }
 
-/// One head of one text: its rows of `q`, `k`, `v` begin at the first element of each slice.
+/// One head of a [`Block`]: the rows of `q`, and the keys' of `k` and `v`, begin at the first element of each slice.
 struct Head<'a> {
-    text: usize,
     head: usize,
-    len: usize,
     q: View<'a>,
     k: View<'a>,
     v: View<'a>,
@@ -108,39 +121,69 @@ impl Attention {
         self.heads * self.size
     }
 
-    /// The rows of each text of a mutable `[T, hidden]`.
-    fn split<'a, T>(&self, mut rows: &'a mut [T]) -> Vec<&'a mut [T]> {
-        let mut texts = Vec::with_capacity(self.offsets.len() - 1);
-        for span in self.offsets.windows(2) {
-            let (text, rest) = rows.split_at_mut((span[1] - span[0]) * self.hidden());
-            texts.push(text);
-            rows = rest;
-        }
-        texts
+    fn len(&self, text: usize) -> usize {
+        self.offsets[text + 1] - self.offsets[text]
     }
 
-    fn heads_of<'a>(&self, text: usize, [q, k, v]: [&'a [f32]; 3]) -> impl Iterator<Item = Head<'a>> {
-        let (start, end) = (self.offsets[text], self.offsets[text + 1]);
-        let (hidden, size) = (self.hidden(), self.size);
-        let heads = if start == end { 0 } else { self.heads };
+    fn texts(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// The rows of each text of a mutable `[T, hidden]`.
+    fn split<'a, T>(&self, rows: &'a mut [T]) -> Vec<&'a mut [T]> {
+        host::parts(rows, (0..self.texts()).map(|text| self.len(text) * self.hidden()))
+    }
+
+    fn block(&self, text: usize, rows: Range<usize>) -> Block {
+        let len = self.len(text);
+        let keys = match self.window {
+            Some(window) => rows.start.saturating_sub(window)..rows.end.saturating_add(window).min(len),
+            None => 0..len,
+        };
+        Block { text, rows, keys }
+    }
+
+    /// A text at once: every row, every key.
+    fn whole(&self, text: usize) -> Block {
+        Block { text, rows: 0..self.len(text), keys: 0..self.len(text) }
+    }
+
+    /// All rows of all texts, in order. Where there are fewer texts than threads, those that [`Text::attend`] takes are divided among
+    /// them; what general products take is divided always, so that a window costs what it sees.
+    fn blocks(&self) -> Vec<Block> {
+        let of_text = |text| {
+            let len = self.len(text);
+            let rows = if self.is_short(text) { short::share(len, self.texts()) } else { ROWS };
+            (0..len).step_by(rows).map(move |start| self.block(text, start..len.min(start + rows)))
+        };
+        (0..self.texts()).flat_map(of_text).collect()
+    }
+
+    fn heads_of<'a>(&self, block: &Block, [q, k, v]: [&'a [f32]; 3]) -> impl Iterator<Item = Head<'a>> {
+        let (start, hidden, size) = (self.offsets[block.text], self.hidden(), self.size);
+        let heads = if block.rows.is_empty() { 0 } else { self.heads };
+        let (first, last) = (start + block.keys.start, start + block.keys.end);
+        let rows = start + block.rows.start..start + block.rows.end;
         (0..heads).map(move |head| {
-            let view = |x: &'a [f32]| View::rows(&x[start * hidden + head * size..end * hidden], hidden);
-            Head { text, head, len: end - start, q: view(q), k: view(k), v: view(v) }
+            let view = |x: &'a [f32], from, to| View::rows(&x[from * hidden + head * size..to * hidden], hidden);
+            Head { head, q: view(q, rows.start, rows.end), k: view(k, first, last), v: view(v, first, last) }
         })
     }
 
-    /// The softmax weights `[len, len]` of one head, before dropout.
-    fn weights(&self, head: &Head, weights: &mut Vec<f32>) {
-        let len = head.len;
-        weights.resize(len * len, 0.0);
-        let target = Target { data: weights, row: len, add: false };
-        product(target, head.q, head.k.t(), self.scale, Size { m: len, n: len, k: self.size }, Threads::One);
+    /// The softmax weights `[rows, keys]` of one head, before dropout.
+    fn weights(&self, block: &Block, head: &Head, weights: &mut Vec<f32>) {
+        let (rows, keys) = (block.rows.len(), block.keys.len());
+        weights.resize(rows * keys, 0.0);
+        let target = Target { data: weights, row: keys, add: false };
+        product(target, head.q, head.k.t(), self.scale, Size { m: rows, n: keys, k: self.size }, Threads::One);
         math::vectorised(
             #[inline(always)]
             || {
-                for (i, row) in weights.chunks_exact_mut(len).enumerate() {
-                    let (start, end) =
-                        self.window.map_or((0, len), |window| (i.saturating_sub(window), (i + window + 1).min(len)));
+                for (i, row) in block.rows.clone().zip(weights.chunks_exact_mut(keys)) {
+                    let (start, end) = self.window.map_or((0, keys), |window| {
+                        let seen = i.saturating_sub(window)..(i + window + 1).min(block.keys.end);
+                        (seen.start - block.keys.start, seen.end - block.keys.start)
+                    });
                     row[..start].fill(0.0);
                     row[end..].fill(0.0);
                     softmax(&mut row[start..end]);
@@ -149,35 +192,37 @@ impl Attention {
         );
     }
 
-    fn drop(&self, head: &Head, weights: &mut [f32]) {
-        if let Some(dropout) = self.dropout {
-            for (weight, kept) in weights.iter_mut().zip(mask(dropout, head.text, head.head, head.len)) {
-                *weight *= kept;
-            }
+    fn drop(&self, block: &Block, head: &Head, weights: &mut [f32]) {
+        let Some(dropout) = self.dropout else { return };
+        for (i, row) in block.rows.clone().zip(weights.chunks_exact_mut(block.keys.len())) {
+            let mask = mask(dropout, block.text, head.head, i * self.len(block.text) + block.keys.start);
+            row.iter_mut().zip(mask).for_each(|(weight, kept)| *weight *= kept);
         }
     }
 
     /// Whether [`Text::attend`] takes a text: a short one, all of it seen, nothing dropped.
     fn is_short(&self, text: usize) -> bool {
-        let len = self.offsets[text + 1] - self.offsets[text];
+        let len = self.len(text);
         self.dropout.is_none() && len <= short::LONGEST && self.window.is_none_or(|window| window + 1 >= len)
     }
 
-    fn attend(&self, text: usize, inputs: [&[f32]; 3], y: &mut [MaybeUninit<f32>]) {
-        let rows = self.offsets[text] * self.hidden()..self.offsets[text + 1] * self.hidden();
-        let [q, k, v] = inputs.map(|x| &x[rows.clone()]);
-        Text { q, k, v, heads: self.heads, size: self.size, scale: self.scale, positions: Positions::default(), y }
-            .attend();
+    /// The rows of a block, of a short text.
+    fn attend(&self, block: &Block, inputs: [&[f32]; 3], y: &mut [MaybeUninit<f32>]) {
+        let (start, hidden) = (self.offsets[block.text], self.hidden());
+        let [q, k, v] = inputs.map(|x| &x[start * hidden..]);
+        let (q, keys) = (&q[block.rows.start * hidden..block.rows.end * hidden], ..block.keys.end * hidden);
+        let (k, v, first, positions) = (&k[keys], &v[keys], block.rows.start, Positions::default());
+        Text { q, first, k, v, heads: self.heads, size: self.size, scale: self.scale, positions, y }.attend();
     }
 
     /// The same by general products; `weights` is room for one head's.
-    fn attend_by_products(&self, text: usize, inputs: [&[f32]; 3], y: &mut [f32], weights: &mut Vec<f32>) {
-        for head in self.heads_of(text, inputs) {
-            self.weights(&head, weights);
-            self.drop(&head, weights);
+    fn attend_by_products(&self, block: &Block, inputs: [&[f32]; 3], y: &mut [f32], weights: &mut Vec<f32>) {
+        for head in self.heads_of(block, inputs) {
+            self.weights(block, &head, weights);
+            self.drop(block, &head, weights);
             let target = Target { data: &mut y[head.head * self.size..], row: self.hidden(), add: false };
-            let size = Size { m: head.len, n: self.size, k: head.len };
-            product(target, View::rows(weights, head.len), head.v, 1.0, size, Threads::One);
+            let size = Size { m: block.rows.len(), n: self.size, k: block.keys.len() };
+            product(target, View::rows(weights, block.keys.len()), head.v, 1.0, size, Threads::One);
         }
     }
 
@@ -185,12 +230,13 @@ impl Attention {
     fn text_gradient(&self, text: usize, [dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 3], dy: &[f32]) {
         let (hidden, size) = (self.hidden(), self.size);
         let (mut weights, mut dropped, mut grads) = (Vec::new(), Vec::new(), Vec::new());
-        for head in self.heads_of(text, inputs) {
-            let (len, column) = (head.len, head.head * size);
+        let (len, block) = (self.len(text), self.whole(text));
+        for head in self.heads_of(&block, inputs) {
+            let column = head.head * size;
             let dy = View::rows(&dy[self.offsets[text] * hidden + column..], hidden);
-            self.weights(&head, &mut weights);
+            self.weights(&block, &head, &mut weights);
             dropped.clone_from(&weights);
-            self.drop(&head, &mut dropped);
+            self.drop(&block, &head, &mut dropped);
             let square = Size { m: len, n: len, k: size };
             let narrow = Size { m: len, n: size, k: len };
             product(
@@ -203,7 +249,7 @@ impl Attention {
             );
             grads.resize(len * len, 0.0);
             product(Target { data: &mut grads, row: len, add: false }, dy, head.v.t(), 1.0, square, Threads::One);
-            self.drop(&head, &mut grads);
+            self.drop(&block, &head, &mut grads);
             for (grads, weights) in grads.chunks_exact_mut(len).zip(weights.chunks_exact(len)) {
                 let mean: f32 = grads.iter().zip(weights).map(|(g, w)| g * w).sum();
                 for (g, w) in grads.iter_mut().zip(weights) {
@@ -273,13 +319,15 @@ impl CustomOp3 for Attention {
         let name = self.name();
         let inputs = [host::slice(name, q, ql)?, host::slice(name, k, kl)?, host::slice(name, v, vl)?];
         let fill = |y: &mut [MaybeUninit<f32>]| {
-            let texts = self.split(y).into_par_iter().enumerate();
-            texts.for_each_init(Vec::new, |weights, (text, y)| match self.is_short(text) {
-                true => self.attend(text, inputs, y),
-                false => self.attend_by_products(text, inputs, host::zeroed(y), weights),
+            let blocks = self.blocks();
+            let ys = host::parts(y, blocks.iter().map(|block| block.rows.len() * self.hidden()));
+            let blocks = ys.into_par_iter().zip(&blocks);
+            blocks.for_each_init(Vec::new, |weights, (y, block)| match self.is_short(block.text) {
+                true => self.attend(block, inputs, y),
+                false => self.attend_by_products(block, inputs, host::zeroed(y), weights),
             });
         };
-        // SAFETY: `y` is split among the texts, and either way of attending writes all rows of its text.
+        // SAFETY: `y` is split among the blocks, which are all rows, and either way of attending writes all rows of its block.
         let y = unsafe { host::written(inputs[0].len(), fill) };
         Ok(host::fresh(y, ql.shape().clone()))
     }

@@ -221,17 +221,6 @@ struct Gradients<'a> {
     dp: &'a mut [f32],
 }
 
-/// The parts of `data` of these lengths, in order.
-fn split<T>(mut data: &mut [T], lengths: impl Iterator<Item = usize>) -> Vec<&mut [T]> {
-    let mut parts = Vec::new();
-    for len in lengths {
-        let (part, rest) = data.split_at_mut(len);
-        parts.push(part);
-        data = rest;
-    }
-    parts
-}
-
 impl CustomOp3 for Disentangled {
     fn name(&self) -> &'static str {
         "disentangled-scores"
@@ -252,7 +241,7 @@ impl CustomOp3 for Disentangled {
         let starts = self.starts();
         let total = starts.last().copied().unwrap_or(0);
         let mut scores = vec![0.0; total];
-        let texts = split(&mut scores, starts.windows(2).map(|span| span[1] - span[0]));
+        let texts = host::parts(&mut scores, starts.windows(2).map(|span| span[1] - span[0]));
         texts.into_par_iter().enumerate().for_each_init(Vec::new, |room, (text, scores)| {
             // An empty text has no row to look at.
             let square = (self.offsets[text + 1] - self.offsets[text]).pow(2);
@@ -279,7 +268,7 @@ impl CustomOp3 for Disentangled {
         let [mut dq, mut dk] = [(); 2].map(|()| vec![0.0; q.elem_count()]);
         let dp = host::read(self.name(), [q, k, p, dy], |[qs, ks, ps, dy]| {
             let rows = || self.offsets.windows(2).map(|span| (span[1] - span[0]) * dims.hidden);
-            let texts: Vec<_> = split(&mut dq, rows()).into_iter().zip(split(&mut dk, rows())).collect();
+            let texts: Vec<_> = host::parts(&mut dq, rows()).into_iter().zip(host::parts(&mut dk, rows())).collect();
             // Texts share rows of `dp`: some of them at a time add to one of their own. Which ones, and in what order their sums are
             // added, must not depend on the threads, or a run would not give the same adapter on any number of them.
             let some = texts.into_par_iter().enumerate().chunks(TEXTS_A_SUM).map(|some| {
@@ -339,7 +328,8 @@ pub(crate) fn attend_reference(scores: &Tensor, v: &Tensor, how: &Attend) -> Res
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
         if let Some(dropout) = how.dropout {
-            let masks: Vec<f32> = (0..how.heads).flat_map(|head| mask(dropout, text, head, len)).collect();
+            let mask = |head| mask(dropout, text, head, 0).take(len * len);
+            let masks: Vec<f32> = (0..how.heads).flat_map(mask).collect();
             weights = (weights * Tensor::from_vec(masks, (how.heads, len, len), v.device())?)?;
         }
         let v =
@@ -373,7 +363,7 @@ impl Attend {
         );
         let mut dropped = weights.clone();
         if let Some(dropout) = self.dropout {
-            dropped.iter_mut().zip(mask(dropout, text, head, len)).for_each(|(weight, kept)| *weight *= kept);
+            dropped.iter_mut().zip(mask(dropout, text, head, 0)).for_each(|(weight, kept)| *weight *= kept);
         }
         (weights, dropped)
     }
@@ -390,7 +380,7 @@ impl CustomOp2 for Attend {
         let (starts, size) = (starts(&self.offsets, self.heads), hidden / self.heads);
         let mut y = vec![0.0; v.len()];
         let rows = self.offsets.windows(2).map(|span| (span[1] - span[0]) * hidden);
-        split(&mut y, rows).into_par_iter().enumerate().for_each(|(text, y)| {
+        host::parts(&mut y, rows).into_par_iter().enumerate().for_each(|(text, y)| {
             let (start, len) = (self.offsets[text], self.offsets[text + 1] - self.offsets[text]);
             for head in (0..self.heads).filter(|_| len > 0) {
                 let (_, weights) =
@@ -411,7 +401,7 @@ impl CustomOp2 for Attend {
         host::read(self.name(), [s, v, dy], |[scores, v, dy]| {
             let rows = self.offsets.windows(2).map(|span| (span[1] - span[0]) * hidden);
             let squares = starts.windows(2).map(|span| span[1] - span[0]);
-            let texts: Vec<_> = split(&mut ds, squares).into_iter().zip(split(&mut dv, rows)).collect();
+            let texts: Vec<_> = host::parts(&mut ds, squares).into_iter().zip(host::parts(&mut dv, rows)).collect();
             texts.into_par_iter().enumerate().for_each(|(text, (ds, dv))| {
                 let (start, len) = (self.offsets[text], self.offsets[text + 1] - self.offsets[text]);
                 for head in (0..self.heads).filter(|_| len > 0) {
@@ -427,7 +417,7 @@ impl CustomOp2 for Attend {
                     let target = Target { data: &mut *ds, row: len, add: false };
                     product(target, dy, values.t(), 1.0, Size { m: len, n: len, k: size }, Threads::One);
                     if let Some(dropout) = self.dropout {
-                        ds.iter_mut().zip(mask(dropout, text, head, len)).for_each(|(d, kept)| *d *= kept);
+                        ds.iter_mut().zip(mask(dropout, text, head, 0)).for_each(|(d, kept)| *d *= kept);
                     }
                     for (ds, weights) in ds.chunks_exact_mut(len).zip(weights.chunks_exact(len)) {
                         let mean: f32 = ds.iter().zip(weights).map(|(d, w)| d * w).sum();

@@ -49,6 +49,16 @@ pub(crate) unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32
     data
 }
 
+/// Consecutive parts of `whole`, of these lengths.
+pub(crate) fn parts<T>(mut whole: &mut [T], lengths: impl Iterator<Item = usize>) -> Vec<&mut [T]> {
+    let cut = |len| {
+        let (part, rest) = std::mem::take(&mut whole).split_at_mut(len);
+        whole = rest;
+        part
+    };
+    lengths.map(cut).collect()
+}
+
 /// `room` with zeros in it.
 pub(crate) fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     for element in &mut *room {

@@ -15,6 +15,15 @@ use super::{host, lanes, math};
 /// Longer texts run by general products, which divide a product's depth among the caches.
 pub(super) const LONGEST: usize = 512;
 
+/// The fewest rows that are worth a thread of their own.
+const LEAST: usize = 64;
+
+/// How many rows of a text of `len`, one of `texts`, attend together: where there are fewer texts than threads, they are divided.
+/// A row's result does not depend on it.
+pub(super) fn share(len: usize, texts: usize) -> usize {
+    len.div_ceil(rayon::current_num_threads().div_ceil(texts.max(1))).max(LEAST)
+}
+
 /// The most rows that one tile takes.
 const ROWS: usize = 8;
 
@@ -24,16 +33,19 @@ const SLACK: usize = ROWS + WIDEST;
 /// Elements of the widest vectors there are.
 const WIDEST: usize = 16;
 
-/// Attention of one text: rows of `q`, `k`, `v`, each `[len, heads * size]`.
+/// Attention of one text, or of some of its rows: `k`, `v` `[len, heads * size]`.
 pub(super) struct Text<'a> {
+    /// The rows that attend.
     pub(super) q: &'a [f32],
+    /// Which of the text is the first of them.
+    pub(super) first: usize,
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
     pub(super) heads: usize,
     pub(super) size: usize,
     pub(super) scale: f32,
     pub(super) positions: Positions<'a>,
-    /// The result, `[len, heads * size]`; every element is written.
+    /// The result, of the shape of `q`; every element is written.
     pub(super) y: &'a mut [MaybeUninit<f32>],
 }
 
@@ -115,6 +127,9 @@ impl WithSimd for Attend<'_, '_> {
 /// Sizes in elements; rows of scores and of values are whole vectors long.
 #[derive(Clone, Copy)]
 struct Sizes {
+    /// Rows that attend.
+    rows: usize,
+    /// Rows that are attended to.
     len: usize,
     hidden: usize,
     /// Length rounded up to whole vectors.
@@ -129,23 +144,32 @@ impl Sizes {
     #[inline(always)]
     fn new(text: &Text, lanes: usize) -> Self {
         let hidden = text.heads * text.size;
-        let len = text.q.len() / hidden.max(1);
+        let [rows, len] = [text.q, text.k].map(|x| x.len() / hidden.max(1));
         let whole = |n: usize| n.next_multiple_of(lanes);
         let positions = text.positions.keys.or(text.positions.queries).is_some();
         // Reading a shifted row starts up to ROWS - 1 late and takes whole vectors.
         let shifted = if positions { whole(len + ROWS - 1) + lanes } else { 0 };
-        Self { len, hidden, scores: whole(len), values: whole(text.size), shifted }
+        Self { rows, len, hidden, scores: whole(len), values: whole(text.size), shifted }
     }
 
     /// Turned keys, values, scores of a tile, shifted scores of a tile, turned scores of positions.
     fn parts(self) -> [usize; 5] {
-        let turned = if self.shifted > 0 { self.len * self.scores } else { 0 };
+        let turned = if self.shifted > 0 { self.rows * self.scores } else { 0 };
         [self.values * self.scores, self.len * self.values, ROWS * self.scores, ROWS * self.shifted, turned]
     }
 
     fn room(self) -> usize {
         self.parts().iter().sum()
     }
+}
+
+/// Rows of a text from `at` on against packed positions: their products with the distances to its rows `from..from + count`.
+#[derive(Clone, Copy)]
+struct Distances<'a> {
+    packed: &'a [f32],
+    at: usize,
+    from: usize,
+    count: usize,
 }
 
 /// One head, ready for its tiles.
@@ -158,7 +182,7 @@ struct Head<'a> {
     values: &'a [f32],
     value_row: usize,
     position_keys: Option<&'a [f32]>,
-    /// What keys add by position, `[len, scores]`.
+    /// What keys add by position, `[rows, scores]`.
     turned: Option<&'a [f32]>,
 }
 
@@ -184,11 +208,15 @@ impl Text<'_> {
             tiles::<S>(
                 sizes.len,
                 #[inline(always)]
-                |rows, j| match rows {
-                    8 => self.turned::<S, 8>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
-                    4 => self.turned::<S, 4>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
-                    2 => self.turned::<S, 2>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
-                    _ => self.turned::<S, 1>(simd, sizes, k.tile(j), (j, packed), shifted, turned),
+                |rows, j| {
+                    let distances = Distances { packed, at: j, from: self.first, count: sizes.rows };
+                    let room = [&mut *shifted, &mut *turned];
+                    match rows {
+                        8 => self.turned::<S, 8>(simd, sizes, k.tile(j), distances, room),
+                        4 => self.turned::<S, 4>(simd, sizes, k.tile(j), distances, room),
+                        2 => self.turned::<S, 2>(simd, sizes, k.tile(j), distances, room),
+                        _ => self.turned::<S, 1>(simd, sizes, k.tile(j), distances, room),
+                    }
                 },
             );
         }
@@ -196,7 +224,7 @@ impl Text<'_> {
         let turned = self.positions.queries.map(|_| &*turned);
         let head = Head { sizes, column, keys, values, value_row, position_keys, turned };
         tiles::<S>(
-            sizes.len,
+            sizes.rows,
             #[inline(always)]
             |rows, i| match rows {
                 8 => self.tile::<S, 8>(simd, &head, i, scores, shifted),
@@ -207,38 +235,37 @@ impl Text<'_> {
         );
     }
 
-    /// What the keys from `j` on add by position, into their columns of `turned [len, scores]`.
+    /// What these keys add by position to the rows that attend, into their columns of `turned [rows, scores]`.
     #[inline(always)]
     fn turned<S: Simd, const R: usize>(
         &self,
         simd: S,
         sizes: Sizes,
         k: [&[f32]; R],
-        (j, packed): (usize, &[f32]),
-        shifted: &mut [f32],
-        turned: &mut [f32],
+        distances: Distances,
+        [shifted, turned]: [&mut [f32]; 2],
     ) {
-        self.shifted(simd, sizes, k, (j, packed), shifted);
-        let shifted: [&[f32]; R] = std::array::from_fn(|r| &shifted[r * sizes.shifted + R - 1 - r..][..sizes.len]);
+        self.shifted(simd, sizes, k, distances, shifted);
+        let shifted: [&[f32]; R] = std::array::from_fn(|r| &shifted[r * sizes.shifted + R - 1 - r..][..sizes.rows]);
         for (i, row) in turned.chunks_exact_mut(sizes.scores).enumerate() {
-            for (to, shifted) in row[j..j + R].iter_mut().zip(shifted) {
+            for (to, shifted) in row[distances.at..distances.at + R].iter_mut().zip(shifted) {
                 *to = shifted[i];
             }
         }
     }
 
-    /// Products of the rows `at..at + R` with packed positions. What row r gets from its text's row n lies at `R - 1 - r + n`.
+    /// Products of `R` rows with packed positions. What row r gets from its text's row `from + n` lies at `R - 1 - r + n`.
     #[inline(always)]
     fn shifted<S: Simd, const R: usize>(
         &self,
         simd: S,
         sizes: Sizes,
         content: [&[f32]; R],
-        (at, packed): (usize, &[f32]),
+        Distances { packed, at, from, count }: Distances,
         shifted: &mut [f32],
     ) {
-        let start = self.positions.middle - (at + R - 1);
-        let vectors = (sizes.len + R - 1).div_ceil(S::F32_LANES);
+        let start = self.positions.middle + from - (at + R - 1);
+        let vectors = (count + R - 1).div_ceil(S::F32_LANES);
         columns(
             simd,
             content,
@@ -265,7 +292,8 @@ impl Text<'_> {
         let Sizes { len, hidden, scores: row, .. } = head.sizes;
         let q = Rows { data: &self.q[head.column..], row: hidden, size: self.size }.tile::<R>(i);
         if let Some(packed) = head.position_keys {
-            self.shifted(simd, head.sizes, q, (i, packed), shifted);
+            let distances = Distances { packed, at: self.first + i, from: 0, count: len };
+            self.shifted(simd, head.sizes, q, distances, shifted);
         }
         let vectors = row / S::F32_LANES;
         let inside = simd.mask_between_m32s(0, (len - (vectors - 1) * S::F32_LANES) as u32).mask();

@@ -29,7 +29,9 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
     if a.elem_count() == 0 {
         return 0.0;
     }
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    let differences: Vec<f32> = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    // `max` passes over what is no number.
+    differences.into_iter().max_by(f32::total_cmp).unwrap()
 }
 
 /// That two results agree, and that the gradients of a random weighting of them with respect to `vars` do.
@@ -350,6 +352,36 @@ fn attention_lets_what_is_no_number_through() {
     }
 }
 
+/// A long text is divided among threads, one longer still or windowed into blocks that see only their keys: neither shows.
+#[test]
+fn attention_of_long_texts_does_not_depend_on_threads() {
+    let dropout = Some(Dropout { p: 0.3, seed: 5 });
+    for (offsets, window, dropout) in [
+        (&[0, 200][..], None, None),
+        (&[0, 512], None, None),
+        (&[0, 301, 512], None, None),
+        (&[0, 700, 701], None, None),
+        (&[0, 600, 1200], Some(40), None),
+        (&[0, 300, 310], Some(300), None),
+        (&[0, 530], Some(70), dropout),
+    ] {
+        let shape = [*offsets.last().unwrap(), 3 * 8];
+        let (q, k, v) = (var(1, &shape), var(2, &shape), var(3, &shape));
+        let how = Heads { offsets, heads: 3, scale: 0.7, window, dropout };
+        let attended = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| attention(&q, &k, &v, &how).unwrap())
+        };
+        let alone = attended(1);
+        let reference = attention::reference(&q, &k, &v, &how).unwrap();
+        same(&alone, &reference, &[&q, &k, &v], 2e-4);
+        assert!(max_difference(&alone, &reference) <= 2e-5, "{how:?}");
+        for threads in [2, 3, 8] {
+            assert_eq!(bits(&attended(threads)), bits(&alone), "{how:?}, {threads} threads");
+        }
+    }
+}
+
 /// Threads must not show in a sum: a run gives the same adapter on any number of them.
 #[test]
 fn disentangled_gradients_do_not_depend_on_threads() {
@@ -370,6 +402,33 @@ fn disentangled_gradients_do_not_depend_on_threads() {
     let alone = gradient(1);
     for threads in [2, 3, 8] {
         assert_eq!(gradient(threads), alone, "{threads} threads");
+    }
+}
+
+#[test]
+fn disentangled_attention_does_not_depend_on_threads() {
+    for offsets in [vec![0, 150], vec![0, 512], vec![0, 301, 512], vec![0, 600]] {
+        let tokens = *offsets.last().unwrap();
+        let random = |seed, rows| Tensor::from_vec(random(seed, &[rows, 24]), (rows, 24), CPU).unwrap();
+        let [q, k, v] = [0, 1, 2].map(|seed| random(seed, tokens));
+        let p = random(3, 60);
+        for (keys, queries) in [(Some(0), Some(30)), (Some(30), None), (None, Some(0))] {
+            let texts = vec![TextPositions { keys, queries }; offsets.len() - 1];
+            let distances = (0..1199).map(|d| d * 30 / 1199).collect();
+            let how = Disentangled { texts, offsets: offsets.clone(), heads: 3, scale: 0.2, distances, rows: 30 };
+            let attended = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| disentangled_attention([&q, &k, &v], &p, &how, None).unwrap())
+            };
+            let alone = attended(1);
+            let scores = disentangled::scores_reference(&q, &k, &p, &how).unwrap();
+            let second = Attend { offsets: offsets.clone(), heads: 3, dropout: None };
+            let reference = disentangled::attend_reference(&scores, &v, &second).unwrap();
+            assert!(max_difference(&alone, &reference) <= 5e-5);
+            for threads in [2, 3, 8] {
+                assert_eq!(bits(&attended(threads)), bits(&alone), "{offsets:?}, {threads} threads");
+            }
+        }
     }
 }
 

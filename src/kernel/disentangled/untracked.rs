@@ -1,11 +1,12 @@
 //! Scores, softmax and values in one operation, where no gradient is asked for: short texts never leave the nearest cache.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Attend, Dims, Disentangled, TextPositions, attend, disentangled_scores, split};
+use super::{Attend, Dims, Disentangled, TextPositions, attend, disentangled_scores};
 use crate::kernel::attention::softmax;
 use crate::kernel::product::{Size, Target, Threads, View, product};
 use crate::kernel::short::{self, Positions, Text};
@@ -82,22 +83,34 @@ impl Packs {
 }
 
 impl Disentangled {
+    /// All rows of all texts, in order: those of a text that attend together. Texts that are run by products are not divided.
+    fn blocks(&self) -> Vec<(usize, Range<usize>)> {
+        let of_text = |(text, span): (usize, &[usize])| {
+            let len = span[1] - span[0];
+            let rows = if len > short::LONGEST { len } else { short::share(len, self.texts.len()) };
+            (0..len).step_by(rows).map(move |start| (text, start..len.min(start + rows)))
+        };
+        self.offsets.windows(2).enumerate().flat_map(of_text).collect()
+    }
+
     /// Attention without a gradient.
     fn attended(&self, dims: Dims, [q, k, v, positions]: [&[f32]; 4]) -> Vec<f32> {
         let packs = Packs::new(self, dims, positions);
         let fill = |y: &mut [MaybeUninit<f32>]| {
-            let rows = self.offsets.windows(2).map(|span| (span[1] - span[0]) * dims.hidden);
-            split(y, rows).into_par_iter().enumerate().for_each(|(text, y)| {
+            let blocks = self.blocks();
+            let ys = host::parts(y, blocks.iter().map(|(_, rows)| rows.len() * dims.hidden));
+            ys.into_par_iter().zip(blocks).for_each(|(y, (text, rows))| {
                 let (start, end) = (self.offsets[text], self.offsets[text + 1]);
                 if end - start > short::LONGEST {
                     return self.attended_by_products(dims, text, [q, k, v, positions], host::zeroed(y));
                 }
                 let [q, k, v] = [q, k, v].map(|x| &x[start * dims.hidden..end * dims.hidden]);
+                let (q, first) = (&q[rows.start * dims.hidden..rows.end * dims.hidden], rows.start);
                 let (scale, positions) = (self.scale as f32, packs.of(self.texts[text]));
-                Text { q, k, v, heads: self.heads, size: dims.size, scale, positions, y }.attend();
+                Text { q, first, k, v, heads: self.heads, size: dims.size, scale, positions, y }.attend();
             });
         };
-        // SAFETY: `y` is split among the texts, and either way of attending writes all rows of its text.
+        // SAFETY: `y` is split among the blocks, which are all rows, and either way of attending writes all rows of its block.
         unsafe { host::written(q.len(), fill) }
     }
 
