@@ -22,7 +22,7 @@ use crate::kernel::prepacked::{Precision, Prepacked, Words};
 use crate::whole;
 
 /// Of the panels' form: files of another are made anew.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// Where the words begin is a multiple of this: a cache line.
 const ALIGNMENT: usize = 64;
@@ -37,8 +37,9 @@ struct Wanted {
     precision: Precision,
 }
 
-/// The linears at the sites of `layout`, prepacked in `precision`, and the base's other ones in f32: mapped from the folder `cache`, into which they are written first where they
-/// are not there. Without a folder, or where that cannot be written, they are held in memory.
+/// The linears at the sites of `layout`, prepacked in `precision`, and the base's other ones in f32: mapped from the folder
+/// `cache`, into which they are written first where they are not there. Without a folder, or where that cannot be written, they
+/// are held in memory.
 ///
 /// # Errors
 /// Weights that are missing or of another shape.

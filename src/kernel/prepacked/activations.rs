@@ -95,7 +95,7 @@ fn to_int8(x: &[f32], width: usize) -> (Vec<u32>, Vec<f32>) {
 
 /// The largest magnitude of `x`; NaN if there is one in it, so that what is not a number does not become one.
 #[inline(always)]
-fn largest(x: &[f32]) -> f32 {
+pub(super) fn largest(x: &[f32]) -> f32 {
     let mut most = [0u32; 32];
     let (blocks, rest) = x.as_chunks::<32>();
     for block in blocks {

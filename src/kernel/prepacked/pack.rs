@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::activations::largest;
 use super::{COLUMNS, Precision};
 
 /// The words of `w [out, width]`: panels, each `[groups, COLUMNS]`, columns and groups beyond `w` zero; for int8 then the scale
@@ -22,7 +23,7 @@ pub(super) fn pack(w: &[f32], out: usize, width: usize, precision: Precision) ->
             Precision::F32 => words.zip(row).for_each(|(word, x)| *word = x.to_bits()),
             Precision::Bf16 => words.zip(elements).for_each(|(word, pair)| *word = bf16_pair(pair)),
             Precision::Int8 => {
-                let scale = row.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
+                let scale = largest(row) / 127.0;
                 let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
                 let mut sum = 0;
                 for (word, four) in words.zip(elements) {

@@ -83,6 +83,25 @@ proptest! {
         }
     }
 
+    /// Nor does one among the weights become a number: it spoils its own column.
+    #[test]
+    fn a_weight_that_is_not_a_number_stays_so(out in 1usize..40, width in 1usize..90, at in any::<prop::sample::Index>(), seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (x, mut w) = (random(&mut rng, 3 * width), random(&mut rng, out * width));
+        let at = at.index(w.len());
+        for what in [f32::NAN, f32::INFINITY] {
+            w[at] = what;
+            for precision in ALL {
+                for y in Prepacked::new(&w, out, width, precision).apply(&x, None).chunks(out) {
+                    let columns = y.iter().enumerate();
+                    for (column, y) in columns {
+                        prop_assert_eq!(!y.is_finite(), column == at / width, "{}, column {}: {}", precision, column, y);
+                    }
+                }
+            }
+        }
+    }
+
     /// Every loop that this machine can run agrees: integers exactly, others to the order of their sums.
     #[test]
     fn loops_agree(rows in 1usize..=10, groups in 1usize..60, seed: u64) {
