@@ -9,7 +9,7 @@ use encoding_rs_io::DecodeReaderBytes;
 use super::RowsError;
 
 /// No line is longer: a file without line ends would be read whole.
-const LONGEST_LINE: u64 = 16 << 20;
+pub(super) const LONGEST_LINE: u64 = 16 << 20;
 
 /// The text of a file: UTF-8 as it is, less its byte-order mark; UTF-16 by its mark.
 pub(super) type Decoded = Box<dyn Read + Send>;

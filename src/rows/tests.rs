@@ -103,6 +103,17 @@ fn what_is_malformed_is_named() {
     }
     let message = read_as("x.csv", b"label,\"text\n1,a\n").unwrap_err().to_string();
     assert!(message.ends_with(":1: a quote that is opened here is never closed"), "{message}");
+    for end in ["\n", "\r\n"] {
+        let content = ["label,text", "1,a", "", "1,\"x", "y\"", "b", ""].join(end);
+        let message = read_as("x.csv", content.as_bytes()).unwrap_err().to_string();
+        assert!(message.ends_with(":6: expected 2 fields, found 1"), "{message}");
+        let content = ["label,text", "1,a", "0,\"b", "1,c", ""].join(end);
+        let message = read_as("x.csv", content.as_bytes()).unwrap_err().to_string();
+        assert!(message.ends_with(":3: a quote that is opened here is never closed"), "{message}");
+    }
+    let stray = format!("label,text\n1,a\n0,\"b\n{}", "1,a text of some length\n".repeat(1 << 20));
+    let message = read_as("x.csv", stray.as_bytes()).unwrap_err().to_string();
+    assert!(message.contains(":3: expected a record of at most"), "{message}");
     for line in ["x", "{\"label\": 1}", "{\"text\": 1}", "[]", "{\"text\": \"a\""] {
         assert!(matches!(read_as("x.jsonl", line.as_bytes()), Err(RowsError::Line { line: 1, .. })), "{line}");
     }
