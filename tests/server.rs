@@ -189,6 +189,10 @@ fn a_body_over_the_limit_is_413_however_it_comes() {
     let head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
     let reply = server.raw(format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes());
     assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
+    // What is announced to be far too long is refused before any of it is sent, and not asked for.
+    let head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n";
+    let reply = server.raw(head.as_bytes());
+    assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
 }
 
 #[test]

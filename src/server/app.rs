@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::config::Config;
+use super::error::ApiError;
 use super::tokenising::{Room, Tokenising};
 use crate::adapter::Registry;
 use crate::engine::{Engine, Row};
@@ -72,8 +73,11 @@ impl App {
         &self.scheduler
     }
 
-    /// Waits for room to tokenise so many bytes of text.
-    pub(super) async fn room(&self, bytes: usize) -> Room {
+    /// Room to tokenise so many bytes of text, once there is some.
+    ///
+    /// # Errors
+    /// Too much waits already.
+    pub(super) async fn room(&self, bytes: usize) -> Result<Room, ApiError> {
         self.tokenising.room(bytes).await
     }
 

@@ -12,6 +12,10 @@ const DISCARD: usize = 16;
 
 /// The whole body, at most `limit` bytes, whatever its content type.
 pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+    // Nothing of it is read: it would be cut off before its end anyhow.
+    if body.size_hint().lower() > (limit as u64).saturating_mul(DISCARD as u64) {
+        return Err(ApiError::PayloadTooLarge { limit });
+    }
     let mut bytes = Vec::new();
     let mut total = 0usize;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
