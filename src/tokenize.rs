@@ -46,6 +46,9 @@ pub enum TokenizeError {
         /// Rows of the base's word table.
         words: usize,
     },
+    /// An empty text, of a tokenizer that adds no special tokens: there is nothing to classify.
+    #[error("the text has no tokens, and this base's tokenizer adds none")]
+    Nothing,
     /// The tokenizer refused the text.
     #[error("the text could not be tokenised: {0}")]
     Text(String),
@@ -128,7 +131,7 @@ impl Tokenizer {
     /// text is one all the same, as in `transformers`' batches.
     ///
     /// # Errors
-    /// A text too long where `limit` forbids to cut it, a limit that leaves no room, or a token that the base does not know.
+    /// A text too long where `limit` forbids to cut it, a limit that leaves no room, a token that the base does not know, or none.
     pub fn encode(&self, text: &str, pair: Option<&str>, limit: &Limit) -> Result<Encoded, TokenizeError> {
         let special = self.special(pair.is_some());
         let max_length = limit.max_length.unwrap_or(self.max_length);
@@ -143,6 +146,9 @@ impl Tokenizer {
             return Err(TokenizeError::TooLong { tokens, max_length });
         }
         let whole = self.assemble(first, second, max_length - special).map_err(failed)?;
+        if whole.is_empty() {
+            return Err(TokenizeError::Nothing);
+        }
         // One of them would fail every text of its batch.
         if let Some(&token) = whole.get_ids().iter().find(|&&token| token as usize >= self.words) {
             return Err(TokenizeError::Word { token, words: self.words });

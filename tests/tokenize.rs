@@ -52,6 +52,23 @@ fn ids_are_those_of_transformers() {
     assert!(cut > 50, "only {cut} cases are cut");
 }
 
+/// Nothing can be classified by no token; most tokenizers add some to any text.
+#[test]
+fn a_text_without_a_token_is_refused() {
+    let dir = with_config(None);
+    let path = dir.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["post_processor"] = serde_json::Value::Null;
+    fs::write(&path, json.to_string()).unwrap();
+    let plain = Tokenizer::open(dir.path(), 512, WORDS).unwrap();
+    for (text, pair) in [("", None), (" \t", None), ("", Some(""))] {
+        let error = plain.encode(text, pair, &limit(None, true)).unwrap_err();
+        assert!(matches!(error, TokenizeError::Nothing), "{error}");
+    }
+    assert!(plain.encode("", Some("the"), &limit(None, true)).is_ok());
+    assert!(Tokenizer::open(&golden("bert"), 512, WORDS).unwrap().encode("", None, &limit(None, true)).is_ok());
+}
+
 #[test]
 fn the_longest_text_is_the_lesser_of_what_the_files_say() {
     let max_length =

@@ -45,7 +45,7 @@ pub(super) async fn classify(
     // A full queue is told before the work of tokenising; every text has a token at least.
     app.scheduler().admits(texts)?;
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
-    let room = app.room(texts.iter().map(Text::bytes).sum()).await;
+    let room = app.room(texts.iter().map(Text::bytes).sum()).await?;
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
     let prepare = move || {
@@ -83,8 +83,10 @@ fn answer(
         rank(labels, logits, function, top).ok_or_else(|| {
             let (name, labels) = (&loaded.name, labels.len());
             match logits.len() == labels {
-                // Its numbers are finite, but too large: no other adapter does that on this base.
-                true => ApiError::Unprocessable(format!("adapter {name:?} answers with logits that are not finite")),
+                // Its numbers are finite, but too large for this base, or the base's own are not.
+                true => {
+                    ApiError::Unprocessable(format!("adapter {name:?} on this base gives logits that are not finite"))
+                }
                 false => ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}")),
             }
         })

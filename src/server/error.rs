@@ -186,6 +186,7 @@ impl From<TokenizeError> for ApiError {
             TokenizeError::TooLong { .. }
             | TokenizeError::Limit { .. }
             | TokenizeError::Word { .. }
+            | TokenizeError::Nothing
             | TokenizeError::Text(_) => Self::Unprocessable(error.to_string()),
             TokenizeError::File { .. } => Self::Internal(error.to_string()),
         }
