@@ -83,7 +83,7 @@ impl<'a> Hub<'a> {
     }
 
     fn address(&self, name: &str) -> String {
-        let Recipe { id, revision, .. } = self.recipe;
+        let (id, revision) = (self.recipe.id, self.recipe.escaped_revision());
         format!("{}/{id}/resolve/{revision}/{name}", self.sources.endpoint)
     }
 

@@ -199,24 +199,30 @@ fn recipe(model: &str) -> Option<Recipe<'_>> {
 impl Recipe<'_> {
     /// `ORG--NAME`, and behind it a revision that is not the main one.
     fn folder_name(&self) -> String {
-        let revision = if self.revision == "main" { String::new() } else { format!("@{}", self.revision) };
+        let revision = if self.revision == "main" { String::new() } else { format!("@{}", self.escaped_revision()) };
         format!("{}{revision}", self.id.replace('/', "--"))
+    }
+
+    /// The revision as one part of a path or an address, which no other revision is written as: `refs%2Fpr%2F1`.
+    pub(super) fn escaped_revision(&self) -> String {
+        self.revision.replace('/', "%2F")
     }
 }
 
-/// A branch, tag or commit that can stand in a file's name.
+/// A branch, tag, commit or `refs/pr/N`.
 fn is_revision(revision: &str) -> bool {
-    revision.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && revision.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    revision.split('/').all(is_name)
 }
 
 /// `ORG/NAME` of letters, digits, `.`, `_` and `-`: what the hub allows. So an id can name no path outside the cache.
 fn is_id(model: &str) -> bool {
-    let part = |part: &str| {
-        part.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-    };
-    model.split_once('/').is_some_and(|(organisation, name)| part(organisation) && part(name))
+    model.split_once('/').is_some_and(|(organisation, name)| is_name(organisation) && is_name(name))
+}
+
+/// What can stand in a path and leads nowhere.
+fn is_name(part: &str) -> bool {
+    part.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
+        && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 #[cfg(test)]
@@ -230,6 +236,15 @@ mod tests {
         }
         for path in ["", "a", "/a", "a/", "./a", "../a", "a/..", "a/../b", "a/b/c", "~/a", "a/b c", "a\\b", "a/é"] {
             assert!(!is_id(path), "{path}");
+        }
+        for (revision, escaped) in [("v1.0", "v1.0"), ("refs/pr/1", "refs%2Fpr%2F1"), ("feature/a_b", "feature%2Fa_b")]
+        {
+            let model = format!("a/b@{revision}");
+            let folder = recipe(&model).map(|recipe| recipe.folder_name());
+            assert_eq!(folder, Some(format!("a--b@{escaped}")));
+        }
+        for revision in ["", "/", "..", "../x", "x/../y", "/x", "x/", "x//y", "a b", "a%2Fb"] {
+            assert!(recipe(&format!("a/b@{revision}")).is_none(), "{revision}");
         }
     }
 }

@@ -365,9 +365,11 @@ fn a_revision_has_its_own_folder() {
     let hub = Hub::play(files());
     let error = hub.sources.ensure("org/name@v2", &()).unwrap_err().to_string();
     assert!(error.contains("/org/name/resolve/v2/config.json: HTTP status 404"), "{error}");
+    let error = hub.sources.ensure("org/name@refs/pr/1", &()).unwrap_err().to_string();
+    assert!(error.contains("/org/name/resolve/refs%2Fpr%2F1/config.json: HTTP status 404"), "{error}");
     let recipe = Recipe { revision: "v2", ..PLAIN };
     assert_eq!(hub.sources.folder(&recipe), hub.sources.models().join("org--name@v2"));
-    for bad in ["org/name@", "org/name@../x", "org/name@a/b", "org/name@-x"] {
+    for bad in ["org/name@", "org/name@../x", "org/name@a//b", "org/name@-x"] {
         assert!(matches!(hub.sources.ensure(bad, &()), Err(ModelError::NotFound { .. })), "{bad}");
     }
 }
