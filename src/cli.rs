@@ -15,13 +15,13 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand};
 use polyrank::adapter;
+use polyrank::console::{causes, in_one_line, log_to_stderr};
 use polyrank::device::DeviceName;
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
 use polyrank::kernel::prepacked::Precision;
 use polyrank::model::{self, Sources};
 use polyrank::pages;
-use tracing_subscriber::EnvFilter;
 
 /// Any failure; each carries its own operands.
 type Failure = Box<dyn StdError + Send + Sync>;
@@ -74,8 +74,9 @@ impl BaseArgs {
     /// The base, pulled if it is missing.
     fn open(&self) -> Result<Engine, Failure> {
         let device = self.device.open()?;
-        let cache = Sources::from_env()?.home;
-        let engine = Engine::prepacked(&model::ensure(&self.model_id)?, &device, self.dtype, Some(cache))?;
+        // A folder may be served where there is no cache.
+        let cache = Sources::from_env().ok().map(|sources| sources.home);
+        let engine = Engine::prepacked(&model::ensure(&self.model_id)?, &device, self.dtype, cache)?;
         pages::keep();
         Ok(engine)
     }
@@ -102,7 +103,7 @@ pub(crate) fn main() -> ExitCode {
         // Whoever reads our output has had enough of it.
         Err(failure) if is_broken_pipe(&*failure) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "error: {}", chain(&*failure));
+            let _ = writeln!(io::stderr(), "error: {}", in_one_line(&*failure));
             ExitCode::FAILURE
         }
     }
@@ -130,18 +131,6 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// `RUST_LOG` chooses what is told; by default, information of ours and warnings of others.
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,polyrank=info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // A log that nobody reads any more, a closed pipe, must not take the process down with it.
-    let logs = logs.log_internal_errors(false);
-    match json {
-        true => logs.json().init(),
-        false => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
-    }
-}
-
 fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let report = match &args.model_id {
         Some(base) => {
@@ -163,23 +152,6 @@ fn print(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
     Ok(writeln!(io::stdout().lock(), "{line}")?)
 }
 
-fn causes<'a>(failure: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(failure), |&error| error.source())
-}
-
 fn is_broken_pipe(failure: &(dyn StdError + 'static)) -> bool {
     causes(failure).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// The failure and its causes in one line; a cause that its effect already tells is left out.
-fn chain(failure: &(dyn StdError + 'static)) -> String {
-    let mut line = String::new();
-    for cause in causes(failure).map(ToString::to_string).filter(|cause| !cause.is_empty()) {
-        if line.is_empty() {
-            line = cause;
-        } else if !line.contains(&cause) {
-            line = format!("{line}: {cause}");
-        }
-    }
-    line.replace('\n', " ")
 }

@@ -20,6 +20,7 @@
 //! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
 //! | [`score`] | from logits to labels with scores, best first |
 //! | [`whole`] | files that appear whole or not at all |
+//! | [`console`] | what a command tells on standard error: logs, and a failure in one line |
 //! | [`inspect`] | an adapter's ranks as a table |
 //! | [`error`] | every error of the runtime, with its operands |
 //!
@@ -47,6 +48,7 @@
 //! - `unsafe` occurs in the mapping, in kernels and in the calls of the allocator only.
 
 pub mod adapter;
+pub mod console;
 pub mod device;
 pub mod encoder;
 pub mod engine;

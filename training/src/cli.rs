@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand};
-use polyrank::adapter;
+use polyrank::adapter::{self, ProblemType};
+use polyrank::console::{in_one_line, log_to_stderr};
 use polyrank::device::DeviceName;
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
@@ -60,7 +61,7 @@ struct TrainArgs {
     /// Continue from the last checkpoint.
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
-    /// Replace what the output folder holds.
+    /// Replace the adapter and the run that the output folder holds.
     #[arg(long)]
     overwrite: bool,
     /// Where to compute: cpu, cuda or cuda:N.
@@ -117,8 +118,9 @@ struct EvaluateArgs {
 }
 
 pub(crate) fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false).init();
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    log_to_stderr(false);
+    let result = match cli.command {
         Command::Train(args) => train(&args),
         Command::Prune(args) => prune(&args),
         Command::Evaluate(args) => run_evaluate(&args),
@@ -126,7 +128,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -134,8 +136,10 @@ pub(crate) fn main() -> ExitCode {
 
 /// The base, pulled if it is missing.
 fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Engine, Error> {
-    let (dir, cache) = (model::ensure(model_id)?, Sources::from_env()?.home);
-    let engine = Engine::prepacked(&dir, &device.open()?, dtype, Some(cache))?;
+    let dir = model::ensure(model_id)?;
+    // A folder may be trained on where there is no cache.
+    let cache = Sources::from_env().ok().map(|sources| sources.home);
+    let engine = Engine::prepacked(&dir, &device.open()?, dtype, cache)?;
     pages::keep();
     Ok(engine)
 }
@@ -188,6 +192,10 @@ fn prune(args: &PruneArgs) -> Result<(), Error> {
 fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     let engine = open(&args.model_id, args.device, args.dtype)?;
     let adapter = engine.load_adapter(&args.adapter)?;
+    if adapter.problem_type == Some(ProblemType::MultiLabelClassification) {
+        let reason = "an adapter of several labels a text cannot be judged: a row of data has one";
+        return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
+    }
     let by_hand = (args.validation_split.is_some() || args.seed.is_some())
         .then(|| HoldOut { share: args.validation_split.unwrap_or(VALIDATION_SPLIT), seed: args.seed.unwrap_or(0) });
     let hold_out = match by_hand {

@@ -1,0 +1,57 @@
+//! What both commands tell their user on standard error: logs, and a failure in one line.
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::iter::successors;
+
+use tracing_subscriber::EnvFilter;
+
+/// Logs go to standard error from now on, coloured for a terminal, or as JSON. `RUST_LOG` chooses what is told; by default,
+/// information of ours and warnings of others.
+pub fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,polyrank=info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A log that nobody reads any more, a closed pipe, must not take the process down with it.
+    let logs = logs.log_internal_errors(false);
+    match json {
+        true => logs.json().init(),
+        false => logs.with_ansi(io::stderr().is_terminal()).init(),
+    }
+}
+
+/// A failure and its causes, the last effect first.
+pub fn causes<'a>(failure: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(failure), |&error| error.source())
+}
+
+/// The failure and its causes in one line; a cause that its effect already tells is left out, and where a message has several
+/// lines, a semicolon stands between them.
+#[must_use]
+pub fn in_one_line(failure: &(dyn Error + 'static)) -> String {
+    let mut line = String::new();
+    for cause in causes(failure).map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.lines().map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_one_line;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Effect(&'static str, #[source] std::io::Error);
+
+    #[test]
+    fn a_failure_is_one_line() {
+        let cause = || std::io::Error::other("no room\n  on the disk\n");
+        assert_eq!(in_one_line(&Effect("writing x", cause())), "writing x: no room; on the disk");
+        assert_eq!(in_one_line(&cause()), "no room; on the disk");
+        assert_eq!(in_one_line(&Effect("x: no room\n  on the disk\n", cause())), "x: no room; on the disk");
+    }
+}
