@@ -30,6 +30,8 @@ pub struct Progress {
 struct State {
     progress: Progress,
     step: usize,
+    /// Steps that each variable's moments hold, in order.
+    moments: Vec<usize>,
 }
 
 /// The folder of the checkpoint after `epoch`.
@@ -55,7 +57,8 @@ pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<()
     let weights = room.path().join("state.safetensors");
     candle_core::safetensors::save(&tensors, &weights).map_err(|error| Error::malformed(&weights, error))?;
     let path = room.path().join("state.json");
-    let state = State { progress: progress.clone(), step: optimizer.step };
+    let moments = optimizer.moments.iter().map(|moments| moments.steps).collect();
+    let state = State { progress: progress.clone(), step: optimizer.step, moments };
     let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
     fs::write(&path, json).map_err(Error::io(&path))?;
     for path in [&weights, &path] {
@@ -133,7 +136,12 @@ pub fn load(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<Progress, Er
         let name = format!("{kind}.{name}");
         tensors.get(&name).ok_or_else(|| Error::malformed(&path, format!("tensor {name} is missing")))
     };
-    for (trainable, moments) in optimizer.trainables.iter().zip(&mut optimizer.moments) {
+    if state.moments.len() != optimizer.trainables.len() {
+        let (expected, found) = (optimizer.trainables.len(), state.moments.len());
+        return Err(Error::malformed(&path, format!("expected the moments of {expected} variables, found {found}")));
+    }
+    let variables = optimizer.trainables.iter().zip(&mut optimizer.moments);
+    for ((trainable, moments), steps) in variables.zip(state.moments) {
         let stored = get("var", &trainable.name)?;
         if stored.shape() != trainable.var.shape() {
             let (name, expected, found) = (&trainable.name, trainable.var.dims(), stored.dims());
@@ -144,7 +152,7 @@ pub fn load(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<Progress, Er
         }
         trainable.var.set(&stored.to_device(trainable.var.device())?)?;
         let moment = |kind| -> Result<Vec<f32>, Error> { Ok(get(kind, &trainable.name)?.to_vec1()?) };
-        *moments = Moments { first: moment("first")?, second: moment("second")? };
+        *moments = Moments { first: moment("first")?, second: moment("second")?, steps };
     }
     optimizer.step = state.step;
     Ok(state.progress)

@@ -1,14 +1,14 @@
 //! Steers SoRA's threshold, so that a run keeps the share of parameters that was asked for.
 //!
 //! A constant xi shrinks a gate by at most `xi * steps`: what ratio results depends on the length of the run. Here the ratio is
-//! the setting. The share that is kept follows a cubic from 1 to the target between a tenth and six tenths of the run (as
+//! the setting. The share that is kept follows a cubic from 1 to the target between a tenth and four tenths of the run (as
 //! AdaLoRA's budget does), and at each step xi is the least threshold that reaches it: gates near zero go first, all others
-//! shrink by the same xi, which is the proximal step of that xi. After that the support is frozen and xi is 0, so that the
-//! survivors train on.
+//! shrink by the same xi, which is the proximal step of that xi. After that the support is frozen, the gates are folded into
+//! their matrices, and the survivors train on as a LoRA of their ranks.
 
 /// Where in the run the ratio begins to fall, and where it has arrived.
 const START: f64 = 0.1;
-const SETTLED: f64 = 0.6;
+const SETTLED: f64 = 0.4;
 
 /// One gate entry: its value after the gradient step, and what keeping it costs (`in + out`).
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -102,7 +102,7 @@ impl LowRank {
         Ok(Self { layout: layout.clone(), scale, sites, head })
     }
 
-    /// Every variable, in a fixed order.
+    /// Every variable, in a fixed order: of each site `Wd`, `Wu` and the gate, then the head.
     #[must_use]
     pub fn trainables(&self) -> Vec<Trainable> {
         let mut all = Vec::new();

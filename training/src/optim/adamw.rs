@@ -30,14 +30,17 @@ pub struct Moments {
     pub first: Vec<f32>,
     /// Mean of their squares.
     pub second: Vec<f32>,
+    /// Steps that they hold.
+    pub steps: usize,
 }
 
 impl AdamW {
-    /// One step on `parameter`; `step` counts from 1.
-    pub fn step(&self, parameter: &mut [f32], gradient: &[f32], moments: &mut Moments, step: usize) {
+    /// One step on `parameter`.
+    pub fn step(&self, parameter: &mut [f32], gradient: &[f32], moments: &mut Moments) {
         moments.first.resize(parameter.len(), 0.0);
         moments.second.resize(parameter.len(), 0.0);
-        let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+        moments.steps += 1;
+        let exponent = i32::try_from(moments.steps).unwrap_or(i32::MAX);
         let (correct1, correct2) = (1.0 - self.beta1.powi(exponent), (1.0 - self.beta2.powi(exponent)).sqrt());
         let size = self.rate / correct1;
         let state = moments.first.iter_mut().zip(&mut moments.second);

@@ -1,7 +1,8 @@
 //! One step of an optimiser over all variables of a method.
 
-use candle_core::{Result, Tensor, backprop::GradStore};
+use candle_core::{Result, Tensor, Var, backprop::GradStore};
 
+use super::fold::fold;
 use super::{AdamW, Moments, clip, soft_threshold};
 use crate::controller::{Controller, Gate};
 use crate::method::{GateRule, Group, Trainable};
@@ -34,7 +35,7 @@ pub struct StepRule {
 
 /// The variables and the state of a run.
 pub struct Optimizer {
-    /// What is trained.
+    /// What is trained; a gate stands behind the `Wu` that it gates.
     pub trainables: Vec<Trainable>,
     /// Adam's moments of each.
     pub moments: Vec<Moments>,
@@ -63,48 +64,72 @@ impl Optimizer {
         self.trainables.iter().map(of).collect()
     }
 
-    /// One step at the learning rate `rate` with [`Self::gradients`]. `costs` are the gates' (`in + out`), in order. Returns the gradients' norm before
-    /// clipping and the xi that was used.
+    /// One step at the learning rate `rate` with [`Self::gradients`]. `costs` are the gates' (`in + out`), in order. Returns the
+    /// gradients' norm before clipping and the xi that was used. From where a ratio has settled gates stay as they are: 0, or
+    /// folded away; their gradients count in no norm.
     ///
     /// # Errors
     /// Candle's own.
     pub fn step(&mut self, mut grads: Vec<Vec<f32>>, rate: f64, costs: &[usize]) -> Result<(f64, f64)> {
+        let frozen = self.settled();
+        if frozen {
+            let gates = self.trainables.iter().zip(&mut grads).filter(|(trainable, _)| trainable.group == Group::Gate);
+            gates.for_each(|(_, gradient)| gradient.fill(0.0));
+        }
         let norm = clip(&mut grads, self.rule.clip.unwrap_or(f64::INFINITY));
-        let frozen = matches!(self.rule.threshold, Threshold::Ratio(controller) if controller.settled(self.step));
         self.step += 1;
         let mut gates = Vec::new();
         for ((Trainable { var, group, .. }, gradient), moments) in
             self.trainables.iter().zip(&grads).zip(&mut self.moments)
         {
+            if frozen && *group == Group::Gate {
+                continue;
+            }
             let mut values = flat(var)?;
             let decay = if *group == Group::Gate { 0.0 } else { self.rule.weight_decay };
             let adam = AdamW { eps: self.rule.eps, ..AdamW::new(rate, decay) };
-            if *group == Group::Gate {
-                let before = values.clone();
-                match self.rule.gate {
-                    GateRule::Authors => adam.step(&mut values, gradient, moments, self.step),
-                    GateRule::Paper => values.iter_mut().zip(gradient).for_each(|(g, d)| *g -= rate as f32 * d),
+            match (group, self.rule.gate) {
+                (Group::Gate, GateRule::Paper) => {
+                    values.iter_mut().zip(gradient).for_each(|(g, d)| *g -= rate as f32 * d);
                 }
-                // Settled: what is pruned stays pruned.
-                if frozen {
-                    values.iter_mut().zip(before).filter(|(_, before)| *before == 0.0).for_each(|(g, _)| *g = 0.0);
-                }
-                gates.push((var, values));
-            } else {
-                adam.step(&mut values, gradient, moments, self.step);
-                var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+                _ => adam.step(&mut values, gradient, moments),
+            }
+            match group {
+                Group::Gate => gates.push((var, values)),
+                _ => set(var, values)?,
             }
         }
-        let xi = if frozen {
-            0.0
-        } else {
-            self.xi(rate, &gates.iter().flat_map(|(_, g)| g).zip(costs).map(gate).collect::<Vec<_>>())
-        };
+        if frozen {
+            return Ok((norm, 0.0));
+        }
+        let xi = self.xi(rate, &gates.iter().flat_map(|(_, g)| g).zip(costs).map(gate).collect::<Vec<_>>());
         for (var, mut values) in gates {
             values.iter_mut().for_each(|g| *g = soft_threshold(*g, xi));
-            var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+            set(var, values)?;
+        }
+        if self.settled() {
+            self.fold()?;
         }
         Ok((norm, f64::from(xi)))
+    }
+
+    /// Whether the support is final.
+    fn settled(&self) -> bool {
+        matches!(self.rule.threshold, Threshold::Ratio(controller) if controller.settled(self.step))
+    }
+
+    /// Moves every gate into the `Wu` that stands before it.
+    fn fold(&mut self) -> Result<()> {
+        for i in 1..self.trainables.len() {
+            let [wu, gate] = [&self.trainables[i - 1], &self.trainables[i]];
+            if gate.group == Group::Gate {
+                let (mut columns, mut values) = (flat(&wu.var)?, flat(&gate.var)?);
+                fold(&mut values, &mut columns, &mut self.moments[i - 1]);
+                set(&wu.var, columns)?;
+                set(&gate.var, values)?;
+            }
+        }
+        Ok(())
     }
 
     fn xi(&self, rate: f64, gates: &[Gate]) -> f32 {
@@ -116,10 +141,78 @@ impl Optimizer {
     }
 }
 
+fn set(var: &Var, values: Vec<f32>) -> Result<()> {
+    var.set(&Tensor::from_vec(values, var.shape(), var.device())?)
+}
+
 fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
 
 fn gate((&value, &cost): (&f32, &usize)) -> Gate {
     Gate { value, cost }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use candle_core::{Device, Var};
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    /// `Wd [2, 3]`, `Wu [4, 2]`, a gate and a head, with any values.
+    fn optimizer(threshold: Threshold) -> Optimizer {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut var = |name: &str, group, shape: &[usize]| {
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(0.5..1.0)).collect();
+            Trainable { name: name.to_owned(), group, var: Var::from_vec(values, shape, &Device::Cpu).unwrap() }
+        };
+        let trainables = vec![
+            var("wd", Group::Weight, &[2, 3]),
+            var("wu", Group::Weight, &[4, 2]),
+            var("gate", Group::Gate, &[2]),
+            var("head", Group::Head, &[5]),
+        ];
+        let rule = StepRule { weight_decay: 0.1, eps: 1e-8, clip: None, gate: GateRule::Authors, threshold };
+        Optimizer::new(trainables, rule)
+    }
+
+    fn values(optimizer: &Optimizer) -> Vec<Vec<f32>> {
+        optimizer.trainables.iter().map(|trainable| flat(&trainable.var).unwrap()).collect()
+    }
+
+    /// A twin that never settles has the same product; ours goes on without gates.
+    #[test]
+    fn what_has_settled_is_folded_once() {
+        let mut rng = StdRng::seed_from_u64(2);
+        let controller = Controller { target: 1.0, total: 10 };
+        let settles = (0..10).find(|&step| controller.settled(step)).unwrap();
+        let (mut ours, mut twin) = (optimizer(Threshold::Ratio(controller)), optimizer(Threshold::Xi(0.0)));
+        let mut gradients =
+            || [6, 8, 2, 5].map(|len| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>()).to_vec();
+        for _ in 0..settles {
+            let gradients = gradients();
+            ours.step(gradients.clone(), 0.01, &[1, 1]).unwrap();
+            twin.step(gradients, 0.01, &[1, 1]).unwrap();
+        }
+        let (found, gated) = (values(&ours), values(&twin));
+        let product: Vec<f32> = gated[1].iter().enumerate().map(|(at, w)| w * gated[2][at % 2]).collect();
+        assert_eq!([&found[0], &found[1], &found[2], &found[3]], [&gated[0], &product, &vec![1.0; 2], &gated[3]]);
+        assert_eq!(ours.moments[1], Moments::default());
+        for _ in settles..10 {
+            let mut gradients = gradients();
+            let (norm, xi) = ours.step(gradients.clone(), 0.01, &[1, 1]).unwrap();
+            gradients.remove(2);
+            let expected = gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            assert!((norm - expected).abs() < 1e-9 && xi == 0.0, "{norm} for {expected}");
+            assert_eq!(values(&ours)[2], [1.0, 1.0]);
+        }
+        assert_ne!(values(&ours)[1], product);
+        assert_eq!(
+            ours.moments.iter().map(|moments| moments.steps).collect::<Vec<_>>(),
+            [10, 10 - settles, settles, 10]
+        );
+    }
 }
