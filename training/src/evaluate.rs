@@ -8,7 +8,7 @@ use polyrank::encoder::Encoded;
 use polyrank::engine::{Engine, Row};
 use serde::Serialize;
 
-use crate::data::{Example, Target, TaskData};
+use crate::data::{Target, TaskData};
 use crate::error::Error;
 use crate::metric::{metrics_for, score};
 use crate::trainer::encode;
@@ -78,11 +78,12 @@ pub fn evaluate(
         let (adapter, data) = (adapter.labels.len(), data.labels.len());
         return Err(Error::Settings(format!("the adapter has {adapter} labels, the data {data}")));
     }
-    let examples: Vec<Example> = by_name(&examples, &data.labels, &adapter.labels)?;
+    let places = places(&data.labels, &adapter.labels)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
     let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
     let parameters = Parameters { adapter: adapter.delta_parameters(), head: adapter.head_parameters() };
-    let logits = logits(engine, &Arc::new(adapter), &texts)?;
+    let mut logits = logits(engine, &Arc::new(adapter), &texts)?;
+    logits.iter_mut().for_each(|logits| *logits = places.iter().map(|&place| logits[place]).collect());
     let metrics = metrics_for(&data.task, data.problem).iter();
     Ok(Evaluation {
         task: data.task.clone(),
@@ -93,19 +94,13 @@ pub fn evaluate(
     })
 }
 
-/// Examples with the adapter's ids: the data's label names may stand in another order there. Names that the adapter does not have at
-/// all (`LABEL_0`, ...) leave the ids as they are; a mixture of both is refused.
-fn by_name(examples: &[Example], data: &[String], adapter: &[String]) -> Result<Vec<Example>, Error> {
+/// Where among the adapter's outputs each of the data's labels stands: the same names may come in another order, and F1 is of the
+/// data's class 1. Names that the adapter does not have at all (`LABEL_0`, ...) are matched by id; a mixture of both is refused.
+fn places(data: &[String], adapter: &[String]) -> Result<Vec<usize>, Error> {
     let places: Vec<Option<usize>> = data.iter().map(|name| adapter.iter().position(|other| other == name)).collect();
     if places.iter().all(Option::is_none) {
-        return Ok(examples.to_vec());
+        return Ok((0..data.len()).collect());
     }
-    let Some(places) = places.iter().copied().collect::<Option<Vec<usize>>>() else {
-        return Err(Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data {data:?}")));
-    };
-    let place = |example: &Example| match example.target {
-        Target::Class(id) => Example { target: Target::Class(places[id]), ..example.clone() },
-        Target::Value(_) => example.clone(),
-    };
-    Ok(examples.iter().map(place).collect())
+    let places = places.into_iter().collect::<Option<Vec<usize>>>();
+    places.ok_or_else(|| Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data {data:?}")))
 }

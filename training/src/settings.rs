@@ -24,7 +24,8 @@ pub enum MethodName {
 /// Tokens of a text at most, where nobody says.
 pub const DEFAULT_LENGTH: usize = 128;
 
-/// Everything but the data and the base's weights that decides a run, as resolved from flags, file and defaults. Written to `run/config.toml`.
+/// Everything but the data and the base's weights that decides a run, as resolved from flags, file and defaults. Written to
+/// `run/config.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// What is trained.

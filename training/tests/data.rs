@@ -158,9 +158,14 @@ fn what_is_wrong_is_named() {
         "labels.txt:3: the label \"a\" stands here a second time",
     );
     refused(&[("train.tsv", "label\tsentence\na\tx\n"), ("labels.txt", "\n")], "labels.txt: the file is empty");
-    let all = DataOptions { hold_out: Some(HoldOut { share: 1.0, seed: 0 }), ..options() };
-    let held = TaskData::load(folder(&[("train.tsv", "label\tsentence\na\tx\nb\ty\n")]).path(), &all);
-    assert!(held.unwrap_err().to_string().contains("leaves one side empty"));
+    for (share, words) in
+        [(0.9, "leaves one side empty"), (1.0, "above 0 and below 1"), (f64::NAN, "above 0 and below 1")]
+    {
+        let options = DataOptions { hold_out: Some(HoldOut { share, seed: 0 }), ..options() };
+        let held = TaskData::load(folder(&[("train.tsv", "label\tsentence\na\tx\nb\ty\n")]).path(), &options);
+        let message = held.unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    }
     let dir = folder(&[]);
     std::fs::write(dir.path().join("train.tsv"), b"label\tsentence\na\tx\nb\t\xff\n").unwrap();
     let message = TaskData::load(dir.path(), &options()).unwrap_err().to_string();

@@ -90,13 +90,13 @@ fn a_run_lands_on_its_ratio_and_its_checkpoint_prunes_to_the_same_adapter() {
     let entries: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(entries.len(), 6);
     // The exported adapter is the best of the epochs whose support is final, as the served path measures it.
-    let best = entries[3..].iter().map(|entry| entry["metrics"]["accuracy"].as_f64().unwrap()).fold(0.0, f64::max);
+    let best = entries[2..].iter().map(|entry| entry["metrics"]["accuracy"].as_f64().unwrap()).fold(0.0, f64::max);
     let base = base_dir();
     let json = fine(&["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"]);
     let found: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((found["metrics"]["accuracy"].as_f64().unwrap(), found["examples"].as_u64()), (best, Some(12)));
     assert_eq!(found["parameters"]["adapter"].as_u64().unwrap() as usize, adapter.delta_parameters());
-    let first_best = entries.iter().skip(3).find(|entry| entry["metrics"]["accuracy"].as_f64() == Some(best)).unwrap();
+    let first_best = entries.iter().skip(2).find(|entry| entry["metrics"]["accuracy"].as_f64() == Some(best)).unwrap();
     let checkpoint = output.join(format!("run/checkpoint-{}", first_best["epoch"]));
     let again = room.path().join("again");
     fine(&["prune", checkpoint.to_str().unwrap(), "--output", again.to_str().unwrap()]);
@@ -123,13 +123,14 @@ fn log(output: &Path) -> Vec<serde_json::Value> {
     entries
 }
 
-/// Starts a run and kills it as soon as it has a checkpoint.
-fn killed(args: &[&str], output: &Path) {
+/// Starts a run and kills it as soon as epoch `after` has ended.
+fn killed(args: &[&str], output: &Path, after: usize) {
     let mut run = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
     let mut run = run.args(args).env("POLYRANK_HOME", home()).stderr(Stdio::null()).spawn().unwrap();
     let run_dir = output.join("run");
-    while !(run_dir.is_dir() && names(&run_dir).iter().any(|name| name.starts_with("checkpoint-"))) {
-        assert!(run.try_wait().unwrap().is_none(), "the run ended without a checkpoint");
+    let epoch = |name: &String| name.strip_prefix("checkpoint-")?.parse::<usize>().ok();
+    while !(run_dir.is_dir() && names(&run_dir).iter().filter_map(epoch).any(|epoch| epoch >= after)) {
+        assert!(run.try_wait().unwrap().is_none(), "the run ended first");
         std::thread::sleep(Duration::from_millis(1));
     }
     run.kill().unwrap();
@@ -138,13 +139,15 @@ fn killed(args: &[&str], output: &Path) {
 
 #[test]
 fn a_killed_run_goes_on_as_if_nothing_had_happened() {
-    let (data, room) = (data(), TempDir::new().unwrap());
+    let data = data();
     let from = data.path().to_str().unwrap();
-    for gate in ["authors", "paper"] {
+    // While gates go, and after they have been folded away.
+    for (gate, after) in [("authors", 1), ("paper", 1), ("authors", 10)] {
+        let room = TempDir::new().unwrap();
         let (whole, parted) = (room.path().join(gate), room.path().join(format!("{gate}-parted")));
         let more = ["--epochs", "20", "--lr", "3e-3", "--gate", gate];
         fine(&train(from, whole.to_str().unwrap(), &more));
-        killed(&train(from, parted.to_str().unwrap(), &more), &parted);
+        killed(&train(from, parted.to_str().unwrap(), &more), &parted, after);
         // What a process leaves that is killed while it saves, or writes its log.
         std::fs::create_dir(parted.join("run/.checkpoint-half")).unwrap();
         let mut log_file = std::fs::OpenOptions::new().append(true).open(parted.join("run/log.jsonl")).unwrap();
@@ -268,6 +271,44 @@ fn what_was_held_out_is_evaluated() {
     // Nobody knows any more what was trained on.
     std::fs::remove_dir_all(output.join("run")).unwrap();
     refused(&args, 1, "no labelled split \"validation\"");
+}
+
+/// F1 is of the data's class 1, whichever way round the adapter has the labels.
+#[test]
+fn f1_is_of_the_datas_class_1() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "6", "--method", "lora"]));
+    // Half of the bad ones called good, so that the classes' F1 differ.
+    let rows = String::from_utf8(read(&data.path().join("validation.tsv"))).unwrap();
+    let rows: Vec<(&str, &str)> = rows.lines().skip(1).map(|line| line.split_once('\t').unwrap()).collect();
+    let rows: Vec<(&str, &str)> =
+        rows.iter().enumerate().map(|(i, &(label, text))| (if i % 4 == 1 { "good" } else { label }, text)).collect();
+    let lines: String = rows.iter().map(|(label, text)| format!("{label}\t{text}\n")).collect();
+    std::fs::write(data.path().join("validation.tsv"), format!("label\tsentence\n{lines}")).unwrap();
+
+    let engine = engine();
+    let adapter = Arc::new(engine.load_adapter(&output).unwrap());
+    let limit = Limit { max_length: None, truncate: true };
+    let encode = |text| Row { text: engine.encode(text, None, &limit).unwrap(), adapter: Arc::clone(&adapter) };
+    let logits = engine.logits(&rows.iter().map(|(_, text)| encode(text)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(adapter.labels, ["bad", "good"]);
+    let found: Vec<&str> = logits.iter().map(|l| if l[1] > l[0] { "good" } else { "bad" }).collect();
+    let f1 = |of: &str| {
+        let right = rows.iter().zip(&found).filter(|((label, _), found)| *label == of && **found == of).count();
+        let all = rows.iter().filter(|(label, _)| *label == of).count() + found.iter().filter(|f| **f == of).count();
+        2.0 * right as f64 / all as f64
+    };
+    assert_ne!(f1("good"), f1("bad"), "{found:?}");
+    let base = base_dir();
+    for order in [["good", "bad"], ["bad", "good"]] {
+        std::fs::write(data.path().join("labels.txt"), order.join("\n")).unwrap();
+        let args = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
+        let json = fine(&[&args[..], &["--task", "mrpc"]].concat());
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["metrics"]["f1"].as_f64().unwrap(), f1(order[1]), "{order:?}: {json}");
+    }
 }
 
 #[test]
@@ -404,8 +445,16 @@ fn wrong_settings_touch_nothing() {
     refused(
         &train(from, to, &["--method", "lora", "--target-ratio", "0.5"]),
         1,
-        "--target-ratio: expected with --method sora",
+        "--target-ratio: expected with the method sora",
     );
+    let config = room.path().join("settings.toml");
+    let by_file = |content: &str, flag: &'static [&'static str], words: &str| {
+        std::fs::write(&config, content).unwrap();
+        let file = ["--config", config.to_str().unwrap()];
+        refused(&train(from, to, &[&file, flag].concat()), 1, words);
+    };
+    by_file("method = \"lora\"", &["--target-ratio", "0.5"], "--target-ratio: expected with the method sora");
+    by_file("epochs = 3\nranks = 8\n", &[], "settings.toml: line 2: unknown field `ranks`");
     refused(&train("/nowhere/at/all", to, &[]), 1, "no such folder");
     refused(&["prune", "/nowhere/run/checkpoint-1", "--output", to], 1, "config.toml");
     refused(&train(from, to, &["--max-length", "999"]), 1, "max_length");

@@ -114,16 +114,19 @@ impl From<Problem> for ProblemType {
 impl Flags {
     /// These flags, and of the settings in the TOML file `path` what they leave open.
     pub(super) fn over(&self, path: Option<&Path>) -> Result<Self, Error> {
-        self.check_method()?;
-        let file = match path {
+        let file: Self = match path {
             None => Self::default(),
             Some(path) => {
                 let io = |source| Error::Io { path: path.to_owned(), source };
-                let malformed =
-                    |error: toml::de::Error| Error::Malformed { path: path.to_owned(), reason: error.to_string() };
-                toml::from_str(&fs::read_to_string(path).map_err(io)?).map_err(malformed)?
+                let text = fs::read_to_string(path).map_err(io)?;
+                let malformed = |error: toml::de::Error| {
+                    let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+                    Error::Malformed { path: path.to_owned(), reason: format!("line {line}: {}", error.message()) }
+                };
+                toml::from_str(&text).map_err(malformed)?
             }
         };
+        self.check_gate(self.method.or(file.method))?;
         let flags = self.clone();
         // A threshold by flag replaces whatever the file says of it.
         let thresholds = match flags.target_ratio.is_some() || flags.xi.is_some() || flags.lambda.is_some() {
@@ -162,8 +165,8 @@ impl Flags {
         })
     }
 
-    /// A gate asked for by flag needs a method that has one; a file may serve several methods.
-    fn check_method(&self) -> Result<(), Error> {
+    /// A gate asked for by flag needs a method that has one; a file's may be there for another run.
+    fn check_gate(&self, method: Option<MethodName>) -> Result<(), Error> {
         let gated = [
             ("--gate", self.gate.is_some()),
             ("--target-ratio", self.target_ratio.is_some()),
@@ -172,9 +175,9 @@ impl Flags {
             ("--sparse-lambda", self.sparse_lambda.is_some()),
         ];
         match gated.into_iter().find(|(_, given)| *given) {
-            Some((flag, _)) if self.method == Some(MethodName::Lora) => Err(Error::Settings(format!(
-                "{flag}: expected with --method sora, found --method lora, which has no gates"
-            ))),
+            Some((flag, _)) if method == Some(MethodName::Lora) => {
+                Err(Error::Settings(format!("{flag}: expected with the method sora, found lora, which has no gates")))
+            }
             _ => Ok(()),
         }
     }

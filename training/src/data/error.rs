@@ -76,6 +76,12 @@ pub enum DataError {
         /// What was asked for.
         split: String,
     },
+    /// What is no share, whether one is needed or not.
+    #[error("--validation-split: expected above 0 and below 1, found {share}")]
+    Share {
+        /// The share asked for.
+        share: f64,
+    },
     /// A share that leaves a side without rows.
     #[error("{path}: a validation split of {share} of {rows} rows leaves one side empty")]
     Split {

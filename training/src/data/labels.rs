@@ -38,7 +38,7 @@ impl Labels {
         match problem {
             Some(ProblemType::Regression) => return Ok(Self::values(listed)),
             Some(ProblemType::MultiLabelClassification) => {
-                let reason = "multi_label_classification is not trained yet";
+                let reason = "an adapter of multi_label_classification cannot be judged: a row has one label";
                 return Err(DataError::line(path, rows.first().map_or(1, |row| row.line), reason));
             }
             None if numbers && !integers => return Ok(Self::values(listed)),

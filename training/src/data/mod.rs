@@ -124,6 +124,11 @@ impl TaskData {
             let mismatched = data.read("validation_mismatched")?;
             data.validation.extend(mismatched);
         }
+        if let Some(HoldOut { share, .. }) = options.hold_out
+            && !(share > 0.0 && share < 1.0)
+        {
+            return Err(DataError::Share { share });
+        }
         if let (true, Some(hold_out)) = (data.validation.is_empty(), options.hold_out) {
             data.hold_out(&train_path, hold_out)?;
         }
