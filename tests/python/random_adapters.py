@@ -9,6 +9,7 @@ served. Beside the adapters lies `OUT/expected.json`, laid out as in `peft_golde
 """
 import argparse
 import random
+import re
 from pathlib import Path
 
 import peft_goldens as goldens
@@ -39,8 +40,9 @@ VARIANTS = [
 
 def settings(sites, rng):
     """Arguments of `LoraConfig`, in one of the forms that PEFT takes targets in."""
-    short = sorted({site.split(".layer.")[1].split(".", 1)[1] for site in sites})
-    layers = sorted({int(site.split(".layer.")[1].split(".")[0]) for site in sites})
+    inside = [re.split(r"\.layers?\.", site)[1].split(".", 1) for site in sites]
+    short = sorted({name for _, name in inside})
+    layers = sorted({int(layer) for layer, _ in inside})
     some = lambda things: rng.sample(things, rng.randint(1, len(things)))
     form = rng.choice(["sites", "sites", "layers", "regex", "all"])
     if form == "sites":
@@ -51,8 +53,8 @@ def settings(sites, rng):
         targets, keys = {"target_modules": some(short), "layers_to_transform": some(layers)}, short
     elif form == "regex":
         names = "|".join(name.replace(".", r"\.") for name in some(short))
-        targets = {"target_modules": rf".*\.layer\.[{''.join(map(str, some(layers)))}]\.({names})"}
-        keys = [rf"layer\.{layer}\..*" for layer in layers]
+        targets = {"target_modules": rf".*\.layers?\.[{''.join(map(str, some(layers)))}]\.({names})"}
+        keys = [rf"layers?\.{layer}\..*" for layer in layers]
     else:
         kept = rng.choice(short)  # PEFT refuses to adapt nothing, and `output.dense` excludes `attention.output.dense` as well
         excluded = [name for name in some(short) if not kept.endswith(name)]
