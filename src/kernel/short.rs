@@ -21,7 +21,7 @@ const LEAST: usize = 64;
 /// How many rows of a text of `len`, one of `texts`, attend together: where there are fewer texts than threads, they are divided.
 /// A row's result does not depend on it.
 pub(super) fn share(len: usize, texts: usize) -> usize {
-    len.div_ceil(rayon::current_num_threads().div_ceil(texts.max(1))).max(LEAST)
+    len.div_ceil(rayon::current_num_threads().div_ceil(texts.max(1))).next_multiple_of(ROWS).max(LEAST)
 }
 
 /// The most rows that one tile takes.

@@ -247,7 +247,8 @@ mod tests {
         let expected = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
         let whole = fs::read(&path).unwrap();
         let mut other = whole.clone();
-        let version = whole.windows(13).position(|bytes| bytes == br#""version":"1""#).unwrap();
+        let version = format!("\"version\":\"{VERSION}\"");
+        let version = whole.windows(version.len()).position(|bytes| bytes == version.as_bytes()).unwrap();
         other[version + 11] = b'0';
         for wrong in [&whole[..whole.len() - 4], &whole[..100], &[][..], &other] {
             fs::remove_file(&path).unwrap();
