@@ -96,7 +96,8 @@ fn a_short_text_of_several_adapters_answers_as_alone_to_rounding() {
             let cut = |list: &[u32]| list.iter().copied().take(4).collect();
             let text = Encoded { ids: cut(&text.ids), type_ids: cut(&text.type_ids), truncated: true };
             let rows: Vec<Row> = adapters.iter().map(|adapter| row(&text, adapter)).collect();
-            answers_as_alone(&golden, &rows, 15, 1e-6);
+            // What is packed and what is not sum in other orders; how far apart that is depends on the machine's vectors.
+            answers_as_alone(&golden, &rows, 15, 1e-5);
         }
     }
 }

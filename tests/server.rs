@@ -386,7 +386,7 @@ fn a_bug_is_500_tells_nothing_and_passes() {
     }
     // No bug of the server's, but an adapter that is no use on this text.
     let answer = server.classify("plain", r#"{"inputs": "A great movie, and the acting is THE best ever!"}"#);
-    assert_error(&answer, 422, "Unprocessable", "adapter \"plain\" answers with logits that are not finite");
+    assert_error(&answer, 422, "Unprocessable", "adapter \"plain\" on this base gives logits that are not finite");
     let answer = server.classify("plain", TEXT);
     assert_eq!((answer.status, scores(&answer.body[0])), (200, vec![0.5, 0.5]));
     assert_eq!(server.get("/adapters/plain").body["requests"], 1);
