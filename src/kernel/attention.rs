@@ -143,11 +143,6 @@ impl Attention {
         Block { text, rows, keys }
     }
 
-    /// A text at once: every row, every key.
-    fn whole(&self, text: usize) -> Block {
-        Block { text, rows: 0..self.len(text), keys: 0..self.len(text) }
-    }
-
     /// All rows of all texts, in order. Where there are fewer texts than threads, those that [`Text::attend`] takes are divided among
     /// them; what general products take is divided always, so that a window costs what it sees.
     fn blocks(&self) -> Vec<Block> {
@@ -230,7 +225,8 @@ impl Attention {
     fn text_gradient(&self, text: usize, [dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 3], dy: &[f32]) {
         let (hidden, size) = (self.hidden(), self.size);
         let (mut weights, mut dropped, mut grads) = (Vec::new(), Vec::new(), Vec::new());
-        let (len, block) = (self.len(text), self.whole(text));
+        let len = self.len(text);
+        let block = self.block(text, 0..len);
         for head in self.heads_of(&block, inputs) {
             let column = head.head * size;
             let dy = View::rows(&dy[self.offsets[text] * hidden + column..], hidden);
