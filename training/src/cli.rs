@@ -88,7 +88,7 @@ struct EvaluateArgs {
     /// The adapter's folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// Folder with the task's data.
+    /// Folder with the task's data; without train.* and labels.txt, the adapter's labels are the data's.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Name of the task, which decides its metric [default: the folder's name].
@@ -202,7 +202,12 @@ fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
         Some(by_hand) => Some(by_hand),
         None => Facts::read(&run::folder(&args.adapter))?.and_then(|facts| facts.held_out),
     };
-    let options = DataOptions { task: args.task.clone(), problem: adapter.problem_type, hold_out };
+    let options = DataOptions {
+        task: args.task.clone(),
+        problem: adapter.problem_type,
+        hold_out,
+        labels: Some(adapter.labels.clone()),
+    };
     let data = TaskData::load(&args.data, &options)?;
     let result = evaluate(&engine, adapter, &data, &args.split, args.max_length)?;
     let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };

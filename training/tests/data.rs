@@ -67,6 +67,35 @@ fn integers_are_ids_into_labels_txt_and_fractions_are_values() {
 }
 
 #[test]
+fn an_adapters_labels_stand_in_for_a_train_file() {
+    let options = || DataOptions { labels: Some(["b", "a", "c"].map(str::to_owned).to_vec()), ..options() };
+    let known = |files: &[(&str, &str)]| TaskData::load(folder(files).path(), &options());
+    let targets = |data: &TaskData, split: &str| -> Vec<Target> {
+        data.split(split).unwrap().iter().map(|example| example.target).collect()
+    };
+    let (names, ids) = ("label\tsentence\na\tx\nb\ty\n", "label\tsentence\n1\tx\n0\ty\n");
+    for rows in [names, ids] {
+        let dir = folder(&[("test.tsv", rows)]);
+        // Kept: the test split is read when it is asked for.
+        let data = TaskData::load(dir.path(), &options()).unwrap();
+        assert_eq!(data.labels, ["b", "a", "c"]);
+        assert_eq!(targets(&data, "test"), [Target::Class(1), Target::Class(0)]);
+        // No share of what is not there is held out.
+        assert!(matches!(data.split("train"), Err(DataError::NoSplit { .. })));
+        assert!(matches!(data.split("validation"), Err(DataError::NoSplit { .. })));
+    }
+    // Both files of the folder tell more than the adapter.
+    let listed = known(&[("dev.tsv", ids), ("labels.txt", "no\nyes\n")]).unwrap();
+    assert_eq!(listed.labels, ["no", "yes"]);
+    assert_eq!(targets(&listed, "validation"), [Target::Class(1), Target::Class(0)]);
+    assert_eq!(known(&[("train.tsv", names), ("dev.tsv", names)]).unwrap().labels, ["a", "b"]);
+    let unknown = known(&[("dev.tsv", "label\tsentence\nz\tx\n")]).unwrap_err();
+    assert!(matches!(&unknown, DataError::UnknownLabel { line: 2, label, .. } if label == "z"), "{unknown}");
+    let nothing = known(&[("labels.txt", "no\nyes\n")]).unwrap_err();
+    assert!(matches!(nothing, DataError::NoData(_)), "{nothing}");
+}
+
+#[test]
 fn a_split_of_train_is_seeded_and_keeps_every_row_once() {
     let rows: String = (0..40).map(|i| format!("{}\ttext {i}\n", i % 2)).collect();
     let dir = folder(&[("train.tsv", &format!("label\tsentence\n{rows}"))]);

@@ -96,6 +96,13 @@ fn a_run_lands_on_its_ratio_and_its_checkpoint_prunes_to_the_same_adapter() {
     let found: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((found["metrics"]["accuracy"].as_f64().unwrap(), found["examples"].as_u64()), (best, Some(12)));
     assert_eq!(found["parameters"]["adapter"].as_u64().unwrap() as usize, adapter.delta_parameters());
+    // The same rows as the only file of a folder: the adapter knows what its labels mean.
+    let alone = TempDir::new().unwrap();
+    std::fs::copy(data.path().join("validation.tsv"), alone.path().join("test.tsv")).unwrap();
+    let alone = ["--data", alone.path().to_str().unwrap(), "--split", "test", "--json"];
+    let test = fine(&[&["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to][..], &alone].concat());
+    let test: serde_json::Value = serde_json::from_str(&test).unwrap();
+    assert_eq!((&test["metrics"], &test["examples"]), (&found["metrics"], &found["examples"]));
     let first_best = entries.iter().skip(2).find(|entry| entry["metrics"]["accuracy"].as_f64() == Some(best)).unwrap();
     let checkpoint = output.join(format!("run/checkpoint-{}", first_best["epoch"]));
     let again = room.path().join("again");

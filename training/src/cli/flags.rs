@@ -223,6 +223,7 @@ impl Flags {
                 share: self.validation_split.unwrap_or(VALIDATION_SPLIT),
                 seed: self.seed.unwrap_or(0),
             }),
+            labels: None,
         }
     }
 }

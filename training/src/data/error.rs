@@ -13,6 +13,11 @@ pub enum DataError {
     /// There is nothing to train on.
     #[error("{0}: expected train.tsv, train.csv, train.jsonl, train.json or train.parquet")]
     NoTrain(PathBuf),
+    /// There is nothing to evaluate on.
+    #[error(
+        "{0}: expected train, validation, validation_matched, dev or test, with .tsv, .csv, .jsonl, .json or .parquet"
+    )]
+    NoData(PathBuf),
     /// One split in two files.
     #[error("{first} and {second}: expected one file for a split")]
     TwoFiles {

@@ -24,15 +24,14 @@ pub(super) enum Labels {
 const MOST_CLASSES: usize = 10_000;
 
 impl Labels {
-    /// Decides by the training rows and `labels.txt`: integers are ids (into `labels.txt` where there is one), other strings are
-    /// names in its order or sorted; numbers with a fraction mean regression unless `problem` says else.
+    /// Decides by the rows of `path` and the `listed` names, where there are any: integers are ids (into these names), other
+    /// strings are names in their order or sorted; numbers with a fraction mean regression unless `problem` says else.
     pub(super) fn decide(
-        dir: &Path,
         path: &Path,
         rows: &[Row],
+        listed: Option<Vec<String>>,
         problem: Option<ProblemType>,
     ) -> Result<Self, DataError> {
-        let listed = listed(&dir.join("labels.txt"))?;
         let integers = rows.iter().all(|row| row.label.parse::<i64>().is_ok());
         let numbers = rows.iter().all(|row| row.label.parse::<f64>().is_ok());
         match problem {
@@ -130,7 +129,7 @@ impl Labels {
 }
 
 /// The lines of `labels.txt`, where there is one.
-fn listed(path: &Path) -> Result<Option<Vec<String>>, DataError> {
+pub(super) fn listed(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     if !path.exists() {
         return Ok(None);
     }

@@ -66,7 +66,7 @@ pub struct TaskData {
     pub problem: ProblemType,
     /// Label names in order of id.
     pub labels: Vec<String>,
-    /// What is trained on.
+    /// What is trained on; empty where [`DataOptions::labels`] stood in for it.
     pub train: Vec<Example>,
     /// What is evaluated on; the first is selected on. Empty where there is no file of it and nothing was to be held out.
     pub validation: Vec<Split>,
@@ -83,12 +83,17 @@ pub struct DataOptions {
     pub problem: Option<ProblemType>,
     /// What to set aside of train where there is no validation file.
     pub hold_out: Option<HoldOut>,
+    /// Names of the labels in order of id, as an adapter knows them: without a train file, which tells them to training, and
+    /// without `labels.txt`, the other splits are read by these.
+    pub labels: Option<Vec<String>>,
 }
 
 /// Files that may hold the validation split, by preference.
 const VALIDATION: [&str; 3] = ["validation", "validation_matched", "dev"];
 /// Files that hold labelled rows.
 const EXTENSIONS: [&str; 5] = ["tsv", "csv", "jsonl", "json", "parquet"];
+const TRAIN: &str = "train";
+const TEST: &str = "test";
 
 impl TaskData {
     /// Reads the task in the folder `dir`.
@@ -99,20 +104,25 @@ impl TaskData {
         if !dir.is_dir() {
             return Err(DataError::NoFolder(dir.to_owned()));
         }
-        let train_path = find(dir, "train")?.ok_or_else(|| DataError::NoTrain(dir.to_owned()))?;
-        let train = rows::read(&train_path)?;
-        let labels = Labels::decide(dir, &train_path, &train, options.problem)?;
+        let listed = labels::listed(&dir.join("labels.txt"))?;
+        let (path, trained, listed) = match (find(dir, TRAIN)?, &options.labels) {
+            (Some(train), _) => (train, true, listed),
+            (None, Some(names)) => (any(dir)?, false, listed.or_else(|| Some(names.clone()))),
+            (None, None) => return Err(DataError::NoTrain(dir.to_owned())),
+        };
+        let rows = rows::read(&path)?;
+        let labels = Labels::decide(&path, &rows, listed, options.problem)?;
         let mut data = Self {
             task: options.task.clone().unwrap_or_else(|| folder_name(dir)),
             problem: labels.problem(),
-            train: labels.apply(&train_path, train)?,
+            train: if trained { labels.apply(&path, rows)? } else { Vec::new() },
             validation: Vec::new(),
             held_out: None,
             labels: labels.names(),
             dir: dir.to_owned(),
             meaning: labels,
         };
-        data.check_classes(&train_path)?;
+        data.check_classes(&path)?;
         for name in VALIDATION {
             if data.validation.is_empty()
                 && let Some(split) = data.read(name)?
@@ -129,8 +139,8 @@ impl TaskData {
         {
             return Err(DataError::Share { share });
         }
-        if let (true, Some(hold_out)) = (data.validation.is_empty(), options.hold_out) {
-            data.hold_out(&train_path, hold_out)?;
+        if let (true, Some(hold_out)) = (trained && data.validation.is_empty(), options.hold_out) {
+            data.hold_out(&path, hold_out)?;
         }
         Ok(data)
     }
@@ -143,8 +153,8 @@ impl TaskData {
     pub fn split(&self, name: &str) -> Result<Cow<'_, [Example]>, DataError> {
         let missing = || DataError::NoSplit { folder: self.dir.clone(), split: name.to_owned() };
         match name {
-            "train" => Ok(Cow::Borrowed(&self.train)),
-            "test" => Ok(Cow::Owned(self.read(name)?.ok_or_else(missing)?.examples)),
+            TRAIN if !self.train.is_empty() => Ok(Cow::Borrowed(&self.train)),
+            TEST => Ok(Cow::Owned(self.read(name)?.ok_or_else(missing)?.examples)),
             name => {
                 let named = self.validation.iter().find(|split| split.name == name);
                 let first = self.validation.first().filter(|_| name == "validation");
@@ -157,7 +167,7 @@ impl TaskData {
     fn read(&self, name: &str) -> Result<Option<Split>, DataError> {
         let Some(path) = find(&self.dir, name)? else { return Ok(None) };
         let rows = rows::read(&path)?;
-        if name == "test" && rows.iter().all(|row| row.label.is_empty() || row.label == "-1") {
+        if name == TEST && rows.iter().all(|row| row.label.is_empty() || row.label == "-1") {
             return Ok(None);
         }
         Ok(Some(Split { name: name.to_owned(), examples: self.meaning.apply(&path, rows)? }))
@@ -199,6 +209,16 @@ impl TaskData {
 fn folder_name(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     whole.file_name().map_or_else(|| "task".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The first file there is of a split that is not trained on.
+fn any(dir: &Path) -> Result<PathBuf, DataError> {
+    for name in VALIDATION.into_iter().chain([TEST]) {
+        if let Some(path) = find(dir, name)? {
+            return Ok(path);
+        }
+    }
+    Err(DataError::NoData(dir.to_owned()))
 }
 
 /// The one file of a split.
