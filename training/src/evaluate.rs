@@ -95,10 +95,11 @@ pub fn evaluate(
 }
 
 /// Where among the adapter's outputs each of the data's labels stands: the same names may come in another order, and F1 is of the
-/// data's class 1. Names that the adapter does not have at all (`LABEL_0`, ...) are matched by id; a mixture of both is refused.
+/// data's class 1. Where one side has no names (`LABEL_0`, ...), or there is one output, they are matched by id.
 fn places(data: &[String], adapter: &[String]) -> Result<Vec<usize>, Error> {
     let places: Vec<Option<usize>> = data.iter().map(|name| adapter.iter().position(|other| other == name)).collect();
-    if places.iter().all(Option::is_none) {
+    let nameless = |names: &[String]| names.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
+    if data.len() == 1 || (places.iter().all(Option::is_none) && (nameless(data) || nameless(adapter))) {
         return Ok((0..data.len()).collect());
     }
     let places = places.into_iter().collect::<Option<Vec<usize>>>();

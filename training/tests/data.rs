@@ -142,7 +142,14 @@ fn what_is_wrong_is_named() {
     refused(&[("train.tsv", "class\tsentence\na\tx\n")], "train.tsv: column label is missing");
     refused(&[("train.tsv", "label\tsentence1\na\tx\n")], "column sentence2 is missing");
     refused(&[("train.tsv", GOOD)], "train.tsv:2: expected 2 fields, found 3");
-    refused(&[("train.tsv", "label\tsentence\na\tx\na\ty\n")], "every row has the label \"a\"");
+    refused(&[("train.tsv", "label\tsentence\na\tx\na\ty\n")], "train.tsv: every row has the label \"a\"");
+    let lonely = format!("label\tsentence\nb\tx\n{}", "a\ty\n".repeat(9));
+    let without = (0..100).find_map(|seed| {
+        let hold_out = Some(HoldOut { share: 0.1, seed });
+        TaskData::load(folder(&[("train.tsv", &lonely)]).path(), &DataOptions { hold_out, ..options() }).err()
+    });
+    let message = without.unwrap().to_string();
+    assert!(message.contains("every row that the validation split leaves has the label \"a\""), "{message}");
     refused(&[("train.tsv", "label\tsentence\na\tx\nb\t \n")], "train.tsv:3: the text is empty");
     refused(
         &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("validation.tsv", "label\tsentence\nc\tx\n")],

@@ -64,17 +64,17 @@ pub enum DataError {
         expected: String,
     },
     /// Nothing to tell apart.
-    #[error("{path}: every row has the label {label:?}: expected two classes or more")]
+    #[error("{path}: {rows} has the label {label:?}: expected two classes or more")]
     OneClass {
         /// The training file.
         path: PathBuf,
+        /// Which of its rows.
+        rows: &'static str,
         /// The label.
         label: String,
     },
     /// A split that is not there.
-    #[error(
-        "{folder}: no labelled split {split:?}; where training held out a share of train, --validation-split and --seed say which"
-    )]
+    #[error("{folder}: no labelled split {split:?}{}", hint(split))]
     NoSplit {
         /// The task's folder.
         folder: PathBuf,
@@ -97,6 +97,14 @@ pub enum DataError {
         /// Rows there are.
         rows: usize,
     },
+}
+
+/// What else may be meant where there is no file.
+fn hint(split: &str) -> &'static str {
+    match split {
+        "validation" => "; where training held out a share of train, --validation-split and --seed say which",
+        _ => "",
+    }
 }
 
 impl DataError {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use error::DataError;
 
 use self::labels::Labels;
+use self::rows::Row;
 
 /// What a text should be answered with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,7 +111,10 @@ impl TaskData {
             (None, Some(names)) => (any(dir)?, false, listed.or_else(|| Some(names.clone()))),
             (None, None) => return Err(DataError::NoTrain(dir.to_owned())),
         };
-        let rows = rows::read(&path)?;
+        let mut rows = rows::read(&path)?;
+        if !trained {
+            rows.retain(Row::is_labelled);
+        }
         let labels = Labels::decide(&path, &rows, listed, options.problem)?;
         let mut data = Self {
             task: options.task.clone().unwrap_or_else(|| folder_name(dir)),
@@ -122,7 +126,9 @@ impl TaskData {
             dir: dir.to_owned(),
             meaning: labels,
         };
-        data.check_classes(&path)?;
+        if options.labels.is_none() {
+            data.check_classes(&path, "every row")?;
+        }
         for name in VALIDATION {
             if data.validation.is_empty()
                 && let Some(split) = data.read(name)?
@@ -145,8 +151,8 @@ impl TaskData {
         Ok(data)
     }
 
-    /// The split called `name`; `validation` is the one selected on, whatever its file. `test` is read here only: nothing else may
-    /// depend on it.
+    /// The split called `name`; `validation` is the one selected on, whatever its file. `test`, and others by their files' names, are
+    /// read here only: nothing else may depend on them.
     ///
     /// # Errors
     /// A split that is not there or has no labels, and what is malformed in the test file.
@@ -154,11 +160,14 @@ impl TaskData {
         let missing = || DataError::NoSplit { folder: self.dir.clone(), split: name.to_owned() };
         match name {
             TRAIN if !self.train.is_empty() => Ok(Cow::Borrowed(&self.train)),
-            TEST => Ok(Cow::Owned(self.read(name)?.ok_or_else(missing)?.examples)),
             name => {
                 let named = self.validation.iter().find(|split| split.name == name);
-                let first = self.validation.first().filter(|_| name == "validation");
-                named.or(first).map(|split| Cow::Borrowed(&split.examples[..])).ok_or_else(missing)
+                match named.or(self.validation.first().filter(|_| name == VALIDATION[0])) {
+                    Some(split) => Ok(Cow::Borrowed(&split.examples)),
+                    // The name of a file beside the others, not a path.
+                    None if name == TRAIN || name.contains(['/', '\\']) => Err(missing()),
+                    None => Ok(Cow::Owned(self.read(name)?.ok_or_else(missing)?.examples)),
+                }
             }
         }
     }
@@ -167,17 +176,17 @@ impl TaskData {
     fn read(&self, name: &str) -> Result<Option<Split>, DataError> {
         let Some(path) = find(&self.dir, name)? else { return Ok(None) };
         let rows = rows::read(&path)?;
-        if name == TEST && rows.iter().all(|row| row.label.is_empty() || row.label == "-1") {
+        if name == TEST && !rows.iter().any(Row::is_labelled) {
             return Ok(None);
         }
         Ok(Some(Split { name: name.to_owned(), examples: self.meaning.apply(&path, rows)? }))
     }
 
-    fn check_classes(&self, path: &Path) -> Result<(), DataError> {
+    fn check_classes(&self, path: &Path, rows: &'static str) -> Result<(), DataError> {
         let first = self.train.first().map(|example| example.target);
         match first {
             Some(Target::Class(id)) if self.train.iter().all(|example| example.target == Target::Class(id)) => {
-                Err(DataError::OneClass { path: path.to_owned(), label: self.labels[id].clone() })
+                Err(DataError::OneClass { path: path.to_owned(), rows, label: self.labels[id].clone() })
             }
             _ => Ok(()),
         }
@@ -202,13 +211,15 @@ impl TaskData {
         });
         self.validation.push(Split { name: "validation".to_owned(), examples });
         self.held_out = Some(hold_out);
-        self.check_classes(path)
+        self.check_classes(path, "every row that the validation split leaves")
     }
 }
 
 fn folder_name(dir: &Path) -> String {
-    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    whole.file_name().map_or_else(|| "task".to_owned(), |name| name.to_string_lossy().into_owned())
+    // A link's own name, and the real one of `.`.
+    let whole = || dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let named = if dir.file_name().is_some() { dir.to_owned() } else { whole() };
+    named.file_name().map_or_else(|| "task".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The first file there is of a split that is not trained on.

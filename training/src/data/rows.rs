@@ -17,6 +17,13 @@ pub(super) struct Row {
     pub(super) pair: Option<String>,
 }
 
+impl Row {
+    /// GLUE's test files have no labels, or -1.
+    pub(super) fn is_labelled(&self) -> bool {
+        !self.label.is_empty() && self.label != "-1"
+    }
+}
+
 /// All rows of a file, each with a text.
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, DataError> {
     // A test file may lack labels; whoever needs them says so by the empty ones.

@@ -1,0 +1,176 @@
+//! `polyrank-train evaluate`: which rows, which labels, which metric.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use polyrank::engine::Row;
+use polyrank::tokenize::Limit;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::run::{data, fine, log, read, refused, train};
+use super::{base_dir, engine};
+
+/// The command's arguments for the adapter in `to` and the data in `from`.
+fn args<'a>(to: &'a Path, from: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let base: &'static str = Box::leak(base_dir().to_string_lossy().into_owned().into_boxed_str());
+    let args = ["evaluate", "--model-id", base, "--json", "--adapter"];
+    [&args[..], &[to.to_str().unwrap(), "--data", from.to_str().unwrap()], more].concat()
+}
+
+fn evaluate(to: &Path, from: &Path, more: &[&str]) -> Value {
+    serde_json::from_str(&fine(&args(to, from, more))).unwrap()
+}
+
+fn accuracy(found: &Value) -> (u64, f64) {
+    (found["examples"].as_u64().unwrap(), found["metrics"]["accuracy"].as_f64().unwrap())
+}
+
+/// An adapter in `room` that has learnt [`data`]'s task by heart.
+fn learnt(data: &Path, room: &Path, more: &[&str]) -> std::path::PathBuf {
+    let output = room.join("adapter");
+    let settings = ["--method", "lora", "--epochs", "8", "--lr", "1e-2"];
+    fine(&train(data.to_str().unwrap(), output.to_str().unwrap(), &[&settings[..], more].concat()));
+    output
+}
+
+/// Labels without sense, so that rows that were trained on are answered better than those that were not.
+#[test]
+fn what_was_held_out_is_evaluated() {
+    let (data, room) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let words = ["plot", "the", "of", "and", "was"];
+    let row =
+        |i: usize| format!("{} {} {} {}", words[i % 5], words[i / 5 % 5], words[(i / 25 + i) % 5], words[i * 7 % 3]);
+    let rows: Vec<String> = (0..40).map(|i| format!("{}\t{}\n", ["a", "b"][(i * i / 3 + i / 5) % 2], row(i))).collect();
+    let file = data.path().join("train.tsv");
+    let write = |rows: &[String]| fs::write(&file, format!("label\tsentence\n{}", rows.concat())).unwrap();
+    write(&rows);
+    let output = learnt(data.path(), room.path(), &["--validation-split", "0.25"]);
+    let held = ["--validation-split", "0.25", "--seed", "3"];
+    let best = log(&output).iter().map(|entry| entry["metrics"]["accuracy"].as_f64().unwrap()).fold(0.0, f64::max);
+    let found = evaluate(&output, data.path(), &[]);
+    assert_eq!(accuracy(&found), (10, best));
+    // Either flag by itself leaves the other as the run had it.
+    assert_eq!(evaluate(&output, data.path(), &["--seed", "3"]), found);
+    assert_ne!(evaluate(&output, data.path(), &["--seed", "0"]), found, "other rows have another score");
+    assert_eq!(evaluate(&output, data.path(), &["--validation-split", "0.25"]), found);
+    assert_eq!(accuracy(&evaluate(&output, data.path(), &["--split", "train"])).0, 30);
+    assert_eq!(accuracy(&evaluate(&output, data.path(), &["--validation-split", "0.5"])).0, 20);
+    // The same share of other rows was trained on, most of it.
+    for changed in [&rows[1..], &rows.iter().rev().cloned().collect::<Vec<_>>()] {
+        write(changed);
+        refused(&args(&output, data.path(), &[]), 1, "the data has changed since this run held out a share of it");
+        refused(&args(&output, data.path(), &["--split", "train"]), 1, "the data has changed");
+        fine(&args(&output, data.path(), &held));
+    }
+    // Nobody knows any more what was trained on.
+    fs::remove_dir_all(output.join("run")).unwrap();
+    refused(&args(&output, data.path(), &[]), 1, "no labelled split \"validation\"; where training held out a share");
+}
+
+#[test]
+fn any_labelled_file_of_the_folder_is_a_split() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = learnt(data.path(), room.path(), &["--task", "cola"]);
+    let found = evaluate(&output, data.path(), &[]);
+    assert_eq!((found["task"].as_str(), found["metrics"]["matthews"].is_f64()), (Some("cola"), true), "{found}");
+    assert_eq!(evaluate(&output, data.path(), &["--task", "t"])["metrics"]["matthews"], Value::Null);
+    // The same rows as the only file of a folder: the adapter knows what its labels mean.
+    let alone = TempDir::new().unwrap();
+    for (name, split) in [("test.tsv", "test"), ("dev.tsv", "validation"), ("hard.tsv", "hard")] {
+        fs::copy(data.path().join("validation.tsv"), alone.path().join(name)).unwrap();
+        let one = evaluate(&output, alone.path(), &["--split", split]);
+        assert_eq!((&one["metrics"], &one["examples"]), (&found["metrics"], &found["examples"]), "{name}");
+    }
+    for (split, words) in
+        [("hard.tsv", "no labelled split"), ("../hard", "no labelled split"), ("none", "split \"none\"\n")]
+    {
+        refused(&args(&output, alone.path(), &["--split", split]), 1, words);
+    }
+    // As GLUE's test files are.
+    let unlabelled = TempDir::new().unwrap();
+    fs::write(unlabelled.path().join("test.tsv"), "label\tsentence\n-1\tthe plot\n").unwrap();
+    refused(&args(&output, unlabelled.path(), &["--split", "test"]), 1, "no labelled split \"test\"\n");
+}
+
+#[test]
+fn labels_meet_by_name_or_by_id_but_never_by_chance() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = learnt(data.path(), room.path(), &[]);
+    let found = evaluate(&output, data.path(), &[]);
+    assert_eq!(accuracy(&found), (12, 1.0));
+    let rows = String::from_utf8(read(&data.path().join("validation.tsv"))).unwrap();
+    let renamed = |bad: &str, good: &str| {
+        let dir = TempDir::new().unwrap();
+        let rows = rows.replace("bad\t", &format!("{bad}\t")).replace("good\t", &format!("{good}\t"));
+        for name in ["train.tsv", "validation.tsv"] {
+            fs::write(dir.path().join(name), &rows).unwrap();
+        }
+        dir
+    };
+    assert_eq!(evaluate(&output, renamed("0", "1").path(), &[])["metrics"], found["metrics"]);
+    // Sorted, the second's first label is the first's second.
+    refused(&args(&output, renamed("z_no", "a_yes").path(), &[]), 1, "labels differ");
+    refused(&args(&output, renamed("bad", "a_yes").path(), &[]), 1, "labels differ");
+}
+
+/// As `transformers` has it.
+#[test]
+fn one_output_is_a_regression_unless_its_file_says_else() {
+    let (adapter, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(base_dir().join("onelabel").join(name), adapter.path().join(name)).unwrap();
+    }
+    fs::write(data.path().join("validation.tsv"), "label\tsentence\n0\tthe plot\n3\tand the\n5\twas\n").unwrap();
+    let found = evaluate(adapter.path(), data.path(), &[]);
+    assert!(found["metrics"]["pearson"].is_f64(), "{found}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_linked_folder_has_its_links_name() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let link = room.path().join("cola");
+    std::os::unix::fs::symlink(data.path(), &link).unwrap();
+    let output = learnt(&link, room.path(), &[]);
+    assert_eq!(log(&output)[0]["metrics"].as_object().unwrap().keys().next().unwrap(), "matthews");
+}
+
+/// F1 is of the data's class 1, whichever way round the adapter has the labels.
+#[test]
+fn f1_is_of_the_datas_class_1() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "6", "--method", "lora"]));
+    // Half of the bad ones called good, so that the classes' F1 differ.
+    let rows = String::from_utf8(read(&data.path().join("validation.tsv"))).unwrap();
+    let rows: Vec<(&str, &str)> = rows.lines().skip(1).map(|line| line.split_once('\t').unwrap()).collect();
+    let rows: Vec<(&str, &str)> =
+        rows.iter().enumerate().map(|(i, &(label, text))| (if i % 4 == 1 { "good" } else { label }, text)).collect();
+    let lines: String = rows.iter().map(|(label, text)| format!("{label}\t{text}\n")).collect();
+    std::fs::write(data.path().join("validation.tsv"), format!("label\tsentence\n{lines}")).unwrap();
+
+    let engine = engine();
+    let adapter = Arc::new(engine.load_adapter(&output).unwrap());
+    let limit = Limit { max_length: None, truncate: true };
+    let encode = |text| Row { text: engine.encode(text, None, &limit).unwrap(), adapter: Arc::clone(&adapter) };
+    let logits = engine.logits(&rows.iter().map(|(_, text)| encode(text)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(adapter.labels, ["bad", "good"]);
+    let found: Vec<&str> = logits.iter().map(|l| if l[1] > l[0] { "good" } else { "bad" }).collect();
+    let f1 = |of: &str| {
+        let right = rows.iter().zip(&found).filter(|((label, _), found)| *label == of && **found == of).count();
+        let all = rows.iter().filter(|(label, _)| *label == of).count() + found.iter().filter(|f| **f == of).count();
+        2.0 * right as f64 / all as f64
+    };
+    assert_ne!(f1("good"), f1("bad"), "{found:?}");
+    let base = base_dir();
+    for order in [["good", "bad"], ["bad", "good"]] {
+        std::fs::write(data.path().join("labels.txt"), order.join("\n")).unwrap();
+        let args = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
+        let json = fine(&[&args[..], &["--task", "mrpc"]].concat());
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["metrics"]["f1"].as_f64().unwrap(), f1(order[1]), "{order:?}: {json}");
+    }
+}
