@@ -55,17 +55,13 @@ pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<()
         tensors.insert(format!("second.{}", trainable.name), moment(&moments.second)?);
     }
     let weights = room.path().join("state.safetensors");
-    candle_core::safetensors::save(&tensors, &weights).map_err(|error| Error::malformed(&weights, error))?;
+    let bytes = safetensors::serialize(&tensors, None).map_err(|error| Error::malformed(&weights, error))?;
+    whole::write(&weights, &bytes).map_err(Error::io(&weights))?;
     let path = room.path().join("state.json");
     let moments = optimizer.moments.iter().map(|moments| moments.steps).collect();
     let state = State { progress: progress.clone(), step: optimizer.step, moments };
     let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
-    fs::write(&path, json).map_err(Error::io(&path))?;
-    for path in [&weights, &path] {
-        let file = fs::OpenOptions::new().write(true).open(path);
-        file.and_then(|file| file.sync_all()).map_err(Error::io(path))?;
-    }
-    whole::sync_folder(room.path()).map_err(Error::io(room.path()))?;
+    whole::write(&path, &json).map_err(Error::io(&path))?;
     let target = folder(run, progress.epoch);
     if target.exists() {
         fs::remove_dir_all(&target).map_err(Error::io(&target))?;

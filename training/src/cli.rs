@@ -55,7 +55,7 @@ struct TrainArgs {
     /// The adapter's folder; log and checkpoints go to its subfolder run.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// Settings in TOML, by the long flags' names with underscores; flags come first.
+    /// Settings in TOML, by the names of the flags below that are not paths, with underscores (target_ratio); flags come first.
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Continue from the last checkpoint.
@@ -75,6 +75,9 @@ struct TrainArgs {
 struct PruneArgs {
     /// A folder DIR/run/checkpoint-N.
     checkpoint: PathBuf,
+    /// The base, where it is no longer found as the run found it.
+    #[arg(long, value_name = "M")]
+    model_id: Option<String>,
     /// Where the adapter goes; an empty or absent folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -91,7 +94,7 @@ struct EvaluateArgs {
     /// Folder with the task's data; without train.* and labels.txt, the adapter's labels are the data's.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Name of the task, which decides its metric [default: the folder's name].
+    /// Name of the task, which decides its metric [default: the adapter's run's, else the folder's name].
     #[arg(long)]
     task: Option<String>,
     /// validation, test, train, or a split by its file's name.
@@ -161,9 +164,10 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     let run = run::folder(&args.output);
     let trainer = Trainer::new(&settings, &engine, &data, args.resume.then_some(&run))?;
     // Nothing was touched before this.
-    run::begin(&args.output, existing, &settings, &facts)?;
-    let best = trainer.run(&run)?;
-    export(&engine, &settings, &facts, &best, &args.output)
+    let held = run::begin(&args.output, existing, &settings, &facts)?;
+    let best = trainer.run(held.run())?;
+    export(&engine, &settings, &facts, &best, &args.output)?;
+    held.exported()
 }
 
 /// Prunes the checkpoint and writes the adapter; prints its ranks.
@@ -175,18 +179,25 @@ fn export(engine: &Engine, settings: &Settings, facts: &Facts, checkpoint: &Path
     let adapter = adapter_of(&method, engine, &facts.labels, facts.problem, &settings.model_id)?;
     fs::create_dir_all(output).map_err(|source| Error::Io { path: output.to_owned(), source })?;
     adapter::write(output, engine.layout(), &adapter)?;
-    print(&format!("{}\nwritten to {}", Report::new(engine.layout(), &adapter), output.display()))
+    // As it was written: a file of PEFT's holds one rank at least.
+    let written = engine.load_adapter(output)?;
+    print(&format!("{}\nwritten to {}", Report::new(engine.layout(), &written), output.display()))
 }
 
 fn prune(args: &PruneArgs) -> Result<(), Error> {
-    let run = args.checkpoint.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
-    let (settings, facts) = run::begun(&run)?;
+    // The folder around `.` is told by the whole path only.
+    let checkpoint = args.checkpoint.canonicalize().unwrap_or_else(|_| args.checkpoint.clone());
+    let run = checkpoint.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let (mut settings, facts) = run::begun(&run)?;
+    if let Some(model_id) = &args.model_id {
+        settings.model_id.clone_from(model_id);
+    }
     if args.output.is_dir() && fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::Settings(format!("{} is not empty", args.output.display())));
     }
     let engine = Engine::open(&model::ensure(&settings.model_id)?, &Device::Cpu)?;
     facts.check_base(&run, engine.base_fingerprint())?;
-    export(&engine, &settings, &facts, &args.checkpoint, &args.output)
+    export(&engine, &settings, &facts, &checkpoint, &args.output)
 }
 
 fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
@@ -196,19 +207,24 @@ fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
         let reason = "an adapter of several labels a text cannot be judged: a row of data has one";
         return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
     }
-    let by_hand = (args.validation_split.is_some() || args.seed.is_some())
-        .then(|| HoldOut { share: args.validation_split.unwrap_or(VALIDATION_SPLIT), seed: args.seed.unwrap_or(0) });
-    let hold_out = match by_hand {
-        Some(by_hand) => Some(by_hand),
-        None => Facts::read(&run::folder(&args.adapter))?.and_then(|facts| facts.held_out),
-    };
+    let facts = Facts::of_adapter(&args.adapter)?;
+    let of_run = facts.as_ref().and_then(|facts| facts.held_out);
+    let by_hand = args.validation_split.is_some() || args.seed.is_some();
+    let hold_out = (by_hand || of_run.is_some()).then(|| HoldOut {
+        share: args.validation_split.or(of_run.map(|of_run| of_run.share)).unwrap_or(VALIDATION_SPLIT),
+        seed: args.seed.or(of_run.map(|of_run| of_run.seed)).unwrap_or(0),
+    });
     let options = DataOptions {
-        task: args.task.clone(),
-        problem: adapter.problem_type,
+        task: args.task.clone().or(facts.as_ref().map(|facts| facts.task.clone())),
+        // One output without a word is a regression to `transformers` too.
+        problem: adapter.problem_type.or((adapter.labels.len() == 1).then_some(ProblemType::Regression)),
         hold_out,
         labels: Some(adapter.labels.clone()),
     };
     let data = TaskData::load(&args.data, &options)?;
+    if let (Some(facts), Some(_), false, "train" | "validation") = (&facts, data.held_out, by_hand, &*args.split) {
+        facts.check_held_out(&run::folder(&args.adapter), &data)?;
+    }
     let result = evaluate(&engine, adapter, &data, &args.split, args.max_length)?;
     let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
     print(&text.map_err(|error| Error::Settings(error.to_string()))?)

@@ -39,6 +39,20 @@ pub enum Error {
     /// The output folder holds something.
     #[error("{0} is not empty: continue its run with --resume, or replace it with --overwrite")]
     OutputExists(PathBuf),
+    /// The output folder holds no run that could go on.
+    #[error("{0} holds no run to go on with; --overwrite replaces an adapter")]
+    NoRun(PathBuf),
+    /// What is to be overwritten is no work of ours.
+    #[error("{0} is neither an adapter's nor a run's: --overwrite does not replace it")]
+    Foreign(PathBuf),
+    /// A second process in one run's folder.
+    #[error("{0}: another process trains here")]
+    Busy(PathBuf),
+    /// Rows that were held out once, and are not what the data gives today.
+    #[error(
+        "{0}: the data has changed since this run held out a share of it: give --validation-split and --seed, or a validation file"
+    )]
+    HeldOut(PathBuf),
     /// A run that is to go on, but with other settings, data or base.
     #[error("--resume: {path}: the run was begun with {entry} = {before}; this call has {now}")]
     OtherRun {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,10 @@ use crate::settings::Settings;
 const CONFIG: &str = "config.toml";
 const FACTS: &str = "task.json";
 const LOG: &str = "log.jsonl";
+/// Held by the process that trains.
+const LOCK: &str = "lock";
+/// While this file is there, the adapter beside the run is an earlier run's, which this one is to replace.
+const REPLACING: &str = "replacing";
 
 /// What a run was made of besides its settings: with other facts it is another run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +76,22 @@ impl Facts {
         read(&run.join(FACTS), |text| serde_json::from_str(text).map_err(|error| error.to_string()))
     }
 
+    /// Those of the run that made the adapter in the folder `output`; `None` where nobody knows.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn of_adapter(output: &Path) -> Result<Option<Self>, Error> {
+        let run = folder(output);
+        if run.join(REPLACING).exists() { Ok(None) } else { Self::read(&run) }
+    }
+
+    /// # Errors
+    /// Rows held out of `data` that are not those of the run in the folder `run`.
+    pub fn check_held_out(&self, run: &Path, data: &TaskData) -> Result<(), Error> {
+        let found = Part::new(data.validation.first().map_or(&[], |split| &split.examples));
+        if self.validation == found { Ok(()) } else { Err(Error::HeldOut(run.join(FACTS))) }
+    }
+
     /// # Errors
     /// A run over another base than that with the fingerprint `found`.
     pub fn check_base(&self, run: &Path, found: &str) -> Result<(), Error> {
@@ -119,41 +139,106 @@ pub enum Existing {
 /// Whether a run may begin, or go on, in the folder `output`. Touches nothing.
 ///
 /// # Errors
-/// A folder that is not empty; a run there that has other settings or facts, which are named.
+/// A folder that is not empty; a run there that has other settings or facts, which are named; something to go on with that is no
+/// run, or something to overwrite that is neither run nor adapter.
 pub fn check(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
-    let full = output.is_dir() && fs::read_dir(output).map_err(Error::io(output))?.next().is_some();
-    let run = folder(output);
+    let (run, held) = (folder(output), names(output)?);
     match existing {
-        Existing::Refuse if full => Err(Error::OutputExists(output.to_owned())),
+        Existing::Refuse if !held.is_empty() => Err(Error::OutputExists(output.to_owned())),
         Existing::Resume if run.join(CONFIG).exists() || checkpoint::last(&run)?.is_some() => {
             let (begun, of) = begun(&run)?;
             of.check_base(&run, &facts.base)?;
             same(&run.join(CONFIG), &begun, settings)?;
             same(&run.join(FACTS), &of, facts)
         }
+        Existing::Resume if held.iter().any(|name| *name != run) => Err(Error::NoRun(output.to_owned())),
+        Existing::Overwrite => {
+            let (labels, adapter) = (output.join("config.json"), output.join("adapter_config.json"));
+            let ours = |path: &PathBuf| [CONFIG, FACTS, LOCK].iter().any(|name| *path == run.join(name));
+            let run_holds = names(&run)?;
+            if labels.exists() && !adapter.exists() {
+                return Err(Error::Foreign(labels));
+            }
+            let foreign = !run_holds.is_empty() && !run_holds.iter().any(ours) && checkpoint::last(&run)?.is_none();
+            if foreign { Err(Error::Foreign(run)) } else { Ok(()) }
+        }
         _ => Ok(()),
     }
 }
 
-/// Makes the run's folder, or clears it of what is not to stay. What [`check`] allows.
+/// What the folder `dir` holds; nothing where there is none.
+fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(Error::io(dir))?.path())).collect(),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(Error::io(dir)(source)),
+    }
+}
+
+/// A run's folder, held for this process until it ends.
+#[must_use]
+pub struct Held {
+    run: PathBuf,
+    /// Its lock goes with it.
+    _lock: fs::File,
+}
+
+impl Held {
+    /// The folder.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// Says that the adapter beside the run is this run's now.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn exported(&self) -> Result<(), Error> {
+        let path = self.run.join(REPLACING);
+        absent_or(fs::remove_file(&path)).map_err(Error::io(&path))
+    }
+}
+
+/// Makes the run's folder, or clears it of what is not to stay. What [`check`] allows. An adapter that is to be replaced stays, and
+/// can be served, until the new one is written.
 ///
 /// # Errors
-/// What the system says, with the file.
-pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
+/// Another process that trains there; what the system says, with the file.
+pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<Held, Error> {
     let run = folder(output);
-    if existing == Existing::Overwrite {
-        for name in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
-            let path = output.join(name);
-            absent_or(fs::remove_file(&path)).map_err(Error::io(&path))?;
-        }
-        absent_or(fs::remove_dir_all(&run)).map_err(Error::io(&run))?;
-    }
     fs::create_dir_all(&run).map_err(Error::io(&run))?;
+    let held = hold(&run)?;
+    if existing == Existing::Overwrite {
+        for path in names(&run)?.into_iter().filter(|path| *path != run.join(LOCK)) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(Error::io(&path))?;
+        }
+        if output.join("adapter_config.json").exists() {
+            let path = run.join(REPLACING);
+            whole::write(&path, &[]).map_err(Error::io(&path))?;
+        }
+    }
     checkpoint::sweep(&run)?;
     // A run that goes on keeps its files; the configuration, by which it is one, comes last.
-    if run.join(CONFIG).exists() {
-        return Ok(());
+    if !run.join(CONFIG).exists() {
+        describe(&run, settings, facts)?;
     }
+    Ok(held)
+}
+
+fn hold(run: &Path) -> Result<Held, Error> {
+    let path = run.join(LOCK);
+    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Held { run: run.to_owned(), _lock: lock }),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy(run.to_owned())),
+        Err(TryLockError::Error(source)) => Err(Error::io(&path)(source)),
+    }
+}
+
+/// Writes what the run is of.
+fn describe(run: &Path, settings: &Settings, facts: &Facts) -> Result<(), Error> {
     let path = run.join(FACTS);
     let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
     whole::write(&path, &json).map_err(Error::io(&path))?;

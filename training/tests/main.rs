@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod data;
+mod evaluate;
+mod folder;
 mod gradients;
 mod hub;
 mod metric;

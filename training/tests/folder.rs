@@ -1,0 +1,159 @@
+//! The output folder: what a run takes, what it leaves, and what it never touches.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::run::{data, fine, log, names, read, refused, train};
+use super::{base_dir, engine};
+
+const ADAPTER: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
+
+#[test]
+fn overwriting_replaces_adapters_and_runs_only() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let from = data.path().to_str().unwrap();
+    let args = |to: &Path| -> Vec<String> {
+        train(from, to.to_str().unwrap(), &["--overwrite", "--epochs", "1"]).into_iter().map(str::to_owned).collect()
+    };
+    let foreign = |to: &Path, words: &str| {
+        let args = args(to);
+        refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, words);
+    };
+    // A base's own folder.
+    let base = room.path().join("base");
+    fs::create_dir(&base).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(base_dir().join(name), base.join(name)).unwrap();
+    }
+    foreign(&base, "config.json is neither an adapter's nor a run's");
+    assert_eq!(names(&base), ["config.json", "model.safetensors", "tokenizer.json"]);
+    // Another program's.
+    let project = room.path().join("project");
+    fs::create_dir_all(project.join("run")).unwrap();
+    fs::write(project.join("run/precious.txt"), "mine").unwrap();
+    foreign(&project, "run is neither an adapter's nor a run's");
+    assert_eq!(read(&project.join("run/precious.txt")), b"mine");
+}
+
+/// A server goes on with it, and a run that fails costs nothing.
+#[test]
+fn an_adapter_stays_until_the_new_one_is_written() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    fs::remove_file(data.path().join("validation.tsv")).unwrap();
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "1", "--validation-split", "0.25"]));
+    let before = ADAPTER.map(|name| read(&output.join(name)));
+    let again = ["--overwrite", "--epochs", "1", "--validation-split", "0.5"];
+    refused(&train(from, to, &[&again[..], &["--lr", "1e30"]].concat()), 1, "the loss is");
+    assert_eq!(ADAPTER.map(|name| read(&output.join(name))), before);
+    // What the failed run held out says nothing of the adapter that is there.
+    let base = base_dir();
+    let evaluate = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
+    refused(&evaluate, 1, "no labelled split \"validation\"");
+    fine(&train(from, to, &again));
+    assert_ne!(read(&output.join(ADAPTER[1])), before[1]);
+    assert!(fine(&evaluate).contains("\"examples\":24"));
+}
+
+#[test]
+fn only_a_run_goes_on() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    let resume = train(from, to, &["--resume", "--epochs", "1"]);
+    // Nothing there yet: a job that is started again and again needs no other call the first time.
+    fine(&resume);
+    fs::remove_dir_all(output.join("run")).unwrap();
+    let before = read(&output.join(ADAPTER[1]));
+    refused(&resume, 1, "holds no run to go on with");
+    assert_eq!((read(&output.join(ADAPTER[1])), names(&output)), (before, ADAPTER.map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn one_process_trains_in_a_folder() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "1"]));
+    let left = names(&output.join("run"));
+    let lock = fs::File::open(output.join("run/lock")).unwrap();
+    lock.try_lock().unwrap();
+    for existing in ["--resume", "--overwrite"] {
+        refused(&train(from, to, &["--epochs", "1", existing]), 1, "run: another process trains here");
+    }
+    assert_eq!(names(&output.join("run")), left);
+    drop(lock);
+    fine(&train(from, to, &["--epochs", "1", "--overwrite"]));
+}
+
+/// A base that has moved is named anew; a checkpoint is found from within; other users can read it.
+#[test]
+fn a_checkpoint_is_pruned_from_anywhere() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (first, moved) = (room.path().join("first"), room.path().join("moved"));
+    fs::create_dir(&first).unwrap();
+    for name in names(&base_dir()).iter().filter(|name| base_dir().join(name).is_file()) {
+        fs::copy(base_dir().join(name), first.join(name)).unwrap();
+    }
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(
+        &[
+            &train(from, to, &["--epochs", "1"])[..1],
+            &["--model-id", first.to_str().unwrap()],
+            &train(from, to, &["--epochs", "1"])[3..],
+        ]
+        .concat(),
+    );
+    fs::rename(&first, &moved).unwrap();
+    let checkpoint = output.join("run/checkpoint-1");
+    let pruned = room.path().join("pruned");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    command.current_dir(&checkpoint).env("POLYRANK_HOME", super::home());
+    command.args(["prune", ".", "--model-id", moved.to_str().unwrap(), "--output", pruned.to_str().unwrap()]);
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(read(&pruned.join(ADAPTER[1])), read(&output.join(ADAPTER[1])));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        let plain = room.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        for name in ["state.safetensors", "state.json"] {
+            assert_eq!(mode(&checkpoint.join(name)), mode(&plain), "{name}");
+        }
+    }
+}
+
+/// Several passes a batch, which threads share: 128 tokens each, and a batch has 360.
+#[test]
+fn threads_do_not_change_a_run() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let engine = engine();
+    let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
+    let limit = polyrank::tokenize::Limit { max_length: None, truncate: true };
+    let tokens = rows.lines().skip(1).map(|row| {
+        let (_, text) = row.split_once('\t').unwrap();
+        engine.encode(text, None, &limit).unwrap().ids.len()
+    });
+    assert!(tokens.sum::<usize>() * 40 / 48 > 2 * polyrank::passes::TOKENS, "three passes at least");
+    let run = |threads: &str| {
+        let output = room.path().join(threads);
+        let more = ["--epochs", "3", "--dropout", "0.1", "--batch-size", "40"];
+        let mut args = train(data.path().to_str().unwrap(), output.to_str().unwrap(), &[]);
+        let batch = args.iter().position(|arg| *arg == "--batch-size").unwrap();
+        args.drain(batch..batch + 2);
+        args.extend(more);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+        let done =
+            command.args(args).env("POLYRANK_HOME", super::home()).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        (log(&output), ADAPTER.map(|name| read(&output.join(name))))
+    };
+    let one = run("1");
+    assert!(run("3") == one, "three threads make another adapter than one");
+}
