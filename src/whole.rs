@@ -47,6 +47,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     publish(file, path)
 }
 
+/// Makes what another writer left at `path` as good as ours: on the disk, and readable by whom the umask lets.
+///
+/// # Errors
+/// What the system says.
+pub fn settle(path: &Path) -> io::Result<()> {
+    let permissions = begin(path)?.as_file().metadata()?.permissions();
+    fs::set_permissions(path, permissions)?;
+    fs::OpenOptions::new().write(true).open(path)?.sync_all()
+}
+
 /// Renames last through a power cut only once the folder itself is on the disk.
 ///
 /// # Errors

@@ -177,6 +177,73 @@ fn what_is_malformed_is_named_and_leaves_nothing_behind() {
     assert_eq!(std::fs::read_dir(models).unwrap().count(), 0);
 }
 
+/// One storage under many names is memory for each of them.
+#[test]
+fn a_pickle_that_grows_is_refused() {
+    const FLOATS: u16 = 8000;
+    let pickled = |names: usize| {
+        let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+        let number = [&b"M"[..], &FLOATS.to_le_bytes()].concat();
+        let mut pickle = b"\x80\x02}(".to_vec();
+        for name in 0..names {
+            pickle.extend(text(&format!("w{name}")));
+            pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+            pickle.extend([text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text("0"), text("cpu")].concat());
+            pickle.extend(
+                [&number, &b"tQK\x00"[..], &number, b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"].concat(),
+            );
+        }
+        pickle.extend(b"u.");
+        let files = [("archive/data.pkl", pickle), ("archive/data/0", vec![0; 4 * usize::from(FLOATS)])];
+        let dir = TempDir::new().unwrap();
+        std::fs::copy(golden("deberta/config.json"), dir.path().join("config.json")).unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+        let files = files.map(|(name, bytes)| (name.to_owned(), bytes));
+        std::fs::write(dir.path().join("pytorch_model.bin"), zipped(&files)).unwrap();
+        dir
+    };
+    let home = TempDir::new().unwrap();
+    ensure(&home, pickled(2).path()).unwrap();
+    let error = ensure(&home, pickled(30).path()).unwrap_err().to_string();
+    assert!(error.contains("its tensors take more than 4 times the file"), "{error}");
+}
+
+/// As SentencePiece and `XLMRobertaConverter` have it.
+#[test]
+fn blanks_at_the_end_count_for_nothing_to_xlm_roberta() {
+    let (home, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let base = golden("../encoders/xlm-roberta");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(base.join(name), dir.path().join(name)).unwrap();
+    }
+    std::fs::copy(golden("deberta/spm.model"), dir.path().join("sentencepiece.bpe.model")).unwrap();
+    let tokenizer = ensure(&home, dir.path()).unwrap().join("tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_file(tokenizer).unwrap();
+    let ids = |text: &str| tokenizer.encode(text, true).unwrap().get_ids().to_vec();
+    assert_eq!(ids("good film  "), ids("good film"));
+    assert_eq!(ids("  good film"), ids(" good film"));
+    assert_ne!(ids("good film"), ids("goodfilm"));
+    assert_eq!(ids("good film <mask>"), ids("good film<mask>"));
+}
+
+/// A server may run as another user.
+#[cfg(unix)]
+#[test]
+fn what_is_converted_is_readable_by_whom_the_umask_lets() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = TempDir::new().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+    let plain = home.path().join("plain");
+    std::fs::write(&plain, "").unwrap();
+    // From a pickle, and from shards.
+    for name in ["deberta", "bert"] {
+        let dir = ensure(&home, &golden(name)).unwrap();
+        for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+            assert_eq!(mode(&dir.join(name)), mode(&plain), "{name}");
+        }
+    }
+}
+
 #[test]
 fn offline_nothing_is_asked() {
     let home = TempDir::new().unwrap();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use half::{bf16, f16};
+use polyrank::engine::Engine;
 use polyrank::model::{Base, BaseConfig, ModelError, Weights};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -91,6 +92,33 @@ fn values_that_no_encoder_has_are_refused_by_key() {
         match BaseConfig::read(dir.path()) {
             Err(ModelError::Value { key: found, .. }) => assert_eq!(found, key),
             other => panic!("{key}: {other:?}"),
+        }
+    }
+}
+
+/// Positions that are stretched are not served, in whichever of its spellings a file asks for them.
+#[test]
+fn stretched_positions_are_refused() {
+    let golden = golden().join("../encoders/modernbert");
+    let open = |change: &dyn Fn(&mut Value)| {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(golden.join(name), dir.path().join(name)).unwrap();
+        }
+        let mut config = serde_json::from_slice(&fs::read(golden.join("config.json")).unwrap()).unwrap();
+        change(&mut config);
+        fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        Engine::open(dir.path(), &Device::Cpu).map(drop).map_err(|error| error.to_string())
+    };
+    open(&|config| config["rope_scaling"] = Value::Null).unwrap();
+    open(&|config| config["rope_scaling"] = json!({"rope_type": "default"})).unwrap();
+    for key in ["type", "rope_type"] {
+        let linear = json!({key: "linear", "factor": 4.0, "rope_theta": 160000.0});
+        let own = |kind: &str| json!({"rope_parameters": {kind: linear}});
+        for change in [json!({"rope_scaling": linear}), own("full_attention"), own("sliding_attention")] {
+            let change = change.as_object().unwrap();
+            let error = open(&|config| change.iter().for_each(|(key, value)| config[key] = value.clone()));
+            assert!(error.as_ref().is_err_and(|error| error.contains("linear")), "{change:?}: {error:?}");
         }
     }
 }

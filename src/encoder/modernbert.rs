@@ -47,6 +47,9 @@ struct Settings {
     local_attention: usize,
     #[serde(default)]
     rope_parameters: Option<Ropes>,
+    /// As older files have it, for layers of both kinds.
+    #[serde(default, rename = "rope_scaling")]
+    _rope_scaling: Option<Rope>,
     #[serde(default)]
     global_rope_theta: Option<f64>,
     #[serde(default)]
@@ -79,7 +82,7 @@ struct Ropes {
 
 #[derive(Deserialize)]
 struct Rope {
-    #[serde(default)]
+    #[serde(default, alias = "type")]
     rope_type: RopeType,
     rope_theta: Option<f64>,
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::weights::map;
 use super::{BaseConfig, ModelError, pickle, tokenizer_files};
+use crate::whole;
 
 /// One file of all weights, as it is served.
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -23,6 +24,9 @@ pub(super) const PICKLE: &str = "pytorch_model.bin";
 pub(super) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
 /// The tokenizer, as it is served.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
+
+/// What all tensors of a pickle may take, in sizes of the file.
+const GROWTH: u64 = 4;
 
 /// Makes in `dir` what is not there in the form that is served, and removes what it was made from.
 ///
@@ -39,7 +43,7 @@ pub(crate) fn complete(dir: &Path) -> Result<(), ModelError> {
         let bytes = json.to_string();
         tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| ModelError::Convert { path: path.clone(), reason: error.to_string() })?;
-        fs::write(&path, bytes).map_err(ModelError::io(&path))?;
+        whole::write(&path, bytes.as_bytes()).map_err(ModelError::io(&path))?;
     }
     Ok(())
 }
@@ -113,7 +117,8 @@ fn merge(dir: &Path, shards: &[PathBuf]) -> Result<(), ModelError> {
     let path = dir.join(WEIGHTS);
     let convert =
         |error: safetensors::SafeTensorError| ModelError::Convert { path: path.clone(), reason: error.to_string() };
-    safetensors::serialize_to_file(tensors, None, &path).map_err(convert)
+    safetensors::serialize_to_file(tensors, None, &path).map_err(convert)?;
+    whole::settle(&path).map_err(ModelError::io(&path))
 }
 
 /// One file of all pickles' float tensors, in their own types.
@@ -127,8 +132,10 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
         let read = std::panic::catch_unwind(|| PthTensors::new(path, None));
         let read = read.map_err(|_| convert("a tensor's arguments are malformed".to_owned()))?;
         let pickle = read.map_err(|error| convert(error.to_string()))?;
+        let mut all = 0u64;
         for (name, info) in pickle.tensor_infos() {
-            // A pickle may claim any shape: no tensor is larger than the file that holds it.
+            // A pickle may claim any shape: no tensor is larger than the file that holds it. And it may give one storage many names,
+            // which is memory for each: `torch.save` does so where weights are tied, twice or so.
             let elements = info.layout.dims().iter().try_fold(1u64, |product, dim| product.checked_mul(*dim as u64));
             let size = elements.and_then(|elements| elements.checked_mul(info.dtype.size_in_bytes() as u64));
             if size.is_none_or(|size| size > bytes) {
@@ -140,6 +147,10 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
             if !matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16) {
                 continue;
             }
+            all = all.saturating_add(size.unwrap_or(u64::MAX));
+            if all > bytes.saturating_mul(GROWTH) {
+                return Err(convert(format!("its tensors take more than {GROWTH} times the file")));
+            }
             let tensor = pickle.get(name).map_err(|error| convert(format!("tensor {name}: {error}")))?;
             let tensor = tensor.ok_or_else(|| convert(format!("tensor {name} is listed and not there")))?;
             tensors.insert(name.clone(), tensor);
@@ -150,5 +161,6 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
     if tensors.is_empty() {
         return Err(ModelError::Convert { path: pickles[0].clone(), reason: "no float tensor in it".to_owned() });
     }
-    candle_core::safetensors::save(&tensors, &path).map_err(convert)
+    candle_core::safetensors::save(&tensors, &path).map_err(convert)?;
+    whole::settle(&path).map_err(ModelError::io(&path))
 }

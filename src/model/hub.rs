@@ -23,6 +23,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Each read. A download as a whole may take as long as it takes.
 const READ: Duration = Duration::from_secs(30);
 
+/// The header that states a big file's SHA-256.
+const LINKED: &str = "x-linked-etag";
+
+/// Times that a repository may have been renamed.
+const RENAMES: usize = 5;
+
 /// Times that a download goes on from where it broke, before it is given up.
 const RETRIES: usize = 3;
 
@@ -141,12 +147,14 @@ impl<'a> Hub<'a> {
             request = request.header("range", format!("bytes={begun}-")).header("if-range", etag);
         }
         let response = request.call().map_err(|error| fetch(error.to_string()))?;
+        let range = response.headers().get("content-range").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let append = match response.status().as_u16() {
             200 => false,
-            206 => true,
+            206 if range.starts_with(&format!("bytes {begun}-")) => true,
+            206 => return Err(fetch(format!("expected the bytes from {begun} on, found {range:?}"))),
             404 => return Ok(false),
             // All of it was there already.
-            416 if begun > 0 => return Ok(true),
+            416 if begun > 0 && range == format!("bytes */{begun}") => return Ok(true),
             status => return Err(fetch(format!("HTTP status {status}"))),
         };
         let body = response.into_body();
@@ -156,15 +164,23 @@ impl<'a> Hub<'a> {
     }
 
     /// What the hub states of a file: for a big one its SHA-256. It does so where it redirects to the file, so that is not
-    /// followed.
+    /// followed; a redirection on the hub itself that states nothing, of a repository that was renamed, is.
     fn stated(&self, from: &str) -> Result<Stated, ModelError> {
-        let request = self.agent.head(from).config().max_redirects(0).max_redirects_will_error(false).build();
-        let response: Response<Body> = self
-            .authorized(request)
-            .call()
-            .map_err(|error| ModelError::Fetch { from: from.to_owned(), reason: error.to_string() })?;
+        let head = |address: &str| -> Result<Response<Body>, ModelError> {
+            let request = self.agent.head(address).config().max_redirects(0).max_redirects_will_error(false).build();
+            let answer = self.authorized(request).call();
+            answer.map_err(|error| ModelError::Fetch { from: from.to_owned(), reason: error.to_string() })
+        };
+        let mut response = head(from)?;
+        for _ in 0..RENAMES {
+            let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+            let path = location.filter(|to| to.starts_with('/') && !to.starts_with("//"));
+            let says_nothing = response.status().is_redirection() && !response.headers().contains_key(LINKED);
+            let Some(path) = path.filter(|_| says_nothing) else { break };
+            response = head(&format!("{}{path}", origin(from)))?;
+        }
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let linked = header("x-linked-etag");
+        let linked = header(LINKED);
         let digest = linked.as_deref().map(|value| value.trim_start_matches("W/").trim_matches('"'));
         let sha256 = digest.filter(|value| value.len() == 64).map(str::to_ascii_lowercase);
         Ok(Stated { sha256, etag: linked.or(header("etag")) })
@@ -176,6 +192,12 @@ impl<'a> Hub<'a> {
             None => request,
         }
     }
+}
+
+/// `https://host` of an address.
+fn origin(address: &str) -> &str {
+    let host = address.find("://").map_or(0, |at| at + 3);
+    &address[..address[host..].find('/').map_or(address.len(), |at| host + at)]
 }
 
 /// What the hub says of a file before it sends it.

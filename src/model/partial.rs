@@ -48,8 +48,10 @@ impl Partial {
     pub(super) fn of(models: &Path, from: &str, etag: Option<&str>) -> Result<Self, ModelError> {
         let name = hex(&Sha256::digest(format!("{from}\n{}", etag.unwrap_or_default())));
         let mut path = models.join(format!("{PARTIAL}{}", &name[..24]));
+        let mut alone = false;
         loop {
-            let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+            // Of a name with this process's number in it another process may have left something.
+            let open = OpenOptions::new().create(true).truncate(alone).read(true).write(true).open(&path);
             let file = open.map_err(ModelError::io(&path))?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
@@ -62,7 +64,9 @@ impl Partial {
                 Ok(()) => {}
                 // Another pull is at it: this one goes alone.
                 Err(TryLockError::WouldBlock) => {
-                    path = models.join(format!("{PARTIAL}{}-{:?}", std::process::id(), std::thread::current().id()));
+                    let me = (std::process::id(), std::thread::current().id());
+                    path = models.join(format!("{PARTIAL}{}-{}-{:?}", &name[..24], me.0, me.1));
+                    alone = true;
                 }
                 Err(TryLockError::Error(error)) => return Err(ModelError::io(&path)(error)),
             }

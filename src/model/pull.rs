@@ -133,9 +133,11 @@ pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Re
         if path.is_file() {
             let to = copy.join(path.file_name().unwrap_or_default());
             fs::copy(&path, &to).map_err(ModelError::io(&path))?;
+            whole::settle(&to).map_err(ModelError::io(&to))?;
         }
     }
     convert::complete(&copy)?;
+    whole::sync_folder(&copy).map_err(ModelError::io(&copy))?;
     publish(&copy, target, &staging.path().join("replaced"), is_base)
 }
 

@@ -75,12 +75,15 @@ impl Sources {
     /// # Errors
     /// What is neither a folder nor an id, a model that no source gives, and one that is not served.
     pub fn ensure(&self, model: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+        // A folder, though its path may look like an id.
+        if let Some(dir) = folder(model) {
+            return self.served(dir);
+        }
         match (self.locate(model), recipe(model)) {
             (Err(ModelError::NotFound { .. }), Some(_)) if self.offline => {
                 Err(ModelError::Offline { model: model.to_owned() })
             }
             (Err(ModelError::NotFound { .. }), Some(recipe)) => pull::pull(self, &recipe, progress),
-            (Ok(dir), None) => self.served(dir),
             (located, _) => located,
         }
     }

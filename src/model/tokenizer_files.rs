@@ -213,7 +213,9 @@ fn deberta(dir: &Path) -> Result<Value, ModelError> {
     for (id, (piece, _, kind)) in
         model.pieces.iter().enumerate().filter(|(id, (.., kind))| matches!(kind, 3 | 4) && !ids.contains(id))
     {
-        tokens.push((id, added(id, piece, *kind == 3)));
+        let mut token = added(id, piece, *kind == 3);
+        token["normalized"] = json!(false);
+        tokens.push((id, token));
     }
     tokens.sort_by_key(|(id, _)| *id);
     Ok(whole(
@@ -225,7 +227,8 @@ fn deberta(dir: &Path) -> Result<Value, ModelError> {
     ))
 }
 
-/// `XLMRobertaConverter`: fairseq's four tokens stand before the pieces, whose own first three are left out.
+/// `XLMRobertaConverter`: fairseq's four tokens stand before the pieces, whose own first three are left out. Blanks at a text's end
+/// count for nothing, as SentencePiece has it.
 fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     let model = SentencePiece::read(&dir.join(XLM_SPM))?;
     let first = ["<s>", "<pad>", "</s>", "<unk>"];
@@ -233,9 +236,13 @@ fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     vocab.extend(model.pieces.iter().skip(3).map(|(piece, score, _)| (piece.clone(), *score)));
     vocab.push(("<mask>".to_owned(), 0.0));
     let mut tokens: Vec<Value> = first.iter().enumerate().map(|(id, token)| added(id, token, true)).collect();
-    tokens.push(added(vocab.len() - 1, "<mask>", true));
+    // The mask takes the space before it.
+    let mut mask = added(vocab.len() - 1, "<mask>", true);
+    mask["lstrip"] = json!(true);
+    tokens.push(mask);
     let mut steps: Vec<Value> = model.charsmap().into_iter().collect();
-    steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+    steps.push(json!({"type": "Strip", "strip_left": false, "strip_right": true}));
+    steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u{2581}"}));
     Ok(whole(
         sequence("Sequence", "normalizers", steps),
         metaspace(),

@@ -16,7 +16,9 @@ pub(super) struct Columns {
 
 impl Columns {
     pub(super) fn find<'a>(path: &Path, header: impl Iterator<Item = &'a str> + Clone) -> Result<Self, RowsError> {
-        let at = |names: &[&str]| header.clone().position(|column| names.contains(&column.trim()));
+        // By preference, wherever they stand.
+        let at =
+            |names: &[&str]| names.iter().find_map(|name| header.clone().position(|column| column.trim() == *name));
         let missing = |column| {
             let found = header.clone().collect::<Vec<_>>().join(", ");
             RowsError::Column { path: path.to_owned(), column, found }
@@ -29,27 +31,23 @@ impl Columns {
         Ok(Self { label: at(&["label"]), text, pair, count: header.count() })
     }
 
-    /// The row of these `fields`, one a column.
+    /// The row of these `fields`, one a column; null where a format has that: no label, no second text, but never no text.
     pub(super) fn row<'a>(
         &self,
         path: &Path,
         line: usize,
-        fields: impl Iterator<Item = &'a str>,
+        fields: impl Iterator<Item = Option<&'a str>>,
     ) -> Result<Row, RowsError> {
-        let mut row = Row {
-            line,
-            label: self.label.map(|_| String::new()),
-            text: String::new(),
-            pair: self.pair.map(|_| String::new()),
-        };
+        let mut row = Row { line, label: self.label.map(|_| String::new()), text: String::new(), pair: None };
         let mut found = 0;
         for (i, field) in fields.enumerate() {
             if i == self.text {
-                field.clone_into(&mut row.text);
+                let text = field.ok_or_else(|| RowsError::line(path, line, "the text is null: expected a string"))?;
+                text.clone_into(&mut row.text);
             } else if Some(i) == self.pair {
-                row.pair = Some(field.to_owned());
+                row.pair = field.map(str::to_owned);
             } else if Some(i) == self.label {
-                row.label = Some(field.trim().to_owned());
+                row.label = Some(field.unwrap_or_default().trim().to_owned());
             }
             found += 1;
         }

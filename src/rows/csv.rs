@@ -40,7 +40,7 @@ pub(super) fn rows(
     let columns = Columns::find(path, header?.1.iter())?;
     Ok(std::iter::from_fn(move || {
         let record = records.next()?;
-        Some(record.and_then(|(line, record)| columns.row(&records.path, line, record.iter())))
+        Some(record.and_then(|(line, record)| columns.row(&records.path, line, record.iter().map(Some))))
     }))
 }
 

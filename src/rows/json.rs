@@ -29,13 +29,13 @@ fn row(path: &Path, number: usize, line: &str) -> Result<Row, RowsError> {
         other => other,
     })?;
     let field = |(i, (key, value)): (usize, (&String, &Value))| match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(Some(text.clone())),
+        Value::Null => Ok(None),
         other if i == columns.text || Some(i) == columns.pair => {
             Err(RowsError::line(path, number, format!("{key} is {other}: expected a string")))
         }
-        other => Ok(other.to_string()),
+        other => Ok(Some(other.to_string())),
     };
     let fields = object.iter().enumerate().map(field).collect::<Result<Vec<_>, _>>()?;
-    columns.row(path, number, fields.iter().map(String::as_str))
+    columns.row(path, number, fields.iter().map(Option::as_deref))
 }

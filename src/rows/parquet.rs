@@ -40,18 +40,18 @@ pub(super) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, RowsE
         let failed = |reason: String| RowsError::line(&path, i + 1, reason);
         let record = record.map_err(|error| failed(error.to_string()))?;
         let field = |(name, field): (&String, &Field)| {
-            Ok(match field {
+            Ok(Some(match field {
                 Field::Str(text) => text.clone(),
                 Field::Bytes(bytes) => bytes.as_utf8().map_err(|_| failed(format!("{name} is not UTF-8")))?.to_owned(),
-                Field::Null => String::new(),
+                Field::Null => return Ok(None),
                 // By Rust's rules, whole numbers in floats would lose their fraction, which means regression.
                 Field::Float(value) => format!("{value:?}"),
                 Field::Double(value) => format!("{value:?}"),
                 other if name == "label" => other.to_string(),
                 other => return Err(failed(format!("{name} is {other}: expected a string"))),
-            })
+            }))
         };
         let fields = record.get_column_iter().map(field).collect::<Result<Vec<_>, _>>()?;
-        columns.row(&path, i + 1, fields.iter().map(String::as_str))
+        columns.row(&path, i + 1, fields.iter().map(Option::as_deref))
     }))
 }

@@ -52,6 +52,25 @@ fn tables_are_read_by_their_columns() {
     );
 }
 
+/// Whatever stands first in the file.
+#[test]
+fn columns_are_preferred_by_name() {
+    let pair = rows(&[(2, None, "b", Some("c"))]);
+    assert_eq!(read_as("x.tsv", b"text\tsentence1\tsentence2\na\tb\tc\n").unwrap(), pair);
+    assert_eq!(read_as("x.csv", b"sentence2,text,sentence1,text_pair\nc,a,b,d\n").unwrap(), pair);
+    let json = br#"{"text_pair": "d", "text": "a", "sentence2": "c", "sentence1": "b"}"#;
+    assert_eq!(read_as("x.jsonl", json).unwrap(), rows(&[(1, None, "b", Some("c"))]));
+}
+
+/// As HTTP has it: no second text is none, and a text is a string.
+#[test]
+fn null_is_nothing() {
+    let json = br#"{"text": "a", "text_pair": null, "label": null}"#;
+    assert_eq!(read_as("x.jsonl", json).unwrap(), rows(&[(1, Some(""), "a", None)]));
+    let message = read_as("x.jsonl", br#"{"text": null}"#).unwrap_err().to_string();
+    assert!(message.ends_with(":1: the text is null: expected a string"), "{message}");
+}
+
 #[test]
 fn json_lines_and_plain_lines_are_read() {
     let json = "{\"text\": \"a\", \"label\": 1}\n\n{\"sentence2\": \"c\", \"sentence1\": \"b\", \"idx\": [1]}\r\n{\"sentence\": \"\\t\", \"label\": null}";

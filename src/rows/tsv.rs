@@ -12,7 +12,7 @@ pub(super) fn rows(mut lines: Lines) -> Result<impl Iterator<Item = Result<Row, 
         loop {
             return match lines.next_line().transpose()? {
                 Ok((_, "")) => continue,
-                Ok((number, line)) => Some(columns.row(&path, number, line.split('\t'))),
+                Ok((number, line)) => Some(columns.row(&path, number, line.split('\t').map(Some))),
                 Err(error) => Some(Err(error)),
             };
         }

@@ -108,7 +108,9 @@ fn what_is_trained_is_served() {
 
     let server = Server::start(adapters.path().to_str().unwrap());
     let answer = server.post("/classify/plots", &json!({"inputs": texts}));
+    assert_eq!(answer.as_array().unwrap().len(), 2);
     for (line, entries) in lines.iter().zip(answer.as_array().unwrap()) {
+        assert_eq!((line["labels"].as_array().unwrap().len(), entries.as_array().unwrap().len()), (2, 2));
         for (ours, theirs) in line["labels"].as_array().unwrap().iter().zip(entries.as_array().unwrap()) {
             assert_eq!(ours["label"], theirs["label"]);
             assert!((ours["score"].as_f64().unwrap() - theirs["score"].as_f64().unwrap()).abs() < 1e-5);
@@ -117,6 +119,31 @@ fn what_is_trained_is_served() {
     let told = server.get("/adapters/plots");
     assert_eq!((&told["ranks"], &told["labels"]), (&facts["ranks"], &facts["labels"]));
     assert_eq!(told["requests"], 1);
+}
+
+/// A folder's path of two parts looks like an id of the hub.
+#[test]
+fn a_folder_in_older_forms_is_converted_by_any_path() {
+    let (room, golden) = (TempDir::new().unwrap(), base_dir().join("../legacy/bert"));
+    std::fs::create_dir_all(room.path().join("bases/bert")).unwrap();
+    for entry in golden.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, room.path().join("bases/bert").join(path.file_name().unwrap())).unwrap();
+    }
+    let adapter = base_dir().join("plain").canonicalize().unwrap();
+    let mut command = Command::new(polyrank());
+    command.current_dir(room.path()).env("POLYRANK_HOME", room.path().join("home")).env("HF_HUB_OFFLINE", "1");
+    command.args([
+        "classify",
+        "--model-id",
+        "bases/bert",
+        "--adapter",
+        adapter.to_str().unwrap(),
+        "--text",
+        "good film",
+    ]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn numbers(value: &Value) -> Vec<u64> {

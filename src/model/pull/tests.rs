@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use super::super::partial::Partial;
 use super::*;
 
 const CONFIG_JSON: &str = r#"{"model_type": "bert", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1,
@@ -69,6 +70,7 @@ impl Hub {
                 });
                 if let Some(start) = range.filter(|start: &usize| *start <= answer.body.len()) {
                     answer.status = 206;
+                    answer.headers.push(("content-range", format!("bytes {start}-{}/*", answer.body.len())));
                     answer.body.drain(..start);
                     // The rest comes whole.
                     answer.missing = 0;
@@ -196,6 +198,43 @@ fn a_redirect_is_followed_and_the_digest_that_it_states_is_heeded() {
             false => assert!(matches!(hub.fail(&PLAIN), ModelError::Checksum { .. })),
         }
     }
+}
+
+/// A repository that was renamed: the hub leads to where it is now, and states there what its files are.
+#[test]
+fn a_renamed_repositorys_digests_are_heeded() {
+    for (body, fits) in [(&b"other weights"[..], false), (WEIGHTS, true)] {
+        let mut files = files();
+        let to = |file: &str| ("location", format!("/org/name/resolve/main/{file}"));
+        files.insert("model.safetensors", Answer { status: 307, headers: vec![to("now")], ..ok("") });
+        let stated = ("x-linked-etag", format!("\"{WEIGHTS_SHA256}\""));
+        files.insert("now", Answer { status: 302, headers: vec![stated, to("elsewhere")], ..ok("") });
+        files.insert("elsewhere", ok(body));
+        let hub = Hub::play(files);
+        match fits {
+            true => assert_eq!(fs::read(hub.pull(&PLAIN).unwrap().join("model.safetensors")).unwrap(), WEIGHTS),
+            false => assert!(matches!(hub.fail(&PLAIN), ModelError::Checksum { .. })),
+        }
+    }
+}
+
+/// What another process of this number left is not taken for the beginning of this file.
+#[test]
+fn what_a_pull_beside_another_left_is_not_gone_on_from() {
+    let mut files = files();
+    files.insert("tokenizer.json", Answer { headers: vec![("etag", "\"version-1\"".to_owned())], ..ok("{\"a\": 1}") });
+    let hub = Hub::play(files);
+    let models = hub.sources.models();
+    fs::create_dir_all(&models).unwrap();
+    let from = format!("{}/org/name/resolve/main/tokenizer.json", hub.sources.endpoint);
+    let first = Partial::of(&models, &from, Some("\"version-1\"")).unwrap();
+    let me = (std::process::id(), std::thread::current().id());
+    let names_before = names(&models);
+    let beside = format!("{}-{}-{:?}", names_before[0], me.0, me.1);
+    fs::write(models.join(beside), "garbage!").unwrap();
+    let dir = hub.pull(&PLAIN).unwrap();
+    assert_eq!(fs::read_to_string(dir.join("tokenizer.json")).unwrap(), "{\"a\": 1}");
+    drop(first);
 }
 
 #[test]
