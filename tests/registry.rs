@@ -170,6 +170,27 @@ fn files_that_changed_are_told_even_after_eviction() {
     assert_eq!(world.registry.describe("a").unwrap().bytes, Some(40));
 }
 
+/// The same sizes and times, as copies that keep them and layers of images have.
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_elsewhere_is_a_change() {
+    let world = World::new(20, &[]);
+    let time = std::time::SystemTime::now();
+    for (version, model) in [("v1", "10"), ("v2", "11")] {
+        let dir = world.root.join("store").join(version);
+        write(&dir, model);
+        for file in dir.read_dir().unwrap() {
+            fs::File::options().write(true).open(file.unwrap().path()).unwrap().set_modified(time).unwrap();
+        }
+    }
+    let live = world.root.join("live");
+    std::os::unix::fs::symlink(world.root.join("store/v1"), &live).unwrap();
+    assert_eq!(world.registry.get("live").unwrap().adapter.bytes(), 40);
+    fs::remove_file(&live).unwrap();
+    std::os::unix::fs::symlink(world.root.join("store/v2"), &live).unwrap();
+    assert!(matches!(world.registry.get("live"), Err(RegistryError::Changed { .. })));
+}
+
 #[test]
 fn a_file_that_comes_or_goes_is_a_change() {
     for (file, comes) in [("config.json", true), ("adapter_model.safetensors", false)] {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use lru::LruCache;
 use thiserror::Error;
 
-use self::files::{Folder, Stamp};
+use self::files::Folder;
 use self::status::Facts;
 pub use self::status::{Status, Tier};
 use super::Adapter;
@@ -142,7 +142,7 @@ struct State {
 type Gate = OnceLock<Result<Arc<Loaded>, RegistryError>>;
 
 struct Version {
-    stamp: Stamp,
+    folder: Folder,
     facts: Facts,
     requests: Arc<AtomicU64>,
 }
@@ -172,7 +172,7 @@ impl Registry {
     pub fn get(&self, name: &str) -> Result<Arc<Loaded>, RegistryError> {
         let folder = Folder::find(&self.root, name)?;
         let mut state = self.lock();
-        if state.versions.get(name).is_some_and(|version| version.stamp != folder.stamp) {
+        if state.versions.get(name).is_some_and(|version| version.folder != folder) {
             return Err(RegistryError::Changed { name: name.into() });
         }
         if let Some(loaded) = state.resident.get(name) {
@@ -188,6 +188,14 @@ impl Registry {
         result
     }
 
+    /// Whether there is an adapter `name`, without loading it.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be looked at.
+    pub fn find(&self, name: &str) -> Result<(), RegistryError> {
+        Folder::find(&self.root, name).map(drop)
+    }
+
     /// Reads, checks and takes in an adapter; what gives way to it is dropped only then.
     fn load(&self, name: &str, folder: &Folder) -> Result<Arc<Loaded>, RegistryError> {
         let adapter = self.source.load(&folder.path).map_err(|source| {
@@ -196,12 +204,12 @@ impl Registry {
             RegistryError::Invalid { name: name.into(), reason, source: Arc::new(source) }
         })?;
         // Files that changed meanwhile may have been read half old and half new.
-        if Folder::find(&self.root, name)?.stamp != folder.stamp {
+        if Folder::find(&self.root, name)? != *folder {
             return Err(RegistryError::Changed { name: name.into() });
         }
         let mut state = self.lock();
         state.make_room(name, adapter.bytes(), self.budget)?;
-        let loaded = state.insert(name, adapter, folder.stamp, self.source.layout());
+        let loaded = state.insert(name, adapter, folder, self.source.layout());
         drop(state);
         tracing::info!(adapter = name, generation = loaded.generation, bytes = loaded.adapter.bytes(), "loaded");
         Ok(loaded)
@@ -276,12 +284,12 @@ impl State {
         Ok(())
     }
 
-    fn insert(&mut self, name: &str, adapter: Adapter, stamp: Stamp, layout: &Layout) -> Arc<Loaded> {
+    fn insert(&mut self, name: &str, adapter: Adapter, folder: &Folder, layout: &Layout) -> Arc<Loaded> {
         // The same files come back as the same version.
         if !self.versions.contains_key(name) {
             self.last_generation += 1;
             let facts = Facts::new(self.last_generation, &adapter, layout);
-            self.versions.insert(name.into(), Version { stamp, facts, requests: Arc::default() });
+            self.versions.insert(name.into(), Version { folder: folder.clone(), facts, requests: Arc::default() });
         }
         let version = &self.versions[name];
         self.bytes += adapter.bytes();

@@ -1,25 +1,24 @@
-//! An adapter's folder: found by a plain name, kept inside the root, stamped.
+//! An adapter's folder: found by a plain name, kept inside the root, known again.
 
-use std::fs::Metadata;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::RegistryError;
+use crate::adapter::AdapterError;
 
 /// What an adapter is read from. The first one makes a folder an adapter.
 const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
 
-/// Size and time of change of each of [`FILES`]; `None` is absent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp([Option<(u64, Option<SystemTime>)>; FILES.len()]);
-
-/// A folder that holds an adapter.
-#[derive(Debug)]
+/// A folder that holds an adapter; equal as long as it holds the same version.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folder {
-    /// Canonical, inside the root.
+    /// Where it really is: canonical, inside the root.
     pub(super) path: PathBuf,
-    pub(super) stamp: Stamp,
+    /// Size and time of change of each of [`FILES`]; `None` is absent. What a change of owner alters besides, or a file system that
+    /// numbers its files anew, is left out: the adapter is the same.
+    files: [Option<(u64, Option<SystemTime>)>; FILES.len()],
 }
 
 impl Folder {
@@ -32,21 +31,33 @@ impl Folder {
         let inside = |path: &Path, file: &str| match path.canonicalize() {
             Ok(path) if path.starts_with(root) && path != root => Ok(Some(path)),
             Ok(_) => Err(RegistryError::OutsideRoot { name: name.into(), file: file.into() }),
-            Err(_) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(unreadable(name, file, error)),
         };
         let path = inside(&root.join(name), name)?.ok_or_else(missing)?;
-        let mut stamps = [None; FILES.len()];
-        for (stamp, file) in stamps.iter_mut().zip(FILES) {
-            let target = inside(&path.join(file), &format!("{name}/{file}"))?;
-            *stamp = target.and_then(|target| target.metadata().ok()).filter(Metadata::is_file).map(stamp_of);
+        let mut files = [None; FILES.len()];
+        for (state, file) in files.iter_mut().zip(FILES) {
+            let told = format!("{name}/{file}");
+            *state = match inside(&path.join(file), &told)?.map(|target| target.metadata()) {
+                Some(Ok(metadata)) if metadata.is_file() => Some((metadata.len(), metadata.modified().ok())),
+                Some(Err(error)) if !is_absent(&error) => return Err(unreadable(name, &told, error)),
+                _ => None,
+            };
         }
-        stamps[0].ok_or_else(missing)?;
-        Ok(Self { path, stamp: Stamp(stamps) })
+        files[0].ok_or_else(missing)?;
+        Ok(Self { path, files })
     }
 }
 
-fn stamp_of(file: Metadata) -> (u64, Option<SystemTime>) {
-    (file.len(), file.modified().ok())
+/// Whether there is nothing at a path, as opposed to something that the system does not give for now.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+/// The path that is told is relative to the root.
+fn unreadable(name: &str, file: &str, error: io::Error) -> RegistryError {
+    let source = AdapterError::io(Path::new(file))(error);
+    RegistryError::Invalid { name: name.into(), reason: source.to_string(), source: Arc::new(source.into()) }
 }
 
 /// Whether `name` is a folder's name, or two: PEFT saves the adapters of one model into subfolders of the first one's.
