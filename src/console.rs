@@ -9,7 +9,11 @@ use tracing_subscriber::EnvFilter;
 /// Logs go to standard error from now on, coloured for a terminal, or as JSON. `RUST_LOG` chooses what is told; by default,
 /// information of ours and warnings of others.
 pub fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,polyrank=info"));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|asked| !asked.is_empty());
+    let (filter, wrong) = match asked.as_deref().map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (filter, None),
+        asked => (EnvFilter::new("warn,polyrank=info"), asked.and_then(Result::err)),
+    };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // A log that nobody reads any more, a closed pipe, must not take the process down with it.
     let logs = logs.log_internal_errors(false);
@@ -17,6 +21,15 @@ pub fn log_to_stderr(json: bool) {
         true => logs.json().init(),
         false => logs.with_ansi(io::stderr().is_terminal()).init(),
     }
+    if let Some(wrong) = wrong {
+        tracing::warn!("{} is not understood, and not heeded: {wrong}", EnvFilter::DEFAULT_ENV);
+    }
+}
+
+/// Without what could steer a terminal: names come from files of others.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// A failure and its causes, the last effect first.
@@ -36,7 +49,7 @@ pub fn in_one_line(failure: &(dyn Error + 'static)) -> String {
             line = format!("{line}: {cause}");
         }
     }
-    line.lines().map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    printable(&line.lines().map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
@@ -52,6 +65,7 @@ mod tests {
         let cause = || std::io::Error::other("no room\n  on the disk\n");
         assert_eq!(in_one_line(&Effect("writing x", cause())), "writing x: no room; on the disk");
         assert_eq!(in_one_line(&cause()), "no room; on the disk");
+        assert_eq!(in_one_line(&Effect("\x1b[2J\x07", cause())), "\u{fffd}[2J\u{fffd}: no room; on the disk");
         assert_eq!(in_one_line(&Effect("x: no room\n  on the disk\n", cause())), "x: no room; on the disk");
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::Serialize;
 
 use crate::adapter::{Adapter, ProblemType, Ranks};
+use crate::console::printable;
 use crate::encoder::{Layout, NamedSite};
 
 /// An adapter's ranks and sizes.
@@ -143,11 +144,6 @@ fn labels(labels: &[String]) -> String {
         shown += &next;
     }
     format!("{}:{shown}", labels.len())
-}
-
-/// Names come from files of others: nothing in them may steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn width(text: &str) -> usize {

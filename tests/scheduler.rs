@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use polyrank::adapter::Adapter;
 use polyrank::encoder::Encoded;
@@ -11,7 +12,8 @@ use polyrank::error::Error;
 use polyrank::scheduler::{Failed, Limits, Refused, Scheduler, take};
 use proptest::prelude::*;
 
-const ROOMY: Limits = Limits { batch_tokens: 1000, queued_tokens: 1000 };
+const HOUR: Duration = Duration::from_secs(3600);
+const ROOMY: Limits = Limits { batch_tokens: 1000, queued_tokens: 1000, patience: HOUR };
 
 fn adapter() -> Arc<Adapter> {
     Arc::new(Adapter {
@@ -106,7 +108,7 @@ proptest! {
         batch_tokens in 1usize..60,
     ) {
         let adapters = [adapter(), adapter(), adapter()];
-        let scheduler = Scheduler::start(Limits { batch_tokens, queued_tokens: 10_000 }, echo).unwrap();
+        let scheduler = Scheduler::start(Limits { batch_tokens, queued_tokens: 10_000, patience: HOUR }, echo).unwrap();
         let mut id = 0;
         let mut waiting = Vec::new();
         for request in &requests {
@@ -143,7 +145,7 @@ fn what_waits_runs_together_whatever_its_adapter() {
 
 #[test]
 fn too_many_tokens_are_refused_at_once_and_room_comes_back() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10 });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10, patience: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();
@@ -166,10 +168,40 @@ fn too_many_tokens_are_refused_at_once_and_room_comes_back() {
     }
 }
 
+/// Room there is, but not the time.
+#[test]
+fn what_could_not_run_in_time_is_refused_at_once() {
+    let forward = |rows: &[Row]| {
+        std::thread::sleep(Duration::from_millis(2 * rows.iter().map(|row| row.text.ids.len() as u64).sum::<u64>()));
+        echo(rows)
+    };
+    let a = adapter();
+    let submitted = |patience| {
+        let scheduler = Scheduler::start(Limits { batch_tokens: 10, queued_tokens: 1000, patience }, forward).unwrap();
+        // It learns how fast it is, 500 tokens a second at most; of the first batch at the latest when the second has run.
+        for _ in 0..2 {
+            scheduler.submit(vec![row(1, 10, &a)]).unwrap().wait_blocking().unwrap();
+        }
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            (0..30).map(|_| scheduler.submit(vec![row(2, 10, &a)])).partition(Result::is_ok);
+        for answer in taken {
+            assert_eq!(answer.unwrap().wait_blocking().unwrap(), [[2.0, 10.0]]);
+        }
+        scheduler.submit(vec![row(3, 10, &a)]).unwrap().wait_blocking().unwrap();
+        refused.into_iter().map(|refused| refused.unwrap_err()).collect::<Vec<_>>()
+    };
+    let refused = submitted(Duration::from_millis(200));
+    assert!(!refused.is_empty());
+    for refused in refused {
+        assert!(matches!(refused, Refused::Late { ahead, rate, .. } if ahead >= 10 && rate <= 500.0), "{refused:?}");
+    }
+    assert_eq!(submitted(HOUR), []);
+}
+
 /// It would be told to come again for ever.
 #[test]
 fn what_is_larger_than_the_line_waits_alone() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10 });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10, patience: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 40, &a)]).unwrap();
     gate.began();
@@ -217,7 +249,7 @@ fn the_rest_of_a_failed_request_does_not_run() {
             _ => echo(rows),
         }
     };
-    let scheduler = Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100 }, forward).unwrap();
+    let scheduler = Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100, patience: HOUR }, forward).unwrap();
     let a = adapter();
     let failing = scheduler.submit((1..5).map(|id| row(id, 2, &a)).collect()).unwrap();
     let other = scheduler.submit(vec![row(9, 2, &a)]).unwrap();
@@ -228,7 +260,7 @@ fn the_rest_of_a_failed_request_does_not_run() {
 
 #[test]
 fn who_went_away_is_passed_over_and_gives_room() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10 });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10, patience: HOUR });
     let a = adapter();
     let first = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();
@@ -245,7 +277,7 @@ fn who_went_away_is_passed_over_and_gives_room() {
 
 #[test]
 fn draining_answers_what_was_accepted_and_refuses_the_rest() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100 });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100, patience: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();

@@ -372,6 +372,40 @@ fn a_request_ends_with_its_time() {
     gate.open();
 }
 
+/// A head that never comes whole.
+#[test]
+fn a_connection_that_says_nothing_is_closed_in_time() {
+    let mut server = World::new().with(|config| config.request_timeout = Duration::from_millis(300)).start();
+    let mut idle: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    for (i, stream) in idle.iter_mut().enumerate() {
+        stream.write_all(&b"GET /health HTTP/1.1\r\nHost: x\r\n"[..i]).unwrap();
+    }
+    assert_eq!(server.get("/health").status, 200);
+    for mut stream in idle {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    server.stop();
+    server.ended();
+}
+
+/// It would be told to come again, for ever.
+#[test]
+fn an_unknown_adapter_is_404_also_where_the_queue_is_full() {
+    let gate = Gate::default();
+    let server = World::new().with(|config| config.max_queued_tokens = 1).start_with(gate.forward());
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", TEXT));
+        gate.began();
+        let waiting = scope.spawn(|| server.classify("plain", TEXT));
+        wait_until(|| server.app.scheduler().queued_tokens() > 0);
+        assert_error(&server.classify("nobody", TEXT), 404, "UnknownAdapter", "nobody");
+        assert_error(&server.classify("plain", TEXT), 429, "Overloaded", "tokens");
+        gate.open();
+        assert_eq!([running.join().unwrap().status, waiting.join().unwrap().status], [200; 2]);
+    });
+}
+
 #[test]
 fn a_bug_is_500_tells_nothing_and_passes() {
     let server = World::new().start_with(|rows| match rows[0].text.ids.len() {
@@ -445,8 +479,17 @@ fn stopping_answers_what_waits_and_turns_away_what_comes() {
 
 #[test]
 fn an_adapter_to_preload_must_be_there() {
-    let error = World::new().with(|config| config.preload = vec!["nobody".into()]).app().err().unwrap();
+    let preload = |names: [&str; 2], memory| {
+        let names = names.map(str::to_owned).to_vec();
+        World::new().with(|config| (config.preload, config.adapter_memory) = (names, memory)).app()
+    };
+    let error = preload(["plain", "nobody"], 1 << 30).err().unwrap();
     assert!(error.to_string().contains("nobody"), "{error}");
+    // Each of them fits alone; none gives way to the other.
+    let both = preload(["plain", "ragged"], 1 << 30).unwrap().registry().bytes();
+    let error = preload(["plain", "ragged"], both - 1).err().unwrap();
+    assert!(error.to_string().contains("adapters in use hold"), "{error}");
+    preload(["plain", "ragged"], both).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{ArgAction, Args};
@@ -30,7 +30,7 @@ pub(super) struct ServeArgs {
     /// The most tokens of a batch; a single text may be longer.
     #[arg(long, env = "POLYRANK_MAX_BATCH_TOKENS", value_name = "N", default_value = "16384", value_parser = units::positive)]
     max_batch_tokens: usize,
-    /// The most tokens that wait; beyond them requests get 429.
+    /// The most tokens that wait; beyond them requests get 429, and so do those that could not be answered in time.
     #[arg(long, env = "POLYRANK_MAX_QUEUED_TOKENS", value_name = "N", default_value = "131072", value_parser = units::positive)]
     max_queued_tokens: usize,
     /// The most texts of a request.
@@ -39,7 +39,7 @@ pub(super) struct ServeArgs {
     /// The most bytes of a request's body.
     #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = units::bytes)]
     payload_limit: usize,
-    /// From a request to its answer: 30s, 500ms, 2m.
+    /// From a request to its answer: 30s, 500ms, 2m. As long may a connection wait for its next request.
     #[arg(long, env = "POLYRANK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     request_timeout: Duration,
     /// The most bytes that adapters take in memory: 1GiB, 64MiB, 4096.
@@ -65,15 +65,18 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
     let address = (args.hostname.clone(), args.port);
     let app = Arc::new(App::new(engine, args.config())?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Thread)?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let told = format!("{}:{}", address.0, address.1);
         let listener = TcpListener::bind(address).await.map_err(|error| format!("listening on {told}: {error}"))?;
         let stop = stop_signal()?;
         tracing::info!("listening on http://{}", listener.local_addr()?);
-        server::run(listener, app, stop).await?;
+        server::run(listener, app, stop).await;
         tracing::info!("stopped");
         Ok(())
-    })
+    });
+    // What still tokenises or reads works for nobody any more.
+    runtime.shutdown_background();
+    served
 }
 
 impl ServeArgs {
@@ -94,14 +97,20 @@ impl ServeArgs {
     }
 }
 
+/// Signals so close together are one: a terminal tells a whole group of processes, and its parent tells it once more.
+const TOGETHER: Duration = Duration::from_secs(1);
+
 /// Ends at the first signal to stop; a second one ends the process.
 fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut signals = Signals::listen()?;
     Ok(async move {
         signals.next().await;
         tracing::info!("stopping: requests that wait are answered first; a second signal does not wait");
+        let first = Instant::now();
         tokio::spawn(async move {
-            signals.next().await;
+            while first.elapsed() < TOGETHER {
+                signals.next().await;
+            }
             tracing::warn!("stopped by a second signal");
             std::process::exit(1)
         });

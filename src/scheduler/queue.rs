@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -11,7 +12,7 @@ use crate::engine::Row;
 use crate::error::Error;
 
 /// Why a request was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Error)]
 pub enum Refused {
     /// No room: answered at once, never by waiting.
     #[error("{queued} tokens are queued; {tokens} more would exceed {limit}")]
@@ -22,6 +23,16 @@ pub enum Refused {
         tokens: usize,
         /// The most that may wait.
         limit: usize,
+    },
+    /// Room, but not in time: what comes before it takes longer than a request may.
+    #[error("{ahead} tokens come first: at {rate:.0} a second this request would have no answer within {patience:?}")]
+    Late {
+        /// Tokens that run or wait.
+        ahead: usize,
+        /// Tokens a second.
+        rate: f64,
+        /// How long a request may take.
+        patience: Duration,
     },
     /// The server is shutting down.
     #[error("shutting down")]
@@ -140,19 +151,50 @@ pub(super) struct Queue {
     /// Told of new entries and of closing.
     changed: Condvar,
     limit: usize,
+    patience: Duration,
 }
 
 struct Waiting {
     entries: VecDeque<Entry>,
     tokens: usize,
+    /// Tokens of the batch that runs.
+    running: usize,
+    speed: Speed,
     open: bool,
 }
 
+/// Work that tells how fast batches run, in shares of a request's time: the first texts fault the base in, and tell nothing.
+const EVIDENCE: f64 = 1.0 / 32.0;
+
+/// How fast batches have run of late: tokens over seconds, those of long ago weighing less. A large batch weighs more than a small
+/// one, and it is large ones that a full line makes.
+#[derive(Default)]
+struct Speed {
+    tokens: f64,
+    seconds: f64,
+}
+
+impl Speed {
+    /// Seconds of work after which an earlier batch weighs a third.
+    const MEMORY: f64 = 5.0;
+
+    fn learn(&mut self, tokens: usize, took: Duration) {
+        let keep = (-took.as_secs_f64() / Self::MEMORY).exp();
+        self.tokens = self.tokens * keep + tokens as f64;
+        self.seconds = self.seconds * keep + took.as_secs_f64();
+    }
+
+    /// Tokens a second; `None` as long as it is known from less than `least` seconds.
+    fn rate(&self, least: f64) -> Option<f64> {
+        (self.seconds > 0.0 && self.seconds >= least).then(|| self.tokens / self.seconds)
+    }
+}
+
 impl Queue {
-    /// An open line for at most `limit` tokens.
-    pub(super) fn new(limit: usize) -> Self {
-        let waiting = Waiting { entries: VecDeque::new(), tokens: 0, open: true };
-        Self { waiting: Mutex::new(waiting), changed: Condvar::new(), limit }
+    /// An open line for at most `limit` tokens, of which none is to wait longer than `patience`.
+    pub(super) fn new(limit: usize, patience: Duration) -> Self {
+        let waiting = Waiting { entries: VecDeque::new(), tokens: 0, running: 0, speed: Speed::default(), open: true };
+        Self { waiting: Mutex::new(waiting), changed: Condvar::new(), limit, patience }
     }
 
     /// Whether a request of `tokens` tokens would be accepted now.
@@ -164,14 +206,31 @@ impl Queue {
         if !waiting.open {
             return Err(Refused::Draining);
         }
-        if waiting.tokens.saturating_add(tokens) > self.limit {
+        let full = |waiting: &Waiting| waiting.tokens.saturating_add(tokens) > self.limit;
+        let late = |waiting: &Waiting| {
+            let (ahead, patience) = (waiting.running + waiting.tokens, self.patience.as_secs_f64());
+            let rate = waiting.speed.rate(patience * EVIDENCE)?;
+            let takes = ahead.saturating_add(tokens) as f64 / rate;
+            (takes > patience).then_some(Refused::Late { ahead, rate, patience: self.patience })
+        };
+        if full(waiting) || late(waiting).is_some() {
             waiting.forget_unwanted();
         }
         // What is larger than the whole line waits alone: it would never find room otherwise.
-        match waiting.tokens > 0 && waiting.tokens.saturating_add(tokens) > self.limit {
-            true => Err(Refused::Overloaded { queued: waiting.tokens, tokens, limit: self.limit }),
-            false => Ok(()),
+        if waiting.tokens == 0 {
+            return Ok(());
         }
+        if full(waiting) {
+            return Err(Refused::Overloaded { queued: waiting.tokens, tokens, limit: self.limit });
+        }
+        late(waiting).map_or(Ok(()), Err)
+    }
+
+    /// What a batch took that [`Self::next_batch`] gave.
+    pub(super) fn ran(&self, took: Duration) {
+        let mut waiting = locked(&self.waiting);
+        let tokens = std::mem::take(&mut waiting.running);
+        waiting.speed.learn(tokens, took);
     }
 
     /// Takes in all rows of a request, or none.
@@ -201,7 +260,8 @@ impl Queue {
             if !waiting.entries.is_empty() {
                 let adapter = |entry: &Entry| Arc::as_ptr(&entry.row.adapter);
                 let batch = batch::take(&mut waiting.entries, max_tokens, Entry::tokens, adapter);
-                waiting.tokens -= batch.iter().map(Entry::tokens).sum::<usize>();
+                waiting.running = batch.iter().map(Entry::tokens).sum();
+                waiting.tokens -= waiting.running;
                 return Some(batch);
             }
             if !waiting.open {

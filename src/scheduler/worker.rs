@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::queue::{Answer, Entry, Failed, Outcome, Place, Queue, Refused};
 use crate::engine::Row;
@@ -16,6 +17,8 @@ pub struct Limits {
     pub batch_tokens: usize,
     /// The most tokens that wait.
     pub queued_tokens: usize,
+    /// How long a request may take: what could not run in time is refused at once.
+    pub patience: Duration,
 }
 
 /// A queue with its worker. Every request that it accepts gets exactly one answer.
@@ -34,11 +37,13 @@ impl Scheduler {
         limits: Limits,
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let queue = Arc::new(Queue::new(limits.queued_tokens));
+        let queue = Arc::new(Queue::new(limits.queued_tokens, limits.patience));
         let line = Arc::clone(&queue);
         let worker = thread::Builder::new().name("forward".into()).spawn(move || {
             while let Some(batch) = line.next_batch(limits.batch_tokens) {
+                let begun = Instant::now();
                 run(batch, &forward);
+                line.ran(begun.elapsed());
             }
         })?;
         Ok(Self { queue, worker: Mutex::new(Some(worker)) })

@@ -40,10 +40,14 @@ impl App {
     ) -> Result<Self, Error> {
         let source = Arc::clone(&engine);
         let registry = Arc::new(Registry::new(source, &config.adapters, config.adapter_memory)?);
-        for name in &config.preload {
-            registry.get(name)?;
-        }
-        let limits = Limits { batch_tokens: config.max_batch_tokens, queued_tokens: config.max_queued_tokens };
+        // All held until the last is there: one that does not fit beside the others is told, and none gives way to it.
+        let preloaded: Vec<_> = config.preload.iter().map(|name| registry.get(name)).collect::<Result<_, _>>()?;
+        drop(preloaded);
+        let limits = Limits {
+            batch_tokens: config.max_batch_tokens,
+            queued_tokens: config.max_queued_tokens,
+            patience: config.request_timeout,
+        };
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
         let tokenising = Tokenising::new(config.payload_limit);
         Ok(Self { config, engine, registry, scheduler, tokenising })
@@ -82,9 +86,10 @@ impl App {
     }
 
     /// Accepts nothing from now on, and returns once all that was accepted is answered.
-    pub(super) async fn drain(self: Arc<Self>) {
+    pub(super) async fn drain(self: &Arc<Self>) {
         self.scheduler.close();
         // A thread that panicked has answered nobody, and the requests know by their channels.
-        let _ = tokio::task::spawn_blocking(move || self.scheduler.drain()).await;
+        let app = Arc::clone(self);
+        let _ = tokio::task::spawn_blocking(move || app.scheduler.drain()).await;
     }
 }

@@ -15,6 +15,7 @@ use super::app::App;
 use super::body;
 use super::error::ApiError;
 use super::routes::{blocking, path};
+use super::tokenising::Room;
 use crate::adapter::Loaded;
 use crate::encoder::Encoded;
 use crate::engine::Row;
@@ -42,10 +43,15 @@ pub(super) async fn classify(
     if texts > limit {
         return Err(ApiError::TooManyTexts { texts, limit });
     }
-    // A full queue is told before the work of tokenising; every text has a token at least.
-    app.scheduler().admits(texts)?;
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
-    let room = app.room(texts.iter().map(Text::bytes).sum()).await?;
+    let room = match room(&app, &texts).await {
+        Ok(room) => room,
+        // To try again would not help where there is no such adapter.
+        Err(full) => {
+            blocking(move || app.registry().find(&name)).await??;
+            return Err(full);
+        }
+    };
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
     let prepare = move || {
@@ -61,6 +67,12 @@ pub(super) async fn classify(
     let answer = answer(&loaded, &logits, function, top)?;
     loaded.count_request();
     Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
+}
+
+/// Room to tokenise in. A full queue is told before that work; every text has a token at least.
+async fn room(app: &App, texts: &[Text]) -> Result<Room, ApiError> {
+    app.scheduler().admits(texts.len())?;
+    app.room(texts.iter().map(Text::bytes).sum()).await
 }
 
 /// The adapter, pinned, and the texts as tokens.

@@ -162,7 +162,7 @@ fn of_the_file(error: &std::io::Error) -> bool {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Overloaded { .. } => Self::Overloaded(refused.to_string()),
+            Refused::Overloaded { .. } | Refused::Late { .. } => Self::Overloaded(refused.to_string()),
             Refused::Draining => Self::Draining,
         }
     }

@@ -12,10 +12,15 @@ mod routes;
 mod tokenising;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
 
 pub use app::App;
 pub use config::{ApiKey, Config};
@@ -27,34 +32,54 @@ pub(crate) fn parse_request(body: &[u8]) {
     let _ = classify::parse(body);
 }
 
+/// What passes before the next try where no connection can be accepted: as a rule, too many files are open.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
 /// Serves until `shutdown` ends. Then new requests get 503, those accepted before are answered, and connections close; clients
-/// that do not take their answers hold it up for one request time-out at most.
-///
-/// # Errors
-/// The listener fails.
-pub async fn run(
-    listener: TcpListener,
-    app: Arc<App>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+/// that do not take their answers hold it up for one request time-out at most. As long may a connection wait for the whole head of
+/// its next request.
+pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()> + Send + 'static) {
     let patience = app.config().request_timeout;
-    let (drained, drain_ended) = oneshot::channel();
-    let draining = Arc::clone(&app);
-    let drain = async move {
+    let router = routes::router(Arc::clone(&app));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    let connections = GracefulShutdown::new();
+    let mut drained = pin!(async {
         shutdown.await;
-        draining.drain().await;
-        let _ = drained.send(());
-    };
-    let server = axum::serve(listener, routes::router(app)).with_graceful_shutdown(drain);
-    let give_up = async {
-        match drain_ended.await {
-            Ok(()) => tokio::time::sleep(patience).await,
-            // The server ended by itself.
-            Err(_) => std::future::pending().await,
-        }
-    };
+        app.drain().await;
+    });
+    loop {
+        let stream = tokio::select! {
+            () = &mut drained => break,
+            stream = accept(&listener) => stream,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        // One that fails is its client's affair.
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    drop(listener);
     tokio::select! {
-        result = server => result,
-        () = give_up => Ok(()),
+        () = connections.shutdown() => {}
+        () = tokio::time::sleep(patience) => {}
+    }
+}
+
+/// The next connection. Those that broke before they were accepted are passed over.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // An answer is written at once: nothing is gained by waiting for more. Where it cannot be set, it is only later.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) => {}
+            Err(error) => {
+                tracing::error!("accepting a connection: {error}");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, thread};
 
 use candle_core::Device;
 use polyrank::engine::{Engine, Row};
@@ -133,7 +133,7 @@ pub(super) struct Running {
     /// The folder of adapters, a copy.
     pub(super) root: PathBuf,
     stop: Mutex<Option<oneshot::Sender<()>>>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    thread: Option<JoinHandle<()>>,
     _folder: TempDir,
 }
 
@@ -182,9 +182,9 @@ impl Running {
         drop(self.stop.lock().unwrap().take());
     }
 
-    /// Waits until it has stopped, which it must do without an error.
+    /// Waits until it has stopped.
     pub(super) fn ended(&mut self) {
-        self.thread.take().unwrap().join().unwrap().unwrap();
+        self.thread.take().unwrap().join().unwrap();
     }
 }
 
