@@ -166,6 +166,9 @@ struct Waiting {
 /// Work that tells how fast batches run, in shares of a request's time: the first texts fault the base in, and tell nothing.
 const EVIDENCE: f64 = 1.0 / 32.0;
 
+/// The share of a request's time that its estimate may fill: the next batches may be slower than the last.
+const MARGIN: f64 = 0.8;
+
 /// How fast batches have run of late: tokens over seconds, those of long ago weighing less. A large batch weighs more than a small
 /// one, and it is large ones that a full line makes.
 #[derive(Default)]
@@ -211,7 +214,7 @@ impl Queue {
             let (ahead, patience) = (waiting.running + waiting.tokens, self.patience.as_secs_f64());
             let rate = waiting.speed.rate(patience * EVIDENCE)?;
             let takes = ahead.saturating_add(tokens) as f64 / rate;
-            (takes > patience).then_some(Refused::Late { ahead, rate, patience: self.patience })
+            (takes > patience * MARGIN).then_some(Refused::Late { ahead, rate, patience: self.patience })
         };
         if full(waiting) || late(waiting).is_some() {
             waiting.forget_unwanted();
