@@ -132,8 +132,8 @@ pub struct Segment<'a> {
 /// # Errors
 /// Segments outside the batch, shapes that do not fit, and candle's own.
 pub fn ragged_delta(x: &Tensor, y: Tensor, segments: &[Segment]) -> Result<Tensor> {
-    ragged_deltas(x, &[segments], |_| Ok(y.clone()))?;
-    Ok(y)
+    // The kernel adds to `y` where it lies; devices without one answer with a new tensor.
+    Ok(ragged_deltas(x, &[segments], |_| Ok(y.clone()))?.pop().unwrap_or(y))
 }
 
 /// [`ragged_delta`] for linears that read the same `x`: `segments` of each, and `linear(i)`, what the i-th gives without them.
