@@ -22,6 +22,9 @@ pub struct Progress {
     pub epoch: usize,
     /// The best value of the primary metric on validation, among epochs that may be chosen.
     pub best: Option<f64>,
+    /// The loss on validation at that epoch, which decides between equal values.
+    #[serde(default)]
+    pub best_loss: Option<f64>,
     /// Its epoch.
     pub best_epoch: usize,
 }
@@ -53,6 +56,9 @@ pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<()
         tensors.insert(format!("var.{}", trainable.name), trainable.var.to_device(&Device::Cpu)?);
         tensors.insert(format!("first.{}", trainable.name), moment(&moments.first)?);
         tensors.insert(format!("second.{}", trainable.name), moment(&moments.second)?);
+        if !moments.saliency.is_empty() {
+            tensors.insert(format!("saliency.{}", trainable.name), moment(&moments.saliency)?);
+        }
     }
     let weights = room.path().join("state.safetensors");
     let bytes = safetensors::serialize(&tensors, None).map_err(|error| Error::malformed(&weights, error))?;
@@ -148,7 +154,9 @@ pub fn load(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<Progress, Er
         }
         trainable.var.set(&stored.to_device(trainable.var.device())?)?;
         let moment = |kind| -> Result<Vec<f32>, Error> { Ok(get(kind, &trainable.name)?.to_vec1()?) };
-        *moments = Moments { first: moment("first")?, second: moment("second")?, steps };
+        let has_saliency = tensors.contains_key(&format!("saliency.{}", trainable.name));
+        let saliency = if has_saliency { moment("saliency")? } else { Vec::new() };
+        *moments = Moments { first: moment("first")?, second: moment("second")?, steps, saliency };
     }
     optimizer.step = state.step;
     Ok(state.progress)

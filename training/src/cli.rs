@@ -2,6 +2,7 @@
 
 mod flags;
 
+use std::fmt::Display;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use polyrank::model::{self, Sources};
 use polyrank::pages;
 use polyrank_training::checkpoint;
 use polyrank_training::data::{DataOptions, HoldOut, TaskData};
+use polyrank_training::defaults::Plan;
 use polyrank_training::error::Error;
 use polyrank_training::evaluate::evaluate;
 use polyrank_training::method::LowRank;
@@ -131,7 +133,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", in_one_line(&error));
+            tell(format_args!("error: {}", in_one_line(&error)));
             ExitCode::FAILURE
         }
     }
@@ -149,10 +151,12 @@ fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Engine, 
 
 fn train(args: &TrainArgs) -> Result<(), Error> {
     let flags = args.flags.over(args.config.as_deref())?;
-    let mut settings = flags.settings();
-    settings.check()?;
+    // What makes no sense is told before anything is read.
+    let asked = flags.settings(0, 0);
+    asked.check()?;
     let data = TaskData::load(&args.data, &flags.data())?;
-    let engine = open(&settings.model_id, args.device, settings.dtype)?;
+    let engine = open(&asked.model_id, args.device, asked.dtype)?;
+    let mut settings = flags.settings(data.train.len(), engine.config().hidden_size);
     settings.max_length = Some(settings.longest(&engine));
     let facts = Facts::new(&data, engine.base_fingerprint());
     let existing = match (args.resume, args.overwrite) {
@@ -165,6 +169,7 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     let trainer = Trainer::new(&settings, &engine, &data, args.resume.then_some(&run))?;
     // Nothing was touched before this.
     let held = run::begin(&args.output, existing, &settings, &facts)?;
+    tell(&Plan { rows: data.train.len(), schedule: settings.schedule() });
     let best = trainer.run(held.run())?;
     export(&engine, &settings, &facts, &best, &args.output)?;
     held.exported()
@@ -173,15 +178,27 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
 /// Prunes the checkpoint and writes the adapter; prints its ranks.
 fn export(engine: &Engine, settings: &Settings, facts: &Facts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
     let method = LowRank::new(engine.layout(), &settings.low_rank(engine, facts.labels.len())?, engine.device())?;
-    let rule =
-        StepRule { weight_decay: 0.0, eps: 1e-8, clip: None, gate: settings.gate, threshold: Threshold::Xi(0.0) };
-    checkpoint::load(checkpoint, &mut Optimizer::new(method.trainables(), rule))?;
+    let rule = StepRule {
+        weight_decay: 0.0,
+        eps: 1e-8,
+        clip: None,
+        gate: settings.gate,
+        gate_rate: 1.0,
+        threshold: Threshold::Xi(0.0),
+    };
+    let progress = checkpoint::load(checkpoint, &mut Optimizer::new(method.trainables(), rule))?;
     let adapter = adapter_of(&method, engine, &facts.labels, facts.problem, &settings.model_id)?;
     fs::create_dir_all(output).map_err(|source| Error::Io { path: output.to_owned(), source })?;
     adapter::write(output, engine.layout(), &adapter)?;
     // As it was written: a file of PEFT's holds one rank at least.
     let written = engine.load_adapter(output)?;
-    print(&format!("{}\nwritten to {}", Report::new(engine.layout(), &written), output.display()))
+    let report = Report::new(engine.layout(), &written);
+    print(&format!("{report}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
+}
+
+/// To standard error, for people.
+fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn prune(args: &PruneArgs) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 //! | [`method`] | what is trained, at the runtime's seam: SoRA, LoRA, and full fine-tuning and BitFit as proofs of the seam |
 //! | [`optim`] | AdamW, the proximal step of gates and their folding, clipping, the learning rate |
 //! | [`controller`] | steers a SoRA run towards a ratio of parameters kept |
+//! | [`defaults`] | epochs, batch size and rate where the user says nothing |
 //! | [`settings`] | what decides a run, resolved |
 //! | [`run`] | a run's folder: settings, facts of its data and base, the log |
 //! | [`trainer`] | one run: epochs, evaluation, the best checkpoint, the log |
@@ -19,6 +20,7 @@
 pub mod checkpoint;
 pub mod controller;
 pub mod data;
+pub mod defaults;
 pub mod error;
 pub mod evaluate;
 pub mod method;

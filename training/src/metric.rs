@@ -80,6 +80,21 @@ pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
     }
 }
 
+/// The mean loss of `logits [examples][outputs]`, as in training: cross-entropy, or the squared error of the one output. Breaks ties of
+/// metrics that count right answers.
+#[must_use]
+pub fn mean_loss(logits: &[Vec<f32>], targets: &[Target]) -> f64 {
+    let loss = |(logits, target): (&Vec<f32>, &Target)| match *target {
+        Target::Value(value) => (f64::from(logits[0]) - value).powi(2),
+        Target::Class(class) => {
+            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
+            sum.ln() - f64::from(logits[class] - most)
+        }
+    };
+    logits.iter().zip(targets).map(loss).sum::<f64>() / logits.len().max(1) as f64
+}
+
 fn argmax(logits: &[f32]) -> usize {
     logits.iter().enumerate().fold(0, |best, (i, x)| if *x > logits[best] { i } else { best })
 }

@@ -284,6 +284,8 @@ pub struct Epoch {
     pub loss: f64,
     /// On the split that is selected on.
     pub metrics: Scores,
+    /// Mean loss there.
+    pub validation_loss: f64,
     /// On the others, by name (MNLI's `validation_mismatched`).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, Scores>,
@@ -303,7 +305,7 @@ impl Display for Epoch {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         write!(f, "epoch {}: loss {:.4}", self.epoch, self.loss)?;
         if let Some((name, value)) = self.metrics.0.first() {
-            write!(f, ", {name} {value:.4}")?;
+            write!(f, ", {name} {value:.4} (loss {:.4})", self.validation_loss)?;
         }
         for (split, scores) in &self.also {
             if let Some((name, value)) = scores.0.first() {

@@ -7,6 +7,7 @@ use polyrank::kernel::prepacked::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::controller::Controller;
+use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::method::{GateRule, LowRankSettings};
 use crate::optim::Threshold;
@@ -54,6 +55,9 @@ pub struct Settings {
     pub batch_size: usize,
     /// Peak learning rate.
     pub lr: f64,
+    /// Peak learning rate of the gates; `None` takes [`Self::lr`].
+    #[serde(default)]
+    pub gate_lr: Option<f64>,
     /// Share of steps that the rate rises in.
     pub warmup: f64,
     /// Decay of weights and head.
@@ -75,6 +79,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How the training data is gone through.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        Schedule { epochs: self.epochs, batch_size: self.batch_size, lr: self.lr }
+    }
+
     /// Where xi comes from in a run of `total` steps.
     #[must_use]
     pub fn threshold(&self, total: usize) -> Threshold {
@@ -116,14 +126,14 @@ impl Settings {
     /// # Errors
     /// As [`Self::modules`]; a rank that no adapted module can have.
     pub fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
-        let gated = self.method == MethodName::Sora;
+        let gates = (self.method == MethodName::Sora).then(|| self.gate.start());
         let modules = self.modules(engine)?;
         let sizes = modules.iter().map(|&module| &engine.layout().modules[module]);
         let most = sizes.map(|module| module.in_features.min(module.out_features)).max().unwrap_or(0);
         if self.rank > most {
             return wrong("--rank", format_args!("at most {most}, the smaller side of the adapted linears"), self.rank);
         }
-        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, gated, modules, labels, seed: self.seed })
+        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, gates, modules, labels, seed: self.seed })
     }
 
     /// # Errors
@@ -141,12 +151,18 @@ impl Settings {
             return wrong(flag, "a positive number", value);
         }
         let sizes = [("--weight-decay", self.weight_decay), ("--sparse-lambda", self.sparse_lambda)];
-        let thresholds = [("--xi", self.xi), ("--lambda", self.lambda)];
+        let thresholds = [("--xi", self.xi), ("--lambda", self.lambda), ("--gate-lr", self.gate_lr)];
         let sizes = sizes.map(|(flag, value)| (flag, Some(value))).into_iter().chain(thresholds);
         for (flag, value) in sizes.filter_map(|(flag, value)| Some((flag, value?))) {
             if !(value >= 0.0 && value.is_finite()) {
                 return wrong(flag, "0 or a positive number", value);
             }
+        }
+        if self.gate == GateRule::Adaptive
+            && let Some(flag) =
+                [("--xi", self.xi), ("--lambda", self.lambda)].into_iter().find_map(|(flag, xi)| xi.map(|_| flag))
+        {
+            return wrong("--gate adaptive", "--target-ratio, which says how many ranks to keep", flag);
         }
         match (self.target_ratio, self.dropout, self.warmup) {
             (Some(ratio), ..) if !(ratio > 0.0 && ratio <= 1.0) => {

@@ -22,7 +22,7 @@ use crate::data::{Example, Target, TaskData};
 use crate::error::Error;
 use crate::evaluate;
 use crate::method::{Dropping, LowRank, Rates, StepDropout};
-use crate::metric::{Metric, metrics_for, score};
+use crate::metric::{Metric, mean_loss, metrics_for, score};
 use crate::optim::{Optimizer, StepRule, Threshold, linear_rate};
 use crate::run::{self, Epoch, Scores};
 use crate::settings::{MethodName, Settings};
@@ -91,6 +91,7 @@ impl<'a> Trainer<'a> {
             eps: 1e-8,
             clip: Some(settings.clip),
             gate: settings.gate,
+            gate_rate: settings.gate_lr.map_or(1.0, |gate_lr| gate_lr / settings.lr),
             threshold: settings.threshold(steps_per_epoch * settings.epochs),
         };
         let mut optimizer = Optimizer::new(method.trainables(), rule);
@@ -134,7 +135,7 @@ impl<'a> Trainer<'a> {
             let seconds = start.elapsed().as_secs_f64();
             self.progress.epoch += 1;
             let done = self.done(loss, tokens, seconds)?;
-            self.choose(done.metrics.0[0].1);
+            self.choose(done.metrics.0[0].1, done.validation_loss);
             // The line first: one of an epoch without a checkpoint is taken out when the run goes on.
             run::log(run, &done)?;
             checkpoint::save(run, &self.optimizer, &self.progress)?;
@@ -147,14 +148,15 @@ impl<'a> Trainer<'a> {
     /// What there is to tell of the epoch that has ended.
     fn done(&self, loss: f64, tokens: usize, seconds: f64) -> Result<Epoch, Error> {
         let adapter = Arc::new(self.adapter()?);
-        let metrics = self.scores(&self.held[0], &adapter)?;
-        let also = self.held[1..].iter().map(|held| Ok((held.name.clone(), self.scores(held, &adapter)?)));
+        let (metrics, validation_loss) = self.scores(&self.held[0], &adapter)?;
+        let also = self.held[1..].iter().map(|held| Ok((held.name.clone(), self.scores(held, &adapter)?.0)));
         let ranks: usize = adapter.deltas.iter().flatten().map(Delta::rank).sum();
         Ok(Epoch {
             epoch: self.progress.epoch,
             step: self.optimizer.step,
             loss,
             metrics,
+            validation_loss,
             also: also.collect::<Result<_, Error>>()?,
             mean_rank: ranks as f64 / self.method.sites() as f64,
             parameters: adapter.delta_parameters(),
@@ -169,14 +171,16 @@ impl<'a> Trainer<'a> {
         self.steps_per_epoch * self.settings.epochs
     }
 
-    fn scores(&self, held: &Held, adapter: &Arc<Adapter>) -> Result<Scores, Error> {
+    /// The metrics and the mean loss.
+    fn scores(&self, held: &Held, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
         let logits = evaluate::logits(self.engine, adapter, &held.texts)?;
-        Ok(Scores(self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &held.targets))).collect()))
+        let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &held.targets)));
+        Ok((Scores(scores.collect()), mean_loss(&logits, &held.targets)))
     }
 
-    /// Whether the epoch that has ended is the best so far. Only what has its final support may be chosen: earlier epochs have more
+    /// Takes the epoch that has ended for the best if it is: the better metric, or an equal one with a lower loss. Only what has its final support may be chosen: earlier epochs have more
     /// parameters than was asked for.
-    fn choose(&mut self, score: f64) {
+    fn choose(&mut self, score: f64, loss: f64) {
         self.last = Some(score);
         let eligible = match self.settings.threshold(self.total()) {
             Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => {
@@ -184,8 +188,11 @@ impl<'a> Trainer<'a> {
             }
             _ => true,
         };
-        if eligible && self.progress.best.is_none_or(|best| score > best) {
-            (self.progress.best, self.progress.best_epoch) = (Some(score), self.progress.epoch);
+        let Progress { epoch, best, best_loss, best_epoch } = &mut self.progress;
+        let better = best.is_none_or(|best| score > best)
+            || (*best == Some(score) && best_loss.is_some_and(|best_loss| loss < best_loss));
+        if eligible && better {
+            (*best, *best_loss, *best_epoch) = (Some(score), Some(loss), *epoch);
         }
     }
 

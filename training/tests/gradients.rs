@@ -5,7 +5,7 @@ use polyrank::adapter::ProblemType;
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
-use polyrank_training::method::{Dropping, LowRank, LowRankSettings, Rates, StepDropout};
+use polyrank_training::method::{Dropping, GateStart, LowRank, LowRankSettings, Rates, StepDropout};
 use polyrank_training::trainer::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,7 +15,7 @@ use super::{ENCODERS, encoder, engine};
 /// A point where nothing is zero: `Wu` begins at zero, and then no gate has a gradient.
 fn anywhere(engine: &Engine) -> LowRank {
     let modules = (0..engine.layout().modules.len()).collect();
-    let settings = LowRankSettings { rank: 3, alpha: 6.0, gated: true, modules, labels: 3, seed: 5 };
+    let settings = LowRankSettings { rank: 3, alpha: 6.0, gates: Some(GateStart::Normal), modules, labels: 3, seed: 5 };
     let method = LowRank::new(engine.layout(), &settings, &Device::Cpu).unwrap();
     let mut rng = StdRng::seed_from_u64(17);
     for trainable in method.trainables() {

@@ -13,7 +13,7 @@ use polyrank::engine::{Engine, Row};
 use polyrank::kernel::prepacked::Precision;
 use polyrank::tokenize::Limit;
 use polyrank_training::checkpoint::{self, Progress};
-use polyrank_training::method::{GateRule, Group, LowRank, LowRankSettings};
+use polyrank_training::method::{GateRule, GateStart, Group, LowRank, LowRankSettings};
 use polyrank_training::optim::{Optimizer, StepRule, Threshold};
 use tempfile::TempDir;
 
@@ -96,8 +96,11 @@ fn a_run_lands_on_its_ratio_and_its_checkpoint_prunes_to_the_same_adapter() {
     let found: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((found["metrics"]["accuracy"].as_f64().unwrap(), found["examples"].as_u64()), (best, Some(12)));
     assert_eq!(found["parameters"]["adapter"].as_u64().unwrap() as usize, adapter.delta_parameters());
-    let first_best = entries.iter().skip(2).find(|entry| entry["metrics"]["accuracy"].as_f64() == Some(best)).unwrap();
-    let checkpoint = output.join(format!("run/checkpoint-{}", first_best["epoch"]));
+    // Of epochs that are equally right the one with the least loss.
+    let equal = entries.iter().skip(2).filter(|entry| entry["metrics"]["accuracy"].as_f64() == Some(best));
+    let loss = |entry: &&serde_json::Value| entry["validation_loss"].as_f64().unwrap();
+    let chosen = equal.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap();
+    let checkpoint = output.join(format!("run/checkpoint-{}", chosen["epoch"]));
     let again = room.path().join("again");
     fine(&["prune", checkpoint.to_str().unwrap(), "--output", again.to_str().unwrap()]);
     assert_eq!(read(&again.join("adapter_model.safetensors")), read(&output.join("adapter_model.safetensors")));
@@ -142,7 +145,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     let data = data();
     let from = data.path().to_str().unwrap();
     // While gates go, and after they have been folded away.
-    for (gate, after) in [("authors", 1), ("paper", 1), ("authors", 10)] {
+    for (gate, after) in [("authors", 1), ("paper", 1), ("authors", 10), ("adaptive", 1), ("adaptive", 10)] {
         let room = TempDir::new().unwrap();
         let (whole, parted) = (room.path().join(gate), room.path().join(format!("{gate}-parted")));
         let more = ["--epochs", "20", "--lr", "3e-3", "--gate", gate];
@@ -175,20 +178,26 @@ fn the_best_score_comes_back_from_disk_as_it_was() {
     let room = TempDir::new().unwrap();
     let method = LowRank::new(
         engine().layout(),
-        &LowRankSettings { rank: 1, alpha: 1.0, gated: true, modules: vec![0], labels: 2, seed: 0 },
+        &LowRankSettings { rank: 1, alpha: 1.0, gates: Some(GateStart::Normal), modules: vec![0], labels: 2, seed: 0 },
         &Device::Cpu,
     );
-    let rule =
-        StepRule { weight_decay: 0.0, eps: 1e-8, clip: None, gate: GateRule::Authors, threshold: Threshold::Xi(0.0) };
+    let rule = StepRule {
+        weight_decay: 0.0,
+        eps: 1e-8,
+        clip: None,
+        gate: GateRule::Authors,
+        gate_rate: 1.0,
+        threshold: Threshold::Xi(0.0),
+    };
     let mut optimizer = Optimizer::new(method.unwrap().trainables(), rule);
     for all in [60, 545] {
         for right in 0..=all {
-            let progress = Progress { epoch: 1, best: Some(f64::from(right) / f64::from(all)), best_epoch: 1 };
+            let progress = Progress { epoch: 1, best: Some(f64::from(right) / f64::from(all)), ..Progress::default() };
             let text = serde_json::to_string(&progress).unwrap();
             assert_eq!(serde_json::from_str::<Progress>(&text).unwrap(), progress);
         }
     }
-    let progress = Progress { epoch: 3, best: Some(56.0 / 60.0), best_epoch: 2 };
+    let progress = Progress { epoch: 3, best: Some(56.0 / 60.0), best_loss: Some(0.3), best_epoch: 2 };
     checkpoint::save(room.path(), &optimizer, &progress).unwrap();
     let last = checkpoint::last(room.path()).unwrap().unwrap();
     assert_eq!(checkpoint::load(&last, &mut optimizer).unwrap(), progress);
@@ -288,7 +297,8 @@ fn a_run_that_diverges_at_its_end_is_an_error() {
 fn pruning_changes_outputs_by_rounding_only() {
     let engine = engine();
     let modules = (0..engine.layout().modules.len()).collect();
-    let settings = LowRankSettings { rank: 5, alpha: 10.0, gated: true, modules, labels: 4, seed: 9 };
+    let settings =
+        LowRankSettings { rank: 5, alpha: 10.0, gates: Some(GateStart::Normal), modules, labels: 4, seed: 9 };
     let method = LowRank::new(engine.layout(), &settings, engine.device()).unwrap();
     for (i, trainable) in method.trainables().iter().enumerate() {
         let shape = trainable.var.shape();

@@ -9,7 +9,7 @@ use polyrank::adapter::ProblemType;
 use polyrank::encoder::{Head, Packed, Seam, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
-use polyrank_training::method::{GateRule, LowRank, LowRankSettings, Replace, Subset, Trainable};
+use polyrank_training::method::{GateRule, GateStart, LowRank, LowRankSettings, Replace, Subset, Trainable};
 use polyrank_training::optim::{Optimizer, StepRule, Threshold};
 use polyrank_training::trainer::task_loss;
 use serde_json::Value;
@@ -56,11 +56,11 @@ impl Golden {
         self.facts["settings"][name].as_f64()
     }
 
-    fn low_rank(&self, gated: bool) -> LowRank {
+    fn low_rank(&self, gates: Option<GateStart>) -> LowRank {
         let settings = LowRankSettings {
             rank: self.setting("rank").unwrap() as usize,
             alpha: self.setting("alpha").unwrap(),
-            gated,
+            gates,
             modules: (0..self.engine.layout().modules.len()).collect(),
             labels: self.tensors["init.classifier.bias"].elem_count(),
             seed: 11,
@@ -94,6 +94,7 @@ impl Golden {
             eps: self.setting("eps").unwrap_or(1e-8),
             clip: self.setting("clip"),
             gate,
+            gate_rate: 1.0,
             threshold,
         }
     }
@@ -168,8 +169,8 @@ impl Golden {
         }
     }
 
-    fn run_low_rank(&self, gated: bool, gate: GateRule) {
-        let method = self.low_rank(gated);
+    fn run_low_rank(&self, gates: Option<GateStart>, gate: GateRule) {
+        let method = self.low_rank(gates);
         self.run(method.trainables(), gate, || {
             let weight = self.setting("sparse_lambda");
             let penalty = weight.map(|weight| (method.gate_penalty().unwrap().unwrap() * weight).unwrap());
@@ -192,17 +193,17 @@ fn largest_difference(found: &Tensor, expected: &Tensor) -> f32 {
 
 #[test]
 fn lora_steps_as_pytorch() {
-    Golden::open("lora").run_low_rank(false, GateRule::Paper);
+    Golden::open("lora").run_low_rank(None, GateRule::Paper);
 }
 
 #[test]
 fn sora_by_the_paper_steps_as_pytorch() {
-    Golden::open("sora_paper").run_low_rank(true, GateRule::Paper);
+    Golden::open("sora_paper").run_low_rank(Some(GateStart::Normal), GateRule::Paper);
 }
 
 #[test]
 fn sora_by_its_authors_steps_as_pytorch() {
-    Golden::open("sora_authors").run_low_rank(true, GateRule::Authors);
+    Golden::open("sora_authors").run_low_rank(Some(GateStart::Normal), GateRule::Authors);
 }
 
 #[test]
@@ -218,7 +219,7 @@ fn bitfit_steps_as_pytorch() {
 #[test]
 fn regression_has_the_gradients_of_pytorch() {
     let golden = Golden::open("regression");
-    let method = golden.low_rank(false);
+    let method = golden.low_rank(None);
     let loss = golden.loss(&method.head(), &method);
     let found = f64::from(loss.to_scalar::<f32>().unwrap());
     assert!((found - golden.facts["loss"][0].as_f64().unwrap()).abs() <= 1e-4, "{found}");
@@ -249,7 +250,7 @@ fn lora_steps_as_pytorch_on_every_architecture() {
         let settings = LowRankSettings {
             rank: setting("rank") as usize,
             alpha: setting("alpha"),
-            gated: false,
+            gates: None,
             modules: (0..golden.engine.layout().modules.len()).collect(),
             labels: 3,
             seed: 11,

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use polyrank::adapter::ProblemType;
 use polyrank::kernel::prepacked::Precision;
 use polyrank_training::data::{DataOptions, HoldOut};
+use polyrank_training::defaults::Schedule;
 use polyrank_training::error::Error;
 use polyrank_training::method::GateRule;
 use polyrank_training::settings::{MethodName, Settings};
@@ -40,7 +41,8 @@ pub(super) struct Flags {
     /// Adapted modules, comma-separated [default: all linears of a layer].
     #[arg(long, value_delimiter = ',')]
     target_modules: Option<Vec<String>>,
-    /// How gates step: the paper's plain gradient step, or Adam's as in its authors' code [default: authors].
+    /// How gates learn: adaptive starts them equal and drops the ranks that do least for the loss; paper and authors start them at
+    /// random and shrink them all alike, by a plain gradient step or by Adam's [default: adaptive; authors with --xi or --lambda].
     #[arg(long)]
     gate: Option<GateRule>,
     /// Share of the adapter's parameters to keep [default: 0.65].
@@ -55,15 +57,18 @@ pub(super) struct Flags {
     /// The authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
     #[arg(long)]
     sparse_lambda: Option<f64>,
-    /// Passes over the training data [default: 8].
+    /// Passes over the training data [default: as many as make about 700 steps, from 3 to 20].
     #[arg(long)]
     epochs: Option<usize>,
-    /// Texts a step [default: 32].
+    /// Texts a step [default: 8 below 1,000 rows, 16 below 3,000, else 32].
     #[arg(long)]
     batch_size: Option<usize>,
-    /// Peak learning rate [default: 1e-3].
+    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384].
     #[arg(long)]
     lr: Option<f64>,
+    /// Peak learning rate of the gates [default: that of --lr].
+    #[arg(long)]
+    gate_lr: Option<f64>,
     /// Share of the steps in which the rate rises [default: 0.06].
     #[arg(long)]
     warmup: Option<f64>,
@@ -153,6 +158,7 @@ impl Flags {
             epochs: flags.epochs.or(file.epochs),
             batch_size: flags.batch_size.or(file.batch_size),
             lr: flags.lr.or(file.lr),
+            gate_lr: flags.gate_lr.or(file.gate_lr),
             warmup: flags.warmup.or(file.warmup),
             weight_decay: flags.weight_decay.or(file.weight_decay),
             clip: flags.clip.or(file.clip),
@@ -173,6 +179,7 @@ impl Flags {
             ("--xi", self.xi.is_some()),
             ("--lambda", self.lambda.is_some()),
             ("--sparse-lambda", self.sparse_lambda.is_some()),
+            ("--gate-lr", self.gate_lr.is_some()),
         ];
         match gated.into_iter().find(|(_, given)| *given) {
             Some((flag, _)) if method == Some(MethodName::Lora) => {
@@ -182,13 +189,14 @@ impl Flags {
         }
     }
 
-    /// What they say, or the defaults.
-    pub(super) fn settings(&self) -> Settings {
+    /// What they say, or the defaults for `rows` of training data over a base of width `hidden`.
+    pub(super) fn settings(&self, rows: usize, hidden: usize) -> Settings {
+        let schedule = Schedule::new(rows, hidden, self.batch_size);
         let method = self.method.unwrap_or(MethodName::Sora);
         let gated = method == MethodName::Sora;
-        let gate = self.gate.unwrap_or(GateRule::Authors);
-        let penalty = if self.xi.is_some() && gate == GateRule::Authors { 10.0 } else { 0.0 };
         let by_hand = self.xi.is_some() || self.lambda.is_some();
+        let gate = self.gate.unwrap_or(if by_hand { GateRule::Authors } else { GateRule::Adaptive });
+        let penalty = if self.xi.is_some() && gate == GateRule::Authors { 10.0 } else { 0.0 };
         Settings {
             method,
             model_id: self.model_id.clone().unwrap_or_else(|| "default".to_owned()),
@@ -200,9 +208,10 @@ impl Flags {
             xi: self.xi.filter(|_| gated),
             lambda: self.lambda.filter(|_| gated),
             sparse_lambda: if gated { self.sparse_lambda.unwrap_or(penalty) } else { 0.0 },
-            epochs: self.epochs.unwrap_or(8),
-            batch_size: self.batch_size.unwrap_or(32),
-            lr: self.lr.unwrap_or(1e-3),
+            epochs: self.epochs.unwrap_or(schedule.epochs),
+            batch_size: schedule.batch_size,
+            lr: self.lr.unwrap_or(schedule.lr),
+            gate_lr: self.gate_lr.filter(|_| gated),
             warmup: self.warmup.unwrap_or(0.06),
             weight_decay: self.weight_decay.unwrap_or(0.01),
             clip: self.clip.unwrap_or(1.0),

@@ -14,14 +14,36 @@ use serde::{Deserialize, Serialize};
 use super::{Group, StepDropout, Trainable};
 use crate::controller::Gate;
 
-/// How SoRA's gates step.
+/// How SoRA's gates start and step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum GateRule {
-    /// The paper's eq. 10 and 11: a plain gradient step, then `T_xi`.
+    /// Start at 1; Adam's step, then a threshold for each gate by what its rank does for the loss (adaptive lasso).
+    Adaptive,
+    /// The paper's eq. 10 and 11: start at N(0, 1); a plain gradient step, then `T_xi`.
     Paper,
-    /// The authors' code: Adam's step, then `T_xi`.
+    /// The authors' code: start at N(0, 1); Adam's step, then `T_xi`.
     Authors,
+}
+
+impl GateRule {
+    /// Where gates start.
+    #[must_use]
+    pub fn start(self) -> GateStart {
+        match self {
+            Self::Adaptive => GateStart::One,
+            Self::Paper | Self::Authors => GateStart::Normal,
+        }
+    }
+}
+
+/// Values of gates before the first step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateStart {
+    /// All 1, so that no rank has an advantage that the task did not give it.
+    One,
+    /// N(0, 1), as in the paper. In a short run the start decides which gates survive.
+    Normal,
 }
 
 /// The shape of an adapter to be trained.
@@ -31,8 +53,8 @@ pub struct LowRankSettings {
     pub rank: usize,
     /// The scale is `alpha / rank`.
     pub alpha: f64,
-    /// Whether each rank has a gate.
-    pub gated: bool,
+    /// Where the gate of each rank starts; `None` for a method without gates.
+    pub gates: Option<GateStart>,
     /// Which modules, by index into [`Layout::modules`].
     pub modules: Vec<usize>,
     /// Outputs of the classifier.
@@ -57,8 +79,8 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// Fresh variables: `Wd` Kaiming-uniform(sqrt 5), `Wu` zero, `g ~ N(0, 1)`; of the head, what the base lacks: weights
-    /// N(0, 0.02), norms 1, biases 0.
+    /// Fresh variables: `Wd` Kaiming-uniform(sqrt 5), `Wu` zero, gates by [`GateStart`]; of the head, what the base lacks:
+    /// weights N(0, 0.02), norms 1, biases 0.
     ///
     /// # Errors
     /// Candle's own.
@@ -74,11 +96,16 @@ impl LowRank {
             }
             let bound = 1.0 / (module.in_features as f32).sqrt();
             let a: Vec<f32> = (0..rank * module.in_features).map(|_| rng.random_range(-bound..bound)).collect();
-            let gate: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(rank).collect();
+            // Drawn in any case: with one seed, every method starts from the same `Wd` and head.
+            let normal: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(rank).collect();
+            let gate = settings.gates.map(|start| match start {
+                GateStart::One => vec![1.0; rank],
+                GateStart::Normal => normal,
+            });
             sites.push(Some(Adapted {
                 a: Var::from_vec(a, (rank, module.in_features), device)?,
                 b: Var::zeros((module.out_features, rank), DType::F32, device)?,
-                gate: if settings.gated { Some(Var::from_vec(gate, rank, device)?) } else { None },
+                gate: gate.map(|gate| Var::from_vec(gate, rank, device)).transpose()?,
             }));
         }
         let mut head = BTreeMap::new();

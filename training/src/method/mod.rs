@@ -5,7 +5,7 @@ mod low_rank;
 mod replace;
 
 pub use dropout::{Rates, StepDropout};
-pub use low_rank::{Dropping, GateRule, LowRank, LowRankSettings};
+pub use low_rank::{Dropping, GateRule, GateStart, LowRank, LowRankSettings};
 pub use replace::{Replace, Subset};
 
 use candle_core::Var;

@@ -32,6 +32,8 @@ pub struct Moments {
     pub second: Vec<f32>,
     /// Steps that they hold.
     pub steps: usize,
+    /// Of adaptive gates: the moving average of `|g dL/dg|`; empty for all others.
+    pub saliency: Vec<f32>,
 }
 
 impl AdamW {

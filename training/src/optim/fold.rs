@@ -30,7 +30,7 @@ mod tests {
             gate[0] = 0.0;
             let before = gate.clone();
             let product: Vec<f32> = wu.iter().enumerate().map(|(at, w)| w * before[at % rank]).collect();
-            let mut moments = Moments { first: vec![1.0; rank * out], second: vec![1.0; rank * out], steps: 7 };
+            let mut moments = Moments { first: vec![1.0; rank * out], second: vec![1.0; rank * out], steps: 7, saliency: Vec::new() };
             fold(&mut gate, &mut wu, &mut moments);
             for (at, expected) in product.iter().enumerate() {
                 prop_assert_eq!(gate[at % rank] * wu[at], *expected);

@@ -1,6 +1,7 @@
 //! Optimiser steps as pure functions of parameter, gradient and state; gates that have settled are folded away.
 
 mod adamw;
+mod adaptive;
 mod fold;
 mod proximal;
 mod schedule;

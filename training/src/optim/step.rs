@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 
+use super::adaptive::{self, Candidate};
 use super::fold::fold;
 use super::{AdamW, Moments, clip, soft_threshold};
 use crate::controller::{Controller, Gate};
@@ -29,6 +30,8 @@ pub struct StepRule {
     pub clip: Option<f64>,
     /// How gates step.
     pub gate: GateRule,
+    /// The gates' learning rate as a multiple of the others'.
+    pub gate_rate: f64,
     /// Where xi comes from.
     pub threshold: Threshold,
 }
@@ -65,57 +68,98 @@ impl Optimizer {
     }
 
     /// One step at the learning rate `rate` with [`Self::gradients`]. `costs` are the gates' (`in + out`), in order. Returns the
-    /// gradients' norm before clipping and the xi that was used. From where a ratio has settled gates stay as they are: 0, or
-    /// folded away; their gradients count in no norm.
+    /// gradients' norm before clipping and the threshold that was used: xi, or the level of saliency of adaptive gates. Gradients of
+    /// gates that do not move count in no norm.
     ///
     /// # Errors
     /// Candle's own.
     pub fn step(&mut self, mut grads: Vec<Vec<f32>>, rate: f64, costs: &[usize]) -> Result<(f64, f64)> {
-        let frozen = self.settled();
-        if frozen {
-            let gates = self.trainables.iter().zip(&mut grads).filter(|(trainable, _)| trainable.group == Group::Gate);
-            gates.for_each(|(_, gradient)| gradient.fill(0.0));
-        }
+        let frozen = self.frozen();
+        self.observe(&mut grads, frozen)?;
         let norm = clip(&mut grads, self.rule.clip.unwrap_or(f64::INFINITY));
         self.step += 1;
+        let gate_rate = rate * self.rule.gate_rate;
         let mut gates = Vec::new();
-        for ((Trainable { var, group, .. }, gradient), moments) in
-            self.trainables.iter().zip(&grads).zip(&mut self.moments)
-        {
-            if frozen && *group == Group::Gate {
-                continue;
-            }
-            let mut values = flat(var)?;
-            let decay = if *group == Group::Gate { 0.0 } else { self.rule.weight_decay };
-            let adam = AdamW { eps: self.rule.eps, ..AdamW::new(rate, decay) };
-            match (group, self.rule.gate) {
-                (Group::Gate, GateRule::Paper) => {
-                    values.iter_mut().zip(gradient).for_each(|(g, d)| *g -= rate as f32 * d);
-                }
-                _ => adam.step(&mut values, gradient, moments),
-            }
-            match group {
-                Group::Gate => gates.push((var, values)),
-                _ => set(var, values)?,
+        for (i, gradient) in grads.iter().enumerate() {
+            let Trainable { var, group, .. } = &self.trainables[i];
+            if *group != Group::Gate {
+                let mut values = flat(var)?;
+                self.adam(rate, self.rule.weight_decay).step(&mut values, gradient, &mut self.moments[i]);
+                set(var, values)?;
+            } else if !frozen {
+                let values = self.step_gates(i, flat(var)?, gradient, gate_rate);
+                gates.push((i, values));
             }
         }
         if frozen {
             return Ok((norm, 0.0));
         }
-        let xi = self.xi(rate, &gates.iter().flat_map(|(_, g)| g).zip(costs).map(gate).collect::<Vec<_>>());
-        for (var, mut values) in gates {
-            values.iter_mut().for_each(|g| *g = soft_threshold(*g, xi));
-            set(var, values)?;
+        let xi = self.shrink(&mut gates, gate_rate, costs);
+        for (i, values) in gates {
+            set(&self.trainables[i].var, values)?;
         }
-        if self.settled() {
+        if self.frozen() {
             self.fold()?;
         }
         Ok((norm, f64::from(xi)))
     }
 
-    /// Whether the support is final.
-    fn settled(&self) -> bool {
-        matches!(self.rule.threshold, Threshold::Ratio(controller) if controller.settled(self.step))
+    fn adam(&self, rate: f64, decay: f64) -> AdamW {
+        AdamW { eps: self.rule.eps, ..AdamW::new(rate, decay) }
+    }
+
+    /// Clears the gradients of gates that do not move, and keeps the saliency of adaptive ones.
+    fn observe(&mut self, grads: &mut [Vec<f32>], frozen: bool) -> Result<()> {
+        let gates = self.trainables.iter().zip(grads).zip(&mut self.moments);
+        for ((Trainable { var, .. }, gradient), moments) in gates.filter(|((t, _), _)| t.group == Group::Gate) {
+            if frozen {
+                gradient.fill(0.0);
+            } else if self.rule.gate == GateRule::Adaptive {
+                let values = flat(var)?;
+                adaptive::observe(&mut moments.saliency, &values, gradient);
+                gradient.iter_mut().zip(values).filter(|(_, g)| *g == 0.0).for_each(|(d, _)| *d = 0.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradient step of the gates that are variable `i`.
+    fn step_gates(&mut self, i: usize, mut gates: Vec<f32>, gradient: &[f32], rate: f64) -> Vec<f32> {
+        let adam = self.adam(rate, 0.0);
+        match self.rule.gate {
+            GateRule::Paper => gates.iter_mut().zip(gradient).for_each(|(g, d)| *g -= rate as f32 * d),
+            GateRule::Authors => adam.step(&mut gates, gradient, &mut self.moments[i]),
+            GateRule::Adaptive => {
+                let gone: Vec<bool> = gates.iter().map(|g| *g == 0.0).collect();
+                adam.step(&mut gates, gradient, &mut self.moments[i]);
+                gates.iter_mut().zip(gone).filter(|(_, gone)| *gone).for_each(|(g, _)| *g = 0.0);
+            }
+        }
+        gates
+    }
+
+    /// The proximal step of every gate; what it returns, [`Self::step`] tells.
+    fn shrink(&self, gates: &mut [(usize, Vec<f32>)], rate: f64, costs: &[usize]) -> f32 {
+        match (self.rule.gate, self.rule.threshold) {
+            (GateRule::Adaptive, Threshold::Ratio(controller)) => {
+                let saliency = gates.iter().flat_map(|(i, _)| self.moments[*i].saliency.clone()).collect::<Vec<_>>();
+                let gates = gates.iter_mut().flat_map(|(_, values)| values).zip(saliency).zip(costs);
+                let candidate = |((gate, saliency), &cost)| Candidate { gate, saliency, cost };
+                adaptive::shrink(&controller, self.step, &mut gates.map(candidate).collect::<Vec<_>>())
+            }
+            _ => {
+                let xi = self.xi(rate, &gates.iter().flat_map(|(_, g)| g).zip(costs).map(gate).collect::<Vec<_>>());
+                gates.iter_mut().flat_map(|(_, values)| values).for_each(|g| *g = soft_threshold(*g, xi));
+                xi
+            }
+        }
+    }
+
+    /// Whether gates no longer move: those that xi shrinks are folded away once the support is final. Adaptive gates are not shrunk, and
+    /// go on.
+    fn frozen(&self) -> bool {
+        let settled = matches!(self.rule.threshold, Threshold::Ratio(controller) if controller.settled(self.step));
+        settled && self.rule.gate != GateRule::Adaptive
     }
 
     /// Moves every gate into the `Wu` that stands before it.
@@ -175,7 +219,8 @@ mod tests {
             var("gate", Group::Gate, &[2]),
             var("head", Group::Head, &[5]),
         ];
-        let rule = StepRule { weight_decay: 0.1, eps: 1e-8, clip: None, gate: GateRule::Authors, threshold };
+        let rule =
+            StepRule { weight_decay: 0.1, eps: 1e-8, clip: None, gate: GateRule::Authors, gate_rate: 1.0, threshold };
         Optimizer::new(trainables, rule)
     }
 

@@ -1,0 +1,87 @@
+//! Epochs, batch size and learning rate where the user says nothing: by the number of training rows and the base's width.
+//!
+//! | what | rule | why |
+//! | --- | --- | --- |
+//! | batch size | 8 below 1,000 rows, 16 below 3,000, else 32 | few rows make few steps, and gates need steps to be told apart |
+//! | epochs | as many as make about 700 steps; from 3 to 20 | more passes over few rows only learn them by heart |
+//! | rate | 1e-3 up to width 384, then falling with the width: 5e-4 at 768; twice that below 1,000 rows | wide bases diverge at rates that narrow ones need; few steps must be larger |
+//!
+//! The rate of few rows belongs to a batch of 8 and 20 epochs or less. `--epochs`, `--batch-size` and `--lr` replace each by itself;
+//! epochs follow a batch size that was given.
+
+use std::fmt::{self, Display, Formatter};
+
+/// Steps that a run aims at.
+const STEPS: usize = 700;
+/// Rows below which a task counts as small.
+const FEW: usize = 1000;
+
+/// What a run does that nobody set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Texts a step.
+    pub batch_size: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+}
+
+impl Schedule {
+    /// For `rows` of training data over a base of width `hidden`, with the batch size that the user gave, if any.
+    #[must_use]
+    pub fn new(rows: usize, hidden: usize, batch_size: Option<usize>) -> Self {
+        let batch_size = batch_size.unwrap_or(match rows {
+            ..FEW => 8,
+            FEW..3000 => 16,
+            _ => 32,
+        });
+        let epochs = (STEPS * batch_size).div_ceil(rows.max(1)).clamp(3, 20);
+        let narrow = (384.0 / hidden.max(1) as f64).min(1.0);
+        let lr = 1e-3 * narrow * if rows < FEW { 2.0 } else { 1.0 };
+        Self { epochs, batch_size, lr }
+    }
+}
+
+/// What a run is about to do: `246 rows, 20 epochs of 31 steps (620 steps), batch size 8, rate 0.002`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    /// Rows of training data.
+    pub rows: usize,
+    /// How they are gone through.
+    pub schedule: Schedule,
+}
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { rows, schedule: Schedule { epochs, batch_size, lr } } = self;
+        let steps = rows.div_ceil((*batch_size).max(1));
+        let all = steps * epochs;
+        write!(f, "{rows} rows, {epochs} epochs of {steps} steps ({all} steps), batch size {batch_size}, rate {lr}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Plan, Schedule};
+
+    #[test]
+    fn small_tasks_get_small_batches_and_wide_bases_small_rates() {
+        let of = |rows, hidden| {
+            let Schedule { epochs, batch_size, lr } = Schedule::new(rows, hidden, None);
+            (epochs, batch_size, lr)
+        };
+        assert_eq!(of(246, 384), (20, 8, 2e-3));
+        assert_eq!(of(2490, 384), (5, 16, 1e-3));
+        assert_eq!(of(8551, 384), (3, 32, 1e-3));
+        assert_eq!(of(67_349, 768), (3, 32, 5e-4));
+        assert_eq!(of(0, 384).0, 20);
+        assert_eq!(Schedule::new(5000, 384, Some(64)).epochs, 9);
+    }
+
+    #[test]
+    fn a_plan_says_its_steps() {
+        let plan = Plan { rows: 246, schedule: Schedule::new(246, 384, None) };
+        assert_eq!(plan.to_string(), "246 rows, 20 epochs of 31 steps (620 steps), batch size 8, rate 0.002");
+    }
+}
