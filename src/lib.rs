@@ -22,6 +22,7 @@
 //! | [`whole`] | files that appear whole or not at all |
 //! | [`console`] | what a command tells on standard error: logs, and a failure in one line |
 //! | [`inspect`] | an adapter's ranks as a table |
+//! | [`correlation`] | Pearson's correlation |
 //! | [`error`] | every error of the runtime, with its operands |
 //!
 //! # The path of a text
@@ -49,6 +50,7 @@
 
 pub mod adapter;
 pub mod console;
+pub mod correlation;
 pub mod device;
 pub mod encoder;
 pub mod engine;
