@@ -8,8 +8,9 @@ mod serve;
 mod units;
 
 use std::error::Error as StdError;
+use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::Device;
@@ -17,11 +18,13 @@ use clap::{Args, Parser, Subcommand};
 use polyrank::adapter;
 use polyrank::console::{causes, in_one_line, log_to_stderr};
 use polyrank::device::DeviceName;
+use polyrank::encoder::Layout;
 use polyrank::engine::Engine;
-use polyrank::inspect::Report;
+use polyrank::inspect::{Comparison, Report};
 use polyrank::kernel::prepacked::Precision;
 use polyrank::model::{self, Sources};
 use polyrank::pages;
+use serde::Serialize;
 
 /// Any failure; each carries its own operands.
 type Failure = Box<dyn StdError + Send + Sync>;
@@ -52,7 +55,7 @@ enum Command {
     Classify(classify::ClassifyArgs),
     /// Measure throughput and latency over a folder of adapters.
     Bench(bench::BenchArgs),
-    /// Print an adapter's ranks, parameters, base and labels.
+    /// Print an adapter's ranks, parameters, base and labels, or compare several adapters.
     Inspect(InspectArgs),
 }
 
@@ -84,13 +87,13 @@ impl BaseArgs {
 
 #[derive(Debug, Args)]
 struct InspectArgs {
-    /// The adapter's folder.
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    /// The adapter's folder; two or more are compared side by side.
+    #[arg(value_name = "DIR", required = true)]
+    dirs: Vec<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Check it against this base as well: a folder, a hub id or `default`.
+    /// Check each against this base as well: a folder, a hub id or `default`.
     #[arg(long, value_name = "M")]
     model_id: Option<String>,
 }
@@ -132,20 +135,31 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let report = match &args.model_id {
-        Some(base) => {
-            let engine = Engine::open(&model::ensure(base)?, &Device::Cpu)?;
-            Report::new(engine.layout(), &engine.load_adapter(&args.dir)?)
-        }
-        None => {
-            let (layout, adapter) = adapter::peek(&args.dir)?;
-            Report::new(&layout, &adapter)
-        }
+    let engine = match &args.model_id {
+        Some(base) => Some(Engine::open(&model::ensure(base)?, &Device::Cpu)?),
+        None => None,
     };
-    match args.json {
-        true => print(format_args!("{}", serde_json::to_string(&report)?)),
-        false => print(format_args!("{report}")),
+    let look = |dir: &Path| -> Result<(Layout, Report), Failure> {
+        let (layout, adapter) = match &engine {
+            Some(engine) => (engine.layout().clone(), engine.load_adapter(dir)?),
+            None => adapter::peek(dir)?,
+        };
+        let report = Report::new(&layout, &adapter);
+        Ok((layout, report))
+    };
+    if let [dir] = &*args.dirs {
+        return show(&look(dir)?.1, args.json);
     }
+    let mut adapters = Vec::new();
+    for dir in &args.dirs {
+        let (layout, report) = look(dir)?;
+        adapters.push((dir.clone(), layout, report));
+    }
+    show(&Comparison::new(adapters)?, args.json)
+}
+
+fn show<T: Display + Serialize>(found: &T, json: bool) -> Result<(), Failure> {
+    if json { print(format_args!("{}", serde_json::to_string(found)?)) } else { print(format_args!("{found}")) }
 }
 
 fn print(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {

@@ -1,9 +1,12 @@
-//! What an adapter is made of: as JSON, and as a table for people.
+//! What an adapter is made of, and how adapters differ: as JSON, and as a table for people.
+
+mod compare;
 
 use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
+pub use self::compare::{Comparison, LayoutDifference, LayoutMismatch, NamedReport};
 use crate::adapter::{Adapter, ProblemType, Ranks};
 use crate::console::printable;
 use crate::encoder::{Layout, NamedSite};

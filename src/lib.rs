@@ -21,7 +21,8 @@
 //! | [`score`] | from logits to labels with scores, best first |
 //! | [`whole`] | files that appear whole or not at all |
 //! | [`console`] | what a command tells on standard error: logs, and a failure in one line |
-//! | [`inspect`] | an adapter's ranks as a table |
+//! | [`inspect`] | an adapter's ranks as a table; several adapters' ranks side by side |
+//! | [`correlation`] | Pearson's correlation |
 //! | [`error`] | every error of the runtime, with its operands |
 //!
 //! # The path of a text
@@ -49,6 +50,7 @@
 
 pub mod adapter;
 pub mod console;
+pub mod correlation;
 pub mod device;
 pub mod encoder;
 pub mod engine;

@@ -1,5 +1,7 @@
 //! The report, as JSON and as a table.
 
+mod compare;
+
 use polyrank::adapter::peek;
 use polyrank::inspect::Report;
 use serde_json::json;

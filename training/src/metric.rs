@@ -1,6 +1,7 @@
 //! GLUE's metrics, with scikit-learn's and scipy's conventions.
 
 use polyrank::adapter::ProblemType;
+use polyrank::correlation::pearson;
 
 use crate::data::Target;
 
@@ -76,6 +77,7 @@ pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
                 Metric::Pearson => pearson(&found, &wanted),
                 _ => pearson(&ranks(&found), &ranks(&wanted)),
             }
+            .unwrap_or(0.0)
         }
     }
 }
@@ -122,18 +124,6 @@ fn matthews(pairs: &[(usize, usize)]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let spread = (n * n - dot(&found, &found)) * (n * n - dot(&wanted, &wanted));
     if spread > 0.0 { (right * n - dot(&found, &wanted)) / spread.sqrt() } else { 0.0 }
-}
-
-fn pearson(a: &[f64], b: &[f64]) -> f64 {
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
-    let (mean_a, mean_b) = (mean(a), mean(b));
-    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        ab += (a - mean_a) * (b - mean_b);
-        aa += (a - mean_a) * (a - mean_a);
-        bb += (b - mean_b) * (b - mean_b);
-    }
-    if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
 
 fn ranks(values: &[f64]) -> Vec<f64> {
