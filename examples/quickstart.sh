@@ -24,7 +24,7 @@ step "Pulling the default base"
 for task in intent sentiment urgency; do
   step "Training and pruning: $task"
   "$binaries/polyrank-train" train --method sora --model-id default --data "examples/data/$task" --output "$adapters/$task" \
-    --target-ratio 0.65 --epochs 10 --batch-size 16 --lr 2e-3 --max-length 64 --seed 0 --overwrite
+    --target-ratio 0.65 --overwrite
 done
 
 step "What they learnt (validation)"
