@@ -24,7 +24,7 @@ pub(crate) fn bench(criterion: &mut Criterion, rng: &mut StdRng) -> Result<(), F
         let (q, k, v) = (operand()?, operand()?, operand()?);
         let offsets: Vec<usize> = (0..=texts).map(|text| text * len).collect();
         let scale = 1.0 / (WIDTH as f64).sqrt();
-        let heads = Heads { offsets: &offsets, heads: HEADS, scale, window: None, dropout: None };
+        let heads = Heads { offsets: &offsets, heads: HEADS, scale, window: None, bias: None, dropout: None };
         kernel::attention(&q, &k, &v, &heads)?;
         let run = |bench: &mut criterion::Bencher| bench.iter(|| kernel::attention(&q, &k, &v, &heads));
         group.bench_function(BenchmarkId::new("polyrank", &name), run);

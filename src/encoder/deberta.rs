@@ -329,7 +329,7 @@ impl Layer {
                 kernel::disentangled_attention([&q, &k, &v], &positions, &how, dropout)?
             }
             _ => {
-                let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, dropout };
+                let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, bias: None, dropout };
                 kernel::attention(&q, &k, &v, &heads)?
             }
         };

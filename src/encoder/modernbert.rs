@@ -252,7 +252,8 @@ impl Layer {
         let (q, k) = (kernel::rotate(&part(0)?, &turn)?, kernel::rotate(&part(1)?, &turn)?);
         let scale = 1.0 / ((self.hidden / self.heads) as f64).sqrt();
         let dropout = seam.dropout(DropPoint::Attention(self.index));
-        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale, window: self.window, dropout };
+        let heads =
+            Heads { offsets: texts.offsets, heads: self.heads, scale, window: self.window, bias: None, dropout };
         let mut attended = kernel::attention(&q, &k, &part(2)?, &heads)?;
         texts.part(self.index, 1, [&mut x, &mut attended])?;
         let h = self.attention_output.forward(&attended, seam)?;

@@ -201,7 +201,7 @@ impl Layer {
         texts.part(self.rest.index, 0, [&mut x])?;
         let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, seam)?;
         let dropout = seam.dropout(DropPoint::Attention(self.rest.index));
-        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale: self.scale, window: None, dropout };
+        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale: self.scale, window: None, bias: None, dropout };
         self.rest.forward(x, kernel::attention(&q, &k, &v, &heads)?, texts, seam)
     }
 }
