@@ -27,6 +27,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
                "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 8192})
     },
     only: || vec![("classifier_activation", json!("gelu"))],
+    padding: |_| None,
     layout,
     open: |base, device| Ok(Arc::new(ModernBert::open(base, device)?)),
 };
