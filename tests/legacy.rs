@@ -208,6 +208,34 @@ fn a_pickle_that_grows_is_refused() {
     assert!(error.contains("its tensors take more than 4 times the file"), "{error}");
 }
 
+/// Of a vocabulary alone: texts and pairs get MPNet's special tokens, and the mask takes the space before it.
+#[test]
+fn a_vocabulary_of_mpnet_gives_its_ids() {
+    let (home, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let base = golden("../encoders/mpnet");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(base.join(name), dir.path().join(name)).unwrap();
+    }
+    let json = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(base.join(name)).unwrap()).unwrap() };
+    let vocabulary = json("tokenizer.json")["model"]["vocab"].clone();
+    let mut tokens: Vec<(u64, String)> =
+        vocabulary.as_object().unwrap().iter().map(|(token, id)| (id.as_u64().unwrap(), token.clone())).collect();
+    tokens.sort_unstable();
+    let lines: String = tokens.into_iter().map(|(_, token)| token + "\n").collect();
+    std::fs::write(dir.path().join("vocab.txt"), lines).unwrap();
+    let converted = ensure(&home, dir.path()).unwrap();
+    let engine = Engine::open(&converted, &Device::Cpu).unwrap();
+    for text in json("expected.json")["texts"].as_array().unwrap() {
+        let limit = Limit { max_length: None, truncate: true };
+        let found = engine.encode(text["text"].as_str().unwrap(), text["text_pair"].as_str(), &limit).unwrap();
+        assert_eq!(serde_json::json!(found.ids), text["ids"], "{}", text["text"]);
+    }
+    let [whole, made] = [base, converted]
+        .map(|dir| tokenizers::Tokenizer::from_file(dir.join("tokenizer.json")).unwrap())
+        .map(|tokenizer| tokenizer.encode("good <mask> film", true).unwrap().get_ids().to_vec());
+    assert_eq!(made, whole);
+}
+
 /// As SentencePiece and `XLMRobertaConverter` have it.
 #[test]
 fn blanks_at_the_end_count_for_nothing_to_xlm_roberta() {

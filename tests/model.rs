@@ -96,6 +96,31 @@ fn values_that_no_encoder_has_are_refused_by_key() {
     }
 }
 
+/// Keys that an MPNet's file may leave out, and what `transformers` counts whatever the others say.
+#[test]
+fn an_mpnet_is_read() {
+    let read = |config: Value| {
+        let dir = configured(|file| *file = config);
+        BaseConfig::read(dir.path()).unwrap()
+    };
+    let least = read(json!({"model_type": "mpnet"}));
+    assert_eq!((least.vocab_size, least.hidden_size, least.intermediate_size), (30527, 768, 3072));
+    assert_eq!((least.num_hidden_layers, least.num_attention_heads, least.type_vocab_size), (12, 12, 0));
+    assert_eq!((least.layer_norm_eps, least.pad_token_id, least.longest_text()), (1e-12, Some(1), 510));
+    let real = json!({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 0});
+    assert_eq!(read(real).longest_text(), 512);
+    let golden = golden().join("../encoders/mpnet");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(golden.join(name), dir.path().join(name)).unwrap();
+    }
+    let mut config: Value = serde_json::from_slice(&fs::read(golden.join("config.json")).unwrap()).unwrap();
+    config["relative_attention_num_buckets"] = json!(31);
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let error = Engine::open(dir.path(), &Device::Cpu).map(drop).unwrap_err().to_string();
+    assert!(error.contains("relative_attention_num_buckets") && error.contains("32 or more"), "{error}");
+}
+
 /// Positions that are stretched are not served, in whichever of its spellings a file asks for them.
 #[test]
 fn stretched_positions_are_refused() {
@@ -217,6 +242,9 @@ fn names_go_without_prefix_and_with_old_names_of_norms() {
         let found = weights.parameter(&format!("{norm}.weight"), &[4]).unwrap();
         assert_eq!((found.name(), found.slice().unwrap()), (&*format!("{norm}.weight"), &data[..]));
     }
+    // As sentence encoders over MPNet are saved.
+    let (_dir, weights) = open(&[("encoder.relative_attention_bias.weight", Dtype::F32, &[4], bytes(&data))]);
+    assert!(weights.contains("mpnet.encoder.relative_attention_bias.weight"));
     let (_dir, weights) = open(&[("encoder.layer.0.output.LayerNorm.beta", Dtype::F32, &[4], bytes(&data))]);
     assert_eq!(weights.find(&format!("{norm}.bias")).unwrap().shape, [4]);
 }

@@ -16,7 +16,7 @@ use polyrank::tokenize::Limit;
 use serde_json::Value;
 
 /// The folders of the bases, below `tests/goldens`.
-const BASES: [&str; 9] = [
+const BASES: [&str; 10] = [
     "bert",
     "encoders/roberta",
     "encoders/xlm-roberta",
@@ -26,6 +26,7 @@ const BASES: [&str; 9] = [
     "encoders/deberta-v2",
     "encoders/modernbert",
     "encoders/modernbert-mean",
+    "encoders/mpnet",
 ];
 
 fn folder(base: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! Attention beside its two products alone, done head by head on all cores.
+//! Attention, without a bias and with one, beside its two products alone, done head by head on all cores.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use polyrank::kernel::{self, Heads};
@@ -24,10 +24,14 @@ pub(crate) fn bench(criterion: &mut Criterion, rng: &mut StdRng) -> Result<(), F
         let (q, k, v) = (operand()?, operand()?, operand()?);
         let offsets: Vec<usize> = (0..=texts).map(|text| text * len).collect();
         let scale = 1.0 / (WIDTH as f64).sqrt();
-        let heads = Heads { offsets: &offsets, heads: HEADS, scale, window: None, dropout: None };
-        kernel::attention(&q, &k, &v, &heads)?;
-        let run = |bench: &mut criterion::Bencher| bench.iter(|| kernel::attention(&q, &k, &v, &heads));
-        group.bench_function(BenchmarkId::new("polyrank", &name), run);
+        let heads = Heads { offsets: &offsets, heads: HEADS, scale, window: None, bias: None, dropout: None };
+        let bias = random::tensor(&[HEADS, 2 * len - 1], rng)?;
+        let biased = Heads { bias: Some(&bias), ..heads.clone() };
+        for (kind, heads) in [("polyrank", heads), ("biased", biased)] {
+            kernel::attention(&q, &k, &v, &heads)?;
+            let run = |bench: &mut criterion::Bencher| bench.iter(|| kernel::attention(&q, &k, &v, &heads));
+            group.bench_function(BenchmarkId::new(kind, &name), run);
+        }
 
         let (q, kv) = (random::values(len * WIDTH, rng), random::values(len * WIDTH, rng));
         let floor = |bench: &mut criterion::Bencher| {

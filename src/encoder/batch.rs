@@ -47,9 +47,33 @@ impl Packed {
         self.ids.len()
     }
 
+    /// Tokens of the longest text.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
+    }
+
     /// The place of each token in its own text, `[T]`.
     #[must_use]
     pub fn positions(&self) -> Vec<u32> {
         self.offsets.windows(2).flat_map(|span| 0..(span[1] - span[0]) as u32).collect()
+    }
+
+    /// The places of tokens as RoBERTa counts them, `[T]`: from `padding + 1` on, where a token `padding` in a text stays at
+    /// `padding` (`create_position_ids_from_input_ids` of `transformers`).
+    #[must_use]
+    pub fn positions_after(&self, padding: u32) -> Vec<u32> {
+        let mut positions = Vec::with_capacity(self.tokens());
+        for span in self.offsets.windows(2) {
+            let mut last = padding;
+            positions.extend(self.ids[span[0]..span[1]].iter().map(|&id| {
+                if id == padding {
+                    return padding;
+                }
+                last += 1;
+                last
+            }));
+        }
+        positions
     }
 }

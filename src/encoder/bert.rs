@@ -11,6 +11,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     aliases: &[],
     defaults: || json!({}),
     only: Vec::<(&str, Value)>::new,
+    padding: |_| None,
     layout: |config| post_norm::layout(&SPEC, config),
     open: |base, device| PostNorm::open(&SPEC, base, device),
 };
@@ -22,7 +23,7 @@ static SPEC: Spec = Spec {
     tables: &["word_embeddings", "position_embeddings", "token_type_embeddings"],
     embedding: |config| Ok(config.hidden_size),
     projection: "",
-    positions: |_, batch| batch.positions(),
+    relative: None,
     head: Shape {
         dense: "bert.pooler.dense",
         dense_bias: true,

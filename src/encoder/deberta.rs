@@ -23,6 +23,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     aliases: &[("cls_dropout", "classifier_dropout")],
     defaults: || json!({"layer_norm_eps": 1e-7, "type_vocab_size": 0, "max_position_embeddings": 512, "pooler_dropout": 0.0}),
     only: || vec![("pooler_hidden_act", json!("gelu")), ("conv_groups", json!(1))],
+    padding: |_| None,
     layout,
     open: |base, device| Ok(Arc::new(Deberta::open(base, device)?)),
 };
@@ -329,7 +330,7 @@ impl Layer {
                 kernel::disentangled_attention([&q, &k, &v], &positions, &how, dropout)?
             }
             _ => {
-                let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, dropout };
+                let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, bias: None, dropout };
                 kernel::attention(&q, &k, &v, &heads)?
             }
         };
@@ -492,10 +493,9 @@ impl Deberta {
 
     fn relative(&self, batch: &Packed, seam: &dyn Seam) -> Result<Option<Relative>> {
         let Some(positions) = &self.positions else { return Ok(None) };
-        let longest = batch.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
         // A table, or its norm, that is trained is another at every step.
         let whole = positions.whole(seam)?;
-        Ok(Some(Relative { near: positions.near(longest), frozen: !whole.track_op(), whole }))
+        Ok(Some(Relative { near: positions.near(batch.longest()), frozen: !whole.track_op(), whole }))
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     },
     // The norms' epsilon is no key of its configuration.
     only: || vec![("layer_norm_eps", json!(1e-12))],
+    padding: |_| None,
     layout: |config| post_norm::layout(&SPEC, config),
     open: |base, device| PostNorm::open(&SPEC, base, device),
 };
@@ -40,7 +41,7 @@ static SPEC: Spec = Spec {
     tables: &["word_embeddings", "position_embeddings"],
     embedding: |config| Ok(config.hidden_size),
     projection: "",
-    positions: |_, batch| batch.positions(),
+    relative: None,
     head: Shape {
         dense: "pre_classifier",
         dense_bias: true,

@@ -13,6 +13,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     aliases: &[],
     defaults: || json!({"embedding_size": 128}),
     only: Vec::<(&str, Value)>::new,
+    padding: |_| None,
     layout: |config| post_norm::layout(&SPEC, config),
     open: |base, device| PostNorm::open(&SPEC, base, device),
 };
@@ -24,7 +25,7 @@ static SPEC: Spec = Spec {
     tables: &["word_embeddings", "position_embeddings", "token_type_embeddings"],
     embedding: |config| Ok(config.own::<Settings>()?.embedding_size),
     projection: "electra.embeddings_project",
-    positions: |_, batch| batch.positions(),
+    relative: None,
     head: Shape {
         dense: "classifier.dense",
         dense_bias: true,

@@ -10,9 +10,10 @@
 //! | `distilbert.rs` | DistilBERT |
 //! | `deberta.rs` | DeBERTa-v2 and v3 |
 //! | `modernbert.rs` | ModernBERT |
+//! | `mpnet.rs` | MPNet |
 //!
-//! The first four run the same layers, `post_norm.rs`; `layers.rs` has the parts that all are made of, `head.rs` the classifiers,
-//! `fork.rs` what lets texts part on their way.
+//! All but DeBERTa and ModernBERT run the same layers, `post_norm.rs`; `layers.rs` has the parts that all are made of, `head.rs`
+//! the classifiers, `fork.rs` what lets texts part on their way.
 
 mod batch;
 mod bert;
@@ -23,6 +24,7 @@ mod fork;
 mod head;
 mod layers;
 mod modernbert;
+mod mpnet;
 mod post_norm;
 mod roberta;
 mod seam;
@@ -88,6 +90,9 @@ pub struct Architecture {
     pub defaults: fn() -> Value,
     /// The only values that are served of some keys; anything else is refused by name.
     pub only: fn() -> Vec<(&'static str, Value)>,
+    /// The padding token, where positions are counted from its id: a text's first token has the position behind it. `None` where
+    /// they are counted from 0.
+    pub padding: fn(&BaseConfig) -> Option<u32>,
     /// Its sites, from the configuration alone. Parameters of heads that a base may bring are not required.
     pub layout: fn(&BaseConfig) -> std::result::Result<Layout, ModelError>,
     open: Open,
@@ -102,6 +107,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     distilbert::ARCHITECTURE,
     deberta::ARCHITECTURE,
     modernbert::ARCHITECTURE,
+    mpnet::ARCHITECTURE,
 ];
 
 /// The architecture of a `model_type`.

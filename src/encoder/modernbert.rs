@@ -27,6 +27,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
                "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 8192})
     },
     only: || vec![("classifier_activation", json!("gelu"))],
+    padding: |_| None,
     layout,
     open: |base, device| Ok(Arc::new(ModernBert::open(base, device)?)),
 };
@@ -252,7 +253,8 @@ impl Layer {
         let (q, k) = (kernel::rotate(&part(0)?, &turn)?, kernel::rotate(&part(1)?, &turn)?);
         let scale = 1.0 / ((self.hidden / self.heads) as f64).sqrt();
         let dropout = seam.dropout(DropPoint::Attention(self.index));
-        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale, window: self.window, dropout };
+        let heads =
+            Heads { offsets: texts.offsets, heads: self.heads, scale, window: self.window, bias: None, dropout };
         let mut attended = kernel::attention(&q, &k, &part(2)?, &heads)?;
         texts.part(self.index, 1, [&mut x, &mut attended])?;
         let h = self.attention_output.forward(&attended, seam)?;

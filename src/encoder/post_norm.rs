@@ -1,5 +1,5 @@
 //! The encoder of the original Transformer, norms after the residuals: BERT, and all that differ from it in names, positions,
-//! the width of their embeddings and their heads.
+//! the width of their embeddings, a bias by distance and their heads.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::fork::Texts;
 use super::head::{Classifier, Shape};
-use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv};
+use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
 use super::{DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
 use crate::kernel::{self, Heads};
 use crate::model::{Base, BaseConfig, Frozen, ModelError};
@@ -61,10 +61,30 @@ pub(super) struct Spec {
     /// Width of its embeddings, and the linear that brings them to the hidden size where they differ.
     pub(super) embedding: fn(&BaseConfig) -> std::result::Result<usize, ModelError>,
     pub(super) projection: &'static str,
-    /// The positions of a batch's tokens, `[T]`.
-    pub(super) positions: fn(&BaseConfig, &Packed) -> Vec<u32>,
+    /// What its layers add to their scores by distance, where they do.
+    pub(super) relative: Option<Relative>,
     /// Its classifier.
     pub(super) head: Shape,
+}
+
+/// A bias of attention scores by head and distance, one for all layers.
+pub(super) struct Relative {
+    /// The table `[rows, heads]`, `encoder.relative_attention_bias`.
+    pub(super) table: &'static str,
+    /// Its rows.
+    pub(super) rows: fn(&BaseConfig) -> std::result::Result<usize, ModelError>,
+    /// The row of the distance `j - i` of key j from query i.
+    pub(super) row: fn(i64) -> usize,
+}
+
+impl Relative {
+    /// The bias `[heads, 2 n - 1]` of texts of up to `longest` = n tokens, as [`Heads::bias`] takes it.
+    fn bias(&self, table: &Frozen, longest: usize, seam: &dyn Seam) -> Result<Tensor> {
+        let table = resolve(table, seam)?.tensor()?;
+        let farthest = longest.saturating_sub(1) as i64;
+        let rows: Vec<u32> = (-farthest..=farthest).map(|distance| (self.row)(distance) as u32).collect();
+        table.index_select(&Tensor::new(rows, table.device())?, 0)?.t()?.contiguous()
+    }
 }
 
 /// The six linears of each layer.
@@ -92,7 +112,12 @@ pub(super) fn layout(spec: &Spec, config: &BaseConfig) -> std::result::Result<La
         layers: config.num_hidden_layers,
         modules: modules(config, &spec.names),
         other_linears,
-        tables: spec.tables.iter().map(|table| format!("{}.embeddings.{table}", spec.prefix)).collect(),
+        tables: spec
+            .tables
+            .iter()
+            .map(|table| format!("{}.embeddings.{table}", spec.prefix))
+            .chain(spec.relative.iter().map(|relative| format!("{}.{}", spec.prefix, relative.table)))
+            .collect(),
         head: spec.head.parameters(config.hidden_size),
         hidden: config.hidden_size,
     })
@@ -100,12 +125,14 @@ pub(super) fn layout(spec: &Spec, config: &BaseConfig) -> std::result::Result<La
 
 /// Such an encoder over a base's mapping.
 pub(super) struct PostNorm {
-    spec: &'static Spec,
-    config: BaseConfig,
+    /// The token from whose id positions are counted, where they are.
+    padding: Option<u32>,
     layout: Layout,
     tables: Tables,
     norm: Norm,
     projection: Option<Linear>,
+    /// The bias by distance and its table.
+    relative: Option<(&'static Relative, Frozen)>,
     layers: Vec<Layer>,
     classifier: Classifier,
     parameters: Vec<Frozen>,
@@ -133,11 +160,19 @@ impl PostNorm {
             true => None,
             false => Some(loader.linear(spec.projection, (config.hidden_size, width), true)?),
         };
+        let relative = match &spec.relative {
+            Some(relative) => {
+                let name = format!("{}.{}.weight", spec.prefix, relative.table);
+                let shape = [(relative.rows)(config)?, config.num_attention_heads];
+                Some((relative, loader.take(&name, &shape)?))
+            }
+            None => None,
+        };
         let layer = |index| Layer::load(&mut loader, &layout, config, &spec.names, index);
         let layers = (0..layout.layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let classifier = Classifier::open(spec.head, &mut loader, &mut layout, eps)?;
-        let (config, parameters) = (config.clone(), loader.taken);
-        Ok(Arc::new(Self { spec, config, layout, tables, norm, projection, layers, classifier, parameters }))
+        let (padding, parameters) = (config.padding(), loader.taken);
+        Ok(Arc::new(Self { padding, layout, tables, norm, projection, relative, layers, classifier, parameters }))
     }
 }
 
@@ -155,14 +190,22 @@ impl Encoder for PostNorm {
     }
 
     fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor> {
-        let sum = self.tables.sum(batch, &(self.spec.positions)(&self.config, batch), seam)?;
+        let positions = match self.padding {
+            Some(padding) => batch.positions_after(padding),
+            None => batch.positions(),
+        };
+        let sum = self.tables.sum(batch, &positions, seam)?;
         let mut x = dropped(self.norm.alone(&sum, seam)?, DropPoint::Embeddings, seam)?;
         if let Some(projection) = &self.projection {
             x = projection.forward(&x, seam)?;
         }
+        let bias = match &self.relative {
+            Some((relative, table)) => Some(relative.bias(table, batch.longest(), seam)?),
+            None => None,
+        };
         let mut texts = Texts::new(&batch.offsets, seam);
         for layer in &self.layers {
-            x = layer.forward(x, &mut texts, seam)?;
+            x = layer.forward(x, &mut texts, bias.as_ref(), seam)?;
         }
         Ok(x)
     }
@@ -197,11 +240,11 @@ impl Layer {
         Ok(Self { heads, scale, query, key, value, rest: Rest::load(loader, layout, config, names, index)? })
     }
 
-    fn forward(&self, mut x: Tensor, texts: &mut Texts, seam: &dyn Seam) -> Result<Tensor> {
+    fn forward(&self, mut x: Tensor, texts: &mut Texts, bias: Option<&Tensor>, seam: &dyn Seam) -> Result<Tensor> {
         texts.part(self.rest.index, 0, [&mut x])?;
         let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, seam)?;
         let dropout = seam.dropout(DropPoint::Attention(self.rest.index));
-        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale: self.scale, window: None, dropout };
+        let heads = Heads { offsets: texts.offsets, heads: self.heads, scale: self.scale, window: None, bias, dropout };
         self.rest.forward(x, kernel::attention(&q, &k, &v, &heads)?, texts, seam)
     }
 }

@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
+use super::Architecture;
 use super::head::{Activation, Shape};
 use super::post_norm::{self, BERT, PostNorm, Spec};
-use super::{Architecture, Packed};
-use crate::model::BaseConfig;
 
 pub(super) const ROBERTA: Architecture = Architecture {
     model_type: "roberta",
     aliases: &[],
     defaults: || json!({"pad_token_id": 1}),
     only: Vec::<(&str, Value)>::new,
+    padding: |config| Some(config.pad_token_id.unwrap_or_default()),
     layout: |config| post_norm::layout(&SPEC, config),
     open: |base, device| PostNorm::open(&SPEC, base, device),
 };
@@ -26,7 +26,7 @@ static SPEC: Spec = Spec {
     tables: &["word_embeddings", "position_embeddings", "token_type_embeddings"],
     embedding: |config| Ok(config.hidden_size),
     projection: "",
-    positions,
+    relative: None,
     head: Shape {
         dense: "classifier.dense",
         dense_bias: true,
@@ -36,20 +36,3 @@ static SPEC: Spec = Spec {
         drops_input: true,
     },
 };
-
-/// As `create_position_ids_from_input_ids`: tokens count from `padding + 1`; a padding token in a text stays at `padding`.
-fn positions(config: &BaseConfig, batch: &Packed) -> Vec<u32> {
-    let padding = config.pad_token_id.unwrap_or_default();
-    let mut positions = Vec::with_capacity(batch.tokens());
-    for span in batch.offsets.windows(2) {
-        let mut last = padding;
-        positions.extend(batch.ids[span[0]..span[1]].iter().map(|&id| {
-            if id == padding {
-                return padding;
-            }
-            last += 1;
-            last
-        }));
-    }
-    positions
-}

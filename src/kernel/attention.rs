@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use super::product::{Size, Target, Threads, View, product};
-use super::short::{self, Positions, Text};
+use super::short::{self, Keys, Positions, Text};
 use super::{Dropout, host, math, splitmix};
 
 /// How a batch is to be attended: texts, heads, scale.
@@ -21,15 +21,18 @@ pub struct Heads<'a> {
     pub scale: f64,
     /// How far a token sees on either side; `None` sees its whole text.
     pub window: Option<usize>,
+    /// What is added to the scaled scores by head and distance, `[heads, 2 n - 1]` for texts of up to `n` tokens: the score of
+    /// query i with key j gets column `j - i + n - 1`. Takes a scale other than 0.
+    pub bias: Option<&'a Tensor>,
     /// Dropout of the attention weights, in training.
     pub dropout: Option<Dropout>,
 }
 
-/// `softmax(scale * Q K^T) V` for each text and head: `q`, `k`, `v` and the result `[T, hidden]`, head h in the columns
-/// `h * size .. (h + 1) * size`.
+/// `softmax(scale * Q K^T + bias) V` for each text and head: `q`, `k`, `v` and the result `[T, hidden]`, head h in the columns
+/// `h * size .. (h + 1) * size`. Differentiable in `q`, `k`, `v` and the bias; where the bias is tracked, candle's operations run.
 ///
 /// # Errors
-/// Offsets that do not span `T`, a hidden size that heads do not divide, and candle's own.
+/// Offsets that do not span `T`, a hidden size that heads do not divide, a bias that does not reach, and candle's own.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Tensor> {
     let (tokens, hidden) = q.dims2()?;
     let rises = heads.offsets.windows(2).all(|span| span[0] <= span[1]);
@@ -39,7 +42,15 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Te
     if heads.heads == 0 || !hidden.is_multiple_of(heads.heads) || k.dims() != q.dims() || v.dims() != q.dims() {
         bail!("attention: {} heads over q {:?}, k {:?}, v {:?}", heads.heads, q.dims(), k.dims(), v.dims());
     }
-    if !q.device().is_cpu() {
+    if let Some(bias) = heads.bias {
+        let columns = 2 * longest(heads.offsets).max(1) - 1;
+        let fits = bias.dims2().is_ok_and(|(rows, found)| rows == heads.heads && found % 2 == 1 && found >= columns);
+        if !fits || !(1.0 / heads.scale as f32).is_finite() {
+            let (count, scale, found) = (heads.heads, heads.scale, bias.dims());
+            bail!("attention: expected a bias of [{count}, {columns}] or more columns, found {found:?}, scale {scale}");
+        }
+    }
+    if !q.device().is_cpu() || heads.bias.is_some_and(Tensor::track_op) {
         return reference(q, k, v, heads);
     }
     let op = Attention {
@@ -48,6 +59,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Result<Te
         size: hidden / heads.heads,
         scale: heads.scale as f32,
         window: heads.window,
+        bias: heads.bias.map(Bias::new).transpose()?,
         dropout: heads.dropout,
     };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
@@ -63,6 +75,12 @@ pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads) -> Re
             x.narrow(0, span[0], len)?.reshape((len, heads.heads, hidden / heads.heads))?.transpose(0, 1)?.contiguous()
         };
         let mut scores = (split(q)?.matmul(&split(k)?.t()?)? * heads.scale)?;
+        if let Some(bias) = heads.bias {
+            let middle = bias.dim(1)? / 2;
+            let columns: Vec<u32> = (0..len * len).map(|at| (middle + at % len - at / len) as u32).collect();
+            let columns = Tensor::from_vec(columns, len * len, q.device())?;
+            scores = (scores + bias.index_select(&columns, 1)?.reshape((heads.heads, len, len))?)?;
+        }
         if let Some(window) = heads.window {
             let hidden = |i: usize, j: usize| if i.abs_diff(j) > window { f32::NEG_INFINITY } else { 0.0 };
             let mask: Vec<f32> = (0..len * len).map(|at| hidden(at / len, at % len)).collect();
@@ -86,6 +104,39 @@ pub(super) fn mask(dropout: Dropout, text: usize, head: usize, start: usize) -> 
     Dropout { seed, ..dropout }.mask(start as u64)
 }
 
+/// Tokens of the longest text at `offsets`.
+fn longest(offsets: &[usize]) -> usize {
+    offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
+}
+
+/// The bias of [`Heads::bias`] as the kernels read it: rows of [`short::packed_row`].
+struct Bias {
+    rows: Vec<f32>,
+    /// The column of distance 0.
+    middle: usize,
+}
+
+impl Bias {
+    fn new(table: &Tensor) -> Result<Self> {
+        let (heads, columns) = table.dims2()?;
+        let middle = columns / 2;
+        let width = short::packed_row(middle);
+        let mut rows = vec![0.0; heads * width];
+        host::read("attention", [table], |[table]| {
+            for (row, values) in rows.chunks_exact_mut(width).zip(table.chunks_exact(columns)) {
+                row[..columns].copy_from_slice(values);
+            }
+        })?;
+        Ok(Self { rows, middle })
+    }
+
+    /// What `head` adds to the scores of query `i` with the keys from `first` on.
+    fn of(&self, head: usize, i: usize, first: usize) -> &[f32] {
+        let width = short::packed_row(self.middle);
+        &self.rows[head * width..(head + 1) * width][self.middle + first - i..]
+    }
+}
+
 /// Rows that attend together of a text that general products take: this number and no other, for a product rounds by its size, and
 /// a text's result must not depend on the threads.
 const ROWS: usize = 256;
@@ -105,6 +156,7 @@ struct Attention {
     size: usize,
     scale: f32,
     window: Option<usize>,
+    bias: Option<Bias>,
     dropout: Option<Dropout>,
 }
 
@@ -181,7 +233,12 @@ impl Attention {
                     });
                     row[..start].fill(0.0);
                     row[end..].fill(0.0);
-                    softmax(&mut row[start..end]);
+                    let seen = &mut row[start..end];
+                    if let Some(bias) = &self.bias {
+                        let bias = bias.of(head.head, i, block.keys.start + start);
+                        seen.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+                    }
+                    softmax(seen);
                 }
             },
         );
@@ -206,7 +263,12 @@ impl Attention {
         let (start, hidden) = (self.offsets[block.text], self.hidden());
         let [q, k, v] = inputs.map(|x| &x[start * hidden..]);
         let (q, keys) = (&q[block.rows.start * hidden..block.rows.end * hidden], ..block.keys.end * hidden);
-        let (k, v, first, positions) = (&k[keys], &v[keys], block.rows.start, Positions::default());
+        let (k, v, first) = (&k[keys], &v[keys], block.rows.start);
+        let positions = self.bias.as_ref().map_or_else(Positions::default, |bias| Positions {
+            keys: Some(Keys::Bias(&bias.rows)),
+            queries: None,
+            middle: bias.middle,
+        });
         Text { q, first, k, v, heads: self.heads, size: self.size, scale: self.scale, positions, y }.attend();
     }
 

@@ -49,15 +49,36 @@ pub(super) struct Text<'a> {
     pub(super) y: &'a mut [MaybeUninit<f32>],
 }
 
-/// What relative positions add to the scores of a text, packed by [`pack`].
+/// What relative positions add to the scores of a text; each row is [`packed_row`] long.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Positions<'a> {
-    /// What query i adds to its score with key j: position keys, column `j - i + middle`.
-    pub(super) keys: Option<&'a [f32]>,
-    /// What key j adds to its score with query i: position queries, column `i - j + middle`.
+    /// What query i adds to its score with key j, from column `j - i + middle`.
+    pub(super) keys: Option<Keys<'a>>,
+    /// What key j adds to its score with query i: position queries packed by [`pack`], column `i - j + middle`.
     pub(super) queries: Option<&'a [f32]>,
     /// The column of distance 0.
     pub(super) middle: usize,
+}
+
+/// What a query adds to its scores by the position of the key.
+#[derive(Clone, Copy)]
+pub(super) enum Keys<'a> {
+    /// Its products with position keys, packed by [`pack`]: `[heads, size, packed_row(middle)]`. The scale multiplies them.
+    Products(&'a [f32]),
+    /// A bias that is the same for every query, `[heads, packed_row(middle)]`. The scale does not multiply it.
+    Bias(&'a [f32]),
+}
+
+impl<'a> Keys<'a> {
+    /// The part of one head, of `size` columns.
+    fn head(self, head: usize, size: usize, middle: usize) -> Self {
+        let part =
+            |data: &'a [f32], rows: usize| &data[head * rows * packed_row(middle)..][..rows * packed_row(middle)];
+        match self {
+            Self::Products(keys) => Self::Products(part(keys, size)),
+            Self::Bias(bias) => Self::Bias(part(bias, 1)),
+        }
+    }
 }
 
 /// Columns of packed positions for distances up to `middle` either side.
@@ -146,7 +167,7 @@ impl Sizes {
         let hidden = text.heads * text.size;
         let [rows, len] = [text.q, text.k].map(|x| x.len() / hidden.max(1));
         let whole = |n: usize| n.next_multiple_of(lanes);
-        let positions = text.positions.keys.or(text.positions.queries).is_some();
+        let positions = matches!(text.positions.keys, Some(Keys::Products(_))) || text.positions.queries.is_some();
         // Reading a shifted row starts up to ROWS - 1 late and takes whole vectors.
         let shifted = if positions { whole(len + ROWS - 1) + lanes } else { 0 };
         Self { rows, len, hidden, scores: whole(len), values: whole(text.size), shifted }
@@ -181,7 +202,7 @@ struct Head<'a> {
     /// Rows `value_row` apart.
     values: &'a [f32],
     value_row: usize,
-    position_keys: Option<&'a [f32]>,
+    position_keys: Option<Keys<'a>>,
     /// What keys add by position, `[rows, scores]`.
     turned: Option<&'a [f32]>,
 }
@@ -220,7 +241,7 @@ impl Text<'_> {
                 },
             );
         }
-        let position_keys = self.positions.keys.map(|packed| &packed[head * part..][..part]);
+        let position_keys = self.positions.keys.map(|keys| keys.head(head, size, self.positions.middle));
         let turned = self.positions.queries.map(|_| &*turned);
         let head = Head { sizes, column, keys, values, value_row, position_keys, turned };
         tiles::<S>(
@@ -291,10 +312,22 @@ impl Text<'_> {
     ) {
         let Sizes { len, hidden, scores: row, .. } = head.sizes;
         let q = Rows { data: &self.q[head.column..], row: hidden, size: self.size }.tile::<R>(i);
-        if let Some(packed) = head.position_keys {
-            let distances = Distances { packed, at: self.first + i, from: 0, count: len };
-            self.shifted(simd, head.sizes, q, distances, shifted);
-        }
+        // What is added to each row of scores by position, and a factor: the scale multiplies these scores afterwards, and must
+        // leave a bias as it is.
+        let (added, unit): (Option<[&[f32]; R]>, f32) = match head.position_keys {
+            Some(Keys::Products(packed)) => {
+                let distances = Distances { packed, at: self.first + i, from: 0, count: len };
+                self.shifted(simd, head.sizes, q, distances, shifted);
+                let of = |r| &shifted[r * head.sizes.shifted + R - 1 - r..][..row];
+                (Some(std::array::from_fn(of)), 1.0)
+            }
+            Some(Keys::Bias(bias)) => {
+                let of = |r| &bias[self.positions.middle - (self.first + i + r)..][..row];
+                (Some(std::array::from_fn(of)), 1.0 / self.scale)
+            }
+            None => (None, 1.0),
+        };
+        let unit = simd.splat_f32s(unit);
         let vectors = row / S::F32_LANES;
         let inside = simd.mask_between_m32s(0, (len - (vectors - 1) * S::F32_LANES) as u32).mask();
         let mut most = [simd.splat_f32s(f32::NEG_INFINITY); R];
@@ -306,9 +339,9 @@ impl Text<'_> {
             vectors,
             #[inline(always)]
             |vector, r, mut sum| {
-                if head.position_keys.is_some() {
-                    let shifted = &shifted[r * head.sizes.shifted + R - 1 - r..][..row];
-                    sum = simd.add_f32s(sum, S::as_simd_f32s(shifted).0[vector]);
+                if let Some(added) = &added {
+                    // A product by 1 is exact: position keys are added as they are.
+                    sum = simd.mul_add_e_f32s(S::as_simd_f32s(added[r]).0[vector], unit, sum);
                 }
                 if let Some(turned) = head.turned {
                     sum = simd.add_f32s(sum, S::as_simd_f32s(&turned[(i + r) * row..][..row]).0[vector]);

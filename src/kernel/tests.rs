@@ -34,6 +34,12 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
     differences.into_iter().max_by(f32::total_cmp).unwrap()
 }
 
+/// A bias of attention for texts of up to `longest` tokens, larger than the scores it is added to.
+fn table(seed: u64, heads: usize, longest: usize) -> Tensor {
+    let shape = [heads, 2 * longest - 1];
+    (Tensor::from_vec(random(seed, &shape), &shape[..], CPU).unwrap() * 3.0).unwrap()
+}
+
 /// That two results agree, and that the gradients of a random weighting of them with respect to `vars` do.
 fn same(kernel: &Tensor, reference: &Tensor, vars: &[&Var], tolerance: f32) {
     let worst = max_difference(kernel, reference);
@@ -139,7 +145,7 @@ proptest! {
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         for dropout in [None, Some(Dropout { p, seed })] {
-            let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, dropout };
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: None, dropout };
             let reference = attention::reference(&q, &k, &v, &how).unwrap();
             lanes::each(|| same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
         }
@@ -152,7 +158,7 @@ proptest! {
         let offsets = offsets_of(&lengths);
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
-        let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, dropout: None };
+        let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: None, dropout: None };
         let reference = attention::reference(&q, &k, &v, &how).unwrap();
         lanes::each(|| {
             let whole = attention(&q, &k, &v, &how).unwrap();
@@ -171,10 +177,69 @@ proptest! {
         let shape = [*offsets.last().unwrap(), 12];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         for dropout in [None, Some(Dropout { p, seed })] {
-            let how = Heads { offsets: &offsets, heads: 3, scale: 0.7, window: Some(window), dropout };
+            let how = Heads { offsets: &offsets, heads: 3, scale: 0.7, window: Some(window), bias: None, dropout };
             let reference = attention::reference(&q, &k, &v, &how).unwrap();
             lanes::each(|| same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
         }
+    }
+
+    #[test]
+    fn biased_attention_is_its_reference(
+        offsets in spans(), heads in 1usize..5, size in 1usize..20, window in prop::option::of(0usize..6), beyond in 0usize..4,
+        p in 0f32..0.6, seed: u64,
+    ) {
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        // The table may reach farther than the longest text.
+        let bias = table(seed ^ 3, heads, 19 + beyond);
+        for dropout in [None, Some(Dropout { p, seed })] {
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, window, bias: Some(&bias), dropout };
+            let reference = attention::reference(&q, &k, &v, &how).unwrap();
+            lanes::each(|| same(&attention(&q, &k, &v, &how).unwrap(), &reference, &[&q, &k, &v], 5e-5));
+        }
+    }
+
+    #[test]
+    fn biased_attention_of_any_length_and_size_is_its_reference(
+        lengths in lengths(), heads in 1usize..4, size in 1usize..=80, scale in 0.05f64..1.5, seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        let bias = table(seed ^ 3, heads, short::LONGEST + 30);
+        let how = Heads { offsets: &offsets, heads, scale, window: None, bias: Some(&bias), dropout: None };
+        let reference = attention::reference(&q, &k, &v, &how).unwrap();
+        lanes::each(|| {
+            let whole = attention(&q, &k, &v, &how).unwrap();
+            assert!(max_difference(&whole, &reference) <= 5e-5);
+            for span in offsets.windows(2) {
+                let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+                let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
+                let alone = attention(&part(&q), &part(&k), &part(&v), &how).unwrap();
+                assert_eq!(bits(&alone), bits(&part(&whole)));
+            }
+        });
+    }
+
+    /// A bias that is trained has the gradient that the result's slope tells.
+    #[test]
+    fn a_tracked_bias_has_its_gradient(offsets in spans(), heads in 1usize..4, size in 1usize..8, seed: u64) {
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let [q, k, v, weighting] = [0, 1, 2, 3].map(|i| Tensor::from_vec(random(seed ^ i, &shape), &shape[..], CPU).unwrap());
+        let (bias, direction) = (var(seed ^ 4, &[heads, 37]), table(seed ^ 5, heads, 19));
+        let value = |bias: &Tensor| {
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: Some(bias), dropout: None };
+            (attention(&q, &k, &v, &how).unwrap() * &weighting).unwrap().sum_all().unwrap()
+        };
+        let gradients = value(&bias).backward().unwrap();
+        let along = (gradients.get(&bias).unwrap() * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        let step = 1e-2;
+        let [above, below] = [step, -step].map(|step| {
+            let moved = (bias.as_detached_tensor() + (&direction * step).unwrap()).unwrap();
+            value(&moved).to_scalar::<f32>().unwrap()
+        });
+        let slope = (above - below) / (2.0 * step as f32);
+        prop_assert!((slope - along).abs() <= 0.02 * along.abs() + 3e-3, "slope {slope}, gradient {along}");
     }
 
     #[test]
@@ -256,10 +321,11 @@ proptest! {
     fn a_text_is_attended_alone_as_among_neighbours(offsets in spans(), seed: u64) {
         let shape = [*offsets.last().unwrap(), 12];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
-        let whole = attention(&q, &k, &v, &Heads { offsets: &offsets, heads: 3, scale: 0.5, window: None, dropout: None }).unwrap();
+        let how = Heads { offsets: &offsets, heads: 3, scale: 0.5, window: None, bias: None, dropout: None };
+        let whole = attention(&q, &k, &v, &how).unwrap();
         for span in offsets.windows(2) {
             let part = |x: &Var| x.narrow(0, span[0], span[1] - span[0]).unwrap();
-            let how = Heads { offsets: &[0, span[1] - span[0]], heads: 3, scale: 0.5, window: None, dropout: None };
+            let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
             let alone = attention(&part(&q), &part(&k), &part(&v), &how).unwrap();
             prop_assert!(max_difference(&alone, &whole.narrow(0, span[0], span[1] - span[0]).unwrap()) <= 1e-5);
         }
@@ -338,7 +404,7 @@ fn attention_lets_what_is_no_number_through() {
             q[8 * (len - 2) + at] = bad;
             let q = Tensor::from_vec(q, (len, 8), CPU).unwrap();
             let [k, v] = [2, 3].map(|seed| Tensor::from_vec(random(seed, &[len, 8]), (len, 8), CPU).unwrap());
-            let how = Heads { offsets: &[0, len], heads: 2, scale: 0.7, window: None, dropout: None };
+            let how = Heads { offsets: &[0, len], heads: 2, scale: 0.7, window: None, bias: None, dropout: None };
             lanes::each(|| {
                 let y = attention(&q, &k, &v, &how).unwrap().to_vec2::<f32>().unwrap();
                 assert!(
@@ -356,18 +422,23 @@ fn attention_lets_what_is_no_number_through() {
 #[test]
 fn attention_of_long_texts_does_not_depend_on_threads() {
     let dropout = Some(Dropout { p: 0.3, seed: 5 });
-    for (offsets, window, dropout) in [
-        (&[0, 200][..], None, None),
-        (&[0, 512], None, None),
-        (&[0, 301, 512], None, None),
-        (&[0, 700, 701], None, None),
-        (&[0, 600, 1200], Some(40), None),
-        (&[0, 300, 310], Some(300), None),
-        (&[0, 530], Some(70), dropout),
+    let bias = &table(4, 3, 700);
+    for (offsets, window, bias, dropout) in [
+        (&[0, 200][..], None, None, None),
+        (&[0, 512], None, None, None),
+        (&[0, 512], None, Some(bias), None),
+        (&[0, 301, 512], None, None, None),
+        (&[0, 700, 701], None, None, None),
+        (&[0, 700, 701], None, Some(bias), None),
+        (&[0, 600, 1200], Some(40), None, None),
+        (&[0, 600, 1200], Some(40), Some(bias), None),
+        (&[0, 300, 310], Some(300), None, None),
+        (&[0, 530], Some(70), None, dropout),
+        (&[0, 530], Some(70), Some(bias), dropout),
     ] {
         let shape = [*offsets.last().unwrap(), 3 * 8];
         let (q, k, v) = (var(1, &shape), var(2, &shape), var(3, &shape));
-        let how = Heads { offsets, heads: 3, scale: 0.7, window, dropout };
+        let how = Heads { offsets, heads: 3, scale: 0.7, window, bias, dropout };
         let attended = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| attention(&q, &k, &v, &how).unwrap())
@@ -453,9 +524,14 @@ fn misfits_are_errors_not_panics() {
     };
     refused(linear(&x, &frozen(1, &[2, 5]), &frozen(2, &[2])), "expected rows of 5, found 4");
     refused(embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
-    let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, window: None, dropout: None };
+    let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, window: None, bias: None, dropout: None };
     refused(attention(&x, &x, &x, &heads(&[0, 2])), "do not span 3 tokens");
     refused(attention(&x, &x, &x, &Heads { heads: 3, ..heads(&[0, 3]) }), "3 heads");
+    let biased = |bias: Tensor, scale| attention(&x, &x, &x, &Heads { bias: Some(&bias), scale, ..heads(&[0, 3]) });
+    refused(biased(table(1, 2, 2), 1.0), "expected a bias of [2, 5] or more columns, found [2, 3]");
+    refused(biased(table(1, 3, 3), 1.0), "found [3, 5]");
+    refused(biased(table(1, 2, 4).narrow(1, 0, 6).unwrap(), 1.0), "found [2, 6]");
+    refused(biased(table(1, 2, 3), 0.0), "scale 0");
     let a = Tensor::from_vec(random(1, &[1, 4]), (1, 4), CPU).unwrap();
     let b = Tensor::from_vec(random(1, &[4, 1]), (4, 1), CPU).unwrap();
     let delta = Delta { a, b, scale: 1.0 };

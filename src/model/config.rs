@@ -89,15 +89,17 @@ impl BaseConfig {
         self.architecture
     }
 
+    /// The padding token, where positions are counted from its id as RoBERTa's are ([`Architecture::padding`]).
+    #[must_use]
+    pub fn padding(&self) -> Option<u32> {
+        (self.architecture.padding)(self)
+    }
+
     /// The most tokens of a text: RoBERTa's positions begin behind the padding's.
     #[must_use]
     pub fn longest_text(&self) -> usize {
-        match self.model_type.as_str() {
-            "roberta" | "xlm-roberta" => {
-                self.max_position_embeddings.saturating_sub(self.pad_token_id.unwrap_or_default() as usize + 1)
-            }
-            _ => self.max_position_embeddings,
-        }
+        let before = self.padding().map_or(0, |padding| padding as usize + 1);
+        self.max_position_embeddings.saturating_sub(before)
     }
 
     /// Dropout of what the head reads, in training, where an architecture drops it at all.

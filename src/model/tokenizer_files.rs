@@ -34,7 +34,8 @@ pub(super) fn tokenizer(dir: &Path, model_type: &str) -> Result<Value, ModelErro
     match model_type {
         "deberta-v2" if there(SPM) => deberta(dir),
         "xlm-roberta" if there(XLM_SPM) => xlm_roberta(dir),
-        "bert" | "distilbert" | "electra" if there(WORD_PIECE) => word_piece(dir),
+        "bert" | "distilbert" | "electra" if there(WORD_PIECE) => word_piece(dir, &BERT_TOKENS),
+        "mpnet" if there(WORD_PIECE) => word_piece(dir, &MPNET_TOKENS),
         "roberta" if there(BPE[0]) && there(BPE[1]) => byte_level(dir),
         _ => {
             let reason =
@@ -252,8 +253,41 @@ fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     ))
 }
 
-/// `BertConverter`.
-fn word_piece(dir: &Path) -> Result<Value, ModelError> {
+/// The special tokens around a WordPiece vocabulary.
+struct SpecialTokens {
+    first: &'static str,
+    last: &'static str,
+    padding: &'static str,
+    mask: &'static str,
+    /// Whether the mask takes the space before it.
+    mask_takes_space: bool,
+    /// Whether a pair has two of `last` between its texts, and how its second segment is numbered.
+    pair: (bool, usize),
+}
+
+/// `BertConverter`'s.
+const BERT_TOKENS: SpecialTokens = SpecialTokens {
+    first: "[CLS]",
+    last: "[SEP]",
+    padding: "[PAD]",
+    mask: "[MASK]",
+    mask_takes_space: false,
+    pair: (false, 1),
+};
+
+/// `MPNetTokenizer`'s, which numbers no segments.
+const MPNET_TOKENS: SpecialTokens = SpecialTokens {
+    first: "<s>",
+    last: "</s>",
+    padding: "<pad>",
+    mask: "<mask>",
+    mask_takes_space: true,
+    pair: (true, 0),
+};
+
+/// `BertConverter`, with the special tokens of an architecture.
+fn word_piece(dir: &Path, special: &SpecialTokens) -> Result<Value, ModelError> {
+    const UNKNOWN: &str = "[UNK]";
     let path = dir.join(WORD_PIECE);
     let text = fs::read_to_string(&path).map_err(ModelError::io(&path))?;
     let vocab: Vec<&str> = text.lines().map(|line| line.trim_end_matches('\r')).collect();
@@ -264,9 +298,12 @@ fn word_piece(dir: &Path) -> Result<Value, ModelError> {
         vocab.iter().position(|known| *known == token).ok_or_else(missing)
     };
     let mut tokens = Vec::new();
-    for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] {
+    let SpecialTokens { first, last, padding, mask, mask_takes_space, pair } = *special;
+    for token in [padding, UNKNOWN, first, last, mask] {
         let id = find(token)?;
-        tokens.push((id, added(id, token, true)));
+        let mut one = added(id, token, true);
+        one["lstrip"] = json!(token == mask && mask_takes_space);
+        tokens.push((id, one));
     }
     tokens.sort_by_key(|(id, _)| *id);
     let settings = settings(dir)?;
@@ -277,9 +314,9 @@ fn word_piece(dir: &Path) -> Result<Value, ModelError> {
     Ok(whole(
         normalizer,
         json!({"type": "BertPreTokenizer"}),
-        template([("[CLS]", find("[CLS]")?), ("[SEP]", find("[SEP]")?)], false, 1),
+        template([(first, find(first)?), (last, find(last)?)], pair.0, pair.1),
         tokens.into_iter().map(|(_, token)| token).collect(),
-        json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+        json!({"type": "WordPiece", "unk_token": UNKNOWN, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
                "vocab": ids}),
     ))
 }

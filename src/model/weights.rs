@@ -178,7 +178,7 @@ pub(super) fn map(file: &File) -> std::io::Result<Mmap> {
 }
 
 /// What classifiers put before the names of their encoder.
-const PREFIXES: [&str; 6] = ["bert.", "roberta.", "electra.", "distilbert.", "deberta.", "model."];
+const PREFIXES: [&str; 7] = ["bert.", "roberta.", "electra.", "distilbert.", "deberta.", "mpnet.", "model."];
 
 /// What bare encoders' names begin with; poolers and heads differ from copy to copy.
 const ENCODER: [&str; 6] = ["embeddings.", "embeddings_project.", "encoder.", "transformer.", "layers.", "final_norm."];

@@ -44,14 +44,20 @@ TEXTS = [
 ]
 
 
-def tokenizer():
-    """Lower-case WordPiece of about 140 tokens."""
-    tokens = SPECIAL + list("0123456789.,!?';:") + LETTERS + [f"##{c}" for c in LETTERS] + WORDS + PIECES
+def word_piece(special):
+    """Lower-case WordPiece of about 140 tokens, of which `special` come first; and its ids."""
+    tokens = special + list("0123456789.,!?';:") + LETTERS + [f"##{c}" for c in LETTERS] + WORDS + PIECES
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
+    return made, vocabulary
+
+
+def tokenizer():
+    """BERT's, with segments."""
+    made, vocabulary = word_piece(SPECIAL)
     made.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",

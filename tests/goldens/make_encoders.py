@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes `encoders/<base>/`: a tiny random base of every architecture besides BERT, with adapters by PEFT and what `transformers` +
-PEFT answer with them; and `deberta_buckets.json`.
+PEFT answer with them; and `deberta_buckets.json` and `mpnet_buckets.json`.
 
     pip install -r tests/python/requirements.txt
     python tests/goldens/make_encoders.py [BASE...]          rewrites them; two runs give equal bytes
@@ -24,11 +24,13 @@ import peft_goldens as goldens
 import torch
 from made_tokenizers import byte_level, deberta, xlm
 from safetensors.torch import save_file
+from tokenizers import AddedToken, processors
 from transformers import (
-    AutoModelForSequenceClassification, DebertaV2Config, DistilBertConfig, ElectraConfig, ModernBertConfig, RobertaConfig,
-    XLMRobertaConfig,
+    AutoModelForSequenceClassification, DebertaV2Config, DistilBertConfig, ElectraConfig, ModernBertConfig, MPNetConfig,
+    RobertaConfig, XLMRobertaConfig,
 )  # fmt: skip
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 OUT = HERE / "encoders"
 TEXTS = make_bert.TEXTS + [("a <pad> in the plot and a </s> or [SEP] too", None)]
@@ -50,6 +52,17 @@ def word_piece():
     made = make_bert.tokenizer()
     return made, {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
                   "sep_token": "[SEP]", "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}  # fmt: skip
+
+
+def mpnet():
+    """MPNet's: BERT's WordPiece, `<s> a </s></s> b </s>`."""
+    special = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]
+    made, ids = make_bert.word_piece(special)
+    made.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]), add_prefix_space=False)
+    # The mask takes the space before it.
+    made.add_special_tokens([*special[:-1], AddedToken("<mask>", lstrip=True)])
+    return made, {"tokenizer_class": "MPNetTokenizer", "pad_token": "<pad>", "unk_token": "[UNK]", "cls_token": "<s>",
+                  "sep_token": "</s>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}  # fmt: skip
 
 
 # name: (configuration, its arguments, tokenizer, names that the base keeps, default targets, `modules_to_save`)
@@ -77,6 +90,8 @@ BASES = {
         sep_token_id=3, bos_token_id=2, eos_token_id=3, norm_bias=True, attention_bias=True, mlp_bias=True, classifier_bias=True,
         classifier_pooling="mean", global_attn_every_n_layers=2), word_piece,
         ("model.",), ["Wqkv", "attn.Wo", "mlp.Wi"], ["classifier", "head"]),
+    "mpnet": (MPNetConfig, dict(max_position_embeddings=66, layer_norm_eps=1e-5), mpnet, ("mpnet.",), ["q", "v", "output.dense"],
+              ["classifier"]),
 }  # fmt: skip
 
 
@@ -132,6 +147,8 @@ def make_buckets():
         buckets = make_log_bucket_position(torch.arange(reach), size, reach).long().tolist()
         tables.append({"size": size, "reach": reach, "buckets": buckets})
     goldens.write_json(HERE / "deberta_buckets.json", tables)
+    buckets = MPNetEncoder.relative_position_bucket(torch.arange(-600, 601)).tolist()
+    goldens.write_json(HERE / "mpnet_buckets.json", buckets)
 
 
 def main():

@@ -51,8 +51,8 @@ def write_json(path, value, **options):
 def max_length(base):
     """The least of the tokenizer's limit and the positions."""
     config = json.loads((Path(base) / "config.json").read_text())
-    # RoBERTa's positions begin behind the padding's.
-    before = config["pad_token_id"] + 1 if "roberta" in config["model_type"] else 0
+    # RoBERTa's positions, and MPNet's, begin behind the padding's.
+    before = config["pad_token_id"] + 1 if "roberta" in config["model_type"] or config["model_type"] == "mpnet" else 0
     limits = [config["max_position_embeddings"] - before]
     settings = Path(base) / "tokenizer_config.json"
     if settings.exists():

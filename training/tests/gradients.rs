@@ -1,11 +1,13 @@
-//! Gradients against finite differences, through the whole encoder: matrices, gates and head of SoRA.
+//! Gradients against finite differences, through the whole encoder: matrices, gates and head of SoRA; and all parameters of a base.
 
 use candle_core::{Device, Tensor, Var};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Encoded, Packed, head_logits};
+use polyrank::encoder::{Dim, Encoded, Head, Packed, Seam, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
-use polyrank_training::method::{Dropping, GateStart, LowRank, LowRankSettings, Rates, StepDropout};
+use polyrank_training::method::{
+    Dropping, GateStart, LowRank, LowRankSettings, Rates, Replace, StepDropout, Subset, Trainable,
+};
 use polyrank_training::trainer::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -40,13 +42,16 @@ fn batch(engine: &Engine) -> (Packed, Vec<Target>) {
     (Packed::new(&texts), vec![Target::Class(1), Target::Class(0), Target::Class(2), Target::Class(1)])
 }
 
-fn loss(engine: &Engine, method: &LowRank, dropout: StepDropout) -> Tensor {
-    let seam = &Dropping { method, dropout };
+fn loss_of(engine: &Engine, head: &Head, seam: &dyn Seam) -> Tensor {
     let ((batch, targets), encoder) = (batch(engine), &**engine.encoder());
     let hidden = encoder.forward(&batch, seam).unwrap();
-    let logits = head_logits(encoder, &hidden, &batch, &method.head(), seam).unwrap();
+    let logits = head_logits(encoder, &hidden, &batch, head, seam).unwrap();
+    task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap()
+}
+
+fn loss(engine: &Engine, method: &LowRank, dropout: StepDropout) -> Tensor {
     let penalty = method.gate_penalty().unwrap().unwrap();
-    (task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap() + penalty).unwrap()
+    (loss_of(engine, &method.head(), &Dropping { method, dropout }) + penalty).unwrap()
 }
 
 /// `var + size * direction`, in place.
@@ -55,12 +60,16 @@ fn shift(var: &Var, direction: &Tensor, size: f64) {
     var.set(&moved).unwrap();
 }
 
-/// In each variable, along a random direction: the slope of the loss is the gradient's part in that direction.
 fn check(engine: &Engine, method: &LowRank, dropout: StepDropout) {
-    let gradients = loss(engine, method, dropout).backward().unwrap();
-    let value = || f64::from(loss(engine, method, dropout).to_scalar::<f32>().unwrap());
+    check_slopes(engine, method.trainables(), || loss(engine, method, dropout));
+}
+
+/// In each variable, along a random direction: the slope of the loss is the gradient's part in that direction.
+fn check_slopes(engine: &Engine, trainables: Vec<Trainable>, loss: impl Fn() -> Tensor) {
+    let gradients = loss().backward().unwrap();
+    let value = || f64::from(loss().to_scalar::<f32>().unwrap());
     let mut rng = StdRng::seed_from_u64(29);
-    for trainable in method.trainables() {
+    for trainable in trainables {
         let gradient = gradients.get(&trainable.var).unwrap();
         let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt().max(1e-6);
         // Half along the gradient, so that the slope stands above f32's noise; half at random.
@@ -110,4 +119,21 @@ fn gradients_of_every_architecture_are_slopes() {
         check(&engine, &anywhere(&engine), StepDropout::default());
         check(&engine, &anywhere(&engine), StepDropout { rates, seed: 43 });
     }
+}
+
+/// The bias by distance is a parameter as any other.
+#[test]
+fn gradients_of_all_parameters_of_mpnet_are_slopes() {
+    let engine = encoder("mpnet");
+    let mut rng = StdRng::seed_from_u64(31);
+    let head = engine.layout().head.iter().map(|parameter| {
+        let size = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { 3 };
+        let shape: Vec<usize> = parameter.shape.iter().map(size).collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-0.5..0.5)).collect();
+        (parameter.name.clone(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+    });
+    let method = Replace::new(&**engine.encoder(), Subset::Full, &head.collect()).unwrap();
+    let trainables = method.trainables();
+    assert!(trainables.iter().any(|trainable| trainable.name == "mpnet.encoder.relative_attention_bias.weight"));
+    check_slopes(&engine, trainables, || loss_of(&engine, &method.head(), &method));
 }

@@ -19,8 +19,17 @@ use polyrank::engine::Engine;
 use polyrank::kernel::prepacked::Precision;
 
 /// Tiny bases of the runtime's goldens besides BERT, below `tests/goldens/encoders`.
-const ENCODERS: [&str; 8] =
-    ["roberta", "xlm-roberta", "electra", "distilbert", "deberta", "deberta-v2", "modernbert", "modernbert-mean"];
+const ENCODERS: [&str; 9] = [
+    "roberta",
+    "xlm-roberta",
+    "electra",
+    "distilbert",
+    "deberta",
+    "deberta-v2",
+    "modernbert",
+    "modernbert-mean",
+    "mpnet",
+];
 
 /// The tiny BERT of the runtime's goldens.
 fn base_dir() -> PathBuf {

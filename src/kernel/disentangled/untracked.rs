@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{Attend, Dims, Disentangled, TextPositions, attend, disentangled_scores};
 use crate::kernel::attention::softmax;
 use crate::kernel::product::{Size, Target, Threads, View, product};
-use crate::kernel::short::{self, Positions, Text};
+use crate::kernel::short::{self, Keys, Positions, Text};
 use crate::kernel::{Dropout, host, math};
 
 /// `softmax(scores) v` with the scores of [`disentangled_scores`], as [`attend`]: in one operation where nothing is tracked.
@@ -76,7 +76,7 @@ impl Packs {
             let at = self.sets.iter().position(|known| *known == set)?;
             Some(&self.data[at * self.each..(at + 1) * self.each])
         };
-        let keys = text.keys.and_then(|start| find((start, false)));
+        let keys = text.keys.and_then(|start| find((start, false))).map(Keys::Products);
         let queries = text.queries.and_then(|start| find((start, true)));
         Positions { keys, queries, middle: self.middle }
     }

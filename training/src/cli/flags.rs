@@ -60,7 +60,7 @@ pub(super) struct Flags {
     /// Passes over the training data [default: as many as make about 700 steps, from 3 to 20].
     #[arg(long)]
     epochs: Option<usize>,
-    /// Texts a step [default: 8 below 1,000 rows, 16 below 3,000, else 32].
+    /// Texts a step [default: 16 below 3,000 rows, else 32].
     #[arg(long)]
     batch_size: Option<usize>,
     /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384].

@@ -2,14 +2,13 @@
 """Makes `encoder_steps/`: what PyTorch does in one LoRA step on every tiny base of `tests/goldens/encoders`.
 
     pip install -r tests/python/requirements.txt
-    python training/tests/goldens/make_encoder_steps.py          rewrites the folder; two runs give equal bytes
+    python training/tests/goldens/make_encoder_steps.py [BASE...]          rewrites them; two runs give equal bytes
 
 Made with torch 2.15.0, transformers 5.23.0, safetensors 0.8.0 on a CPU, Python 3.11. As `make_step.py`'s `lora` (all linears of the
 layers, AdamW with decoupled decay, gradients clipped over all), in f64, rounded at the end. Each file holds `init.`, `grad.` and
 `step1.` of every trainable tensor; `batch.json` each base's texts and labels, loss, and the gradients' norm before clipping.
 """
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -71,10 +70,11 @@ def run(base, rows, dtype):
 
 
 def main():
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir()
+    OUT.mkdir(exist_ok=True)
     batch = {"settings": SETTINGS, "labels": LABELS, "bases": {}}
-    for base in sorted(path for path in BASES.iterdir() if path.is_dir()):
+    if sys.argv[1:]:
+        batch["bases"] = json.loads((OUT / "batch.json").read_text())["bases"]
+    for base in sorted(path for path in BASES.iterdir() if path.name in sys.argv[1:] or not sys.argv[1:]):
         rows = [json.loads((base / "expected.json").read_text())["texts"][i] for i in TEXTS]
         tensors, loss, norm = run(base, rows, torch.float64)
         single, _, _ = run(base, rows, torch.float32)
@@ -87,6 +87,7 @@ def main():
         texts = [{"ids": row["ids"], "type_ids": row["type_ids"]} for row in rows]
         batch["bases"][base.name] = {"texts": texts, "loss": loss, "grad_norm": norm}
         print(base.name, f"loss {loss:.4f}, norm {norm:.4f}, {sum(n.startswith('step1.') for n in tensors)} tensors")
+    batch["bases"] = dict(sorted(batch["bases"].items()))
     goldens.write_json(OUT / "batch.json", batch)
 
 

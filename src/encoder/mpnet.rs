@@ -1,0 +1,100 @@
+//! MPNet (Song et al. 2020): BERT's layers under other names, positions counted as RoBERTa's, RoBERTa's head, and a bias of the
+//! scores by distance that all layers share.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Architecture;
+use super::head::{Activation, Shape};
+use super::post_norm::{self, Names, PostNorm, Relative, Spec};
+use crate::model::{BaseConfig, ModelError};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "mpnet",
+    aliases: &[],
+    defaults: || {
+        json!({"vocab_size": 30527, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+               "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 0, "pad_token_id": 1,
+               "relative_attention_num_buckets": BUCKETS})
+    },
+    only: Vec::<(&str, Value)>::new,
+    padding: |_| Some(PADDING),
+    layout: |config| post_norm::layout(&SPEC, config),
+    open: |base, device| PostNorm::open(&SPEC, base, device),
+};
+
+/// `MPNetEmbeddings` counts from this one, whatever `pad_token_id` says.
+const PADDING: u32 = 1;
+
+/// `MPNetEncoder` looks up this many buckets, whatever `relative_attention_num_buckets` says of the table's rows.
+const BUCKETS: usize = 32;
+
+static SPEC: Spec = Spec {
+    prefix: "mpnet",
+    stack: "encoder.layer",
+    names: Names {
+        linears: [
+            "attention.attn.q",
+            "attention.attn.k",
+            "attention.attn.v",
+            "attention.attn.o",
+            "intermediate.dense",
+            "output.dense",
+        ],
+        attention_norm: "attention.LayerNorm",
+        output_norm: "output.LayerNorm",
+        drops_attention: true,
+    },
+    tables: &["word_embeddings", "position_embeddings"],
+    embedding: |config| Ok(config.hidden_size),
+    projection: "",
+    relative: Some(Relative { table: "encoder.relative_attention_bias", rows, row: bucket }),
+    head: Shape {
+        dense: "classifier.dense",
+        dense_bias: true,
+        activation: Activation::Tanh,
+        norm: None,
+        output: "classifier.out_proj",
+        drops_input: true,
+    },
+};
+
+/// Keys of its own.
+#[derive(Deserialize)]
+struct Settings {
+    relative_attention_num_buckets: usize,
+}
+
+/// Rows of the table of biases, of which the first [`BUCKETS`] are used.
+fn rows(config: &BaseConfig) -> Result<usize, ModelError> {
+    let rows = config.own::<Settings>()?.relative_attention_num_buckets;
+    config.demand(rows >= BUCKETS, "relative_attention_num_buckets", format!("{BUCKETS} or more"), rows)?;
+    Ok(rows)
+}
+
+/// The bucket of the distance `j - i` of key j from query i, as T5's (`relative_position_bucket`): half of them for keys behind
+/// the query; of each half, the first half for a distance each, the others for distances up to 128 by their logarithm.
+fn bucket(distance: i64) -> usize {
+    const SIDE: usize = BUCKETS / 2;
+    const EXACT: usize = SIDE / 2;
+    let (side, far) = (if distance > 0 { SIDE } else { 0 }, distance.unsigned_abs() as usize);
+    // log(far / 8) / log(128 / 8) * 8, rounded down, is the binary logarithm of (far / 8)^2.
+    let within = if far < EXACT { far } else { EXACT + ((far * far).ilog2() - (EXACT * EXACT).ilog2()) as usize };
+    side + within.min(SIDE - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    /// `relative_position_bucket(torch.arange(-600, 601))`, made by transformers 5.23.0.
+    #[test]
+    fn distances_fall_into_the_buckets_of_transformers() {
+        let golden = include_str!("../../tests/goldens/mpnet_buckets.json");
+        let golden: Vec<usize> = serde_json::from_str(golden).unwrap_or_default();
+        assert_eq!(golden.len(), 1201);
+        for (distance, expected) in (-600..).zip(golden) {
+            assert_eq!(bucket(distance), expected, "{distance}");
+        }
+    }
+}
