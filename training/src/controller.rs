@@ -46,26 +46,20 @@ impl Controller {
     /// The least xi after which gates of at most [`Self::share`] of all cost are not zero.
     #[must_use]
     pub fn xi(&self, step: usize, gates: &[Gate]) -> f32 {
-        let all = gates.iter().map(|gate| gate.cost).sum();
-        let alive = gates.iter().filter(|gate| gate.value != 0.0);
-        self.level(step, all, alive.map(|gate| (gate.value.abs(), gate.cost)).collect()).unwrap_or(0.0)
-    }
-
-    /// The least level such that those of `alive`, each a (size, cost), whose size lies above it cost at most [`Self::share`] of
-    /// `all`. `None` where all of them fit.
-    #[must_use]
-    pub fn level(&self, step: usize, all: usize, mut alive: Vec<(f32, usize)>) -> Option<f32> {
-        alive.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut kept: usize = alive.iter().map(|(_, cost)| cost).sum();
+        let all: usize = gates.iter().map(|gate| gate.cost).sum();
+        let mut sizes: Vec<(f32, usize)> =
+            gates.iter().filter(|gate| gate.value != 0.0).map(|gate| (gate.value.abs(), gate.cost)).collect();
+        sizes.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut kept: usize = sizes.iter().map(|(_, cost)| cost).sum();
         let budget = self.share(step) * all as f64;
-        let mut level = None;
-        for (size, cost) in alive {
+        let mut xi = 0.0;
+        for (size, cost) in sizes {
             if kept as f64 <= budget {
                 break;
             }
-            (level, kept) = (Some(size), kept - cost);
+            (xi, kept) = (size, kept - cost);
         }
-        level
+        xi
     }
 }
 

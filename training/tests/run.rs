@@ -374,6 +374,11 @@ fn wrong_settings_touch_nothing() {
     );
     refused(&train(from, to, &["--target-modules", "query,quarry"]), 1, "unknown module \"quarry\"");
     refused(&train(from, to, &["--xi", "1e-3", "--target-ratio", "0.5"]), 2, "cannot be used with");
+    for flag in ["--xi", "--lambda"] {
+        let words =
+            format!("--gate adaptive: expected --target-ratio, which says how many ranks to keep, found {flag}");
+        refused(&train(from, to, &["--gate", "adaptive", flag, "1e-3"]), 1, &words);
+    }
     for (flag, value, expected) in [
         ("--epochs", "0", "1 or more"),
         ("--max-length", "0", "1 or more"),

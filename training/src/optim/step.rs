@@ -142,10 +142,18 @@ impl Optimizer {
     fn shrink(&self, gates: &mut [(usize, Vec<f32>)], rate: f64, costs: &[usize]) -> f32 {
         match (self.rule.gate, self.rule.threshold) {
             (GateRule::Adaptive, Threshold::Ratio(controller)) => {
-                let saliency = gates.iter().flat_map(|(i, _)| self.moments[*i].saliency.clone()).collect::<Vec<_>>();
-                let gates = gates.iter_mut().flat_map(|(_, values)| values).zip(saliency).zip(costs);
-                let candidate = |((gate, saliency), &cost)| Candidate { gate, saliency, cost };
-                adaptive::shrink(&controller, self.step, &mut gates.map(candidate).collect::<Vec<_>>())
+                let mut costs = costs.iter();
+                let mut candidates = Vec::new();
+                for (i, values) in gates {
+                    let ranks = values.iter_mut().zip(&self.moments[*i].saliency).enumerate();
+                    candidates.extend(ranks.zip(&mut costs).map(|((rank, (gate, &saliency)), &cost)| Candidate {
+                        gate,
+                        saliency,
+                        rank,
+                        cost,
+                    }));
+                }
+                adaptive::shrink(&controller, self.step, candidates)
             }
             _ => {
                 let xi = self.xi(rate, &gates.iter().flat_map(|(_, g)| g).zip(costs).map(gate).collect::<Vec<_>>());
@@ -259,5 +267,38 @@ mod tests {
             ours.moments.iter().map(|moments| moments.steps).collect::<Vec<_>>(),
             [10, 10 - settles, settles, 10]
         );
+    }
+
+    /// The rank whose gate carries no gradient goes and stays away; the other gate is not shrunk, is not folded and goes on learning.
+    #[test]
+    fn adaptive_gates_keep_the_rank_that_matters() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let controller = Controller { target: 0.5, total: 10 };
+        let mut ours = optimizer(Threshold::Ratio(controller));
+        ours.rule.gate = GateRule::Adaptive;
+        ours.rule.gate_rate = 0.5;
+        let start = values(&ours)[2].clone();
+        let mut kept = Vec::new();
+        for step in 0..10 {
+            let mut gradients: Vec<Vec<f32>> =
+                [6, 8, 2, 5].iter().map(|&len| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
+            gradients[2] = vec![1e-3, 1.0];
+            let (norm, _) = ours.step(gradients.clone(), 0.01, &[1, 1]).unwrap();
+            // A gate that is gone counts in no norm.
+            if kept.last().is_some_and(|gates: &Vec<f32>| gates[0] == 0.0) {
+                gradients[2][0] = 0.0;
+            }
+            let expected = gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            assert!((norm - expected).abs() < 1e-9, "{norm} for {expected} in step {step}");
+            kept.push(values(&ours)[2].clone());
+        }
+        let gone = kept.iter().position(|gates| gates[0] == 0.0).unwrap();
+        assert!(gone < 4 && kept[gone..].iter().all(|gates| gates[0] == 0.0), "{kept:?}");
+        // Adam's step is the rate where the gradient is constant, here half of 0.01.
+        for (step, gates) in kept.iter().enumerate() {
+            assert!((gates[1] - (start[1] - 0.005 * (step + 1) as f32)).abs() < 1e-5, "{kept:?} from {start:?}");
+        }
+        assert_eq!(ours.moments[1].steps, 10, "Wu was not folded");
+        assert_eq!(ours.moments[2].saliency.len(), 2);
     }
 }
