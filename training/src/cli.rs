@@ -169,7 +169,7 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     let trainer = Trainer::new(&settings, &engine, &data, args.resume.then_some(&run))?;
     // Nothing was touched before this.
     let held = run::begin(&args.output, existing, &settings, &facts)?;
-    tell(&Plan { rows: data.train.len(), schedule: settings.schedule() });
+    tell(Plan { rows: data.train.len(), schedule: settings.schedule() });
     let best = trainer.run(held.run())?;
     export(&engine, &settings, &facts, &best, &args.output)?;
     held.exported()

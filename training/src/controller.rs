@@ -1,10 +1,12 @@
 //! Steers SoRA's threshold, so that a run keeps the share of parameters that was asked for.
 //!
 //! A constant xi shrinks a gate by at most `xi * steps`: what ratio results depends on the length of the run. Here the ratio is
-//! the setting. The share that is kept follows a cubic from 1 to the target between a tenth and four tenths of the run (as
-//! AdaLoRA's budget does), and at each step xi is the least threshold that reaches it: gates near zero go first, all others
-//! shrink by the same xi, which is the proximal step of that xi. After that the support is frozen, the gates are folded into
-//! their matrices, and the survivors train on as a LoRA of their ranks.
+//! the setting. The share that is kept follows a cubic from 1 to the target between a tenth and four tenths of the run, as
+//! AdaLoRA's budget does. After that no rank leaves, and those that are left train on as a LoRA of their ranks.
+//!
+//! How a step reaches its share depends on the gates. Adaptive gates: the least salient ones become 0, the others stay as they are
+//! (`optim/adaptive.rs`). The paper's and the authors': xi is the least threshold that reaches the share, so gates near zero go first
+//! and all others shrink by the same xi; once the share has settled, gates are folded into their matrices.
 
 /// Where in the run the ratio begins to fall, and where it has arrived.
 const START: f64 = 0.1;
