@@ -57,7 +57,7 @@ pub(super) struct Flags {
     /// The authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
     #[arg(long)]
     sparse_lambda: Option<f64>,
-    /// Passes over the training data [default: as many as make about 700 steps, from 3 to 20].
+    /// Passes over the training data [default: as many as make about 1,000 steps, from 3 to 20].
     #[arg(long)]
     epochs: Option<usize>,
     /// Texts a step [default: 16 below 3,000 rows, else 32].
@@ -81,7 +81,7 @@ pub(super) struct Flags {
     /// Dropout [default: the base's own rates].
     #[arg(long)]
     dropout: Option<f64>,
-    /// Epochs that drop nothing before dropout begins [default: 0].
+    /// Epochs that drop nothing before dropout begins [default: 1 of several].
     #[arg(long, value_name = "EPOCHS")]
     dropout_after: Option<usize>,
     /// What the base's products run in; train on what you serve on [default: f32].
@@ -194,6 +194,7 @@ impl Flags {
         let schedule = Schedule::new(rows, hidden, self.batch_size);
         let method = self.method.unwrap_or(MethodName::Sora);
         let gated = method == MethodName::Sora;
+        let epochs = self.epochs.unwrap_or(schedule.epochs);
         let by_hand = self.xi.is_some() || self.lambda.is_some();
         let gate = self.gate.unwrap_or(if by_hand { GateRule::Authors } else { GateRule::Adaptive });
         let penalty = if self.xi.is_some() && gate == GateRule::Authors { 10.0 } else { 0.0 };
@@ -208,7 +209,7 @@ impl Flags {
             xi: self.xi.filter(|_| gated),
             lambda: self.lambda.filter(|_| gated),
             sparse_lambda: if gated { self.sparse_lambda.unwrap_or(penalty) } else { 0.0 },
-            epochs: self.epochs.unwrap_or(schedule.epochs),
+            epochs,
             batch_size: schedule.batch_size,
             lr: self.lr.unwrap_or(schedule.lr),
             gate_lr: self.gate_lr.filter(|_| gated),
@@ -216,7 +217,8 @@ impl Flags {
             weight_decay: self.weight_decay.unwrap_or(0.01),
             clip: self.clip.unwrap_or(1.0),
             dropout: self.dropout,
-            dropout_after: self.dropout_after.unwrap_or(0),
+            // Dropout from the first step keeps some tasks (CoLA) at the majority class for epochs.
+            dropout_after: self.dropout_after.unwrap_or(usize::from(epochs > 1)),
             dtype: self.dtype.unwrap_or_default(),
             max_length: self.max_length,
             seed: self.seed.unwrap_or(0),

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Tables from the results of run.py or trial/trial.py, in Markdown.
+
+    tables.py agreement RESULTS      correlation of per-site ranks: two seeds of one task, and two tasks at one seed
+    tables.py scores RESULTS         mean validation and test metric by base, task, rule, ratio and rate
+"""
+import json
+import sys
+from collections import defaultdict
+from itertools import combinations
+from statistics import correlation, mean
+
+
+def ranks(entry):
+    """Ranks site by site; run.py keeps them by module, as `inspect --json` prints them."""
+    found = entry["ranks"]
+    return [rank for module in found.values() for rank in module] if isinstance(found, dict) else found
+
+
+def agreement(entries):
+    groups = defaultdict(dict)
+    for entry in entries:
+        if entry["name"] in ("r1", "r5", "r8"):
+            continue
+        flags = entry.get("flags", "").split()
+        seed = int(flags[flags.index("--seed") + 1]) if flags else entry["seed"]
+        rule = "product" if flags else entry["name"]
+        ratio = float(flags[flags.index("--target-ratio") + 1]) if flags else entry["ratio"]
+        lr = flags[flags.index("--lr") + 1] if flags else entry["lr"]
+        groups[entry.get("base", "minilm"), rule, ratio, str(lr)][entry["task"], seed] = ranks(entry)
+    print("| base | rule | ratio | rate | one task, two seeds | two tasks, one seed |\n| --- | --- | --- | --- | --- | --- |")
+    for group, maps in sorted(groups.items()):
+        same, other = [], []
+        for (task, seed), (task2, seed2) in combinations(sorted(maps), 2):
+            a, b = maps[task, seed], maps[task2, seed2]
+            if len(set(a)) > 1 and len(set(b)) > 1 and (task == task2 or seed == seed2):
+                (same if task == task2 else other).append(correlation(a, b))
+        cell = lambda values: f"{mean(values):.2f} ({len(values)} pairs)" if values else "-"
+        print(f"| {' | '.join(map(str, group))} | {cell(same)} | {cell(other)} |")
+
+
+def scores(entries):
+    groups = defaultdict(list)
+    for entry in entries:
+        key = (entry.get("base", "minilm"), entry["task"], entry["name"], entry.get("ratio", ""), entry.get("lr", entry.get("flags")))
+        groups[key].append(entry)
+    print("| base | task | rule | ratio | rate | runs | validation | test |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for key, found in sorted(groups.items(), key=str):
+        values = [mean(entry[name] for entry in found) for name in ("best", "test") if found[0].get(name) is not None]
+        cells = [f"{100 * value:.2f}" for value in values] + ["-"] * (2 - len(values))
+        print(f"| {' | '.join(map(str, key))} | {len(found)} | {' | '.join(cells)} |")
+
+
+kind, path = sys.argv[1:]
+lines = [json.loads(line) for line in open(path, encoding="utf-8")]
+{"agreement": agreement, "scores": scores}[kind](lines)
