@@ -42,12 +42,14 @@ def agreement(entries):
 def scores(entries):
     groups = defaultdict(list)
     for entry in entries:
-        key = (entry.get("base", "minilm"), entry["task"], entry["name"], entry.get("ratio", ""), entry.get("lr", entry.get("flags")))
-        groups[key].append(entry)
+        # run.py names its jobs task-rule-seed.
+        rule = entry["name"].split("-")[1] if "flags" in entry else entry["name"]
+        rate = entry["flags"].split("--lr ")[1].split()[0] if "flags" in entry else entry["lr"]
+        groups[entry.get("base", "minilm"), entry["task"], rule, entry.get("ratio", ""), str(rate)].append(entry)
     print("| base | task | rule | ratio | rate | runs | validation | test |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
     for key, found in sorted(groups.items(), key=str):
-        values = [mean(entry[name] for entry in found) for name in ("best", "test") if found[0].get(name) is not None]
-        cells = [f"{100 * value:.2f}" for value in values] + ["-"] * (2 - len(values))
+        of = lambda *names: [value for entry in found for name in names if (value := entry.get(name)) is not None]
+        cells = [f"{100 * mean(values):.2f}" if values else "-" for values in (of("best", "validation"), of("test"))]
         print(f"| {' | '.join(map(str, key))} | {len(found)} | {' | '.join(cells)} |")
 
 
