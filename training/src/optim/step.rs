@@ -301,4 +301,18 @@ mod tests {
         assert_eq!(ours.moments[1].steps, 10, "Wu was not folded");
         assert_eq!(ours.moments[2].saliency.len(), 2);
     }
+
+    /// Adam's first moment would move it on, and there is room for it.
+    #[test]
+    fn an_adaptive_gate_that_is_gone_stays_gone() {
+        let mut ours = optimizer(Threshold::Ratio(Controller { target: 1.0, total: 10 }));
+        ours.rule.gate = GateRule::Adaptive;
+        let gradients = || vec![vec![0.1; 6], vec![0.1; 8], vec![0.5, 0.5], vec![0.1; 5]];
+        ours.step(gradients(), 0.01, &[1, 1]).unwrap();
+        let gates = values(&ours)[2].clone();
+        set(&ours.trainables[2].var, vec![0.0, gates[1]]).unwrap();
+        ours.step(gradients(), 0.01, &[1, 1]).unwrap();
+        let found = &values(&ours)[2];
+        assert!(found[0] == 0.0 && found[1] < gates[1], "{found:?} after {gates:?}");
+    }
 }
