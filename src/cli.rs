@@ -18,12 +18,12 @@ use clap::{Args, Parser, Subcommand};
 use polyrank::adapter;
 use polyrank::console::{causes, in_one_line, log_to_stderr};
 use polyrank::device::DeviceName;
-use polyrank::encoder::Layout;
 use polyrank::engine::Engine;
 use polyrank::inspect::{Comparison, Report};
-use polyrank::kernel::prepacked::Precision;
 use polyrank::model::{self, Sources};
 use polyrank::pages;
+use polyrank::params::Layout;
+use polyrank::params::Precision;
 use serde::Serialize;
 
 /// Any failure; each carries its own operands.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::adapter::{AdapterError, RegistryError};
-use crate::kernel::prepacked::Precision;
 use crate::model::ModelError;
+use crate::params::Precision;
 use crate::tokenize::TokenizeError;
 
 /// What may go wrong between a file and an answer.

@@ -7,8 +7,8 @@ use candle_core::Device;
 use serde_json::Value;
 
 use crate::adapter::{Bytes, Files, parse};
-use crate::encoder::Layout;
 use crate::model::{BaseConfig, convert};
+use crate::params::Layout;
 
 /// An adapter's three files, for a base of `layout`.
 pub fn adapter(layout: &Layout, config: &[u8], weights: &[u8], labels: Option<&[u8]>) {

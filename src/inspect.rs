@@ -9,7 +9,7 @@ use serde::Serialize;
 pub use self::compare::{Comparison, LayoutDifference, LayoutMismatch, NamedReport};
 use crate::adapter::{Adapter, ProblemType, Ranks};
 use crate::console::printable;
-use crate::encoder::{Layout, NamedSite};
+use crate::params::{Layout, NamedSite};
 
 /// An adapter's ranks and sizes.
 ///

@@ -41,7 +41,7 @@
 //! - A text's result does not depend on its neighbours in the batch.
 //! - A text asked of several adapters runs once until each adapter's first active site; where nothing is shared nothing is copied.
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
-//! - An encoder is shared and never mutated; all that varies comes through [`encoder::Seam`].
+//! - An encoder is shared and never mutated; all that varies comes through [`encoder::Hooks`].
 //! - On the CPU, frozen f32 weights are used where the file is mapped; nothing copies them. What is prepacked is mapped from the
 //!   cache too, so that processes share it.
 //! - A precision concerns the base's products alone: deltas, norms, attention and heads are f32.
@@ -51,6 +51,7 @@
 pub mod adapter;
 pub mod console;
 pub mod correlation;
+mod cpu;
 pub mod device;
 pub mod encoder;
 pub mod engine;
@@ -58,11 +59,10 @@ pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod inspect;
-pub mod kernel;
 pub mod model;
+pub mod ops;
 pub mod pages;
-pub mod passes;
-pub mod plan;
+pub mod params;
 pub mod rows;
 pub mod scheduler;
 pub mod score;

@@ -9,7 +9,7 @@ mod versions;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use polyrank::encoder::{Dim, HeadParameter, Layout, Module};
+use polyrank::params::{Dim, HeadParameter, Layout, Module};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 

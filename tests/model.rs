@@ -187,7 +187,7 @@ fn open(entries: &[Entry]) -> (TempDir, Weights) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     write(&path, entries);
-    let weights = Weights::open(&path, &Device::Cpu).unwrap();
+    let weights = Weights::open(&path).unwrap();
     (dir, weights)
 }
 
@@ -227,7 +227,7 @@ fn other_floats_and_misaligned_ones_are_converted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     fs::write(&path, file).unwrap();
-    let weights = Weights::open(&path, &Device::Cpu).unwrap();
+    let weights = Weights::open(&path).unwrap();
     assert_eq!(weights.parameter("w", &[8]).unwrap().slice().unwrap(), data);
 }
 
@@ -279,8 +279,8 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 fn malformed_weights_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
-    assert!(matches!(Weights::open(&path, &Device::Cpu), Err(ModelError::Io { .. })));
-    assert!(Weights::open(dir.path(), &Device::Cpu).is_err());
+    assert!(matches!(Weights::open(&path), Err(ModelError::Io { .. })));
+    assert!(Weights::open(dir.path()).is_err());
     let whole = fs::read(golden().join("model.safetensors")).unwrap();
     let headed = |length: u64, header: &str| [&length.to_le_bytes()[..], header.as_bytes()].concat();
     let overflow = r#"{"w":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}}"#;
@@ -299,7 +299,7 @@ fn malformed_weights_are_refused() {
         [&whole[..], &[0]].concat(),
     ] {
         fs::write(&path, &file).unwrap();
-        match Weights::open(&path, &Device::Cpu) {
+        match Weights::open(&path) {
             Err(ModelError::Header { path: found, .. }) => assert_eq!(found, path),
             other => panic!("{} bytes: {other:?}", file.len()),
         }
@@ -310,7 +310,7 @@ fn malformed_weights_are_refused() {
 fn base(entries: &[Entry]) -> (TempDir, Base) {
     let dir = configured(|_| {});
     write(&dir.path().join("model.safetensors"), entries);
-    let base = Base::open(dir.path(), &Device::Cpu).unwrap();
+    let base = Base::open(dir.path()).unwrap();
     (dir, base)
 }
 
@@ -349,6 +349,6 @@ fn the_fingerprint_is_of_the_encoder_alone() {
 /// Adapters carry it: what it is must not change from version to version.
 #[test]
 fn the_fingerprint_of_the_goldens_stays() {
-    let base = Base::open(&golden(), &Device::Cpu).unwrap();
+    let base = Base::open(&golden()).unwrap();
     assert_eq!(base.fingerprint(), "sha256:c68e0511957c58acae57cc2f605bb32ad4ed51b3d704cc74b69c872ec5c7cf12");
 }

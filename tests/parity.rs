@@ -1,17 +1,17 @@
 //! Against `transformers` + `peft` on the same files: `goldens/make_bert.py` and `goldens/make_encoders.py` made the bases, the
 //! adapters and what they answer.
 //!
-//! One body for every architecture and every device: [`goldens`] lists them.
+//! One body for every architecture and every backend: [`goldens`] lists them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, Delta};
+use polyrank::adapter::Adapter;
 use polyrank::device::DeviceName;
 use polyrank::encoder::{Encoded, Identity, Packed};
 use polyrank::engine::{Engine, Row};
-use polyrank::kernel::prepacked::Precision;
+use polyrank::params::{Backend, Delta, Precision};
 use polyrank::tokenize::Limit;
 use serde_json::Value;
 
@@ -33,26 +33,26 @@ fn folder(base: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(base)
 }
 
-/// Every base on every device, and prepacked.
+/// Every base on every backend, and prepacked.
 pub(crate) fn goldens() -> impl Iterator<Item = Golden> {
-    let exact = devices().into_iter().flat_map(|device| BASES.map(|base| Golden::open(base, &device)));
+    let exact = backends().into_iter().flat_map(|backend| BASES.map(|base| Golden::open(base, &backend)));
     exact.chain(BASES.map(|base| Golden::prepacked(base, Precision::F32)))
 }
 
-fn bert(device: &Device) -> Golden {
-    Golden::open("bert", device)
+fn bert(backend: &Backend) -> Golden {
+    Golden::open("bert", backend)
 }
 
-/// The CPU, and the first GPU in a build with the feature `cuda` on a machine that has one.
-fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::Cpu];
+/// The CPU's kernels, the reference, and the first GPU in a build with the feature `cuda` on a machine that has one.
+pub(crate) fn backends() -> Vec<Backend> {
+    let mut backends = vec![Backend::cpu(), Backend::reference(Device::Cpu)];
     if cfg!(feature = "cuda") {
         match DeviceName::Cuda(0).open() {
-            Ok(device) => devices.push(device),
+            Ok(device) => backends.push(Backend::native(device)),
             Err(error) => println!("not run on a GPU: {error}"),
         }
     }
-    devices
+    backends
 }
 
 pub(crate) struct Golden {
@@ -62,8 +62,8 @@ pub(crate) struct Golden {
 }
 
 impl Golden {
-    fn open(base: &'static str, device: &Device) -> Self {
-        Self::over(base, Engine::open(&folder(base), device).unwrap())
+    fn open(base: &'static str, backend: &Backend) -> Self {
+        Self::over(base, Engine::open(&folder(base), backend).unwrap())
     }
 
     fn prepacked(base: &'static str, precision: Precision) -> Self {
@@ -109,7 +109,7 @@ pub(crate) fn worst(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn token_ids_are_transformers() {
     for base in BASES {
-        let golden = Golden::open(base, &Device::Cpu);
+        let golden = Golden::open(base, &Backend::cpu());
         assert_eq!(golden.engine.max_length() as u64, golden.expected["max_length"].as_u64().unwrap(), "{base}");
         // A table of one segment, or none, is asked for the first whatever the tokenizer says.
         let typed = golden.engine.config().type_vocab_size > 1;
@@ -124,8 +124,8 @@ fn token_ids_are_transformers() {
 
 #[test]
 fn hidden_states_are_transformers() {
-    for device in devices() {
-        let golden = bert(&device);
+    for backend in backends() {
+        let golden = bert(&backend);
         let texts = golden.texts();
         let chosen: Vec<usize> = serde_json::from_value(golden.expected["base"]["texts"].clone()).unwrap();
         let hidden: Vec<Vec<Vec<f32>>> = serde_json::from_value(golden.expected["base"]["hidden"].clone()).unwrap();
@@ -206,8 +206,10 @@ fn every_precision_is_near_the_exact_one() {
 
 #[test]
 fn an_adapter_of_rank_0_is_bit_identical_to_the_base() {
-    for base in BASES {
-        rank_0_is_the_base(&Golden::open(base, &Device::Cpu));
+    for backend in backends() {
+        for base in BASES {
+            rank_0_is_the_base(&Golden::open(base, &backend));
+        }
     }
 }
 
@@ -237,7 +239,7 @@ fn rank_0_is_the_base(golden: &Golden) {
 
 #[test]
 fn resident_bytes_are_the_sum_of_true_ranks() {
-    let golden = bert(&Device::Cpu);
+    let golden = bert(&Backend::cpu());
     for (name, adapter, _) in golden.adapters() {
         let layout = golden.engine.layout();
         let deltas: usize = layout
@@ -258,7 +260,7 @@ fn resident_bytes_are_the_sum_of_true_ranks() {
 fn the_encoder_is_candle_transformers_bert() {
     use candle_nn::VarBuilder;
     use candle_transformers::models::bert::{BertModel, Config};
-    let golden = bert(&Device::Cpu);
+    let golden = bert(&Backend::cpu());
     let config: Config = serde_json::from_slice(&std::fs::read(folder("bert").join("config.json")).unwrap()).unwrap();
     let weights = std::fs::read(folder("bert").join("model.safetensors")).unwrap();
     let vars = VarBuilder::from_buffered_safetensors(weights, candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -278,7 +280,7 @@ fn the_encoder_is_candle_transformers_bert() {
 /// A batch large enough for several passes answers each text as it is answered alone.
 #[test]
 fn a_batch_in_several_passes_answers_as_each_text_alone() {
-    let golden = bert(&Device::Cpu);
+    let golden = bert(&Backend::cpu());
     let (texts, adapters) = (golden.texts(), golden.adapters());
     // Every text of every adapter: equal rows would run once.
     let pairs = texts.iter().flat_map(|text| adapters.iter().map(move |(_, adapter, _)| (text, adapter)));

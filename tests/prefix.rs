@@ -6,10 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use polyrank::adapter::{Adapter, Delta, Mixed};
-use polyrank::encoder::{Encoded, Fork, INPUTS, Layout, Packed, Point, Seam, Site};
+use polyrank::adapter::Adapter;
+use polyrank::encoder::{Encoded, Fork, Hooks, Packed};
+use polyrank::engine::Mixed;
 use polyrank::engine::Row;
-use polyrank::plan::{Asked, Plan};
+use polyrank::engine::plan::{Asked, Plan};
+use polyrank::ops::Added;
+use polyrank::params::Delta;
+use polyrank::params::{INPUTS, Layout, Point, Site};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::parity::{Golden, goldens, worst};
@@ -108,10 +112,14 @@ struct Counting<'a> {
     rows: RefCell<BTreeMap<Site, Vec<usize>>>,
 }
 
-impl Seam for Counting<'_> {
-    fn project(&self, site: Site, x: &Tensor, y: Tensor) -> Result<Tensor> {
-        self.rows.borrow_mut().entry(site).or_default().push(x.dim(0)?);
-        self.mixed.project(site, x, y)
+impl Hooks for Counting<'_> {
+    fn added(&self, site: Site) -> Result<Added<'_>> {
+        self.mixed.added(site)
+    }
+
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        self.rows.borrow_mut().entry(site).or_default().push(h.dim(0)?);
+        Ok(h)
     }
 
     fn fork(&self, point: Point) -> Option<Fork<'_>> {
@@ -122,8 +130,8 @@ impl Seam for Counting<'_> {
         self.mixed.groups(layer, tokens)
     }
 
-    fn project_shared(&self, site: Site, group: usize, x: &Tensor, y: Tensor) -> Result<Tensor> {
-        self.mixed.project_shared(site, group, x, y)
+    fn group_delta(&self, site: Site, group: usize) -> Option<&Delta> {
+        self.mixed.group_delta(site, group)
     }
 }
 
@@ -138,10 +146,10 @@ fn every_encoder_runs_the_rows_that_are_planned() {
         let asked: Vec<Asked> = texts[..2].iter().flat_map(ask).collect();
         let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>());
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
-        let seam = Counting { mixed: Mixed::new(layout, &plan, &adapters), rows: RefCell::default() };
-        golden.engine.encoder().forward(&batch, &seam).unwrap();
+        let hooks = Counting { mixed: Mixed::new(layout, &plan, &adapters), rows: RefCell::default() };
+        golden.engine.encoder().forward(&batch, &hooks).unwrap();
         let tokens: usize = texts[..2].iter().map(|text| text.ids.len()).sum();
-        let rows = seam.rows.into_inner();
+        let rows = hooks.rows.into_inner();
         for site in layout.sites().filter(|&site| layout.module(site).input < INPUTS) {
             let point = layout.point(site);
             let left = adapters.iter().filter(|adapter| adapter.leaves(layout).is_some_and(|at| at <= point)).count();

@@ -8,9 +8,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, AdapterError, Delta, Registry, RegistryError, Source, Tier};
-use polyrank::encoder::{Layout, Module};
+use polyrank::adapter::{Adapter, AdapterError, Registry, RegistryError, Source, Tier};
 use polyrank::error::Error;
+use polyrank::params::Delta;
+use polyrank::params::{Layout, Module};
 use proptest::prelude::*;
 use tempfile::TempDir;
 

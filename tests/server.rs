@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use polyrank::kernel::prepacked::Precision;
+use polyrank::params::Precision;
 use polyrank::server::ApiKey;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Random operands: never zeros, which a machine may multiply faster.
 
 use candle_core::{Device, Result, Tensor};
-use polyrank::adapter::Delta;
+use polyrank::params::Delta;
 use rand::Rng;
 use rand::rngs::StdRng;
 

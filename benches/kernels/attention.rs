@@ -1,7 +1,7 @@
 //! Attention, without a bias and with one, beside its two products alone, done head by head on all cores.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use polyrank::kernel::{self, Heads};
+use polyrank::ops::{self, Heads};
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 

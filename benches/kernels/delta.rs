@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use polyrank::adapter::Delta;
-use polyrank::kernel::{Segment, ragged_delta};
+use polyrank::ops::{Segment, ragged_delta};
+use polyrank::params::Delta;
 use rand::Rng;
 use rand::distr::Distribution;
 use rand::distr::weighted::WeightedIndex;

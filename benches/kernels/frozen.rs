@@ -1,8 +1,8 @@
 //! Random parameters as a base has them: mapped from a file.
 
 use candle_core::Device;
-use polyrank::kernel::Param;
 use polyrank::model::Weights;
+use polyrank::params::Param;
 use rand::rngs::StdRng;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -23,7 +23,7 @@ pub(crate) fn parameters<const N: usize>(shapes: [&[usize]; N], rng: &mut StdRng
     }
     safetensors::serialize_to_file(views, None, &path)?;
     // The mapping outlives the file's name.
-    let weights = Weights::open(&path, &Device::Cpu)?;
+    let weights = Weights::open(&path)?;
     let mut taken = Vec::with_capacity(N);
     for (i, shape) in shapes.iter().enumerate() {
         taken.push(Param::Frozen(weights.parameter(&name(i), shape)?));

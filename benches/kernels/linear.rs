@@ -1,7 +1,7 @@
 //! The prepacked linear in each precision beside the bare f32 product at the same shapes.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use polyrank::kernel::prepacked::{Precision, Prepacked};
+use polyrank::params::{Precision, Prepacked};
 use rand::rngs::StdRng;
 
 use crate::common::product::{Size, Weight, product};

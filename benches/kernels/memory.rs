@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use polyrank::kernel::{self, Param};
+use polyrank::ops;
+use polyrank::params::Param;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::Device;
-use polyrank::adapter::{Adapter, Delta};
-use polyrank::encoder::{Dim, Encoded, Layout, Site};
+use polyrank::adapter::Adapter;
+use polyrank::encoder::Encoded;
 use polyrank::engine::{Engine, Row};
-use polyrank::kernel::prepacked::Precision;
 use polyrank::model::{self, Sources};
+use polyrank::params::Delta;
+use polyrank::params::Precision;
+use polyrank::params::{Dim, Layout, Site};
 use rand::Rng;
 use rand::rngs::StdRng;
 

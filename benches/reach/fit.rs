@@ -3,8 +3,8 @@
 //! the control, every rank padded to 64; and, told apart, how far smaller segments lie from the same line: fetching an adapter,
 //! which it has no term for, costs as much for one row as for many.
 
-use polyrank::adapter::Delta;
-use polyrank::kernel::{Segment, ragged_delta};
+use polyrank::ops::{Segment, ragged_delta};
+use polyrank::params::Delta;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use polyrank::encoder::Layout;
 use polyrank::engine::{Engine, Row};
-use polyrank::kernel::prepacked::{Precision, Prepacked};
+use polyrank::params::Layout;
+use polyrank::params::{Precision, Prepacked};
 use polyrank::scheduler;
 use rand::SeedableRng;
 use rand::rngs::StdRng;

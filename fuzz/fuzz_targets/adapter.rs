@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use polyrank::adapter::layout_of;
-use polyrank::encoder::Layout;
+use polyrank::params::Layout;
 
 static LAYOUT: LazyLock<Layout> = LazyLock::new(|| {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/bert/ragged");

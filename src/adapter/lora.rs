@@ -5,32 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::encoder::{Layout, Point, Site};
-
-/// What a linear gets added: `y += scale * (x A^T) B^T`.
-#[derive(Debug, Clone)]
-pub struct Delta {
-    /// `A [rank, in]`, f32, contiguous.
-    pub a: Tensor,
-    /// `B [out, rank]`, f32. Read from a file it lies in memory by ranks, with strides `(1, out)`: serving reads it as it lies.
-    pub b: Tensor,
-    /// PEFT's scale, from the module's own alpha and rank.
-    pub scale: f64,
-}
-
-impl Delta {
-    /// The rank, at least 1.
-    #[must_use]
-    pub fn rank(&self) -> usize {
-        self.a.dims()[0]
-    }
-
-    /// `rank * (in + out)`.
-    #[must_use]
-    pub fn parameters(&self) -> usize {
-        self.a.elem_count() + self.b.elem_count()
-    }
-}
+use crate::params::{Delta, Layout, Point, Site};
 
 /// What the outputs mean, as in `transformers`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,6 @@ mod labels;
 mod lora;
 mod pattern;
 mod peek;
-mod ragged;
 mod read;
 mod registry;
 mod write;
@@ -15,9 +14,8 @@ mod write;
 pub use error::AdapterError;
 #[cfg(fuzzing)]
 pub(crate) use files::{Bytes, Files};
-pub use lora::{Adapter, Delta, ProblemType, Ranks};
+pub use lora::{Adapter, ProblemType, Ranks};
 pub use peek::{layout_of, peek};
-pub use ragged::Mixed;
 #[cfg(fuzzing)]
 pub(crate) use read::parse;
 pub use read::{read, read_over};

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::AdapterError;
 use super::config::{PeftConfig, Targets};
-use crate::encoder::{Layout, Site};
+use crate::params::{Layout, Site};
 
 /// The key that says which modules are adapted.
 const TARGETS: &str = "target_modules";

@@ -9,8 +9,9 @@ use super::files::Files;
 use super::labels::Labels;
 use super::read::{PREFIX, parse, tensors};
 use super::{Adapter, AdapterError};
-use crate::encoder::{self, Architecture, Layout, Module};
+use crate::encoder::{self, Architecture};
 use crate::model::BaseConfig;
+use crate::params::{Layout, Module};
 
 /// More layers than any encoder has; what it keeps out is a name that would size a table.
 const MOST_LAYERS: usize = 1024;

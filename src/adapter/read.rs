@@ -12,8 +12,8 @@ use super::config::PeftConfig;
 use super::files::{Bytes, Files, LABELS};
 use super::labels::Labels;
 use super::pattern::{Saved, targets};
-use super::{Adapter, AdapterError, Delta};
-use crate::encoder::{Dim, HeadParameter, Layout};
+use super::{Adapter, AdapterError};
+use crate::params::{Delta, Dim, HeadParameter, Layout};
 
 /// What stands before every name in PEFT's files.
 pub(super) const PREFIX: &str = "base_model.model.";

@@ -15,9 +15,9 @@ use self::files::Folder;
 use self::status::Facts;
 pub use self::status::{Status, Tier};
 use super::Adapter;
-use crate::encoder::Layout;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::params::Layout;
 
 /// Where a registry's adapters come from: an engine, or a test's stand-in.
 pub trait Source: Send + Sync {

@@ -11,8 +11,8 @@ use tempfile::NamedTempFile;
 
 use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
 use super::read::{PREFIX, parse};
-use super::{Adapter, AdapterError, Delta, labels};
-use crate::encoder::{Layout, Site};
+use super::{Adapter, AdapterError, labels};
+use crate::params::{Delta, Layout, Site};
 use crate::whole;
 
 /// Writes `adapter` into the folder `dir`, which is made where it is missing.

@@ -143,7 +143,7 @@ fn measure(args: &BenchArgs, engine: &Engine, questions: &[Question], adapters: 
         tokens,
         adapters,
         dtype: args.base.dtype.name(),
-        device: if engine.device().is_cpu() { "cpu" } else { "cuda" },
+        device: engine.backend().name(),
         texts_per_second: questions.len() as f64 / seconds,
         tokens_per_second: tokens as f64 / seconds,
         latency_ms,

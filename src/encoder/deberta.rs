@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -14,9 +14,10 @@ use super::fork::Texts;
 use super::head::{Activation, Classifier, Shape};
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
 use super::post_norm::{self, KEY, Names, QUERY, Rest, VALUE};
-use super::{Architecture, DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
-use crate::kernel::{self, Disentangled, Heads, TextPositions};
-use crate::model::{Base, BaseConfig, Frozen, ModelError};
+use super::{Architecture, DropPoint, Encoder, Head, Hooks, Packed};
+use crate::model::{Base, BaseConfig, ModelError};
+use crate::ops::{Disentangled, Heads, Ops, TextPositions};
+use crate::params::{Backend, Frozen, Layout, Module, Site};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "deberta-v2",
@@ -25,7 +26,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     only: || vec![("pooler_hidden_act", json!("gelu")), ("conv_groups", json!(1))],
     padding: |_| None,
     layout,
-    open: |base, device| Ok(Arc::new(Deberta::open(base, device)?)),
+    open: |base, backend| Ok(Arc::new(Deberta::open(base, backend)?)),
 };
 
 const NAMES: Names = Names {
@@ -173,6 +174,7 @@ fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
 
 /// A DeBERTa over a base's mapping.
 struct Deberta {
+    ops: &'static dyn Ops,
     layout: Layout,
     tables: Tables,
     projection: Option<Linear>,
@@ -233,10 +235,10 @@ impl Positions {
     }
 
     /// The whole table, normed, `[2 span, hidden]`.
-    fn whole(&self, seam: &dyn Seam) -> Result<Tensor> {
-        let table = resolve(&self.table, seam)?.tensor()?;
+    fn whole(&self, hooks: &dyn Hooks) -> Result<Tensor> {
+        let table = resolve(&self.table, hooks)?.tensor()?;
         match &self.norm {
-            Some(norm) => norm.alone(&table, seam),
+            Some(norm) => norm.alone(&table, hooks),
             None => Ok(table),
         }
     }
@@ -310,15 +312,15 @@ impl Layer {
         mut x: Tensor,
         batch: &mut Texts,
         relative: Option<&Relative>,
-        seam: &dyn Seam,
+        hooks: &dyn Hooks,
     ) -> Result<Tensor> {
-        batch.part(self.index, 0, [&mut x])?;
+        batch.fork(self.index, 0, [&mut x])?;
         let offsets = batch.offsets;
-        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, seam)?;
-        let dropout = seam.dropout(DropPoint::Attention(self.index));
+        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, hooks)?;
+        let dropout = hooks.dropout(DropPoint::Attention(self.index));
         let attended = match relative {
             Some(relative) if self.sides.contains(&true) => {
-                let (positions, texts) = self.positions(relative, offsets, seam)?;
+                let (positions, texts) = self.positions(relative, offsets, hooks)?;
                 let how = Disentangled {
                     offsets: offsets.to_vec(),
                     heads: self.heads,
@@ -327,14 +329,14 @@ impl Layer {
                     distances: relative.near.distances.clone(),
                     rows: relative.near.rows,
                 };
-                kernel::disentangled_attention([&q, &k, &v], &positions, &how, dropout)?
+                self.rest.ops.disentangled_attention([&q, &k, &v], &positions, &how, dropout)?
             }
             _ => {
                 let heads = Heads { offsets, heads: self.heads, scale: self.scale, window: None, bias: None, dropout };
-                kernel::attention(&q, &k, &v, &heads)?
+                self.rest.ops.attention([&q, &k, &v], &heads)?
             }
         };
-        self.rest.forward(x, attended, batch, seam)
+        self.rest.forward(x, attended, batch, hooks)
     }
 
     /// The projections of the batch's distances, one set after the other, and where those of each text at `offsets` are.
@@ -342,14 +344,14 @@ impl Layer {
         &self,
         relative: &Relative,
         offsets: &[usize],
-        seam: &dyn Seam,
+        hooks: &dyn Hooks,
     ) -> Result<(Tensor, Vec<TextPositions>)> {
         let Relative { near, whole, .. } = relative;
-        let groups = Groups::of(offsets, self.index, seam);
+        let groups = Groups::of(offsets, self.index, hooks);
         let narrow = |table: &Tensor| table.narrow(0, near.first, near.rows)?.contiguous();
-        let drops = seam.dropout(DropPoint::Positions(self.index)).is_some();
-        let x = dropped(narrow(whole)?, DropPoint::Positions(self.index), seam)?;
-        let known = if drops { [None, None] } else { self.known(relative, seam)? };
+        let drops = hooks.dropout(DropPoint::Positions(self.index)).is_some();
+        let x = dropped(narrow(whole)?, DropPoint::Positions(self.index), self.rest.ops, hooks)?;
+        let known = if drops { [None, None] } else { self.known(relative, hooks)? };
         let known = [known[0].as_ref().map(narrow).transpose()?, known[1].as_ref().map(narrow).transpose()?];
         // Groups whose adapter leaves a side alone share the base's rows.
         let mut sets: Vec<Tensor> = Vec::new();
@@ -357,7 +359,7 @@ impl Layer {
         for group in 0..groups.count {
             let mut rows = [None; 2];
             for side in (0..2).filter(|&side| self.sides[side]) {
-                let set = self.projections()[side].shared(&x, known[side].as_ref(), group, seam)?;
+                let set = self.projections()[side].shared(&x, known[side].as_ref(), group, hooks)?;
                 let place = sets.iter().position(|known| known.id() == set.id()).unwrap_or_else(|| {
                     sets.push(set);
                     sets.len() - 1
@@ -371,7 +373,7 @@ impl Layer {
     }
 
     /// The base's own projections of the whole table, where nothing replaces what they are made of.
-    fn known(&self, relative: &Relative, seam: &dyn Seam) -> Result<[Option<Tensor>; 2]> {
+    fn known(&self, relative: &Relative, hooks: &dyn Hooks) -> Result<[Option<Tensor>; 2]> {
         if !relative.frozen {
             return Ok([None, None]);
         }
@@ -380,7 +382,7 @@ impl Layer {
         }
         let mut made = [None, None];
         for side in (0..2).filter(|&side| self.sides[side]) {
-            made[side] = self.projections()[side].bare(&relative.whole, seam)?;
+            made[side] = self.projections()[side].bare(&relative.whole, hooks)?;
         }
         // Only what is the same for every batch is kept.
         if made.iter().zip(self.sides).all(|(made, side)| made.is_some() == side) {
@@ -398,7 +400,7 @@ struct Relative {
     frozen: bool,
 }
 
-/// Texts by what the seam adds to them.
+/// Texts by what the hooks adds to them.
 struct Groups {
     count: usize,
     of_text: Vec<usize>,
@@ -406,8 +408,8 @@ struct Groups {
 
 impl Groups {
     /// As they stand in the attention of `layer`, with texts at `offsets`.
-    fn of(offsets: &[usize], layer: usize, seam: &dyn Seam) -> Self {
-        let ranges = seam.groups(layer, offsets.last().copied().unwrap_or(0));
+    fn of(offsets: &[usize], layer: usize, hooks: &dyn Hooks) -> Self {
+        let ranges = hooks.groups(layer, offsets.last().copied().unwrap_or(0));
         let of = |span: &[usize]| ranges.iter().position(|range| range.contains(&span[0])).unwrap_or(0);
         Self { count: ranges.len().max(1), of_text: offsets.windows(2).map(of).collect() }
     }
@@ -415,6 +417,7 @@ impl Groups {
 
 /// The convolution that deberta-v2-xlarge has beside its first layer.
 struct Conv {
+    ops: &'static dyn Ops,
     weight: Frozen,
     bias: Frozen,
     norm: Norm,
@@ -424,7 +427,7 @@ struct Conv {
 
 impl Conv {
     /// `residual` and the convolution of `x`, both `[T, hidden]`, normed; no text sees its neighbour.
-    fn forward(&self, x: &Tensor, residual: &Tensor, offsets: &[usize], seam: &dyn Seam) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, residual: &Tensor, offsets: &[usize], hooks: &dyn Hooks) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         let half = self.size / 2;
         // A row of zeros stands for what lies outside a text.
@@ -439,24 +442,24 @@ impl Conv {
         }
         let rows = Tensor::from_vec(rows, tokens * self.size, x.device())?;
         let unfolded = padded.index_select(&rows, 0)?.reshape((tokens, self.size * hidden))?;
-        let weight = resolve(&self.weight, seam)?.tensor()?.transpose(1, 2)?.reshape((hidden, self.size * hidden))?;
-        let h = unfolded.matmul(&weight.t()?)?.broadcast_add(&resolve(&self.bias, seam)?.tensor()?)?;
+        let weight = resolve(&self.weight, hooks)?.tensor()?.transpose(1, 2)?.reshape((hidden, self.size * hidden))?;
+        let h = unfolded.matmul(&weight.t()?)?.broadcast_add(&resolve(&self.bias, hooks)?.tensor()?)?;
         let h = match self.activation {
             ConvActivation::Tanh => h.tanh()?,
-            ConvActivation::Gelu => kernel::gelu(h)?,
+            ConvActivation::Gelu => self.ops.gelu(&h)?,
             ConvActivation::Relu => h.relu()?,
         };
-        self.norm.forward(&h, residual, seam)
+        self.norm.forward(&h, residual, hooks)
     }
 }
 
 impl Deberta {
-    fn open(base: &Base, device: &Device) -> std::result::Result<Self, ModelError> {
+    fn open(base: &Base, backend: &Backend) -> std::result::Result<Self, ModelError> {
         let config = &base.config;
         let (mut layout, settings) = (layout(config)?, Settings::read(config)?);
         let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
         let width = settings.embedding_size.unwrap_or(hidden);
-        let mut loader = Loader { weights: &base.weights, taken: Vec::new() };
+        let mut loader = Loader::new(&base.weights, backend);
         let mut table = |name: &str, rows: usize, there: bool| match there {
             true => loader.take(&format!("deberta.embeddings.{name}_embeddings.weight"), &[rows, width]).map(Some),
             false => Ok(None),
@@ -464,7 +467,7 @@ impl Deberta {
         let positions = table("position", config.max_position_embeddings, settings.position_biased_input)?;
         let types = table("token_type", config.type_vocab_size, config.type_vocab_size > 0)?;
         let words = loader.take("deberta.embeddings.word_embeddings.weight", &[config.vocab_size, width])?;
-        let tables = Tables { words, positions, types, device: device.clone() };
+        let tables = Tables { words, positions, types, backend: backend.clone() };
         let projection = match width == hidden {
             true => None,
             false => Some(loader.linear(EMBED_PROJECTION, (hidden, width), false)?),
@@ -479,6 +482,7 @@ impl Deberta {
         let conv = match settings.conv_kernel_size {
             0 => None,
             size => Some(Conv {
+                ops: loader.ops(),
                 weight: loader.take("deberta.encoder.conv.conv.weight", &[hidden, hidden, size])?,
                 bias: loader.take("deberta.encoder.conv.conv.bias", &[hidden])?,
                 norm: loader.norm("deberta.encoder.conv.LayerNorm", hidden, eps, true)?,
@@ -487,14 +491,14 @@ impl Deberta {
             }),
         };
         let classifier = Classifier::open(HEAD, &mut loader, &mut layout, eps)?;
-        let parameters = loader.taken;
-        Ok(Self { layout, tables, projection, norm, positions, layers, conv, classifier, parameters })
+        let (ops, parameters) = (loader.ops(), loader.taken());
+        Ok(Self { ops, layout, tables, projection, norm, positions, layers, conv, classifier, parameters })
     }
 
-    fn relative(&self, batch: &Packed, seam: &dyn Seam) -> Result<Option<Relative>> {
+    fn relative(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Option<Relative>> {
         let Some(positions) = &self.positions else { return Ok(None) };
         // A table, or its norm, that is trained is another at every step.
-        let whole = positions.whole(seam)?;
+        let whole = positions.whole(hooks)?;
         Ok(Some(Relative { near: positions.near(batch.longest()), frozen: !whole.track_op(), whole }))
     }
 }
@@ -518,34 +522,30 @@ impl Encoder for Deberta {
         &self.layout
     }
 
-    fn device(&self) -> &Device {
-        &self.tables.device
-    }
-
     fn parameters(&self) -> &[Frozen] {
         &self.parameters
     }
 
-    fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor> {
-        let mut x = self.tables.sum(batch, &batch.positions(), seam)?;
+    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
+        let mut x = self.tables.sum(batch, &batch.positions(), hooks)?;
         if let Some(projection) = &self.projection {
-            x = projection.forward(&x, seam)?;
+            x = projection.forward(&x, hooks)?;
         }
-        x = dropped(self.norm.alone(&x, seam)?, DropPoint::Embeddings, seam)?;
-        let relative = self.relative(batch, seam)?;
-        let mut texts = Texts::new(&batch.offsets, seam);
+        x = dropped(self.norm.alone(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
+        let relative = self.relative(batch, hooks)?;
+        let mut texts = Texts::new(&batch.offsets, hooks);
         texts.kept = self.conv.as_ref().map(|_| x.clone());
         for layer in &self.layers {
-            x = layer.forward(x, &mut texts, relative.as_ref(), seam)?;
+            x = layer.forward(x, &mut texts, relative.as_ref(), hooks)?;
             if let (Some(conv), Some(embedded)) = (&self.conv, texts.kept.take()) {
-                x = conv.forward(&embedded, &x, texts.offsets, seam)?;
+                x = conv.forward(&embedded, &x, texts.offsets, hooks)?;
             }
         }
         Ok(x)
     }
 
-    fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor> {
-        self.classifier.logits(pooled, head, seam)
+    fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.classifier.logits(pooled, head, hooks)
     }
 }
 

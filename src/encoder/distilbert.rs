@@ -26,7 +26,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     only: || vec![("layer_norm_eps", json!(1e-12))],
     padding: |_| None,
     layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, device| PostNorm::open(&SPEC, base, device),
+    open: |base, backend| PostNorm::open(&SPEC, base, backend),
 };
 
 static SPEC: Spec = Spec {

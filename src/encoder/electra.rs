@@ -15,7 +15,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     only: Vec::<(&str, Value)>::new,
     padding: |_| None,
     layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, device| PostNorm::open(&SPEC, base, device),
+    open: |base, backend| PostNorm::open(&SPEC, base, backend),
 };
 
 static SPEC: Spec = Spec {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::layers::{Loader, dropped, resolve};
-use super::{Dim, DropPoint, Encoder, HeadParameter, Layout, Packed, Seam};
-use crate::kernel::{self, Param};
-use crate::model::{Frozen, ModelError};
+use super::layers::{Loader, dropped, only, resolve};
+use super::{DropPoint, Encoder, Hooks, Packed};
+use crate::model::ModelError;
+use crate::ops::{self, Added, Ops};
+use crate::params::{Dim, Frozen, HeadParameter, Layout, Param};
 
-/// The tensors of a head by their names in checkpoints ([`super::Layout::head`]).
+/// The tensors of a head by their names in checkpoints ([`Layout::head`]).
 pub type Head = BTreeMap<String, Tensor>;
 
 /// The first token of each text: `hidden [T, hidden]` with texts at `offsets [B + 1]` to `[B, hidden]`.
@@ -31,9 +32,9 @@ pub fn head_logits(
     hidden: &Tensor,
     batch: &Packed,
     head: &Head,
-    seam: &dyn Seam,
+    hooks: &dyn Hooks,
 ) -> Result<Tensor> {
-    encoder.logits(&encoder.pool(hidden, &batch.offsets)?, head, seam)
+    encoder.logits(&encoder.pool(hidden, &batch.offsets)?, head, hooks)
 }
 
 /// What lies between the two linears of a head.
@@ -45,10 +46,10 @@ pub(super) enum Activation {
 }
 
 impl Activation {
-    fn apply(self, x: Tensor) -> Result<Tensor> {
+    fn apply(self, x: &Tensor, ops: &dyn Ops) -> Result<Tensor> {
         match self {
             Self::Tanh => x.tanh(),
-            Self::Gelu => kernel::gelu(x),
+            Self::Gelu => ops.gelu(x),
             Self::Relu => x.relu(),
         }
     }
@@ -100,6 +101,7 @@ impl Shape {
 
 /// A head over a base: the base's part of it, where it has one.
 pub(super) struct Classifier {
+    ops: &'static dyn Ops,
     shape: Shape,
     eps: f64,
     base: BTreeMap<String, Frozen>,
@@ -117,47 +119,52 @@ impl Classifier {
         let hidden = layout.hidden;
         let mut base = BTreeMap::new();
         for HeadParameter { name, shape, required } in layout.head.iter_mut().filter(|parameter| !parameter.required) {
-            match loader.weights.contains(name) {
+            match loader.has(name) {
                 true => drop(base.insert(name.clone(), loader.take(name, &vec![hidden; shape.len()])?)),
                 false => *required = true,
             }
         }
-        Ok(Self { shape, eps, base, no_bias: Frozen::zeros(&[hidden], loader.weights.device())? })
+        Ok(Self { ops: loader.ops(), shape, eps, base, no_bias: loader.zeros(hidden)? })
     }
 
     /// A tensor of the head: the adapter's, or else the base's.
-    fn param(&self, head: &Head, name: &str, seam: &dyn Seam) -> Result<Param> {
+    fn param(&self, head: &Head, name: &str, hooks: &dyn Hooks) -> Result<Param> {
         match (head.get(name), self.base.get(name)) {
             (Some(tensor), _) => Ok(Param::Tensor(tensor.clone())),
-            (None, Some(frozen)) => resolve(frozen, seam),
+            (None, Some(frozen)) => resolve(frozen, hooks),
             (None, None) => bail!("neither the adapter nor the base has {name}"),
         }
     }
 
+    /// The linear `module`, with or without a bias, of `x`.
+    fn linear(&self, x: &Tensor, head: &Head, (module, bias): (&str, bool), hooks: &dyn Hooks) -> Result<Tensor> {
+        let (weight, bias) = self.module(head, (module, bias), hooks)?;
+        let linear = ops::Linear { weight, bias, added: Added::Nothing, gelu: false };
+        only(self.ops.linears(x, &[linear])?)
+    }
+
     /// Weight and bias of a module.
-    fn module(&self, head: &Head, (module, bias): (&str, bool), seam: &dyn Seam) -> Result<(Param, Param)> {
-        let weight = self.param(head, &format!("{module}.weight"), seam)?;
+    fn module(&self, head: &Head, (module, bias): (&str, bool), hooks: &dyn Hooks) -> Result<(Param, Param)> {
+        let weight = self.param(head, &format!("{module}.weight"), hooks)?;
         let bias = match bias {
-            true => self.param(head, &format!("{module}.bias"), seam)?,
+            true => self.param(head, &format!("{module}.bias"), hooks)?,
             false => Param::Frozen(self.no_bias.clone()),
         };
         Ok((weight, bias))
     }
 
     /// Logits `[B, labels]` of what was pooled, `[B, hidden]`.
-    pub(super) fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor> {
+    pub(super) fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
         let Shape { dense, dense_bias, activation, norm, output, drops_input } = self.shape;
         let mut x = pooled.clone();
         if drops_input {
-            x = dropped(x, DropPoint::HeadInput, seam)?;
+            x = dropped(x, DropPoint::HeadInput, self.ops, hooks)?;
         }
-        let (w, b) = self.module(head, (dense, dense_bias), seam)?;
-        x = activation.apply(kernel::linear(&x, &w, &b)?)?;
+        x = activation.apply(&self.linear(&x, head, (dense, dense_bias), hooks)?, self.ops)?;
         if let Some(norm) = norm {
-            let (w, b) = self.module(head, norm, seam)?;
-            x = kernel::residual_norm(&x, None, &w, &b, self.eps)?;
+            let (weight, bias) = self.module(head, norm, hooks)?;
+            x = self.ops.norm(&x, None, &ops::Norm { weight: &weight, bias: &bias, eps: self.eps })?;
         }
-        let (w, b) = self.module(head, (output, true), seam)?;
-        kernel::linear(&dropped(x, DropPoint::Head, seam)?, &w, &b)
+        self.linear(&dropped(x, DropPoint::Head, self.ops, hooks)?, head, (output, true), hooks)
     }
 }

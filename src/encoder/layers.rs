@@ -1,46 +1,69 @@
-//! The layers that encoders are made of, each asking the seam where its parameters come from and what its site adds.
+//! The layers that encoders are made of. Each asks the hooks where its parameters come from and what is added at its site.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 
-use super::{DropPoint, Layout, Packed, Seam, Site};
-use crate::kernel::{self, Param};
-use crate::model::{Frozen, ModelError, Weights};
+use super::{DropPoint, Hooks, Packed};
+use crate::model::{ModelError, Weights};
+use crate::ops::{self, Added, Ops};
+use crate::params::{Backend, Frozen, Layout, Param, Site};
 
-/// The parameter in use: the seam's, or else the base's own.
-pub(crate) fn resolve(frozen: &Frozen, seam: &dyn Seam) -> Result<Param> {
-    Ok(match seam.parameter(frozen.name())? {
+/// The parameter in use: the hooks', or else the base's own.
+pub(crate) fn resolve(frozen: &Frozen, hooks: &dyn Hooks) -> Result<Param> {
+    Ok(match hooks.parameter(frozen.name())? {
         Some(tensor) => Param::Tensor(tensor),
         None => Param::Frozen(frozen.clone()),
     })
 }
 
-/// `h` with what the seam drops at `point`.
-pub(crate) fn dropped(h: Tensor, point: DropPoint, seam: &dyn Seam) -> Result<Tensor> {
-    match seam.dropout(point) {
-        Some(dropout) => kernel::dropout(&h, dropout),
+/// `h` with what the hooks drop at `point`.
+pub(crate) fn dropped(h: Tensor, point: DropPoint, ops: &dyn Ops, hooks: &dyn Hooks) -> Result<Tensor> {
+    match hooks.dropout(point) {
+        Some(dropout) => ops.dropout(&h, dropout),
         None => Ok(h),
     }
 }
 
-/// Takes parameters from a base and remembers them, so that an encoder can list what it asks the seam for.
+/// Takes parameters from a base and remembers them, so that an encoder can list what it asks its hooks for.
 pub(crate) struct Loader<'a> {
-    pub(crate) weights: &'a Weights,
-    pub(crate) taken: Vec<Frozen>,
+    weights: &'a Weights,
+    backend: &'a Backend,
+    taken: Vec<Frozen>,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    pub(crate) fn new(weights: &'a Weights, backend: &'a Backend) -> Self {
+        Self { weights, backend, taken: Vec::new() }
+    }
+
+    /// The operations of the backend.
+    pub(crate) fn ops(&self) -> &'static dyn Ops {
+        ops::of(self.backend)
+    }
+
+    /// Everything that was taken.
+    pub(crate) fn taken(self) -> Vec<Frozen> {
+        self.taken
+    }
+
+    /// Whether the base has the tensor `name`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.weights.contains(name)
+    }
+
+    /// Zeros in place of a bias.
+    pub(crate) fn zeros(&self, size: usize) -> std::result::Result<Frozen, ModelError> {
+        Ok(Frozen::zeros(&[size], self.backend)?)
+    }
+
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Frozen, ModelError> {
-        let frozen = self.weights.parameter(name, shape)?;
+        let frozen = self.weights.parameter(name, shape)?.placed(self.backend)?;
         self.taken.push(frozen.clone());
         Ok(frozen)
     }
 
     /// A bias, or zeros where the architecture has none.
     fn bias(&mut self, name: &str, size: usize, biased: bool) -> std::result::Result<Bias, ModelError> {
-        let frozen = match biased {
-            true => self.take(name, &[size])?,
-            false => Frozen::zeros(&[size], self.weights.device())?,
-        };
+        let frozen = if biased { self.take(name, &[size])? } else { self.zeros(size)? };
         Ok(Bias { frozen, biased })
     }
 
@@ -64,7 +87,7 @@ impl Loader<'_> {
         biased: bool,
     ) -> std::result::Result<Linear, ModelError> {
         let weight = self.take(&format!("{name}.weight"), &[out, width])?;
-        Ok(Linear { weight, bias: self.bias(&format!("{name}.bias"), out, biased)?, site: None })
+        Ok(Linear { ops: self.ops(), weight, bias: self.bias(&format!("{name}.bias"), out, biased)?, site: None })
     }
 
     /// `{name}.weight` and perhaps `{name}.bias`, `[width]`.
@@ -76,7 +99,7 @@ impl Loader<'_> {
         biased: bool,
     ) -> std::result::Result<Norm, ModelError> {
         let weight = self.take(&format!("{name}.weight"), &[width])?;
-        Ok(Norm { weight, bias: self.bias(&format!("{name}.bias"), width, biased)?, eps })
+        Ok(Norm { ops: self.ops(), weight, bias: self.bias(&format!("{name}.bias"), width, biased)?, eps })
     }
 }
 
@@ -87,13 +110,14 @@ struct Bias {
 }
 
 impl Bias {
-    fn resolve(&self, seam: &dyn Seam) -> Result<Param> {
-        if self.biased { resolve(&self.frozen, seam) } else { Ok(Param::Frozen(self.frozen.clone())) }
+    fn resolve(&self, hooks: &dyn Hooks) -> Result<Param> {
+        if self.biased { resolve(&self.frozen, hooks) } else { Ok(Param::Frozen(self.frozen.clone())) }
     }
 }
 
-/// `x W^T + b`, with what the site adds if it is one.
+/// `x W^T + b`, with what is added at its site if it is one.
 pub(crate) struct Linear {
+    ops: &'static dyn Ops,
     weight: Frozen,
     bias: Bias,
     site: Option<Site>,
@@ -101,62 +125,85 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// `x [T, in]` to `[T, out]`.
-    pub(crate) fn forward(&self, x: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        let y = self.with_delta(x, seam)?;
+    pub(crate) fn forward(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.run(x, false, hooks)
+    }
+
+    /// [`Self::forward`] with GELU after it.
+    pub(crate) fn forward_gelu(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.run(x, true, hooks)
+    }
+
+    fn run(&self, x: &Tensor, gelu: bool, hooks: &dyn Hooks) -> Result<Tensor> {
+        let added = self.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
+        let y = only(self.ops.linears(x, &[self.with(added, gelu, hooks)?])?)?;
+        self.after(y, hooks)
+    }
+
+    /// This linear as an operation.
+    fn with<'a>(&self, added: Added<'a>, gelu: bool, hooks: &dyn Hooks) -> Result<ops::Linear<'a>> {
+        Ok(ops::Linear { weight: resolve(&self.weight, hooks)?, bias: self.bias.resolve(hooks)?, added, gelu })
+    }
+
+    fn after(&self, y: Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
         match self.site {
-            Some(site) => seam.after(site, seam.project(site, x, y)?),
+            Some(site) => hooks.after(site, y),
             None => Ok(y),
         }
     }
 
-    /// The base's own `x W^T + b`, where the seam replaces neither.
-    pub(crate) fn bare(&self, x: &Tensor, seam: &dyn Seam) -> Result<Option<Tensor>> {
-        match (resolve(&self.weight, seam)?, self.bias.resolve(seam)?) {
-            (weight @ Param::Frozen(_), bias @ Param::Frozen(_)) => kernel::linear(x, &weight, &bias).map(Some),
+    /// The base's own `x W^T + b`, where the hooks replace neither.
+    pub(crate) fn bare(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Option<Tensor>> {
+        let linear = self.with(Added::Nothing, false, hooks)?;
+        match (&linear.weight, &linear.bias) {
+            (Param::Frozen(_), Param::Frozen(_)) => only(self.ops.linears(x, &[linear])?).map(Some),
             _ => Ok(None),
         }
     }
 
-    /// [`Self::forward`] for an input `x` that is not the batch's tokens but shared by the texts of `group` ([`Seam::groups`]);
+    /// [`Self::forward`] for an input `x` that is not the batch's tokens but shared by the texts of `group` ([`Hooks::groups`]);
     /// `known` is [`Self::bare`] of it, where that is at hand.
-    pub(crate) fn shared(&self, x: &Tensor, known: Option<&Tensor>, group: usize, seam: &dyn Seam) -> Result<Tensor> {
-        let delta = self.site.map(|site| seam.delta(site)).transpose()?.flatten();
-        let y = match known {
-            Some(known) if delta.is_none() => known.clone(),
-            _ => self.with_delta(x, seam)?,
+    pub(crate) fn shared(&self, x: &Tensor, known: Option<&Tensor>, group: usize, hooks: &dyn Hooks) -> Result<Tensor> {
+        let added = self.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
+        let y = match (added, known) {
+            (added @ Added::Whole(_), _) => only(self.ops.linears(x, &[self.with(added, false, hooks)?])?)?,
+            (_, Some(known)) => known.clone(),
+            (_, None) => only(self.ops.linears(x, &[self.with(Added::Nothing, false, hooks)?])?)?,
         };
-        match self.site {
-            Some(site) => seam.after(site, seam.project_shared(site, group, x, y)?),
-            None => Ok(y),
-        }
-    }
-
-    fn with_delta(&self, x: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        let (weight, bias) = (resolve(&self.weight, seam)?, self.bias.resolve(seam)?);
-        match self.site.map(|site| seam.delta(site)).transpose()?.flatten() {
-            Some(delta) => kernel::adapted_linear(x, &weight, &bias, &delta),
-            None => kernel::linear(x, &weight, &bias),
-        }
+        let y = match self.site.and_then(|site| hooks.group_delta(site, group)) {
+            Some(delta) => self.ops.add_delta(x, &y, delta)?,
+            None => y,
+        };
+        self.after(y, hooks)
     }
 }
 
-/// [`Linear::forward`] of query, key and value, which read the same `x` and are asked for together.
-pub(crate) fn forward_qkv(linears: [&Linear; 3], x: &Tensor, seam: &dyn Seam) -> Result<[Tensor; 3]> {
-    let [Some(query), Some(key), Some(value)] = linears.map(|linear| linear.site) else {
-        let [query, key, value] = linears.map(|linear| linear.forward(x, seam));
-        return Ok([query?, key?, value?]);
-    };
-    let sites = [query, key, value];
-    let projected = seam.project_all(&sites, x, &|i| linears[i].with_delta(x, seam))?;
-    let after = sites.into_iter().zip(projected).map(|(site, y)| seam.after(site, y));
+/// The one result of one linear.
+pub(crate) fn only(mut results: Vec<Tensor>) -> Result<Tensor> {
+    match (results.pop(), results.len()) {
+        (Some(only), 0) => Ok(only),
+        (_, more) => bail!("one linear gave {more} results besides its own"),
+    }
+}
+
+/// [`Linear::forward`] of query, key and value, which read the same `x`: what their deltas share is computed once.
+pub(crate) fn forward_qkv(linears: [&Linear; 3], x: &Tensor, hooks: &dyn Hooks) -> Result<[Tensor; 3]> {
+    let mut asked = Vec::with_capacity(3);
+    for linear in linears {
+        let added = linear.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
+        asked.push(linear.with(added, false, hooks)?);
+    }
+    let projected = linears[0].ops.linears(x, &asked)?;
+    let after = linears.into_iter().zip(projected).map(|(linear, y)| linear.after(y, hooks));
     match <[Tensor; 3]>::try_from(after.collect::<Result<Vec<_>>>()?) {
         Ok(projected) => Ok(projected),
-        Err(found) => bail!("the seam gave {} projections of 3", found.len()),
+        Err(found) => bail!("three linears gave {} results", found.len()),
     }
 }
 
 /// LayerNorm over the hidden size.
 pub(crate) struct Norm {
+    ops: &'static dyn Ops,
     weight: Frozen,
     bias: Bias,
     eps: f64,
@@ -164,17 +211,18 @@ pub(crate) struct Norm {
 
 impl Norm {
     /// The norm of `h + residual`, both `[T, hidden]`.
-    pub(crate) fn forward(&self, h: &Tensor, residual: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        self.of(h, Some(residual), seam)
+    pub(crate) fn forward(&self, h: &Tensor, residual: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.of(h, Some(residual), hooks)
     }
 
     /// The norm of `x [T, hidden]`.
-    pub(crate) fn alone(&self, x: &Tensor, seam: &dyn Seam) -> Result<Tensor> {
-        self.of(x, None, seam)
+    pub(crate) fn alone(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.of(x, None, hooks)
     }
 
-    fn of(&self, h: &Tensor, residual: Option<&Tensor>, seam: &dyn Seam) -> Result<Tensor> {
-        kernel::residual_norm(h, residual, &resolve(&self.weight, seam)?, &self.bias.resolve(seam)?, self.eps)
+    fn of(&self, h: &Tensor, residual: Option<&Tensor>, hooks: &dyn Hooks) -> Result<Tensor> {
+        let (weight, bias) = (resolve(&self.weight, hooks)?, self.bias.resolve(hooks)?);
+        self.ops.norm(h, residual, &ops::Norm { weight: &weight, bias: &bias, eps: self.eps })
     }
 }
 
@@ -183,23 +231,23 @@ pub(crate) struct Tables {
     pub(crate) words: Frozen,
     pub(crate) positions: Option<Frozen>,
     pub(crate) types: Option<Frozen>,
-    pub(crate) device: Device,
+    pub(crate) backend: Backend,
 }
 
 impl Tables {
     /// The sum of the rows of each token, `[T, width]`.
-    pub(crate) fn sum(&self, batch: &Packed, positions: &[u32], seam: &dyn Seam) -> Result<Tensor> {
+    pub(crate) fn sum(&self, batch: &Packed, positions: &[u32], hooks: &dyn Hooks) -> Result<Tensor> {
         // A table of one row has room for no segment but the first, whatever the tokenizer says (RoBERTa's).
         let single = self.types.as_ref().is_some_and(|types| types.shape().first() == Some(&1));
         let zeros = if single { vec![0; batch.tokens()] } else { Vec::new() };
-        let mut tables = vec![(resolve(&self.words, seam)?, &batch.ids[..])];
+        let mut tables = vec![(resolve(&self.words, hooks)?, &batch.ids[..])];
         if let Some(table) = &self.positions {
-            tables.push((resolve(table, seam)?, positions));
+            tables.push((resolve(table, hooks)?, positions));
         }
         if let Some(table) = &self.types {
-            tables.push((resolve(table, seam)?, if single { &zeros[..] } else { &batch.type_ids[..] }));
+            tables.push((resolve(table, hooks)?, if single { &zeros[..] } else { &batch.type_ids[..] }));
         }
         let lookups: Vec<_> = tables.iter().map(|(table, ids)| (table, *ids)).collect();
-        kernel::embed(&lookups, &self.device)
+        ops::of(&self.backend).embed(&lookups, self.backend.device())
     }
 }

@@ -1,4 +1,4 @@
-//! Encoders, each written once over the seam, on packed texts, and used alike for serving and training.
+//! Encoders on packed texts. Each is written once; hooks make it serve a mixed batch or train a method.
 //!
 //! An architecture is one file and one row of [`ARCHITECTURES`]:
 //!
@@ -13,7 +13,7 @@
 //! | `mpnet.rs` | MPNet |
 //!
 //! All but DeBERTa and ModernBERT run the same layers, `post_norm.rs`; `layers.rs` has the parts that all are made of, `head.rs`
-//! the classifiers, `fork.rs` what lets texts part on their way.
+//! the classifiers, `fork.rs` what lets texts fork on their way.
 
 mod batch;
 mod bert;
@@ -22,44 +22,40 @@ mod distilbert;
 mod electra;
 mod fork;
 mod head;
+mod hooks;
 mod layers;
 mod modernbert;
 mod mpnet;
 mod post_norm;
 mod roberta;
-mod seam;
-mod site;
 
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use serde_json::Value;
 
 pub use batch::{Encoded, Packed};
 pub use fork::Fork;
 pub use head::{Head, first_tokens, head_logits};
-pub use seam::{DropPoint, Identity, Seam};
-pub use site::{Dim, HeadParameter, INPUTS, Layout, Module, NamedSite, Point, Site};
+pub use hooks::{DropPoint, Hooks, Identity};
 
-use crate::model::{Base, BaseConfig, Frozen, ModelError};
+use crate::model::{Base, BaseConfig, ModelError};
+use crate::params::{Backend, Frozen, Layout};
 
-/// A frozen encoder. Shared by `Arc` and never mutated; what varies comes through the seam.
+/// A frozen encoder. Shared by `Arc` and never mutated; what varies comes through its hooks.
 pub trait Encoder: Send + Sync {
     /// Its sites and what a head over it carries.
     fn layout(&self) -> &Layout;
 
-    /// Where it computes.
-    fn device(&self) -> &Device;
-
-    /// Every parameter that it asks the seam for, by its name in a classifier's checkpoint.
+    /// Every parameter that it asks its hooks for, by its name in a classifier's checkpoint.
     fn parameters(&self) -> &[Frozen];
 
-    /// The last hidden states, `[T, hidden]`: of the rows of `batch`, or of what they became where the seam let them part.
+    /// The last hidden states, `[T, hidden]`: of the rows of `batch`, or of what they became where they fork.
     ///
     /// # Errors
-    /// Token ids outside the tables, and whatever the seam and the operations raise.
-    fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor>;
+    /// Token ids outside the tables, and whatever the hooks and the operations raise.
+    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor>;
 
     /// What the head reads of each text: `hidden [T, hidden]` with texts at `offsets [B + 1]` to `[B, hidden]`; the first token,
     /// where nothing else is said.
@@ -73,12 +69,12 @@ pub trait Encoder: Send + Sync {
     /// Logits `[B, labels]` of `head` over what was pooled, `[B, hidden]`.
     ///
     /// # Errors
-    /// A head without what the architecture needs, and whatever the seam and the operations raise.
-    fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor>;
+    /// A head without what the architecture needs, and whatever the hooks and the operations raise.
+    fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor>;
 }
 
 /// Opens the encoder of a base.
-type Open = fn(&Base, &Device) -> std::result::Result<Arc<dyn Encoder>, ModelError>;
+type Open = fn(&Base, &Backend) -> std::result::Result<Arc<dyn Encoder>, ModelError>;
 
 /// One row of the table of architectures.
 pub struct Architecture {
@@ -132,8 +128,8 @@ impl Debug for Architecture {
 ///
 /// # Errors
 /// An architecture that is not served, and tensors that are missing or of another shape than the configuration says.
-pub fn open(base: &Base, device: &Device) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
-    (base.config.architecture().open)(base, device)
+pub fn open(base: &Base, backend: &Backend) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
+    (base.config.architecture().open)(base, backend)
 }
 
 /// The sites of a base, from its configuration alone.

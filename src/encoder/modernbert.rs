@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::fork::Texts;
 use super::head::{Activation, Classifier, Shape};
 use super::layers::{Linear, Loader, Norm, Tables, dropped};
-use super::{Architecture, DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site, first_tokens};
-use crate::kernel::{self, Heads, Rotary};
-use crate::model::{Base, BaseConfig, Frozen, ModelError};
+use super::{Architecture, DropPoint, Encoder, Head, Hooks, Packed, first_tokens};
+use crate::model::{Base, BaseConfig, ModelError};
+use crate::ops::{Heads, Ops};
+use crate::params::{Backend, Frozen, Layout, Module, Site};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "modernbert",
@@ -29,7 +30,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     only: || vec![("classifier_activation", json!("gelu"))],
     padding: |_| None,
     layout,
-    open: |base, device| Ok(Arc::new(ModernBert::open(base, device)?)),
+    open: |base, backend| Ok(Arc::new(ModernBert::open(base, backend)?)),
 };
 
 const QKV: usize = 0;
@@ -186,6 +187,7 @@ fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
 
 /// A ModernBERT over a base's mapping.
 struct ModernBert {
+    ops: &'static dyn Ops,
     layout: Layout,
     pooling: Pooling,
     tables: Tables,
@@ -197,6 +199,7 @@ struct ModernBert {
 }
 
 struct Layer {
+    ops: &'static dyn Ops,
     index: usize,
     heads: usize,
     hidden: usize,
@@ -220,6 +223,7 @@ impl Layer {
         index: usize,
     ) -> std::result::Result<Self, ModelError> {
         let (hidden, eps, kind) = (config.hidden_size, config.layer_norm_eps, settings.layer_type(index));
+        let ops = loader.ops();
         let mut site = |module, biased| loader.site(layout, Site { layer: index, module }, biased);
         let [qkv, attention_output] =
             [site(QKV, settings.attention_bias)?, site(ATTENTION_OUTPUT, settings.attention_bias)?];
@@ -228,6 +232,7 @@ impl Layer {
             loader.norm(&format!("{}.{}.{index}.{name}", layout.prefix, layout.stack), hidden, eps, settings.norm_bias)
         };
         Ok(Self {
+            ops,
             index,
             heads: config.num_attention_heads,
             hidden,
@@ -243,45 +248,45 @@ impl Layer {
         })
     }
 
-    fn forward(&self, mut x: Tensor, texts: &mut Texts, seam: &dyn Seam) -> Result<Tensor> {
+    fn forward(&self, mut x: Tensor, texts: &mut Texts, hooks: &dyn Hooks) -> Result<Tensor> {
         // Before the norms: to norm a row twice costs no more than to copy it twice.
-        texts.part(self.index, 0, [&mut x])?;
-        let normed = self.attention_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.alone(&x, seam))?;
-        let qkv = self.qkv.forward(&normed, seam)?;
+        texts.fork(self.index, 0, [&mut x])?;
+        let normed = self.attention_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.alone(&x, hooks))?;
+        let qkv = self.qkv.forward(&normed, hooks)?;
         let part = |i: usize| qkv.narrow(1, i * self.hidden, self.hidden);
-        let turn = Rotary { offsets: texts.offsets, heads: self.heads, theta: self.theta };
-        let (q, k) = (kernel::rotate(&part(0)?, &turn)?, kernel::rotate(&part(1)?, &turn)?);
+        let rotary = texts.rotary(self.hidden / self.heads, self.theta)?;
+        let (q, k) = (self.ops.rotate(&part(0)?, &rotary)?, self.ops.rotate(&part(1)?, &rotary)?);
         let scale = 1.0 / ((self.hidden / self.heads) as f64).sqrt();
-        let dropout = seam.dropout(DropPoint::Attention(self.index));
+        let dropout = hooks.dropout(DropPoint::Attention(self.index));
         let heads =
             Heads { offsets: texts.offsets, heads: self.heads, scale, window: self.window, bias: None, dropout };
-        let mut attended = kernel::attention(&q, &k, &part(2)?, &heads)?;
-        texts.part(self.index, 1, [&mut x, &mut attended])?;
-        let h = self.attention_output.forward(&attended, seam)?;
-        x = (x + dropped(h, DropPoint::AttentionOutput(self.index), seam)?)?;
-        texts.part(self.index, 2, [&mut x])?;
-        let wide = self.intermediate.forward(&self.output_norm.alone(&x, seam)?, seam)?;
-        let mut gated = kernel::gated_gelu(&wide)?;
-        texts.part(self.index, 3, [&mut x, &mut gated])?;
-        x + self.output.forward(&dropped(gated, DropPoint::Output(self.index), seam)?, seam)?
+        let mut attended = self.ops.attention([&q, &k, &part(2)?], &heads)?;
+        texts.fork(self.index, 1, [&mut x, &mut attended])?;
+        let h = self.attention_output.forward(&attended, hooks)?;
+        x = (x + dropped(h, DropPoint::AttentionOutput(self.index), self.ops, hooks)?)?;
+        texts.fork(self.index, 2, [&mut x])?;
+        let wide = self.intermediate.forward(&self.output_norm.alone(&x, hooks)?, hooks)?;
+        let mut gated = self.ops.gated_gelu(&wide)?;
+        texts.fork(self.index, 3, [&mut x, &mut gated])?;
+        x + self.output.forward(&dropped(gated, DropPoint::Output(self.index), self.ops, hooks)?, hooks)?
     }
 }
 
 impl ModernBert {
-    fn open(base: &Base, device: &Device) -> std::result::Result<Self, ModelError> {
+    fn open(base: &Base, backend: &Backend) -> std::result::Result<Self, ModelError> {
         let config = &base.config;
         let (mut layout, settings) = (layout(config)?, Settings::read(config)?);
         let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
-        let mut loader = Loader { weights: &base.weights, taken: Vec::new() };
+        let mut loader = Loader::new(&base.weights, backend);
         let words = loader.take("model.embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?;
-        let tables = Tables { words, positions: None, types: None, device: device.clone() };
+        let tables = Tables { words, positions: None, types: None, backend: backend.clone() };
         let norm = loader.norm("model.embeddings.norm", hidden, eps, settings.norm_bias)?;
         let layers = (0..layout.layers).map(|index| Layer::load(&mut loader, &layout, config, &settings, index));
         let layers = layers.collect::<std::result::Result<_, _>>()?;
         let final_norm = loader.norm("model.final_norm", hidden, eps, settings.norm_bias)?;
         let classifier = Classifier::open(settings.head(), &mut loader, &mut layout, eps)?;
-        let (pooling, parameters) = (settings.classifier_pooling, loader.taken);
-        Ok(Self { layout, pooling, tables, norm, layers, final_norm, classifier, parameters })
+        let (pooling, ops, parameters) = (settings.classifier_pooling, loader.ops(), loader.taken());
+        Ok(Self { ops, layout, pooling, tables, norm, layers, final_norm, classifier, parameters })
     }
 }
 
@@ -290,22 +295,18 @@ impl Encoder for ModernBert {
         &self.layout
     }
 
-    fn device(&self) -> &Device {
-        &self.tables.device
-    }
-
     fn parameters(&self) -> &[Frozen] {
         &self.parameters
     }
 
-    fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor> {
-        let sum = self.tables.sum(batch, &[], seam)?;
-        let mut x = dropped(self.norm.alone(&sum, seam)?, DropPoint::Embeddings, seam)?;
-        let mut texts = Texts::new(&batch.offsets, seam);
+    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
+        let sum = self.tables.sum(batch, &[], hooks)?;
+        let mut x = dropped(self.norm.alone(&sum, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
+        let mut texts = Texts::new(&batch.offsets, hooks);
         for layer in &self.layers {
-            x = layer.forward(x, &mut texts, seam)?;
+            x = layer.forward(x, &mut texts, hooks)?;
         }
-        self.final_norm.alone(&x, seam)
+        self.final_norm.alone(&x, hooks)
     }
 
     fn pool(&self, hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
@@ -318,7 +319,7 @@ impl Encoder for ModernBert {
         }
     }
 
-    fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor> {
-        self.classifier.logits(pooled, head, seam)
+    fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.classifier.logits(pooled, head, hooks)
     }
 }

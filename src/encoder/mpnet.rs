@@ -20,7 +20,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     only: Vec::<(&str, Value)>::new,
     padding: |_| Some(PADDING),
     layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, device| PostNorm::open(&SPEC, base, device),
+    open: |base, backend| PostNorm::open(&SPEC, base, backend),
 };
 
 /// `MPNetEmbeddings` counts from this one, whatever `pad_token_id` says.

@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::fork::Texts;
 use super::head::{Classifier, Shape};
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
-use super::{DropPoint, Encoder, Head, Layout, Module, Packed, Seam, Site};
-use crate::kernel::{self, Heads};
-use crate::model::{Base, BaseConfig, Frozen, ModelError};
+use super::{DropPoint, Encoder, Head, Hooks, Packed};
+use crate::model::{Base, BaseConfig, ModelError};
+use crate::ops::{Heads, Ops};
+use crate::params::{Backend, Frozen, Layout, Module, Site};
 
 /// The modules of a layer, in the order in which every layout here lists them.
 pub(super) const QUERY: usize = 0;
@@ -79,8 +80,8 @@ pub(super) struct Relative {
 
 impl Relative {
     /// The bias `[heads, 2 n - 1]` of texts of up to `longest` = n tokens, as [`Heads::bias`] takes it.
-    fn bias(&self, table: &Frozen, longest: usize, seam: &dyn Seam) -> Result<Tensor> {
-        let table = resolve(table, seam)?.tensor()?;
+    fn bias(&self, table: &Frozen, longest: usize, hooks: &dyn Hooks) -> Result<Tensor> {
+        let table = resolve(table, hooks)?.tensor()?;
         let farthest = longest.saturating_sub(1) as i64;
         let rows: Vec<u32> = (-farthest..=farthest).map(|distance| (self.row)(distance) as u32).collect();
         table.index_select(&Tensor::new(rows, table.device())?, 0)?.t()?.contiguous()
@@ -125,6 +126,7 @@ pub(super) fn layout(spec: &Spec, config: &BaseConfig) -> std::result::Result<La
 
 /// Such an encoder over a base's mapping.
 pub(super) struct PostNorm {
+    ops: &'static dyn Ops,
     /// The token from whose id positions are counted, where they are.
     padding: Option<u32>,
     layout: Layout,
@@ -142,11 +144,11 @@ impl PostNorm {
     pub(super) fn open(
         spec: &'static Spec,
         base: &Base,
-        device: &Device,
+        backend: &Backend,
     ) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
         let config = &base.config;
         let (mut layout, width, eps) = (layout(spec, config)?, (spec.embedding)(config)?, config.layer_norm_eps);
-        let mut loader = Loader { weights: &base.weights, taken: Vec::new() };
+        let mut loader = Loader::new(&base.weights, backend);
         let rows = [config.vocab_size, config.max_position_embeddings, config.type_vocab_size];
         let mut tables = spec.tables.iter().zip(rows).map(|(table, rows)| {
             loader.take(&format!("{}.embeddings.{table}.weight", spec.prefix), &[rows, width]).map(Some)
@@ -154,7 +156,7 @@ impl PostNorm {
         let mut table = || tables.next().unwrap_or(Ok(None));
         let (words, positions, types) = (table()?, table()?, table()?);
         let missing = || ModelError::MissingTensor { path: base.dir.clone(), tensor: "word_embeddings".to_owned() };
-        let tables = Tables { words: words.ok_or_else(missing)?, positions, types, device: device.clone() };
+        let tables = Tables { words: words.ok_or_else(missing)?, positions, types, backend: backend.clone() };
         let norm = loader.norm(&format!("{}.embeddings.LayerNorm", spec.prefix), width, eps, true)?;
         let projection = match width == config.hidden_size {
             true => None,
@@ -171,8 +173,8 @@ impl PostNorm {
         let layer = |index| Layer::load(&mut loader, &layout, config, &spec.names, index);
         let layers = (0..layout.layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let classifier = Classifier::open(spec.head, &mut loader, &mut layout, eps)?;
-        let (padding, parameters) = (config.padding(), loader.taken);
-        Ok(Arc::new(Self { padding, layout, tables, norm, projection, relative, layers, classifier, parameters }))
+        let (padding, ops, parameters) = (config.padding(), loader.ops(), loader.taken());
+        Ok(Arc::new(Self { ops, padding, layout, tables, norm, projection, relative, layers, classifier, parameters }))
     }
 }
 
@@ -181,37 +183,33 @@ impl Encoder for PostNorm {
         &self.layout
     }
 
-    fn device(&self) -> &Device {
-        &self.tables.device
-    }
-
     fn parameters(&self) -> &[Frozen] {
         &self.parameters
     }
 
-    fn forward(&self, batch: &Packed, seam: &dyn Seam) -> Result<Tensor> {
+    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
         let positions = match self.padding {
             Some(padding) => batch.positions_after(padding),
             None => batch.positions(),
         };
-        let sum = self.tables.sum(batch, &positions, seam)?;
-        let mut x = dropped(self.norm.alone(&sum, seam)?, DropPoint::Embeddings, seam)?;
+        let sum = self.tables.sum(batch, &positions, hooks)?;
+        let mut x = dropped(self.norm.alone(&sum, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
         if let Some(projection) = &self.projection {
-            x = projection.forward(&x, seam)?;
+            x = projection.forward(&x, hooks)?;
         }
         let bias = match &self.relative {
-            Some((relative, table)) => Some(relative.bias(table, batch.longest(), seam)?),
+            Some((relative, table)) => Some(relative.bias(table, batch.longest(), hooks)?),
             None => None,
         };
-        let mut texts = Texts::new(&batch.offsets, seam);
+        let mut texts = Texts::new(&batch.offsets, hooks);
         for layer in &self.layers {
-            x = layer.forward(x, &mut texts, bias.as_ref(), seam)?;
+            x = layer.forward(x, &mut texts, bias.as_ref(), hooks)?;
         }
         Ok(x)
     }
 
-    fn logits(&self, pooled: &Tensor, head: &Head, seam: &dyn Seam) -> Result<Tensor> {
-        self.classifier.logits(pooled, head, seam)
+    fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.classifier.logits(pooled, head, hooks)
     }
 }
 
@@ -240,17 +238,18 @@ impl Layer {
         Ok(Self { heads, scale, query, key, value, rest: Rest::load(loader, layout, config, names, index)? })
     }
 
-    fn forward(&self, mut x: Tensor, texts: &mut Texts, bias: Option<&Tensor>, seam: &dyn Seam) -> Result<Tensor> {
-        texts.part(self.rest.index, 0, [&mut x])?;
-        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, seam)?;
-        let dropout = seam.dropout(DropPoint::Attention(self.rest.index));
+    fn forward(&self, mut x: Tensor, texts: &mut Texts, bias: Option<&Tensor>, hooks: &dyn Hooks) -> Result<Tensor> {
+        texts.fork(self.rest.index, 0, [&mut x])?;
+        let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, hooks)?;
+        let dropout = hooks.dropout(DropPoint::Attention(self.rest.index));
         let heads = Heads { offsets: texts.offsets, heads: self.heads, scale: self.scale, window: None, bias, dropout };
-        self.rest.forward(x, kernel::attention(&q, &k, &v, &heads)?, texts, seam)
+        self.rest.forward(x, self.rest.ops.attention([&q, &k, &v], &heads)?, texts, hooks)
     }
 }
 
 /// All of a layer that follows its attention, with both norms.
 pub(super) struct Rest {
+    pub(super) ops: &'static dyn Ops,
     index: usize,
     drops_attention: bool,
     attention_output: Linear,
@@ -274,7 +273,16 @@ impl Rest {
         let mut norm = |name| loader.norm(&format!("{stem}.{name}"), config.hidden_size, config.layer_norm_eps, true);
         let (attention_norm, output_norm) = (norm(names.attention_norm)?, norm(names.output_norm)?);
         let drops_attention = names.drops_attention;
-        Ok(Self { index, drops_attention, attention_output, attention_norm, intermediate, output, output_norm })
+        Ok(Self {
+            ops: loader.ops(),
+            index,
+            drops_attention,
+            attention_output,
+            attention_norm,
+            intermediate,
+            output,
+            output_norm,
+        })
     }
 
     /// `x [T, hidden]` went into the layer, `attended [T, hidden]` came out of its attention.
@@ -283,18 +291,18 @@ impl Rest {
         mut x: Tensor,
         mut attended: Tensor,
         texts: &mut Texts,
-        seam: &dyn Seam,
+        hooks: &dyn Hooks,
     ) -> Result<Tensor> {
-        texts.part(self.index, 1, [&mut x, &mut attended])?;
-        let mut h = self.attention_output.forward(&attended, seam)?;
+        texts.fork(self.index, 1, [&mut x, &mut attended])?;
+        let mut h = self.attention_output.forward(&attended, hooks)?;
         if self.drops_attention {
-            h = dropped(h, DropPoint::AttentionOutput(self.index), seam)?;
+            h = dropped(h, DropPoint::AttentionOutput(self.index), self.ops, hooks)?;
         }
-        x = self.attention_norm.forward(&h, &x, seam)?;
-        texts.part(self.index, 2, [&mut x])?;
-        h = kernel::gelu(self.intermediate.forward(&x, seam)?)?;
-        texts.part(self.index, 3, [&mut x, &mut h])?;
-        h = dropped(self.output.forward(&h, seam)?, DropPoint::Output(self.index), seam)?;
-        self.output_norm.forward(&h, &x, seam)
+        x = self.attention_norm.forward(&h, &x, hooks)?;
+        texts.fork(self.index, 2, [&mut x])?;
+        h = self.intermediate.forward_gelu(&x, hooks)?;
+        texts.fork(self.index, 3, [&mut x, &mut h])?;
+        h = dropped(self.output.forward(&h, hooks)?, DropPoint::Output(self.index), self.ops, hooks)?;
+        self.output_norm.forward(&h, &x, hooks)
     }
 }

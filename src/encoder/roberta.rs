@@ -13,7 +13,7 @@ pub(super) const ROBERTA: Architecture = Architecture {
     only: Vec::<(&str, Value)>::new,
     padding: |config| Some(config.pad_token_id.unwrap_or_default()),
     layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, device| PostNorm::open(&SPEC, base, device),
+    open: |base, backend| PostNorm::open(&SPEC, base, backend),
 };
 
 /// The same under another name, with another tokenizer.

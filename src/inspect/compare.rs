@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Report, rank, thousands, width};
 use crate::console::printable;
 use crate::correlation::pearson;
-use crate::encoder::{Layout, NamedSite};
+use crate::params::{Layout, NamedSite};
 
 /// Lines of text hold about as many columns.
 const LINE: usize = 100;

@@ -6,7 +6,6 @@ mod convert;
 #[cfg(fuzzing)]
 pub(crate) mod convert;
 mod error;
-mod frozen;
 mod hub;
 mod partial;
 mod pickle;
@@ -22,18 +21,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use candle_core::Device;
 use sha2::{Digest, Sha256};
 
 pub use config::BaseConfig;
 pub use error::ModelError;
-pub use frozen::Frozen;
 pub use progress::{Bar, Progress};
 pub use source::{Sources, ensure, locate, pull, pull_adapter};
 pub use weights::Weights;
 
-use crate::encoder::Layout;
-use crate::kernel::prepacked::Precision;
+use crate::params::Layout;
+use crate::params::Precision;
 use crate::whole;
 
 /// A base in a folder.
@@ -54,9 +51,9 @@ impl Base {
     ///
     /// # Errors
     /// A file that is missing or malformed, or a base that is not served.
-    pub fn open(dir: &Path, device: &Device) -> Result<Self, ModelError> {
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config = BaseConfig::read(dir)?;
-        let weights = Weights::open(&dir.join("model.safetensors"), device)?;
+        let weights = Weights::open(&dir.join("model.safetensors"))?;
         Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
     }
 

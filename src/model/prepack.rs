@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use super::pull::sweep;
 use super::weights::{hex, map};
 use super::{Base, ModelError};
-use crate::encoder::Layout;
-use crate::kernel::prepacked::{Precision, Prepacked, Words};
+use crate::params::Layout;
+use crate::params::{Precision, Prepacked, Words};
 use crate::whole;
 
 /// Of the panels' form: files of another are made anew.
@@ -173,7 +173,7 @@ mod tests {
 
     fn base(cache: &Path) -> (Base, Layout) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert");
-        let base = Base::open(&dir, &Device::Cpu).unwrap().cached(Some(cache.to_owned()));
+        let base = Base::open(&dir).unwrap().cached(Some(cache.to_owned()));
         let layout = layout(&base.config).unwrap();
         (base, layout)
     }
@@ -224,7 +224,7 @@ mod tests {
         let doubled = (&tensors[POOLER] * 2.0).unwrap();
         tensors.insert(POOLER.to_owned(), doubled);
         candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
-        let second = Base::open(dir.path(), &Device::Cpu).unwrap().cached(Some(cache.path().to_owned()));
+        let second = Base::open(dir.path()).unwrap().cached(Some(cache.path().to_owned()));
         assert_eq!(first.fingerprint(), second.fingerprint());
         for precision in [Precision::F32, Precision::Int8] {
             let packed = [&first, &second].map(|base| prepack(base, &layout, precision, Some(cache.path())).unwrap());
@@ -276,9 +276,9 @@ mod tests {
         for name in ["config.json", "model.safetensors"] {
             fs::copy(golden.join(name), dir.path().join(name)).unwrap();
         }
-        let open = || Base::open(dir.path(), &Device::Cpu).unwrap().cached(Some(cache.path().to_owned()));
+        let open = || Base::open(dir.path()).unwrap().cached(Some(cache.path().to_owned()));
         let first = open().fingerprint().to_owned();
-        assert_eq!(first, Base::open(&golden, &Device::Cpu).unwrap().fingerprint());
+        assert_eq!(first, Base::open(&golden).unwrap().fingerprint());
         let known: Vec<_> = fs::read_dir(cache.path().join("fingerprints")).unwrap().collect();
         assert_eq!(known.len(), 1);
         // What is remembered is what is told: nothing is hashed again.

@@ -6,16 +6,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use sha2::{Digest, Sha256};
 
-use super::frozen::Data;
+use super::ModelError;
 use super::prepack::Prepack;
-use super::{Frozen, ModelError};
+use crate::params::{Data, Frozen};
 
 /// A mapped `model.safetensors`.
 #[derive(Debug)]
@@ -27,7 +26,6 @@ pub struct Weights {
     tensors: BTreeMap<String, TensorInfo>,
     /// Where the tensors' bytes begin in the file.
     start: usize,
-    device: Device,
     prepack: Prepack,
 }
 
@@ -36,22 +34,14 @@ impl Weights {
     ///
     /// # Errors
     /// A file that is missing, or whose header is malformed or does not fit the file.
-    pub fn open(path: &Path, device: &Device) -> Result<Self, ModelError> {
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         let map = map(&file).map_err(ModelError::io(path))?;
         let header = |source| ModelError::Header { path: path.to_owned(), source };
         let (length, metadata) = SafeTensors::read_metadata(&map).map_err(header)?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (canonical(&name), info.clone())).collect();
         let start = size_of::<u64>() + length;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            map: Arc::new(map),
-            tensors,
-            start,
-            device: device.clone(),
-            prepack: Prepack::new(),
-        })
+        Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, prepack: Prepack::new() })
     }
 
     /// Shape and type of the tensor `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.weight`). The
@@ -88,20 +78,13 @@ impl Weights {
         hash.update(&map[self.range(info)]);
     }
 
-    /// Where parameters are placed.
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// Whether the file holds the tensor `name`, as [`find`](Self::find) reads names.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.find(name).is_some()
     }
 
-    /// The parameter `name` of the given shape. On the CPU, f32 stays where it is mapped, and other types are converted once; on
-    /// another device it is uploaded once.
+    /// The parameter `name` of the given shape. f32 stays where it is mapped; other types are converted once.
     ///
     /// # Errors
     /// A tensor that is missing, of another shape, or of a type that is no float.
@@ -124,7 +107,7 @@ impl Weights {
             dtype => return Err(ModelError::Dtype { path: path(), tensor: tensor(), found: dtype.to_string() }),
         };
         let prepacked = self.prepack.get(name).cloned();
-        Ok(Frozen::new(name, shape, data).with_prepacked(prepacked).placed(&self.device)?)
+        Ok(Frozen::new(name, shape, data).with_prepacked(prepacked))
     }
 
     /// Where the tensor's bytes lie in the file; [`SafeTensors::read_metadata`] has checked that they do.

@@ -68,7 +68,7 @@ async fn info(State(app): State<Arc<App>>) -> Json<Value> {
         "name": env!("CARGO_PKG_NAME"),
         "version": env!("CARGO_PKG_VERSION"),
         "model_id": config.model_id,
-        "device": if app.engine().device().is_cpu() { "cpu" } else { "cuda" },
+        "device": app.engine().backend().name(),
         "dtype": app.engine().precision().name(),
         "max_length": app.engine().max_length(),
         "max_batch_tokens": config.max_batch_tokens,

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use fancy_regex::Regex;
-use polyrank::adapter::{Adapter, AdapterError, Delta, ProblemType, layout_of, read, write};
+use polyrank::adapter::{Adapter, AdapterError, ProblemType, layout_of, read, write};
+use polyrank::params::Delta;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`data`] | a task's folder: TSV, CSV, JSON lines or Parquet, labels, splits |
 //! | [`metric`] | GLUE's metrics |
-//! | [`method`] | what is trained, at the runtime's seam: SoRA, LoRA, and full fine-tuning and BitFit as proofs of the seam |
+//! | [`method`] | what is trained, at the runtime's hooks: SoRA, LoRA, and full fine-tuning and BitFit as proofs of the hooks |
 //! | [`optim`] | AdamW, the proximal steps of gates and their folding, clipping, the learning rate |
 //! | [`controller`] | steers a SoRA run towards a ratio of parameters kept |
 //! | [`defaults`] | epochs, batch size and rate where the user says nothing |

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use polyrank::engine::Engine;
-use polyrank::kernel::prepacked::Precision;
+use polyrank::params::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::controller::Controller;

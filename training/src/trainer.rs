@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
-use polyrank::adapter::{Adapter, Delta, ProblemType};
+use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Encoded, Packed, head_logits};
 use polyrank::engine::Engine;
-use polyrank::kernel::splitmix;
-use polyrank::passes::{self, Workers};
+use polyrank::engine::micro_batches::{self, Workers};
+use polyrank::ops::splitmix;
+use polyrank::params::Delta;
 use polyrank::tokenize::Limit;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -217,7 +218,8 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, rows: &[usize], costs: &[usize]) -> Result<f32, Error> {
         let lengths = rows.iter().map(|&row| self.texts[row].ids.len());
         // A GPU takes the batch whole.
-        let cuts = passes::cut(lengths, if self.engine.device().is_cpu() { passes::TOKENS } else { usize::MAX });
+        let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
+        let cuts = micro_batches::cut(lengths, most);
         let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
         let mut loss = 0.0;
         let mut gradients = match self.penalty()? {
@@ -245,9 +247,9 @@ impl<'a> Trainer<'a> {
         let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
         let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.step as u64;
         let dropout = StepDropout { rates: self.rates(), seed: splitmix(seed) ^ index as u64 };
-        let seam = Dropping { method: &self.method, dropout };
-        let hidden = self.engine.encoder().forward(&batch, &seam)?;
-        let logits = head_logits(&**self.engine.encoder(), &hidden, &batch, &self.method.head(), &seam)?;
+        let hooks = Dropping { method: &self.method, dropout };
+        let hidden = self.engine.encoder().forward(&batch, &hooks)?;
+        let logits = head_logits(&**self.engine.encoder(), &hidden, &batch, &self.method.head(), &hooks)?;
         let loss = (task_loss(&logits, &targets, self.data.problem)? * (rows.len() as f64 / of as f64))?;
         Ok((loss.to_scalar()?, self.optimizer.gradients(&loss.backward()?)?))
     }

@@ -140,7 +140,7 @@ fn threads_do_not_change_a_run() {
         let (_, text) = row.split_once('\t').unwrap();
         engine.encode(text, None, &limit).unwrap().ids.len()
     });
-    assert!(tokens.sum::<usize>() * 40 / 48 > 2 * polyrank::passes::TOKENS, "three passes at least");
+    assert!(tokens.sum::<usize>() * 40 / 48 > 2 * polyrank::engine::micro_batches::TOKENS, "three passes at least");
     let run = |threads: &str| {
         let output = room.path().join(threads);
         let more = ["--epochs", "3", "--dropout", "0.1", "--batch-size", "40"];

@@ -2,8 +2,9 @@
 
 use candle_core::{Device, Tensor, Var};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Dim, Encoded, Head, Packed, Seam, head_logits};
+use polyrank::encoder::{Encoded, Head, Hooks, Packed, head_logits};
 use polyrank::engine::Engine;
+use polyrank::params::Dim;
 use polyrank_training::data::Target;
 use polyrank_training::method::{
     Dropping, GateStart, LowRank, LowRankSettings, Rates, Replace, StepDropout, Subset, Trainable,
@@ -42,10 +43,10 @@ fn batch(engine: &Engine) -> (Packed, Vec<Target>) {
     (Packed::new(&texts), vec![Target::Class(1), Target::Class(0), Target::Class(2), Target::Class(1)])
 }
 
-fn loss_of(engine: &Engine, head: &Head, seam: &dyn Seam) -> Tensor {
+fn loss_of(engine: &Engine, head: &Head, hooks: &dyn Hooks) -> Tensor {
     let ((batch, targets), encoder) = (batch(engine), &**engine.encoder());
-    let hidden = encoder.forward(&batch, seam).unwrap();
-    let logits = head_logits(encoder, &hidden, &batch, head, seam).unwrap();
+    let hidden = encoder.forward(&batch, hooks).unwrap();
+    let logits = head_logits(encoder, &hidden, &batch, head, hooks).unwrap();
     task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap()
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use polyrank::encoder::{Encoded, Packed};
 use polyrank::engine::Engine;
-use polyrank::kernel::prepacked::Precision;
+use polyrank::params::Precision;
 
 /// Tiny bases of the runtime's goldens besides BERT, below `tests/goldens/encoders`.
 const ENCODERS: [&str; 9] = [

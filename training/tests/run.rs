@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, Delta};
+use polyrank::adapter::Adapter;
 use polyrank::encoder::{Identity, Packed, head_logits};
 use polyrank::engine::{Engine, Row};
-use polyrank::kernel::prepacked::Precision;
+use polyrank::params::Delta;
+use polyrank::params::Precision;
 use polyrank::tokenize::Limit;
 use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::method::{GateRule, GateStart, Group, LowRank, LowRankSettings};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Head, Packed, Seam, head_logits};
+use polyrank::encoder::{Head, Hooks, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
 use polyrank_training::method::{GateRule, GateStart, LowRank, LowRankSettings, Replace, Subset, Trainable};
@@ -79,10 +79,10 @@ impl Golden {
         Replace::new(&**self.engine.encoder(), subset, &head).unwrap()
     }
 
-    fn loss(&self, head: &Head, seam: &dyn Seam) -> Tensor {
+    fn loss(&self, head: &Head, hooks: &dyn Hooks) -> Tensor {
         let encoder = &**self.engine.encoder();
-        let hidden = encoder.forward(&self.batch, seam).unwrap();
-        let logits = head_logits(encoder, &hidden, &self.batch, head, seam).unwrap();
+        let hidden = encoder.forward(&self.batch, hooks).unwrap();
+        let logits = head_logits(encoder, &hidden, &self.batch, head, hooks).unwrap();
         task_loss(&logits, &self.targets, self.problem).unwrap()
     }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::adapter::{Adapter, Ranks};
-use crate::encoder::{Layout, NamedSite};
+use crate::params::{Layout, NamedSite};
 
 /// Where an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

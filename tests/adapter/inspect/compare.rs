@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 
 use candle_core::Device;
 use polyrank::adapter::{peek, read, write};
-use polyrank::encoder::Layout;
 use polyrank::inspect::{Comparison, LayoutDifference, LayoutMismatch, Report};
+use polyrank::params::Layout;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 

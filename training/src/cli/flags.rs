@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use polyrank::adapter::ProblemType;
-use polyrank::kernel::prepacked::Precision;
+use polyrank::params::Precision;
 use polyrank_training::data::{DataOptions, HoldOut};
 use polyrank_training::defaults::Schedule;
 use polyrank_training::error::Error;

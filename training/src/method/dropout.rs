@@ -1,7 +1,7 @@
 //! The base's own dropout while training, from a seed and a step, so that a resumed run drops the same.
 
 use polyrank::encoder::DropPoint;
-use polyrank::kernel::{Dropout, splitmix};
+use polyrank::ops::{Dropout, splitmix};
 
 /// Probabilities of dropping, by the base's configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

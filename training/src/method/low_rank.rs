@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use polyrank::adapter::Delta;
-use polyrank::encoder::{Dim, DropPoint, Head, HeadParameter, Layout, Seam, Site};
-use polyrank::kernel::Dropout;
+use polyrank::encoder::{DropPoint, Head, Hooks};
+use polyrank::ops::{Added, Dropout};
+use polyrank::params::Delta;
+use polyrank::params::{Dim, HeadParameter, Layout, Site};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -240,10 +241,10 @@ impl Adapted {
     }
 }
 
-impl Seam for LowRank {
-    fn delta(&self, site: Site) -> Result<Option<Delta>> {
-        let Some(adapted) = &self.sites[self.layout.index(site)] else { return Ok(None) };
-        Ok(Some(Delta { a: adapted.gated()?, b: adapted.b.as_tensor().clone(), scale: self.scale }))
+impl Hooks for LowRank {
+    fn added(&self, site: Site) -> Result<Added<'_>> {
+        let Some(adapted) = &self.sites[self.layout.index(site)] else { return Ok(Added::Nothing) };
+        Ok(Added::Whole(Delta { a: adapted.gated()?, b: adapted.b.as_tensor().clone(), scale: self.scale }))
     }
 }
 
@@ -255,9 +256,9 @@ pub struct Dropping<'a> {
     pub dropout: StepDropout,
 }
 
-impl Seam for Dropping<'_> {
-    fn delta(&self, site: Site) -> Result<Option<Delta>> {
-        self.method.delta(site)
+impl Hooks for Dropping<'_> {
+    fn added(&self, site: Site) -> Result<Added<'_>> {
+        self.method.added(site)
     }
 
     fn dropout(&self, point: DropPoint) -> Option<Dropout> {

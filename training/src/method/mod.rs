@@ -1,4 +1,4 @@
-//! What is trained, at the runtime's seam.
+//! What is trained, at the runtime's hooks.
 
 mod dropout;
 mod low_rank;

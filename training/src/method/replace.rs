@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use polyrank::encoder::{Encoder, Head, Seam};
+use polyrank::encoder::{Encoder, Head, Hooks};
 
 use super::{Group, Trainable};
 
@@ -54,7 +54,7 @@ impl Replace {
     }
 }
 
-impl Seam for Replace {
+impl Hooks for Replace {
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
         Ok(self.replaced.get(name).map(|var| var.as_tensor().clone()))
     }

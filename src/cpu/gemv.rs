@@ -1,0 +1,251 @@
+//! `y = x W^T` for few rows of either: dot products along the rows of both, straight from where they lie.
+//!
+//! A general product first packs its operands, which for a short text, or for the few rows of a low-rank `A`, costs more than the
+//! product itself. Here tiles of several rows by several rows keep their sums in registers, and a tree of shuffles ends them.
+
+use std::ops::Range;
+
+use pulp::Simd;
+use rayon::prelude::*;
+
+use super::gemm::Threads;
+use super::prefetch::Prefetch;
+use super::simd::{Sums, VECTORS, Vectorised, vectorised};
+
+/// More rows of x than this and packing pays.
+pub(crate) const FEW: usize = 64;
+/// Elements of a row that a pass over the rows takes: a tile's rows, and the rows of W that share them, stay in the first cache.
+const DEPTH: usize = 512;
+/// Rows of x and rows of W that pass together.
+const BLOCK: usize = 8;
+/// The most rows of W in a tile.
+const MOST: usize = 4;
+
+/// `y[i, j] = sum_k x[i, k] w[j, k] + b[j]` for `x [m, k]`, `w [n, k]`, `b [n]`: `[m, n]`.
+///
+/// # Panics
+/// If a slice's length is not a multiple of `k`, or `b` is not of `n`: a caller's bug.
+pub(crate) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, threads: Threads) -> Vec<f32> {
+    let (m, n) = (x.len() / k.max(1), w.len() / k.max(1));
+    assert!(m * k == x.len() && n * k == w.len() && b.is_none_or(|b| b.len() == n), "few_rows: shapes do not fit");
+    let mut y = vec![0.0; m * n];
+    let tasks = if threads == Threads::All { rayon::current_num_threads() } else { 1 };
+    if n == 0 {
+        return y;
+    }
+    if tasks < 2 || m * n * k < 1 << 18 {
+        dots(&mut y, x, |j| &w[j * k..(j + 1) * k], b, (n, k), &[]);
+        return y;
+    }
+    // Each thread has its share of W's rows, which are y's columns: a part of its own, put in place afterwards.
+    let share = n.div_ceil(tasks).next_multiple_of(BLOCK);
+    let parts: Vec<(usize, Vec<f32>)> = (0..n.div_ceil(share))
+        .into_par_iter()
+        .map(|task| {
+            let (start, end) = (task * share, ((task + 1) * share).min(n));
+            let mut part = vec![0.0; m * (end - start)];
+            let b = b.map(|b| &b[start..end]);
+            dots(&mut part, x, |j| &w[(start + j) * k..(start + j + 1) * k], b, (end - start, k), &[]);
+            (start, part)
+        })
+        .collect();
+    for (start, part) in parts {
+        let width = part.len() / m;
+        for (y, part) in y.chunks_exact_mut(n).zip(part.chunks_exact(width)) {
+            y[start..start + width].copy_from_slice(part);
+        }
+    }
+    y
+}
+
+/// `y[i, j] = sum_k x[i, k] w(j)[k] + b[j]` for `x [m, k]`, `n` rows `w` and `b [n]`, on the thread that calls: `y [m, n]`.
+/// Meanwhile the rows `next` are fetched, which are read after those.
+///
+/// Every sum is made in one order, whatever `m` and `n`: a row's result does not depend on the rows beside it.
+///
+/// # Panics
+/// If a slice is not of its size: a caller's bug.
+pub(crate) fn dots<'w, W>(y: &mut [f32], x: &[f32], w: W, b: Option<&[f32]>, (n, k): (usize, usize), next: &[&[f32]])
+where
+    W: Fn(usize) -> &'w [f32] + Copy,
+{
+    let m = y.len() / n.max(1);
+    assert!(m * n == y.len() && m * k == x.len() && b.is_none_or(|b| b.len() == n), "dots: shapes do not fit");
+    match b {
+        Some(b) => y.chunks_exact_mut(n.max(1)).for_each(|y| y.copy_from_slice(b)),
+        None => y.fill(0.0),
+    }
+    let prefetch = Prefetch::new(next, m.div_ceil(BLOCK) * n.div_ceil(MOST) * k.div_ceil(DEPTH));
+    vectorised(Dots { y, x, w, m, n, k, prefetch });
+}
+
+struct Dots<'a, W> {
+    y: &'a mut [f32],
+    x: &'a [f32],
+    w: W,
+    m: usize,
+    n: usize,
+    k: usize,
+    prefetch: Prefetch<'a>,
+}
+
+impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Vectorised for Dots<'_, W> {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S, sums: impl Sums<S>) {
+        let most = if S::REGISTER_COUNT < 32 { 3 } else { MOST };
+        for start in (0..self.k).step_by(DEPTH) {
+            let part = start..self.k.min(start + DEPTH);
+            for block in (0..self.n).step_by(BLOCK) {
+                for i in (0..self.m).step_by(BLOCK) {
+                    let rows = i..self.m.min(i + BLOCK);
+                    for j in (block..self.n.min(block + BLOCK)).step_by(most) {
+                        match (self.n.min(block + BLOCK) - j).min(most) {
+                            4 => self.rows::<S, 4>(simd, sums, &part, rows.clone(), j),
+                            3 => self.rows::<S, 3>(simd, sums, &part, rows.clone(), j),
+                            2 => self.rows::<S, 2>(simd, sums, &part, rows.clone(), j),
+                            _ => self.rows::<S, 1>(simd, sums, &part, rows.clone(), j),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
+    /// `rows` of x by `C` rows of W from `j`: as many sums at once as there are registers for.
+    #[inline(always)]
+    fn rows<S: Simd, const C: usize>(
+        &mut self,
+        simd: S,
+        sums: impl Sums<S>,
+        part: &Range<usize>,
+        mut rows: Range<usize>,
+        j: usize,
+    ) {
+        let w: [&[f32]; C] = std::array::from_fn(|c| &(self.w)(j + c)[part.clone()]);
+        self.prefetch.step();
+        while !rows.is_empty() {
+            rows.start += match rows.len() {
+                8.. if C == 1 || (C == 2 && S::REGISTER_COUNT >= 32) => {
+                    self.tile::<S, 8, C>(simd, sums, part, w, rows.start, j)
+                }
+                4.. => self.tile::<S, 4, C>(simd, sums, part, w, rows.start, j),
+                2.. => self.tile::<S, 2, C>(simd, sums, part, w, rows.start, j),
+                _ => self.tile::<S, 1, C>(simd, sums, part, w, rows.start, j),
+            };
+        }
+    }
+
+    /// `R` rows of x from `i` by `C` rows of W; gives `R`.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        simd: S,
+        sums: impl Sums<S>,
+        part: &Range<usize>,
+        w: [&[f32]; C],
+        i: usize,
+        j: usize,
+    ) -> usize {
+        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(i + r) * self.k..][part.clone()]);
+        let (x, x_tail) = split::<S, R>(x, part.len());
+        let (w, w_tail) = split::<S, C>(w, part.len());
+        let mut lanes = [[simd.splat_f32s(0.0); C]; R];
+        for step in 0..part.len() / S::F32_LANES {
+            let w: [S::f32s; C] = std::array::from_fn(|c| w[c][step]);
+            for r in 0..R {
+                let x = x[r][step];
+                for c in 0..C {
+                    lanes[r][c] = simd.mul_add_e_f32s(x, w[c], lanes[r][c]);
+                }
+            }
+        }
+        if !part.len().is_multiple_of(S::F32_LANES) {
+            let w = w_tail.map(|w| simd.partial_load_f32s(w));
+            for r in 0..R {
+                let x = simd.partial_load_f32s(x_tail[r]);
+                for c in 0..C {
+                    lanes[r][c] = simd.mul_add_e_f32s(x, w[c], lanes[r][c]);
+                }
+            }
+        }
+        let mut vectors = [simd.splat_f32s(0.0); VECTORS];
+        for r in 0..R {
+            for c in 0..C {
+                vectors[r * C + c] = lanes[r][c];
+            }
+        }
+        let sums = sums.sums(vectors);
+        for r in 0..R {
+            let y = &mut self.y[(i + r) * self.n + j..][..C];
+            for c in 0..C {
+                y[c] += sums[r * C + c];
+            }
+        }
+        R
+    }
+}
+
+/// Rows of `len` elements as whole vectors and what is left.
+#[inline(always)]
+fn split<S: Simd, const N: usize>(rows: [&[f32]; N], len: usize) -> ([&[S::f32s]; N], [&[f32]; N]) {
+    let split = rows.map(|row| S::as_simd_f32s(&row[..len]));
+    (split.map(|(head, _)| &head[..len / S::F32_LANES]), split.map(|(_, tail)| tail))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::cpu::simd::{kinds, on};
+
+    proptest! {
+        #[test]
+        fn every_kind_of_vectors_gives_the_same_row_alone(
+            m in 1usize..20, n in 1usize..20, k in prop_oneof![1usize..80, 500usize..1100], seed: u64,
+        ) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut random = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+            let (x, w) = (random(m * k), random(n * k));
+            let row = |j: usize| &w[j * k..(j + 1) * k];
+            for kind in kinds() {
+                let mut y = vec![0.0; m * n];
+                let next = [row(0)];
+                on(kind, Dots { y: &mut y, x: &x, w: row, m, n, k, prefetch: Prefetch::new(&next, 2) });
+                for (at, y) in y.iter().enumerate() {
+                    let (i, j) = (at / n, at % n);
+                    let exact: f64 = (0..k).map(|l| f64::from(x[i * k + l]) * f64::from(w[j * k + l])).sum();
+                    prop_assert!((f64::from(*y) - exact).abs() < 1e-4, "{} is not {}", y, exact);
+                    let mut alone = [0.0];
+                    let prefetch = Prefetch::new(&[], 1);
+                    on(kind, Dots { y: &mut alone, x: &x[i * k..(i + 1) * k], w: |_| row(j), m: 1, n: 1, k, prefetch });
+                    prop_assert_eq!(alone[0].to_bits(), y.to_bits());
+                }
+            }
+        }
+
+        #[test]
+        fn few_rows_are_the_dot_products(m in 0usize..10, n in 0usize..70, k in 0usize..80, seed: u64, threads: bool) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut random = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+            let (k, threads) = (k + 1, if threads { Threads::All } else { Threads::One });
+            let (x, w, b) = (random(m * k), random(n * k), random(n));
+            for bias in [None, Some(&b[..])] {
+                let y = few_rows(&x, &w, bias, k, threads);
+                prop_assert_eq!(y.len(), m * n);
+                for (at, y) in y.iter().enumerate() {
+                    let (i, j) = (at / n, at % n);
+                    let exact: f64 = (0..k).map(|l| f64::from(x[i * k + l]) * f64::from(w[j * k + l])).sum();
+                    let exact = exact + bias.map_or(0.0, |b| f64::from(b[j]));
+                    prop_assert!((f64::from(*y) - exact).abs() < 1e-5, "{} is not {}", y, exact);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! From activations `x [T, in]` to groups of 32 bits, a row after the other.
+
+use std::borrow::Cow;
+
+use crate::cpu::math;
+use crate::params::Precision;
+
+/// Rows of `x`, as a tile reads them.
+pub(super) struct Activations<'a> {
+    /// `[rows, groups]`: f32 as their bits, two bf16, or four u8 that are the rounded value + 128.
+    pub(super) words: Cow<'a, [u32]>,
+    /// What each row's integers are multiplied by; empty but for int8.
+    pub(super) scales: Vec<f32>,
+}
+
+impl<'a> Activations<'a> {
+    pub(super) fn new(x: &'a [f32], width: usize, precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self { words: Cow::Borrowed(bits(x)), scales: Vec::new() },
+            Precision::Bf16 => Self { words: Cow::Owned(to_bf16(x, width)), scales: Vec::new() },
+            Precision::Int8 => {
+                let (words, scales) = to_int8(x, width);
+                Self { words: Cow::Owned(words), scales }
+            }
+        }
+    }
+}
+
+/// The bits of `x`.
+fn bits(x: &[f32]) -> &[u32] {
+    // SAFETY: f32 and u32 have the same size and alignment, and any bits are a u32.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+/// To the nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
+}
+
+fn to_bf16(x: &[f32], width: usize) -> Vec<u32> {
+    let groups = width.div_ceil(2);
+    let mut words = vec![0; x.len() / width.max(1) * groups];
+    math::vectorised(
+        #[inline(always)]
+        || {
+            for (words, x) in words.chunks_exact_mut(groups.max(1)).zip(x.chunks_exact(width.max(1))) {
+                let (pairs, last) = x.as_chunks::<2>();
+                for (word, [low, high]) in words.iter_mut().zip(pairs) {
+                    *word = bf16_bits(*low) | bf16_bits(*high) << 16;
+                }
+                if let (Some(word), [x]) = (words.last_mut(), last) {
+                    *word = bf16_bits(*x);
+                }
+            }
+        },
+    );
+    words
+}
+
+/// Each row by a scale of its own, so that its largest element is 127 steps from zero.
+fn to_int8(x: &[f32], width: usize) -> (Vec<u32>, Vec<f32>) {
+    let groups = width.div_ceil(4);
+    let rows = x.len() / width.max(1);
+    // 128 is zero; what pads a row meets weights of zero.
+    let (mut words, mut scales) = (vec![0x8080_8080; rows * groups], vec![0.0; rows]);
+    math::vectorised(
+        #[inline(always)]
+        || {
+            let rows = words.chunks_exact_mut(groups.max(1)).zip(&mut scales).zip(x.chunks_exact(width.max(1)));
+            for ((words, scale), x) in rows {
+                *scale = largest(x) / 127.0;
+                let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
+                let (fours, rest) = x.as_chunks::<4>();
+                for (word, four) in words.iter_mut().zip(fours) {
+                    let [a, b, c, d] = four.map(
+                        #[inline(always)]
+                        |x| byte(x * inverse),
+                    );
+                    *word = a | b << 8 | c << 16 | d << 24;
+                }
+                if let (Some(word), false) = (words.last_mut(), rest.is_empty()) {
+                    *word = 0x8080_8080;
+                    for (i, &x) in rest.iter().enumerate() {
+                        *word = *word & !(0xff << (8 * i)) | byte(x * inverse) << (8 * i);
+                    }
+                }
+            }
+        },
+    );
+    (words, scales)
+}
+
+/// The largest magnitude of `x`; NaN if there is one in it, so that what is not a number does not become one.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    let mut most = [0u32; 32];
+    let (blocks, rest) = x.as_chunks::<32>();
+    for block in blocks {
+        for (most, x) in most.iter_mut().zip(block) {
+            *most = magnitude(x).max(*most);
+        }
+    }
+    f32::from_bits(rest.iter().map(magnitude).chain(most).max().unwrap_or(0))
+}
+
+/// Magnitudes compare as their bits do; those of a NaN are above all.
+#[inline(always)]
+fn magnitude(x: &f32) -> u32 {
+    x.abs().to_bits()
+}
+
+/// `x` in -127 to 127, to the nearest integer, + 128.
+#[inline(always)]
+fn byte(x: f32) -> u32 {
+    /// 1.5 * 2^23: adding it leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    (x + (ROUND + 128.0)).to_bits() & 0xff
+}

@@ -1,0 +1,115 @@
+//! `y = x W^T + b` over a weight that was packed once for the machine's registers, in one of three precisions.
+//!
+//! A packed weight is a row of *panels*, each of [`COLUMNS`] outputs. A panel holds its weights by *groups* along `in`: 32 bits a
+//! column, which are one f32, two bf16 or four i8, so that all precisions run the same loop: splat a group of `x`, multiply by
+//! the group of each column, add to the column's sum. A general product packs its operands at every call; here `x` is read
+//! where it lies, and `W` was packed when the base was opened.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `pack.rs` | from `W [out, in]` to panels |
+//! | `activations.rs` | from `x [T, in]` to groups |
+//! | `tile.rs` | the loop, for each precision and each width of vectors |
+
+mod activations;
+mod pack;
+mod tile;
+
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use self::activations::Activations;
+use self::tile::{Output, Span, Tile};
+use super::host;
+use crate::params::{COLUMNS, Precision, Prepacked};
+
+/// The most rows that share one pass over the panels: their activations stay in a core's cache.
+const BLOCK: usize = 256;
+
+impl Prepacked {
+    /// Packs `w [out, width]`.
+    ///
+    /// # Panics
+    /// If `w` is not of `out * width` elements: a caller's bug.
+    #[must_use]
+    pub fn new(w: &[f32], out: usize, width: usize, precision: Precision) -> Self {
+        assert_eq!(w.len(), out * width, "prepacked: expected [{out}, {width}]");
+        Self::held(pack::pack(w, out, width, precision), out, width, precision)
+    }
+
+    /// `x W^T + b` for `x [rows, in]`, `b [out]`: `[rows, out]`. A row's result does not depend on the others.
+    ///
+    /// # Panics
+    /// If `x` is not of whole rows, or `b` not of `out`: a caller's bug.
+    #[must_use]
+    pub fn apply(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let rows = x.len() / self.width().max(1);
+        assert!(rows * self.width() == x.len(), "prepacked: x of {} is not rows of {}", x.len(), self.width());
+        assert!(bias.is_none_or(|bias| bias.len() == self.out()), "prepacked: expected a bias of {}", self.out());
+        // SAFETY: `fill` writes every row and every panel of the room.
+        unsafe { host::written(rows * self.out(), |room| self.fill(room, x, bias)) }
+    }
+
+    /// All of `y [rows, out]`.
+    fn fill(&self, y: &mut [MaybeUninit<f32>], x: &[f32], bias: Option<&[f32]>) {
+        let rows = x.len() / self.width().max(1);
+        let output = Output { y: y.as_mut_ptr(), out: self.out() };
+        let threads = rayon::current_num_threads();
+        let panels = self.out().div_ceil(COLUMNS);
+        let activations = |span: &Range<usize>| {
+            Activations::new(&x[span.start * self.width()..span.end * self.width()], self.width(), self.precision())
+        };
+        if threads > 1 && rows >= threads * BLOCK {
+            (0..rows.div_ceil(BLOCK)).into_par_iter().for_each(|block| {
+                let span = block * BLOCK..rows.min((block + 1) * BLOCK);
+                let x = activations(&span);
+                // SAFETY: `y` has room for all rows, and each block is another task's.
+                unsafe { self.panels(&x, bias, Span { rows: span, panels: 0..panels }, output) };
+            });
+            return;
+        }
+        // Few rows: each thread has its share of the panels, and all of them the same activations.
+        let share =
+            if threads > 1 && rows * self.out() * self.width() > 1 << 17 { panels.div_ceil(threads) } else { panels };
+        for block in (0..rows).step_by(BLOCK) {
+            let span = block..rows.min(block + BLOCK);
+            let x = activations(&span);
+            let run = |first: usize| {
+                let panels = first..panels.min(first + share);
+                // SAFETY: `y` has room for all rows, and each share of the panels is another task's.
+                unsafe { self.panels(&x, bias, Span { rows: span.clone(), panels }, output) };
+            };
+            match share < panels {
+                true => (0..panels.div_ceil(share)).into_par_iter().for_each(|i| run(i * share)),
+                false => run(0),
+            }
+        }
+    }
+
+    /// The elements of `span`, whose rows `x` holds.
+    ///
+    /// # Safety
+    /// As [`Tile::run`].
+    unsafe fn panels(&self, x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
+        let words = self.words();
+        let (panels, extra) = words.split_at(self.out().next_multiple_of(COLUMNS) * self.groups());
+        let (scales, sums) = extra.split_at(extra.len() / 2);
+        let tile = Tile { precision: self.precision(), groups: self.groups(), scales, sums };
+        let padded: Option<Cow<[f32]>> = bias.map(|bias| match bias.len().is_multiple_of(COLUMNS) {
+            true => Cow::Borrowed(bias),
+            false => {
+                let mut bias = bias.to_vec();
+                bias.resize(self.out().next_multiple_of(COLUMNS), 0.0);
+                Cow::Owned(bias)
+            }
+        });
+        // SAFETY: the caller's promise.
+        unsafe { tile.run(panels, x, padded.as_deref(), span, output) };
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! Memory that is read next, fetched a little at a time while something else is computed.
+//!
+//! The matrices of a low-rank delta are small and lie apart: by the time that the machine has noticed that one is read in order,
+//! its end is near.
+
+use std::slice::{Chunks, Iter};
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Rows to be fetched in steps.
+pub(crate) struct Prefetch<'a> {
+    rows: Iter<'a, &'a [f32]>,
+    row: Chunks<'a, f32>,
+    /// Lines of a step.
+    lines: usize,
+}
+
+impl<'a> Prefetch<'a> {
+    /// All of `rows`, shared out to `steps`.
+    pub(crate) fn new(rows: &'a [&'a [f32]], steps: usize) -> Self {
+        let lines: usize = rows.iter().map(|row| row.len().div_ceil(LINE)).sum();
+        Self { rows: rows.iter(), row: [].chunks(LINE), lines: lines.div_ceil(steps.max(1)) }
+    }
+
+    /// Fetches the next of it, if there is any left.
+    #[inline(always)]
+    pub(crate) fn step(&mut self) {
+        for _ in 0..self.lines {
+            let line = loop {
+                match (self.row.next(), self.rows.as_slice()) {
+                    (Some(line), _) => break line,
+                    (None, [row, ..]) => {
+                        self.row = row.chunks(LINE);
+                        self.rows.next();
+                    }
+                    (None, []) => return,
+                }
+            };
+            fetch(line);
+        }
+    }
+}
+
+/// Brings the line that `data` begins in into the first cache.
+#[inline(always)]
+fn fetch(data: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch changes nothing but the caches, and faults on no address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(data.as_ptr().cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = data;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Prefetch;
+
+    #[test]
+    fn steps_share_out_every_line() {
+        let (long, short) = ([0.0; 100], [0.0; 20]);
+        for steps in [1, 2, 3, 9, 50] {
+            let rows = [&long[..], &short, &[], &short];
+            let mut prefetch = Prefetch::new(&rows, steps);
+            for _ in 1..steps.min(11) {
+                prefetch.step();
+            }
+            let left =
+                prefetch.row.len() + prefetch.rows.as_slice().iter().map(|row| row.len().div_ceil(16)).sum::<usize>();
+            assert!(left <= 11_usize.div_ceil(steps), "{steps} steps leave {left} lines to the last");
+            prefetch.step();
+            prefetch.step();
+            assert!(prefetch.row.next().is_none() || steps > 11);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A mixed batch: what serving answers to the hooks' questions.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Result;
+
+use super::plan::{Plan, Run};
+use crate::adapter::Adapter;
+use crate::encoder::{Fork, Hooks};
+use crate::ops::{Added, Segment};
+use crate::params::{Delta, Layout, Point, Site};
+
+/// Which adapter each run of rows of a packed batch takes, as planned.
+pub struct Mixed<'a> {
+    layout: &'a Layout,
+    plan: &'a Plan,
+    adapters: &'a [Arc<Adapter>],
+}
+
+impl<'a> Mixed<'a> {
+    /// A batch over the sites of `layout`; the plan's adapters are numbers of `adapters`.
+    #[must_use]
+    pub fn new(layout: &'a Layout, plan: &'a Plan, adapters: &'a [Arc<Adapter>]) -> Self {
+        Self { layout, plan, adapters }
+    }
+
+    fn runs(&self, site: Site) -> &'a [Run] {
+        &self.plan.stage(self.layout.point(site)).runs
+    }
+
+    /// What `run` gets added at `site`.
+    fn delta(&self, site: Site, run: &Run) -> Option<&'a Delta> {
+        self.adapters.get(run.adapter?)?.deltas[self.layout.index(site)].as_ref()
+    }
+
+    /// The runs whose adapter has something to add at `site`.
+    fn segments(&self, site: Site) -> Vec<Segment<'_>> {
+        let segment = |run: &Run| Some(Segment { rows: run.rows.clone(), delta: self.delta(site, run)? });
+        self.runs(site).iter().filter_map(segment).collect()
+    }
+}
+
+impl Hooks for Mixed<'_> {
+    fn added(&self, site: Site) -> Result<Added<'_>> {
+        Ok(Added::Segments(self.segments(site)))
+    }
+
+    fn fork(&self, point: Point) -> Option<Fork<'_>> {
+        self.plan.fork(point)
+    }
+
+    fn groups(&self, layer: usize, _tokens: usize) -> Vec<Range<usize>> {
+        self.plan.stage(Point { layer, input: 0 }).runs.iter().map(|run| run.rows.clone()).collect()
+    }
+
+    fn group_delta(&self, site: Site, group: usize) -> Option<&Delta> {
+        self.delta(site, self.runs(site).get(group)?)
+    }
+}

@@ -1,0 +1,91 @@
+//! Equal texts among the questions of a batch, what they cost, and which run in one pass.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::Asked;
+use crate::encoder::Encoded;
+use crate::engine::micro_batches;
+use crate::params::Point;
+
+/// All that is asked about one text.
+pub(super) struct Family {
+    /// Its tokens.
+    pub(super) tokens: usize,
+    /// By adapter, in the order of their numbers.
+    pub(super) asks: Vec<Ask>,
+}
+
+/// A text asked of one adapter: one computation, however often it is asked.
+pub(super) struct Ask {
+    pub(super) adapter: usize,
+    pub(super) leaves: Option<Point>,
+    pub(super) questions: Vec<usize>,
+}
+
+/// `questions` by text, in order of first appearance.
+pub(super) fn families(asked: &[Asked], questions: &[usize]) -> Vec<Family> {
+    let mut places: HashMap<(&[u32], &[u32]), usize> = HashMap::with_capacity(questions.len());
+    let mut families: Vec<Family> = Vec::new();
+    for &question in questions {
+        let Asked { text: Encoded { ids, type_ids, .. }, adapter, leaves } = asked[question];
+        let place = *places.entry((ids, type_ids)).or_insert(families.len());
+        if place == families.len() {
+            families.push(Family { tokens: ids.len(), asks: Vec::new() });
+        }
+        let asks = &mut families[place].asks;
+        match asks.binary_search_by_key(&adapter, |ask| ask.adapter) {
+            Ok(ask) => asks[ask].questions.push(question),
+            Err(ask) => asks.insert(ask, Ask { adapter, leaves, questions: vec![question] }),
+        }
+    }
+    families
+}
+
+impl Family {
+    /// Its rows in units of whole forward passes, where `share` says what part of one comes at a point or after it.
+    fn cost(&self, share: &impl Fn(Point) -> f64) -> usize {
+        let apart = |ask: &Ask| ask.leaves.map_or(0.0, share);
+        let last = self.asks.iter().map(apart).fold(1.0, f64::min);
+        let rows = 1.0 - last + self.asks.iter().map(apart).sum::<f64>();
+        (self.tokens as f64 * rows.max(1.0)).round() as usize
+    }
+}
+
+/// How large passes are, in tokens' work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// What is worth a pass of its own.
+    pub least: usize,
+    /// What a pass ends after at the latest.
+    pub most: usize,
+    /// How many passes run side by side.
+    pub cores: usize,
+}
+
+impl Sizes {
+    /// What each pass ends after, for work of `total` whose largest indivisible part is `largest`: as many passes for each core,
+    /// so that none waits for another's last.
+    fn share(self, total: usize, largest: usize) -> usize {
+        if total < 2 * self.least.max(largest) {
+            return usize::MAX;
+        }
+        let passes = total.div_ceil(self.most.max(1)).next_multiple_of(self.cores.max(1));
+        total.div_ceil(passes).max(self.least)
+    }
+}
+
+/// The families of `questions` in the order in which they run, and which of them each pass runs.
+pub(super) fn cut(
+    asked: &[Asked],
+    questions: &[usize],
+    share: impl Fn(Point) -> f64,
+    sizes: Sizes,
+) -> (Vec<Family>, Vec<Range<usize>>) {
+    let mut families = families(asked, questions);
+    families.sort_by_cached_key(|family| family.asks.iter().map(|ask| ask.adapter).collect::<Vec<_>>());
+    let costs: Vec<usize> = families.iter().map(|family| family.cost(&share)).collect();
+    let most = sizes.share(costs.iter().sum(), costs.iter().copied().max().unwrap_or(0));
+    let passes = micro_batches::cut(costs, most);
+    (families, passes)
+}

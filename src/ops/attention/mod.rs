@@ -1,0 +1,67 @@
+//! Softmax attention over packed texts: each text attends to itself, nothing is padded or masked.
+
+mod cpu;
+mod fused;
+mod reference;
+
+use candle_core::{Result, Tensor, bail};
+
+pub(super) use cpu::{cpu, softmax};
+pub(super) use fused::{Keys, LONGEST, Positions, Text, pack, packed_row, share};
+pub(super) use reference::reference;
+
+use super::{Dropout, splitmix};
+
+/// How a batch is to be attended: texts, heads, scale.
+#[derive(Debug, Clone)]
+pub struct Heads<'a> {
+    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    pub offsets: &'a [usize],
+    /// Number of heads; the hidden size is a multiple of it.
+    pub heads: usize,
+    /// What scores are multiplied by, `1 / sqrt(head size)`.
+    pub scale: f64,
+    /// How far a token sees on either side; `None` sees its whole text.
+    pub window: Option<usize>,
+    /// What is added to the scaled scores by head and distance, `[heads, 2 n - 1]` for texts of up to `n` tokens: the score of
+    /// query i with key j gets column `j - i + n - 1`. Takes a scale other than 0.
+    pub bias: Option<&'a Tensor>,
+    /// Dropout of the attention weights, in training.
+    pub dropout: Option<Dropout>,
+}
+
+impl Heads<'_> {
+    /// The hidden size of `q`, `k` and `v`, once everything fits.
+    fn check(&self, [q, k, v]: [&Tensor; 3]) -> Result<usize> {
+        let (tokens, hidden) = q.dims2()?;
+        let rises = self.offsets.windows(2).all(|span| span[0] <= span[1]);
+        if !rises || self.offsets.first() != Some(&0) || self.offsets.last() != Some(&tokens) {
+            bail!("attention: offsets {:?} do not span {tokens} tokens", self.offsets);
+        }
+        if self.heads == 0 || !hidden.is_multiple_of(self.heads) || k.dims() != q.dims() || v.dims() != q.dims() {
+            bail!("attention: {} heads over q {:?}, k {:?}, v {:?}", self.heads, q.dims(), k.dims(), v.dims());
+        }
+        if let Some(bias) = self.bias {
+            let columns = 2 * longest(self.offsets).max(1) - 1;
+            let fits = bias.dims2().is_ok_and(|(rows, found)| rows == self.heads && found % 2 == 1 && found >= columns);
+            if !fits || !(1.0 / self.scale as f32).is_finite() {
+                let (count, scale, found) = (self.heads, self.scale, bias.dims());
+                bail!(
+                    "attention: expected a bias of [{count}, {columns}] or more columns, found {found:?}, scale {scale}"
+                );
+            }
+        }
+        Ok(hidden)
+    }
+}
+
+/// The mask of the weights `[len, len]` of one head of one text, from the element `start` on.
+pub(in crate::ops) fn mask(dropout: Dropout, text: usize, head: usize, start: usize) -> impl Iterator<Item = f32> {
+    let seed = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
+    Dropout { seed, ..dropout }.mask(start as u64)
+}
+
+/// Tokens of the longest text at `offsets`.
+fn longest(offsets: &[usize]) -> usize {
+    offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
+}

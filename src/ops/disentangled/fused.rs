@@ -1,0 +1,131 @@
+//! Scores, softmax and values in one operation, where no gradient is asked for: short texts never leave the nearest cache.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::cpu::{attend, scores};
+use super::{Attend, Dims, Disentangled, TextPositions};
+use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
+use crate::cpu::{host, math};
+use crate::ops::Dropout;
+use crate::ops::attention::{self, Keys, Positions, Text, softmax};
+
+pub(in crate::ops) fn cpu(
+    [q, k, v]: [&Tensor; 3],
+    positions: &Tensor,
+    how: &Disentangled,
+    dropout: Option<Dropout>,
+) -> Result<Tensor> {
+    if dropout.is_some() || [q, k, v, positions].into_iter().any(Tensor::track_op) {
+        let scores = scores(q, k, positions, how)?;
+        return attend(&scores, v, &Attend { offsets: how.offsets.clone(), heads: how.heads, dropout });
+    }
+    let dims = how.check(q.shape(), k.shape(), positions.shape())?;
+    if v.dims() != q.dims() {
+        bail!("disentangled: q {:?}, v {:?}", q.dims(), v.dims());
+    }
+    let y = host::read("disentangled-attention", [q, k, v, positions], |inputs| how.attended(dims, inputs))?;
+    Tensor::from_vec(y, q.shape(), q.device())
+}
+
+/// Positions as short texts take them: each set that a text asks for, turned once for all of them.
+struct Packs {
+    /// The first row of a set, and whether it is one of queries.
+    sets: Vec<(usize, bool)>,
+    /// Each `[heads, size, packed_row(middle)]`.
+    data: Vec<f32>,
+    each: usize,
+    middle: usize,
+}
+
+impl Packs {
+    fn new(how: &Disentangled, dims: Dims, positions: &[f32]) -> Self {
+        let short = how.offsets.windows(2).zip(&how.texts).map(|(span, text)| (span[1] - span[0], text));
+        let (mut sets, mut longest) = (Vec::new(), 1);
+        for (len, text) in short.filter(|(len, _)| *len <= attention::LONGEST) {
+            longest = longest.max(len);
+            sets.extend(text.keys.map(|start| (start, false)));
+            sets.extend(text.queries.map(|start| (start, true)));
+        }
+        sets.sort_unstable();
+        sets.dedup();
+        let middle = longest - 1;
+        let part = dims.size * attention::packed_row(middle);
+        let each = how.heads * part;
+        let mut data = vec![0.0; sets.len() * each];
+        data.par_chunks_exact_mut(part.max(1)).enumerate().for_each(|(at, packed)| {
+            let ((start, queries), head) = (sets[at / how.heads], at % how.heads);
+            attention::pack(packed, middle, |m| {
+                // Column m of queries is distance m - middle, of keys middle - m.
+                let place = dims.middle + if queries { m } else { 2 * middle - m } - middle;
+                let row = start + how.distances[place];
+                &positions[row * dims.hidden + head * dims.size..][..dims.size]
+            });
+        });
+        Self { sets, data, each, middle }
+    }
+
+    fn of(&self, text: TextPositions) -> Positions<'_> {
+        let find = |set: (usize, bool)| {
+            let at = self.sets.iter().position(|known| *known == set)?;
+            Some(&self.data[at * self.each..(at + 1) * self.each])
+        };
+        let keys = text.keys.and_then(|start| find((start, false))).map(Keys::Products);
+        let queries = text.queries.and_then(|start| find((start, true)));
+        Positions { keys, queries, middle: self.middle }
+    }
+}
+
+impl Disentangled {
+    /// All rows of all texts, in order: those of a text that attend together. Texts that are run by products are not divided.
+    fn blocks(&self) -> Vec<(usize, Range<usize>)> {
+        let of_text = |(text, span): (usize, &[usize])| {
+            let len = span[1] - span[0];
+            let rows = if len > attention::LONGEST { len } else { attention::share(len, self.texts.len()) };
+            (0..len).step_by(rows).map(move |start| (text, start..len.min(start + rows)))
+        };
+        self.offsets.windows(2).enumerate().flat_map(of_text).collect()
+    }
+
+    /// Attention without a gradient.
+    fn attended(&self, dims: Dims, [q, k, v, positions]: [&[f32]; 4]) -> Vec<f32> {
+        let packs = Packs::new(self, dims, positions);
+        let fill = |y: &mut [MaybeUninit<f32>]| {
+            let blocks = self.blocks();
+            let ys = host::parts(y, blocks.iter().map(|(_, rows)| rows.len() * dims.hidden));
+            ys.into_par_iter().zip(blocks).for_each(|(y, (text, rows))| {
+                let (start, end) = (self.offsets[text], self.offsets[text + 1]);
+                if end - start > attention::LONGEST {
+                    return self.attended_by_products(dims, text, [q, k, v, positions], host::zeroed(y));
+                }
+                let [q, k, v] = [q, k, v].map(|x| &x[start * dims.hidden..end * dims.hidden]);
+                let (q, first) = (&q[rows.start * dims.hidden..rows.end * dims.hidden], rows.start);
+                let (scale, positions) = (self.scale as f32, packs.of(self.texts[text]));
+                Text { q, first, k, v, heads: self.heads, size: dims.size, scale, positions, y }.attend();
+            });
+        };
+        // SAFETY: `y` is split among the blocks, which are all rows, and either way of attending writes all rows of its block.
+        unsafe { host::written(q.len(), fill) }
+    }
+
+    /// One text's attention by general products.
+    fn attended_by_products(&self, dims: Dims, text: usize, [q, k, v, positions]: [&[f32]; 4], y: &mut [f32]) {
+        let (start, len) = (self.offsets[text], self.offsets[text + 1] - self.offsets[text]);
+        let (mut scores, mut room) = (vec![0.0; len * len], Vec::new());
+        for head in 0..self.heads {
+            let column = head * dims.size;
+            self.head_scores(dims, &self.block(dims, text, head, [q, k, positions]), &mut scores, &mut room);
+            math::vectorised(
+                #[inline(always)]
+                || scores.chunks_exact_mut(len).for_each(softmax),
+            );
+            let target = Target { data: &mut y[column..], row: dims.hidden, add: false };
+            let values = View::rows(&v[start * dims.hidden + column..], dims.hidden);
+            let size = Size { m: len, n: dims.size, k: len };
+            gemm(target, View::rows(&scores, len), values, 1.0, size, Threads::One);
+        }
+    }
+}

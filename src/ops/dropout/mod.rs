@@ -1,0 +1,36 @@
+//! Inverted dropout whose mask is a hash of a seed and a place, so that the backward pass makes the same mask again and none is
+//! kept.
+
+mod cpu;
+mod reference;
+
+pub(super) use cpu::cpu;
+pub(super) use reference::reference;
+
+/// How much is dropped, and which.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Probability that an element becomes 0, below 1.
+    pub p: f32,
+    /// Of this step and place.
+    pub seed: u64,
+}
+
+impl Dropout {
+    /// What elements `start..` are multiplied with: 0, or `1 / (1 - p)`.
+    pub(crate) fn mask(self, start: u64) -> impl Iterator<Item = f32> {
+        let bound = (f64::from(self.p) * f64::from(u32::MAX)) as u32;
+        let kept = 1.0 / (1.0 - self.p);
+        let seed = self.seed.wrapping_add(start);
+        (0..).map(move |i| if (splitmix(seed.wrapping_add(i)) >> 32) as u32 >= bound { kept } else { 0.0 })
+    }
+}
+
+/// SplitMix64 (Steele et al. 2014).
+#[must_use]
+pub fn splitmix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,82 @@
+//! Which form of the operations runs, and on which device. An engine is opened with one, and everything in it follows.
+
+use candle_core::Device;
+
+/// The forms that every operation has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Candle's own operations, on any device. Slow, and what the other forms are tested against.
+    Reference,
+    /// Kernels of this crate over mapped weights.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+/// A form of the operations and the device that it runs on.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    form: Form,
+    device: Device,
+}
+
+impl Backend {
+    /// The CPU with its kernels.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self { form: Form::Cpu, device: Device::Cpu }
+    }
+
+    /// The reference on `device`.
+    #[must_use]
+    pub fn reference(device: Device) -> Self {
+        Self { form: Form::Reference, device }
+    }
+
+    /// The fastest form that `device` has.
+    #[must_use]
+    pub fn native(device: Device) -> Self {
+        if device.is_cpu() { Self::cpu() } else { Self { form: Form::Cuda, device } }
+    }
+
+    /// The form.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether it computes on the CPU's cores, in whatever form.
+    #[must_use]
+    pub fn on_host(&self) -> bool {
+        self.device.is_cpu()
+    }
+
+    /// Its name on command lines and in answers.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.form {
+            Form::Reference => "reference",
+            Form::Cpu => "cpu",
+            Form::Cuda => "cuda",
+        }
+    }
+}
+
+impl From<&Device> for Backend {
+    /// The device's fastest form.
+    fn from(device: &Device) -> Self {
+        Self::native(device.clone())
+    }
+}
+
+impl From<&Backend> for Backend {
+    fn from(backend: &Backend) -> Self {
+        backend.clone()
+    }
+}

@@ -1,0 +1,28 @@
+//! The low-rank change of one linear.
+
+use candle_core::Tensor;
+
+/// What an adapter adds to a linear: `y += scale * (x A^T) B^T`.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    /// `A [rank, in]`, f32, contiguous.
+    pub a: Tensor,
+    /// `B [out, rank]`, f32. Read from a file it lies in memory by ranks, with strides `(1, out)`, as serving reads it.
+    pub b: Tensor,
+    /// PEFT's scale, from the module's own alpha and rank.
+    pub scale: f64,
+}
+
+impl Delta {
+    /// The rank, at least 1.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+
+    /// `rank * (in + out)`.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.a.elem_count() + self.b.elem_count()
+    }
+}
