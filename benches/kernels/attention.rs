@@ -2,6 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use polyrank::ops::{self, Heads};
+use polyrank::params::Backend;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 
@@ -15,6 +16,7 @@ const WIDTH: usize = 32;
 const BATCHES: [(usize, usize); 3] = [(1, 24), (85, 24), (4, 512)];
 
 pub(crate) fn bench(criterion: &mut Criterion, rng: &mut StdRng) -> Result<(), Failure> {
+    let ops = ops::of(&Backend::cpu());
     let mut group = criterion.benchmark_group("attention");
     for (texts, len) in BATCHES {
         let name = format!("{texts}x{len}");
@@ -28,8 +30,8 @@ pub(crate) fn bench(criterion: &mut Criterion, rng: &mut StdRng) -> Result<(), F
         let bias = random::tensor(&[HEADS, 2 * len - 1], rng)?;
         let biased = Heads { bias: Some(&bias), ..heads.clone() };
         for (kind, heads) in [("polyrank", heads), ("biased", biased)] {
-            kernel::attention(&q, &k, &v, &heads)?;
-            let run = |bench: &mut criterion::Bencher| bench.iter(|| kernel::attention(&q, &k, &v, &heads));
+            ops.attention([&q, &k, &v], &heads)?;
+            let run = |bench: &mut criterion::Bencher| bench.iter(|| ops.attention([&q, &k, &v], &heads));
             group.bench_function(BenchmarkId::new(kind, &name), run);
         }
 

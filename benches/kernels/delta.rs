@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use polyrank::ops::{Segment, ragged_delta};
-use polyrank::params::Delta;
+use polyrank::ops::{self, Segment};
+use polyrank::params::{Backend, Delta};
 use rand::Rng;
 use rand::distr::Distribution;
 use rand::distr::weighted::WeightedIndex;
@@ -85,6 +85,7 @@ impl Batch {
 }
 
 pub(crate) fn bench(criterion: &mut Criterion, rng: &mut StdRng) -> Result<(), Failure> {
+    let ops = ops::of(&Backend::cpu());
     for pattern in PATTERNS {
         for name in POPULARITIES {
             let mut group = criterion.benchmark_group(format!("delta/{pattern}/{name}"));
@@ -97,8 +98,8 @@ pub(crate) fn bench(criterion: &mut Criterion, rng: &mut StdRng) -> Result<(), F
                 group.throughput(Throughput::Elements(batch.flops().max(1)));
                 for (kind, batch) in [("true", &batch), ("padded", &control)] {
                     let segments = batch.segments();
-                    ragged_delta(&x, y.copy()?, &segments)?;
-                    let run = |b: &mut criterion::Bencher| b.iter(|| ragged_delta(&x, y.clone(), &segments));
+                    ops.add_segments(&x, &y, &segments)?;
+                    let run = |b: &mut criterion::Bencher| b.iter(|| ops.add_segments(&x, &y, &segments));
                     group.bench_function(BenchmarkId::new(kind, texts), run);
                 }
             }

@@ -1,6 +1,5 @@
 //! Random parameters as a base has them: mapped from a file.
 
-use candle_core::Device;
 use polyrank::model::Weights;
 use polyrank::params::Param;
 use rand::rngs::StdRng;

@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use polyrank::ops;
-use polyrank::params::Param;
+use polyrank::ops::{self, Norm};
+use polyrank::params::{Backend, Param};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
@@ -21,19 +21,18 @@ const TOKENS: [usize; 3] = [24, 256, 2048];
 pub(crate) fn bench(criterion: &mut Criterion, rng: &mut StdRng) -> std::result::Result<(), Failure> {
     let [w, b, words, positions] =
         frozen::parameters([&[HIDDEN], &[HIDDEN], &[WORDS, HIDDEN], &[POSITIONS, HIDDEN]], rng)?;
+    let ops = ops::of(&Backend::cpu());
+    let norm = Norm { weight: &w, bias: &b, eps: 1e-12 };
     for tokens in TOKENS {
         let (h, residual) = (random::tensor(&[tokens, HIDDEN], rng)?, random::tensor(&[tokens, HIDDEN], rng)?);
-        // It is overwritten each time: from numbers that stay as they are, or all would be zeros soon.
-        let wide = random::tensor(&[tokens, WIDE], rng)?.affine(0.5, 8.0)?;
+        let wide = random::tensor(&[tokens, WIDE], rng)?;
         // Two inputs and an output.
-        beside_copy(criterion, "norm", tokens, 3 * tokens * HIDDEN, rng, || {
-            kernel::residual_norm(&h, Some(&residual), &w, &b, 1e-12)
-        })?;
-        beside_copy(criterion, "gelu", tokens, 2 * tokens * WIDE, rng, || kernel::gelu(wide.clone()))?;
+        beside_copy(criterion, "norm", tokens, 3 * tokens * HIDDEN, rng, || ops.norm(&h, Some(&residual), &norm))?;
+        beside_copy(criterion, "gelu", tokens, 2 * tokens * WIDE, rng, || ops.gelu(&wide))?;
         let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..WORDS as u32)).collect();
         let places: Vec<u32> = (0..tokens).map(|token| (token % POSITIONS) as u32).collect();
         let tables: [(&Param, &[u32]); 2] = [(&words, &ids), (&positions, &places)];
-        beside_copy(criterion, "embed", tokens, 3 * tokens * HIDDEN, rng, || kernel::embed(&tables, &Device::Cpu))?;
+        beside_copy(criterion, "embed", tokens, 3 * tokens * HIDDEN, rng, || ops.embed(&tables, &Device::Cpu))?;
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 //! the control, every rank padded to 64; and, told apart, how far smaller segments lie from the same line: fetching an adapter,
 //! which it has no term for, costs as much for one row as for many.
 
-use polyrank::ops::{Segment, ragged_delta};
-use polyrank::params::Delta;
+use polyrank::ops::{self, Segment};
+use polyrank::params::{Backend, Delta};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -58,7 +58,8 @@ impl Mix {
         let (x, y) = (random::tensor(&[rows, self.shape.0], rng)?, random::tensor(&[rows, self.shape.1], rng)?);
         let segment = |(i, delta)| Segment { rows: i * self.rows..(i + 1) * self.rows, delta };
         let segments: Vec<Segment> = self.deltas.iter().enumerate().map(segment).collect();
-        Ok(Box::new(move || Ok(ragged_delta(&x, y.clone(), &segments).map(drop)?)))
+        let ops = ops::of(&Backend::cpu());
+        Ok(Box::new(move || Ok(ops.add_segments(&x, &y, &segments).map(drop)?)))
     }
 }
 

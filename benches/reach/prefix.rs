@@ -19,7 +19,7 @@ pub(crate) fn print() -> Result<(), Failure> {
     let half = layout.layers.div_ceil(2);
     let text = base::text(&engine, TOKENS, &mut rng);
     let asked = |from: usize, rng: &mut StdRng| -> Result<Vec<Row>, Failure> {
-        let rank = |site: polyrank::encoder::Site, rng: &mut StdRng| match site.layer >= from {
+        let rank = |site: polyrank::params::Site, rng: &mut StdRng| match site.layer >= from {
             true => rng.random_range(1..=8),
             false => 0,
         };

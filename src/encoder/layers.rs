@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::{DropPoint, Hooks, Packed};
 use crate::model::{ModelError, Weights};
-use crate::ops::{self, Added, Ops};
+use crate::ops::{self, Added, Ops, Segment};
 use crate::params::{Backend, Frozen, Layout, Param, Site};
 
 /// The parameter in use: the hooks', or else the base's own.
@@ -171,7 +171,7 @@ impl Linear {
             (_, None) => only(self.ops.linears(x, &[self.with(Added::Nothing, false, hooks)?])?)?,
         };
         let y = match self.site.and_then(|site| hooks.group_delta(site, group)) {
-            Some(delta) => self.ops.add_delta(x, &y, delta)?,
+            Some(delta) => self.ops.add_segments(x, &y, &[Segment { rows: 0..x.dim(0)?, delta }])?,
             None => y,
         };
         self.after(y, hooks)

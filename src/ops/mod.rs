@@ -37,7 +37,7 @@ pub use linear::{Added, Linear, Segment};
 pub use norm::Norm;
 pub use rotary::Rotary;
 
-use crate::params::{Backend, Delta, Form, Param};
+use crate::params::{Backend, Form, Param};
 
 /// The operations in one form. Every method defaults to the reference.
 ///
@@ -60,12 +60,12 @@ pub trait Ops: Debug + Send + Sync {
         linears.iter().map(|linear| linear::reference(x, linear)).collect()
     }
 
-    /// `y + scale * (x A^T) B^T` for `x [n, in]` and `y [n, out]`.
+    /// `y [n, out]` with the delta of each segment of its rows, for `x [n, in]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
-    fn add_delta(&self, x: &Tensor, y: &Tensor, delta: &Delta) -> Result<Tensor> {
-        linear::add_delta_reference(x, y, delta)
+    /// Segments that overlap or lie outside the rows.
+    fn add_segments(&self, x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
+        linear::add_segments_reference(x, y, segments)
     }
 
     /// LayerNorm of `h`, or of `h + residual`, both `[T, hidden]`.
@@ -168,8 +168,8 @@ impl Ops for Cpu {
         linear::cpu(x, linears)
     }
 
-    fn add_delta(&self, x: &Tensor, y: &Tensor, delta: &Delta) -> Result<Tensor> {
-        linear::add_delta_cpu(x, y, delta)
+    fn add_segments(&self, x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
+        linear::add_segments_cpu(x, y, segments)
     }
 
     fn norm(&self, h: &Tensor, residual: Option<&Tensor>, norm: &Norm) -> Result<Tensor> {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::attention::LONGEST;
 use super::*;
 use crate::cpu::simd;
-use crate::params::Frozen;
+use crate::params::{Delta, Frozen};
 
 const CPU: &Device = &Device::Cpu;
 
@@ -398,16 +398,16 @@ proptest! {
                 prop_assert_eq!(bits(&ours.get(row).unwrap()), bits(&bare.get(row).unwrap()));
             }
         }
-        // Deltas alone, over one output: a segment's rows come out as they do without the others.
-        for (deltas, out) in deltas.iter().zip(outs) {
-            for (rows, delta) in deltas.iter().filter(|(rows, _)| !rows.is_empty()) {
-                let y = tensor(seed ^ 9, &[start + 2, out]);
-                let before = bits(&y);
-                let [ours, reference] = ops().map(|ops| ops.add_delta(&x, &y, delta).unwrap());
-                prop_assert!(max_difference(&ours, &reference) <= 1e-4);
-                prop_assert_eq!(bits(&y), before, "an operation changed its input");
+        // Deltas alone: a segment's rows come out as they do without the others.
+        for (one, out) in linears.iter().zip(outs) {
+            let (y, Added::Segments(segments)) = (tensor(seed ^ 9, &[start + 2, out]), &one.added) else { unreachable!() };
+            let before = bits(&y);
+            let [ours, reference] = ops().map(|ops| ops.add_segments(&x, &y, segments).unwrap());
+            prop_assert!(max_difference(&ours, &reference) <= 1e-4);
+            prop_assert_eq!(bits(&y), before, "an operation changed its input");
+            for Segment { rows, delta } in segments.iter().filter(|segment| !segment.rows.is_empty()) {
                 let part = |t: &Tensor| t.narrow(0, rows.start, rows.len()).unwrap();
-                let alone = Cpu.add_delta(&part(&x).contiguous().unwrap(), &part(&y).contiguous().unwrap(), delta).unwrap();
+                let alone = Cpu.add_segments(&part(&x), &part(&y), &[Segment { rows: 0..rows.len(), delta }]).unwrap();
                 prop_assert_eq!(bits(&alone), bits(&part(&ours)));
             }
         }
@@ -556,7 +556,7 @@ fn operations_change_none_of_their_inputs() {
         let segments = Added::Segments(vec![Segment { rows: 1..5, delta: &delta }]);
         let results = [
             linear(ops, &x, &weight, &bias, segments, true).unwrap(),
-            ops.add_delta(&x, &x, &delta).unwrap(),
+            ops.add_segments(&x, &x, &[Segment { rows: 2..6, delta: &delta }]).unwrap(),
             ops.norm(&x, Some(&x), &Norm { weight: &bias, bias: &bias, eps: 1e-5 }).unwrap(),
             ops.gelu(&x).unwrap(),
             ops.rotate(&x, &rotary).unwrap(),

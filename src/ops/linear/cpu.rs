@@ -4,12 +4,12 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::adapted::adapted;
 use super::ragged::Shrunk;
-use super::{Added, Linear, Segment, add_delta_reference, reference};
+use super::{Added, Linear, Segment, add_segments_reference, reference};
 use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
 use crate::cpu::gemv::{FEW, few_rows};
 use crate::cpu::host;
 use crate::ops::gelu;
-use crate::params::{Delta, Frozen, Param};
+use crate::params::{Frozen, Param};
 
 /// The products with the A's of all linears come first: adapters' matrices pass over the rows of `x` once.
 pub(in crate::ops) fn cpu(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
@@ -46,13 +46,13 @@ fn one(x: &Tensor, linear: &Linear, shrunk: &Shrunk, i: usize) -> Result<Tensor>
 }
 
 /// `y` is copied: it may be shared.
-pub(in crate::ops) fn add_delta_cpu(x: &Tensor, y: &Tensor, delta: &Delta) -> Result<Tensor> {
-    if [x, y, &delta.a, &delta.b].into_iter().any(Tensor::track_op) {
-        return add_delta_reference(x, y, delta);
+pub(in crate::ops) fn add_segments_cpu(x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
+    let matrices = segments.iter().flat_map(|Segment { delta, .. }| [&delta.a, &delta.b]);
+    if [x, y].into_iter().chain(matrices).any(Tensor::track_op) {
+        return add_segments_reference(x, y, segments);
     }
-    let rows = x.dim(0)?;
     let mut sum = host::read("delta", [y], |[y]| y.to_vec())?;
-    Shrunk::new(x, &[&[Segment { rows: 0..rows, delta }][..]])?.expand(0, &mut sum, rows)?;
+    Shrunk::new(x, &[segments])?.expand(0, &mut sum, y.dim(0)?)?;
     Tensor::from_vec(sum, y.shape(), y.device())
 }
 

@@ -14,8 +14,8 @@ mod reference;
 
 use std::ops::Range;
 
-pub(super) use cpu::{add_delta_cpu, cpu};
-pub(super) use reference::{add_delta_reference, reference};
+pub(super) use cpu::{add_segments_cpu, cpu};
+pub(super) use reference::{add_segments_reference, reference};
 
 use crate::params::{Delta, Param};
 

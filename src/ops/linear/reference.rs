@@ -9,18 +9,18 @@ pub(in crate::ops) fn reference(x: &Tensor, linear: &Linear) -> Result<Tensor> {
     let y = x.matmul(&linear.weight.tensor()?.t()?)?.broadcast_add(&linear.bias.tensor()?)?;
     let y = match &linear.added {
         Added::Nothing => y,
-        Added::Whole(delta) => add_delta_reference(x, &y, delta)?,
-        Added::Segments(segments) => add_segments(x, y, segments)?,
+        Added::Whole(delta) => add_delta(x, &y, delta)?,
+        Added::Segments(segments) => add_segments_reference(x, &y, segments)?,
     };
     if linear.gelu { y.gelu_erf() } else { Ok(y) }
 }
 
-pub(in crate::ops) fn add_delta_reference(x: &Tensor, y: &Tensor, delta: &Delta) -> Result<Tensor> {
+/// `y + scale * (x A^T) B^T`.
+fn add_delta(x: &Tensor, y: &Tensor, delta: &Delta) -> Result<Tensor> {
     y + (x.matmul(&delta.a.t()?)?.matmul(&delta.b.t()?)? * delta.scale)?
 }
 
-/// `y` with the delta of each segment.
-fn add_segments(x: &Tensor, y: Tensor, segments: &[Segment]) -> Result<Tensor> {
+pub(in crate::ops) fn add_segments_reference(x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
     let tokens = y.dim(0)?;
     let mut parts = Vec::with_capacity(2 * segments.len() + 1);
     let mut next = 0;
@@ -32,11 +32,11 @@ fn add_segments(x: &Tensor, y: Tensor, segments: &[Segment]) -> Result<Tensor> {
             parts.push(y.narrow(0, next, rows.start - next)?);
         }
         let part = |t: &Tensor| t.narrow(0, rows.start, rows.len());
-        parts.push(add_delta_reference(&part(x)?, &part(&y)?, delta)?);
+        parts.push(add_delta(&part(x)?, &part(y)?, delta)?);
         next = rows.end;
     }
     if parts.is_empty() {
-        return Ok(y);
+        return Ok(y.clone());
     }
     if next < tokens {
         parts.push(y.narrow(0, next, tokens - next)?);
