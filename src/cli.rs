@@ -16,12 +16,12 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand};
 use polyrank::adapter;
-use polyrank::console::{causes, in_one_line, log_to_stderr};
-use polyrank::device::DeviceName;
+use polyrank::allocator;
+use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
 use polyrank::inspect::{Comparison, Report};
-use polyrank::model::{self, Sources};
-use polyrank::pages;
+use polyrank::logging::{causes, in_one_line, log_to_stderr};
+use polyrank::params::DeviceName;
 use polyrank::params::Layout;
 use polyrank::params::Precision;
 use serde::Serialize;
@@ -79,8 +79,8 @@ impl BaseArgs {
         let device = self.device.open()?;
         // A folder may be served where there is no cache.
         let cache = Sources::from_env().ok().map(|sources| sources.home);
-        let engine = Engine::prepacked(&model::ensure(&self.model_id)?, &device, self.dtype, cache)?;
-        pages::keep();
+        let engine = Engine::prepacked(&base::ensure(&self.model_id)?, &device, self.dtype, cache)?;
+        allocator::retain_pages();
         Ok(engine)
     }
 }
@@ -121,8 +121,8 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Pull { model, adapter } => {
             let dir = match adapter {
-                Some(id) => model::pull_adapter(&id)?,
-                None => model::pull(model.as_deref())?,
+                Some(id) => base::pull_adapter(&id)?,
+                None => base::pull(model.as_deref())?,
             };
             print(format_args!("{}", dir.display()))
         }
@@ -136,7 +136,7 @@ fn run(command: Command) -> Result<(), Failure> {
 
 fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let engine = match &args.model_id {
-        Some(base) => Some(Engine::open(&model::ensure(base)?, &Device::Cpu)?),
+        Some(base) => Some(Engine::open(&base::ensure(base)?, &Device::Cpu)?),
         None => None,
     };
     let look = |dir: &Path| -> Result<(Layout, Report), Failure> {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::adapter::{AdapterError, RegistryError};
-use crate::model::ModelError;
+use crate::adapter::AdapterError;
+use crate::base::ModelError;
 use crate::params::Precision;
-use crate::tokenize::TokenizeError;
+use crate::registry::RegistryError;
+use crate::text::TokenizeError;
 
 /// What may go wrong between a file and an answer.
 #[derive(Debug, Error)]

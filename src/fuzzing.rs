@@ -7,7 +7,7 @@ use candle_core::Device;
 use serde_json::Value;
 
 use crate::adapter::{Bytes, Files, parse};
-use crate::model::{BaseConfig, convert};
+use crate::base::{BaseConfig, convert};
 use crate::params::Layout;
 
 /// An adapter's three files, for a base of `layout`.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 pub use self::compare::{Comparison, LayoutDifference, LayoutMismatch, NamedReport};
 use crate::adapter::{Adapter, ProblemType, Ranks};
-use crate::console::printable;
+use crate::logging::printable;
 use crate::params::{Layout, NamedSite};
 
 /// An adapter's ranks and sizes.

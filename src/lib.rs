@@ -49,24 +49,22 @@
 //! - `unsafe` occurs in the mapping, in kernels and in the calls of the allocator only.
 
 pub mod adapter;
-pub mod console;
+pub mod allocator;
+pub mod atomic_file;
+pub mod base;
 pub mod correlation;
 mod cpu;
-pub mod device;
 pub mod encoder;
 pub mod engine;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod inspect;
-pub mod model;
+pub mod logging;
 pub mod ops;
-pub mod pages;
 pub mod params;
-pub mod rows;
+pub mod registry;
 pub mod scheduler;
-pub mod score;
 #[cfg(feature = "server")]
 pub mod server;
-pub mod tokenize;
-pub mod whole;
+pub mod text;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterError};
+use polyrank::base::Sources;
 use polyrank::engine::{Engine, Row};
 use polyrank::error::Error;
-use polyrank::model::Sources;
-use polyrank::tokenize::Limit;
+use polyrank::text::Limit;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

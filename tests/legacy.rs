@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
+use polyrank::base::{ModelError, Sources};
 use polyrank::engine::Engine;
-use polyrank::model::{ModelError, Sources};
-use polyrank::tokenize::Limit;
+use polyrank::text::Limit;
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;

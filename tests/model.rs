@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use half::{bf16, f16};
+use polyrank::base::{Base, BaseConfig, ModelError, Weights};
 use polyrank::engine::Engine;
-use polyrank::model::{Base, BaseConfig, ModelError, Weights};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use safetensors::tensor::{Dtype, TensorView};

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::Adapter;
-use polyrank::device::DeviceName;
-use polyrank::encoder::{Encoded, Identity, Packed};
+use polyrank::encoder::{Identity, Packed};
 use polyrank::engine::{Engine, Row};
+use polyrank::params::DeviceName;
 use polyrank::params::{Backend, Delta, Precision};
-use polyrank::tokenize::Limit;
+use polyrank::text::Encoded;
+use polyrank::text::Limit;
 use serde_json::Value;
 
 /// The folders of the bases, below `tests/goldens`.

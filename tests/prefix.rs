@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use polyrank::adapter::Adapter;
-use polyrank::encoder::{Encoded, Fork, Hooks, Packed};
+use polyrank::encoder::{Fork, Hooks, Packed};
 use polyrank::engine::Mixed;
 use polyrank::engine::Row;
 use polyrank::engine::plan::{Asked, Plan};
 use polyrank::ops::Added;
 use polyrank::params::Delta;
 use polyrank::params::{INPUTS, Layout, Point, Site};
+use polyrank::text::Encoded;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::parity::{Golden, goldens, worst};

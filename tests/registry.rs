@@ -8,10 +8,11 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, AdapterError, Registry, RegistryError, Source, Tier};
+use polyrank::adapter::{Adapter, AdapterError};
 use polyrank::error::Error;
 use polyrank::params::Delta;
 use polyrank::params::{Layout, Module};
+use polyrank::registry::{Registry, RegistryError, Source, Tier};
 use proptest::prelude::*;
 use tempfile::TempDir;
 

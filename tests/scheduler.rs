@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use polyrank::adapter::Adapter;
-use polyrank::encoder::Encoded;
 use polyrank::engine::Row;
 use polyrank::error::Error;
 use polyrank::scheduler::{Failed, Limits, Refused, Scheduler, take};
+use polyrank::text::Encoded;
 use proptest::prelude::*;
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use polyrank::tokenize::{Limit, TokenizeError, Tokenizer};
+use polyrank::text::{Limit, TokenizeError, Tokenizer};
 use serde::Deserialize;
 use tempfile::TempDir;
 

@@ -1,6 +1,6 @@
 //! Random parameters as a base has them: mapped from a file.
 
-use polyrank::model::Weights;
+use polyrank::base::Weights;
 use polyrank::params::Param;
 use rand::rngs::StdRng;
 use safetensors::tensor::{Dtype, TensorView};

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use polyrank::adapter::Adapter;
-use polyrank::encoder::Encoded;
+use polyrank::base::{self, Sources};
 use polyrank::engine::{Engine, Row};
-use polyrank::model::{self, Sources};
 use polyrank::params::Delta;
 use polyrank::params::Precision;
 use polyrank::params::{Dim, Layout, Site};
+use polyrank::text::Encoded;
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -20,7 +20,7 @@ const LABELS: usize = 2;
 /// The base that `POLYRANK_MODEL_ID` names, or the default one.
 pub(crate) fn open() -> Result<Engine, Failure> {
     let id = std::env::var("POLYRANK_MODEL_ID").unwrap_or_else(|_| "default".to_owned());
-    let dir = model::ensure(&id)?;
+    let dir = base::ensure(&id)?;
     println!("\nbase: {}", dir.file_name().unwrap_or(dir.as_os_str()).display());
     Ok(Engine::prepacked(&dir, &Device::Cpu, Precision::F32, Some(Sources::from_env()?.home))?)
 }

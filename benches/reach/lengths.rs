@@ -1,8 +1,8 @@
 //! Cost over length: the longest texts and texts of one word, apart and mixed, against their floating-point operations.
 
-use polyrank::encoder::Encoded;
 use polyrank::engine::Row;
 use polyrank::params::Layout;
+use polyrank::text::Encoded;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;

@@ -3,7 +3,7 @@
 
 use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
-use polyrank::model::Weights;
+use polyrank::base::Weights;
 
 fuzz_target!(|data: &[u8]| {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use polyrank::rows::{EXTENSIONS, Rows};
+use polyrank::text::rows::{EXTENSIONS, Rows};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&first, content)) = data.split_first() else { return };

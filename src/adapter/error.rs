@@ -95,7 +95,7 @@ pub enum AdapterError {
 }
 
 impl AdapterError {
-    pub(super) fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+    pub(crate) fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Io { file: file.to_owned(), source }
     }
 

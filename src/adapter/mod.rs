@@ -8,7 +8,6 @@ mod lora;
 mod pattern;
 mod peek;
 mod read;
-mod registry;
 mod write;
 
 pub use error::AdapterError;
@@ -19,5 +18,4 @@ pub use peek::{layout_of, peek};
 #[cfg(fuzzing)]
 pub(crate) use read::parse;
 pub use read::{read, read_over};
-pub use registry::{Loaded, Registry, RegistryError, Source, Status, Tier};
 pub use write::write;

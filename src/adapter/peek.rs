@@ -9,8 +9,8 @@ use super::files::Files;
 use super::labels::Labels;
 use super::read::{PREFIX, parse, tensors};
 use super::{Adapter, AdapterError};
-use crate::encoder::{self, Architecture};
-use crate::model::BaseConfig;
+use crate::base::BaseConfig;
+use crate::base::architecture::{self, Architecture};
 use crate::params::{Layout, Module};
 
 /// More layers than any encoder has; what it keeps out is a name that would size a table.
@@ -47,7 +47,7 @@ fn guess(files: &Files) -> Result<Layout, AdapterError> {
         .filter_map(|(name, tensor)| Some((name.strip_prefix(PREFIX)?, tensor.shape().to_vec())))
         .collect();
     let unknown = || {
-        let known = encoder::ARCHITECTURES.iter().map(|known| known.model_type).collect::<Vec<_>>().join(", ");
+        let known = architecture::ARCHITECTURES.iter().map(|known| known.model_type).collect::<Vec<_>>().join(", ");
         let reason =
             format!("expected a classifier and layers of an architecture that is served ({known}), found neither");
         AdapterError::malformed(file, reason)
@@ -55,7 +55,7 @@ fn guess(files: &Files) -> Result<Layout, AdapterError> {
     let classifier = |name: &str| name.starts_with("classifier.") && name.ends_with(".weight");
     let hidden = shapes.iter().find_map(|(name, shape)| shape.last().filter(|_| classifier(name)));
     let &hidden = hidden.ok_or_else(unknown)?;
-    for architecture in encoder::ARCHITECTURES {
+    for architecture in architecture::ARCHITECTURES {
         let sizes = |layers, wide| Sizes { layers, hidden, wide };
         let Some(probe) = sketch(architecture, &shapes, sizes(1, 1)) else { continue };
         let stem = format!("{}.{}.", probe.prefix, probe.stack);
@@ -115,5 +115,5 @@ fn sketch(architecture: &Architecture, shapes: &[(&str, Vec<usize>)], sizes: Siz
         "embedding_size": sizes.hidden, "relative_attention": !sides.is_empty(), "pos_att_type": sides,
     });
     let config = BaseConfig::parse(Path::new("config.json"), config).ok()?;
-    encoder::layout(&config).ok()
+    architecture::layout(&config).ok()
 }

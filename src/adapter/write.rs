@@ -12,8 +12,8 @@ use tempfile::NamedTempFile;
 use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
 use super::read::{PREFIX, parse};
 use super::{Adapter, AdapterError, labels};
+use crate::atomic_file;
 use crate::params::{Delta, Layout, Site};
-use crate::whole;
 
 /// Writes `adapter` into the folder `dir`, which is made where it is missing.
 ///
@@ -144,12 +144,12 @@ fn save(dir: &Path, Files { config, weights, labels }: Files) -> Result<(), Adap
     for (temporary, file) in written.collect::<Result<Vec<(NamedTempFile, PathBuf)>, AdapterError>>()? {
         temporary.persist(&file).map_err(|error| AdapterError::io(&file)(error.error))?;
     }
-    whole::sync_folder(dir).map_err(AdapterError::io(dir))
+    atomic_file::sync_folder(dir).map_err(AdapterError::io(dir))
 }
 
 fn write_beside(file: &Path, bytes: &[u8]) -> Result<NamedTempFile, AdapterError> {
     let write = || {
-        let mut temporary = whole::begin(file)?;
+        let mut temporary = atomic_file::begin(file)?;
         temporary.write_all(bytes)?;
         temporary.as_file().sync_all()?;
         Ok(temporary)

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use polyrank::adapter::{Adapter, Registry};
+use polyrank::adapter::Adapter;
+use polyrank::engine::score::{Function, rank};
 use polyrank::engine::{Engine, Row};
-use polyrank::rows::Rows;
+use polyrank::registry::Registry;
 use polyrank::scheduler;
-use polyrank::score::{Function, rank};
-use polyrank::tokenize::Limit;
+use polyrank::text::Limit;
+use polyrank::text::rows::Rows;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -105,10 +106,10 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 /// Each text for one of the adapters in turn, or for all of them.
-fn questions(rows: Vec<polyrank::rows::Row>, adapters: &[Arc<Adapter>], all: bool) -> Vec<Question> {
+fn questions(rows: Vec<polyrank::text::rows::Row>, adapters: &[Arc<Adapter>], all: bool) -> Vec<Question> {
     let each = if all { adapters.len() } else { 1 };
     let texts = rows.into_iter().flat_map(|row| std::iter::repeat_n(row, each));
-    let question = |(row, adapter): (polyrank::rows::Row, &Arc<Adapter>)| Question {
+    let question = |(row, adapter): (polyrank::text::rows::Row, &Arc<Adapter>)| Question {
         text: row.text,
         pair: row.pair,
         adapter: Arc::clone(adapter),

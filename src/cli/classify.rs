@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use polyrank::adapter::Adapter;
+use polyrank::engine::score::{Function, Scored, rank};
 use polyrank::engine::{Engine, Row};
-use polyrank::rows::Rows;
 use polyrank::scheduler;
-use polyrank::score::{Function, Scored, rank};
-use polyrank::tokenize::Limit;
+use polyrank::text::Limit;
+use polyrank::text::rows::Rows;
 use serde::Serialize;
 
 use super::{BaseArgs, Failure};

@@ -1,15 +1,6 @@
 //! Packed texts: tokens of all texts end to end, no padding.
 
-/// One tokenised text.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Encoded {
-    /// Token ids with special tokens, `[t]`.
-    pub ids: Vec<u32>,
-    /// Segment of each token (0, or 1 in the second text of a pair), `[t]`.
-    pub type_ids: Vec<u32>,
-    /// Whether tokens were cut off to fit.
-    pub truncated: bool,
-}
+use crate::text::Encoded;
 
 /// Several texts as one batch of `T` tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

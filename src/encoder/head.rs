@@ -6,9 +6,10 @@ use candle_core::{Result, Tensor, bail};
 
 use super::layers::{Loader, dropped, only, resolve};
 use super::{DropPoint, Encoder, Hooks, Packed};
-use crate::model::ModelError;
+use crate::base::ModelError;
+use crate::base::architecture::{Activation, HeadSpec};
 use crate::ops::{self, Added, Ops};
-use crate::params::{Dim, Frozen, HeadParameter, Layout, Param};
+use crate::params::{Frozen, HeadParameter, Layout, Param};
 
 /// The tensors of a head by their names in checkpoints ([`Layout::head`]).
 pub type Head = BTreeMap<String, Tensor>;
@@ -37,72 +38,18 @@ pub fn head_logits(
     encoder.logits(&encoder.pool(hidden, &batch.offsets)?, head, hooks)
 }
 
-/// What lies between the two linears of a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
-    Tanh,
-    Gelu,
-    Relu,
-}
-
-impl Activation {
-    fn apply(self, x: &Tensor, ops: &dyn Ops) -> Result<Tensor> {
-        match self {
-            Self::Tanh => x.tanh(),
-            Self::Gelu => ops.gelu(x),
-            Self::Relu => x.relu(),
-        }
-    }
-}
-
-/// A head as every architecture here has it: a linear over the hidden state, an activation, perhaps a norm, a linear to labels.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
-    /// The first linear's name in checkpoints, `bert.pooler.dense`.
-    pub(super) dense: &'static str,
-    /// Whether it has a bias.
-    pub(super) dense_bias: bool,
-    /// What follows.
-    pub(super) activation: Activation,
-    /// A norm, and whether it has a bias.
-    pub(super) norm: Option<(&'static str, bool)>,
-    /// The last linear, `classifier`.
-    pub(super) output: &'static str,
-    /// Whether the hidden state is dropped too, in training.
-    pub(super) drops_input: bool,
-}
-
-impl Shape {
-    /// The head's tensors. Those of the last linear are always the adapter's; the others' need not be, if the base has them.
-    pub(super) fn parameters(&self, hidden: usize) -> Vec<HeadParameter> {
-        let parameter = |module: &str, kind: &str, shape: &[Dim], required| HeadParameter {
-            name: format!("{module}.{kind}"),
-            shape: shape.to_vec(),
-            required,
-        };
-        let fixed = Dim::Fixed(hidden);
-        let mut all = vec![
-            parameter(self.output, "weight", &[Dim::Labels, fixed], true),
-            parameter(self.output, "bias", &[Dim::Labels], true),
-            parameter(self.dense, "weight", &[fixed, fixed], false),
-        ];
-        if self.dense_bias {
-            all.push(parameter(self.dense, "bias", &[fixed], false));
-        }
-        if let Some((norm, bias)) = self.norm {
-            all.push(parameter(norm, "weight", &[fixed], false));
-            if bias {
-                all.push(parameter(norm, "bias", &[fixed], false));
-            }
-        }
-        all
+fn activated(x: &Tensor, activation: Activation, ops: &dyn Ops) -> Result<Tensor> {
+    match activation {
+        Activation::Tanh => x.tanh(),
+        Activation::Gelu => ops.gelu(x),
+        Activation::Relu => x.relu(),
     }
 }
 
 /// A head over a base: the base's part of it, where it has one.
 pub(super) struct Classifier {
     ops: &'static dyn Ops,
-    shape: Shape,
+    spec: HeadSpec,
     eps: f64,
     base: BTreeMap<String, Frozen>,
     no_bias: Frozen,
@@ -111,7 +58,7 @@ pub(super) struct Classifier {
 impl Classifier {
     /// Takes from the base what it has, and makes what it lacks required of adapters in `layout`.
     pub(super) fn open(
-        shape: Shape,
+        spec: HeadSpec,
         loader: &mut Loader,
         layout: &mut Layout,
         eps: f64,
@@ -124,7 +71,7 @@ impl Classifier {
                 false => *required = true,
             }
         }
-        Ok(Self { ops: loader.ops(), shape, eps, base, no_bias: loader.zeros(hidden)? })
+        Ok(Self { ops: loader.ops(), spec, eps, base, no_bias: loader.zeros(hidden)? })
     }
 
     /// A tensor of the head: the adapter's, or else the base's.
@@ -155,12 +102,12 @@ impl Classifier {
 
     /// Logits `[B, labels]` of what was pooled, `[B, hidden]`.
     pub(super) fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
-        let Shape { dense, dense_bias, activation, norm, output, drops_input } = self.shape;
+        let HeadSpec { dense, dense_bias, activation, norm, output, drops_input } = self.spec;
         let mut x = pooled.clone();
         if drops_input {
             x = dropped(x, DropPoint::HeadInput, self.ops, hooks)?;
         }
-        x = activation.apply(&self.linear(&x, head, (dense, dense_bias), hooks)?, self.ops)?;
+        x = activated(&self.linear(&x, head, (dense, dense_bias), hooks)?, activation, self.ops)?;
         if let Some(norm) = norm {
             let (weight, bias) = self.module(head, norm, hooks)?;
             x = self.ops.norm(&x, None, &ops::Norm { weight: &weight, bias: &bias, eps: self.eps })?;

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::{DropPoint, Hooks, Packed};
-use crate::model::{ModelError, Weights};
+use crate::base::{ModelError, Weights};
 use crate::ops::{self, Added, Ops, Segment};
 use crate::params::{Backend, Frozen, Layout, Param, Site};
 

@@ -1,127 +1,25 @@
 //! The encoder of the original Transformer, norms after the residuals: BERT, and all that differ from it in names, positions,
 //! the width of their embeddings, a bias by distance and their heads.
 
-use std::sync::Arc;
-
 use candle_core::{Result, Tensor};
 
 use super::fork::Texts;
-use super::head::{Classifier, Shape};
+use super::head::Classifier;
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
 use super::{DropPoint, Encoder, Head, Hooks, Packed};
-use crate::model::{Base, BaseConfig, ModelError};
-use crate::ops::{Heads, Ops};
-use crate::params::{Backend, Frozen, Layout, Module, Site};
-
-/// The modules of a layer, in the order in which every layout here lists them.
-pub(super) const QUERY: usize = 0;
-pub(super) const KEY: usize = 1;
-pub(super) const VALUE: usize = 2;
-const ATTENTION_OUTPUT: usize = 3;
-const INTERMEDIATE: usize = 4;
-const OUTPUT: usize = 5;
-
-/// What a layer's parameters are called.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Names {
-    /// The six linears: query, key, value, the attention's output, into and out of the feed-forward.
-    pub(super) linears: [&'static str; 6],
-    /// The norm after attention.
-    pub(super) attention_norm: &'static str,
-    /// The norm after the feed-forward.
-    pub(super) output_norm: &'static str,
-    /// Whether the attention's output is dropped in training.
-    pub(super) drops_attention: bool,
-}
-
-/// BERT's names, which most follow.
-pub(super) const BERT: Names = Names {
-    linears: [
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    ],
-    attention_norm: "attention.output.LayerNorm",
-    output_norm: "output.LayerNorm",
-    drops_attention: true,
+use crate::base::architecture::{
+    ATTENTION_OUTPUT, INTERMEDIATE, KEY, Names, OUTPUT, PostNormSpec, QUERY, Relative, VALUE,
 };
+use crate::base::{Base, BaseConfig, ModelError};
+use crate::ops::{Heads, Ops};
+use crate::params::{Backend, Frozen, Layout, Site};
 
-/// What tells one such encoder from another.
-pub(super) struct Spec {
-    /// What stands before its names, `bert`.
-    pub(super) prefix: &'static str,
-    /// Where its layers are, `encoder.layer`.
-    pub(super) stack: &'static str,
-    /// What is in them.
-    pub(super) names: Names,
-    /// Its tables in `embeddings`: words, positions, and perhaps segments.
-    pub(super) tables: &'static [&'static str],
-    /// Width of its embeddings, and the linear that brings them to the hidden size where they differ.
-    pub(super) embedding: fn(&BaseConfig) -> std::result::Result<usize, ModelError>,
-    pub(super) projection: &'static str,
-    /// What its layers add to their scores by distance, where they do.
-    pub(super) relative: Option<Relative>,
-    /// Its classifier.
-    pub(super) head: Shape,
-}
-
-/// A bias of attention scores by head and distance, one for all layers.
-pub(super) struct Relative {
-    /// The table `[rows, heads]`, `encoder.relative_attention_bias`.
-    pub(super) table: &'static str,
-    /// Its rows.
-    pub(super) rows: fn(&BaseConfig) -> std::result::Result<usize, ModelError>,
-    /// The row of the distance `j - i` of key j from query i.
-    pub(super) row: fn(i64) -> usize,
-}
-
-impl Relative {
-    /// The bias `[heads, 2 n - 1]` of texts of up to `longest` = n tokens, as [`Heads::bias`] takes it.
-    fn bias(&self, table: &Frozen, longest: usize, hooks: &dyn Hooks) -> Result<Tensor> {
-        let table = resolve(table, hooks)?.tensor()?;
-        let farthest = longest.saturating_sub(1) as i64;
-        let rows: Vec<u32> = (-farthest..=farthest).map(|distance| (self.row)(distance) as u32).collect();
-        table.index_select(&Tensor::new(rows, table.device())?, 0)?.t()?.contiguous()
-    }
-}
-
-/// The six linears of each layer.
-pub(super) fn modules(config: &BaseConfig, names: &Names) -> Vec<Module> {
-    const LABELS: [&str; 6] = ["query", "key", "value", "attention output", "intermediate", "output"];
-    let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-    let square = |input| (hidden, hidden, input);
-    let shapes = [square(0), square(0), square(0), square(1), (hidden, wide, 2), (wide, hidden, 3)];
-    let module =
-        |((name, label), (in_features, out_features, input))| Module { name, label, in_features, out_features, input };
-    names.linears.into_iter().zip(LABELS).zip(shapes).map(module).collect()
-}
-
-/// The sites of such an encoder.
-pub(super) fn layout(spec: &Spec, config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
-    let projects = (spec.embedding)(config)? != config.hidden_size;
-    let mut other_linears: Vec<String> = projects.then(|| spec.projection.to_owned()).into_iter().collect();
-    // What lies under `classifier` is never a target to PEFT.
-    if !spec.head.dense.starts_with("classifier.") {
-        other_linears.push(spec.head.dense.to_owned());
-    }
-    Ok(Layout {
-        prefix: spec.prefix,
-        stack: spec.stack,
-        layers: config.num_hidden_layers,
-        modules: modules(config, &spec.names),
-        other_linears,
-        tables: spec
-            .tables
-            .iter()
-            .map(|table| format!("{}.embeddings.{table}", spec.prefix))
-            .chain(spec.relative.iter().map(|relative| format!("{}.{}", spec.prefix, relative.table)))
-            .collect(),
-        head: spec.head.parameters(config.hidden_size),
-        hidden: config.hidden_size,
-    })
+/// The bias `[heads, 2 n - 1]` of texts of up to `longest` = n tokens, as [`Heads::bias`] takes it.
+fn bias(relative: &Relative, table: &Frozen, longest: usize, hooks: &dyn Hooks) -> Result<Tensor> {
+    let table = resolve(table, hooks)?.tensor()?;
+    let farthest = longest.saturating_sub(1) as i64;
+    let rows: Vec<u32> = (-farthest..=farthest).map(|distance| (relative.row)(distance) as u32).collect();
+    table.index_select(&Tensor::new(rows, table.device())?, 0)?.t()?.contiguous()
 }
 
 /// Such an encoder over a base's mapping.
@@ -142,12 +40,12 @@ pub(super) struct PostNorm {
 
 impl PostNorm {
     pub(super) fn open(
-        spec: &'static Spec,
+        spec: &'static PostNormSpec,
         base: &Base,
         backend: &Backend,
-    ) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
+    ) -> std::result::Result<Self, ModelError> {
         let config = &base.config;
-        let (mut layout, width, eps) = (layout(spec, config)?, (spec.embedding)(config)?, config.layer_norm_eps);
+        let (mut layout, width, eps) = (spec.layout(config)?, (spec.embedding)(config)?, config.layer_norm_eps);
         let mut loader = Loader::new(&base.weights, backend);
         let rows = [config.vocab_size, config.max_position_embeddings, config.type_vocab_size];
         let mut tables = spec.tables.iter().zip(rows).map(|(table, rows)| {
@@ -174,7 +72,7 @@ impl PostNorm {
         let layers = (0..layout.layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let classifier = Classifier::open(spec.head, &mut loader, &mut layout, eps)?;
         let (padding, ops, parameters) = (config.padding(), loader.ops(), loader.taken());
-        Ok(Arc::new(Self { ops, padding, layout, tables, norm, projection, relative, layers, classifier, parameters }))
+        Ok(Self { ops, padding, layout, tables, norm, projection, relative, layers, classifier, parameters })
     }
 }
 
@@ -198,7 +96,7 @@ impl Encoder for PostNorm {
             x = projection.forward(&x, hooks)?;
         }
         let bias = match &self.relative {
-            Some((relative, table)) => Some(relative.bias(table, batch.longest(), hooks)?),
+            Some((relative, table)) => Some(bias(relative, table, batch.longest(), hooks)?),
             None => None,
         };
         let mut texts = Texts::new(&batch.offsets, hooks);

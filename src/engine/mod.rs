@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `plan/` | a batch as a value: which texts run, where rows fork, what each pass answers |
 //! | `mixed.rs` | what a planned batch answers to the encoder's hooks |
+//! | `score.rs` | from logits to labels with scores, best first |
 //! | `micro_batches.rs` | a batch in several passes, side by side on the cores |
 
 pub mod micro_batches;
 mod mixed;
 pub mod plan;
+pub mod score;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -21,11 +23,12 @@ use self::micro_batches::Workers;
 pub use self::mixed::Mixed;
 use self::plan::{Asked, Plan, Sizes};
 use crate::adapter::{self, Adapter};
-use crate::encoder::{self, Encoded, Encoder, Packed};
+use crate::base::{self, Base, BaseConfig};
+use crate::encoder::{self, Encoder, Packed};
 use crate::error::Error;
-use crate::model::{Base, BaseConfig};
 use crate::params::{Backend, Form, Layout, Precision};
-use crate::tokenize::{Limit, TokenizeError, Tokenizer};
+use crate::text::Encoded;
+use crate::text::{Limit, TokenizeError, Tokenizer};
 
 /// Tokens of a pass on one core: at least so many that what is fetched of weights and adapters serves many rows, at most so many that
 /// they stay in its caches.
@@ -72,7 +75,7 @@ impl Engine {
     ) -> Result<Self, Error> {
         let (backend, mut base) = (backend.into(), Base::open(dir)?.cached(cache));
         match (backend.form(), precision) {
-            (Form::Cpu, _) => base.prepack(&encoder::layout(&base.config)?, precision)?,
+            (Form::Cpu, _) => base.prepack(&base::layout(&base.config)?, precision)?,
             (Form::Reference | Form::Cuda, Precision::F32) => {}
             (Form::Reference | Form::Cuda, _) => return Err(Error::Precision { precision }),
         }

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 
 use super::{Report, rank, thousands, width};
-use crate::console::printable;
 use crate::correlation::pearson;
+use crate::logging::printable;
 use crate::params::{Layout, NamedSite};
 
 /// Lines of text hold about as many columns.

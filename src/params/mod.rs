@@ -11,6 +11,7 @@
 
 mod backend;
 mod delta;
+mod device;
 mod frozen;
 mod param;
 mod prepacked;
@@ -18,6 +19,7 @@ mod site;
 
 pub use backend::{Backend, Form};
 pub use delta::Delta;
+pub use device::DeviceName;
 pub(crate) use frozen::Data;
 pub use frozen::Frozen;
 pub use param::Param;

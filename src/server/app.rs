@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::config::Config;
 use super::error::ApiError;
 use super::tokenising::{Room, Tokenising};
-use crate::adapter::Registry;
 use crate::engine::{Engine, Row};
 use crate::error::Error;
+use crate::registry::Registry;
 use crate::scheduler::{Limits, Scheduler};
 
 /// A base, its adapters and the worker, configured.

@@ -16,11 +16,11 @@ use super::body;
 use super::error::ApiError;
 use super::routes::{blocking, path};
 use super::tokenising::Room;
-use crate::adapter::Loaded;
-use crate::encoder::Encoded;
 use crate::engine::Row;
-use crate::score::{Function, Scored, rank};
-use crate::tokenize::Limit;
+use crate::engine::score::{Function, Scored, rank};
+use crate::registry::Loaded;
+use crate::text::Encoded;
+use crate::text::Limit;
 
 #[cfg(fuzzing)]
 pub(super) fn parse(body: &[u8]) -> Result<(), ApiError> {

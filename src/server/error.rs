@@ -6,10 +6,11 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use thiserror::Error;
 
-use crate::adapter::{AdapterError, RegistryError};
+use crate::adapter::AdapterError;
 use crate::error::Error;
+use crate::registry::RegistryError;
 use crate::scheduler::{Failed, Refused};
-use crate::tokenize::TokenizeError;
+use crate::text::TokenizeError;
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use super::app::App;
 use super::error::ApiError;
 use super::{auth, classify};
-use crate::adapter::Status;
+use crate::registry::Status;
 
 /// All routes over `app`.
 pub(super) fn router(app: Arc<App>) -> Router {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use polyrank::whole;
+use polyrank::atomic_file;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -62,19 +62,19 @@ pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<()
     }
     let weights = room.path().join("state.safetensors");
     let bytes = safetensors::serialize(&tensors, None).map_err(|error| Error::malformed(&weights, error))?;
-    whole::write(&weights, &bytes).map_err(Error::io(&weights))?;
+    atomic_file::write(&weights, &bytes).map_err(Error::io(&weights))?;
     let path = room.path().join("state.json");
     let moments = optimizer.moments.iter().map(|moments| moments.steps).collect();
     let state = State { progress: progress.clone(), step: optimizer.step, moments };
     let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
-    whole::write(&path, &json).map_err(Error::io(&path))?;
+    atomic_file::write(&path, &json).map_err(Error::io(&path))?;
     let target = folder(run, progress.epoch);
     if target.exists() {
         fs::remove_dir_all(&target).map_err(Error::io(&target))?;
     }
     fs::rename(room.path(), &target).map_err(Error::io(&target))?;
     // Before those that it replaces go.
-    whole::sync_folder(run).map_err(Error::io(run))?;
+    atomic_file::sync_folder(run).map_err(Error::io(run))?;
     for (epoch, path) in all(run)? {
         if epoch != progress.epoch && epoch != progress.best_epoch {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;

@@ -11,12 +11,12 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand};
 use polyrank::adapter::{self, ProblemType};
-use polyrank::console::{in_one_line, log_to_stderr};
-use polyrank::device::DeviceName;
+use polyrank::allocator;
+use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
-use polyrank::model::{self, Sources};
-use polyrank::pages;
+use polyrank::logging::{in_one_line, log_to_stderr};
+use polyrank::params::DeviceName;
 use polyrank::params::Precision;
 use polyrank_training::checkpoint;
 use polyrank_training::data::{DataOptions, HoldOut, TaskData};
@@ -141,11 +141,11 @@ pub(crate) fn main() -> ExitCode {
 
 /// The base, pulled if it is missing.
 fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Engine, Error> {
-    let dir = model::ensure(model_id)?;
+    let dir = base::ensure(model_id)?;
     // A folder may be trained on where there is no cache.
     let cache = Sources::from_env().ok().map(|sources| sources.home);
     let engine = Engine::prepacked(&dir, &device.open()?, dtype, cache)?;
-    pages::keep();
+    allocator::retain_pages();
     Ok(engine)
 }
 
@@ -212,7 +212,7 @@ fn prune(args: &PruneArgs) -> Result<(), Error> {
     if args.output.is_dir() && fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::Settings(format!("{} is not empty", args.output.display())));
     }
-    let engine = Engine::open(&model::ensure(&settings.model_id)?, &Device::Cpu)?;
+    let engine = Engine::open(&base::ensure(&settings.model_id)?, &Device::Cpu)?;
     facts.check_base(&run, engine.base_fingerprint())?;
     export(&engine, &settings, &facts, &checkpoint, &args.output)
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::AdapterError;
-use polyrank::model::ModelError;
-use polyrank::tokenize::TokenizeError;
+use polyrank::base::ModelError;
+use polyrank::text::TokenizeError;
 
 use crate::data::DataError;
 

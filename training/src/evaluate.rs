@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use polyrank::adapter::Adapter;
-use polyrank::encoder::Encoded;
 use polyrank::engine::{Engine, Row};
+use polyrank::text::Encoded;
 use serde::Serialize;
 
 use crate::data::{Target, TaskData};

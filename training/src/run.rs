@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::{AdapterError, ProblemType};
-use polyrank::whole;
+use polyrank::atomic_file;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -216,7 +216,7 @@ pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Fac
         }
         if output.join("adapter_config.json").exists() {
             let path = run.join(REPLACING);
-            whole::write(&path, &[]).map_err(Error::io(&path))?;
+            atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
         }
     }
     checkpoint::sweep(&run)?;
@@ -241,10 +241,10 @@ fn hold(run: &Path) -> Result<Held, Error> {
 fn describe(run: &Path, settings: &Settings, facts: &Facts) -> Result<(), Error> {
     let path = run.join(FACTS);
     let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
-    whole::write(&path, &json).map_err(Error::io(&path))?;
+    atomic_file::write(&path, &json).map_err(Error::io(&path))?;
     let path = run.join(CONFIG);
     let toml = toml::to_string(settings).map_err(|error| Error::malformed(&path, error))?;
-    whole::write(&path, toml.as_bytes()).map_err(Error::io(&path))
+    atomic_file::write(&path, toml.as_bytes()).map_err(Error::io(&path))
 }
 
 /// The settings and facts of the run in the folder `run`.
@@ -340,7 +340,7 @@ pub fn trim_log(run: &Path, epoch: usize) -> Result<(), Error> {
         entry.and_then(|entry| entry["epoch"].as_u64()).is_some_and(|of| of as usize <= epoch)
     };
     let kept: String = text.lines().filter(done).map(|line| format!("{line}\n")).collect();
-    if kept == text { Ok(()) } else { whole::write(&path, kept.as_bytes()).map_err(Error::io(&path)) }
+    if kept == text { Ok(()) } else { atomic_file::write(&path, kept.as_bytes()).map_err(Error::io(&path)) }
 }
 
 /// `None` where there is no such file.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use polyrank::engine::Row;
-use polyrank::tokenize::Limit;
+use polyrank::text::Limit;
 use serde_json::Value;
 use tempfile::TempDir;
 

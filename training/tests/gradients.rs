@@ -2,9 +2,10 @@
 
 use candle_core::{Device, Tensor, Var};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Encoded, Head, Hooks, Packed, head_logits};
+use polyrank::encoder::{Head, Hooks, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank::params::Dim;
+use polyrank::text::Encoded;
 use polyrank_training::data::Target;
 use polyrank_training::method::{
     Dropping, GateStart, LowRank, LowRankSettings, Rates, Replace, StepDropout, Subset, Trainable,

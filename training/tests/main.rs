@@ -14,9 +14,10 @@ mod steps;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use polyrank::encoder::{Encoded, Packed};
+use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
 use polyrank::params::Precision;
+use polyrank::text::Encoded;
 
 /// Tiny bases of the runtime's goldens besides BERT, below `tests/goldens/encoders`.
 const ENCODERS: [&str; 9] = [

@@ -12,7 +12,7 @@ use polyrank::encoder::{Identity, Packed, head_logits};
 use polyrank::engine::{Engine, Row};
 use polyrank::params::Delta;
 use polyrank::params::Precision;
-use polyrank::tokenize::Limit;
+use polyrank::text::Limit;
 use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::method::{GateRule, GateStart, Group, LowRank, LowRankSettings};
 use polyrank_training::optim::{Optimizer, StepRule, Threshold};

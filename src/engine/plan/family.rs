@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::Asked;
-use crate::encoder::Encoded;
 use crate::engine::micro_batches;
 use crate::params::Point;
+use crate::text::Encoded;
 
 /// All that is asked about one text.
 pub(super) struct Family {

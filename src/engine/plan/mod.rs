@@ -10,8 +10,9 @@ use std::ops::Range;
 
 pub use self::family::Sizes;
 use self::family::{Family, families};
-use crate::encoder::{Encoded, Fork};
+use crate::encoder::Fork;
 use crate::params::Point;
+use crate::text::Encoded;
 
 /// One question: a text asked of an adapter.
 #[derive(Debug, Clone, Copy)]

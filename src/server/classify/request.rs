@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::super::error::ApiError;
-use crate::score::Function;
+use crate::engine::score::Function;
 
 /// A text, or a pair of them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use polyrank::rows::RowsError;
+use polyrank::text::rows::RowsError;
 
 /// Data that cannot be trained or evaluated on.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use polyrank::adapter::ProblemType;
-use polyrank::rows::Rows;
+use polyrank::text::rows::Rows;
 
 use super::rows::Row;
 use super::{DataError, Example, Target};

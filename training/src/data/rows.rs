@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use polyrank::rows::Rows;
+use polyrank::text::rows::Rows;
 
 use super::DataError;
 
@@ -29,7 +29,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>, DataError> {
     // A test file may lack labels; whoever needs them says so by the empty ones.
     let test = path.file_stem().is_some_and(|stem| stem == "test");
     let mut first = true;
-    let row = |row: Result<polyrank::rows::Row, _>| {
+    let row = |row: Result<polyrank::text::rows::Row, _>| {
         let row = row?;
         let first = std::mem::take(&mut first);
         let label = match row.label {

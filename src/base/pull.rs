@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::source::Sources;
 use super::weights::hex;
 use super::{ModelError, convert, hub, wheel};
-use crate::whole;
+use crate::atomic_file;
 
 /// How to fetch a base.
 #[derive(Debug, Clone, Copy)]
@@ -133,11 +133,11 @@ pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Re
         if path.is_file() {
             let to = copy.join(path.file_name().unwrap_or_default());
             fs::copy(&path, &to).map_err(ModelError::io(&path))?;
-            whole::settle(&to).map_err(ModelError::io(&to))?;
+            atomic_file::restore_mode_and_sync(&to).map_err(ModelError::io(&to))?;
         }
     }
     convert::complete(&copy)?;
-    whole::sync_folder(&copy).map_err(ModelError::io(&copy))?;
+    atomic_file::sync_folder(&copy).map_err(ModelError::io(&copy))?;
     publish(&copy, target, &staging.path().join("replaced"), is_base)
 }
 
@@ -191,7 +191,7 @@ pub(super) fn sweep(folder: &Path) {
             entry.metadata().ok()?.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok())?;
         let name = entry.file_name();
         Some(
-            [STAGING, PARTIAL, whole::PREFIX]
+            [STAGING, PARTIAL, atomic_file::PREFIX]
                 .iter()
                 .any(|prefix| name.to_str().is_some_and(|name| name.starts_with(prefix)))
                 && age > STALE,

@@ -4,9 +4,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Architecture;
-use super::head::{Activation, Shape};
-use super::post_norm::{self, BERT, PostNorm, Spec};
+use super::post_norm::{BERT, PostNormSpec};
+use super::{Activation, Architecture, Family, HeadSpec};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "electra",
@@ -14,11 +13,11 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     defaults: || json!({"embedding_size": 128}),
     only: Vec::<(&str, Value)>::new,
     padding: |_| None,
-    layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, backend| PostNorm::open(&SPEC, base, backend),
+    layout: |config| SPEC.layout(config),
+    family: Family::PostNorm(&SPEC),
 };
 
-static SPEC: Spec = Spec {
+static SPEC: PostNormSpec = PostNormSpec {
     prefix: "electra",
     stack: "encoder.layer",
     names: BERT,
@@ -26,7 +25,7 @@ static SPEC: Spec = Spec {
     embedding: |config| Ok(config.own::<Settings>()?.embedding_size),
     projection: "electra.embeddings_project",
     relative: None,
-    head: Shape {
+    head: HeadSpec {
         dense: "classifier.dense",
         dense_bias: true,
         activation: Activation::Gelu,

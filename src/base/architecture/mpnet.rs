@@ -4,10 +4,9 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Architecture;
-use super::head::{Activation, Shape};
-use super::post_norm::{self, Names, PostNorm, Relative, Spec};
-use crate::model::{BaseConfig, ModelError};
+use super::post_norm::{Names, PostNormSpec, Relative};
+use super::{Activation, Architecture, Family, HeadSpec};
+use crate::base::{BaseConfig, ModelError};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "mpnet",
@@ -19,8 +18,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     },
     only: Vec::<(&str, Value)>::new,
     padding: |_| Some(PADDING),
-    layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, backend| PostNorm::open(&SPEC, base, backend),
+    layout: |config| SPEC.layout(config),
+    family: Family::PostNorm(&SPEC),
 };
 
 /// `MPNetEmbeddings` counts from this one, whatever `pad_token_id` says.
@@ -29,7 +28,7 @@ const PADDING: u32 = 1;
 /// `MPNetEncoder` looks up this many buckets, whatever `relative_attention_num_buckets` says of the table's rows.
 const BUCKETS: usize = 32;
 
-static SPEC: Spec = Spec {
+static SPEC: PostNormSpec = PostNormSpec {
     prefix: "mpnet",
     stack: "encoder.layer",
     names: Names {
@@ -49,7 +48,7 @@ static SPEC: Spec = Spec {
     embedding: |config| Ok(config.hidden_size),
     projection: "",
     relative: Some(Relative { table: "encoder.relative_attention_bias", rows, row: bucket }),
-    head: Shape {
+    head: HeadSpec {
         dense: "classifier.dense",
         dense_bias: true,
         activation: Activation::Tanh,
@@ -90,7 +89,7 @@ mod tests {
     /// `relative_position_bucket(torch.arange(-600, 601))`, made by transformers 5.23.0.
     #[test]
     fn distances_fall_into_the_buckets_of_transformers() {
-        let golden = include_str!("../../tests/goldens/mpnet_buckets.json");
+        let golden = include_str!("../../../tests/goldens/mpnet_buckets.json");
         let golden: Vec<usize> = serde_json::from_str(golden).unwrap_or_default();
         assert_eq!(golden.len(), 1201);
         for (distance, expected) in (-600..).zip(golden) {

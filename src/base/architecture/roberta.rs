@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Architecture;
-use super::head::{Activation, Shape};
-use super::post_norm::{self, BERT, PostNorm, Spec};
+use super::post_norm::{BERT, PostNormSpec};
+use super::{Activation, Architecture, Family, HeadSpec};
 
 pub(super) const ROBERTA: Architecture = Architecture {
     model_type: "roberta",
@@ -12,14 +11,14 @@ pub(super) const ROBERTA: Architecture = Architecture {
     defaults: || json!({"pad_token_id": 1}),
     only: Vec::<(&str, Value)>::new,
     padding: |config| Some(config.pad_token_id.unwrap_or_default()),
-    layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, backend| PostNorm::open(&SPEC, base, backend),
+    layout: |config| SPEC.layout(config),
+    family: Family::PostNorm(&SPEC),
 };
 
 /// The same under another name, with another tokenizer.
 pub(super) const XLM_ROBERTA: Architecture = Architecture { model_type: "xlm-roberta", ..ROBERTA };
 
-static SPEC: Spec = Spec {
+static SPEC: PostNormSpec = PostNormSpec {
     prefix: "roberta",
     stack: "encoder.layer",
     names: BERT,
@@ -27,7 +26,7 @@ static SPEC: Spec = Spec {
     embedding: |config| Ok(config.hidden_size),
     projection: "",
     relative: None,
-    head: Shape {
+    head: HeadSpec {
         dense: "classifier.dense",
         dense_bias: true,
         activation: Activation::Tanh,

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Architecture;
-use super::head::{Activation, Shape};
-use super::post_norm::{self, BERT, PostNorm, Spec};
+use super::post_norm::{BERT, PostNormSpec};
+use super::{Activation, Architecture, Family, HeadSpec};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "bert",
@@ -12,11 +11,11 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     defaults: || json!({}),
     only: Vec::<(&str, Value)>::new,
     padding: |_| None,
-    layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, backend| PostNorm::open(&SPEC, base, backend),
+    layout: |config| SPEC.layout(config),
+    family: Family::PostNorm(&SPEC),
 };
 
-static SPEC: Spec = Spec {
+static SPEC: PostNormSpec = PostNormSpec {
     prefix: "bert",
     stack: "encoder.layer",
     names: BERT,
@@ -24,7 +23,7 @@ static SPEC: Spec = Spec {
     embedding: |config| Ok(config.hidden_size),
     projection: "",
     relative: None,
-    head: Shape {
+    head: HeadSpec {
         dense: "bert.pooler.dense",
         dense_bias: true,
         activation: Activation::Tanh,

@@ -14,7 +14,7 @@ use thiserror::Error;
 use self::files::Folder;
 use self::status::Facts;
 pub use self::status::{Status, Tier};
-use super::Adapter;
+use crate::adapter::Adapter;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::params::Layout;

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::ModelError;
-use crate::encoder::{self, Architecture};
+use super::architecture::{self, Architecture};
 
 /// What an encoder needs to know of its base. Keys are BERT's; other architectures' own names for the same are translated
 /// ([`Architecture::aliases`]), and what a file leaves out is `transformers`' default.
@@ -163,7 +163,7 @@ impl BaseConfig {
 
 /// Stands until the configuration's own is known.
 fn bert() -> &'static Architecture {
-    &encoder::ARCHITECTURES[0]
+    &architecture::ARCHITECTURES[0]
 }
 
 /// Far above the size of any encoder; what it keeps out is a product of sizes that overflows.
@@ -171,8 +171,8 @@ const MOST: usize = 1 << 24;
 
 fn architecture(path: &Path, raw: &Map<String, Value>) -> Result<&'static Architecture, ModelError> {
     let named = raw.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    encoder::architecture(named).ok_or_else(|| {
-        let known: Vec<_> = encoder::ARCHITECTURES.iter().map(|known| known.model_type).collect();
+    architecture::architecture(named).ok_or_else(|| {
+        let known: Vec<_> = architecture::ARCHITECTURES.iter().map(|known| known.model_type).collect();
         let found = raw.get("model_type").map_or_else(|| "null".to_owned(), Value::to_string);
         ModelError::Unsupported { path: path.to_owned(), key: "model_type", expected: known.join(", "), found }
     })

@@ -1,5 +1,6 @@
 //! Where a base comes from: a folder, the hub, a Python package; what it says of itself; its weights in place.
 
+pub mod architecture;
 mod config;
 #[cfg(not(fuzzing))]
 mod convert;
@@ -23,15 +24,16 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
+pub use architecture::layout;
 pub use config::BaseConfig;
 pub use error::ModelError;
 pub use progress::{Bar, Progress};
 pub use source::{Sources, ensure, locate, pull, pull_adapter};
 pub use weights::Weights;
 
+use crate::atomic_file;
 use crate::params::Layout;
 use crate::params::Precision;
-use crate::whole;
 
 /// A base in a folder.
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Base {
         let fingerprint = self.weights.fingerprint();
         let learn = || -> std::io::Result<()> {
             fs::create_dir_all(&folder)?;
-            whole::write(&path, fingerprint.as_bytes())
+            atomic_file::write(&path, fingerprint.as_bytes())
         };
         if let Err(error) = learn() {
             tracing::debug!("{}: {error}", path.display());

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokenizers::tokenizer::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 use tokenizers::utils::truncation::truncate_encodings;
 
-use crate::encoder::Encoded;
+use crate::text::Encoded;
 
 /// A tokenizer that cannot be read, or a text that it cannot take.
 #[derive(Debug, thiserror::Error)]

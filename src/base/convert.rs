@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::weights::map;
 use super::{BaseConfig, ModelError, pickle, tokenizer_files};
-use crate::whole;
+use crate::atomic_file;
 
 /// One file of all weights, as it is served.
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -43,7 +43,7 @@ pub(crate) fn complete(dir: &Path) -> Result<(), ModelError> {
         let bytes = json.to_string();
         tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| ModelError::Convert { path: path.clone(), reason: error.to_string() })?;
-        whole::write(&path, bytes.as_bytes()).map_err(ModelError::io(&path))?;
+        atomic_file::write(&path, bytes.as_bytes()).map_err(ModelError::io(&path))?;
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn merge(dir: &Path, shards: &[PathBuf]) -> Result<(), ModelError> {
     let convert =
         |error: safetensors::SafeTensorError| ModelError::Convert { path: path.clone(), reason: error.to_string() };
     safetensors::serialize_to_file(tensors, None, &path).map_err(convert)?;
-    whole::settle(&path).map_err(ModelError::io(&path))
+    atomic_file::restore_mode_and_sync(&path).map_err(ModelError::io(&path))
 }
 
 /// One file of all pickles' float tensors, in their own types.
@@ -162,5 +162,5 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
         return Err(ModelError::Convert { path: pickles[0].clone(), reason: "no float tensor in it".to_owned() });
     }
     candle_core::safetensors::save(&tensors, &path).map_err(convert)?;
-    whole::settle(&path).map_err(ModelError::io(&path))
+    atomic_file::restore_mode_and_sync(&path).map_err(ModelError::io(&path))
 }

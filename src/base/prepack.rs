@@ -17,9 +17,9 @@ use sha2::{Digest, Sha256};
 use super::pull::sweep;
 use super::weights::{hex, map};
 use super::{Base, ModelError};
+use crate::atomic_file;
 use crate::params::Layout;
 use crate::params::{Precision, Prepacked, Words};
-use crate::whole;
 
 /// Of the panels' form: files of another are made anew.
 const VERSION: &str = "2";
@@ -123,7 +123,7 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         sweep(folder);
-        let mut file = BufWriter::new(whole::begin(path)?);
+        let mut file = BufWriter::new(atomic_file::begin(path)?);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
         Ok(file)
@@ -139,7 +139,7 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
         }
     }
     // Synced before it appears: its content is not looked at again.
-    let end = || whole::publish(file.into_inner().map_err(io::IntoInnerError::into_error)?, path);
+    let end = || atomic_file::publish(file.into_inner().map_err(io::IntoInnerError::into_error)?, path);
     Ok(end())
 }
 
@@ -169,7 +169,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::encoder::layout;
+    use crate::base::layout;
 
     fn base(cache: &Path) -> (Base, Layout) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert");

@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use super::Architecture;
-use super::head::{Activation, Shape};
-use super::post_norm::{self, Names, PostNorm, Spec};
+use super::post_norm::{Names, PostNormSpec};
+use super::{Activation, Architecture, Family, HeadSpec};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "distilbert",
@@ -25,11 +24,11 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     // The norms' epsilon is no key of its configuration.
     only: || vec![("layer_norm_eps", json!(1e-12))],
     padding: |_| None,
-    layout: |config| post_norm::layout(&SPEC, config),
-    open: |base, backend| PostNorm::open(&SPEC, base, backend),
+    layout: |config| SPEC.layout(config),
+    family: Family::PostNorm(&SPEC),
 };
 
-static SPEC: Spec = Spec {
+static SPEC: PostNormSpec = PostNormSpec {
     prefix: "distilbert",
     stack: "transformer.layer",
     names: Names {
@@ -42,7 +41,7 @@ static SPEC: Spec = Spec {
     embedding: |config| Ok(config.hidden_size),
     projection: "",
     relative: None,
-    head: Shape {
+    head: HeadSpec {
         dense: "pre_classifier",
         dense_bias: true,
         activation: Activation::Relu,

@@ -19,7 +19,7 @@ const MILLISECONDS: c_long = 10_000;
 /// what the one before it let go of; given back in between, every page of it would be mapped and zeroed again.
 ///
 /// To be called once a base is open: what opening it let go of is given back first, no batch needs as much.
-pub fn keep() {
+pub fn retain_pages() {
     // SAFETY: the first gives back pages that hold nothing, the second sets a number in the allocator's table of options; both
     // may be called at any time.
     unsafe {

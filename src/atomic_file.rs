@@ -51,7 +51,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// What the system says.
-pub fn settle(path: &Path) -> io::Result<()> {
+pub fn restore_mode_and_sync(path: &Path) -> io::Result<()> {
     let permissions = begin(path)?.as_file().metadata()?.permissions();
     fs::set_permissions(path, permissions)?;
     fs::OpenOptions::new().write(true).open(path)?.sync_all()

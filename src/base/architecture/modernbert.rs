@@ -1,0 +1,178 @@
+//! ModernBERT (Warner et al. 2024): its own keys, its sites and its head.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Activation, Architecture, Family, HeadSpec};
+use crate::base::{BaseConfig, ModelError};
+use crate::params::{Layout, Module};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "modernbert",
+    aliases: &[
+        ("norm_eps", "layer_norm_eps"),
+        ("hidden_activation", "hidden_act"),
+        ("attention_dropout", "attention_probs_dropout_prob"),
+        ("mlp_dropout", "hidden_dropout_prob"),
+    ],
+    defaults: || {
+        json!({"layer_norm_eps": 1e-5, "type_vocab_size": 0, "hidden_dropout_prob": 0.0, "classifier_dropout": 0.0,
+               "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 8192})
+    },
+    only: || vec![("classifier_activation", json!("gelu"))],
+    padding: |_| None,
+    layout,
+    family: Family::ModernBert,
+};
+
+pub(crate) const QKV: usize = 0;
+pub(crate) const ATTENTION_OUTPUT: usize = 1;
+pub(crate) const INTERMEDIATE: usize = 2;
+pub(crate) const OUTPUT: usize = 3;
+
+/// Keys of its own.
+#[derive(Deserialize)]
+pub(crate) struct Settings {
+    #[serde(default)]
+    pub(crate) layer_types: Option<Vec<LayerType>>,
+    #[serde(default = "three")]
+    pub(crate) global_attn_every_n_layers: usize,
+    #[serde(default = "window")]
+    pub(crate) local_attention: usize,
+    #[serde(default)]
+    pub(crate) rope_parameters: Option<Ropes>,
+    /// As older files have it, for layers of both kinds.
+    #[serde(default, rename = "rope_scaling")]
+    pub(crate) _rope_scaling: Option<Rope>,
+    #[serde(default)]
+    pub(crate) global_rope_theta: Option<f64>,
+    #[serde(default)]
+    pub(crate) local_rope_theta: Option<f64>,
+    #[serde(default)]
+    pub(crate) norm_bias: bool,
+    #[serde(default)]
+    pub(crate) attention_bias: bool,
+    #[serde(default)]
+    pub(crate) mlp_bias: bool,
+    #[serde(default)]
+    pub(crate) classifier_bias: bool,
+    #[serde(default)]
+    pub(crate) classifier_pooling: Pooling,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LayerType {
+    FullAttention,
+    SlidingAttention,
+}
+
+/// Rotary settings by kind of layer, as newer files have them.
+#[derive(Default, Deserialize)]
+pub(crate) struct Ropes {
+    pub(crate) full_attention: Option<Rope>,
+    pub(crate) sliding_attention: Option<Rope>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Rope {
+    #[serde(default, alias = "type")]
+    pub(crate) rope_type: RopeType,
+    pub(crate) rope_theta: Option<f64>,
+}
+
+/// Other types stretch the positions; files that ask for them are refused where they are read.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RopeType {
+    #[default]
+    Default,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Pooling {
+    #[default]
+    Cls,
+    Mean,
+}
+
+fn three() -> usize {
+    3
+}
+
+fn window() -> usize {
+    128
+}
+
+impl Settings {
+    pub(crate) fn read(config: &BaseConfig) -> std::result::Result<Self, ModelError> {
+        let settings: Self = config.own()?;
+        let layers = config.num_hidden_layers;
+        let listed = settings.layer_types.as_ref().map_or(layers, Vec::len);
+        config.demand(listed == layers, "layer_types", format!("{layers} of them"), listed)?;
+        let every = settings.global_attn_every_n_layers;
+        config.demand(every > 0, "global_attn_every_n_layers", "1 or more".to_owned(), every)?;
+        let heads = 2 * config.num_attention_heads;
+        let even = config.hidden_size.is_multiple_of(heads);
+        config.demand(even, "hidden_size", format!("a multiple of {heads}"), config.hidden_size)?;
+        Ok(settings)
+    }
+
+    pub(crate) fn layer_type(&self, layer: usize) -> LayerType {
+        match &self.layer_types {
+            Some(types) => types[layer],
+            None if layer.is_multiple_of(self.global_attn_every_n_layers) => LayerType::FullAttention,
+            None => LayerType::SlidingAttention,
+        }
+    }
+
+    pub(crate) fn theta(&self, kind: LayerType) -> f64 {
+        let ropes = self.rope_parameters.as_ref();
+        let (rope, key, default) = match kind {
+            LayerType::FullAttention => {
+                (ropes.and_then(|r| r.full_attention.as_ref()), self.global_rope_theta, 160_000.0)
+            }
+            LayerType::SlidingAttention => {
+                (ropes.and_then(|r| r.sliding_attention.as_ref()), self.local_rope_theta, 10_000.0)
+            }
+        };
+        let theta = rope.and_then(|rope| match rope.rope_type {
+            RopeType::Default => rope.rope_theta,
+        });
+        theta.or(key).unwrap_or(default)
+    }
+
+    pub(crate) fn head(&self) -> HeadSpec {
+        HeadSpec {
+            dense: "head.dense",
+            dense_bias: self.classifier_bias,
+            activation: Activation::Gelu,
+            norm: Some(("head.norm", self.norm_bias)),
+            output: "classifier",
+            drops_input: false,
+        }
+    }
+}
+
+pub(crate) fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
+    let head = Settings::read(config)?.head();
+    let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+    let module =
+        |name, label, in_features, out_features, input| Module { name, label, in_features, out_features, input };
+    Ok(Layout {
+        prefix: "model",
+        stack: "layers",
+        layers: config.num_hidden_layers,
+        modules: vec![
+            module("attn.Wqkv", "qkv", hidden, 3 * hidden, 0),
+            module("attn.Wo", "attention output", hidden, hidden, 1),
+            module("mlp.Wi", "intermediate", hidden, 2 * wide, 2),
+            module("mlp.Wo", "output", wide, hidden, 3),
+        ],
+        other_linears: vec![head.dense.to_owned()],
+        tables: vec!["model.embeddings.tok_embeddings".to_owned()],
+        head: head.parameters(hidden),
+        hidden,
+    })
+}
