@@ -3,36 +3,33 @@
 //!
 //! # Layout
 //!
+//! The modules form floors. Each imports only floors below its own; `tests/floors.rs` keeps it so. From the top:
+//!
 //! | module | idea |
 //! | --- | --- |
-//! | [`model`] | where a base comes from: a folder, the hub, the default; conversion of older forms; its configuration; its weights, memory-mapped, and their prepacked form |
-//! | [`tokenize`] | from a text or a pair to ids, as `transformers` does |
-//! | [`encoder`] | where: sites, the seam, packed batches, the architectures (one file and one row of a table each) |
-//! | [`kernel`] | how: one file an operation, with its reference and its backward; [`kernel::prepacked`]: the base's products in f32, bf16, int8 |
-//! | [`adapter`] | what: PEFT checkpoints on disk, adapters in memory, the mixed batch, the registry |
-//! | [`rows`] | data files of any format, a row at a time |
-//! | [`plan`] | a batch as a value: which texts run, where rows that adapters shared part, what each pass answers |
-//! | [`device`] | devices by their names |
-//! | [`passes`] | passes that run side by side on the cores, or one that has them all |
-//! | [`pages`] | memory that is free for the moment stays mapped for a while |
-//! | [`engine`] | a base ready to answer: one forward pass over texts of any mix of adapters |
+//! | `cli` | the binary's commands: pull, serve, classify, inspect, bench |
+//! | `server` | HTTP: routes, requests and answers, the table of statuses (feature `server`) |
+//! | [`inspect`] | the ranks of an adapter as a table; those of several side by side |
 //! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
-//! | `server` | HTTP: routes, types, the table of statuses (feature `server`) |
-//! | [`score`] | from logits to labels with scores, best first |
-//! | [`whole`] | files that appear whole or not at all |
-//! | [`console`] | what a command tells on standard error: logs, and a failure in one line |
-//! | [`inspect`] | an adapter's ranks as a table; several adapters' ranks side by side |
-//! | [`correlation`] | Pearson's correlation |
-//! | [`error`] | every error of the runtime, with its operands |
+//! | [`registry`] | adapters by name: found in a folder, loaded on first use, kept within a budget |
+//! | [`engine`] | a base ready to answer: a batch as a value, micro-batches, the forward pass, scores |
+//! | [`adapter`] | PEFT's files on disk, and an adapter as a value |
+//! | [`encoder`] | hooks, packed texts, layers, and the encoders |
+//! | [`base`] | where a base comes from: folder, hub, package; architectures, conversion, mapped weights |
+//! | [`text`] | the tokenizer, and rows of data files |
+//! | [`ops`] | one folder an operation: its reference and its kernels; the one place that chooses between them |
+//! | `cpu` | what operations share on the CPU: vectors, products, packed weights |
+//! | [`params`] | what everything speaks of: parameters, deltas, sites, precisions, backends |
+//! | `atomic_file`, `allocator`, `logging`, `correlation` | small tools |
 //!
 //! # The path of a text
 //!
-//! `POST /classify/{adapter}` → `server` reads the request → [`adapter::Registry`] pins the adapter, loading it on first use →
-//! [`tokenize`] makes an [`encoder::Encoded`] → [`scheduler`] queues it and takes a batch over all adapters →
-//! [`engine::Engine::logits`] cuts the batch into passes and makes a [`plan::Plan`] of each, packs its texts end to end
-//! ([`encoder::Packed`]), equal ones once, and runs the encoder with [`adapter::Mixed`] at the seam; where an adapter first changes
-//! a text that others share, the seam has its rows copied ([`encoder::Fork`]), and they go on grouped by adapter → each adapter's
-//! own head → scores and labels.
+//! `POST /classify/{adapter}` → `server` reads the request → [`registry::Registry`] pins the adapter, loading it on first use →
+//! [`text::Tokenizer`] makes a [`text::Encoded`] → [`scheduler`] queues the request and takes a batch over all adapters →
+//! [`engine::Engine::logits`] makes an [`engine::plan::Plan`] for each micro-batch, packs its texts end to end
+//! ([`encoder::Packed`]), equal ones once, and runs the encoder with [`engine::Mixed`] as its hooks; where an adapter first changes
+//! a text that others share, the rows fork ([`encoder::Fork`]) and go on grouped by adapter → each adapter's own head → scores and
+//! labels.
 //!
 //! # Invariants
 //!
@@ -42,6 +39,8 @@
 //! - A text asked of several adapters runs once until each adapter's first active site; where nothing is shared nothing is copied.
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
 //! - An encoder is shared and never mutated; all that varies comes through [`encoder::Hooks`].
+//! - An operation owns what it writes: no tensor changes once it exists. Which form of an operation runs is decided in [`ops::of`],
+//!   from the backend that the engine was opened with.
 //! - On the CPU, frozen f32 weights are used where the file is mapped; nothing copies them. What is prepacked is mapped from the
 //!   cache too, so that processes share it.
 //! - A precision concerns the base's products alone: deltas, norms, attention and heads are f32.

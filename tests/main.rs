@@ -3,6 +3,7 @@
 
 mod adapter;
 mod fit;
+mod floors;
 mod legacy;
 mod model;
 mod parity;

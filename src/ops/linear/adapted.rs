@@ -3,7 +3,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::cpu::FrozenLinear;
+use super::frozen::FrozenLinear;
 use super::ragged::Dims;
 use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
 use crate::cpu::host;

@@ -1,15 +1,14 @@
-//! On slices of the mapping, or on the weight's packed form.
+//! Which kernel runs: one pass over one buffer in serving, operations with gradients in training.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor};
 
 use super::adapted::adapted;
+use super::frozen::FrozenLinear;
 use super::ragged::Shrunk;
 use super::{Added, Linear, Segment, add_segments_reference, reference};
-use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
-use crate::cpu::gemv::{FEW, few_rows};
 use crate::cpu::host;
 use crate::ops::gelu;
-use crate::params::{Frozen, Param};
+use crate::params::Param;
 
 /// The products with the A's of all linears come first: adapters' matrices pass over the rows of `x` once.
 pub(in crate::ops) fn cpu(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
@@ -54,80 +53,4 @@ pub(in crate::ops) fn add_segments_cpu(x: &Tensor, y: &Tensor, segments: &[Segme
     let mut sum = host::read("delta", [y], |[y]| y.to_vec())?;
     Shrunk::new(x, &[segments])?.expand(0, &mut sum, y.dim(0)?)?;
     Tensor::from_vec(sum, y.shape(), y.device())
-}
-
-/// A frozen linear on slices.
-pub(super) struct FrozenLinear {
-    w: Frozen,
-    b: Option<Frozen>,
-}
-
-impl FrozenLinear {
-    pub(super) fn new(w: &Frozen, b: Option<&Frozen>) -> Self {
-        Self { w: w.clone(), b: b.cloned() }
-    }
-
-    /// The weight's name.
-    pub(super) fn weight_name(&self) -> &str {
-        self.w.name()
-    }
-
-    /// The weight's elements with `out` and `in`.
-    fn weight(&self) -> Result<(&[f32], usize, usize)> {
-        match (self.w.slice(), self.w.shape()) {
-            (Some(data), &[out, width]) => Ok((data, out, width)),
-            (_, shape) => bail!("linear: weight {} of shape {shape:?} is not a matrix on the CPU", self.w.name()),
-        }
-    }
-
-    /// `x W^T + b` for `rows` of x, each of `found` elements.
-    pub(super) fn apply(&self, x: &[f32], rows: usize, found: usize) -> Result<Vec<f32>> {
-        let (w, out, width) = self.weight()?;
-        if found != width {
-            bail!("linear {}: expected rows of {width}, found {found}", self.w.name());
-        }
-        let bias = self.b.as_ref().and_then(Frozen::slice);
-        if let Some(prepacked) = self.w.prepacked() {
-            return Ok(prepacked.apply(&x[..rows * width], bias));
-        }
-        if rows <= FEW {
-            return Ok(few_rows(&x[..rows * width], w, bias, width, Threads::All));
-        }
-        let mut y = match bias {
-            Some(b) => b.repeat(rows),
-            None => vec![0.0; rows * out],
-        };
-        let target = Target { data: &mut y, row: out, add: bias.is_some() };
-        let size = Size { m: rows, n: out, k: width };
-        gemm(target, View::rows(x, width), View::rows(w, width).t(), 1.0, size, Threads::All);
-        Ok(y)
-    }
-
-    /// `dy W` for `rows` of dy.
-    pub(super) fn backward(&self, dy: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let (w, out, width) = self.weight()?;
-        let mut dx = vec![0.0; rows * width];
-        let target = Target { data: &mut dx, row: width, add: false };
-        let size = Size { m: rows, n: width, k: out };
-        gemm(target, View::rows(dy, out), View::rows(w, width), 1.0, size, Threads::All);
-        Ok(dx)
-    }
-}
-
-impl CustomOp1 for FrozenLinear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (rows, width) = layout.shape().dims2()?;
-        let y = self.apply(host::slice(self.name(), x, layout)?, rows, width)?;
-        Ok(host::fresh(y, (rows, self.weight()?.1)))
-    }
-
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let rows = dy.dim(0)?;
-        let dx = host::read(self.name(), [dy], |[dy]| self.backward(dy, rows))??;
-        Ok(Some(Tensor::from_vec(dx, (rows, self.weight()?.2), dy.device())?))
-    }
 }

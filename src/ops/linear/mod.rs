@@ -3,12 +3,14 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `reference.rs` | by candle's operations |
-//! | `cpu.rs` | which kernel runs; the product with the mapped weight, or with its packed form |
+//! | `cpu.rs` | which kernel runs |
+//! | `frozen.rs` | the product with the mapped weight, or with its packed form |
 //! | `ragged.rs` | the deltas of a mixed batch, in serving |
 //! | `adapted.rs` | one delta for all rows, with its gradients, in training |
 
 mod adapted;
 mod cpu;
+mod frozen;
 mod ragged;
 mod reference;
 
