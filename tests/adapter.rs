@@ -9,7 +9,7 @@ mod versions;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use polyrank::params::{Dim, HeadParameter, Layout, Module};
+use polyrank::params::{Dim, HeadParameter, Input, Layout, Module};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -26,12 +26,12 @@ fn layout() -> Layout {
         stack: "encoder.layer",
         layers: 3,
         modules: vec![
-            module("attention.self.query", "query", HIDDEN, HIDDEN, 0),
-            module("attention.self.key", "key", HIDDEN, HIDDEN, 0),
-            module("attention.self.value", "value", HIDDEN, HIDDEN, 0),
-            module("attention.output.dense", "attention output", HIDDEN, HIDDEN, 1),
-            module("intermediate.dense", "intermediate", HIDDEN, WIDE, 2),
-            module("output.dense", "output", WIDE, HIDDEN, 3),
+            module("attention.self.query", "query", HIDDEN, HIDDEN, Input::Attention),
+            module("attention.self.key", "key", HIDDEN, HIDDEN, Input::Attention),
+            module("attention.self.value", "value", HIDDEN, HIDDEN, Input::Attention),
+            module("attention.output.dense", "attention output", HIDDEN, HIDDEN, Input::AttentionOutput),
+            module("intermediate.dense", "intermediate", HIDDEN, WIDE, Input::FeedForward),
+            module("output.dense", "output", WIDE, HIDDEN, Input::FeedForwardOutput),
         ],
         other_linears: vec!["bert.pooler.dense".into()],
         tables: ["word", "position", "token_type"].map(|table| format!("bert.embeddings.{table}_embeddings")).into(),

@@ -13,7 +13,7 @@ use polyrank::engine::Row;
 use polyrank::engine::plan::{Asked, Plan};
 use polyrank::ops::Added;
 use polyrank::params::Delta;
-use polyrank::params::{INPUTS, Layout, Point, Site};
+use polyrank::params::{Input, Layout, Point, Site};
 use polyrank::text::Encoded;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -42,17 +42,18 @@ fn adapters(golden: &Golden) -> Vec<Arc<Adapter>> {
     let mut all: Vec<Arc<Adapter>> = golden.adapters().into_iter().map(|(_, adapter, _)| adapter).collect();
     let donor = Arc::clone(&all[0]);
     let last = layout.sites().max_by_key(|&site| layout.point(site)).unwrap();
+    const INPUTS: usize = Input::TOKENS.len();
     for i in 0..layout.layers * INPUTS {
-        let point = Point { layer: i / INPUTS, input: i % INPUTS };
+        let point = Point { layer: i / INPUTS, input: Input::TOKENS[i % INPUTS] };
         let active =
             |site| layout.point(site) == point || (layout.point(site) > point && layout.index(site) % 3 != i % 3);
         all.push(random(&donor, layout, i as u64, active));
         assert_eq!(all[all.len() - 1].leaves(layout), Some(point));
     }
-    if layout.modules.iter().any(|module| module.input >= INPUTS) {
-        let active = |site: Site| site.layer > 0 && layout.module(site).input >= INPUTS;
+    if layout.modules.iter().any(|module| module.input == Input::Positions) {
+        let active = |site: Site| site.layer > 0 && layout.module(site).input == Input::Positions;
         all.push(random(&donor, layout, 100, active));
-        assert_eq!(all[all.len() - 1].leaves(layout), Some(Point { layer: 1, input: 0 }));
+        assert_eq!(all[all.len() - 1].leaves(layout), Some(Point { layer: 1, input: Input::Attention }));
     }
     all.push(random(&donor, layout, 101, |site| site == last));
     all.extend([0, 1].map(|seed| random(&donor, layout, seed, |_| false)));
@@ -151,7 +152,7 @@ fn every_encoder_runs_the_rows_that_are_planned() {
         golden.engine.encoder().forward(&batch, &hooks).unwrap();
         let tokens: usize = texts[..2].iter().map(|text| text.ids.len()).sum();
         let rows = hooks.rows.into_inner();
-        for site in layout.sites().filter(|&site| layout.module(site).input < INPUTS) {
+        for site in layout.sites().filter(|&site| layout.module(site).input != Input::Positions) {
             let point = layout.point(site);
             let left = adapters.iter().filter(|adapter| adapter.leaves(layout).is_some_and(|at| at <= point)).count();
             // Those of no site never leave.

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterError};
 use polyrank::error::Error;
 use polyrank::params::Delta;
-use polyrank::params::{Layout, Module};
+use polyrank::params::{Input, Layout, Module};
 use polyrank::registry::{Registry, RegistryError, Source, Tier};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -62,7 +62,13 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         fs::create_dir(&root).unwrap();
-        let module = Module { name: "attention.self.query", label: "query", in_features: 2, out_features: 2, input: 0 };
+        let module = Module {
+            name: "attention.self.query",
+            label: "query",
+            in_features: 2,
+            out_features: 2,
+            input: Input::Attention,
+        };
         let layout = Layout {
             prefix: "bert",
             stack: "encoder.layer",

@@ -60,10 +60,7 @@ pub(crate) fn adapter(
 /// Ranks as SoRA leaves them: 1 to 8, and the shallower a layer, the more of its sites absent.
 pub(crate) fn ragged(layout: &Layout) -> impl Fn(Site, &mut StdRng) -> usize + use<> {
     let layers = layout.layers;
-    move |site, rng| match rng.random_range(0..layers) <= site.layer {
-        true => rng.random_range(1..=8),
-        false => 0,
-    }
+    move |site, rng| if rng.random_range(0..layers) <= site.layer { rng.random_range(1..=8) } else { 0 }
 }
 
 /// An adapter that adds nothing: the base alone.

@@ -19,9 +19,8 @@ pub(crate) fn print() -> Result<(), Failure> {
     let half = layout.layers.div_ceil(2);
     let text = base::text(&engine, TOKENS, &mut rng);
     let asked = |from: usize, rng: &mut StdRng| -> Result<Vec<Row>, Failure> {
-        let rank = |site: polyrank::params::Site, rng: &mut StdRng| match site.layer >= from {
-            true => rng.random_range(1..=8),
-            false => 0,
+        let rank = |site: polyrank::params::Site, rng: &mut StdRng| {
+            if site.layer >= from { rng.random_range(1..=8) } else { 0 }
         };
         let adapters = (0..ADAPTERS).map(|_| base::adapter(layout, rng, rank)).collect::<Result<Vec<_>, _>>()?;
         Ok(adapters.iter().map(|adapter| Row { text: text.clone(), adapter: Arc::clone(adapter) }).collect())

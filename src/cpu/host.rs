@@ -26,9 +26,10 @@ pub(crate) fn of<'a>(op: &'static str, storage: &'a Storage, layout: &Layout) ->
 /// The f32 elements of a tensor's storage as they lie, for a `layout` without gaps whatever the order of its dimensions.
 pub(crate) fn dense<'a>(op: &'static str, storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     let Storage::Cpu(CpuStorage::F32(data)) = storage else { bail!("{op}: expected f32 on the CPU") };
-    match layout.is_contiguous() || layout.is_fortran_contiguous() {
-        true => Ok(&data[layout.start_offset()..layout.start_offset() + layout.shape().elem_count()]),
-        false => bail!("{op}: expected a tensor without gaps, found {layout:?}"),
+    if layout.is_contiguous() || layout.is_fortran_contiguous() {
+        Ok(&data[layout.start_offset()..layout.start_offset() + layout.shape().elem_count()])
+    } else {
+        bail!("{op}: expected a tensor without gaps, found {layout:?}")
     }
 }
 

@@ -17,7 +17,7 @@ use crate::base::architecture::deberta::{self, ConvActivation, EMBED_PROJECTION,
 use crate::base::architecture::{KEY, QUERY, VALUE};
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Disentangled, Heads, Ops, TextPositions};
-use crate::params::{Backend, Frozen, Layout, Site};
+use crate::params::{Backend, Frozen, Input, Layout, Site};
 
 /// A DeBERTa over a base's mapping.
 pub(super) struct Deberta {
@@ -148,9 +148,10 @@ impl Layer {
     /// What projects position keys and position queries.
     fn projections(&self) -> [&Linear; 2] {
         let [key, query] = &self.own;
-        match self.shared {
-            true => [&self.key, &self.query],
-            false => [key.as_ref().unwrap_or(&self.key), query.as_ref().unwrap_or(&self.query)],
+        if self.shared {
+            [&self.key, &self.query]
+        } else {
+            [key.as_ref().unwrap_or(&self.key), query.as_ref().unwrap_or(&self.query)]
         }
     }
 
@@ -161,7 +162,7 @@ impl Layer {
         relative: Option<&Relative>,
         hooks: &dyn Hooks,
     ) -> Result<Tensor> {
-        batch.fork(self.index, 0, [&mut x])?;
+        batch.fork(self.index, Input::Attention, [&mut x])?;
         let offsets = batch.offsets;
         let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, hooks)?;
         let dropout = hooks.dropout(DropPoint::Attention(self.index));
@@ -307,23 +308,22 @@ impl Deberta {
         let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
         let width = settings.embedding_size.unwrap_or(hidden);
         let mut loader = Loader::new(&base.weights, backend);
-        let mut table = |name: &str, rows: usize, there: bool| match there {
-            true => loader.take(&format!("deberta.embeddings.{name}_embeddings.weight"), &[rows, width]).map(Some),
-            false => Ok(None),
+        let mut table = |name: &str, rows: usize, there: bool| {
+            if there {
+                loader.take(&format!("deberta.embeddings.{name}_embeddings.weight"), &[rows, width]).map(Some)
+            } else {
+                Ok(None)
+            }
         };
         let positions = table("position", config.max_position_embeddings, settings.position_biased_input)?;
         let types = table("token_type", config.type_vocab_size, config.type_vocab_size > 0)?;
         let words = loader.take("deberta.embeddings.word_embeddings.weight", &[config.vocab_size, width])?;
         let tables = Tables { words, positions, types, backend: backend.clone() };
-        let projection = match width == hidden {
-            true => None,
-            false => Some(loader.linear(EMBED_PROJECTION, (hidden, width), false)?),
-        };
+        let projection =
+            if width == hidden { None } else { Some(loader.linear(EMBED_PROJECTION, (hidden, width), false)?) };
         let norm = loader.norm("deberta.embeddings.LayerNorm", hidden, eps, true)?;
-        let positions = match settings.relative_attention {
-            true => Some(Positions::load(&mut loader, config, &settings)?),
-            false => None,
-        };
+        let positions =
+            if settings.relative_attention { Some(Positions::load(&mut loader, config, &settings)?) } else { None };
         let layers = (0..layout.layers).map(|index| Layer::load(&mut loader, &layout, config, &settings, index));
         let layers = layers.collect::<std::result::Result<_, _>>()?;
         let conv = match settings.conv_kernel_size {
@@ -354,9 +354,10 @@ impl Positions {
     fn load(loader: &mut Loader, config: &BaseConfig, settings: &Settings) -> std::result::Result<Self, ModelError> {
         let (span, hidden) = (settings.span(config), config.hidden_size);
         let norms = settings.norm_rel_ebd.as_deref().unwrap_or("none").to_lowercase();
-        let norm = match norms.split('|').any(|each| each.trim() == "layer_norm") {
-            true => Some(loader.norm("deberta.encoder.LayerNorm", hidden, config.layer_norm_eps, true)?),
-            false => None,
+        let norm = if norms.split('|').any(|each| each.trim() == "layer_norm") {
+            Some(loader.norm("deberta.encoder.LayerNorm", hidden, config.layer_norm_eps, true)?)
+        } else {
+            None
         };
         let table = loader.take("deberta.encoder.rel_embeddings.weight", &[2 * span, hidden])?;
         let size = usize::try_from(settings.position_buckets).unwrap_or(0);

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::Hooks;
 use crate::ops::Rotary;
-use crate::params::Point;
+use crate::params::{Input, Point};
 
 /// The rows after a point at which some of them fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl<'a> Texts<'a> {
 
     /// Asks the hooks whether rows fork at `input` of `layer`, and forks every tensor of `live`, all `[T, n]`. Nothing is copied
     /// where none do.
-    pub(super) fn fork<const N: usize>(&mut self, layer: usize, input: usize, live: [&mut Tensor; N]) -> Result<()> {
+    pub(super) fn fork<const N: usize>(&mut self, layer: usize, input: Input, live: [&mut Tensor; N]) -> Result<()> {
         let Some(Fork { rows, offsets }) = self.hooks.fork(Point { layer, input }) else { return Ok(()) };
         let mut live = live.into_iter().chain(&mut self.kept).peekable();
         if let Some(first) = live.peek() {

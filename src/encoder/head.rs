@@ -66,9 +66,10 @@ impl Classifier {
         let hidden = layout.hidden;
         let mut base = BTreeMap::new();
         for HeadParameter { name, shape, required } in layout.head.iter_mut().filter(|parameter| !parameter.required) {
-            match loader.has(name) {
-                true => drop(base.insert(name.clone(), loader.take(name, &vec![hidden; shape.len()])?)),
-                false => *required = true,
+            if loader.has(name) {
+                drop(base.insert(name.clone(), loader.take(name, &vec![hidden; shape.len()])?))
+            } else {
+                *required = true
             }
         }
         Ok(Self { ops: loader.ops(), spec, eps, base, no_bias: loader.zeros(hidden)? })
@@ -93,9 +94,10 @@ impl Classifier {
     /// Weight and bias of a module.
     fn module(&self, head: &Head, (module, bias): (&str, bool), hooks: &dyn Hooks) -> Result<(Param, Param)> {
         let weight = self.param(head, &format!("{module}.weight"), hooks)?;
-        let bias = match bias {
-            true => self.param(head, &format!("{module}.bias"), hooks)?,
-            false => Param::Frozen(self.no_bias.clone()),
+        let bias = if bias {
+            self.param(head, &format!("{module}.bias"), hooks)?
+        } else {
+            Param::Frozen(self.no_bias.clone())
         };
         Ok((weight, bias))
     }

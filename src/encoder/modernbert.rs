@@ -12,7 +12,7 @@ use crate::base::architecture::modernbert::{
 };
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Heads, Ops};
-use crate::params::{Backend, Frozen, Layout, Site};
+use crate::params::{Backend, Frozen, Input, Layout, Site};
 
 /// A ModernBERT over a base's mapping.
 pub(super) struct ModernBert {
@@ -79,7 +79,7 @@ impl Layer {
 
     fn forward(&self, mut x: Tensor, texts: &mut Texts, hooks: &dyn Hooks) -> Result<Tensor> {
         // Before the norms: to norm a row twice costs no more than to copy it twice.
-        texts.fork(self.index, 0, [&mut x])?;
+        texts.fork(self.index, Input::Attention, [&mut x])?;
         let normed = self.attention_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.alone(&x, hooks))?;
         let qkv = self.qkv.forward(&normed, hooks)?;
         let part = |i: usize| qkv.narrow(1, i * self.hidden, self.hidden);
@@ -90,13 +90,13 @@ impl Layer {
         let heads =
             Heads { offsets: texts.offsets, heads: self.heads, scale, window: self.window, bias: None, dropout };
         let mut attended = self.ops.attention([&q, &k, &part(2)?], &heads)?;
-        texts.fork(self.index, 1, [&mut x, &mut attended])?;
+        texts.fork(self.index, Input::AttentionOutput, [&mut x, &mut attended])?;
         let h = self.attention_output.forward(&attended, hooks)?;
         x = (x + dropped(h, DropPoint::AttentionOutput(self.index), self.ops, hooks)?)?;
-        texts.fork(self.index, 2, [&mut x])?;
+        texts.fork(self.index, Input::FeedForward, [&mut x])?;
         let wide = self.intermediate.forward(&self.output_norm.alone(&x, hooks)?, hooks)?;
         let mut gated = self.ops.gated_gelu(&wide)?;
-        texts.fork(self.index, 3, [&mut x, &mut gated])?;
+        texts.fork(self.index, Input::FeedForwardOutput, [&mut x, &mut gated])?;
         x + self.output.forward(&dropped(gated, DropPoint::Output(self.index), self.ops, hooks)?, hooks)?
     }
 }

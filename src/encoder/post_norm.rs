@@ -12,7 +12,7 @@ use crate::base::architecture::{
 };
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Heads, Ops};
-use crate::params::{Backend, Frozen, Layout, Site};
+use crate::params::{Backend, Frozen, Input, Layout, Site};
 
 /// The bias `[heads, 2 n - 1]` of texts of up to `longest` = n tokens, as [`Heads::bias`] takes it.
 fn bias(relative: &Relative, table: &Frozen, longest: usize, hooks: &dyn Hooks) -> Result<Tensor> {
@@ -56,9 +56,10 @@ impl PostNorm {
         let missing = || ModelError::MissingTensor { path: base.dir.clone(), tensor: "word_embeddings".to_owned() };
         let tables = Tables { words: words.ok_or_else(missing)?, positions, types, backend: backend.clone() };
         let norm = loader.norm(&format!("{}.embeddings.LayerNorm", spec.prefix), width, eps, true)?;
-        let projection = match width == config.hidden_size {
-            true => None,
-            false => Some(loader.linear(spec.projection, (config.hidden_size, width), true)?),
+        let projection = if width == config.hidden_size {
+            None
+        } else {
+            Some(loader.linear(spec.projection, (config.hidden_size, width), true)?)
         };
         let relative = match &spec.relative {
             Some(relative) => {
@@ -137,7 +138,7 @@ impl Layer {
     }
 
     fn forward(&self, mut x: Tensor, texts: &mut Texts, bias: Option<&Tensor>, hooks: &dyn Hooks) -> Result<Tensor> {
-        texts.fork(self.rest.index, 0, [&mut x])?;
+        texts.fork(self.rest.index, Input::Attention, [&mut x])?;
         let [q, k, v] = forward_qkv([&self.query, &self.key, &self.value], &x, hooks)?;
         let dropout = hooks.dropout(DropPoint::Attention(self.rest.index));
         let heads = Heads { offsets: texts.offsets, heads: self.heads, scale: self.scale, window: None, bias, dropout };
@@ -191,15 +192,15 @@ impl Rest {
         texts: &mut Texts,
         hooks: &dyn Hooks,
     ) -> Result<Tensor> {
-        texts.fork(self.index, 1, [&mut x, &mut attended])?;
+        texts.fork(self.index, Input::AttentionOutput, [&mut x, &mut attended])?;
         let mut h = self.attention_output.forward(&attended, hooks)?;
         if self.drops_attention {
             h = dropped(h, DropPoint::AttentionOutput(self.index), self.ops, hooks)?;
         }
         x = self.attention_norm.forward(&h, &x, hooks)?;
-        texts.fork(self.index, 2, [&mut x])?;
+        texts.fork(self.index, Input::FeedForward, [&mut x])?;
         h = self.intermediate.forward_gelu(&x, hooks)?;
-        texts.fork(self.index, 3, [&mut x, &mut h])?;
+        texts.fork(self.index, Input::FeedForwardOutput, [&mut x, &mut h])?;
         h = dropped(self.output.forward(&h, hooks)?, DropPoint::Output(self.index), self.ops, hooks)?;
         self.output_norm.forward(&h, &x, hooks)
     }

@@ -9,7 +9,7 @@ use super::plan::{Plan, Run};
 use crate::adapter::Adapter;
 use crate::encoder::{Fork, Hooks};
 use crate::ops::{Added, Segment};
-use crate::params::{Delta, Layout, Point, Site};
+use crate::params::{Delta, Input, Layout, Point, Site};
 
 /// Which adapter each run of rows of a packed batch takes, as planned.
 pub struct Mixed<'a> {
@@ -51,7 +51,7 @@ impl Hooks for Mixed<'_> {
     }
 
     fn groups(&self, layer: usize, _tokens: usize) -> Vec<Range<usize>> {
-        self.plan.stage(Point { layer, input: 0 }).runs.iter().map(|run| run.rows.clone()).collect()
+        self.plan.stage(Point { layer, input: Input::Attention }).runs.iter().map(|run| run.rows.clone()).collect()
     }
 
     fn group_delta(&self, site: Site, group: usize) -> Option<&Delta> {

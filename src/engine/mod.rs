@@ -206,7 +206,7 @@ impl Engine {
         let hidden = self.encoder.forward(&batch, &hooks)?;
         let pooled = self.encoder.pool(&hidden, plan.last())?;
         let mut answers = Vec::new();
-        for plan::Head { adapter, texts, questions } in &plan.heads {
+        for plan::Readout { adapter, texts, questions } in &plan.readouts {
             let pooled = select(&pooled, texts)?;
             let logits = self.encoder.logits(&pooled, &adapters[*adapter].head, &hooks)?.to_vec2::<f32>()?;
             for (questions, logits) in questions.iter().zip(logits) {

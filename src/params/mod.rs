@@ -24,4 +24,4 @@ pub(crate) use frozen::Data;
 pub use frozen::Frozen;
 pub use param::Param;
 pub use prepacked::{COLUMNS, Precision, Prepacked, Words};
-pub use site::{Dim, HeadParameter, INPUTS, Layout, Module, NamedSite, Point, Site};
+pub use site::{Dim, HeadParameter, Input, Layout, Module, NamedSite, Point, Site};

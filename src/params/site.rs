@@ -14,18 +14,33 @@ pub struct Site {
     pub module: usize,
 }
 
-/// Inputs of a layer that are rows of the batch's tokens: of query, key and value; of the attention's output linear; of the linears
-/// into and out of the feed-forward. What reads any other (DeBERTa's relative positions) acts within the attention over the first.
-pub const INPUTS: usize = 4;
+/// An input of a layer: a tensor that some of its linears read. In the order of execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Input {
+    /// Read by query, key and value.
+    Attention,
+    /// Read by the attention's output linear.
+    AttentionOutput,
+    /// Read by the linear into the feed-forward.
+    FeedForward,
+    /// Read by the linear out of the feed-forward.
+    FeedForwardOutput,
+    /// Relative positions (DeBERTa). They are no rows of the batch's tokens, and act within the attention.
+    Positions,
+}
 
-/// An input of a layer, just before the linears that read it: a place where rows that ran together may part. In the order of
-/// execution.
+impl Input {
+    /// Those that are rows of the batch's tokens.
+    pub const TOKENS: [Self; 4] = [Self::Attention, Self::AttentionOutput, Self::FeedForward, Self::FeedForwardOutput];
+}
+
+/// Just before the linears that read an input: a place where rows that ran together may fork. In the order of execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Point {
     /// Layer, from 0 at the embeddings.
     pub layer: usize,
-    /// Which input, below [`INPUTS`].
-    pub input: usize,
+    /// Which input, one of [`Input::TOKENS`].
+    pub input: Input,
 }
 
 /// A site as people and clients are told of it.
@@ -48,8 +63,8 @@ pub struct Module {
     pub in_features: usize,
     /// Width of the output.
     pub out_features: usize,
-    /// Which of the layer's inputs it reads ([`INPUTS`]); modules with equal numbers read the same tensor and may share work.
-    pub input: usize,
+    /// Which of the layer's inputs it reads; modules of one input may share work.
+    pub input: Input,
 }
 
 /// A size in the shape of a head's tensor.
@@ -125,11 +140,14 @@ impl Layout {
         &self.modules[site.module]
     }
 
-    /// Up to where a row is the base's own although the linear at `site` changes it.
+    /// The last point before `site` at which a row still equals the base's.
     #[must_use]
     pub fn point(&self, site: Site) -> Point {
-        let input = self.module(site).input;
-        Point { layer: site.layer, input: if input < INPUTS { input } else { 0 } }
+        let input = match self.module(site).input {
+            Input::Positions => Input::Attention,
+            tokens => tokens,
+        };
+        Point { layer: site.layer, input }
     }
 
     /// What part of the products of a forward pass, from 0 to 1, comes at `point` or after it.

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::post_norm::{BERT, Names, modules};
 use super::{Activation, Architecture, Family, HeadSpec};
 use crate::base::{BaseConfig, ModelError};
-use crate::params::{Layout, Module};
+use crate::params::{Input, Layout, Module};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "deberta-v2",
@@ -135,7 +135,8 @@ pub(crate) fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelEr
     let hidden = config.hidden_size;
     let mut modules = modules(config, &NAMES);
     if settings.relative_attention && !settings.share_att_key {
-        let own = |name, label| Module { name, label, in_features: hidden, out_features: hidden, input: 4 };
+        let own =
+            |name, label| Module { name, label, in_features: hidden, out_features: hidden, input: Input::Positions };
         modules.extend(settings.attends("c2p").then(|| own("attention.self.pos_key_proj", "position key")));
         modules.extend(settings.attends("p2c").then(|| own("attention.self.pos_query_proj", "position query")));
     }

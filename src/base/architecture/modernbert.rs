@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Activation, Architecture, Family, HeadSpec};
 use crate::base::{BaseConfig, ModelError};
-use crate::params::{Layout, Module};
+use crate::params::{Input, Layout, Module};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "modernbert",
@@ -165,10 +165,10 @@ pub(crate) fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelEr
         stack: "layers",
         layers: config.num_hidden_layers,
         modules: vec![
-            module("attn.Wqkv", "qkv", hidden, 3 * hidden, 0),
-            module("attn.Wo", "attention output", hidden, hidden, 1),
-            module("mlp.Wi", "intermediate", hidden, 2 * wide, 2),
-            module("mlp.Wo", "output", wide, hidden, 3),
+            module("attn.Wqkv", "qkv", hidden, 3 * hidden, Input::Attention),
+            module("attn.Wo", "attention output", hidden, hidden, Input::AttentionOutput),
+            module("mlp.Wi", "intermediate", hidden, 2 * wide, Input::FeedForward),
+            module("mlp.Wo", "output", wide, hidden, Input::FeedForwardOutput),
         ],
         other_linears: vec![head.dense.to_owned()],
         tables: vec!["model.embeddings.tok_embeddings".to_owned()],

@@ -2,7 +2,7 @@
 
 use super::HeadSpec;
 use crate::base::{BaseConfig, ModelError};
-use crate::params::{Layout, Module};
+use crate::params::{Input, Layout, Module};
 
 /// The modules of a layer, in the order in which every layout here lists them.
 pub(crate) const QUERY: usize = 0;
@@ -76,7 +76,14 @@ pub(crate) fn modules(config: &BaseConfig, names: &Names) -> Vec<Module> {
     const LABELS: [&str; 6] = ["query", "key", "value", "attention output", "intermediate", "output"];
     let (hidden, wide) = (config.hidden_size, config.intermediate_size);
     let square = |input| (hidden, hidden, input);
-    let shapes = [square(0), square(0), square(0), square(1), (hidden, wide, 2), (wide, hidden, 3)];
+    let shapes = [
+        square(Input::Attention),
+        square(Input::Attention),
+        square(Input::Attention),
+        square(Input::AttentionOutput),
+        (hidden, wide, Input::FeedForward),
+        (wide, hidden, Input::FeedForwardOutput),
+    ];
     let module =
         |((name, label), (in_features, out_features, input))| Module { name, label, in_features, out_features, input };
     names.linears.into_iter().zip(LABELS).zip(shapes).map(module).collect()

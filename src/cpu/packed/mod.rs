@@ -82,9 +82,10 @@ impl Prepacked {
                 // SAFETY: `y` has room for all rows, and each share of the panels is another task's.
                 unsafe { self.panels(&x, bias, Span { rows: span.clone(), panels }, output) };
             };
-            match share < panels {
-                true => (0..panels.div_ceil(share)).into_par_iter().for_each(|i| run(i * share)),
-                false => run(0),
+            if share < panels {
+                (0..panels.div_ceil(share)).into_par_iter().for_each(|i| run(i * share))
+            } else {
+                run(0)
             }
         }
     }
@@ -98,9 +99,10 @@ impl Prepacked {
         let (panels, extra) = words.split_at(self.out().next_multiple_of(COLUMNS) * self.groups());
         let (scales, sums) = extra.split_at(extra.len() / 2);
         let tile = Tile { precision: self.precision(), groups: self.groups(), scales, sums };
-        let padded: Option<Cow<[f32]>> = bias.map(|bias| match bias.len().is_multiple_of(COLUMNS) {
-            true => Cow::Borrowed(bias),
-            false => {
+        let padded: Option<Cow<[f32]>> = bias.map(|bias| {
+            if bias.len().is_multiple_of(COLUMNS) {
+                Cow::Borrowed(bias)
+            } else {
                 let mut bias = bias.to_vec();
                 bias.resize(self.out().next_multiple_of(COLUMNS), 0.0);
                 Cow::Owned(bias)

@@ -1,15 +1,15 @@
-//! What a batch runs, as a value: which texts start, where their rows part, whose deltas each row gets at each site.
+//! What a batch runs, as a value: which texts start, where their rows fork, whose deltas each row gets at each site.
 //!
 //! Equal texts asked of several adapters are one text, the *trunk*, for as long as its adapters leave the base alone. At the point
 //! of its first active site ([`crate::adapter::Adapter::leaves`]) an adapter gets rows of its own, copied from the trunk's; the
 //! last of them takes the trunk's along. So a text of one adapter has its own rows from the start, and no row is computed twice.
 
-mod family;
+mod shared_text;
 
 use std::ops::Range;
 
-pub use self::family::Sizes;
-use self::family::{Family, families};
+pub use self::shared_text::Sizes;
+use self::shared_text::{SharedText, shared_texts};
 use crate::encoder::Fork;
 use crate::params::Point;
 use crate::text::Encoded;
@@ -30,13 +30,13 @@ pub struct Asked<'a> {
 pub struct Plan {
     /// The texts that start, in the rows' order: for each, a question with that text.
     pub texts: Vec<usize>,
-    /// From the embeddings on, then from each point at which rows part, in order.
+    /// From the embeddings on, then from each point at which rows fork, in order.
     pub stages: Vec<Stage>,
     /// What is read of the last stage's texts, by adapter.
-    pub heads: Vec<Head>,
+    pub readouts: Vec<Readout>,
 }
 
-/// The rows between two points at which some part.
+/// The rows between two points at which some fork.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     /// Where it begins; `None` is at the embeddings.
@@ -60,7 +60,7 @@ pub struct Run {
 
 /// What one adapter's head reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct Readout {
     /// The adapter.
     pub adapter: usize,
     /// Which of the last stage's texts, rising.
@@ -77,31 +77,32 @@ pub struct Head {
 /// has more of it than all others.
 #[must_use]
 pub fn plans(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Plan> {
-    let (families, passes) = family::cut(asked, questions, share, sizes);
-    passes.into_iter().map(|pass| Plan::of(&families[pass])).collect()
+    let (shared, passes) = shared_text::cut(asked, questions, share, sizes);
+    passes.into_iter().map(|pass| Plan::of(&shared[pass])).collect()
 }
 
-/// A text's rows at some stage, and which of its family's adapters they stand for.
+/// The rows of a text at some stage, and the queries of it that they stand for.
 #[derive(Clone)]
-struct Line {
-    family: usize,
-    asks: Vec<usize>,
+struct Branch {
+    text: usize,
+    queries: Vec<usize>,
 }
 
-impl Line {
-    fn adapter(&self, families: &[Family]) -> Option<usize> {
-        match self.asks[..] {
-            [ask] => Some(families[self.family].asks[ask].adapter),
+impl Branch {
+    fn adapter(&self, shared: &[SharedText]) -> Option<usize> {
+        match self.queries[..] {
+            [query] => Some(shared[self.text].queries[query].adapter),
             _ => None,
         }
     }
 
-    /// What it becomes at `point`: a line for each adapter that leaves there, and one for those that stay.
-    fn part(&self, point: Point, families: &[Family]) -> Vec<Self> {
-        let leaves = |ask: &usize| families[self.family].asks[*ask].leaves == Some(point);
-        let (leaving, staying): (Vec<usize>, Vec<usize>) = self.asks.iter().copied().partition(|ask| leaves(ask));
-        let lines = leaving.into_iter().map(|ask| vec![ask]).chain((!staying.is_empty()).then_some(staying));
-        lines.map(|asks| Self { family: self.family, asks }).collect()
+    /// What it becomes at `point`: a branch for each adapter that leaves there, and one for those that stay.
+    fn split(&self, point: Point, shared: &[SharedText]) -> Vec<Self> {
+        let leaves = |query: &usize| shared[self.text].queries[*query].leaves == Some(point);
+        let (leaving, staying): (Vec<usize>, Vec<usize>) =
+            self.queries.iter().copied().partition(|query| leaves(query));
+        let branches = leaving.into_iter().map(|query| vec![query]).chain((!staying.is_empty()).then_some(staying));
+        branches.map(|queries| Self { text: self.text, queries }).collect()
     }
 }
 
@@ -109,32 +110,35 @@ impl Plan {
     /// The pass that answers `asked`, each of `questions` once.
     #[must_use]
     pub fn new(asked: &[Asked], questions: &[usize]) -> Self {
-        Self::of(&families(asked, questions))
+        Self::of(&shared_texts(asked, questions))
     }
 
-    fn of(families: &[Family]) -> Self {
-        let order = |line: &Line| (line.adapter(families), line.family);
-        let tokens = |line: &Line| families[line.family].tokens;
-        let mut lines: Vec<Line> =
-            families.iter().enumerate().map(|(family, f)| Line { family, asks: (0..f.asks.len()).collect() }).collect();
-        lines.sort_by_key(order);
-        let texts = lines.iter().map(|line| families[line.family].asks[0].questions[0]).collect();
-        let mut stages = vec![Stage::new(None, Vec::new(), &lines, families)];
-        for point in points(families) {
+    fn of(shared: &[SharedText]) -> Self {
+        let order = |branch: &Branch| (branch.adapter(shared), branch.text);
+        let tokens = |branch: &Branch| shared[branch.text].tokens;
+        let mut branches: Vec<Branch> = shared
+            .iter()
+            .enumerate()
+            .map(|(text, asked)| Branch { text, queries: (0..asked.queries.len()).collect() })
+            .collect();
+        branches.sort_by_key(order);
+        let texts = branches.iter().map(|branch| shared[branch.text].queries[0].questions[0]).collect();
+        let mut stages = vec![Stage::new(None, Vec::new(), &branches, shared)];
+        for point in points(shared) {
             let old = &stages[stages.len() - 1].offsets;
-            let mut parted: Vec<(Line, usize)> = Vec::new();
-            for (line, &start) in lines.iter().zip(old) {
-                parted.extend(line.part(point, families).into_iter().map(|line| (line, start)));
+            let mut forked: Vec<(Branch, usize)> = Vec::new();
+            for (branch, &start) in branches.iter().zip(old) {
+                forked.extend(branch.split(point, shared).into_iter().map(|branch| (branch, start)));
             }
-            if parted.len() > lines.len() {
-                parted.sort_by_key(|(line, _)| order(line));
-                let rows = |(line, start): &(Line, usize)| *start as u32..(start + tokens(line)) as u32;
-                let rows = parted.iter().flat_map(rows).collect();
-                lines = parted.into_iter().map(|(line, _)| line).collect();
-                stages.push(Stage::new(Some(point), rows, &lines, families));
+            if forked.len() > branches.len() {
+                forked.sort_by_key(|(branch, _)| order(branch));
+                let rows = |(branch, start): &(Branch, usize)| *start as u32..(start + tokens(branch)) as u32;
+                let rows = forked.iter().flat_map(rows).collect();
+                branches = forked.into_iter().map(|(branch, _)| branch).collect();
+                stages.push(Stage::new(Some(point), rows, &branches, shared));
             }
         }
-        Self { texts, stages, heads: heads(&lines, families) }
+        Self { texts, stages, readouts: readouts(&branches, shared) }
     }
 
     /// The stage at `point`.
@@ -143,14 +147,14 @@ impl Plan {
         &self.stages[self.stages.partition_point(|stage| stage.from <= Some(point)).saturating_sub(1)]
     }
 
-    /// How the rows part at `point`, where they do.
+    /// How the rows fork at `point`, where they do.
     #[must_use]
     pub fn fork(&self, point: Point) -> Option<Fork<'_>> {
         let Stage { from, rows, offsets, .. } = self.stage(point);
         (*from == Some(point)).then_some(Fork { rows, offsets })
     }
 
-    /// Where the texts that the heads read begin, and `T` at the end: `[B + 1]`.
+    /// Where the texts that the readouts read begin, and `T` at the end: `[B + 1]`.
     #[must_use]
     pub fn last(&self) -> &[usize] {
         self.stages.last().map_or(&[], |stage| &stage.offsets)
@@ -158,12 +162,12 @@ impl Plan {
 }
 
 impl Stage {
-    fn new(from: Option<Point>, rows: Vec<u32>, lines: &[Line], families: &[Family]) -> Self {
+    fn new(from: Option<Point>, rows: Vec<u32>, branches: &[Branch], shared: &[SharedText]) -> Self {
         let mut stage = Self { from, rows, offsets: vec![0], runs: Vec::new() };
         let mut end = 0;
-        for line in lines {
-            let (adapter, start) = (line.adapter(families), end);
-            end += families[line.family].tokens;
+        for branch in branches {
+            let (adapter, start) = (branch.adapter(shared), end);
+            end += shared[branch.text].tokens;
             stage.offsets.push(end);
             match stage.runs.last_mut() {
                 Some(run) if run.adapter == adapter => run.rows.end = end,
@@ -181,33 +185,33 @@ impl Stage {
 }
 
 /// Where adapters leave a text that others share, in order.
-fn points(families: &[Family]) -> Vec<Point> {
-    let shared = families.iter().filter(|family| family.asks.len() > 1);
-    let mut points: Vec<Point> = shared.flat_map(|family| family.asks.iter().filter_map(|ask| ask.leaves)).collect();
+fn points(shared: &[SharedText]) -> Vec<Point> {
+    let shared = shared.iter().filter(|text| text.queries.len() > 1);
+    let mut points: Vec<Point> = shared.flat_map(|text| text.queries.iter().filter_map(|query| query.leaves)).collect();
     points.sort_unstable();
     points.dedup();
     points
 }
 
-/// What is read of the last lines: of one, by each of the adapters that never left it.
-fn heads(lines: &[Line], families: &[Family]) -> Vec<Head> {
-    let of_line = |(text, line): (usize, &Line)| {
-        let asks = line.asks.iter().map(|&ask| &families[line.family].asks[ask]);
-        asks.map(|ask| (ask.adapter, text, ask.questions.clone())).collect::<Vec<_>>()
+/// What is read of the last branches: of one, by each of the adapters that never left it.
+fn readouts(branches: &[Branch], shared: &[SharedText]) -> Vec<Readout> {
+    let of_branch = |(text, branch): (usize, &Branch)| {
+        let queries = branch.queries.iter().map(|&query| &shared[branch.text].queries[query]);
+        queries.map(|query| (query.adapter, text, query.questions.clone())).collect::<Vec<_>>()
     };
-    let mut answers: Vec<_> = lines.iter().enumerate().flat_map(of_line).collect();
+    let mut answers: Vec<_> = branches.iter().enumerate().flat_map(of_branch).collect();
     answers.sort_by_key(|&(adapter, text, _)| (adapter, text));
-    let mut heads: Vec<Head> = Vec::new();
+    let mut readouts: Vec<Readout> = Vec::new();
     for (adapter, text, questions) in answers {
-        match heads.last_mut() {
-            Some(head) if head.adapter == adapter => {
-                head.texts.push(text);
-                head.questions.push(questions);
+        match readouts.last_mut() {
+            Some(readout) if readout.adapter == adapter => {
+                readout.texts.push(text);
+                readout.questions.push(questions);
             }
-            _ => heads.push(Head { adapter, texts: vec![text], questions: vec![questions] }),
+            _ => readouts.push(Readout { adapter, texts: vec![text], questions: vec![questions] }),
         }
     }
-    heads
+    readouts
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::params::INPUTS;
+use crate::params::Input;
+
+const INPUTS: usize = Input::TOKENS.len();
 
 const LAYERS: usize = 3;
 
 fn points() -> impl Iterator<Item = Point> {
-    (0..LAYERS * INPUTS).map(|i| Point { layer: i / INPUTS, input: i % INPUTS })
+    (0..LAYERS * INPUTS).map(|i| Point { layer: i / INPUTS, input: Input::TOKENS[i % INPUTS] })
 }
 
 /// Texts, the points at which each adapter is active, and questions as (text, adapter).
@@ -103,9 +105,10 @@ fn check_rows(plan: &Plan, batch: &Batch, (text, adapter): (usize, usize), last:
         for (point, &active) in points().zip(&batch.active[adapter]) {
             let stage = plan.stages.iter().rposition(|stage| stage.from <= Some(point)).unwrap_or_default();
             let found = adapter_of(&plan.stages[stage], path[stage]);
-            match active {
-                true => assert_eq!(found, Some(adapter), "at {point:?}"),
-                false => assert!(found.is_none_or(|found| found == adapter), "{found:?}, not {adapter}, at {point:?}"),
+            if active {
+                assert_eq!(found, Some(adapter), "at {point:?}")
+            } else {
+                assert!(found.is_none_or(|found| found == adapter), "{found:?}, not {adapter}, at {point:?}")
             }
         }
     }
@@ -118,7 +121,7 @@ proptest! {
         let all: Vec<usize> = (0..asked.len()).collect();
         let plan = Plan::new(&asked, &all);
         let mut answered = vec![0; asked.len()];
-        for Head { adapter, texts, questions } in &plan.heads {
+        for Readout { adapter, texts, questions } in &plan.readouts {
             prop_assert!(texts.windows(2).all(|pair| pair[0] < pair[1]));
             prop_assert_eq!(texts.len(), questions.len());
             for (&text, questions) in texts.iter().zip(questions) {
@@ -154,7 +157,7 @@ proptest! {
         let asked = batch.asked();
         let all: Vec<usize> = (0..asked.len()).collect();
         let sizes = Sizes { least, most: least + more, cores };
-        let passes = cut(&asked, &all, |point| 1.0 - (point.layer * INPUTS + point.input) as f64 / 12.0, sizes);
+        let passes = cut(&asked, &all, |point| 1.0 - (point.layer * INPUTS + point.input as usize) as f64 / 12.0, sizes);
         let mut of = vec![None; asked.len()];
         for (pass, questions) in passes.iter().enumerate() {
             prop_assert!(!questions.is_empty());
@@ -172,7 +175,7 @@ proptest! {
 /// The questions of each pass.
 fn cut(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Vec<usize>> {
     let of = |plan: &Plan| {
-        let mut of: Vec<usize> = plan.heads.iter().flat_map(|head| head.questions.concat()).collect();
+        let mut of: Vec<usize> = plan.readouts.iter().flat_map(|head| head.questions.concat()).collect();
         of.sort_unstable();
         of
     };
@@ -184,12 +187,12 @@ fn encoded(ids: &[u32]) -> Encoded {
 }
 
 fn at(layer: usize, input: usize) -> Option<Point> {
-    Some(Point { layer, input })
+    Some(Point { layer, input: Input::TOKENS[input] })
 }
 
 /// The rows at the first point of each of `layers`.
 fn by_layer(plan: &Plan, layers: usize) -> Vec<usize> {
-    (0..layers).map(|layer| plan.stage(Point { layer, input: 0 }).tokens()).collect()
+    (0..layers).map(|layer| plan.stage(Point { layer, input: Input::Attention }).tokens()).collect()
 }
 
 #[test]
@@ -210,7 +213,7 @@ fn adapters_of_the_last_layers_share_the_first() {
     let asked: Vec<Asked> = (0..3).map(|adapter| Asked { text: &text, adapter, leaves: None }).collect();
     let plan = Plan::new(&asked, &[0, 1, 2]);
     assert_eq!((plan.stages.len(), plan.last()), (1, &[0, 3][..]));
-    assert_eq!(plan.heads.iter().map(|head| &head.texts[..]).collect::<Vec<_>>(), [[0]; 3]);
+    assert_eq!(plan.readouts.iter().map(|head| &head.texts[..]).collect::<Vec<_>>(), [[0]; 3]);
 }
 
 #[test]
@@ -237,8 +240,8 @@ fn different_texts_keep_their_adapters_order_and_are_cut_by_tokens() {
 #[test]
 fn a_shared_text_costs_what_it_expands_to() {
     let texts: Vec<Encoded> = (0..4).map(|i| encoded(&[i; 10])).collect();
-    let ask = |i: usize| Asked { text: &texts[i / 8], adapter: i % 8, leaves: at(3, 0) };
-    let asked: Vec<Asked> = (0..32).map(ask).collect();
+    let query = |i: usize| Asked { text: &texts[i / 8], adapter: i % 8, leaves: at(3, 0) };
+    let asked: Vec<Asked> = (0..32).map(query).collect();
     // Half of the work is shared: 10 tokens for 8 adapters are 5 + 8 * 5.
     let sizes = |most| Sizes { least: most, most, cores: 1 };
     let all: Vec<usize> = (0..32).collect();

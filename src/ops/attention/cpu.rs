@@ -300,9 +300,12 @@ impl CustomOp3 for Attention {
             let blocks = self.blocks();
             let ys = host::parts(y, blocks.iter().map(|block| block.rows.len() * self.hidden()));
             let blocks = ys.into_par_iter().zip(&blocks);
-            blocks.for_each_init(Vec::new, |weights, (y, block)| match self.is_short(block.text) {
-                true => self.attend(block, inputs, y),
-                false => self.attend_by_products(block, inputs, host::zeroed(y), weights),
+            blocks.for_each_init(Vec::new, |weights, (y, block)| {
+                if self.is_short(block.text) {
+                    self.attend(block, inputs, y)
+                } else {
+                    self.attend_by_products(block, inputs, host::zeroed(y), weights)
+                }
             });
         };
         // SAFETY: `y` is split among the blocks, which are all rows, and either way of attending writes all rows of its block.

@@ -213,14 +213,13 @@ impl Text<'_> {
         let [keys, values, scores, shifted, turned] = split(room, sizes.parts());
         let (hidden, size, column) = (sizes.hidden, self.size, head * self.size);
         transpose(keys, sizes.scores, &self.k[column..], Part { len: sizes.len, size, row: hidden });
-        let (values, value_row) = match size == sizes.values {
-            true => (&self.v[column..], hidden),
-            false => {
-                for (to, from) in values.chunks_exact_mut(sizes.values).zip(self.v[column..].chunks(hidden)) {
-                    to[..size].copy_from_slice(&from[..size]);
-                }
-                (&*values, sizes.values)
+        let (values, value_row) = if size == sizes.values {
+            (&self.v[column..], hidden)
+        } else {
+            for (to, from) in values.chunks_exact_mut(sizes.values).zip(self.v[column..].chunks(hidden)) {
+                to[..size].copy_from_slice(&from[..size]);
             }
+            (&*values, sizes.values)
         };
         let part = size * packed_row(self.positions.middle);
         if let Some(packed) = self.positions.queries {

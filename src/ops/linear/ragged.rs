@@ -77,17 +77,15 @@ impl Steps {
     /// For `rows` and all their multiplications.
     fn new(rows: usize, work: usize) -> Self {
         let threads = rayon::current_num_threads();
-        match threads > 1 && work >= WORTH_THREADS {
-            true => Self { rows: rows.div_ceil(threads).next_multiple_of(8).min(ROWS), threads: true },
-            false => Self { rows: ROWS, threads: false },
+        if threads > 1 && work >= WORTH_THREADS {
+            Self { rows: rows.div_ceil(threads).next_multiple_of(8).min(ROWS), threads: true }
+        } else {
+            Self { rows: ROWS, threads: false }
         }
     }
 
     fn run<P: Send>(&self, parts: Vec<P>, step: impl Fn(P) + Send + Sync) {
-        match self.threads {
-            true => parts.into_par_iter().for_each(step),
-            false => parts.into_iter().for_each(step),
-        }
+        if self.threads { parts.into_par_iter().for_each(step) } else { parts.into_iter().for_each(step) }
     }
 }
 

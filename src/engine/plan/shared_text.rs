@@ -9,45 +9,45 @@ use crate::params::Point;
 use crate::text::Encoded;
 
 /// All that is asked about one text.
-pub(super) struct Family {
+pub(super) struct SharedText {
     /// Its tokens.
     pub(super) tokens: usize,
     /// By adapter, in the order of their numbers.
-    pub(super) asks: Vec<Ask>,
+    pub(super) queries: Vec<Query>,
 }
 
 /// A text asked of one adapter: one computation, however often it is asked.
-pub(super) struct Ask {
+pub(super) struct Query {
     pub(super) adapter: usize,
     pub(super) leaves: Option<Point>,
     pub(super) questions: Vec<usize>,
 }
 
 /// `questions` by text, in order of first appearance.
-pub(super) fn families(asked: &[Asked], questions: &[usize]) -> Vec<Family> {
+pub(super) fn shared_texts(asked: &[Asked], questions: &[usize]) -> Vec<SharedText> {
     let mut places: HashMap<(&[u32], &[u32]), usize> = HashMap::with_capacity(questions.len());
-    let mut families: Vec<Family> = Vec::new();
+    let mut shared: Vec<SharedText> = Vec::new();
     for &question in questions {
         let Asked { text: Encoded { ids, type_ids, .. }, adapter, leaves } = asked[question];
-        let place = *places.entry((ids, type_ids)).or_insert(families.len());
-        if place == families.len() {
-            families.push(Family { tokens: ids.len(), asks: Vec::new() });
+        let place = *places.entry((ids, type_ids)).or_insert(shared.len());
+        if place == shared.len() {
+            shared.push(SharedText { tokens: ids.len(), queries: Vec::new() });
         }
-        let asks = &mut families[place].asks;
-        match asks.binary_search_by_key(&adapter, |ask| ask.adapter) {
-            Ok(ask) => asks[ask].questions.push(question),
-            Err(ask) => asks.insert(ask, Ask { adapter, leaves, questions: vec![question] }),
+        let queries = &mut shared[place].queries;
+        match queries.binary_search_by_key(&adapter, |query| query.adapter) {
+            Ok(query) => queries[query].questions.push(question),
+            Err(query) => queries.insert(query, Query { adapter, leaves, questions: vec![question] }),
         }
     }
-    families
+    shared
 }
 
-impl Family {
+impl SharedText {
     /// Its rows in units of whole forward passes, where `share` says what part of one comes at a point or after it.
     fn cost(&self, share: &impl Fn(Point) -> f64) -> usize {
-        let apart = |ask: &Ask| ask.leaves.map_or(0.0, share);
-        let last = self.asks.iter().map(apart).fold(1.0, f64::min);
-        let rows = 1.0 - last + self.asks.iter().map(apart).sum::<f64>();
+        let apart = |query: &Query| query.leaves.map_or(0.0, share);
+        let last = self.queries.iter().map(apart).fold(1.0, f64::min);
+        let rows = 1.0 - last + self.queries.iter().map(apart).sum::<f64>();
         (self.tokens as f64 * rows.max(1.0)).round() as usize
     }
 }
@@ -75,17 +75,17 @@ impl Sizes {
     }
 }
 
-/// The families of `questions` in the order in which they run, and which of them each pass runs.
+/// The texts of `questions` in the order in which they run, and which of them each pass runs.
 pub(super) fn cut(
     asked: &[Asked],
     questions: &[usize],
     share: impl Fn(Point) -> f64,
     sizes: Sizes,
-) -> (Vec<Family>, Vec<Range<usize>>) {
-    let mut families = families(asked, questions);
-    families.sort_by_cached_key(|family| family.asks.iter().map(|ask| ask.adapter).collect::<Vec<_>>());
-    let costs: Vec<usize> = families.iter().map(|family| family.cost(&share)).collect();
+) -> (Vec<SharedText>, Vec<Range<usize>>) {
+    let mut shared = shared_texts(asked, questions);
+    shared.sort_by_cached_key(|text| text.queries.iter().map(|query| query.adapter).collect::<Vec<_>>());
+    let costs: Vec<usize> = shared.iter().map(|text| text.cost(&share)).collect();
     let most = sizes.share(costs.iter().sum(), costs.iter().copied().max().unwrap_or(0));
     let passes = micro_batches::cut(costs, most);
-    (families, passes)
+    (shared, passes)
 }
