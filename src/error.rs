@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::adapter::{AdapterError, RegistryError};
+use crate::device::DeviceName;
 use crate::kernel::prepacked::Precision;
 use crate::model::ModelError;
 use crate::tokenize::TokenizeError;
@@ -27,6 +28,14 @@ pub enum Error {
     /// A tensor operation.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A device that cannot be opened.
+    #[error("device {device}: {source}")]
+    Device {
+        /// What was asked for.
+        device: DeviceName,
+        /// What is wrong with it.
+        source: candle_core::Error,
+    },
     /// The system refuses a thread.
     #[error("starting a thread: {0}")]
     Thread(#[source] std::io::Error),
