@@ -232,9 +232,9 @@ fn the_precision_is_told() {
     assert_eq!(world.start_over(engine).get("/info").body["dtype"], "int8");
 }
 
-/// However many come at once, their texts are tokenised a few at a time, and each is answered.
+/// However many come at once, their texts are tokenized a few at a time, and each is answered.
 #[test]
-fn large_texts_wait_for_room_to_be_tokenised() {
+fn large_texts_wait_for_permits_to_be_tokenized() {
     let server = World::new().with(|config| config.payload_limit = 600_000).start();
     let body = json!({"inputs": "this film is fun and ".repeat(25_000)}).to_string();
     thread::scope(|scope| {

@@ -60,7 +60,7 @@ impl Scheduler {
         self.queue.push(rows)
     }
 
-    /// Whether a request of at least `tokens` tokens has a chance now: asked before the work of tokenising.
+    /// Whether a request of at least `tokens` tokens has a chance now: asked before the work of tokenizing.
     ///
     /// # Errors
     /// As [`Scheduler::submit`].
