@@ -2,14 +2,14 @@
 # From nothing to a served adapter: builds, pulls the default base, trains and prunes three SoRA adapters on examples/data, shows
 # their ranks, serves them and classifies over HTTP. Needs cargo and python3.
 #   usage: quickstart.sh [--once]        --once ends the server after the answers
-#   environment: PORT (8080; 0 takes a free one), PROFILE (release), CARGO_TARGET_DIR
+#   environment: PORT (8080; 0 takes a free one), PROFILE (dev, so that `cargo test` reuses the build; or release), CARGO_TARGET_DIR
 set -euo pipefail
 case "${1:-}" in
   "" | --once) ;;
   *) sed -n '2,5s/^# *//p' "$0"; [ "$1" = --help ]; exit ;;
 esac
 cd "$(dirname "$0")/.."
-profile=${PROFILE:-release}
+profile=${PROFILE:-dev}
 target=${CARGO_TARGET_DIR:-target}
 binaries=$target/$([ "$profile" = dev ] && echo debug || echo "$profile")
 adapters=runs/quickstart/adapters

@@ -2,73 +2,95 @@
 
 mod bench;
 mod classify;
+mod generate;
+mod inspect;
 #[cfg(feature = "server")]
 mod serve;
-#[cfg(feature = "server")]
-mod units;
+mod texts;
 
 use std::error::Error as StdError;
-use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use candle_core::Device;
-use clap::{Args, Parser, Subcommand};
-use polyrank::adapter;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
-use polyrank::inspect::{Comparison, Report};
 use polyrank::logging::{causes, in_one_line, log_to_stderr};
-use polyrank::params::DeviceName;
-use polyrank::params::Layout;
-use polyrank::params::Precision;
-use serde::Serialize;
+use polyrank::params::{DeviceName, Precision};
 
 /// Any failure; each carries its own operands.
 type Failure = Box<dyn StdError + Send + Sync>;
 
-/// One frozen encoder, many task adapters, each layer its own rank.
+/// Serves many text-classification adapters from one frozen encoder
 #[derive(Debug, Parser)]
-#[command(name = "polyrank", version, about, propagate_version = true)]
+#[command(name = "polyrank", version, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  polyrank pull
+  polyrank serve --adapters adapters
+  polyrank classify --adapter adapters/intent --text 'Where is my parcel?'
+
+Adapters are trained with polyrank-train.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put a base, or an adapter, into the cache and print its folder.
+    /// Put a base, or an adapter, into the cache and print its folder
+    #[command(after_help = PULL_EXAMPLES)]
     Pull {
-        /// `default`, a hub id (ORG/NAME, or ORG/NAME@REVISION) or a folder.
+        /// `default`, a hub id (ORG/NAME, or ORG/NAME@REVISION) or a folder
         #[arg(value_name = "MODEL")]
         model: Option<String>,
-        /// An adapter's hub id instead.
+        /// An adapter's hub id instead
         #[arg(long, value_name = "ID", conflicts_with = "model")]
         adapter: Option<String>,
     },
-    /// Serve the adapters of a folder over HTTP.
+    /// Serve the adapters of a folder over HTTP
     #[cfg(feature = "server")]
-    Serve(serve::ServeArgs),
-    /// Classify texts with one adapter: one JSON line a text.
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(Box<serve::ServeArgs>),
+    /// Classify texts with one adapter: one JSON line a text
+    #[command(after_help = classify::EXAMPLES)]
     Classify(classify::ClassifyArgs),
-    /// Measure throughput and latency over a folder of adapters.
+    /// Measure throughput and latency over a folder of adapters
+    #[command(after_help = bench::EXAMPLES)]
     Bench(bench::BenchArgs),
-    /// Print an adapter's ranks, parameters, base and labels, or compare several adapters.
-    Inspect(InspectArgs),
+    /// Print an adapter's ranks, parameters, base and labels, or compare several adapters
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::InspectArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = generate::COMPLETIONS_EXAMPLES)]
+    Completions(generate::CompletionsArgs),
+    /// Write manual pages, one for each command
+    #[command(after_help = generate::MAN_EXAMPLES)]
+    Man(generate::ManArgs),
 }
+
+const PULL_EXAMPLES: &str = "\
+Examples:
+  polyrank pull                                  the default base, all-MiniLM-L6-v2
+  polyrank pull FacebookAI/roberta-base@main
+  polyrank pull --adapter ORG/NAME
+
+POLYRANK_HOME moves the cache. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to huggingface_hub.";
 
 /// The base and where it computes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
 struct BaseArgs {
-    /// The base: a folder, a hub id or `default`.
+    /// The base: a folder, a hub id or `default`
     #[arg(long, env = "POLYRANK_MODEL_ID", value_name = "M", default_value = "default")]
     model_id: String,
-    /// Where to compute: cpu, cuda or cuda:N.
+    /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, env = "POLYRANK_DEVICE", default_value = "cpu")]
     device: DeviceName,
-    /// What the base's products run in; bf16 and int8 on the CPU only.
+    /// What the base's products run in; bf16 and int8 on the CPU only
     #[arg(long, env = "POLYRANK_DTYPE", value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
 }
@@ -85,31 +107,44 @@ impl BaseArgs {
     }
 }
 
-#[derive(Debug, Args)]
-struct InspectArgs {
-    /// The adapter's folder; two or more are compared side by side.
-    #[arg(value_name = "DIR", required = true)]
-    dirs: Vec<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    /// Check each against this base as well: a folder, a hub id or `default`.
-    #[arg(long, value_name = "M")]
-    model_id: Option<String>,
-}
-
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has had enough of it.
+        // The reader of our output went away, as `head` does.
         Err(failure) if is_broken_pipe(&*failure) => ExitCode::SUCCESS,
         Err(failure) => {
             let _ = writeln!(io::stderr(), "error: {}", in_one_line(&*failure));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The description of the command line. The values of environment variables are left out of it: they may be secrets, and manual
+/// pages must not depend on the machine that writes them.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
+}
+
+/// The commands of `polyrank-train`.
+const TRAINING: [&str; 7] = ["train", "prune", "schedule", "extract", "evaluate", "sweep", "report"];
+
+/// Prints why the command line cannot be run, or the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let unknown = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) if error.kind() == ErrorKind::InvalidSubcommand => Some(name.as_str()),
+        _ => None,
+    };
+    if let Some(name) = unknown.filter(|name| TRAINING.contains(name)) {
+        let _ = writeln!(io::stderr(), "error: `{name}` is a command of polyrank-train: run `polyrank-train {name}`");
+    } else {
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -127,39 +162,13 @@ fn run(command: Command) -> Result<(), Failure> {
             print(format_args!("{}", dir.display()))
         }
         #[cfg(feature = "server")]
-        Command::Serve(args) => serve::serve(args),
+        Command::Serve(args) => serve::serve(*args),
         Command::Classify(args) => classify::classify(&args),
         Command::Bench(args) => bench::bench(&args),
-        Command::Inspect(args) => inspect(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Completions(args) => generate::completions(&args, &mut self::command()),
+        Command::Man(args) => generate::man(&args, self::command()),
     }
-}
-
-fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let engine = match &args.model_id {
-        Some(base) => Some(Engine::open(&base::ensure(base)?, &Device::Cpu)?),
-        None => None,
-    };
-    let look = |dir: &Path| -> Result<(Layout, Report), Failure> {
-        let (layout, adapter) = match &engine {
-            Some(engine) => (engine.layout().clone(), engine.load_adapter(dir)?),
-            None => adapter::peek(dir)?,
-        };
-        let report = Report::new(&layout, &adapter);
-        Ok((layout, report))
-    };
-    if let [dir] = &*args.dirs {
-        return show(&look(dir)?.1, args.json);
-    }
-    let mut adapters = Vec::new();
-    for dir in &args.dirs {
-        let (layout, report) = look(dir)?;
-        adapters.push((dir.clone(), layout, report));
-    }
-    show(&Comparison::new(adapters)?, args.json)
-}
-
-fn show<T: Display + Serialize>(found: &T, json: bool) -> Result<(), Failure> {
-    if json { print(format_args!("{}", serde_json::to_string(found)?)) } else { print(format_args!("{found}")) }
 }
 
 fn print(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
@@ -168,4 +177,32 @@ fn print(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
 
 fn is_broken_pipe(failure: &(dyn StdError + 'static)) -> bool {
     causes(failure).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_and_no_two_options_clash() {
+        let command = command();
+        command.clone().debug_assert();
+        for subcommand in command.get_subcommands() {
+            let after = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let call = format!("polyrank {}", subcommand.get_name());
+            assert!(after.starts_with("Examples:\n") && after.contains(&call), "{call}: {after}");
+        }
+    }
+
+    #[test]
+    fn every_option_of_serve_is_a_variable_too_and_hides_its_value() {
+        let command = command();
+        let serve = command.get_subcommands().find(|command| command.get_name() == "serve");
+        for arg in serve.into_iter().flat_map(clap::Command::get_arguments) {
+            let flag = arg.get_long().unwrap_or_default();
+            let env = format!("POLYRANK_{}", flag.replace('-', "_").to_uppercase());
+            assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(&*env));
+            assert!(arg.get_help_heading().is_some() && arg.is_hide_env_values_set(), "{flag}");
+        }
+    }
 }

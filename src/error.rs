@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::adapter::AdapterError;
 use crate::base::ModelError;
-use crate::params::Precision;
+use crate::params::{DeviceName, Precision};
 use crate::registry::RegistryError;
 use crate::text::TokenizeError;
 
@@ -28,6 +28,14 @@ pub enum Error {
     /// A tensor operation.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A device that cannot be opened.
+    #[error("device {device}: {source}")]
+    Device {
+        /// What was asked for.
+        device: DeviceName,
+        /// What is wrong with it.
+        source: candle_core::Error,
+    },
     /// The system refuses a thread.
     #[error("starting a thread: {0}")]
     Thread(#[source] std::io::Error),

@@ -134,12 +134,12 @@ fn problem_name(problem: ProblemType) -> &'static str {
     }
 }
 
-/// `3: no, maybe, yes`, and as many as a line holds.
+/// `3: no, maybe, "not at all"`, and as many as a line holds.
 fn labels(labels: &[String]) -> String {
     const LONGEST: usize = 72;
     let mut shown = String::new();
     for (i, label) in labels.iter().enumerate() {
-        let next = format!("{}{}", if i == 0 { " " } else { ", " }, printable(label));
+        let next = format!("{}{}", if i == 0 { " " } else { ", " }, quoted(label));
         if i > 0 && width(&shown) + width(&next) > LONGEST {
             shown += &format!(", and {} more", labels.len() - i);
             break;
@@ -147,6 +147,15 @@ fn labels(labels: &[String]) -> String {
         shown += &next;
     }
     format!("{}:{shown}", labels.len())
+}
+
+/// A name of a list: in quotes, with `"` and `\` escaped, where it could be taken for several names or for none.
+fn quoted(name: &str) -> String {
+    let splits = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ',' | '"' | '\'' | '\\');
+    if !name.is_empty() && !name.contains(splits) {
+        return name.to_owned();
+    }
+    format!("\"{}\"", printable(name).replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 fn width(text: &str) -> usize {

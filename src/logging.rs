@@ -1,4 +1,4 @@
-//! What both commands tell their user on standard error: logs, and a failure in one line.
+//! What both programs print on standard error: logs, and a failure in one line.
 
 use std::error::Error;
 use std::io::{self, IsTerminal};
@@ -6,8 +6,8 @@ use std::iter::successors;
 
 use tracing_subscriber::EnvFilter;
 
-/// Logs go to standard error from now on, coloured for a terminal, or as JSON. `RUST_LOG` chooses what is told; by default,
-/// information of ours and warnings of others.
+/// Sends logs to standard error from now on, coloured for a terminal, or as JSON. `RUST_LOG` chooses what is logged; by default our
+/// own information and the warnings of other crates.
 pub fn log_to_stderr(json: bool) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|asked| !asked.is_empty());
     let (filter, wrong) = match asked.as_deref().map(EnvFilter::try_new) {
@@ -15,18 +15,19 @@ pub fn log_to_stderr(json: bool) {
         asked => (EnvFilter::new("warn,polyrank=info"), asked.and_then(Result::err)),
     };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // A log that nobody reads any more, a closed pipe, must not take the process down with it.
+    // A pipe of logs that was closed must not end the process.
     let logs = logs.log_internal_errors(false);
-    match json {
-        true => logs.json().init(),
-        false => logs.with_ansi(io::stderr().is_terminal()).init(),
+    if json {
+        logs.json().init()
+    } else {
+        logs.with_ansi(io::stderr().is_terminal()).init()
     }
     if let Some(wrong) = wrong {
         tracing::warn!("{} is not understood, and not heeded: {wrong}", EnvFilter::DEFAULT_ENV);
     }
 }
 
-/// Without what could steer a terminal: names come from files of others.
+/// The text without control characters, which could steer a terminal: names come from files of others.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -37,8 +38,8 @@ pub fn causes<'a>(failure: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'
     successors(Some(failure), |&error| error.source())
 }
 
-/// The failure and its causes in one line; a cause that its effect already tells is left out, and where a message has several
-/// lines, a semicolon stands between them.
+/// The failure and its causes in one line. A cause that is already part of the message is left out, and lines of a message are joined
+/// by semicolons.
 #[must_use]
 pub fn in_one_line(failure: &(dyn Error + 'static)) -> String {
     let mut line = String::new();

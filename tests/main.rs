@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::type_complexity, missing_docs)]
 
 mod adapter;
+mod cli;
 mod fit;
 mod floors;
 mod legacy;

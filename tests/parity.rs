@@ -10,10 +10,8 @@ use candle_core::{Device, Tensor};
 use polyrank::adapter::Adapter;
 use polyrank::encoder::{Identity, Packed};
 use polyrank::engine::{Engine, Row};
-use polyrank::params::DeviceName;
-use polyrank::params::{Backend, Delta, Precision};
-use polyrank::text::Encoded;
-use polyrank::text::Limit;
+use polyrank::params::{Backend, Delta, DeviceName, Precision};
+use polyrank::text::{Encoded, Limit};
 use serde_json::Value;
 
 /// The folders of the bases, below `tests/goldens`.

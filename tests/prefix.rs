@@ -8,12 +8,10 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use polyrank::adapter::Adapter;
 use polyrank::encoder::{Fork, Hooks, Packed};
-use polyrank::engine::Mixed;
-use polyrank::engine::Row;
 use polyrank::engine::plan::{Asked, Plan};
+use polyrank::engine::{Mixed, Row};
 use polyrank::ops::Added;
-use polyrank::params::Delta;
-use polyrank::params::{Input, Layout, Point, Site};
+use polyrank::params::{Delta, Input, Layout, Point, Site};
 use polyrank::text::Encoded;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 

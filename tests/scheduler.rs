@@ -13,7 +13,7 @@ use polyrank::text::Encoded;
 use proptest::prelude::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const ROOMY: Limits = Limits { batch_tokens: 1000, queued_tokens: 1000, patience: HOUR };
+const ROOMY: Limits = Limits { batch_tokens: 1000, queued_tokens: 1000, timeout: HOUR };
 
 fn adapter() -> Arc<Adapter> {
     Arc::new(Adapter {
@@ -108,7 +108,7 @@ proptest! {
         batch_tokens in 1usize..60,
     ) {
         let adapters = [adapter(), adapter(), adapter()];
-        let scheduler = Scheduler::start(Limits { batch_tokens, queued_tokens: 10_000, patience: HOUR }, echo).unwrap();
+        let scheduler = Scheduler::start(Limits { batch_tokens, queued_tokens: 10_000, timeout: HOUR }, echo).unwrap();
         let mut id = 0;
         let mut waiting = Vec::new();
         for request in &requests {
@@ -145,14 +145,18 @@ fn what_waits_runs_together_whatever_its_adapter() {
 
 #[test]
 fn too_many_tokens_are_refused_at_once_and_room_comes_back() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10, patience: HOUR });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10, timeout: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();
     let waiting = scheduler.submit(vec![row(2, 4, &a), row(3, 4, &a)]).unwrap();
     assert_eq!(scheduler.queued_tokens(), 8);
     let refused = scheduler.submit(vec![row(4, 3, &a)]).unwrap_err();
-    assert_eq!(refused, Refused::Overloaded { queued: 8, tokens: 3, limit: 10 });
+    assert_eq!(
+        refused,
+        Refused::Overloaded { queued: 8, tokens: 3, limit: 10, retry_after: Duration::from_secs(1) },
+        "nothing is known of the speed yet"
+    );
     assert_eq!(scheduler.admits(3).unwrap_err(), refused);
     scheduler.admits(2).unwrap();
     gate.pass();
@@ -176,8 +180,8 @@ fn what_could_not_run_in_time_is_refused_at_once() {
         echo(rows)
     };
     let a = adapter();
-    let submitted = |patience| {
-        let scheduler = Scheduler::start(Limits { batch_tokens: 10, queued_tokens: 1000, patience }, forward).unwrap();
+    let submitted = |timeout| {
+        let scheduler = Scheduler::start(Limits { batch_tokens: 10, queued_tokens: 1000, timeout }, forward).unwrap();
         // It learns how fast it is, 500 tokens a second at most; of the first batch at the latest when the second has run.
         for _ in 0..2 {
             scheduler.submit(vec![row(1, 10, &a)]).unwrap().wait_blocking().unwrap();
@@ -193,7 +197,10 @@ fn what_could_not_run_in_time_is_refused_at_once() {
     let refused = submitted(Duration::from_millis(200));
     assert!(!refused.is_empty());
     for refused in refused {
-        assert!(matches!(refused, Refused::Late { ahead, rate, .. } if ahead >= 10 && rate <= 500.0), "{refused:?}");
+        assert!(
+            matches!(refused, Refused::DeadlineExceeded { ahead, rate, .. } if ahead >= 10 && rate <= 500.0),
+            "{refused:?}"
+        );
     }
     assert_eq!(submitted(HOUR), []);
 }
@@ -201,7 +208,7 @@ fn what_could_not_run_in_time_is_refused_at_once() {
 /// It would be told to come again for ever.
 #[test]
 fn what_is_larger_than_the_line_waits_alone() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10, patience: HOUR });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10, timeout: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 40, &a)]).unwrap();
     gate.began();
@@ -249,7 +256,7 @@ fn the_rest_of_a_failed_request_does_not_run() {
             _ => echo(rows),
         }
     };
-    let scheduler = Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100, patience: HOUR }, forward).unwrap();
+    let scheduler = Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100, timeout: HOUR }, forward).unwrap();
     let a = adapter();
     let failing = scheduler.submit((1..5).map(|id| row(id, 2, &a)).collect()).unwrap();
     let other = scheduler.submit(vec![row(9, 2, &a)]).unwrap();
@@ -260,7 +267,7 @@ fn the_rest_of_a_failed_request_does_not_run() {
 
 #[test]
 fn who_went_away_is_passed_over_and_gives_room() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10, patience: HOUR });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10, timeout: HOUR });
     let a = adapter();
     let first = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();
@@ -277,7 +284,7 @@ fn who_went_away_is_passed_over_and_gives_room() {
 
 #[test]
 fn draining_answers_what_was_accepted_and_refuses_the_rest() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100, patience: HOUR });
+    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100, timeout: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();

@@ -5,9 +5,12 @@ mod harness;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use polyrank::engine::Row;
+use polyrank::error::Error;
 use polyrank::params::Precision;
 use polyrank::server::ApiKey;
 use serde_json::{Value, json};
@@ -163,11 +166,11 @@ fn what_is_malformed_is_refused_before_it_runs() {
     let cases: [(&[u8], u16, &str, &str); 8] = [
         (b"", 400, "BadRequest", "not JSON"),
         (b"{\"inputs\": \"\xff\"}", 400, "BadRequest", "not JSON"),
-        (br#"{"inputs": 1}"#, 400, "BadRequest", "`inputs`"),
+        (br#"{"inputs": ["a", {"text": 1}]}"#, 400, "BadRequest", "inputs[1].text: invalid type: integer `1`"),
         (br#"{"text": "a"}"#, 400, "BadRequest", "`inputs`"),
         (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "BadRequest", "topk"),
-        (br#"{"inputs": []}"#, 422, "Unprocessable", "`inputs`"),
-        (br#"{"inputs": "a", "parameters": {"top_k": 0}}"#, 422, "Unprocessable", "`top_k`"),
+        (br#"{"inputs": []}"#, 422, "Unprocessable", "inputs: "),
+        (br#"{"inputs": "a", "parameters": {"top_k": 0}}"#, 422, "Unprocessable", "parameters.top_k: "),
         (br#"{"inputs": ["a", "b", "c"]}"#, 413, "TooManyTexts", "3 texts"),
     ];
     for (body, status, error_type, part) in cases {
@@ -229,9 +232,9 @@ fn the_precision_is_told() {
     assert_eq!(world.start_over(engine).get("/info").body["dtype"], "int8");
 }
 
-/// However many come at once, their texts are tokenised a few at a time, and each is answered.
+/// However many come at once, their texts are tokenized a few at a time, and each is answered.
 #[test]
-fn large_texts_wait_for_room_to_be_tokenised() {
+fn large_texts_wait_for_permits_to_be_tokenized() {
     let server = World::new().with(|config| config.payload_limit = 600_000).start();
     let body = json!({"inputs": "this film is fun and ".repeat(25_000)}).to_string();
     thread::scope(|scope| {
@@ -360,6 +363,67 @@ fn a_full_queue_is_told_at_once() {
         gate.open();
         assert_eq!(running.join().unwrap().status, 200);
         assert_eq!(waiting.join().unwrap().status, 200);
+    });
+}
+
+/// A forward pass that takes a second for its first batch, and waits for the gate with all others: the speed is known, and the queue
+/// stands still.
+fn slow_then(gate: &Gate) -> impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static {
+    let (gated, first) = (gate.forward(), AtomicBool::new(true));
+    move |rows| {
+        if first.swap(false, Ordering::Relaxed) {
+            thread::sleep(Duration::from_secs(1));
+            return Ok(rows.iter().map(|row| vec![0.5; row.adapter.labels.len()]).collect());
+        }
+        gated(rows)
+    }
+}
+
+/// A body of `texts` texts of 3 tokens each.
+fn good(texts: usize) -> String {
+    json!({"inputs": vec!["good"; texts]}).to_string()
+}
+
+#[test]
+fn a_full_queue_tells_when_it_will_have_room() {
+    let gate = Gate::default();
+    let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(slow_then(&gate));
+    // 6 tokens in a second, or a little more.
+    assert_eq!(server.classify("plain", good(2)).status, 200);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", good(2)));
+        gate.began();
+        let waiting = scope.spawn(|| server.classify("ragged", good(10)));
+        wait_until(|| server.app.scheduler().queued_tokens() == 30);
+        // The 6 that run and 12 of the 30 that wait come first: a little more than 3 s.
+        let refused = server.classify("plain", good(4));
+        assert_error(&refused, 429, "Overloaded", "30 tokens are queued; 4 more");
+        let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        // Before they are tokenized its texts count as a token each: 6 + 4 at 6 a second; a slow machine measures less.
+        assert!((2..=6).contains(&seconds), "{seconds}");
+        gate.open();
+        assert_eq!([running.join().unwrap().status, waiting.join().unwrap().status], [200; 2]);
+    });
+}
+
+#[test]
+fn a_request_that_would_be_late_is_told_when_it_will_not() {
+    let gate = Gate::default();
+    let timed = World::new().with(|config| config.request_timeout = Duration::from_secs(10));
+    let server = timed.start_with(slow_then(&gate));
+    assert_eq!(server.classify("plain", good(2)).status, 200);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", good(2)));
+        gate.began();
+        let waiting = scope.spawn(|| server.classify("ragged", good(20)));
+        wait_until(|| server.app.scheduler().queued_tokens() == 60);
+        // 48 tokens would run within 8 of the 10 s. 66 come first: 19 too many, which take a little more than 3 s.
+        let refused = server.classify("plain", good(1));
+        assert_error(&refused, 429, "Overloaded", "no answer within 10s");
+        let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((3..=6).contains(&seconds), "{seconds}");
+        gate.open();
+        assert_eq!([running.join().unwrap().status, waiting.join().unwrap().status], [200; 2]);
     });
 }
 

@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use polyrank::engine::{Engine, Row};
-use polyrank::params::Layout;
-use polyrank::params::{Precision, Prepacked};
+use polyrank::params::{Layout, Precision, Prepacked};
 use polyrank::scheduler;
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -32,8 +32,7 @@ pub use source::{Sources, ensure, locate, pull, pull_adapter};
 pub use weights::Weights;
 
 use crate::atomic_file;
-use crate::params::Layout;
-use crate::params::Precision;
+use crate::params::{Layout, Precision};
 
 /// A base in a folder.
 #[derive(Debug)]

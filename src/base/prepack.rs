@@ -18,8 +18,7 @@ use super::pull::sweep;
 use super::weights::{hex, map};
 use super::{Base, ModelError};
 use crate::atomic_file;
-use crate::params::Layout;
-use crate::params::{Precision, Prepacked, Words};
+use crate::params::{Layout, Precision, Prepacked, Words};
 
 /// Of the panels' form: files of another are made anew.
 const VERSION: &str = "2";

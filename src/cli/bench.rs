@@ -1,4 +1,4 @@
-//! `polyrank bench`: how fast a base answers texts of many adapters, in process, tokenisation included.
+//! `polyrank bench`: how fast a base answers texts of many adapters, in process, tokenization included.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -13,36 +13,47 @@ use polyrank::engine::{Engine, Row};
 use polyrank::registry::Registry;
 use polyrank::scheduler;
 use polyrank::text::Limit;
-use polyrank::text::rows::Rows;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::texts::Format;
 use super::{BaseArgs, Failure, print};
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
     base: BaseArgs,
-    /// Folder of the adapters; texts are asked of them in turn.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the adapters; the texts are asked of them in turn
+    #[arg(long, value_name = "DIR", help_heading = "Adapters")]
     adapters: PathBuf,
-    /// Ask each text of every adapter, in one batch: `texts` counts answers, latency is of one text with all its answers, and the
-    /// same questions asked one after the other, which share nothing, stand beside it.
-    #[arg(long)]
+    /// Ask each text of every adapter, in one batch
+    ///
+    /// `texts` then counts answers, and the latency is that of one text with all its answers. The same questions asked one after the
+    /// other, which share nothing, are timed as well.
+    #[arg(long, help_heading = "Adapters")]
     ask_all: bool,
-    /// The texts: a file as for `classify`.
-    #[arg(long, value_name = "FILE")]
+    /// The texts, in a file as for `classify`; - reads standard input
+    #[arg(long, value_name = "FILE", help_heading = "Texts")]
     input: PathBuf,
-    /// The most tokens of a batch.
-    #[arg(long, value_name = "N", default_value = "2048")]
+    /// Format of --input [default: by the end of the file's name; jsonl for standard input]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Texts")]
+    input_format: Option<Format>,
+    /// The most tokens of a batch
+    #[arg(long, value_name = "N", default_value = "2048", help_heading = "Batching")]
     max_batch_tokens: NonZero<usize>,
-    /// How often all texts are answered; the median counts.
-    #[arg(long, value_name = "N", default_value = "5")]
+    /// How often all texts are answered; the median counts
+    #[arg(long, value_name = "N", default_value = "5", help_heading = "Measurement")]
     repeats: NonZero<usize>,
-    /// Print JSON.
-    #[arg(long)]
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  polyrank bench --adapters adapters --input examples/data/intent/validation.tsv
+  polyrank bench --adapters adapters --input texts.txt --dtype int8 --json
+  polyrank bench --adapters adapters --input texts.txt --ask-all";
 
 /// What was measured.
 #[derive(Serialize)]
@@ -86,7 +97,7 @@ struct Question {
 const ALONE: usize = 200;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let rows = Rows::open(&args.input)?.collect::<Result<Vec<_>, _>>()?;
+    let rows = Format::open(args.input_format, &args.input)?.collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() {
         return Err(format!("{}: no text in it", args.input.display()).into());
     }
@@ -99,9 +110,10 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         return Err(format!("{}: no adapter in it", args.adapters.display()).into());
     }
     let measured = measure(args, &engine, &questions(rows, &adapters, args.ask_all), adapters.len())?;
-    match args.json {
-        true => print(format_args!("{}", serde_json::to_string(&measured)?)),
-        false => print(format_args!("{measured}")),
+    if args.json {
+        print(format_args!("{}", serde_json::to_string(&measured)?))
+    } else {
+        print(format_args!("{measured}"))
     }
 }
 

@@ -11,9 +11,9 @@ use polyrank::engine::score::{Function, Scored, rank};
 use polyrank::engine::{Engine, Row};
 use polyrank::scheduler;
 use polyrank::text::Limit;
-use polyrank::text::rows::Rows;
 use serde::Serialize;
 
+use super::texts::Format;
 use super::{BaseArgs, Failure};
 
 /// The most tokens of a forward pass.
@@ -25,21 +25,33 @@ const TEXTS_AT_ONCE: usize = 1024;
 pub(super) struct ClassifyArgs {
     #[command(flatten)]
     base: BaseArgs,
-    /// The adapter's folder.
-    #[arg(long, value_name = "DIR")]
+    /// The adapter's folder
+    #[arg(long, value_name = "DIR", help_heading = "Adapters")]
     adapter: PathBuf,
     #[command(flatten)]
     texts: TextArgs,
+    /// Format of --input [default: by the end of the file's name; jsonl for standard input]
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "texts", help_heading = "Texts")]
+    input_format: Option<Format>,
 }
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  polyrank classify --adapter adapters/intent --text 'Where is my parcel?' --text 'Thank you!'
+  polyrank classify --adapter adapters/intent --input examples/data/intent/validation.tsv
+  printf '%s\\n' '{\"text\": \"Where is my parcel?\"}' | polyrank classify --adapter adapters/intent --input -
+  printf '%s\\n' 'Where is my parcel?' | polyrank classify --adapter adapters/intent --input - --input-format txt
+
+An input names its columns or keys: sentence, or sentence1 and sentence2, or text and perhaps text_pair. Other columns are ignored.";
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct TextArgs {
-    /// A text; may be given several times.
-    #[arg(long = "text", value_name = "T", allow_hyphen_values = true)]
+    /// A text; may be given several times
+    #[arg(long = "text", value_name = "T", allow_hyphen_values = true, help_heading = "Texts")]
     texts: Vec<String>,
-    /// A file of texts: .tsv, .csv, .jsonl or .parquet (columns sentence; sentence1, sentence2; text, text_pair), or .txt.
-    #[arg(long, value_name = "FILE")]
+    /// A file of texts, .tsv, .csv, .jsonl, .parquet or .txt (a text a line); - reads standard input
+    #[arg(long, value_name = "FILE", help_heading = "Texts")]
     input: Option<PathBuf>,
 }
 
@@ -63,7 +75,8 @@ pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
     // The file's header is looked at before the base is loaded.
     let mut texts: Box<dyn Iterator<Item = Result<Text, Failure>>> = match &args.texts.input {
         Some(file) => {
-            Box::new(Rows::open(file)?.map(|row| Ok(row.map(|row| Text { text: row.text, text_pair: row.pair })?)))
+            let rows = Format::open(args.input_format, file)?;
+            Box::new(rows.map(|row| row.map(|row| Text { text: row.text, text_pair: row.pair })))
         }
         None => Box::new(args.texts.texts.iter().map(|text| Ok(Text { text: text.clone(), text_pair: None }))),
     };

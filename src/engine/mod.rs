@@ -27,8 +27,7 @@ use crate::base::{self, Base, BaseConfig};
 use crate::encoder::{self, Encoder, Packed};
 use crate::error::Error;
 use crate::params::{Backend, Form, Layout, Precision};
-use crate::text::Encoded;
-use crate::text::{Limit, TokenizeError, Tokenizer};
+use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
 
 /// Tokens of a pass on one core: at least so many that what is fetched of weights and adapters serves many rows, at most so many that
 /// they stay in its caches.

@@ -1,8 +1,14 @@
 //! Devices, as they are written on a command line.
 
+use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
 use candle_core::Device;
+
+use crate::error::Error;
+
+/// What to do about a build without CUDA.
+const NO_CUDA: &str = "this build has no CUDA; build with the feature `cuda`: cargo build --release --features cuda (needs CUDA 13.0's nvcc)";
 
 /// A device by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,10 +24,21 @@ impl DeviceName {
     ///
     /// # Errors
     /// There is no such device, or the build has no CUDA.
-    pub fn open(self) -> candle_core::Result<Device> {
-        match self {
+    pub fn open(self) -> Result<Device, Error> {
+        let device = match self {
             Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(candle_core::Error::Msg(NO_CUDA.into())),
             Self::Cuda(index) => Device::new_cuda_with_stream(index),
+        };
+        device.map_err(|source| Error::Device { device: self, source })
+    }
+}
+
+impl Display for DeviceName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
 }
@@ -53,5 +70,12 @@ mod tests {
         for text in ["", "CPU", "gpu", "cuda:", "cuda:x", "cuda3"] {
             assert!(text.parse::<DeviceName>().is_err(), "{text}");
         }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_says_how_to_build_with_it() {
+        let error = DeviceName::Cuda(1).open().map(drop).map_err(|error| error.to_string());
+        assert_eq!(error, Err(format!("device cuda:1: {NO_CUDA}")));
     }
 }

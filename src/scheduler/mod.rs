@@ -1,16 +1,30 @@
 //! From waiting requests to batches.
 //!
-//! [`take`] is the policy, pure. [`Scheduler`] is a bounded queue and the one thread that owns the forward pass: texts of all
-//! adapters wait in one line, and a batch is what stands at its front, whatever the adapters.
+//! | file | idea |
+//! | --- | --- |
+//! | `admission` | what is accepted: room in the queue, an answer before the deadline, and when to try again otherwise; pure |
+//! | `policy` | what runs next; pure |
+//! | `reply` | a request's answer, put together from its texts' logits |
+//! | `queue` | the requests that wait, under one lock |
+//! | `worker` | the one thread that owns the forward pass |
+//!
+//! The unit is the request: it is accepted whole, answered once, and withdrawn when its client goes away. A batch takes texts off
+//! the front of the queue, whatever their adapters, and may take a part of a large request.
 
-mod batch;
+#[cfg(feature = "server")]
+mod admission;
+mod policy;
 #[cfg(feature = "server")]
 mod queue;
 #[cfg(feature = "server")]
+mod reply;
+#[cfg(feature = "server")]
 mod worker;
 
-pub use batch::take;
 #[cfg(feature = "server")]
-pub use queue::{Answer, Failed, Refused};
+pub use admission::Refused;
+pub use policy::take;
+#[cfg(feature = "server")]
+pub use reply::{Answer, Failed};
 #[cfg(feature = "server")]
 pub use worker::{Limits, Scheduler};

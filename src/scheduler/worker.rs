@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::queue::{Answer, Entry, Failed, Outcome, Place, Queue, Refused};
+use super::admission::{Admission, Refused};
+use super::queue::{Entry, Queue};
+use super::reply::{Answer, Failed, Outcome, ReplySlot};
 use crate::engine::Row;
 use crate::error::Error;
 
@@ -18,7 +20,7 @@ pub struct Limits {
     /// The most tokens that wait.
     pub queued_tokens: usize,
     /// How long a request may take: what could not run in time is refused at once.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// A queue with its worker. Every request that it accepts gets exactly one answer.
@@ -37,13 +39,14 @@ impl Scheduler {
         limits: Limits,
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let queue = Arc::new(Queue::new(limits.queued_tokens, limits.patience));
-        let line = Arc::clone(&queue);
+        let admission = Admission { limit: limits.queued_tokens, timeout: limits.timeout };
+        let queue = Arc::new(Queue::new(admission));
+        let served = Arc::clone(&queue);
         let worker = thread::Builder::new().name("forward".into()).spawn(move || {
-            while let Some(batch) = line.next_batch(limits.batch_tokens) {
+            while let Some(batch) = served.next_batch(limits.batch_tokens) {
                 let begun = Instant::now();
                 run(batch, &forward);
-                line.ran(begun.elapsed());
+                served.ran(begun.elapsed());
             }
         })?;
         Ok(Self { queue, worker: Mutex::new(Some(worker)) })
@@ -52,12 +55,12 @@ impl Scheduler {
     /// Accepts all rows of a request, or none.
     ///
     /// # Errors
-    /// No room for the rows' tokens, or shutting down.
+    /// No room for the rows' tokens, no answer in time, or shutting down.
     pub fn submit(&self, rows: Vec<Row>) -> Result<Answer, Refused> {
         self.queue.push(rows)
     }
 
-    /// Whether a request of at least `tokens` tokens has a chance now: asked before the work of tokenising.
+    /// Whether a request of at least `tokens` tokens has a chance now: asked before the work of tokenizing.
     ///
     /// # Errors
     /// As [`Scheduler::submit`].
@@ -101,15 +104,15 @@ impl Drop for Scheduler {
 
 /// Runs a batch and answers each of its rows.
 fn run(batch: Vec<Entry>, forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>) {
-    let (rows, places): (Vec<Row>, Vec<Place>) = batch.into_iter().map(|Entry { row, place }| (row, place)).unzip();
+    let (rows, slots): (Vec<Row>, Vec<ReplySlot>) = batch.into_iter().map(|Entry { row, slot }| (row, slot)).unzip();
     let outcome = outcome(&rows, forward);
     // Rows pin their adapters: a client that has its answer must find them unpinned.
     drop(rows);
     match outcome {
-        Ok(logits) => places.into_iter().zip(logits).for_each(|(place, logits)| place.finish(logits)),
+        Ok(logits) => slots.into_iter().zip(logits).for_each(|(slot, logits)| slot.finish(logits)),
         Err(failure) => {
-            tracing::error!(rows = places.len(), "{failure}");
-            places.into_iter().for_each(|place| place.fail(failure.clone()));
+            tracing::error!(rows = slots.len(), "{failure}");
+            slots.into_iter().for_each(|slot| slot.fail(failure.clone()));
         }
     }
 }
@@ -119,9 +122,10 @@ fn outcome(rows: &[Row], forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Erro
     let result = catch_unwind(AssertUnwindSafe(|| forward(rows)));
     let logits = result.map_err(|panic| Failed::Panicked(message(&*panic)))?;
     let logits = logits.map_err(|error| Failed::Forward(Arc::new(error)))?;
-    match logits.len() == rows.len() {
-        true => Ok(logits),
-        false => Err(Failed::Rows { expected: rows.len(), found: logits.len() }),
+    if logits.len() == rows.len() {
+        Ok(logits)
+    } else {
+        Err(Failed::Rows { expected: rows.len(), found: logits.len() })
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::config::Config;
 use super::error::ApiError;
-use super::tokenising::{Room, Tokenising};
+use super::tokenising::{Permit, Tokenizing};
 use crate::engine::{Engine, Row};
 use crate::error::Error;
 use crate::registry::Registry;
@@ -16,7 +16,7 @@ pub struct App {
     engine: Arc<Engine>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
-    tokenising: Tokenising,
+    tokenizing: Tokenizing,
 }
 
 impl App {
@@ -40,17 +40,17 @@ impl App {
     ) -> Result<Self, Error> {
         let source = Arc::clone(&engine);
         let registry = Arc::new(Registry::new(source, &config.adapters, config.adapter_memory)?);
-        // All held until the last is there: one that does not fit beside the others is told, and none gives way to it.
+        // All are held until the last is loaded, so that one that does not fit is an error and evicts none of the others.
         let preloaded: Vec<_> = config.preload.iter().map(|name| registry.get(name)).collect::<Result<_, _>>()?;
         drop(preloaded);
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
-            patience: config.request_timeout,
+            timeout: config.request_timeout,
         };
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
-        let tokenising = Tokenising::new(config.payload_limit);
-        Ok(Self { config, engine, registry, scheduler, tokenising })
+        let tokenizing = Tokenizing::new(config.payload_limit);
+        Ok(Self { config, engine, registry, scheduler, tokenizing })
     }
 
     /// How it serves.
@@ -77,12 +77,12 @@ impl App {
         &self.scheduler
     }
 
-    /// Room to tokenise so many bytes of text, once there is some.
+    /// Waits for a permit to tokenize so many bytes of text.
     ///
     /// # Errors
     /// Too much waits already.
-    pub(super) async fn room(&self, bytes: usize) -> Result<Room, ApiError> {
-        self.tokenising.room(bytes).await
+    pub(super) async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
+        self.tokenizing.permit(bytes).await
     }
 
     /// Accepts nothing from now on, and returns once all that was accepted is answered.

@@ -7,12 +7,13 @@ use axum::body::{Body, HttpBody};
 
 use super::error::ApiError;
 
-/// How many times the limit is still read, to be thrown away: a client that is cut off while it writes often never sees why.
+/// A body of up to so many times the limit is read to its end and thrown away: a client that is cut off while it writes often does
+/// not read the answer.
 const DISCARD: usize = 16;
 
 /// The whole body, at most `limit` bytes, whatever its content type.
 pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-    // Nothing of it is read: it would be cut off before its end anyhow.
+    // Nothing of it is read, because it would be cut off before its end anyway.
     if body.size_hint().lower() > (limit as u64).saturating_mul(DISCARD as u64) {
         return Err(ApiError::PayloadTooLarge { limit });
     }
@@ -31,8 +32,5 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiErr
             break;
         }
     }
-    match total > limit {
-        true => Err(ApiError::PayloadTooLarge { limit }),
-        false => Ok(bytes),
-    }
+    if total > limit { Err(ApiError::PayloadTooLarge { limit }) } else { Ok(bytes) }
 }

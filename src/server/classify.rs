@@ -15,12 +15,11 @@ use super::app::App;
 use super::body;
 use super::error::ApiError;
 use super::routes::{blocking, path};
-use super::tokenising::Room;
+use super::tokenising::Permit;
 use crate::engine::Row;
 use crate::engine::score::{Function, Scored, rank};
 use crate::registry::Loaded;
-use crate::text::Encoded;
-use crate::text::Limit;
+use crate::text::{Encoded, Limit};
 
 #[cfg(fuzzing)]
 pub(super) fn parse(body: &[u8]) -> Result<(), ApiError> {
@@ -44,8 +43,8 @@ pub(super) async fn classify(
         return Err(ApiError::TooManyTexts { texts, limit });
     }
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
-    let room = match room(&app, &texts).await {
-        Ok(room) => room,
+    let permit = match permit(&app, &texts).await {
+        Ok(permit) => permit,
         // To try again would not help where there is no such adapter.
         Err(full) => {
             blocking(move || app.registry().find(&name)).await??;
@@ -55,8 +54,8 @@ pub(super) async fn classify(
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
     let prepare = move || {
-        // Held here, for this goes on when the request has timed out.
-        let _room = room;
+        // Held by the thread that tokenizes, which goes on when the request has timed out.
+        let _permit = permit;
         prepare(&worker, &name, &texts, &limit)
     };
     let (loaded, encoded) = blocking(prepare).await??;
@@ -69,10 +68,10 @@ pub(super) async fn classify(
     Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
 }
 
-/// Room to tokenise in. A full queue is told before that work; every text has a token at least.
-async fn room(app: &App, texts: &[Text]) -> Result<Room, ApiError> {
+/// Waits for a permit to tokenize. A full queue refuses before that work; every text has at least one token.
+async fn permit(app: &App, texts: &[Text]) -> Result<Permit, ApiError> {
     app.scheduler().admits(texts.len())?;
-    app.room(texts.iter().map(Text::bytes).sum()).await
+    app.permit(texts.iter().map(Text::bytes).sum()).await
 }
 
 /// The adapter, pinned, and the texts as tokens.
@@ -94,12 +93,11 @@ fn answer(
     let scored = logits.iter().map(|logits| {
         rank(labels, logits, function, top).ok_or_else(|| {
             let (name, labels) = (&loaded.name, labels.len());
-            match logits.len() == labels {
-                // Its numbers are finite, but too large for this base, or the base's own are not.
-                true => {
-                    ApiError::Unprocessable(format!("adapter {name:?} on this base gives logits that are not finite"))
-                }
-                false => ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}")),
+            if logits.len() == labels {
+                // The adapter's numbers are finite, but too large for this base, or the base's own numbers are not finite.
+                ApiError::Unprocessable(format!("adapter {name:?} on this base gives logits that are not finite"))
+            } else {
+                ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}"))
             }
         })
     });

@@ -1,40 +1,90 @@
-//! What `polyrank serve` is told, resolved once.
+//! The settings of `polyrank serve`. This is the only place where a setting is declared: its name, environment variable, default and
+//! help all stand here, and clap reads them.
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, RangedU64ValueParser};
+use clap::{ArgAction, Args};
 use sha2::{Digest, Sha256};
 
 /// How to serve.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
 pub struct Config {
-    /// The base as it was asked for: a folder, a hub id or `default`. Told by `/info`, nothing else.
+    /// The base as the user named it: a folder, a hub id or `default`. `/info` tells it.
+    #[arg(skip)]
     pub model_id: String,
-    /// Folder of the adapters' folders.
+    /// Folder of the adapters: each subfolder with an adapter_config.json is an adapter
+    #[arg(long, env = "POLYRANK_ADAPTERS", value_name = "DIR", help_heading = "Adapters")]
     pub adapters: PathBuf,
-    /// The most tokens of a batch; a single text may be longer.
-    pub max_batch_tokens: usize,
-    /// The most tokens that wait; beyond them requests get 429.
-    pub max_queued_tokens: usize,
-    /// The most texts of a request.
-    pub max_client_batch_size: usize,
-    /// The most bytes of a request's body.
-    pub payload_limit: usize,
-    /// From the request's head to its answer.
-    pub request_timeout: Duration,
-    /// The most bytes that adapters take in memory.
+    /// The most bytes that adapters take in memory: 1GiB, 64MiB, 4096
+    #[arg(long, env = "POLYRANK_ADAPTER_MEMORY", value_name = "BYTES", default_value = "1GiB", value_parser = bytes,
+          help_heading = "Adapters")]
     pub adapter_memory: usize,
-    /// Whether texts that are too long are cut where a request does not say.
-    pub auto_truncate: bool,
-    /// Adapters to load before the first request.
+    /// Adapters to load before the first request
+    #[arg(long, env = "POLYRANK_PRELOAD", value_name = "A,B", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Adapters")]
     pub preload: Vec<String>,
-    /// What requests must bear, if anything.
+    /// The most tokens of a batch; a single text may be longer
+    #[arg(long, env = "POLYRANK_MAX_BATCH_TOKENS", value_name = "N", default_value = "16384", value_parser = positive(),
+          help_heading = "Batching")]
+    pub max_batch_tokens: usize,
+    /// The most tokens that wait; requests beyond that get 429, and so do requests that could not be answered in time
+    #[arg(long, env = "POLYRANK_MAX_QUEUED_TOKENS", value_name = "N", default_value = "131072", value_parser = positive(),
+          help_heading = "Batching")]
+    pub max_queued_tokens: usize,
+    /// The most texts of a request
+    #[arg(long, env = "POLYRANK_MAX_CLIENT_BATCH_SIZE", value_name = "N", default_value = "32", value_parser = positive(),
+          help_heading = "Limits")]
+    pub max_client_batch_size: usize,
+    /// The most bytes of a request's body: 2000000, 4MiB
+    #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = bytes,
+          help_heading = "Limits")]
+    pub payload_limit: usize,
+    /// The most time from a request's head to its answer, and for the head itself: 30s, 500ms, 2m
+    #[arg(long, env = "POLYRANK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration,
+          help_heading = "Limits")]
+    pub request_timeout: Duration,
+    /// Whether to cut texts that are too long, where a request does not say
+    #[arg(long, env = "POLYRANK_AUTO_TRUNCATE", value_name = "BOOL", default_value = "true", action = ArgAction::Set,
+          value_parser = BoolishValueParser::new(), help_heading = "Limits")]
+    pub auto_truncate: bool,
+    /// The key that requests must bear, as `Authorization: Bearer K`; /health and /ready need none
+    #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, help_heading = "Security")]
     pub api_key: Option<ApiKey>,
 }
 
-/// A key that requests must bear. Only its SHA-256 is kept, so that it appears in no log and comparing takes the same time
-/// wherever two keys differ.
+/// A whole number above 0.
+fn positive() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// Bytes above 0, as [`parse_size`] reads them.
+fn bytes(text: &str) -> Result<usize, String> {
+    let bytes = parse_size::parse_size(text).map_err(|error| error.to_string())?;
+    match usize::try_from(bytes) {
+        Ok(0) => Err("must be above 0".into()),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err("is more than this machine can address".into()),
+    }
+}
+
+/// The longest time that clocks are asked to add: a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A time above 0, as [`humantime`] reads it.
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be above 0".into()),
+        Ok(time) if time > LONGEST => Err("must be at most a year".into()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+/// A key that requests must bear. Only its SHA-256 is kept: it cannot appear in a log, and comparing takes the same time wherever two
+/// keys differ.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey([u8; 32]);
 
@@ -52,6 +102,19 @@ impl ApiKey {
     }
 }
 
+impl FromStr for ApiKey {
+    type Err = &'static str;
+
+    /// A header can carry a key only without blanks around it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "" => Err("must not be empty"),
+            trimmed if trimmed != text => Err("must have no blanks around it"),
+            key => Ok(Self::new(key)),
+        }
+    }
+}
+
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiKey(..)")
@@ -60,15 +123,83 @@ impl fmt::Debug for ApiKey {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::{Command, FromArgMatches};
+
     use super::*;
 
     #[test]
     fn a_key_is_itself_alone_and_never_printed() {
-        let key = ApiKey::new("secret");
+        let key: ApiKey = "secret".parse().unwrap();
         assert!(key.is(b"secret"));
         for other in [&b""[..], b"secre", b"secret ", b"Secret"] {
             assert!(!key.is(other), "{other:?}");
         }
         assert_eq!(format!("{key:?}"), "ApiKey(..)");
+        assert_eq!("a b".parse(), Ok(ApiKey::new("a b")));
+        for text in ["", " ", "k ", "\tk"] {
+            assert!(text.parse::<ApiKey>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units_and_are_above_zero() {
+        for (text, expected) in [
+            ("7B", 7),
+            ("4096", 4096),
+            ("2000000", 2_000_000),
+            ("4KiB", 4096),
+            ("64MiB", 64 << 20),
+            ("3 MiB", 3 << 20),
+            ("1GiB", 1 << 30),
+            ("2MB", 2_000_000),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "0GiB", "GiB", "-1", "-1GiB", "1XB", "99999999999GiB", "99999999999999999999", "nonsense"]
+        {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units_and_are_above_zero() {
+        for (text, milliseconds) in [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "30", "0", "0s", "0ms", "s", "-1s", "99999999999999999m", "18446744073709551615s", "2years"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    /// Each setting has its environment variable and its section of `--help`.
+    #[test]
+    fn each_setting_is_declared_in_full() {
+        let command = Config::augment_args(Command::new("serve"));
+        for arg in command.get_arguments() {
+            let flag = arg.get_long().unwrap();
+            let env = format!("POLYRANK_{}", flag.replace('-', "_").to_uppercase());
+            assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(&*env));
+            assert!(arg.get_help_heading().is_some() && arg.get_help().is_some(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_above_zero() {
+        let parse = |args: &[&str]| {
+            // A variable of whoever runs the tests must not count.
+            let command = Config::augment_args(Command::new("serve")).mut_args(|arg| arg.env(None::<&str>));
+            let matches = command.try_get_matches_from([&["serve", "--adapters", "a"], args].concat())?;
+            Config::from_arg_matches(&matches)
+        };
+        let config = parse(&[]).unwrap();
+        assert_eq!((config.max_batch_tokens, config.adapter_memory, config.auto_truncate), (16384, 1 << 30, true));
+        for flag in ["--max-batch-tokens", "--max-queued-tokens", "--max-client-batch-size", "--payload-limit"] {
+            assert!(parse(&[flag, "1"]).is_ok(), "{flag}");
+            for wrong in ["0", "-1", "x", "99999999999999999999999"] {
+                assert!(parse(&[&format!("{flag}={wrong}")]).is_err(), "{flag} {wrong}");
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Every error that a client may see, and the one table of their statuses.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,10 +14,10 @@ use crate::registry::RegistryError;
 use crate::scheduler::{Failed, Refused};
 use crate::text::TokenizeError;
 
-/// Seconds after which a client that was turned away may try again.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// When a client may try again where nothing is measured that would tell.
+pub(super) const RETRY_SOON: Duration = Duration::from_secs(1);
 
-/// Why a request has no answer but this one. The text goes to the client, but for [`ApiError::Internal`]'s.
+/// An error returned to the client. Its text goes there too, except for [`ApiError::Internal`] and [`ApiError::Unavailable`].
 #[derive(Debug, Error)]
 pub enum ApiError {
     /// Not UTF-8, not JSON, or values of the wrong types.
@@ -56,9 +58,14 @@ pub enum ApiError {
     /// The adapter asked for cannot be served.
     #[error("{0}")]
     InvalidAdapter(RegistryError),
-    /// No room now.
-    #[error("{0}")]
-    Overloaded(String),
+    /// The server has no room for the request now, or could not answer it in time.
+    #[error("{reason}")]
+    Overloaded {
+        /// What is full.
+        reason: String,
+        /// When the request is expected to be accepted, in whole seconds.
+        retry_after: Duration,
+    },
     /// The system denies what an adapter's loading needs, for now.
     #[error("the adapter cannot be read now; the server's log has the cause")]
     Unavailable(String),
@@ -67,7 +74,7 @@ pub enum ApiError {
     Draining,
     /// No answer within the time of a request.
     #[error("no answer within {0:?}")]
-    TimedOut(std::time::Duration),
+    TimedOut(Duration),
     /// A bug. The text is for the log alone.
     #[error("{0}")]
     Internal(String),
@@ -88,11 +95,20 @@ impl ApiError {
             Self::TooManyTexts { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TooManyTexts"),
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Unprocessable"),
             Self::InvalidAdapter(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidAdapter"),
-            Self::Overloaded(_) => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+            Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
+        }
+    }
+
+    /// When the client may try again, where that helps.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after, .. } => Some(*retry_after),
+            Self::Unavailable(_) | Self::Draining | Self::TimedOut(_) => Some(RETRY_SOON),
+            _ => None,
         }
     }
 
@@ -114,12 +130,11 @@ impl IntoResponse for ApiError {
         let body = json!({ "error": self.message(), "error_type": error_type });
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        match self {
-            Self::Unauthorized => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            Self::Overloaded(_) | Self::Unavailable(_) | Self::Draining | Self::TimedOut(_) => {
-                drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER));
-            }
-            _ => {}
+        if let Some(time) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(time.as_secs()));
+        }
+        if let Self::Unauthorized = self {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -130,7 +145,7 @@ impl From<RegistryError> for ApiError {
         match &error {
             RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. } => Self::UnknownAdapter(error),
             RegistryError::Changed { .. } => Self::Conflict(error),
-            RegistryError::Busy { .. } => Self::Overloaded(error.to_string()),
+            RegistryError::Busy { .. } => Self::Overloaded { reason: error.to_string(), retry_after: RETRY_SOON },
             RegistryError::TooLarge { .. } => Self::InvalidAdapter(error),
             RegistryError::Invalid { source, .. } => match &**source {
                 Error::Adapter(AdapterError::Io { source, .. }) if !of_the_file(source) => {
@@ -163,7 +178,9 @@ fn of_the_file(error: &std::io::Error) -> bool {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Overloaded { .. } | Refused::Late { .. } => Self::Overloaded(refused.to_string()),
+            Refused::Overloaded { retry_after, .. } | Refused::DeadlineExceeded { retry_after, .. } => {
+                Self::Overloaded { reason: refused.to_string(), retry_after }
+            }
             Refused::Draining => Self::Draining,
         }
     }

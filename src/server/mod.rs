@@ -32,17 +32,17 @@ pub(crate) fn parse_request(body: &[u8]) {
     let _ = classify::parse(body);
 }
 
-/// What passes before the next try where no connection can be accepted: as a rule, too many files are open.
+/// The time between two tries where no connection can be accepted, mostly because too many files are open.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
-/// Serves until `shutdown` ends. Then new requests get 503, those accepted before are answered, and connections close; clients
-/// that do not take their answers hold it up for one request time-out at most. As long may a connection wait for the whole head of
-/// its next request.
+/// Serves until `shutdown` ends. Then new requests get 503, requests that were accepted before are answered, and connections close.
+/// Clients that do not read their answers delay the end by one request time-out at most. The same limit applies to reading a
+/// request's head.
 pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()> + Send + 'static) {
-    let patience = app.config().request_timeout;
+    let timeout = app.config().request_timeout;
     let router = routes::router(Arc::clone(&app));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    http.timer(TokioTimer::new()).header_read_timeout(timeout);
     let connections = GracefulShutdown::new();
     let mut drained = pin!(async {
         shutdown.await;
@@ -55,23 +55,23 @@ pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Out
         };
         let service = TowerToHyperService::new(router.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
-        // One that fails is its client's affair.
+        // A connection that fails concerns its client only.
         tokio::spawn(async move { drop(connection.await) });
     }
     drop(listener);
     tokio::select! {
         () = connections.shutdown() => {}
-        () = tokio::time::sleep(patience) => {}
+        () = tokio::time::sleep(timeout) => {}
     }
 }
 
-/// The next connection. Those that broke before they were accepted are passed over.
+/// The next connection. Connections that broke before they were accepted are skipped.
 async fn accept(listener: &TcpListener) -> TcpStream {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // An answer is written at once: nothing is gained by waiting for more. Where it cannot be set, it is only later.
+                // An answer is written at once, so there is nothing to wait for. Without this option it only comes later.
                 let _ = stream.set_nodelay(true);
                 return stream;
             }

@@ -1,35 +1,36 @@
-//! Room to tokenise in: a tokenizer takes hundreds of bytes for each byte of a text, however short the text is cut after that.
+//! How much text is tokenized at once. A tokenizer takes hundreds of bytes of memory for each byte of a text, even where the text is
+//! cut afterwards, so requests wait for permits here: one for each kilobyte of text.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::ApiError;
+use super::error::{ApiError, RETRY_SOON};
 
 /// Bytes of a permit.
 const UNIT: usize = 1024;
 
-/// How many times the room may wait for it: more would be answered by time-outs.
+/// Requests may wait for so many times all permits. Requests beyond that would end in time-outs.
 const WAITING: usize = 4;
 
-/// The fewest permits that may wait, each of them soon served.
+/// Requests may always wait for so many permits, because these are free again soon.
 const FEWEST: usize = 1024;
 
-/// How many bytes of text are tokenised at once: those of the largest request, or of many small ones.
-pub(super) struct Tokenising {
+/// The permits: as many as the largest request needs.
+pub(super) struct Tokenizing {
     permits: Arc<Semaphore>,
     most: u32,
-    /// Permits that are waited for.
+    /// Permits that requests wait for.
     waiting: AtomicUsize,
 }
 
-/// Leave to tokenise, as long as it lives. The semaphore is never closed, so there always is a permit in it.
-pub(super) struct Room(
+/// Permission to tokenize, until it is dropped. The semaphore is never closed, so there always is a permit inside.
+pub(super) struct Permit(
     #[expect(dead_code, reason = "it gives its permits back when it is dropped")] Option<OwnedSemaphorePermit>,
 );
 
-/// Permits that are waited for; no longer when it is dropped, as by a request that has timed out.
+/// Counts permits that a request waits for. Dropping it ends the count, as when the request times out.
 struct Waiting<'a>(&'a AtomicUsize, usize);
 
 impl Drop for Waiting<'_> {
@@ -38,32 +39,32 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Tokenising {
+impl Tokenizing {
     /// For `most` bytes at once.
     pub(super) fn new(most: usize) -> Self {
         let most = u32::try_from(most.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Self { permits: Arc::new(Semaphore::new(most as usize)), most, waiting: AtomicUsize::new(0) }
     }
 
-    /// Room for `bytes`; for more than there is at all, all of it. Whoever comes first gets it first.
+    /// Waits for permits for `bytes`, first come first served. A request that needs more than all permits gets all of them.
     ///
     /// # Errors
-    /// As much is waited for already as may be.
-    pub(super) async fn room(&self, bytes: usize) -> Result<Room, ApiError> {
+    /// Too many requests wait already.
+    pub(super) async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
         let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.most);
-        // Fails where others wait as well: nobody is overtaken.
+        // This fails where others wait, so that nobody is overtaken.
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(permits) {
-            return Ok(Room(Some(permit)));
+            return Ok(Permit(Some(permit)));
         }
         let (wanted, limit) = (permits as usize, (self.most as usize * WAITING).max(FEWEST));
         let more = |waiting| Some(waiting + wanted).filter(|waiting| *waiting <= limit);
         if let Err(waiting) = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
             let [waiting, wanted, limit] = [waiting, wanted, limit].map(|permits| permits * UNIT);
-            let reason = format!("{waiting} bytes of text wait to be tokenised; {wanted} more would exceed {limit}");
-            return Err(ApiError::Overloaded(reason));
+            let reason = format!("{waiting} bytes of text wait to be tokenized; {wanted} more would exceed {limit}");
+            return Err(ApiError::Overloaded { reason, retry_after: RETRY_SOON });
         }
         let _waiting = Waiting(&self.waiting, wanted);
-        Ok(Room(Arc::clone(&self.permits).acquire_many_owned(permits).await.ok()))
+        Ok(Permit(Arc::clone(&self.permits).acquire_many_owned(permits).await.ok()))
     }
 }
 
@@ -77,29 +78,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_finds_no_room_waits_and_what_finds_no_place_to_wait_is_told() {
-        let tokenising = Tokenising::new(FEWEST * UNIT);
+    fn waits_for_permits_then_rejects() {
+        let tokenizing = Tokenizing::new(FEWEST * UNIT);
         let mut context = Context::from_waker(Waker::noop());
-        let mut now = |bytes: usize| match pin!(tokenising.room(bytes)).poll(&mut context) {
-            Poll::Ready(room) => Some(room),
+        let mut now = |bytes: usize| match pin!(tokenizing.permit(bytes)).poll(&mut context) {
+            Poll::Ready(permit) => Some(permit),
             Poll::Pending => None,
         };
         let all = now(usize::MAX).unwrap().unwrap();
-        // Nobody waits any more when these futures are gone.
+        // Dropping these futures ends their wait.
         assert!(now(1).is_none());
         assert!(now(1).is_none());
-        assert_eq!(tokenising.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(tokenizing.waiting.load(Ordering::Relaxed), 0);
 
         let mut context = Context::from_waker(Waker::noop());
-        let mut first = Box::pin(tokenising.room(FEWEST * UNIT));
+        let mut first = Box::pin(tokenizing.permit(FEWEST * UNIT));
         assert!(first.as_mut().poll(&mut context).is_pending());
-        let mut others: Vec<_> = (0..3).map(|_| Box::pin(tokenising.room(FEWEST * UNIT))).collect();
+        let mut others: Vec<_> = (0..3).map(|_| Box::pin(tokenizing.permit(FEWEST * UNIT))).collect();
         assert!(others.iter_mut().all(|other| other.as_mut().poll(&mut context).is_pending()));
-        assert!(matches!(now(1), Some(Err(ApiError::Overloaded(_)))));
+        assert!(matches!(now(1), Some(Err(ApiError::Overloaded { .. }))));
         drop(others);
         assert!(now(1).is_none());
         drop(all);
-        // Whoever came first has it.
+        // The first to wait gets it.
         assert!(now(1).is_none());
         assert!(matches!(first.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
         assert!(now(1).unwrap().is_ok());

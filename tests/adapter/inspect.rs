@@ -74,13 +74,21 @@ fn the_json() {
 }
 
 #[test]
+fn labels_that_could_be_read_as_several_are_quoted() {
+    let mut report = report("bighead");
+    report.labels = ["no", "yes, but", "a\"b", "", "back\\slash", "it's", "naïve", "a:b"].map(str::to_owned).to_vec();
+    let expected = r#"labels        8: no, "yes, but", "a\"b", "", "back\\slash", "it's", naïve, a:b"#;
+    assert!(report.to_string().lines().any(|line| line == expected), "{report}");
+}
+
+#[test]
 fn names_of_others_do_not_steer_the_terminal() {
     let mut report = report("bighead");
-    assert!(report.to_string().contains("labels        17: topic 0, topic 1,"));
+    assert!(report.to_string().contains("labels        17: \"topic 0\", \"topic 1\","));
     report.labels = (0..5000).map(|i| format!("label \u{1b}[2J{i}\n")).collect();
     report.base_model = Some("a\u{7}b".into());
     let shown = report.to_string();
     assert!(!shown.contains(['\u{1b}', '\u{7}']));
-    assert!(shown.contains("5000: label \u{fffd}[2J0\u{fffd}, ") && shown.contains(" more\n"));
+    assert!(shown.contains("5000: \"label \u{fffd}[2J0\u{fffd}\", ") && shown.contains(" more\n"));
     assert!(shown.lines().all(|line| line.chars().count() <= 110));
 }

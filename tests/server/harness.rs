@@ -1,15 +1,16 @@
 //! A server in this process on a free port, and a client for it.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use std::{fs, thread};
 
 use candle_core::Device;
+use clap::{Args, Command, FromArgMatches};
 use polyrank::engine::{Engine, Row};
 use polyrank::error::Error;
 use polyrank::server::{App, Config, run};
@@ -38,19 +39,10 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         copy(&goldens(), &root);
-        let config = Config {
-            model_id: "tiny".into(),
-            adapters: root.clone(),
-            max_batch_tokens: 16384,
-            max_queued_tokens: 131_072,
-            max_client_batch_size: 32,
-            payload_limit: 2_000_000,
-            request_timeout: Duration::from_secs(30),
-            adapter_memory: 1 << 30,
-            auto_truncate: true,
-            preload: Vec::new(),
-            api_key: None,
-        };
+        // A variable of whoever runs the tests must not count.
+        let command = Config::augment_args(Command::new("serve")).mut_args(|arg| arg.env(None::<&str>));
+        let matches = command.get_matches_from([OsStr::new("serve"), OsStr::new("--adapters"), root.as_os_str()]);
+        let config = Config { model_id: "tiny".into(), ..Config::from_arg_matches(&matches).unwrap() };
         Self { config, root, folder }
     }
 

@@ -1,15 +1,25 @@
-//! What a client asks, read strictly: a wrong type is told by its place, and an unknown parameter is not passed over. What else a
-//! body holds beside `inputs` and `parameters` is: clients of hubs send options of theirs.
+//! The body of `POST /classify/{adapter}`, read strictly: a value of a wrong type is named by its path, as in `inputs[3].text`, and an
+//! unknown parameter is an error. Other keys beside `inputs` and `parameters` are ignored, because clients of hubs send options of
+//! their own.
 
-use serde_json::{Map, Value};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::error::Category;
+use serde_json::{Number, Value};
 
 use super::super::error::ApiError;
 use crate::engine::score::Function;
 
-/// A text, or a pair of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A text, or a pair of texts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Text {
     pub(super) text: String,
+    #[serde(rename = "text_pair")]
     pub(super) pair: Option<String>,
 }
 
@@ -25,8 +35,25 @@ pub(super) struct ClassifyRequest {
     pub(super) max_length: Option<usize>,
 }
 
+/// The body by its types; what its values mean is checked afterwards.
+#[derive(Deserialize)]
+struct Body {
+    inputs: Inputs,
+    parameters: Option<Object<Parameters>>,
+}
+
+/// All are optional; null counts as absent.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    top_k: Option<Number>,
+    max_length: Option<Number>,
+    function_to_apply: Option<String>,
+    truncation: Option<bool>,
+}
+
 impl Text {
-    /// Of both.
+    /// The length of both texts.
     pub(super) fn bytes(&self) -> usize {
         self.text.len() + self.pair.as_ref().map_or(0, String::len)
     }
@@ -35,113 +62,140 @@ impl Text {
 impl ClassifyRequest {
     /// Reads a body.
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let value = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
-        let Value::Object(mut body) = value else {
-            return Err(wrong("the body", "an object", &value));
-        };
-        let inputs = body.remove("inputs").ok_or_else(|| bad("`inputs` is missing".into()))?;
-        let mut request =
-            Self { texts: texts(inputs)?, top: usize::MAX, function: None, truncate: None, max_length: None };
-        match body.remove("parameters") {
-            None | Some(Value::Null) => {}
-            Some(Value::Object(parameters)) => request.set(&parameters)?,
-            Some(other) => return Err(wrong("`parameters`", "an object", &other)),
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let Object(Body { inputs, parameters }) = serde_path_to_error::deserialize(&mut json).map_err(mistyped)?;
+        json.end().map_err(not_json)?;
+        if inputs.0.is_empty() {
+            return Err(ApiError::Unprocessable("inputs: expected one text at least".into()));
         }
-        Ok(request)
-    }
-
-    /// Takes over `parameters`; one that is null is as if absent.
-    fn set(&mut self, parameters: &Map<String, Value>) -> Result<(), ApiError> {
-        for (name, value) in parameters.iter().filter(|(_, value)| !value.is_null()) {
-            match name.as_str() {
-                "top_k" => self.top = positive("top_k", value)?,
-                "max_length" => self.max_length = Some(positive("max_length", value)?),
-                "function_to_apply" => self.function = Some(function(value)?),
-                "truncation" => {
-                    let truncate = value.as_bool().ok_or_else(|| wrong("`truncation`", "true or false", value))?;
-                    self.truncate = Some(truncate);
-                }
-                unknown => return Err(bad(format!("`parameters.{unknown}` is not a parameter"))),
-            }
-        }
-        Ok(())
+        let Parameters { top_k, max_length, function_to_apply, truncation } =
+            parameters.map(|Object(parameters)| parameters).unwrap_or_default();
+        Ok(Self {
+            texts: inputs.0,
+            top: top_k.map(|number| positive("top_k", &number)).transpose()?.unwrap_or(usize::MAX),
+            function: function_to_apply.as_deref().map(function).transpose()?,
+            truncate: truncation,
+            max_length: max_length.map(|number| positive("max_length", &number)).transpose()?,
+        })
     }
 }
 
-fn texts(inputs: Value) -> Result<Vec<Text>, ApiError> {
-    match inputs {
-        Value::Array(items) if items.is_empty() => Err(ApiError::Unprocessable("`inputs` is empty".into())),
-        Value::Array(items) => {
-            let items = items.into_iter().enumerate();
-            items.map(|(index, item)| text(item, &format!("`inputs[{index}]`"))).collect()
-        }
-        one => Ok(vec![text(one, "`inputs`")?]),
+/// A body that is not JSON, or a value of a wrong type with its path.
+fn mistyped(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let path = error.path().to_string();
+    let error = error.into_inner();
+    match (error.classify(), &*path) {
+        (Category::Data, ".") => ApiError::BadRequest(format!("the body: {error}")),
+        (Category::Data, path) => ApiError::BadRequest(format!("{path}: {error}")),
+        _ => not_json(error),
     }
 }
 
-fn text(value: Value, place: &str) -> Result<Text, ApiError> {
-    let mut object = match value {
-        Value::String(text) => return Ok(Text { text, pair: None }),
-        Value::Object(object) => object,
-        other => return Err(wrong(place, "a text or an object with `text` and `text_pair`", &other)),
-    };
-    let pair = match object.remove("text_pair") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(pair)) => Some(pair),
-        Some(other) => return Err(wrong(&format!("`text_pair` of {place}"), "a text", &other)),
-    };
-    let text = match object.remove("text") {
-        Some(Value::String(text)) => text,
-        Some(other) => return Err(wrong(&format!("`text` of {place}"), "a text", &other)),
-        None => return Err(bad(format!("`text` of {place} is missing"))),
-    };
-    match object.keys().next() {
-        Some(unknown) => Err(bad(format!("{place} has `{unknown}` beside `text` and `text_pair`"))),
-        None => Ok(Text { text, pair }),
-    }
+fn not_json(error: serde_json::Error) -> ApiError {
+    ApiError::BadRequest(format!("the body is not JSON: {error}"))
 }
 
 /// A whole number above 0, as large as it may be.
-fn positive(name: &str, value: &Value) -> Result<usize, ApiError> {
+fn positive(name: &str, number: &Number) -> Result<usize, ApiError> {
     // Integers beyond 64 bits are read as fractions.
-    match (value.as_u64(), value.as_f64()) {
+    match (number.as_u64(), number.as_f64()) {
         (Some(number @ 1..), _) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
         (None, Some(number)) if number >= 2f64.powi(64) => Ok(usize::MAX),
-        (_, Some(number)) if number.fract() == 0.0 && number <= 0.0 => {
-            Err(ApiError::Unprocessable(format!("`{name}` must be above 0, not {value}")))
+        (_, Some(fraction)) if fraction.fract() == 0.0 && fraction <= 0.0 => {
+            Err(ApiError::Unprocessable(format!("parameters.{name}: expected a number above 0, found {number}")))
         }
-        (_, Some(_)) => Err(bad(format!("`{name}` must be a whole number, not {value}"))),
-        _ => Err(wrong(&format!("`{name}`"), "a whole number", value)),
+        _ => Err(ApiError::BadRequest(format!("parameters.{name}: expected a whole number, found {number}"))),
     }
 }
 
-fn function(value: &Value) -> Result<Function, ApiError> {
-    match value.as_str() {
-        Some("softmax") => Ok(Function::Softmax),
-        Some("sigmoid") => Ok(Function::Sigmoid),
-        Some("none") => Ok(Function::Identity),
-        Some(_) => {
-            let text = format!("`function_to_apply` must be softmax, sigmoid or none, not {value}");
+fn function(name: &str) -> Result<Function, ApiError> {
+    match name {
+        "softmax" => Ok(Function::Softmax),
+        "sigmoid" => Ok(Function::Sigmoid),
+        "none" => Ok(Function::Identity),
+        _ => {
+            let name = Value::from(name);
+            let text = format!("parameters.function_to_apply: expected softmax, sigmoid or none, found {name}");
             Err(ApiError::Unprocessable(text))
         }
-        None => Err(wrong("`function_to_apply`", "a text", value)),
     }
 }
 
-fn wrong(place: &str, expected: &str, found: &Value) -> ApiError {
-    let found = match found {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    bad(format!("{place} must be {expected}, not {found}"))
+/// A JSON object as a `T`. Serde's own structures take a list of their fields as well.
+struct Object<T>(T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: DeserializeOwned> Visitor<'de> for ObjectVisitor<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
 }
 
-fn bad(text: String) -> ApiError {
-    ApiError::BadRequest(text)
+/// `inputs`: one text or a list of texts.
+struct Inputs(Vec<Text>);
+
+/// An element of `inputs`: a string, or an object with `text` and `text_pair`.
+struct Input(Text);
+
+impl<'de> Deserialize<'de> for Inputs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InputVisitor::<true>).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut texts = deserializer.deserialize_any(InputVisitor::<false>)?;
+        texts.pop().map(Self).ok_or_else(|| D::Error::custom("expected a text"))
+    }
+}
+
+/// Reads one text, or a list of texts where `LIST` allows it.
+struct InputVisitor<const LIST: bool>;
+
+impl<'de, const LIST: bool> Visitor<'de> for InputVisitor<LIST> {
+    type Value = Vec<Text>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = if LIST { ", or a list of these" } else { "" };
+        write!(f, "a string, or an object with `text` and `text_pair`{list}")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<Text>, E> {
+        self.visit_string(text.to_owned())
+    }
+
+    fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Vec<Text>, E> {
+        Ok(vec![Text { text, pair: None }])
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<Text>, A::Error> {
+        Ok(vec![Text::deserialize(MapAccessDeserializer::new(map))?])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Text>, A::Error> {
+        if !LIST {
+            return Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self));
+        }
+        let mut texts = Vec::new();
+        while let Some(Input(text)) = list.next_element()? {
+            texts.push(text);
+        }
+        Ok(texts)
+    }
 }
 
 #[cfg(test)]
@@ -194,35 +248,47 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_its_status_and_place() {
-        let cases: [(&[u8], u16, &str); 28] = [
+        let cases: [(&[u8], u16, &str); 32] = [
             (b"", 400, "not JSON"),
             (b"{", 400, "not JSON"),
             (b"\xff\xfe", 400, "not JSON"),
             (b"{\"inputs\": \"\xff\"}", 400, "not JSON"),
             (br#"{"inputs": "\ud800"}"#, 400, "not JSON"),
             (br#"{"inputs": "a"} x"#, 400, "not JSON"),
-            (b"[]", 400, "the body must be an object, not a list"),
-            (b"{}", 400, "`inputs` is missing"),
-            (br#"{"inputs": null}"#, 400, "`inputs` must be a text or an object"),
-            (br#"{"inputs": 3}"#, 400, "not a number"),
-            (br#"{"inputs": ["a", 3]}"#, 400, "`inputs[1]`"),
-            (br#"{"inputs": [["a", "b"]]}"#, 400, "`inputs[0]`"),
-            (br#"{"inputs": {"text_pair": "b"}}"#, 400, "`text` of `inputs` is missing"),
-            (br#"{"inputs": {"text": 1}}"#, 400, "`text` of `inputs`"),
-            (br#"{"inputs": {"text": "a", "text_pair": 1}}"#, 400, "`text_pair` of `inputs`"),
-            (br#"{"inputs": {"text": "a", "pair": "b"}}"#, 400, "`pair`"),
-            (br#"{"inputs": []}"#, 422, "`inputs` is empty"),
-            (br#"{"inputs": "a", "parameters": []}"#, 400, "`parameters` must be an object"),
-            (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "`parameters.topk`"),
-            (br#"{"inputs": "a", "parameters": {"top_k": "1"}}"#, 400, "`top_k` must be a whole number, not a text"),
-            (br#"{"inputs": "a", "parameters": {"top_k": 1.5}}"#, 400, "`top_k` must be a whole number"),
-            (br#"{"inputs": "a", "parameters": {"top_k": 1.0}}"#, 400, "`top_k` must be a whole number, not 1.0"),
-            (br#"{"inputs": "a", "parameters": {"top_k": 0}}"#, 422, "`top_k` must be above 0, not 0"),
-            (br#"{"inputs": "a", "parameters": {"top_k": -9223372036854775809}}"#, 422, "`top_k` must be above 0"),
-            (br#"{"inputs": "a", "parameters": {"top_k": -1}}"#, 422, "`top_k` must be above 0, not -1"),
-            (br#"{"inputs": "a", "parameters": {"max_length": 0}}"#, 422, "`max_length`"),
-            (br#"{"inputs": "a", "parameters": {"function_to_apply": "tanh"}}"#, 422, "tanh"),
-            (br#"{"inputs": "a", "parameters": {"truncation": "longest_first"}}"#, 400, "`truncation`"),
+            (b"[]", 400, "the body: invalid type: sequence, expected an object"),
+            (br#"["a", {}]"#, 400, "the body: invalid type: sequence, expected an object"),
+            (b"{}", 400, "the body: missing field `inputs`"),
+            (br#"{"inputs": null}"#, 400, "inputs: invalid type: null, expected a string, or an object"),
+            (br#"{"inputs": 3}"#, 400, "inputs: invalid type: integer `3`"),
+            (br#"{"inputs": ["a", 3]}"#, 400, "inputs[1]: invalid type: integer `3`"),
+            (br#"{"inputs": [["a", "b"]]}"#, 400, "inputs[0]: invalid type: sequence, expected a string, or an object"),
+            (br#"{"inputs": {"text_pair": "b"}}"#, 400, "inputs: missing field `text`"),
+            (br#"{"inputs": {"text": 1}}"#, 400, "inputs.text: invalid type: integer `1`, expected a string"),
+            (br#"{"inputs": ["a", {"text": null}]}"#, 400, "inputs[1].text: invalid type: null, expected a string"),
+            (br#"{"inputs": {"text": "a", "text_pair": 1}}"#, 400, "inputs.text_pair: invalid type: integer"),
+            (br#"{"inputs": {"text": "a", "pair": "b"}}"#, 400, "inputs.pair: unknown field `pair`"),
+            (br#"{"inputs": []}"#, 422, "inputs: expected one text at least"),
+            (br#"{"inputs": "a", "parameters": []}"#, 400, "parameters: invalid type: sequence, expected an object"),
+            (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "parameters.topk: unknown field `topk`"),
+            (br#"{"inputs": "a", "parameters": {"top_k": "1"}}"#, 400, "parameters.top_k: invalid type: string \"1\""),
+            (br#"{"inputs": "a", "parameters": {"top_k": 1.5}}"#, 400, "parameters.top_k: expected a whole number"),
+            (br#"{"inputs": "a", "parameters": {"top_k": 1.0}}"#, 400, "expected a whole number, found 1.0"),
+            (br#"{"inputs": "a", "parameters": {"top_k": 0}}"#, 422, "top_k: expected a number above 0, found 0"),
+            (br#"{"inputs": "a", "parameters": {"top_k": -9223372036854775809}}"#, 422, "expected a number above 0"),
+            (br#"{"inputs": "a", "parameters": {"top_k": -1}}"#, 422, "top_k: expected a number above 0, found -1"),
+            (br#"{"inputs": "a", "parameters": {"max_length": 0}}"#, 422, "parameters.max_length"),
+            (br#"{"inputs": "a", "parameters": {"function_to_apply": "tanh"}}"#, 422, "found \"tanh\""),
+            (
+                br#"{"inputs": "a", "parameters": {"function_to_apply": 1}}"#,
+                400,
+                "parameters.function_to_apply: invalid",
+            ),
+            (
+                br#"{"inputs": "a", "parameters": {"truncation": "longest_first"}}"#,
+                400,
+                "parameters.truncation: invalid",
+            ),
+            (br#"{"inputs": "a", "inputs": "b"}"#, 400, "duplicate field `inputs`"),
         ];
         for (body, status, part) in cases {
             let error = ClassifyRequest::parse(body).unwrap_err();

@@ -14,12 +14,15 @@ pub(super) const LONGEST_LINE: u64 = 16 << 20;
 /// The text of a file: UTF-8 as it is, less its byte-order mark; UTF-16 by its mark.
 pub(super) type Decoded = Box<dyn Read + Send>;
 
-/// Opens a file of text. What is neither UTF-8 nor UTF-16 with its mark comes out as it is, for the reader to refuse.
+/// Opens a file of text; `-` is standard input. What is neither UTF-8 nor UTF-16 with its mark comes out as it is, for the reader to refuse.
 pub(super) fn decoded(path: &Path) -> Result<Decoded, RowsError> {
-    let mut file = File::open(path).map_err(RowsError::io(path))?;
+    let mut file: Decoded = match path.to_str() {
+        Some("-") => Box::new(std::io::stdin()),
+        _ => Box::new(File::open(path).map_err(RowsError::io(path))?),
+    };
     let mut mark = Vec::with_capacity(3);
-    Read::by_ref(&mut file).take(3).read_to_end(&mut mark).map_err(RowsError::io(path))?;
-    let whole = |mark: Vec<u8>| -> Chain<Cursor<Vec<u8>>, File> { Cursor::new(mark).chain(file) };
+    file.by_ref().take(3).read_to_end(&mut mark).map_err(RowsError::io(path))?;
+    let whole = |mark: Vec<u8>| -> Chain<Cursor<Vec<u8>>, Decoded> { Cursor::new(mark).chain(file) };
     Ok(match mark[..] {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Box::new(DecodeReaderBytes::new(whole(mark))),
         [0xef, 0xbb, 0xbf] => Box::new(whole(Vec::new())),

@@ -43,7 +43,14 @@ impl Rows {
     /// # Errors
     /// The file cannot be read, is of another kind, is empty, or lacks the columns of a text.
     pub fn open(path: &Path) -> Result<Self, RowsError> {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        Self::open_as(path, path.extension().and_then(|extension| extension.to_str()).unwrap_or_default())
+    }
+
+    /// [`Self::open`] for a file in the format of names that end in `extension`. The path `-` is standard input, except for Parquet.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(path: &Path, extension: &str) -> Result<Self, RowsError> {
         Ok(Self(match extension.to_ascii_lowercase().as_str() {
             "tsv" => Box::new(tsv::rows(Lines::open(path)?)?),
             "csv" => Box::new(csv::rows(path, decoded(path)?)?),

@@ -1,0 +1,66 @@
+//! The texts that a command reads: a data file, or standard input.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use polyrank::text::rows::{Row, Rows};
+
+use super::Failure;
+
+/// How `--input` is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Tab-separated values without quoting, with a header.
+    Tsv,
+    /// Comma-separated values with a header.
+    Csv,
+    /// A JSON object a line.
+    Jsonl,
+    /// Parquet; a file only.
+    Parquet,
+    /// A text a line.
+    Txt,
+}
+
+/// The path that stands for standard input.
+const STDIN: &str = "-";
+
+/// Rows of texts.
+pub(super) type Texts = Box<dyn Iterator<Item = Result<Row, Failure>>>;
+
+impl Format {
+    /// Opens `input`, where `-` is standard input, and reads its header. Without a format, the end of a file's name tells it, and
+    /// standard input is JSON lines.
+    pub(super) fn open(format: Option<Self>, input: &Path) -> Result<Texts, Failure> {
+        let (rows, format) = match (format, input == Path::new(STDIN)) {
+            (None, false) => (Rows::open(input), None),
+            (Some(format), false) => (Rows::open_as(input, format.extension()), None),
+            (Some(Self::Parquet), true) => {
+                return Err(
+                    "standard input cannot be Parquet, whose reader begins at the file's end: name a file".into()
+                );
+            }
+            (format, true) => {
+                let format = format.unwrap_or(Self::Jsonl);
+                (Rows::open_as(input, format.extension()), Some(format))
+            }
+        };
+        let told = move |error: polyrank::text::rows::RowsError| -> Failure {
+            let (Some(format), text) = (format, error.to_string()) else { return error.into() };
+            let place = text.strip_prefix(STDIN).unwrap_or(&text);
+            format!("standard input{place} (read as {}; --input-format names another format)", format.extension())
+                .into()
+        };
+        Ok(Box::new(rows.map_err(told)?.map(move |row| row.map_err(told))))
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Tsv => "tsv",
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+            Self::Txt => "txt",
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The program `polyrank` as a user runs it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert").join(name)
+}
+
+/// Runs the program with `input` on its standard input, and a cache of its own.
+fn run_with(args: &[&str], input: &[u8]) -> Output {
+    let home = TempDir::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank"));
+    command.args(args).env("POLYRANK_HOME", home.path()).env_remove("RUST_LOG");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A program that refuses its arguments reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn run(args: &[&str]) -> Output {
+    run_with(args, b"")
+}
+
+fn stdout(output: &Output) -> &str {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// Standard error, which must be one line.
+fn one_line(output: &Output) -> &str {
+    let text = std::str::from_utf8(&output.stderr).unwrap().strip_suffix('\n').unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(output.stdout.is_empty());
+    text
+}
+
+fn classify(args: &[&str], input: &[u8]) -> Output {
+    let (base, adapter) = (golden(""), golden("ragged"));
+    let fixed = ["classify", "--model-id", base.to_str().unwrap(), "--adapter", adapter.to_str().unwrap()];
+    run_with(&[&fixed, args].concat(), input)
+}
+
+/// The texts, and the second texts, of lines of JSON.
+fn texts(output: &Output) -> Vec<(String, Option<String>)> {
+    let lines = stdout(output).lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    lines.map(|line| (text(&line["text"]).unwrap(), text(&line["text_pair"]))).collect()
+}
+
+#[test]
+fn commands_of_training_point_to_polyrank_train() {
+    for name in ["train", "prune", "schedule", "extract", "evaluate", "sweep", "report"] {
+        let output = run(&[name, "--model-id", "default"]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        let line = one_line(&output);
+        assert!(line.starts_with("error: ") && line.contains(&format!("polyrank-train {name}")), "{line}");
+    }
+    let output = run(&["clasify"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("classify"));
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_how_to_build_with_it() {
+    let output = classify(&["--text", "good", "--device", "cuda"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let line = one_line(&output);
+    assert!(line.contains("feature `cuda`") && line.contains("cargo build --release --features cuda"), "{line}");
+}
+
+#[test]
+fn standard_input_is_json_lines_or_what_the_flag_says() {
+    let single = |text: &str| (text.to_owned(), None);
+    let pair = |text: &str, pair: &str| (text.to_owned(), Some(pair.to_owned()));
+    let json = b"{\"text\": \"good, really\"}\n\n{\"sentence1\": \"a\", \"sentence2\": \"b\", \"id\": 3}\n";
+    assert_eq!(texts(&classify(&["--input", "-"], json)), [single("good, really"), pair("a", "b")]);
+    let formats = ["--input", "-", "--input-format"];
+    let read = |format, input| texts(&classify(&[&formats[..], &[format]].concat(), input));
+    assert_eq!(read("txt", b"good\nbad, \"bad\"\n"), [single("good"), single("bad, \"bad\"")]);
+    assert_eq!(read("tsv", b"label\tsentence\n1\tgood\n"), [single("good")]);
+    assert_eq!(read("csv", b"text,text_pair\n\"a, b\",c\n"), [pair("a, b", "c")]);
+    assert_eq!(texts(&classify(&["--input", "-"], b"")), []);
+}
+
+#[test]
+fn the_answers_to_standard_input_are_those_to_flags() {
+    let by_flag = classify(&["--text", "good", "--text", "The plot was bad."], b"");
+    let by_input = classify(&["--input", "-", "--input-format", "txt"], b"good\nThe plot was bad.\n");
+    assert_eq!(stdout(&by_flag), stdout(&by_input));
+}
+
+#[test]
+fn standard_input_in_another_format_is_told_with_the_flag() {
+    let output = classify(&["--input", "-"], b"good\n");
+    assert_eq!(output.status.code(), Some(1));
+    let line = one_line(&output);
+    assert!(line.contains("standard input:1: ") && line.contains("--input-format"), "{line}");
+    let output = classify(&["--input", "-", "--input-format", "parquet"], b"PAR1");
+    assert!(one_line(&output).contains("cannot be Parquet"));
+    let output = classify(&["--text", "good", "--input-format", "txt"], b"");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_file_is_read_in_the_format_that_the_flag_says() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("texts.log");
+    std::fs::write(&file, "good\n").unwrap();
+    let output = classify(&["--input", file.to_str().unwrap(), "--input-format", "txt"], b"");
+    assert_eq!(texts(&output), [("good".to_owned(), None)]);
+}
+
+#[test]
+fn help_has_sections_examples_and_variables() {
+    let output = run(&["serve", "--help"]);
+    let help = stdout(&output);
+    for part in [
+        "\nModel:\n",
+        "\nAdapters:\n",
+        "\nBatching:\n",
+        "\nLimits:\n",
+        "\nNetwork:\n",
+        "\nSecurity:\n",
+        "\nLogging:\n",
+        "\nExamples:\n",
+        "[env: POLYRANK_PORT]",
+        "[env: POLYRANK_API_KEY]",
+        "[default: 30s]",
+    ] {
+        assert!(help.contains(part), "{part:?} in {help}");
+    }
+}
+
+#[test]
+fn completions_are_printed_for_each_shell() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let output = run(&["completions", shell]);
+        let script = stdout(&output);
+        for part in ["polyrank", "classify", "max-batch-tokens"] {
+            assert!(script.contains(part), "{shell}: {part}");
+        }
+    }
+    assert_eq!(run(&["completions", "cmd"]).status.code(), Some(2));
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let folder = TempDir::new().unwrap();
+    let dir = folder.path().join("share/man1");
+    assert_eq!(stdout(&run(&["man", dir.to_str().unwrap()])), "");
+    for (name, part) in [("polyrank", "classify"), ("polyrank-serve", "POLYRANK_PORT"), ("polyrank-pull", "Examples")] {
+        let page = std::fs::read_to_string(dir.join(name).with_extension("1")).unwrap();
+        assert!(page.contains(part), "{page}");
+    }
+    // A file is no folder.
+    let output = run(&["man", dir.join("polyrank.1").to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(one_line(&output).contains("polyrank.1"));
+}
+
+#[test]
+fn settings_of_serve_must_make_sense() {
+    for (flag, value) in [
+        ("--max-batch-tokens", "0"),
+        ("--payload-limit", "0"),
+        ("--adapter-memory", "99999999999GiB"),
+        ("--adapter-memory", "-1GiB"),
+        ("--request-timeout", "0s"),
+        ("--request-timeout", "30"),
+        ("--api-key", " "),
+    ] {
+        let output = run(&["serve", "--adapters", "a", &format!("{flag}={value}")]);
+        assert_eq!(output.status.code(), Some(2), "{flag} {value}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(flag));
+    }
+}
