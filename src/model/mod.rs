@@ -29,7 +29,7 @@ pub use config::BaseConfig;
 pub use error::ModelError;
 pub use frozen::Frozen;
 pub use progress::{Bar, Progress};
-pub use source::{Sources, ensure, locate, pull, pull_adapter};
+pub use source::{Sources, ensure, locate, pull, pull_adapter, repository};
 pub use weights::Weights;
 
 use crate::encoder::Layout;

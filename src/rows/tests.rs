@@ -13,7 +13,7 @@ use ::parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Row, Rows, RowsError};
+use super::{ColumnNames, Label, Row, Rows, RowsError};
 
 fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -31,7 +31,7 @@ fn read_as(name: &str, content: &[u8]) -> Result<Vec<Row>, RowsError> {
 fn rows(rows: &[(usize, Option<&str>, &str, Option<&str>)]) -> Vec<Row> {
     let row = |&(line, label, text, pair): &(usize, Option<&str>, &str, Option<&str>)| Row {
         line,
-        label: label.map(Into::into),
+        label: label.map(|label| Label::Text(label.into())),
         text: text.into(),
         pair: pair.map(Into::into),
     };
@@ -111,7 +111,9 @@ fn what_is_malformed_is_named() {
     assert!(
         matches!(read_as("x.tsv", b"label\tbody\n"), Err(RowsError::Column { found, .. }) if found == "label, body")
     );
-    assert!(matches!(read_as("x.csv", b"label,sentence1\n"), Err(RowsError::Column { column: "sentence2", .. })));
+    assert!(
+        matches!(read_as("x.csv", b"label,sentence1\n"), Err(RowsError::Column { column, .. }) if column == "sentence2")
+    );
     for (name, content) in [("x.tsv", &b"label\ttext\n1\ta\nb\n"[..]), ("x.csv", b"label,text\n1,a\nb\n")] {
         let message = read_as(name, content).unwrap_err().to_string();
         assert!(message.ends_with(":3: expected 2 fields, found 1"), "{message}");
@@ -133,7 +135,17 @@ fn what_is_malformed_is_named() {
     let stray = format!("label,text\n1,a\n0,\"b\n{}", "1,a text of some length\n".repeat(1 << 20));
     let message = read_as("x.csv", stray.as_bytes()).unwrap_err().to_string();
     assert!(message.contains(":3: expected a record of at most"), "{message}");
-    for line in ["x", "{\"label\": 1}", "{\"text\": 1}", "[]", "{\"text\": \"a\""] {
+    assert!(matches!(read_as("x.jsonl", b"{\"label\": 1}"), Err(RowsError::Column { line: Some(1), .. })));
+    for line in [
+        "x",
+        "{\"text\": 1}",
+        "[]",
+        "{\"text\": \"a\"",
+        "{\"text\" \"a\"}",
+        "{\"text\": \"a\",}",
+        "{} {}",
+        "{\"text\":}",
+    ] {
         assert!(matches!(read_as("x.jsonl", line.as_bytes()), Err(RowsError::Line { line: 1, .. })), "{line}");
     }
     for content in [&b"PAR1"[..], b"PAR1\xff\xff\xff\xffPAR1", b"PAR1 something that is no Parquet PAR1"] {
@@ -180,7 +192,7 @@ fn parquet_in_several_groups_and_compressions() {
         assert_eq!(rows.len(), 130);
         for (i, row) in rows.iter().enumerate() {
             let label = if i % 7 == 0 { String::new() } else { (i % 3).to_string() };
-            assert_eq!(*row, Row { line: i + 1, label: Some(label), text: texts[i].clone(), pair: None });
+            assert_eq!(*row, Row { line: i + 1, label: Some(Label::Text(label)), text: texts[i].clone(), pair: None });
         }
     }
 }

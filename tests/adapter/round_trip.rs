@@ -86,7 +86,7 @@ proptest! {
         ranks[seed as usize % 18] = 3;
         let (dir, layout) = (tempdir().unwrap(), layout());
         let expected = adapter(&ranks, labels, pooler, seed);
-        write(dir.path(), &layout, &expected).unwrap();
+        write(dir.path(), &layout, &expected, &serde_json::Map::new()).unwrap();
         assert_same(&read(dir.path(), &layout, &Device::Cpu).unwrap(), &expected);
 
         let config = json_of(dir.path(), "adapter_config.json");
@@ -115,7 +115,7 @@ fn alphas_are_integers_where_they_can_be() {
     for (site, scale) in [(4, 16.0 / 3.0), (11, 16.0 / 7.0), (12, 0.3)] {
         adapter.deltas[site].as_mut().unwrap().scale = scale;
     }
-    write(dir.path(), &layout, &adapter).unwrap();
+    write(dir.path(), &layout, &adapter, &serde_json::Map::new()).unwrap();
     let config = json_of(dir.path(), "adapter_config.json");
     assert_eq!(
         config["alpha_pattern"],
@@ -139,7 +139,7 @@ fn alphas_are_integers_where_they_can_be() {
 #[test]
 fn where_nothing_survives_a_zero_stands_on_the_last_linear() {
     let (dir, layout) = (tempdir().unwrap(), layout());
-    write(dir.path(), &layout, &adapter(&[0; 18], 2, false, 2)).unwrap();
+    write(dir.path(), &layout, &adapter(&[0; 18], 2, false, 2), &serde_json::Map::new()).unwrap();
     let read = read(dir.path(), &layout, &Device::Cpu).unwrap();
     let ranks: Vec<usize> = (0..18).map(|i| read.rank(i)).collect();
     assert_eq!(ranks, [[0; 17].as_slice(), &[1]].concat());
@@ -155,7 +155,7 @@ fn what_peft_wrote_survives_a_rewrite() {
     for name in ["plain", "ragged", "rslora", "absent", "regex", "patterns", "layers", "pooler", "all_linear"] {
         let dir = tempdir().unwrap();
         let read_first = read(&golden(name), &layout, &Device::Cpu).unwrap();
-        write(dir.path(), &layout, &read_first).unwrap();
+        write(dir.path(), &layout, &read_first, &serde_json::Map::new()).unwrap();
         assert_same(&read(dir.path(), &layout, &Device::Cpu).unwrap(), &read_first);
         let (ours, pefts) = (raw_tensors(dir.path()), raw_tensors(&golden(name)));
         assert_eq!(ours, pefts, "{name}");
@@ -175,7 +175,7 @@ fn a_write_replaces_what_was_there_and_leaves_nothing_else() {
     let dir = parent.path().join("new/folder");
     for seed in [3, 4] {
         let expected = adapter(&[2; 18], 3, false, seed);
-        write(&dir, &layout, &expected).unwrap();
+        write(&dir, &layout, &expected, &serde_json::Map::new()).unwrap();
         assert_same(&read(&dir, &layout, &Device::Cpu).unwrap(), &expected);
         assert_eq!(listing(&dir), ["adapter_config.json", "adapter_model.safetensors", "config.json"]);
     }
@@ -185,11 +185,11 @@ fn a_write_replaces_what_was_there_and_leaves_nothing_else() {
 fn what_would_not_be_read_is_not_written() {
     let (dir, layout) = (tempdir().unwrap(), layout());
     let good = adapter(&[1; 18], 2, false, 5);
-    write(dir.path(), &layout, &good).unwrap();
+    write(dir.path(), &layout, &good, &serde_json::Map::new()).unwrap();
     let refused = |edit: &dyn Fn(&mut Adapter)| {
         let mut bad = adapter(&[2; 18], 2, false, 6);
         edit(&mut bad);
-        let error = write(dir.path(), &layout, &bad).unwrap_err();
+        let error = write(dir.path(), &layout, &bad, &serde_json::Map::new()).unwrap_err();
         assert_same(&read(dir.path(), &layout, &Device::Cpu).unwrap(), &good);
         error
     };
@@ -215,12 +215,12 @@ fn a_write_that_fails_names_the_file_and_leaves_nothing_half_written() {
     let good = adapter(&[1; 18], 2, false, 7);
     let occupied = dir.path().join("file");
     std::fs::write(&occupied, "x").unwrap();
-    let error = write(&occupied, &layout, &good).unwrap_err();
+    let error = write(&occupied, &layout, &good, &serde_json::Map::new()).unwrap_err();
     assert!(matches!(&error, AdapterError::Io { file, .. } if *file == occupied), "{error}");
     // A rename that cannot be: the folder is no adapter, and nothing temporary stays.
     let dir = dir.path().join("adapter");
     std::fs::create_dir_all(dir.join("config.json/in the way")).unwrap();
-    let error = write(&dir, &layout, &good).unwrap_err();
+    let error = write(&dir, &layout, &good, &serde_json::Map::new()).unwrap_err();
     assert!(matches!(&error, AdapterError::Io { file, .. } if *file == dir.join("config.json")), "{error}");
     assert!(!dir.join("adapter_config.json").exists());
     assert_eq!(listing(&dir), ["adapter_model.safetensors", "config.json"]);
