@@ -45,8 +45,7 @@ impl<R: BufRead> Elements<R> {
             Some(b']') if first => return Err(self.wrong("the array is empty: expected objects")),
             None => return Err(self.wrong("the file ends inside the array")),
             Some(_) => {
-                let rest = self.reader.fill_buf().map_err(RowsError::io(&self.path))?;
-                let found = shortened(rest.split(|byte| *byte == b'\n').next().unwrap_or_default());
+                let found = self.rest_of_line()?;
                 return Err(self.wrong(&format!("expected an object, found {found}")));
             }
         }
@@ -90,6 +89,19 @@ impl<R: BufRead> Elements<R> {
 
     fn peek(&mut self) -> Result<Option<u8>, RowsError> {
         Ok(self.reader.fill_buf().map_err(RowsError::io(&self.path))?.first().copied())
+    }
+
+    /// What stands there, for a message.
+    fn rest_of_line(&mut self) -> Result<String, RowsError> {
+        const MOST: usize = 100;
+        self.element.clear();
+        while self.element.len() < MOST
+            && let Some(byte) = self.peek()?.filter(|byte| *byte != b'\n')
+        {
+            self.reader.consume(1);
+            self.element.push(byte);
+        }
+        Ok(shortened(&self.element))
     }
 
     fn skip_blanks(&mut self) -> Result<(), RowsError> {

@@ -225,3 +225,30 @@ fn a_write_that_fails_names_the_file_and_leaves_nothing_half_written() {
     assert!(!dir.join("adapter_config.json").exists());
     assert_eq!(listing(&dir), ["adapter_model.safetensors", "config.json"]);
 }
+
+/// PEFT knows no `default`, and has a key of its own for a revision; a folder stays one.
+#[test]
+fn the_base_is_named_as_peft_finds_it() {
+    let (dir, layout) = (tempdir().unwrap(), layout());
+    let folder = dir.path().to_str().unwrap();
+    for (model, name, revision) in [
+        ("default", "sentence-transformers/all-MiniLM-L6-v2", Value::Null),
+        ("org/name", "org/name", Value::Null),
+        ("org/name@v2", "org/name", "v2".into()),
+        (folder, folder, Value::Null),
+    ] {
+        let mut adapter = adapter(&[1; 18], 2, false, 8);
+        adapter.base_model = Some(model.to_owned());
+        let base =
+            serde_json::from_str(r#"{"model_type": "bert", "architectures": ["BertModel"], "id2label": {"0": "x"}}"#);
+        write(dir.path(), &layout, &adapter, &base.unwrap()).unwrap();
+        let json =
+            |name: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.path().join(name)).unwrap()).unwrap() };
+        let config = json("adapter_config.json");
+        assert_eq!((&config["base_model_name_or_path"], &config["revision"]), (&Value::from(name), &revision));
+        let config = json("config.json");
+        assert_eq!((&config["model_type"], config.get("architectures")), (&Value::from("bert"), None));
+        assert_eq!(config["id2label"].as_object().unwrap().len(), 2);
+        assert_eq!(read(dir.path(), &layout, &Device::Cpu).unwrap().base_model.as_deref(), Some(name));
+    }
+}
