@@ -12,10 +12,12 @@ use tempfile::NamedTempFile;
 use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
 use super::read::{PREFIX, parse};
 use super::{Adapter, AdapterError, labels};
-use crate::atomic_file;
 use crate::params::{Delta, Layout, Site};
+use crate::{atomic_file, base};
 
-/// Writes `adapter` into the folder `dir`, which is made where it is missing.
+/// Writes `adapter` into the folder `dir`, which is made where it is missing. Of `base_config`, the base's own `config.json`, the keys
+/// that describe the model are repeated beside the labels, so that `AutoConfig.from_pretrained` of the folder is the configuration of
+/// the classifier; it may be empty.
 ///
 /// PEFT knows no rank 0: only survivors are listed, by their full names, which no other module's name matches. Where nothing
 /// survives, a rank 1 with a zero `B` stands on the last linear of the last layer, so that the file still loads and the
@@ -26,12 +28,17 @@ use crate::params::{Delta, Layout, Site};
 ///
 /// # Errors
 /// Whatever [`super::read`] would refuse (nothing is written then), and what the system says, with the file.
-pub fn write(dir: &Path, layout: &Layout, adapter: &Adapter) -> Result<(), AdapterError> {
+pub fn write(
+    dir: &Path,
+    layout: &Layout,
+    adapter: &Adapter,
+    base_config: &Map<String, Value>,
+) -> Result<(), AdapterError> {
     if adapter.deltas.len() != layout.len() {
         return Err(AdapterError::Sites { expected: layout.len(), found: adapter.deltas.len() });
     }
     let survivors = survivors(layout, adapter)?;
-    let labels_json = labels::json(adapter, layout.layers);
+    let labels_json = labels::json(adapter, layout.layers, base_config);
     let files = Files {
         config: Bytes { file: dir.join(CONFIG), bytes: text(&config(layout, adapter, &survivors)) },
         weights: Bytes { file: dir.join(WEIGHTS), bytes: weights(&dir.join(WEIGHTS), adapter, &survivors)? },
@@ -66,9 +73,10 @@ fn config(layout: &Layout, adapter: &Adapter, survivors: &[Survivor]) -> Value {
         survivors.iter().map(|survivor| (survivor.name.clone(), value(&survivor.delta))).collect()
     };
     let largest = survivors.iter().max_by_key(|survivor| survivor.delta.rank());
+    let (base, revision) = base_name(adapter.base_model.as_deref());
     json!({
         "alpha_pattern": map(alpha),
-        "base_model_name_or_path": adapter.base_model,
+        "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -79,10 +87,19 @@ fn config(layout: &Layout, adapter: &Adapter, survivors: &[Survivor]) -> Value {
         "peft_type": "LORA",
         "r": largest.map(|survivor| survivor.delta.rank()),
         "rank_pattern": map(|delta| json!(delta.rank())),
+        "revision": revision,
         "target_modules": survivors.iter().map(|survivor| &survivor.name).collect::<Vec<_>>(),
         "task_type": "SEQ_CLS",
         "use_rslora": false,
     })
+}
+
+/// The base as PEFT finds it: a folder, or an id of the hub and its revision, where that is not the main one.
+fn base_name(model: Option<&str>) -> (Option<String>, Option<String>) {
+    match model.and_then(base::repository) {
+        Some((id, revision)) => (Some(id), Some(revision).filter(|revision| revision != "main")),
+        None => (model.map(str::to_owned), None),
+    }
 }
 
 /// PEFT divides it by the rank; an integer where that gives the very same scale.

@@ -28,7 +28,7 @@ pub use architecture::layout;
 pub use config::BaseConfig;
 pub use error::ModelError;
 pub use progress::{Bar, Progress};
-pub use source::{Sources, ensure, locate, pull, pull_adapter};
+pub use source::{Sources, ensure, locate, pull, pull_adapter, repository};
 pub use weights::Weights;
 
 use crate::atomic_file;

@@ -184,6 +184,13 @@ pub fn pull(model: Option<&str>) -> Result<PathBuf, ModelError> {
     ensure(model.unwrap_or(DEFAULT))
 }
 
+/// The id on the hub and the revision that `model` means, `default` too; `None` for a folder and what is no id.
+#[must_use]
+pub fn repository(model: &str) -> Option<(String, String)> {
+    let recipe = recipe(model).filter(|_| folder(model).is_none())?;
+    Some((recipe.id.to_owned(), recipe.revision.to_owned()))
+}
+
 /// The folder that `model` is the path of; `default` is never one.
 fn folder(model: &str) -> Option<PathBuf> {
     Some(Path::new(model)).filter(|path| model != DEFAULT && path.is_dir()).map(Path::to_owned)
@@ -231,6 +238,16 @@ fn is_name(part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_is_known_by_its_repository() {
+        let found = |model| repository(model).map(|(id, revision)| format!("{id} {revision}"));
+        assert_eq!(found("default").as_deref(), Some("sentence-transformers/all-MiniLM-L6-v2 main"));
+        assert_eq!(found("org/name").as_deref(), Some("org/name main"));
+        assert_eq!(found("org/name@v2").as_deref(), Some("org/name v2"));
+        assert_eq!(found("../a/folder"), None);
+        assert_eq!(found(std::env::temp_dir().to_str().unwrap()), None);
+    }
 
     #[test]
     fn ids_are_told_from_paths() {

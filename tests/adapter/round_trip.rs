@@ -87,7 +87,7 @@ proptest! {
         ranks[seed as usize % 18] = 3;
         let (dir, layout) = (tempdir().unwrap(), layout());
         let expected = adapter(&ranks, labels, pooler, seed);
-        write(dir.path(), &layout, &expected).unwrap();
+        write(dir.path(), &layout, &expected, &serde_json::Map::new()).unwrap();
         assert_same(&read(dir.path(), &layout, &Device::Cpu).unwrap(), &expected);
 
         let config = json_of(dir.path(), "adapter_config.json");
@@ -116,7 +116,7 @@ fn alphas_are_integers_where_they_can_be() {
     for (site, scale) in [(4, 16.0 / 3.0), (11, 16.0 / 7.0), (12, 0.3)] {
         adapter.deltas[site].as_mut().unwrap().scale = scale;
     }
-    write(dir.path(), &layout, &adapter).unwrap();
+    write(dir.path(), &layout, &adapter, &serde_json::Map::new()).unwrap();
     let config = json_of(dir.path(), "adapter_config.json");
     assert_eq!(
         config["alpha_pattern"],
@@ -140,7 +140,7 @@ fn alphas_are_integers_where_they_can_be() {
 #[test]
 fn where_nothing_survives_a_zero_stands_on_the_last_linear() {
     let (dir, layout) = (tempdir().unwrap(), layout());
-    write(dir.path(), &layout, &adapter(&[0; 18], 2, false, 2)).unwrap();
+    write(dir.path(), &layout, &adapter(&[0; 18], 2, false, 2), &serde_json::Map::new()).unwrap();
     let read = read(dir.path(), &layout, &Device::Cpu).unwrap();
     let ranks: Vec<usize> = (0..18).map(|i| read.rank(i)).collect();
     assert_eq!(ranks, [[0; 17].as_slice(), &[1]].concat());
@@ -156,7 +156,7 @@ fn what_peft_wrote_survives_a_rewrite() {
     for name in ["plain", "ragged", "rslora", "absent", "regex", "patterns", "layers", "pooler", "all_linear"] {
         let dir = tempdir().unwrap();
         let read_first = read(&golden(name), &layout, &Device::Cpu).unwrap();
-        write(dir.path(), &layout, &read_first).unwrap();
+        write(dir.path(), &layout, &read_first, &serde_json::Map::new()).unwrap();
         assert_same(&read(dir.path(), &layout, &Device::Cpu).unwrap(), &read_first);
         let (ours, pefts) = (raw_tensors(dir.path()), raw_tensors(&golden(name)));
         assert_eq!(ours, pefts, "{name}");
@@ -176,7 +176,7 @@ fn a_write_replaces_what_was_there_and_leaves_nothing_else() {
     let dir = parent.path().join("new/folder");
     for seed in [3, 4] {
         let expected = adapter(&[2; 18], 3, false, seed);
-        write(&dir, &layout, &expected).unwrap();
+        write(&dir, &layout, &expected, &serde_json::Map::new()).unwrap();
         assert_same(&read(&dir, &layout, &Device::Cpu).unwrap(), &expected);
         assert_eq!(listing(&dir), ["adapter_config.json", "adapter_model.safetensors", "config.json"]);
     }
@@ -186,11 +186,11 @@ fn a_write_replaces_what_was_there_and_leaves_nothing_else() {
 fn what_would_not_be_read_is_not_written() {
     let (dir, layout) = (tempdir().unwrap(), layout());
     let good = adapter(&[1; 18], 2, false, 5);
-    write(dir.path(), &layout, &good).unwrap();
+    write(dir.path(), &layout, &good, &serde_json::Map::new()).unwrap();
     let refused = |edit: &dyn Fn(&mut Adapter)| {
         let mut bad = adapter(&[2; 18], 2, false, 6);
         edit(&mut bad);
-        let error = write(dir.path(), &layout, &bad).unwrap_err();
+        let error = write(dir.path(), &layout, &bad, &serde_json::Map::new()).unwrap_err();
         assert_same(&read(dir.path(), &layout, &Device::Cpu).unwrap(), &good);
         error
     };
@@ -216,13 +216,40 @@ fn a_write_that_fails_names_the_file_and_leaves_nothing_half_written() {
     let good = adapter(&[1; 18], 2, false, 7);
     let occupied = dir.path().join("file");
     std::fs::write(&occupied, "x").unwrap();
-    let error = write(&occupied, &layout, &good).unwrap_err();
+    let error = write(&occupied, &layout, &good, &serde_json::Map::new()).unwrap_err();
     assert!(matches!(&error, AdapterError::Io { file, .. } if *file == occupied), "{error}");
     // A rename that cannot be: the folder is no adapter, and nothing temporary stays.
     let dir = dir.path().join("adapter");
     std::fs::create_dir_all(dir.join("config.json/in the way")).unwrap();
-    let error = write(&dir, &layout, &good).unwrap_err();
+    let error = write(&dir, &layout, &good, &serde_json::Map::new()).unwrap_err();
     assert!(matches!(&error, AdapterError::Io { file, .. } if *file == dir.join("config.json")), "{error}");
     assert!(!dir.join("adapter_config.json").exists());
     assert_eq!(listing(&dir), ["adapter_model.safetensors", "config.json"]);
+}
+
+/// PEFT knows no `default`, and has a key of its own for a revision; a folder stays one.
+#[test]
+fn the_base_is_named_as_peft_finds_it() {
+    let (dir, layout) = (tempdir().unwrap(), layout());
+    let folder = dir.path().to_str().unwrap();
+    for (model, name, revision) in [
+        ("default", "sentence-transformers/all-MiniLM-L6-v2", Value::Null),
+        ("org/name", "org/name", Value::Null),
+        ("org/name@v2", "org/name", "v2".into()),
+        (folder, folder, Value::Null),
+    ] {
+        let mut adapter = adapter(&[1; 18], 2, false, 8);
+        adapter.base_model = Some(model.to_owned());
+        let base =
+            serde_json::from_str(r#"{"model_type": "bert", "architectures": ["BertModel"], "id2label": {"0": "x"}}"#);
+        write(dir.path(), &layout, &adapter, &base.unwrap()).unwrap();
+        let json =
+            |name: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.path().join(name)).unwrap()).unwrap() };
+        let config = json("adapter_config.json");
+        assert_eq!((&config["base_model_name_or_path"], &config["revision"]), (&Value::from(name), &revision));
+        let config = json("config.json");
+        assert_eq!((&config["model_type"], config.get("architectures")), (&Value::from("bert"), None));
+        assert_eq!(config["id2label"].as_object().unwrap().len(), 2);
+        assert_eq!(read(dir.path(), &layout, &Device::Cpu).unwrap().base_model.as_deref(), Some(name));
+    }
 }

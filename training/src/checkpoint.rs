@@ -1,5 +1,5 @@
 //! A run's state on disk: `run/checkpoint-N` after epoch N, whole or not at all, after a power cut too. The best and the last are
-//! kept.
+//! kept, or all.
 
 use std::collections::HashMap;
 use std::fs;
@@ -43,8 +43,7 @@ pub fn folder(run: &Path, epoch: usize) -> PathBuf {
     run.join(format!("checkpoint-{epoch}"))
 }
 
-/// Writes the checkpoint of `progress.epoch` beside the others, then lets it appear by a rename; removes what is neither best nor
-/// last.
+/// Writes the checkpoint of `progress.epoch` beside the others, then lets it appear by a rename.
 ///
 /// # Errors
 /// A file that cannot be written; nothing half-written stays.
@@ -74,7 +73,14 @@ pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<()
     }
     fs::rename(room.path(), &target).map_err(Error::io(&target))?;
     // Before those that it replaces go.
-    atomic_file::sync_folder(run).map_err(Error::io(run))?;
+    atomic_file::sync_folder(run).map_err(Error::io(run))
+}
+
+/// Removes the checkpoints that are neither of the best epoch nor of the last.
+///
+/// # Errors
+/// A folder that cannot be read or removed.
+pub fn forget(run: &Path, progress: &Progress) -> Result<(), Error> {
     for (epoch, path) in all(run)? {
         if epoch != progress.epoch && epoch != progress.best_epoch {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
@@ -97,14 +103,22 @@ pub fn sweep(run: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a file of that name in a run's folder is a checkpoint, or was to become one.
+#[must_use]
+pub fn is_checkpoint(name: &str) -> bool {
+    name.starts_with(UNFINISHED) || epoch_of(name).is_some()
+}
+
+fn epoch_of(name: &str) -> Option<usize> {
+    name.strip_prefix("checkpoint-")?.parse().ok()
+}
+
 /// Checkpoints of a run by epoch.
 fn all(run: &Path) -> Result<Vec<(usize, PathBuf)>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(run).map_err(Error::io(run))? {
         let entry = entry.map_err(Error::io(run))?;
-        let name = entry.file_name();
-        let epoch =
-            name.to_str().and_then(|name| name.strip_prefix("checkpoint-")).and_then(|epoch| epoch.parse().ok());
+        let epoch = entry.file_name().to_str().and_then(epoch_of);
         found.extend(epoch.map(|epoch| (epoch, entry.path())));
     }
     found.sort();

@@ -1,6 +1,7 @@
-//! The command line. Exit codes: 0, 1 for a failure told in one line, 2 for wrong usage.
+//! The command line. Exit codes: 0, 1 for a failure told in one line, 2 for wrong usage, 130 for a run that a signal stopped.
 
 mod flags;
+mod interrupt;
 
 use std::fmt::Display;
 use std::fs;
@@ -9,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::Device;
-use clap::{Args, Parser, Subcommand};
-use polyrank::adapter::{self, ProblemType};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use polyrank::adapter::{self, Adapter, ProblemType};
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
-use polyrank::logging::{in_one_line, log_to_stderr};
+use polyrank::logging::{in_one_line, log_to_stderr, printable};
 use polyrank::params::{DeviceName, Precision};
+use polyrank::text::rows::ColumnNames;
 use polyrank_training::checkpoint;
 use polyrank_training::data::{DataOptions, HoldOut, TaskData};
 use polyrank_training::defaults::Plan;
@@ -24,15 +26,48 @@ use polyrank_training::error::Error;
 use polyrank_training::evaluate::evaluate;
 use polyrank_training::method::LowRank;
 use polyrank_training::optim::{Optimizer, StepRule, Threshold};
-use polyrank_training::run::{self, Existing, Facts};
+use polyrank_training::run::{self, Existing, Facts, Folders};
 use polyrank_training::settings::Settings;
-use polyrank_training::trainer::{Trainer, adapter_of};
+use polyrank_training::trainer::{Control, Trainer, adapter_of};
 
-use self::flags::{Flags, VALIDATION_SPLIT};
+use self::flags::{DATA, DEVICE, Flags, VALIDATION_SPLIT};
+
+/// A heading of the help.
+const RUN: &str = "Run";
+
+const EXAMPLES: &str = "\
+Examples:
+  polyrank-train train --data tasks/sentiment --output adapters/sentiment
+  polyrank-train train --data reviews.csv --text-column review --label-column stars --output adapters/stars
+  polyrank-train train --data tasks/sentiment --output adapters/sentiment --resume
+  polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test
+
+Environment:
+  POLYRANK_HOME     Folder of pulled bases [default: the platform's folder for caches]
+  HF_ENDPOINT       Address of the hub
+  HF_TOKEN          Token sent to the hub
+  HF_HUB_OFFLINE    1 never asks the hub
+  RAYON_NUM_THREADS Threads [default: all cores]
+  RUST_LOG          What is logged [default: warn,polyrank=info]";
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  polyrank-train train --data tasks/sentiment --output adapters/sentiment
+  polyrank-train train --data reviews.csv --text-column review --label-column stars --output adapters/stars
+  polyrank-train train --data tasks/sentiment --output adapters/sentiment --target-ratio 0.3 --dtype int8
+  polyrank-train train --data tasks/sentiment --output adapters/sentiment --run-dir runs/sentiment --resume
+
+A run that is stopped by Ctrl-C goes on with --resume from the last epoch that has ended.";
+
+const EVALUATE_EXAMPLES: &str = "\
+Examples:
+  polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment
+  polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test --json
+  polyrank-train evaluate --adapter adapters/stars --data more.csv --text-column review --label-column stars";
 
 /// Trains, prunes and evaluates adapters for polyrank.
 #[derive(Debug, Parser)]
-#[command(name = "polyrank-train", version, about, propagate_version = true)]
+#[command(name = "polyrank-train", version, about, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,33 +75,53 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train an adapter on a task's folder, prune it and write it.
+    /// Train an adapter on a task's data, prune it and write it.
+    #[command(after_help = TRAIN_EXAMPLES)]
     Train(Box<TrainArgs>),
     /// Prune a checkpoint exactly and write it as an adapter.
     Prune(PruneArgs),
     /// Print an adapter's metrics on a split as JSON.
+    #[command(after_help = EVALUATE_EXAMPLES)]
     Evaluate(EvaluateArgs),
+    /// Print the completions of a shell.
+    #[command(hide = true)]
+    Completions {
+        /// bash, zsh, fish, ...
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Man {
+        /// The folder, which is made where it is missing.
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
 struct TrainArgs {
-    /// Folder with train.*, validation.* and perhaps labels.txt.
-    #[arg(long, value_name = "DIR")]
+    /// Folder with train.*, validation.* and perhaps labels.txt; or one file, of which a share is held out.
+    #[arg(long, value_name = "PATH", help_heading = DATA)]
     data: PathBuf,
-    /// The adapter's folder; log and checkpoints go to its subfolder run.
-    #[arg(long, value_name = "DIR")]
+    /// The adapter's folder.
+    #[arg(long, value_name = "DIR", help_heading = RUN)]
     output: PathBuf,
-    /// Settings in TOML, by the names of the flags below that are not paths, with underscores (target_ratio); flags come first.
-    #[arg(long, value_name = "FILE.toml")]
+    /// Folder of the log and the checkpoints [default: run in the output folder].
+    #[arg(long, value_name = "DIR", help_heading = RUN)]
+    run_dir: Option<PathBuf>,
+    /// Settings in TOML, by the names of the flags that are not paths, with underscores (target_ratio); flags come first.
+    #[arg(long, value_name = "FILE.toml", help_heading = RUN)]
     config: Option<PathBuf>,
     /// Continue from the last checkpoint.
-    #[arg(long, conflicts_with = "overwrite")]
+    #[arg(long, conflicts_with = "overwrite", help_heading = RUN)]
     resume: bool,
-    /// Replace the adapter and the run that the output folder holds.
-    #[arg(long)]
+    /// Replace the adapter and the run that the folders hold.
+    #[arg(long, help_heading = RUN)]
     overwrite: bool,
+    /// Keep the checkpoints of all epochs, not only of the best and the last.
+    #[arg(long, help_heading = RUN)]
+    keep_checkpoints: bool,
     /// Where to compute: cpu, cuda or cuda:N.
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", help_heading = DEVICE)]
     device: DeviceName,
     #[command(flatten)]
     flags: Flags,
@@ -74,7 +129,7 @@ struct TrainArgs {
 
 #[derive(Debug, Args)]
 struct PruneArgs {
-    /// A folder DIR/run/checkpoint-N.
+    /// A folder checkpoint-N of a run.
     checkpoint: PathBuf,
     /// The base, where it is no longer found as the run found it.
     #[arg(long, value_name = "M")]
@@ -92,31 +147,43 @@ struct EvaluateArgs {
     /// The adapter's folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// Folder with the task's data; without train.* and labels.txt, the adapter's labels are the data's.
-    #[arg(long, value_name = "DIR")]
+    /// Folder with the task's data, or one file; without train.* and labels.txt, the adapter's labels are the data's.
+    #[arg(long, value_name = "PATH", help_heading = DATA)]
     data: PathBuf,
-    /// Name of the task, which decides its metric [default: the adapter's run's, else the folder's name].
-    #[arg(long)]
-    task: Option<String>,
     /// validation, test, train, or a split by its file's name.
-    #[arg(long, default_value = "validation")]
+    #[arg(long, default_value = "validation", help_heading = DATA)]
     split: String,
-    /// Where to compute: cpu, cuda or cuda:N.
-    #[arg(long, default_value = "cpu")]
-    device: DeviceName,
-    /// What the base's products run in.
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    dtype: Precision,
+    /// Name of the task, which decides its metric [default: the adapter's run's, else the folder's name].
+    #[arg(long, help_heading = DATA)]
+    task: Option<String>,
+    /// The column of labels [default: as the adapter's run, else label].
+    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    label_column: Option<String>,
+    /// The column of texts [default: as the adapter's run, else sentence, sentence1 or text].
+    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    text_column: Option<String>,
+    /// The column of second texts [default: as the adapter's run, else sentence2 or text_pair].
+    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    text_pair_column: Option<String>,
     /// Most tokens of a text [default: what the base takes, as in serving].
-    #[arg(long)]
+    #[arg(long, help_heading = DATA)]
     max_length: Option<usize>,
     /// Share of train held out, where there is no validation file [default: as the adapter's run did].
-    #[arg(long)]
+    #[arg(long, help_heading = DATA)]
     validation_split: Option<f64>,
-    /// Of that choice [default: as the adapter's run did].
-    #[arg(long)]
+    /// Random seed of that choice [default: as the adapter's run did].
+    #[arg(long, help_heading = DATA)]
     seed: Option<u64>,
-    /// On one line.
+    /// Folder of the adapter's run [default: run in the adapter's folder].
+    #[arg(long, value_name = "DIR", help_heading = DATA)]
+    run_dir: Option<PathBuf>,
+    /// Where to compute: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu", help_heading = DEVICE)]
+    device: DeviceName,
+    /// What the base's products run in.
+    #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = DEVICE)]
+    dtype: Precision,
+    /// Print on one line.
     #[arg(long)]
     json: bool,
 }
@@ -128,9 +195,18 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(args) => train(&args),
         Command::Prune(args) => prune(&args),
         Command::Evaluate(args) => run_evaluate(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "polyrank-train", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { dir } => write_manual(&dir),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Stopped { done, epochs }) => {
+            tell(interrupt::how_to_go_on(done, epochs, std::env::args()));
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
             tell(format_args!("error: {}", in_one_line(&error)));
             ExitCode::FAILURE
@@ -138,14 +214,27 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// Writes a page for each command that is not hidden.
+fn write_manual(dir: &Path) -> Result<(), Error> {
+    let io = |source| Error::Io { path: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(io)?;
+    clap_mangen::generate_to(Cli::command(), dir).map_err(io)
+}
+
+/// A base, with the folder that it lies in.
+struct Base {
+    dir: PathBuf,
+    engine: Engine,
+}
+
 /// The base, pulled if it is missing.
-fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Engine, Error> {
+fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Error> {
     let dir = base::ensure(model_id)?;
     // A folder may be trained on where there is no cache.
     let cache = Sources::from_env().ok().map(|sources| sources.home);
     let engine = Engine::prepacked(&dir, &device.open()?, dtype, cache)?;
     allocator::retain_pages();
-    Ok(engine)
+    Ok(Base { dir, engine })
 }
 
 fn train(args: &TrainArgs) -> Result<(), Error> {
@@ -154,28 +243,38 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     let asked = flags.settings(0, 0);
     asked.check()?;
     let data = TaskData::load(&args.data, &flags.data())?;
-    let engine = open(&asked.model_id, args.device, asked.dtype)?;
+    tell_of(&data);
+    let base = open(&asked.model_id, args.device, asked.dtype)?;
+    let engine = &base.engine;
     let mut settings = flags.settings(data.train.len(), engine.config().hidden_size);
-    settings.max_length = Some(settings.longest(&engine));
+    settings.max_length = Some(settings.longest(engine));
     let facts = Facts::new(&data, engine.base_fingerprint());
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
         _ => Existing::Refuse,
     };
-    run::check(&args.output, existing, &settings, &facts)?;
-    let run = run::folder(&args.output);
-    let trainer = Trainer::new(&settings, &engine, &data, args.resume.then_some(&run))?;
+    let folders = Folders::new(&args.output, args.run_dir.as_deref());
+    run::check(&folders, existing, &settings, &facts)?;
+    let trainer = Trainer::new(&settings, engine, &data, args.resume.then_some(&folders.run))?;
     // Nothing was touched before this.
-    let held = run::begin(&args.output, existing, &settings, &facts)?;
+    let held = run::begin(&folders, existing, &settings, &facts)?;
     tell(Plan { rows: data.train.len(), schedule: settings.schedule() });
-    let best = trainer.run(held.run())?;
-    export(&engine, &settings, &facts, &best, &args.output)?;
+    let stop = interrupt::flag()?;
+    let best = trainer.run(held.run(), &Control { keep_checkpoints: args.keep_checkpoints, stop: &stop })?;
+    export(&base, &settings, &facts, &best, &args.output)?;
     held.exported()
 }
 
+/// Says what was read how.
+fn tell_of(data: &TaskData) {
+    tell(format_args!("labels: {}", printable(&data.reading)));
+    data.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
+}
+
 /// Prunes the checkpoint and writes the adapter; prints its ranks.
-fn export(engine: &Engine, settings: &Settings, facts: &Facts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
+fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
+    let engine = &base.engine;
     let method = LowRank::new(engine.layout(), &settings.low_rank(engine, facts.labels.len())?, engine.device())?;
     let rule = StepRule {
         weight_decay: 0.0,
@@ -188,11 +287,18 @@ fn export(engine: &Engine, settings: &Settings, facts: &Facts, checkpoint: &Path
     let progress = checkpoint::load(checkpoint, &mut Optimizer::new(method.trainables(), rule))?;
     let adapter = adapter_of(&method, engine, &facts.labels, facts.problem, &settings.model_id)?;
     fs::create_dir_all(output).map_err(|source| Error::Io { path: output.to_owned(), source })?;
-    adapter::write(output, engine.layout(), &adapter)?;
+    adapter::write(output, engine.layout(), &adapter, &config_of(&base.dir)?)?;
     // As it was written: a file of PEFT's holds one rank at least.
     let written = engine.load_adapter(output)?;
     let report = Report::new(engine.layout(), &written);
     print(&format!("{report}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
+}
+
+/// The keys of the base's `config.json`.
+fn config_of(base: &Path) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
+    let path = base.join("config.json");
+    let bytes = fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::Malformed { path, reason: error.to_string() })
 }
 
 /// To standard error, for people.
@@ -211,39 +317,72 @@ fn prune(args: &PruneArgs) -> Result<(), Error> {
     if args.output.is_dir() && fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::Settings(format!("{} is not empty", args.output.display())));
     }
-    let engine = Engine::open(&base::ensure(&settings.model_id)?, &Device::Cpu)?;
+    let dir = base::ensure(&settings.model_id)?;
+    let engine = Engine::open(&dir, &Device::Cpu)?;
     facts.check_base(&run, engine.base_fingerprint())?;
-    export(&engine, &settings, &facts, &checkpoint, &args.output)
+    export(&Base { dir, engine }, &settings, &facts, &checkpoint, &args.output)
 }
 
 fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
-    let engine = open(&args.model_id, args.device, args.dtype)?;
+    let engine = open(&args.model_id, args.device, args.dtype)?.engine;
     let adapter = engine.load_adapter(&args.adapter)?;
     if adapter.problem_type == Some(ProblemType::MultiLabelClassification) {
         let reason = "an adapter of several labels a text cannot be judged: a row of data has one";
         return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
     }
-    let facts = Facts::of_adapter(&args.adapter)?;
-    let of_run = facts.as_ref().and_then(|facts| facts.held_out);
+    let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
+    let facts = Facts::of_adapter(&run)?;
+    let data = data_of(args, &adapter, &run, facts.as_ref())?;
+    tell_of(&data);
+    let result = evaluate(&engine, adapter, &data, &args.split, args.max_length)?;
+    result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
+    let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
+    print(&text.map_err(|error| Error::Settings(error.to_string()))?)
+}
+
+/// The data to evaluate on, read as the adapter's run read its own.
+fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Facts>) -> Result<TaskData, Error> {
+    let of_run = facts.and_then(|facts| facts.held_out);
     let by_hand = args.validation_split.is_some() || args.seed.is_some();
     let hold_out = (by_hand || of_run.is_some()).then(|| HoldOut {
         share: args.validation_split.or(of_run.map(|of_run| of_run.share)).unwrap_or(VALIDATION_SPLIT),
         seed: args.seed.or(of_run.map(|of_run| of_run.seed)).unwrap_or(0),
     });
+    let columns = facts.map(|facts| facts.columns.clone()).unwrap_or_default();
     let options = DataOptions {
-        task: args.task.clone().or(facts.as_ref().map(|facts| facts.task.clone())),
+        task: args.task.clone().or(facts.map(|facts| facts.task.clone())),
         // One output without a word is a regression to `transformers` too.
         problem: adapter.problem_type.or((adapter.labels.len() == 1).then_some(ProblemType::Regression)),
         hold_out,
+        columns: ColumnNames {
+            label: args.label_column.clone().or(columns.label),
+            text: args.text_column.clone().or(columns.text),
+            pair: args.text_pair_column.clone().or(columns.pair),
+        },
         labels: Some(adapter.labels.clone()),
     };
-    let data = TaskData::load(&args.data, &options)?;
-    if let (Some(facts), Some(_), false, "train" | "validation") = (&facts, data.held_out, by_hand, &*args.split) {
-        facts.check_held_out(&run::folder(&args.adapter), &data)?;
+    let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
+        return Ok(TaskData::load(&args.data, &options)?);
+    };
+    if args.data.is_file() {
+        // The file that the run trained on, or one of other rows.
+        return match TaskData::load(&args.data, &options) {
+            Ok(data) if facts.held_out_of(&data) => Ok(data),
+            _ => {
+                let data = TaskData::load(&args.data, &DataOptions { hold_out: None, ..options })?;
+                tell(format_args!(
+                    "{}: these are not the rows that the adapter's run held a share out of; all are evaluated",
+                    args.data.display()
+                ));
+                Ok(data)
+            }
+        };
     }
-    let result = evaluate(&engine, adapter, &data, &args.split, args.max_length)?;
-    let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
-    print(&text.map_err(|error| Error::Settings(error.to_string()))?)
+    let data = TaskData::load(&args.data, &options)?;
+    if data.held_out.is_some() && matches!(&*args.split, "train" | "validation") {
+        facts.check_held_out(run, &data)?;
+    }
+    Ok(data)
 }
 
 /// To standard output; a reader that went away is no failure of ours.

@@ -81,6 +81,14 @@ pub enum Error {
         /// The loss.
         loss: f32,
     },
+    /// The run was told to stop, in the middle of an epoch.
+    #[error("stopped after {done} of {epochs} epochs")]
+    Stopped {
+        /// Epochs that have ended, and whose state is on disk.
+        done: usize,
+        /// Epochs of the whole run.
+        epochs: usize,
+    },
     /// Threads could not be started.
     #[error("threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

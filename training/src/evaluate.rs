@@ -29,6 +29,9 @@ pub struct Evaluation {
     pub metrics: BTreeMap<&'static str, f64>,
     /// Parameters by part.
     pub parameters: Parameters,
+    /// What is uncertain about them, for people.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// Numbers that an adapter holds.
@@ -78,7 +81,7 @@ pub fn evaluate(
         let (adapter, data) = (adapter.labels.len(), data.labels.len());
         return Err(Error::Settings(format!("the adapter has {adapter} labels, the data {data}")));
     }
-    let places = places(&data.labels, &adapter.labels)?;
+    let (places, warning) = places(&data.labels, &adapter.labels)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
     let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
     let parameters = Parameters { adapter: adapter.delta_parameters(), head: adapter.head_parameters() };
@@ -91,17 +94,32 @@ pub fn evaluate(
         examples: examples.len(),
         metrics: metrics.map(|&metric| (metric.name(), score(metric, &logits, &targets))).collect(),
         parameters,
+        warnings: warning.into_iter().collect(),
     })
 }
 
 /// Where among the adapter's outputs each of the data's labels stands: the same names may come in another order, and F1 is of the
-/// data's class 1. Where one side has no names (`LABEL_0`, ...), or there is one output, they are matched by id.
-fn places(data: &[String], adapter: &[String]) -> Result<Vec<usize>, Error> {
+/// data's class 1. Where one side has no names (`LABEL_0`, ...), or there is one output, they are matched by id; with a warning where
+/// the ids of the data's names are a guess.
+fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<String>), Error> {
+    const MOST: usize = 5;
     let places: Vec<Option<usize>> = data.iter().map(|name| adapter.iter().position(|other| other == name)).collect();
     let nameless = |names: &[String]| names.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
     if data.len() == 1 || (places.iter().all(Option::is_none) && (nameless(data) || nameless(adapter))) {
-        return Ok((0..data.len()).collect());
+        let guessed = data.len() > 1 && nameless(adapter) && !nameless(data);
+        let warning = guessed.then(|| {
+            let ids = data.iter().take(MOST).enumerate().map(|(id, name)| format!("{id} {name}"));
+            let more = if data.len() > MOST { ", ..." } else { "" };
+            format!(
+                "the adapter has no names of labels; the data's are taken for its ids in this order: {}{more}; \
+                 labels.txt decides another",
+                ids.collect::<Vec<_>>().join(", ")
+            )
+        });
+        return Ok(((0..data.len()).collect(), warning));
     }
     let places = places.into_iter().collect::<Option<Vec<usize>>>();
-    places.ok_or_else(|| Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data {data:?}")))
+    let places = places
+        .ok_or_else(|| Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data {data:?}")))?;
+    Ok((places, None))
 }

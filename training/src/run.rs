@@ -1,4 +1,4 @@
-//! A run's folder, `DIR/run`: what was asked (`config.toml`), of what data and base (`task.json`), the log, the checkpoints.
+//! A run's folder, `DIR/run` unless it was put elsewhere: what was asked (`config.toml`), of what data and base (`task.json`), the log, the checkpoints.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use polyrank::adapter::{AdapterError, ProblemType};
 use polyrank::atomic_file;
+use polyrank::text::rows::ColumnNames;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -42,6 +43,9 @@ pub struct Facts {
     pub validation: Part,
     /// What of the training file was set aside for validation.
     pub held_out: Option<HoldOut>,
+    /// The columns that were read, where they are not the usual ones.
+    #[serde(default)]
+    pub columns: ColumnNames,
 }
 
 /// Examples, by their content.
@@ -65,6 +69,7 @@ impl Facts {
             train: Part::new(&data.train),
             validation: Part::new(data.validation.first().map_or(&[], |split| &split.examples)),
             held_out: data.held_out,
+            columns: data.columns.clone(),
         }
     }
 
@@ -76,20 +81,24 @@ impl Facts {
         read(&run.join(FACTS), |text| serde_json::from_str(text).map_err(|error| error.to_string()))
     }
 
-    /// Those of the run that made the adapter in the folder `output`; `None` where nobody knows.
+    /// Those of the run in the folder `run` that made the adapter which it belongs to; `None` where nobody knows.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn of_adapter(output: &Path) -> Result<Option<Self>, Error> {
-        let run = folder(output);
-        if run.join(REPLACING).exists() { Ok(None) } else { Self::read(&run) }
+    pub fn of_adapter(run: &Path) -> Result<Option<Self>, Error> {
+        if run.join(REPLACING).exists() { Ok(None) } else { Self::read(run) }
+    }
+
+    /// Whether the rows held out of `data` are those of this run.
+    #[must_use]
+    pub fn held_out_of(&self, data: &TaskData) -> bool {
+        self.validation == Part::new(data.validation.first().map_or(&[], |split| &split.examples))
     }
 
     /// # Errors
     /// Rows held out of `data` that are not those of the run in the folder `run`.
     pub fn check_held_out(&self, run: &Path, data: &TaskData) -> Result<(), Error> {
-        let found = Part::new(data.validation.first().map_or(&[], |split| &split.examples));
-        if self.validation == found { Ok(()) } else { Err(Error::HeldOut(run.join(FACTS))) }
+        if self.held_out_of(data) { Ok(()) } else { Err(Error::HeldOut(run.join(FACTS))) }
     }
 
     /// # Errors
@@ -136,31 +145,49 @@ pub enum Existing {
     Overwrite,
 }
 
-/// Whether a run may begin, or go on, in the folder `output`. Touches nothing.
+/// Where a run's files go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folders {
+    /// The adapter's.
+    pub output: PathBuf,
+    /// The log's and the checkpoints'.
+    pub run: PathBuf,
+}
+
+impl Folders {
+    /// The adapter in `output`; the rest in `run`, or else in the folder of that name in `output`.
+    #[must_use]
+    pub fn new(output: &Path, run: Option<&Path>) -> Self {
+        Self { output: output.to_owned(), run: run.map_or_else(|| output.join("run"), Path::to_owned) }
+    }
+}
+
+/// Whether a run may begin, or go on, in these folders. Touches nothing.
 ///
 /// # Errors
 /// A folder that is not empty; a run there that has other settings or facts, which are named; something to go on with that is no
 /// run, or something to overwrite that is neither run nor adapter.
-pub fn check(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
-    let (run, held) = (folder(output), names(output)?);
+pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
+    let Folders { output, run } = folders;
+    let (held, run_holds) = (names(output)?, names(run)?);
     match existing {
-        Existing::Refuse if !held.is_empty() => Err(Error::OutputExists(output.to_owned())),
-        Existing::Resume if run.join(CONFIG).exists() || checkpoint::last(&run)?.is_some() => {
-            let (begun, of) = begun(&run)?;
-            of.check_base(&run, &facts.base)?;
+        Existing::Refuse if !held.is_empty() => Err(Error::OutputExists(output.clone())),
+        Existing::Refuse if !run_holds.is_empty() => Err(Error::OutputExists(run.clone())),
+        Existing::Resume if run.join(CONFIG).exists() || checkpoint::last(run)?.is_some() => {
+            let (begun, of) = begun(run)?;
+            of.check_base(run, &facts.base)?;
             same(&run.join(CONFIG), &begun, settings)?;
             same(&run.join(FACTS), &of, facts)
         }
-        Existing::Resume if held.iter().any(|name| *name != run) => Err(Error::NoRun(output.to_owned())),
+        Existing::Resume if held.iter().any(|name| name != run) => Err(Error::NoRun(output.clone())),
         Existing::Overwrite => {
             let (labels, adapter) = (output.join("config.json"), output.join("adapter_config.json"));
             let ours = |path: &PathBuf| [CONFIG, FACTS, LOCK].iter().any(|name| *path == run.join(name));
-            let run_holds = names(&run)?;
             if labels.exists() && !adapter.exists() {
                 return Err(Error::Foreign(labels));
             }
-            let foreign = !run_holds.is_empty() && !run_holds.iter().any(ours) && checkpoint::last(&run)?.is_none();
-            if foreign { Err(Error::Foreign(run)) } else { Ok(()) }
+            let foreign = !run_holds.is_empty() && !run_holds.iter().any(ours) && checkpoint::last(run)?.is_none();
+            if foreign { Err(Error::Foreign(run.clone())) } else { Ok(()) }
         }
         _ => Ok(()),
     }
@@ -200,17 +227,23 @@ impl Held {
     }
 }
 
-/// Makes the run's folder, or clears it of what is not to stay. What [`check`] allows. An adapter that is to be replaced stays, and
+/// Whether a run wrote the file or folder of that name.
+fn is_of_run(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [CONFIG, FACTS, LOG, REPLACING].contains(&&*name) || checkpoint::is_checkpoint(&name)
+}
+
+/// Makes the run's folder, or clears it of another run's files. What [`check`] allows. An adapter that is to be replaced stays, and
 /// can be served, until the new one is written.
 ///
 /// # Errors
 /// Another process that trains there; what the system says, with the file.
-pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Facts) -> Result<Held, Error> {
-    let run = folder(output);
-    fs::create_dir_all(&run).map_err(Error::io(&run))?;
-    let held = hold(&run)?;
+pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<Held, Error> {
+    let Folders { output, run } = folders;
+    fs::create_dir_all(run).map_err(Error::io(run))?;
+    let held = hold(run)?;
     if existing == Existing::Overwrite {
-        for path in names(&run)?.into_iter().filter(|path| *path != run.join(LOCK)) {
+        for path in names(run)?.into_iter().filter(|path| is_of_run(path)) {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(Error::io(&path))?;
         }
@@ -219,10 +252,10 @@ pub fn begin(output: &Path, existing: Existing, settings: &Settings, facts: &Fac
             atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
         }
     }
-    checkpoint::sweep(&run)?;
+    checkpoint::sweep(run)?;
     // A run that goes on keeps its files; the configuration, by which it is one, comes last.
     if !run.join(CONFIG).exists() {
-        describe(&run, settings, facts)?;
+        describe(run, settings, facts)?;
     }
     Ok(held)
 }
@@ -255,12 +288,6 @@ pub fn begun(run: &Path) -> Result<(Settings, Facts), Error> {
     let missing = |name| Error::io(&run.join(name))(ErrorKind::NotFound.into());
     let settings = read(&run.join(CONFIG), |text| toml::from_str(text).map_err(|error| error.to_string()))?;
     Ok((settings.ok_or_else(|| missing(CONFIG))?, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
-}
-
-/// The run's folder in its output folder.
-#[must_use]
-pub fn folder(output: &Path) -> PathBuf {
-    output.join("run")
 }
 
 /// Values of metrics by name, the one to select on first.

@@ -74,7 +74,7 @@ pub struct Settings {
     pub dtype: Precision,
     /// Tokens of a text at most; by default [`DEFAULT_LENGTH`], or what the base takes.
     pub max_length: Option<usize>,
-    /// Of everything random.
+    /// Random seed.
     pub seed: u64,
 }
 

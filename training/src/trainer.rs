@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -33,6 +34,15 @@ struct Held {
     name: String,
     texts: Vec<Encoded>,
     targets: Vec<Target>,
+}
+
+/// What a run does besides training.
+#[derive(Debug, Clone, Copy)]
+pub struct Control<'a> {
+    /// Keeps the checkpoints of all epochs, not only of the best and the last.
+    pub keep_checkpoints: bool,
+    /// Once it is set, the run ends with [`Error::Stopped`] after the step that it is in.
+    pub stop: &'a AtomicBool,
 }
 
 /// A run in progress.
@@ -124,15 +134,15 @@ impl<'a> Trainer<'a> {
     /// Trains to the end; checkpoints and the log go to the folder `run`. Returns the folder of the best checkpoint.
     ///
     /// # Errors
-    /// A loss that is not finite, and files that cannot be written.
-    pub fn run(mut self, run: &Path) -> Result<std::path::PathBuf, Error> {
+    /// A loss that is not finite, files that cannot be written, and a run that was told to stop.
+    pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<std::path::PathBuf, Error> {
         run::trim_log(run, self.progress.epoch)?;
         let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.step as u64);
         let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
         while self.progress.epoch < self.settings.epochs {
             let start = Instant::now();
-            let (loss, tokens) = self.epoch(&bar)?;
+            let (loss, tokens) = self.epoch(&bar, control.stop)?;
             let seconds = start.elapsed().as_secs_f64();
             self.progress.epoch += 1;
             let done = self.done(loss, tokens, seconds)?;
@@ -140,6 +150,9 @@ impl<'a> Trainer<'a> {
             // The line first: one of an epoch without a checkpoint is taken out when the run goes on.
             run::log(run, &done)?;
             checkpoint::save(run, &self.optimizer, &self.progress)?;
+            if !control.keep_checkpoints {
+                checkpoint::forget(run, &self.progress)?;
+            }
             tell(&bar, &done.to_string());
         }
         bar.finish_and_clear();
@@ -198,13 +211,16 @@ impl<'a> Trainer<'a> {
     }
 
     /// One pass over the training data: the mean loss and the tokens seen.
-    fn epoch(&mut self, bar: &ProgressBar) -> Result<(f64, usize), Error> {
+    fn epoch(&mut self, bar: &ProgressBar, stop: &AtomicBool) -> Result<(f64, usize), Error> {
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
         order.shuffle(&mut StdRng::seed_from_u64(seed));
         let costs: Vec<usize> = self.method.gates()?.iter().map(|gate| gate.cost).collect();
         let (mut sum, mut tokens) = (0.0, 0);
         for rows in order.chunks(self.settings.batch_size) {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped { done: self.progress.epoch, epochs: self.settings.epochs });
+            }
             let loss = self.step(rows, &costs)?;
             sum += f64::from(loss) * rows.len() as f64;
             tokens += rows.iter().map(|&row| self.texts[row].ids.len()).sum::<usize>();

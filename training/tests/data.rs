@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use polyrank::adapter::ProblemType;
+use polyrank::text::rows::ColumnNames;
 use polyrank_training::data::{DataError, DataOptions, HoldOut, Target, TaskData};
 use tempfile::TempDir;
 
@@ -138,8 +139,12 @@ fn what_is_wrong_is_named() {
     refused(&[], "expected train.tsv");
     refused(&[("train.tsv", "")], "is empty");
     refused(&[("train.tsv", "label\tsentence\n")], "is empty");
-    refused(&[("train.tsv", "label\twords\na\tx\n")], "column sentence is missing; found label, words");
-    refused(&[("train.tsv", "class\tsentence\na\tx\n")], "train.tsv: column label is missing");
+    refused(
+        &[("train.tsv", "label\twords\na\tx\n")],
+        "column sentence is missing; found label, words; expected sentence, or sentence1 and sentence2, or text and perhaps text_pair; \
+         --label-column, --text-column and --text-pair-column name others",
+    );
+    refused(&[("train.tsv", "class\tsentence\na\tx\n")], "train.tsv: column label is missing; found class, sentence");
     refused(&[("train.tsv", "label\tsentence1\na\tx\n")], "column sentence2 is missing");
     refused(&[("train.tsv", GOOD)], "train.tsv:2: expected 2 fields, found 3");
     refused(&[("train.tsv", "label\tsentence\na\tx\na\ty\n")], "train.tsv: every row has the label \"a\"");
@@ -183,7 +188,7 @@ fn what_is_wrong_is_named() {
     refused(&[("train.tsv", "label\tsentence\n0\tx\n\ty\n1\tz\n")], "train.tsv:3: the label is empty");
     refused(
         &[("train.jsonl", "{\"label\": 1, \"text\": \"x\"}\n{\"text\": \"y\"}\n")],
-        "train.jsonl:2: label is missing",
+        "train.jsonl:2: column label is missing; found text",
     );
     refused(
         &[("train.tsv", "label\tsentence\n0\tx\n1\ty\noops\tz\n"), ("labels.txt", "no\nyes\n")],
@@ -206,6 +211,256 @@ fn what_is_wrong_is_named() {
     std::fs::write(dir.path().join("train.tsv"), b"label\tsentence\na\tx\nb\t\xff\n").unwrap();
     let message = TaskData::load(dir.path(), &options()).unwrap_err().to_string();
     assert!(message.contains("train.tsv:3: not UTF-8"), "{message}");
+}
+
+/// Rows with these labels, each text another.
+fn labelled(labels: &[&str]) -> String {
+    let row = |(i, label): (usize, &&str)| format!("{label}\ttext {i}\n");
+    format!("label\tsentence\n{}", labels.iter().enumerate().map(row).collect::<String>())
+}
+
+/// What the labels of a train file are read as, with `labels.txt` of these words where there are any.
+fn read_as(labels: &[&str], listed: &str, problem: Option<ProblemType>) -> Result<TaskData, DataError> {
+    let rows = labelled(labels);
+    let mut files = vec![("train.tsv", &*rows), ("validation.tsv", &*rows)];
+    let listed = listed.replace(' ', "\n");
+    if !listed.is_empty() {
+        files.push(("labels.txt", &listed));
+    }
+    TaskData::load(folder(&files).path(), &DataOptions { problem, ..options() })
+}
+
+/// The contract on labels, row by row: labels, `labels.txt`, `--problem-type`; names, targets, and what is told.
+#[test]
+fn a_label_is_what_its_value_says_and_not_its_spelling() {
+    const CLASSES: Option<ProblemType> = Some(ProblemType::SingleLabelClassification);
+    const VALUES: Option<ProblemType> = Some(ProblemType::Regression);
+    let ids: &[(&[&str], &str, Option<ProblemType>, &[&str], &[usize], &str)] = &[
+        (
+            &["0", "1"],
+            "",
+            None,
+            &["LABEL_0", "LABEL_1"],
+            &[0, 1],
+            "whole numbers read as ids without names (2 classes)",
+        ),
+        (&["0.0", "1.0"], "", None, &["LABEL_0", "LABEL_1"], &[0, 1], "read as ids without names"),
+        (&["1e0", "+0", "01", " 1"], "", CLASSES, &["LABEL_0", "LABEL_1"], &[1, 0, 1, 1], "read as ids without names"),
+        (
+            &["0.0", "1.0"],
+            "neg pos",
+            None,
+            &["neg", "pos"],
+            &[0, 1],
+            "whole numbers read as ids into labels.txt (2 classes)",
+        ),
+        (&["1", "0.00"], "neg pos", CLASSES, &["neg", "pos"], &[1, 0], "read as ids into labels.txt"),
+        (
+            &["1", "4"],
+            "1 2 3 4 5",
+            None,
+            &["1", "2", "3", "4", "5"],
+            &[0, 3],
+            "read as the names of labels.txt (5 classes)",
+        ),
+        (&["1.0", "4e0"], "1 2 3 4 5", None, &["1", "2", "3", "4", "5"], &[0, 3], "read as the names of labels.txt"),
+        (&["1", "4"], "1.0 2.0 3.0 4.0", None, &["1.0", "2.0", "3.0", "4.0"], &[0, 3], "the names of labels.txt"),
+        (&["0", "1"], "1 0", None, &["1", "0"], &[1, 0], "read as the names of labels.txt"),
+        (&["0", "1"], "0 1 2", None, &["0", "1", "2"], &[0, 1], "read as the names of labels.txt"),
+        (&["-1", "0", "1"], "-1 0 1", None, &["-1", "0", "1"], &[0, 1, 2], "read as the names of labels.txt"),
+        (&["-1.0", "1.0"], "-1 0 1", CLASSES, &["-1", "0", "1"], &[0, 2], "read as the names of labels.txt"),
+        (&["10", "20"], "10 20", None, &["10", "20"], &[0, 1], "read as the names of labels.txt"),
+        (&["0", "1"], "10 20", None, &["10", "20"], &[0, 1], "read as ids into labels.txt"),
+        (&["0", "1"], "0 1 other", None, &["0", "1", "other"], &[0, 1], "read as ids into labels.txt"),
+        (
+            &["1", "-1", "0"],
+            "",
+            CLASSES,
+            &["-1", "0", "1"],
+            &[2, 0, 1],
+            "whole numbers read as names, sorted (3 classes)",
+        ),
+        (&["10", "9", "20000"], "", CLASSES, &["9", "10", "20000"], &[1, 0, 2], "read as names, sorted"),
+        (&["0.5", "1.5"], "", CLASSES, &["0.5", "1.5"], &[0, 1], "names, sorted (2 classes)"),
+        (&["0.5", "1.5"], "1.5 0.5", None, &["1.5", "0.5"], &[1, 0], "names, in the order of labels.txt (2 classes)"),
+        (&["b", "a"], "", None, &["a", "b"], &[1, 0], "names, sorted (2 classes)"),
+        (&["1", "good"], "", None, &["1", "good"], &[0, 1], "names, sorted"),
+        (&["nan", "inf"], "inf nan", None, &["inf", "nan"], &[1, 0], "names, in the order of labels.txt"),
+        (&["nan", "information"], "", None, &["information", "nan"], &[1, 0], "names, sorted"),
+        (&["true", "false"], "", None, &["false", "true"], &[1, 0], "names, sorted"),
+    ];
+    for &(labels, listed, problem, names, expected, reading) in ids {
+        let data = read_as(labels, listed, problem).unwrap_or_else(|error| panic!("{labels:?} {listed}: {error}"));
+        let targets: Vec<Target> = data.train.iter().map(|example| example.target).collect();
+        let expected: Vec<Target> = expected.iter().map(|&id| Target::Class(id)).collect();
+        assert_eq!((&*data.labels, targets), (&*names.map_owned(), expected), "{labels:?} {listed}");
+        assert_eq!(data.problem, ProblemType::SingleLabelClassification);
+        assert!(data.reading.contains(reading), "expected {reading:?} in {:?}", data.reading);
+    }
+    let values: &[(&[&str], &str, Option<ProblemType>, &str, &[f64], &str)] = &[
+        (&["0.5", "1"], "", None, "LABEL_0", &[0.5, 1.0], "numbers read as the values of a regression"),
+        (&["1", "2"], "", VALUES, "LABEL_0", &[1.0, 2.0], "numbers read as the values of a regression"),
+        (&["-1", "2.0"], "", VALUES, "LABEL_0", &[-1.0, 2.0], "the values of a regression"),
+        (&["2.5", "5"], "similarity", None, "similarity", &[2.5, 5.0], "called similarity by labels.txt"),
+        (&["2.0", "5"], "similarity", None, "similarity", &[2.0, 5.0], "called similarity by labels.txt"),
+        (&["0.0", "1.0"], "neg pos", VALUES, "LABEL_0", &[0.0, 1.0], "no use for the names of labels.txt"),
+    ];
+    for &(labels, listed, problem, name, expected, reading) in values {
+        let data = read_as(labels, listed, problem).unwrap_or_else(|error| panic!("{labels:?} {listed}: {error}"));
+        let targets: Vec<Target> = data.train.iter().map(|example| example.target).collect();
+        let expected: Vec<Target> = expected.iter().map(|&value| Target::Value(value)).collect();
+        assert_eq!((&*data.labels, targets), (&[name.to_owned()][..], expected), "{labels:?} {listed}");
+        assert_eq!(data.problem, ProblemType::Regression);
+        assert!(data.reading.contains(reading), "expected {reading:?} in {:?}", data.reading);
+    }
+    let wrong: &[(&[&str], &str, Option<ProblemType>, &str)] = &[
+        // Both readings fit, and differ.
+        (
+            &["0", "1", "2"],
+            "1 0 other",
+            None,
+            "train.tsv:2: the label 0 is ambiguous: it is the name of id 1 in labels.txt",
+        ),
+        (&["0", "1", "4"], "1 2 3 4 5", None, "train.tsv:3: the label 1 is ambiguous"),
+        (&["1.0", "0.0"], "1 0 other", CLASSES, "train.tsv:2: the label 1.0 is ambiguous"),
+        // Neither fits.
+        (&["0", "2"], "neg pos", None, "train.tsv:3: unknown label \"2\"; expected an id from 0 to 1"),
+        (&["0", "-1"], "neg pos", None, "unknown label \"-1\"; expected an id from 0 to 1"),
+        (&["0.5", "1.5"], "neg pos", None, "train.tsv:2: unknown label \"0.5\"; expected neg, pos"),
+        (&["-1", "1"], "", None, "label -1: expected an id from 0"),
+        (&["-1", "1"], "", None, "--problem-type single_label_classification"),
+        (&["0", "12345678901234567890123"], "", None, "label 12345678901234567890123: expected an id from 0"),
+        // What stands for a number that is missing.
+        (&["0.0", "NaN", "1.0"], "neg pos", None, "train.tsv:3: unknown label \"NaN\"; expected a finite number"),
+        (&["0", "1", "inf"], "", None, "train.tsv:4: unknown label \"inf\""),
+        (&["0", "1", "NaN"], "", CLASSES, "train.tsv:4: unknown label \"NaN\""),
+        (&["0.5", "1e999"], "", None, "train.tsv:3: unknown label \"1e999\""),
+        (&["a", "b"], "", VALUES, "train.tsv:2: unknown label \"a\"; expected a finite number"),
+        (&["0", "1"], "", Some(ProblemType::MultiLabelClassification), "multi-label training is not there yet"),
+    ];
+    for &(labels, listed, problem, words) in wrong {
+        let message = read_as(labels, listed, problem).unwrap_err().to_string();
+        assert!(message.contains(words), "{labels:?} {listed}: expected {words:?} in {message:?}");
+    }
+}
+
+trait MapOwned {
+    fn map_owned(&self) -> Vec<String>;
+}
+
+impl MapOwned for [&str] {
+    fn map_owned(&self) -> Vec<String> {
+        self.iter().map(|&name| name.to_owned()).collect()
+    }
+}
+
+/// What train decides holds for the other files, whose labels may be spelt in another way.
+#[test]
+fn splits_may_spell_a_label_differently() {
+    let data = |train: &[&str], listed: &str, test: &[&str]| {
+        let (rows, test) = (labelled(train), labelled(test));
+        let listed = listed.replace(' ', "\n");
+        let mut files = vec![("train.tsv", &*rows), ("validation.tsv", &*rows), ("test.tsv", &*test)];
+        if !listed.is_empty() {
+            files.push(("labels.txt", &listed));
+        }
+        let dir = folder(&files);
+        let split = TaskData::load(dir.path(), &options()).unwrap().split("test")?.into_owned();
+        Ok::<_, DataError>(split.into_iter().map(|example| example.target).collect::<Vec<_>>())
+    };
+    let classes = |ids: &[usize]| ids.iter().map(|&id| Target::Class(id)).collect::<Vec<_>>();
+    assert_eq!(data(&["0", "1"], "", &["1.0", "0.0"]).unwrap(), classes(&[1, 0]));
+    assert_eq!(data(&["1", "2"], "1 2 3", &["1.0", "3e0"]).unwrap(), classes(&[0, 2]));
+    assert_eq!(data(&["1", "good"], "", &["1.0", "good"]).unwrap(), classes(&[0, 1]));
+    // -1 is a class where it has a name, else the mark of GLUE's test files.
+    assert_eq!(data(&["-1", "1"], "-1 0 1", &["-1", "-1"]).unwrap(), classes(&[0, 0]));
+    for unlabelled in ["-1", "-1.0", ""] {
+        let found = data(&["0", "1"], "neg pos", &[unlabelled, unlabelled]);
+        assert!(matches!(found, Err(DataError::NoSplit { .. })), "{unlabelled}");
+    }
+    for (train, listed, test, words) in [
+        (&["0", "1"], "", "pos", "unknown label \"pos\"; expected an id from 0 to 1"),
+        (&["0", "1"], "neg pos", "pos", "unknown label \"pos\"; expected an id from 0 to 1"),
+        (&["a", "b"], "", "0", "unknown label \"0\"; expected a, b"),
+        (&["1", "2"], "1 2 3", "0", "unknown label \"0\"; expected 1, 2, 3"),
+    ] {
+        let message = data(train, listed, &[test]).unwrap_err().to_string();
+        assert!(message.contains(words), "expected {words:?} in {message:?}");
+    }
+}
+
+#[test]
+fn several_labels_a_row_are_refused_with_the_row() {
+    let row = |label: &str| format!("{{\"text\": \"a\", \"label\": {label}}}");
+    for (label, words) in [
+        ("[1, 0]", "label [1, 0]: several labels a row: multi-label training is not there yet"),
+        ("[\"x\"]", "label [\"x\"]: several labels a row"),
+        ("[]", "label []: several labels a row"),
+        ("{\"a\": 1}", "label {\"a\": 1}: expected a string, a whole number or a number"),
+        ("NaN", "label NaN: expected a string"),
+        ("null", "the label is empty"),
+    ] {
+        let (good, bad) = (row("1"), row(label));
+        refused(&[("train.jsonl", &format!("{good}\n\n{bad}\n"))], &format!("train.jsonl:3: {words}"));
+        refused(&[("train.json", &format!("[{good},\n{bad}]"))], &format!("train.json:2: {words}"));
+    }
+}
+
+#[test]
+fn odd_labels_are_told() {
+    let warnings = |labels: &[&str], listed: &str| read_as(labels, listed, None).unwrap().warnings;
+    assert_eq!(warnings(&["0", "1"], ""), [""; 0]);
+    assert_eq!(warnings(&["0", "1"], "no yes"), [""; 0]);
+    let gaps = warnings(&["3", "17"], "");
+    assert!(gaps[0].contains("has 16 of the 18 classes: LABEL_0, LABEL_1, LABEL_2, LABEL_4, LABEL_5, ..."), "{gaps:?}");
+    let absent = warnings(&["0", "2"], "no maybe yes");
+    assert!(absent[0].contains("has 1 of the 3 classes: maybe;"), "{absent:?}");
+    let names: Vec<String> = (0..30).map(|i| format!("n{i}")).collect();
+    let numbers: Vec<String> = (0..30).map(|i| i.to_string()).collect();
+    for labels in [names, numbers] {
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let told = warnings(&labels, "");
+        assert!(told[0].contains("30 rows have 30 different labels: is that the column of labels?"), "{told:?}");
+    }
+    assert_eq!(warnings(&["0.5", "1.5"], ""), [""; 0]);
+}
+
+#[test]
+fn one_file_is_a_task() {
+    let rows: String = (0..20).map(|i| format!("{},text {i}\n", ["neg", "pos"][i % 2])).collect();
+    let dir = folder(&[("reviews.csv", &format!("stars,review\n{rows}")), ("other.csv", "stars,review\n")]);
+    let columns = ColumnNames { label: Some("stars".into()), text: Some("review".into()), pair: None };
+    let load = |name: &str, options: DataOptions| {
+        TaskData::load(&dir.path().join(name), &DataOptions { columns: columns.clone(), ..options })
+    };
+    let data = load("reviews.csv", options()).unwrap();
+    assert_eq!((&*data.task, data.train.len(), data.validation[0].examples.len()), ("reviews", 15, 5));
+    assert_eq!((&data.columns, data.held_out), (&columns, options().hold_out));
+    assert!(matches!(data.split("test"), Err(DataError::NoSplit { .. })));
+    // Without a share to hold out, and with an adapter's labels, it is what is evaluated on.
+    let labels = Some(["pos", "neg"].map_owned());
+    let all = load("reviews.csv", DataOptions { labels: labels.clone(), ..DataOptions::default() }).unwrap();
+    assert_eq!(
+        (all.train.len(), all.split("validation").unwrap().len(), &*all.labels),
+        (0, 20, &["pos", "neg"].map_owned()[..])
+    );
+    assert_eq!(all.validation[0].examples[0].target, Target::Class(1));
+    let empty = load("other.csv", options()).unwrap_err();
+    assert!(matches!(empty, DataError::Empty { .. }), "{empty}");
+    assert!(matches!(load("none.csv", options()), Err(DataError::NoFolder(_))));
+    // A split's name says nothing of the task; labels.txt beside it counts.
+    std::fs::write(dir.path().join("labels.txt"), "pos\nneg\n").unwrap();
+    std::fs::rename(dir.path().join("reviews.csv"), dir.path().join("train.csv")).unwrap();
+    let data = load("train.csv", options()).unwrap();
+    assert_eq!(
+        (data.task, data.labels),
+        (dir.path().file_name().unwrap().to_string_lossy().into_owned(), ["pos", "neg"].map_owned())
+    );
+    let message = TaskData::load(&dir.path().join("train.csv"), &options()).unwrap_err().to_string();
+    assert!(message.contains("column sentence is missing; found stars, review"), "{message}");
+    std::fs::write(dir.path().join("test.tsv"), "label\tsentence\na\tx\n\ty\n").unwrap();
+    let unlabelled = TaskData::load(&dir.path().join("test.tsv"), &options()).unwrap_err().to_string();
+    assert!(unlabelled.contains("test.tsv:3: the label is empty"), "{unlabelled}");
 }
 
 #[test]

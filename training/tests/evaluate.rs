@@ -174,3 +174,50 @@ fn f1_is_of_the_datas_class_1() {
         assert_eq!(json["metrics"]["f1"].as_f64().unwrap(), f1(order[1]), "{order:?}: {json}");
     }
 }
+
+/// The columns of the run are those of its evaluation, and of one file the rows that it held out.
+#[test]
+fn one_file_is_evaluated_as_it_was_trained_on() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
+    let rows = rows.replacen("label\tsentence", "stars\treview", 1);
+    let (file, other) = (data.path().join("reviews.tsv"), data.path().join("more.tsv"));
+    fs::write(&file, &rows).unwrap();
+    fs::write(&other, rows.lines().take(11).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let columns = ["--label-column", "stars", "--text-column", "review"];
+    let output = learnt(&file, room.path(), &[&columns[..], &["--validation-split", "0.25"]].concat());
+    let task: Value = serde_json::from_slice(&read(&output.join("run/task.json"))).unwrap();
+    assert_eq!((task["columns"]["label"].as_str(), task["task"].as_str()), (Some("stars"), Some("reviews")));
+    assert_eq!(accuracy(&evaluate(&output, &file, &[])).0, 12);
+    assert_eq!(accuracy(&evaluate(&output, &file, &["--split", "train"])).0, 36);
+    assert_eq!(accuracy(&evaluate(&output, &other, &[])).0, 10);
+    // A folder with the usual names, which the run's are not.
+    refused(&args(&output, data.path(), &[]), 1, "column stars is missing; found label, sentence");
+    let usual = ["--label-column", "label", "--text-column", "sentence"];
+    assert_eq!(accuracy(&evaluate(&output, data.path(), &usual)).0, 12);
+    // A run goes on with its own columns only.
+    let mut resume = train(file.to_str().unwrap(), output.to_str().unwrap(), &columns);
+    resume.extend(["--method", "lora", "--epochs", "8", "--lr", "1e-2", "--validation-split", "0.25", "--resume"]);
+    fine(&resume);
+    fs::write(&file, rows.replacen("stars\treview", "stars\ttext", 1)).unwrap();
+    let resume: Vec<&str> = resume.into_iter().filter(|arg| !["--text-column", "review"].contains(arg)).collect();
+    refused(&resume, 1, "the run was begun with columns = ");
+}
+
+/// Names in an order that is guessed are told.
+#[test]
+fn names_that_are_taken_for_ids_are_told() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = learnt(data.path(), room.path(), &[]);
+    let told = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+        let done = command.args(args(&output, data.path(), more)).env("POLYRANK_HOME", super::home()).output().unwrap();
+        assert!(done.status.success());
+        String::from_utf8_lossy(&done.stderr).into_owned()
+    };
+    let words =
+        "warning: the adapter has no names of labels; the data's are taken for its ids in this order: 0 bad, 1 good";
+    assert!(!told(&[]).contains("warning"));
+    fs::remove_file(output.join("config.json")).unwrap();
+    assert!(told(&[]).contains(words), "{}", told(&[]));
+}

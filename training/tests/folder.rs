@@ -157,3 +157,71 @@ fn threads_do_not_change_a_run() {
     let one = run("1");
     assert!(run("3") == one, "three threads make another adapter than one");
 }
+
+/// The adapter's folder alone is served; the run's goes elsewhere.
+#[test]
+fn a_run_goes_to_the_folder_it_is_given() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (output, run, base) = (room.path().join("adapter"), room.path().join("runs/one"), base_dir());
+    let (from, to, at) = (data.path().to_str().unwrap(), output.to_str().unwrap(), run.to_str().unwrap());
+    let args = |more: &[&'static str]| -> Vec<String> {
+        let args = train(from, to, &["--epochs", "2", "--validation-split", "0.25", "--run-dir", at]);
+        args.into_iter().chain(more.iter().copied()).map(str::to_owned).collect()
+    };
+    let strs = |args: &[String]| -> Vec<&'static str> {
+        args.iter().map(|arg| -> &'static str { Box::leak(arg.clone().into_boxed_str()) }).collect()
+    };
+    fs::remove_file(data.path().join("validation.tsv")).unwrap();
+    fine(&strs(&args(&[])));
+    assert_eq!(names(&output), ADAPTER);
+    let files = names(&run);
+    assert!(
+        ["config.toml", "log.jsonl", "task.json", "checkpoint-2"].iter().all(|name| files.contains(&(*name).into()))
+    );
+    fine(&strs(&args(&["--resume"])));
+    // What the run held out is evaluated, where it is told where the run is.
+    let evaluate = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
+    refused(&evaluate, 1, "no labelled split \"validation\"");
+    assert!(fine(&[&evaluate[..], &["--run-dir", at]].concat()).contains("\"examples\":12"));
+    // A checkpoint is found in it, too.
+    let pruned = room.path().join("pruned");
+    fine(&["prune", run.join("checkpoint-2").to_str().unwrap(), "--output", pruned.to_str().unwrap()]);
+    // Only a run's own files are replaced.
+    fs::write(run.join("notes.txt"), "mine").unwrap();
+    fine(&strs(&args(&["--overwrite"])));
+    assert_eq!(read(&run.join("notes.txt")), b"mine");
+    // Either folder that is full needs a word.
+    refused(&strs(&args(&[])), 1, "adapter is not empty");
+    fs::remove_dir_all(&output).unwrap();
+    refused(&strs(&args(&[])), 1, "one is not empty");
+}
+
+#[test]
+fn all_checkpoints_are_kept_if_asked() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    for (more, expected) in [(&["--keep-checkpoints"][..], 4), (&[], 2)] {
+        let output = room.path().join(expected.to_string());
+        let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+        fine(&train(from, to, &[&["--epochs", "4", "--method", "lora", "--lr", "1e-9"], more].concat()));
+        let checkpoints = names(&output.join("run")).into_iter().filter(|name| name.starts_with("checkpoint-"));
+        let checkpoints: Vec<String> = checkpoints.collect();
+        assert!(checkpoints.len() <= expected && checkpoints.contains(&"checkpoint-4".to_owned()), "{checkpoints:?}");
+        assert!(expected == 2 || checkpoints.len() == 4, "{checkpoints:?}");
+    }
+}
+
+/// So that `AutoConfig.from_pretrained` of the adapter's folder is the classifier's configuration.
+#[test]
+fn the_adapters_configuration_describes_its_base() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "1"]));
+    let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&read(path)).unwrap();
+    let (config, base) = (json(&output.join("config.json")), json(&base_dir().join("config.json")));
+    for key in ["model_type", "hidden_size", "num_hidden_layers", "vocab_size", "layer_norm_eps"] {
+        assert_eq!(config[key], base[key], "{key}");
+    }
+    assert_eq!(config["id2label"], serde_json::json!({ "0": "bad", "1": "good" }));
+    assert_eq!(config["problem_type"], "single_label_classification");
+    assert!(config.get("architectures").is_none());
+}

@@ -172,6 +172,69 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     }
 }
 
+/// A signal ends it after a step, and says how it goes on; from the end of the last epoch, it is the same run.
+#[cfg(unix)]
+#[test]
+fn a_run_that_a_signal_stops_goes_on_with_resume() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let from = data.path().to_str().unwrap();
+    let (whole, parted) = (room.path().join("whole"), room.path().join("parted"));
+    let more = ["--epochs", "30", "--lr", "3e-3"];
+    fine(&train(from, whole.to_str().unwrap(), &more));
+    let args = train(from, parted.to_str().unwrap(), &more);
+    for (signal, go_on) in [("-INT", &[][..]), ("-TERM", &["--resume"])] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+        let run = run.args(&args).args(go_on).env("POLYRANK_HOME", home()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = || std::fs::read_to_string(parted.join("run/log.jsonl")).unwrap_or_default().lines().count();
+        let before = lines();
+        while lines() == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+        let output = run.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        assert!(message.contains("stopped in epoch") && message.trim_end().ends_with("--resume"), "{message}");
+        assert_eq!(names(&parted), ["run"]);
+    }
+    fine(&[&args[..], &["--resume"]].concat());
+    assert_eq!(log(&parted), log(&whole));
+    assert_eq!(read(&parted.join("adapter_model.safetensors")), read(&whole.join("adapter_model.safetensors")));
+}
+
+#[test]
+fn the_command_line_describes_itself() {
+    let help = fine(&["train", "--help"]);
+    for words in ["Data:", "Run:", "Method:", "Optimiser:", "Device:", "Examples:", "Random seed"] {
+        assert!(help.contains(words), "{words}");
+    }
+    assert!(fine(&["--help"]).contains("POLYRANK_HOME"));
+    assert!(fine(&["completions", "bash"]).contains("--text-column"));
+    let room = TempDir::new().unwrap();
+    let pages = room.path().join("man");
+    fine(&["man", pages.to_str().unwrap()]);
+    let expected =
+        ["polyrank-train-evaluate.1", "polyrank-train-prune.1", "polyrank-train-train.1", "polyrank-train.1"];
+    let found = names(&pages);
+    assert!(expected.iter().all(|page| found.contains(&(*page).to_owned())), "{found:?}");
+}
+
+/// What the labels were read as, and what is odd about them, is told before the run begins.
+#[test]
+fn how_labels_were_read_is_told() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
+    std::fs::write(data.path().join("train.tsv"), rows.replace("good\t", "3\t").replace("bad\t", "1.0\t")).unwrap();
+    std::fs::remove_file(data.path().join("validation.tsv")).unwrap();
+    let (from, to) = (data.path().to_str().unwrap(), room.path().join("a"));
+    let output = polyrank_train(&train(from, to.to_str().unwrap(), &["--epochs", "1"]));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("labels: whole numbers read as ids without names (4 classes)\n"), "{told}");
+    assert!(told.contains("warning: no row of ") && told.contains("2 of the 4 classes: LABEL_0, LABEL_2;"), "{told}");
+    let many = train(from, "/nowhere/at/all", &["--problem-type", "multi_label_classification"]);
+    refused(&many, 1, "multi-label training is not there yet");
+}
+
 /// An equal score does not replace the best, whatever its decimals: 56/60 was read back a bit lower than it was written.
 #[test]
 fn the_best_score_comes_back_from_disk_as_it_was() {

@@ -2,7 +2,23 @@
 
 use std::path::Path;
 
-use super::{Row, RowsError};
+use serde::{Deserialize, Serialize};
+
+use super::{Label, Row, RowsError};
+
+/// Names of the columns to read, where they are not the usual ones ([`super::Rows`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnNames {
+    /// The column of labels, instead of `label`.
+    pub label: Option<String>,
+    /// The column of texts. Where it is given, there is a second text only if [`Self::pair`] names its column.
+    pub text: Option<String>,
+    /// The column of second texts.
+    pub pair: Option<String>,
+}
+
+/// What is read where no column of texts is named.
+const USUAL: &str = "sentence, or sentence1 and sentence2, or text and perhaps text_pair";
 
 /// Places of the columns that are read.
 #[derive(Debug, Clone, Copy)]
@@ -15,45 +31,69 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn find<'a>(path: &Path, header: impl Iterator<Item = &'a str> + Clone) -> Result<Self, RowsError> {
+    /// Finds the columns in a header, or in the keys of the object at `line`. A column of labels may be missing unless it is
+    /// named or `labelled` asks for it.
+    pub(super) fn find<'a>(
+        path: &Path,
+        line: Option<usize>,
+        header: impl Iterator<Item = &'a str> + Clone,
+        names: &ColumnNames,
+        labelled: bool,
+    ) -> Result<Self, RowsError> {
         // By preference, wherever they stand.
         let at =
             |names: &[&str]| names.iter().find_map(|name| header.clone().position(|column| column.trim() == *name));
-        let missing = |column| {
-            let found = header.clone().collect::<Vec<_>>().join(", ");
-            RowsError::Column { path: path.to_owned(), column, found }
+        let missing = |column: &str, expected: &str| RowsError::Column {
+            path: path.to_owned(),
+            line,
+            column: column.to_owned(),
+            found: header.clone().collect::<Vec<_>>().join(", "),
+            expected: expected.to_owned(),
         };
-        let text = at(&["sentence1", "sentence", "text"]).ok_or_else(|| missing("sentence"))?;
-        let pair = at(&["sentence2", "text_pair"]);
-        if at(&["sentence1"]).is_some() && pair.is_none() {
-            return Err(missing("sentence2"));
+        let named = |name: &Option<String>| match name {
+            Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, "the column that was asked for")),
+            None => Ok(None),
+        };
+        let (text, mut pair, mut label) = (named(&names.text)?, named(&names.pair)?, named(&names.label)?);
+        if text.is_none() && pair.is_none() {
+            pair = at(&["sentence2", "text_pair"]);
+            if pair.is_none() && at(&["sentence1"]).is_some() {
+                return Err(missing("sentence2", USUAL));
+            }
         }
-        Ok(Self { label: at(&["label"]), text, pair, count: header.count() })
+        let text = text.or_else(|| at(&["sentence1", "sentence", "text"])).ok_or_else(|| missing("sentence", USUAL))?;
+        label = label.or_else(|| at(&["label"]));
+        if labelled && label.is_none() {
+            return Err(missing("label", "label"));
+        }
+        Ok(Self { label, text, pair, count: header.count() })
     }
 
-    /// The row of these `fields`, one a column; null where a format has that: no label, no second text, but never no text.
+    /// The row of these `fields`, one a column. Only those that are read must be UTF-8.
     pub(super) fn row<'a>(
         &self,
         path: &Path,
         line: usize,
-        fields: impl Iterator<Item = Option<&'a str>>,
+        fields: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Row, RowsError> {
-        let mut row = Row { line, label: self.label.map(|_| String::new()), text: String::new(), pair: None };
+        let decode = |field: &'a [u8]| std::str::from_utf8(field).map_err(|_| RowsError::line(path, line, "not UTF-8"));
+        let (mut text, mut pair, mut label) = ("", None, None);
         let mut found = 0;
         for (i, field) in fields.enumerate() {
             if i == self.text {
-                let text = field.ok_or_else(|| RowsError::line(path, line, "the text is null: expected a string"))?;
-                text.clone_into(&mut row.text);
-            } else if Some(i) == self.pair {
-                row.pair = field.map(str::to_owned);
-            } else if Some(i) == self.label {
-                row.label = Some(field.unwrap_or_default().trim().to_owned());
+                text = decode(field)?;
+            }
+            if Some(i) == self.pair {
+                pair = Some(decode(field)?.to_owned());
+            }
+            if Some(i) == self.label {
+                label = Some(Label::Text(decode(field)?.trim().to_owned()));
             }
             found += 1;
         }
-        match found == self.count {
-            true => Ok(row),
-            false => Err(RowsError::line(path, line, format!("expected {} fields, found {found}", self.count))),
+        if found != self.count {
+            return Err(RowsError::line(path, line, format!("expected {} fields, found {found}", self.count)));
         }
+        Ok(Row { line, label, text: text.to_owned(), pair })
     }
 }

@@ -25,17 +25,21 @@ pub enum RowsError {
         /// The file.
         path: PathBuf,
     },
-    /// A column that is needed.
-    #[error("{}: column {column} is missing; found {found}", path.display())]
+    /// A column, or a key of an object, that is needed.
+    #[error("{}{}: column {column} is missing; found {found}; expected {expected}", path.display(), at(*line))]
     Column {
         /// The file.
         path: PathBuf,
+        /// Of the object, where each row has keys of its own.
+        line: Option<usize>,
         /// Which.
-        column: &'static str,
+        column: String,
         /// The columns that are there.
         found: String,
+        /// The columns that are accepted.
+        expected: String,
     },
-    /// A line, or a row of a Parquet file, that cannot be read.
+    /// A line that cannot be read, or a row of a Parquet file or of an array in JSON.
     #[error("{}:{line}: {reason}", path.display())]
     Line {
         /// The file.
@@ -53,6 +57,10 @@ pub enum RowsError {
         /// What is wrong.
         reason: String,
     },
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(":{line}"))
 }
 
 impl RowsError {

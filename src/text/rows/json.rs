@@ -1,41 +1,69 @@
-//! An object a line.
+//! JSON: an object a line, or one array of objects.
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{Columns, Lines, Row, RowsError};
+use super::array::Elements;
+use super::scan::{members, shortened};
+use super::{ColumnNames, Columns, Label, Lines, Row, RowsError};
 
-pub(super) fn rows(mut lines: Lines) -> impl Iterator<Item = Result<Row, RowsError>> + Send {
+type Objects = Box<dyn Iterator<Item = Result<Row, RowsError>> + Send>;
+
+pub(super) fn rows(mut lines: Lines, names: ColumnNames, labelled: bool) -> Result<Objects, RowsError> {
     let path = lines.path.clone();
-    std::iter::from_fn(move || {
+    let row = move |number, object: &[u8]| row(&path, number, object, &names, labelled);
+    if lines.first_byte()? == Some(b'[') {
+        let mut elements = Elements::new(&lines.path.clone(), lines.into_reader());
+        return Ok(Box::new(std::iter::from_fn(move || {
+            let element = elements.next().transpose()?;
+            Some(element.and_then(|(number, object)| row(number, object)))
+        })));
+    }
+    Ok(Box::new(std::iter::from_fn(move || {
         loop {
-            return match lines.next_line().transpose()? {
-                Ok((_, line)) if line.trim().is_empty() => continue,
-                Ok((number, line)) => Some(row(&path, number, line)),
+            return match lines.next_bytes().transpose()? {
+                Ok((_, line)) if line.trim_ascii().is_empty() => continue,
+                Ok((number, line)) => Some(row(number, line)),
                 Err(error) => Some(Err(error)),
             };
         }
+    })))
+}
+
+fn row(path: &Path, number: usize, object: &[u8], names: &ColumnNames, labelled: bool) -> Result<Row, RowsError> {
+    let members = members(object).map_err(|reason| RowsError::line(path, number, reason))?;
+    let keys = members.iter().map(|(key, _)| key.as_str());
+    let columns = Columns::find(path, Some(number), keys, names, labelled)?;
+    let text = |i: usize| -> Result<Option<String>, RowsError> {
+        let (key, spelt) = &members[i];
+        match serde_json::from_slice(spelt) {
+            Ok(Value::String(text)) => Ok(Some(text)),
+            Ok(Value::Null) => Ok(None),
+            _ if std::str::from_utf8(spelt).is_err() => Err(RowsError::line(path, number, "not UTF-8")),
+            _ => {
+                let reason = format!("{key} is {}: expected a string", shortened(spelt));
+                Err(RowsError::line(path, number, reason))
+            }
+        }
+    };
+    Ok(Row {
+        line: number,
+        label: columns.label.map(|i| label(members[i].1)),
+        text: text(columns.text)?
+            .ok_or_else(|| RowsError::line(path, number, "the text is null: expected a string"))?,
+        pair: columns.pair.map(text).transpose()?.flatten(),
     })
 }
 
-fn row(path: &Path, number: usize, line: &str) -> Result<Row, RowsError> {
-    let object: Map<String, Value> =
-        serde_json::from_str(line).map_err(|error| RowsError::line(path, number, error))?;
-    let columns = Columns::find(path, object.keys().map(String::as_str)).map_err(|error| match error {
-        RowsError::Column { column, found, .. } => {
-            RowsError::line(path, number, format!("{column} is missing; found {found}"))
-        }
-        other => other,
-    })?;
-    let field = |(i, (key, value)): (usize, (&String, &Value))| match value {
-        Value::String(text) => Ok(Some(text.clone())),
-        Value::Null => Ok(None),
-        other if i == columns.text || Some(i) == columns.pair => {
-            Err(RowsError::line(path, number, format!("{key} is {other}: expected a string")))
-        }
-        other => Ok(Some(other.to_string())),
-    };
-    let fields = object.iter().enumerate().map(field).collect::<Result<Vec<_>, _>>()?;
-    columns.row(path, number, fields.iter().map(Option::as_deref))
+fn label(spelt: &[u8]) -> Label {
+    match serde_json::from_slice(spelt) {
+        Ok(Value::String(text)) => Label::Text(text.trim().to_owned()),
+        Ok(Value::Null) => Label::Text(String::new()),
+        // As it is spelt: a number may have more digits than a float.
+        Ok(Value::Bool(_) | Value::Number(_)) => Label::Text(shortened(spelt)),
+        Ok(Value::Array(_)) => Label::List(shortened(spelt)),
+        // A number beyond the range of floats is one of these.
+        Ok(Value::Object(_)) | Err(_) => Label::Other(shortened(spelt)),
+    }
 }

@@ -44,8 +44,27 @@ impl Lines {
         Ok(Self { path: path.to_owned(), reader, number: 0, line: Vec::new() })
     }
 
-    /// The next line and its number, from 1.
-    pub(super) fn next_line(&mut self) -> Result<Option<(usize, &str)>, RowsError> {
+    /// Skips blanks and blank lines; the first byte after them, which is not taken.
+    pub(super) fn first_byte(&mut self) -> Result<Option<u8>, RowsError> {
+        loop {
+            let buffer = self.reader.fill_buf().map_err(RowsError::io(&self.path))?;
+            let blanks = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let (first, ended) = (buffer.get(blanks).copied(), buffer.is_empty());
+            self.number += buffer[..blanks].iter().filter(|byte| **byte == b'\n').count();
+            self.reader.consume(blanks);
+            if first.is_some() || ended {
+                return Ok(first);
+            }
+        }
+    }
+
+    /// The file from here on, which is not read by lines.
+    pub(super) fn into_reader(self) -> BufReader<Decoded> {
+        self.reader
+    }
+
+    /// The next line and its number, from 1, whatever its bytes mean.
+    pub(super) fn next_bytes(&mut self) -> Result<Option<(usize, &[u8])>, RowsError> {
         self.line.clear();
         let read = Read::by_ref(&mut self.reader).take(LONGEST_LINE + 1).read_until(b'\n', &mut self.line);
         if read.map_err(RowsError::io(&self.path))? == 0 {
@@ -57,10 +76,14 @@ impl Lines {
             return Err(RowsError::line(&self.path, self.number, reason));
         }
         let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        match std::str::from_utf8(line) {
-            Ok(line) => Ok(Some((self.number, line))),
-            Err(_) => Err(RowsError::line(&self.path, self.number, "not UTF-8")),
-        }
+        Ok(Some((self.number, line.strip_suffix(b"\r").unwrap_or(line))))
+    }
+
+    /// The next line and its number, from 1.
+    pub(super) fn next_line(&mut self) -> Result<Option<(usize, &str)>, RowsError> {
+        let path = self.path.clone();
+        let Some((number, line)) = self.next_bytes()? else { return Ok(None) };
+        let line = std::str::from_utf8(line).map_err(|_| RowsError::line(&path, number, "not UTF-8"))?;
+        Ok(Some((number, line)))
     }
 }

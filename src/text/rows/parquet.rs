@@ -10,9 +10,13 @@ use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
-use super::{Columns, Row, RowsError};
+use super::{ColumnNames, Columns, Label, Row, RowsError};
 
-pub(super) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, RowsError>> + Send + use<>, RowsError> {
+pub(super) fn rows(
+    path: &Path,
+    names: &ColumnNames,
+    labelled: bool,
+) -> Result<impl Iterator<Item = Result<Row, RowsError>> + Send + use<>, RowsError> {
     let path = path.to_owned();
     let malformed = |error: ParquetError| RowsError::Malformed {
         path: path.clone(),
@@ -24,34 +28,59 @@ pub(super) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, RowsE
     }
     let reader = SerializedFileReader::new(file).map_err(malformed)?;
     let schema = reader.metadata().file_metadata().schema().clone();
-    let all = Columns::find(&path, schema.get_fields().iter().map(|field| field.name()))?;
-    let mut used: Vec<usize> = [all.label, Some(all.text), all.pair].into_iter().flatten().collect();
-    used.sort_unstable();
-    let fields: Vec<_> = used.into_iter().map(|i| Arc::clone(&schema.get_fields()[i])).collect();
-    for field in &fields {
-        if !field.is_primitive() {
-            return Err(RowsError::Malformed { reason: format!("column {} is nested", field.name()), path });
+    let all = schema.get_fields();
+    let columns = Columns::find(&path, None, all.iter().map(|field| field.name()), names, labelled)?;
+    for i in [Some(columns.text), columns.pair].into_iter().flatten() {
+        if !all[i].is_primitive() {
+            return Err(RowsError::Malformed { reason: format!("column {} is nested", all[i].name()), path });
         }
     }
-    let columns = Columns::find(&path, fields.iter().map(|field| field.name()))?;
+    let mut used: Vec<usize> = [columns.label, Some(columns.text), columns.pair].into_iter().flatten().collect();
+    used.sort_unstable();
+    used.dedup();
+    let fields = used.iter().map(|&i| Arc::clone(&all[i])).collect();
     let projection = Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(malformed)?;
     let records = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(malformed)?;
     Ok(records.enumerate().map(move |(i, record)| {
         let failed = |reason: String| RowsError::line(&path, i + 1, reason);
         let record = record.map_err(|error| failed(error.to_string()))?;
-        let field = |(name, field): (&String, &Field)| {
-            Ok(Some(match field {
-                Field::Str(text) => text.clone(),
-                Field::Bytes(bytes) => bytes.as_utf8().map_err(|_| failed(format!("{name} is not UTF-8")))?.to_owned(),
-                Field::Null => return Ok(None),
-                // By Rust's rules, whole numbers in floats would lose their fraction, which means regression.
-                Field::Float(value) => format!("{value:?}"),
-                Field::Double(value) => format!("{value:?}"),
-                other if name == "label" => other.to_string(),
-                other => return Err(failed(format!("{name} is {other}: expected a string"))),
-            }))
+        let fields: Vec<(&String, &Field)> = record.get_column_iter().collect();
+        let field = |column: usize| used.binary_search(&column).ok().and_then(|at| fields.get(at)).copied();
+        let text = |column: usize| match field(column) {
+            None | Some((_, Field::Null)) => Ok(None),
+            Some((name, value)) => match string(value) {
+                Some(text) => text.map(Some).map_err(|reason| failed(format!("{name} {reason}"))),
+                None => Err(failed(format!("{name} is {value}: expected a string"))),
+            },
         };
-        let fields = record.get_column_iter().map(field).collect::<Result<Vec<_>, _>>()?;
-        columns.row(&path, i + 1, fields.iter().map(Option::as_deref))
+        Ok(Row {
+            line: i + 1,
+            label: columns.label.and_then(field).map(|(name, value)| label(name, value)).transpose().map_err(failed)?,
+            text: text(columns.text)?.ok_or_else(|| failed("the text is null: expected a string".to_owned()))?,
+            pair: columns.pair.map(text).transpose()?.flatten(),
+        })
     }))
+}
+
+/// The text of a string; `None` for other values.
+fn string(value: &Field) -> Option<Result<String, &'static str>> {
+    match value {
+        Field::Str(text) => Some(Ok(text.clone())),
+        Field::Bytes(bytes) => Some(bytes.as_utf8().map(str::to_owned).map_err(|_| "is not UTF-8")),
+        _ => None,
+    }
+}
+
+fn label(name: &str, value: &Field) -> Result<Label, String> {
+    Ok(match value {
+        Field::Null => Label::Text(String::new()),
+        Field::ListInternal(_) => Label::List(value.to_string()),
+        Field::Float(value) => Label::Text(format!("{value:?}")),
+        Field::Double(value) => Label::Text(format!("{value:?}")),
+        Field::Group(_) | Field::MapInternal(_) => Label::Other(value.to_string()),
+        value => match string(value) {
+            Some(text) => Label::Text(text.map_err(|reason| format!("{name} {reason}"))?.trim().to_owned()),
+            None => Label::Text(value.to_string()),
+        },
+    })
 }

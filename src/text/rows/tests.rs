@@ -13,7 +13,7 @@ use ::parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Row, Rows, RowsError};
+use super::{ColumnNames, Label, Row, Rows, RowsError};
 
 fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -31,7 +31,7 @@ fn read_as(name: &str, content: &[u8]) -> Result<Vec<Row>, RowsError> {
 fn rows(rows: &[(usize, Option<&str>, &str, Option<&str>)]) -> Vec<Row> {
     let row = |&(line, label, text, pair): &(usize, Option<&str>, &str, Option<&str>)| Row {
         line,
-        label: label.map(Into::into),
+        label: label.map(|label| Label::Text(label.into())),
         text: text.into(),
         pair: pair.map(Into::into),
     };
@@ -111,7 +111,9 @@ fn what_is_malformed_is_named() {
     assert!(
         matches!(read_as("x.tsv", b"label\tbody\n"), Err(RowsError::Column { found, .. }) if found == "label, body")
     );
-    assert!(matches!(read_as("x.csv", b"label,sentence1\n"), Err(RowsError::Column { column: "sentence2", .. })));
+    assert!(
+        matches!(read_as("x.csv", b"label,sentence1\n"), Err(RowsError::Column { column, .. }) if column == "sentence2")
+    );
     for (name, content) in [("x.tsv", &b"label\ttext\n1\ta\nb\n"[..]), ("x.csv", b"label,text\n1,a\nb\n")] {
         let message = read_as(name, content).unwrap_err().to_string();
         assert!(message.ends_with(":3: expected 2 fields, found 1"), "{message}");
@@ -133,7 +135,17 @@ fn what_is_malformed_is_named() {
     let stray = format!("label,text\n1,a\n0,\"b\n{}", "1,a text of some length\n".repeat(1 << 20));
     let message = read_as("x.csv", stray.as_bytes()).unwrap_err().to_string();
     assert!(message.contains(":3: expected a record of at most"), "{message}");
-    for line in ["x", "{\"label\": 1}", "{\"text\": 1}", "[]", "{\"text\": \"a\""] {
+    assert!(matches!(read_as("x.jsonl", b"{\"label\": 1}"), Err(RowsError::Column { line: Some(1), .. })));
+    for line in [
+        "x",
+        "{\"text\": 1}",
+        "[]",
+        "{\"text\": \"a\"",
+        "{\"text\" \"a\"}",
+        "{\"text\": \"a\",}",
+        "{} {}",
+        "{\"text\":}",
+    ] {
         assert!(matches!(read_as("x.jsonl", line.as_bytes()), Err(RowsError::Line { line: 1, .. })), "{line}");
     }
     for content in [&b"PAR1"[..], b"PAR1\xff\xff\xff\xffPAR1", b"PAR1 something that is no Parquet PAR1"] {
@@ -172,7 +184,8 @@ fn parquet_of(path: &Path, texts: &[String], compression: Compression) {
 #[test]
 fn parquet_in_several_groups_and_compressions() {
     let texts: Vec<String> = (0..130).map(|i| format!("text \"{i}\",\t日本")).collect();
-    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
+    let brotli = Compression::BROTLI(Default::default());
+    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default()), brotli] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.parquet");
         parquet_of(&path, &texts, compression);
@@ -180,8 +193,190 @@ fn parquet_in_several_groups_and_compressions() {
         assert_eq!(rows.len(), 130);
         for (i, row) in rows.iter().enumerate() {
             let label = if i % 7 == 0 { String::new() } else { (i % 3).to_string() };
-            assert_eq!(*row, Row { line: i + 1, label: Some(label), text: texts[i].clone(), pair: None });
+            assert_eq!(*row, Row { line: i + 1, label: Some(Label::Text(label)), text: texts[i].clone(), pair: None });
         }
+    }
+}
+
+/// Labels that are lists come out as such, and do not matter to who reads texts only.
+#[test]
+fn parquet_with_lists_of_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let schema = "message m { required binary text (UTF8); \
+                  required group label (LIST) { repeated group list { required int64 element; } } }";
+    let out = std::fs::File::create(&path).unwrap();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(out, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&["a".into(), "b".into()], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[1, 0, 2], Some(&[1, 1, 1]), Some(&[0, 1, 0])).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let rows: Vec<Row> = Rows::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
+    let labels: Vec<_> = rows.into_iter().map(|row| row.label.unwrap()).collect();
+    assert_eq!(labels, [Label::List("[1, 0]".into()), Label::List("[2]".into())]);
+}
+
+#[test]
+fn an_array_of_objects_is_read_however_it_is_laid_out() {
+    let expected = rows(&[(1, Some("1"), "a ] }", None), (2, Some("x"), "b\"", Some("c"))]);
+    let (one, two) = (
+        r#"{"text": "a ] }", "label": 1, "more": [{"a": [1, {}]}]}"#,
+        "{\"label\":\n\"x\", \"text\":\"b\\\"\",\n\n\"text_pair\": \"c\"}",
+    );
+    for array in [format!("[{one},{two}]"), format!("\n\n [\n  {one}\n,\n{two} \n]\n\n")] {
+        for name in ["x.json", "x.jsonl"] {
+            assert_eq!(read_as(name, array.as_bytes()).unwrap(), expected, "{name}: {array}");
+        }
+        let utf16 = [vec![0xff, 0xfe], array.encode_utf16().flat_map(u16::to_le_bytes).collect()].concat();
+        assert_eq!(read_as("x.json", &utf16).unwrap(), expected);
+    }
+    for (wrong, words) in [
+        ("[", ":1: the file ends inside the array"),
+        ("[{\"text\": \"a\"}", ":2: the file ends inside the array"),
+        ("[{\"text\": \"a\"},", ":2: the file ends inside the array"),
+        ("[{\"text\": \"a\"", ":1: the file ends inside the array"),
+        ("[ ]", ":1: the array is empty"),
+        ("[{\"text\": \"a\"} {\"text\": \"b\"}]", ":2: expected a comma"),
+        ("[{\"text\": \"a\"}] x", ":2: something follows the array"),
+        ("[{\"text\": \"a\"}, [\"b\", 1]]", ":2: expected an object, found [\"b\", 1]]"),
+        ("[\"a\", \"b\"]", ":1: expected an object, found \"a\", \"b\"]"),
+        ("[{\"text\": \"a\"}, {\"label\": 1}]", ":2: column sentence is missing; found label; expected sentence,"),
+        ("{\n\"text\": \"a\"\n}", ":1: the object does not end here: expected an object a line, or one array"),
+        ("{\"data\": [{\"text\": \"a\"}]}", ":1: column sentence is missing; found data; expected sentence,"),
+        ("\"a\"", ":1: expected an object, found \"a\""),
+    ] {
+        let message = read_as("x.json", wrong.as_bytes()).unwrap_err().to_string();
+        assert!(message.contains(words), "expected {words:?} in {message:?}");
+    }
+}
+
+/// The next object is not looked at before it is asked for, and none is taken whole that never ends.
+#[test]
+fn an_array_is_read_an_object_at_a_time() {
+    let array = format!("[{},", "{\"text\": \"a\"},\n".repeat(3));
+    let (_folder, path) = file("x.json", array.as_bytes());
+    let mut read = Rows::open(&path).unwrap();
+    assert!(read.by_ref().take(3).all(|row| row.is_ok()));
+    assert!(read.next().unwrap().is_err() && read.next().is_none());
+    let endless = format!("[{{\"text\": \"a\"}}, {{\"text\": \"{}", "x".repeat(17 << 20));
+    let message = read_as("x.json", endless.as_bytes()).unwrap_err().to_string();
+    assert!(message.contains(":2: expected an object of at most"), "{message}");
+}
+
+#[test]
+fn values_that_nobody_reads_may_be_anything() {
+    let expected = rows(&[(1, Some("1"), "a", None)]);
+    for other in [
+        "NaN",
+        "-Infinity",
+        "1e999",
+        "007",
+        "null",
+        "[[1, NaN], {\"x\": Infinity}]",
+        "{\"text\": [\"}\", \"\\\"\"]}",
+        "\"\\ud800\"",
+        "123456789012345678901234567890",
+        "None",
+        "\"a\u{7}b\"",
+    ] {
+        let line = format!("{{\"score\": {other}, \"text\": \"a\", \"score\":{other} ,\"label\": 1, \"z\": {other}}}");
+        assert_eq!(read_as("x.jsonl", line.as_bytes()).unwrap(), expected, "{line}");
+        assert_eq!(read_as("x.json", format!("[{line}]").as_bytes()).unwrap(), expected, "{line}");
+    }
+    let latin = rows(&[(2, Some("1"), "a", None)]);
+    assert_eq!(read_as("x.csv", b"label,caf\xe9,text\n1,na\xefve,a\n").unwrap(), latin);
+    assert_eq!(read_as("x.tsv", b"label\tcaf\xe9\ttext\n1\tna\xefve\ta\n").unwrap(), latin);
+    assert_eq!(read_as("x.jsonl", b"{\"label\": 1, \"x\": \"na\xefve\", \"text\": \"a\"}").unwrap(), expected);
+    // What is read is named.
+    for (line, words) in [
+        (&b"{\"text\": NaN}"[..], ":1: text is NaN: expected a string"),
+        (b"{\"text\": {\"a\": 1}}", ":1: text is {\"a\": 1}: expected a string"),
+        (b"{\"text\": \"na\xefve\"}", ":1: not UTF-8"),
+        (b"{\"text\": \"a\", \"text_pair\": [1]}", ":1: text_pair is [1]: expected a string"),
+    ] {
+        let message = read_as("x.jsonl", line).unwrap_err().to_string();
+        assert!(message.ends_with(words), "expected {words:?} in {message:?}");
+    }
+}
+
+/// As they are spelt: what a label means, who trains on it decides.
+#[test]
+fn labels_of_json_come_out_as_they_are_spelt() {
+    for (spelt, label) in [
+        ("1", Label::Text("1".into())),
+        ("1.0", Label::Text("1.0".into())),
+        ("1e0", Label::Text("1e0".into())),
+        ("\" 1 \"", Label::Text("1".into())),
+        ("true", Label::Text("true".into())),
+        ("12345678901234567890123", Label::Text("12345678901234567890123".into())),
+        ("null", Label::Text(String::new())),
+        ("[0, 1]", Label::List("[0, 1]".into())),
+        ("{\"a\": 1}", Label::Other("{\"a\": 1}".into())),
+        ("NaN", Label::Other("NaN".into())),
+    ] {
+        let line = format!("{{\"text\": \"a\", \"label\": {spelt}}}");
+        assert_eq!(read_as("x.jsonl", line.as_bytes()).unwrap()[0].label, Some(label), "{spelt}");
+    }
+}
+
+#[test]
+fn columns_are_read_by_the_names_that_are_given() {
+    let names = |label: Option<&str>, text: Option<&str>, pair: Option<&str>| ColumnNames {
+        label: label.map(Into::into),
+        text: text.map(Into::into),
+        pair: pair.map(Into::into),
+    };
+    let csv = "stars,review,title,sentence1,sentence2,label\n5,a,b,c,d,e\n";
+    let json = r#"{"stars": 5, "review": "a", "title": "b", "sentence1": "c", "sentence2": "d", "label": "e"}"#;
+    let read = |names: &ColumnNames, name: &str, content: &str| -> Result<Vec<Row>, RowsError> {
+        let (_folder, path) = file(name, content.as_bytes());
+        Rows::select(&path, names, true)?.collect()
+    };
+    for (names, label, text, pair) in [
+        (names(None, None, None), "e", "c", Some("d")),
+        (names(Some("stars"), Some("review"), None), "5", "a", None),
+        (names(None, Some("review"), Some("title")), "e", "a", Some("b")),
+        (names(None, Some("title"), Some("sentence1")), "e", "b", Some("c")),
+        (names(Some("stars"), None, Some("title")), "5", "c", Some("b")),
+    ] {
+        for (line, name, content) in [(2, "x.csv", csv), (2, "x.tsv", &csv.replace(',', "\t")), (1, "x.jsonl", json)] {
+            assert_eq!(read(&names, name, content).unwrap(), rows(&[(line, Some(label), text, pair)]), "{names:?}");
+        }
+    }
+    let missing = |names: &ColumnNames, content: &str| read(names, "x.csv", content).unwrap_err().to_string();
+    let message = missing(&names(Some("star"), None, None), csv);
+    assert!(message.contains("column star is missing; found stars, review, title,"), "{message}");
+    let message = missing(&names(None, None, None), "stars,text\n1,a\n");
+    assert!(message.ends_with("x.csv: column label is missing; found stars, text; expected label"), "{message}");
+}
+
+/// Lines as an editor counts them, which takes a bare carriage return for no end of a line, unless all lines end so.
+#[test]
+fn lines_of_csv_are_counted_right_beside_bare_carriage_returns() {
+    for (content, words) in [
+        ("label,text\n1,a\rb\n0,c\n", ":2: expected 2 fields, found 1; a carriage return outside quotes ends a row"),
+        ("label,text\r\n1,a\r\n1,a\rb\r\n0,c\r\n", ":3: expected 2 fields, found 1; a carriage"),
+        ("label,text\n1,\"a\rb\"\n\n\n0\n", ":5: expected 2 fields, found 1"),
+        ("label,text\n\r1,a\n\r\n\r0\n", ":4: expected 2 fields, found 1"),
+        ("label,text\n1,a\r\r\n0\n", ":3: expected 2 fields, found 1"),
+        ("label,text\r1,a\r0,b\r1\r", ":4: expected 2 fields, found 1"),
+        ("label,text\r1,a\r0,\"b\r", ":3: a quote that is opened here is never closed"),
+    ] {
+        let message = read_as("x.csv", content.as_bytes()).unwrap_err().to_string();
+        assert!(message.contains(words), "expected {words:?} in {message:?} of {content:?}");
+    }
+    // Wherever the buffers of the reader end.
+    for long in 0..40 {
+        let text = "x".repeat(8170 + long);
+        let content = format!("label,text\r\n1,{text}\r\n\r\n1,\"a\r\nb\"\r\n1,{text}\r\n\n0,c\n");
+        let lines: Vec<usize> = read_as("x.csv", content.as_bytes()).unwrap().iter().map(|row| row.line).collect();
+        assert_eq!(lines, [2, 4, 6, 8], "{long}");
     }
 }
 

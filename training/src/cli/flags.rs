@@ -6,12 +6,19 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use polyrank::adapter::ProblemType;
 use polyrank::params::Precision;
+use polyrank::text::rows::ColumnNames;
 use polyrank_training::data::{DataOptions, HoldOut};
 use polyrank_training::defaults::Schedule;
 use polyrank_training::error::Error;
 use polyrank_training::method::GateRule;
 use polyrank_training::settings::{MethodName, Settings};
 use serde::{Deserialize, Serialize};
+
+/// Headings of the help.
+pub(super) const DATA: &str = "Data";
+pub(super) const METHOD: &str = "Method";
+pub(super) const OPTIMISER: &str = "Optimiser";
+pub(super) const DEVICE: &str = "Device";
 
 /// Share of train that is held out where nobody says.
 pub(super) const VALIDATION_SPLIT: f64 = 0.1;
@@ -21,80 +28,89 @@ pub(super) const VALIDATION_SPLIT: f64 = 0.1;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Flags {
     /// What to train [default: sora].
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     method: Option<MethodName>,
     /// The base: a folder, a hub id or default [default: default].
-    #[arg(long, value_name = "M")]
+    #[arg(long, value_name = "M", help_heading = METHOD)]
     model_id: Option<String>,
     /// Name of the task, which decides its metric [default: the folder's name].
-    #[arg(long)]
+    #[arg(long, help_heading = DATA)]
     task: Option<String>,
+    /// The column of labels [default: label].
+    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    label_column: Option<String>,
+    /// The column of texts [default: sentence, sentence1 or text]; there is a second text only with --text-pair-column then.
+    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    text_column: Option<String>,
+    /// The column of second texts [default: sentence2 or text_pair].
+    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    text_pair_column: Option<String>,
     /// What the labels mean, where they do not tell.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = DATA)]
     problem_type: Option<Problem>,
     /// Rank of each site before pruning [default: 8].
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     rank: Option<usize>,
     /// The scale is alpha / rank [default: 16].
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     alpha: Option<f64>,
     /// Adapted modules, comma-separated [default: all linears of a layer].
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', help_heading = METHOD)]
     target_modules: Option<Vec<String>>,
     /// How gates learn: adaptive starts them equal and drops the ranks that do least for the loss; paper and authors start them at
     /// random and shrink them all alike, by a plain gradient step or by Adam's [default: adaptive; authors with --xi or --lambda].
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     gate: Option<GateRule>,
     /// Share of the adapter's parameters to keep [default: 0.65].
-    #[arg(long, conflicts_with_all = ["xi", "lambda"])]
+    #[arg(long, conflicts_with_all = ["xi", "lambda"], help_heading = METHOD)]
     target_ratio: Option<f64>,
     /// A constant threshold instead of a ratio.
-    #[arg(long, conflicts_with = "lambda")]
+    #[arg(long, conflicts_with = "lambda", help_heading = METHOD)]
     xi: Option<f64>,
     /// The threshold as learning rate times lambda instead of a ratio.
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     lambda: Option<f64>,
     /// The authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     sparse_lambda: Option<f64>,
     /// Passes over the training data [default: as many as make about 1,000 steps, from 3 to 20].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     epochs: Option<usize>,
     /// Texts a step [default: 16 below 3,000 rows, else 32].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     batch_size: Option<usize>,
     /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     lr: Option<f64>,
     /// Peak learning rate of the gates [default: that of --lr].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     gate_lr: Option<f64>,
     /// Share of the steps in which the rate rises [default: 0.06].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     warmup: Option<f64>,
     /// Decay of matrices and head, never of gates [default: 0.01].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     weight_decay: Option<f64>,
     /// Most of the gradients' norm [default: 1].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     clip: Option<f64>,
     /// Dropout [default: the base's own rates].
-    #[arg(long)]
+    #[arg(long, help_heading = OPTIMISER)]
     dropout: Option<f64>,
     /// Epochs that drop nothing before dropout begins [default: 1 of several].
-    #[arg(long, value_name = "EPOCHS")]
+    #[arg(long, value_name = "EPOCHS", help_heading = OPTIMISER)]
     dropout_after: Option<usize>,
     /// What the base's products run in; train on what you serve on [default: f32].
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = DEVICE)]
     dtype: Option<Precision>,
     /// Most tokens of a text [default: 128, or what the base takes].
-    #[arg(long)]
+    #[arg(long, help_heading = DATA)]
     max_length: Option<usize>,
-    /// Of everything random [default: 0].
-    #[arg(long)]
+    /// Random seed [default: 0].
+    #[arg(long, help_heading = OPTIMISER)]
     seed: Option<u64>,
     /// Share of train to hold out where there is no validation file [default: 0.1].
-    #[arg(long)]
+    #[arg(long, help_heading = DATA)]
     validation_split: Option<f64>,
 }
 
@@ -105,6 +121,9 @@ pub(super) enum Problem {
     SingleLabelClassification,
     #[value(name = "regression")]
     Regression,
+    /// Refused until there is training for it.
+    #[value(name = "multi_label_classification", hide = true)]
+    MultiLabelClassification,
 }
 
 impl From<Problem> for ProblemType {
@@ -112,6 +131,7 @@ impl From<Problem> for ProblemType {
         match problem {
             Problem::SingleLabelClassification => Self::SingleLabelClassification,
             Problem::Regression => Self::Regression,
+            Problem::MultiLabelClassification => Self::MultiLabelClassification,
         }
     }
 }
@@ -146,6 +166,9 @@ impl Flags {
             method: flags.method.or(file.method),
             model_id: flags.model_id.or(file.model_id),
             task: flags.task.or(file.task),
+            label_column: flags.label_column.or(file.label_column),
+            text_column: flags.text_column.or(file.text_column),
+            text_pair_column: flags.text_pair_column.or(file.text_pair_column),
             problem_type: flags.problem_type.or(file.problem_type),
             rank: flags.rank.or(file.rank),
             alpha: flags.alpha.or(file.alpha),
@@ -234,6 +257,11 @@ impl Flags {
                 share: self.validation_split.unwrap_or(VALIDATION_SPLIT),
                 seed: self.seed.unwrap_or(0),
             }),
+            columns: ColumnNames {
+                label: self.label_column.clone(),
+                text: self.text_column.clone(),
+                pair: self.text_pair_column.clone(),
+            },
             labels: None,
         }
     }

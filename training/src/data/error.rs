@@ -7,11 +7,13 @@ use polyrank::text::rows::RowsError;
 /// Data that cannot be trained or evaluated on.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The folder is not there.
-    #[error("{0}: no such folder")]
+    /// The folder, or file, is not there.
+    #[error("{0}: no such folder or file")]
     NoFolder(PathBuf),
     /// There is nothing to train on.
-    #[error("{0}: expected train.tsv, train.csv, train.jsonl, train.json or train.parquet")]
+    #[error(
+        "{0}: expected train.tsv, train.csv, train.jsonl, train.json or train.parquet; a file of another name is given as a whole: --data FILE"
+    )]
     NoTrain(PathBuf),
     /// There is nothing to evaluate on.
     #[error(
@@ -27,7 +29,7 @@ pub enum DataError {
         second: PathBuf,
     },
     /// A data file could not be read.
-    #[error(transparent)]
+    #[error("{error}{hint}", error = .0, hint = column_hint(.0))]
     Rows(#[from] RowsError),
     /// A file without a row.
     #[error("{path}: the file is empty: expected a header and rows")]
@@ -35,11 +37,26 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// The column of labels is needed.
-    #[error("{path}: column label is missing")]
-    NoLabels {
+    /// Labels of a kind that nothing is trained on yet.
+    #[error("--problem-type multi_label_classification: several labels a row: multi-label training is not there yet")]
+    MultiLabel,
+    /// A label with two meanings.
+    #[error(
+        "{path}:{line}: the label {label} is ambiguous: it is the name of id {named} in {from}, and as an id from 0 to {} it is another;          let the names in {from} be whole numbers that hold every label, or words, or spell the labels as names", count - 1
+    )]
+    Ambiguous {
         /// The file.
         path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What it says.
+        label: String,
+        /// Where the names come from.
+        from: &'static str,
+        /// Its id as a name.
+        named: usize,
+        /// Names there are.
+        count: usize,
     },
     /// A line that cannot be read.
     #[error("{path}:{line}: {reason}")]
@@ -97,6 +114,14 @@ pub enum DataError {
         /// Rows there are.
         rows: usize,
     },
+}
+
+/// How to name columns.
+fn column_hint(error: &RowsError) -> &'static str {
+    match error {
+        RowsError::Column { .. } => "; --label-column, --text-column and --text-pair-column name others",
+        _ => "",
+    }
 }
 
 /// What else may be meant where there is no file.

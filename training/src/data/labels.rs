@@ -1,12 +1,25 @@
-//! What a column of labels means: ids, names or numbers.
+//! What a column of labels means: ids, names or numbers. The rules, in the order in which they are tried:
+//!
+//! | the labels | `labels.txt` | they are |
+//! | --- | --- | --- |
+//! | numbers, with `--problem-type regression` | any | values |
+//! | whole numbers, however they are spelt | names that are whole numbers too, every label among them | names |
+//! | whole numbers | other names, some of the labels among them in another place | refused: ambiguous |
+//! | whole numbers | one name, of a regression | values |
+//! | whole numbers | other names, or none | ids |
+//! | numbers with a fraction | none, or one name | values |
+//! | anything else | any | names, in its order or sorted |
+//!
+//! With `--problem-type single_label_classification`, numbers that cannot be ids are names as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use polyrank::adapter::ProblemType;
 use polyrank::text::rows::Rows;
 
 use super::rows::Row;
+use super::spelling::{is_no_number, number, whole};
 use super::{DataError, Example, Target};
 
 /// The labels of a task.
@@ -14,67 +27,68 @@ use super::{DataError, Example, Target};
 pub(super) enum Labels {
     /// Numbers, under one name.
     Values { name: String },
-    /// Names in order of id. Integers in files are ids.
+    /// Names in order of id. Whole numbers in files are ids.
     Ids { names: Vec<String> },
-    /// Names in order of id, as they stand in files.
-    Names { names: Vec<String>, ids: BTreeMap<String, usize> },
+    /// Names in order of id, as they stand in files, or numbers of the same value.
+    Names { names: Vec<String>, ids: BTreeMap<String, usize>, numbers: BTreeMap<i128, usize> },
+}
+
+/// Where the names of labels come from besides the rows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Listed {
+    pub(super) names: Vec<String>,
+    /// For messages: `labels.txt`, or what an adapter says.
+    pub(super) from: &'static str,
 }
 
 /// More classes than this is a column of something else.
 const MOST_CLASSES: usize = 10_000;
 
 impl Labels {
-    /// Decides by the rows of `path` and the `listed` names, where there are any: integers are ids (into these names), other
-    /// strings are names in their order or sorted; numbers with a fraction mean regression unless `problem` says else.
+    /// Decides by the rows of `path`, the `listed` names, where there are any, and `problem`, where somebody says it. Returns what
+    /// was read how, too.
     pub(super) fn decide(
         path: &Path,
         rows: &[Row],
-        listed: Option<Vec<String>>,
+        listed: Option<Listed>,
         problem: Option<ProblemType>,
-    ) -> Result<Self, DataError> {
-        let integers = rows.iter().all(|row| row.label.parse::<i64>().is_ok());
-        let numbers = rows.iter().all(|row| row.label.parse::<f64>().is_ok());
+    ) -> Result<(Self, String), DataError> {
+        let column = Column::of(path, rows);
         match problem {
-            Some(ProblemType::Regression) => return Ok(Self::values(listed)),
-            Some(ProblemType::MultiLabelClassification) => {
-                let reason = "an adapter of multi_label_classification cannot be judged: a row has one label";
-                return Err(DataError::line(path, rows.first().map_or(1, |row| row.line), reason));
+            Some(ProblemType::MultiLabelClassification) => Err(DataError::MultiLabel),
+            Some(ProblemType::Regression) => {
+                column.refuse_other_than_numbers()?;
+                Ok(Self::values(listed))
             }
-            None if numbers && !integers => return Ok(Self::values(listed)),
-            _ => {}
+            asked => column.classes_or_values(listed, asked.is_some()),
         }
-        if integers {
-            return Self::ids(path, rows, listed);
+    }
+
+    fn values(listed: Option<Listed>) -> (Self, String) {
+        let read = "numbers read as the values of a regression";
+        match listed {
+            Some(Listed { mut names, from }) if names.len() == 1 => {
+                let name = names.remove(0);
+                let read = format!("{read}, called {name} by {from}");
+                (Self::Values { name }, read)
+            }
+            Some(Listed { from, .. }) => (
+                Self::Values { name: "LABEL_0".to_owned() },
+                format!("{read}, which has no use for the names of {from}"),
+            ),
+            None => (Self::Values { name: "LABEL_0".to_owned() }, read.to_owned()),
         }
-        let names = match listed {
-            Some(names) => names,
-            None => rows.iter().map(|row| row.label.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
-        };
+    }
+
+    fn named(names: Vec<String>) -> Self {
         let ids = names.iter().cloned().enumerate().map(|(id, name)| (name, id)).collect();
-        Ok(Self::Names { names, ids })
-    }
-
-    fn ids(path: &Path, rows: &[Row], listed: Option<Vec<String>>) -> Result<Self, DataError> {
-        let mut most = 0;
-        for row in rows {
-            match row.label.parse::<usize>() {
-                Ok(id) if id < MOST_CLASSES => most = most.max(id),
-                _ => {
-                    let reason = format!(
-                        "label {}: expected an id from 0 and below {MOST_CLASSES}; a row without a label does not belong here, and numbers \
-                         are trained on with --problem-type regression",
-                        row.label
-                    );
-                    return Err(DataError::line(path, row.line, reason));
-                }
-            }
+        let mut numbers = BTreeMap::new();
+        for (id, value) in names.iter().enumerate().filter_map(|(id, name)| Some((id, whole(name)?))) {
+            // Names that are told apart by their spelling only are not known by their value.
+            numbers.entry(value).and_modify(|known| *known = names.len()).or_insert(id);
         }
-        Ok(Self::Ids { names: listed.unwrap_or_else(|| (0..=most).map(|id| format!("LABEL_{id}")).collect()) })
-    }
-
-    fn values(listed: Option<Vec<String>>) -> Self {
-        let name = listed.and_then(|names| names.into_iter().next());
-        Self::Values { name: name.unwrap_or_else(|| "LABEL_0".to_owned()) }
+        numbers.retain(|_, id| *id < names.len());
+        Self::Names { names, ids, numbers }
     }
 
     pub(super) fn problem(&self) -> ProblemType {
@@ -91,6 +105,12 @@ impl Labels {
         }
     }
 
+    /// Whether a row of a test file has a label: GLUE's have none, or -1, which may be a class elsewhere.
+    pub(super) fn is_label(&self, label: &str) -> bool {
+        let minus_one = whole(label) == Some(-1);
+        !label.is_empty() && !(minus_one && (matches!(self, Self::Values { .. }) || self.target(label).is_none()))
+    }
+
     /// Rows with their labels understood.
     pub(super) fn apply(&self, path: &Path, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
         let targets: Option<Vec<Target>> = rows.iter().map(|row| self.target(&row.label)).collect();
@@ -102,7 +122,7 @@ impl Labels {
     /// The first label that is not known; among ids a name rather, by which all of them are taken for names.
     fn unknown(&self, path: &Path, rows: &[Row]) -> DataError {
         let unknown = rows.iter().filter(|row| self.target(&row.label).is_none());
-        let row = unknown.min_by_key(|row| (row.label.parse::<i64>().is_ok(), row.line));
+        let row = unknown.min_by_key(|row| (whole(&row.label).is_some(), row.line));
         DataError::UnknownLabel {
             path: path.to_owned(),
             line: row.map_or(0, |row| row.line),
@@ -113,23 +133,165 @@ impl Labels {
 
     fn target(&self, label: &str) -> Option<Target> {
         match self {
-            Self::Values { .. } => label.parse().ok().filter(|value: &f64| value.is_finite()).map(Target::Value),
-            Self::Ids { names } => label.parse().ok().filter(|&id| id < names.len()).map(Target::Class),
-            Self::Names { ids, .. } => ids.get(label).copied().map(Target::Class),
+            Self::Values { .. } => number(label).map(Target::Value),
+            Self::Ids { names } => {
+                let id = usize::try_from(whole(label)?).ok();
+                id.filter(|&id| id < names.len()).map(Target::Class)
+            }
+            Self::Names { ids, numbers, .. } => {
+                let id = ids.get(label).or_else(|| numbers.get(&whole(label)?));
+                id.copied().map(Target::Class)
+            }
         }
     }
 
     fn expected(&self) -> String {
+        const MOST: usize = 20;
         match self {
             Self::Values { .. } => "a finite number".to_owned(),
             Self::Ids { names } => format!("an id from 0 to {}", names.len() - 1),
+            Self::Names { names, .. } if names.len() > MOST => {
+                format!("{}, ... ({} names)", names[..MOST].join(", "), names.len())
+            }
             Self::Names { names, .. } => names.join(", "),
         }
     }
 }
 
+/// The labels of a file, before it is known what they mean.
+struct Column<'a> {
+    path: &'a Path,
+    rows: &'a [Row],
+    /// Each label as a whole number; `None` where one is none.
+    whole: Option<Vec<i128>>,
+}
+
+impl<'a> Column<'a> {
+    fn of(path: &'a Path, rows: &'a [Row]) -> Self {
+        Self { path, rows, whole: rows.iter().map(|row| whole(&row.label)).collect() }
+    }
+
+    /// Whether the labels are numbers but for those that programs write where a number is missing.
+    fn is_numeric(&self) -> bool {
+        let known = |row: &Row| number(&row.label).is_some();
+        self.rows.iter().any(known) && self.rows.iter().all(|row| known(row) || is_no_number(&row.label))
+    }
+
+    fn refuse_other_than_numbers(&self) -> Result<(), DataError> {
+        match self.rows.iter().find(|row| number(&row.label).is_none()) {
+            Some(row) => Err(DataError::UnknownLabel {
+                path: self.path.to_owned(),
+                line: row.line,
+                label: row.label.clone(),
+                expected: "a finite number".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// `asked`: classes, and no regression, whatever the labels are.
+    fn classes_or_values(&self, listed: Option<Listed>, asked: bool) -> Result<(Labels, String), DataError> {
+        let one_name = |listed: &Listed| listed.names.len() == 1 && number(&listed.names[0]).is_none();
+        let differ = self.rows.iter().any(|row| row.label != self.rows[0].label);
+        let numeric = self.is_numeric() && !listed.as_ref().is_some_and(|listed| self.all_named(listed));
+        if numeric {
+            self.refuse_other_than_numbers()?;
+            let values = match &listed {
+                Some(listed) => one_name(listed) && (differ || self.whole.is_none()),
+                None => self.whole.is_none(),
+            };
+            if values && !asked {
+                return Ok(Labels::values(listed));
+            }
+        }
+        match (&self.whole, listed) {
+            (Some(values), Some(listed)) => self.ids_or_names(values, listed),
+            (Some(values), None) => self.ids(values, asked),
+            (None, Some(Listed { names, from })) => {
+                let read = format!("names, in the order of {from} ({} classes)", names.len());
+                Ok((Labels::named(names), read))
+            }
+            (None, None) => {
+                let names = self.sorted();
+                let read = format!("names, sorted ({} classes)", names.len());
+                Ok((Labels::named(names), read))
+            }
+        }
+    }
+
+    /// Whether every label stands in `listed` as it is spelt.
+    fn all_named(&self, listed: &Listed) -> bool {
+        self.rows.iter().all(|row| listed.names.contains(&row.label))
+    }
+
+    /// Whole numbers where there are names: one spelling, perhaps with two meanings.
+    fn ids_or_names(&self, values: &[i128], listed: Listed) -> Result<(Labels, String), DataError> {
+        let by_name = Labels::named(listed.names.clone());
+        let count = listed.names.len();
+        let place = |row: &Row| match by_name.target(&row.label) {
+            Some(Target::Class(id)) => Some(id),
+            _ => None,
+        };
+        let all_named = self.rows.iter().all(|row| place(row).is_some());
+        if all_named && listed.names.iter().all(|name| whole(name).is_some()) {
+            return Ok((by_name, format!("whole numbers read as the names of {} ({count} classes)", listed.from)));
+        }
+        // By its place a label is one class and by its name another.
+        let two = |(row, &value): (&'a Row, &i128)| Some((row, place(row).filter(|&id| id as i128 != value)?));
+        if let Some((row, named)) = self.rows.iter().zip(values).find_map(two) {
+            return Err(DataError::Ambiguous {
+                path: self.path.to_owned(),
+                line: row.line,
+                label: row.label.clone(),
+                from: listed.from,
+                named,
+                count,
+            });
+        }
+        let read = format!("whole numbers read as ids into {} ({count} classes)", listed.from);
+        Ok((Labels::Ids { names: listed.names }, read))
+    }
+
+    /// Whole numbers without names.
+    fn ids(&self, values: &[i128], asked: bool) -> Result<(Labels, String), DataError> {
+        let fits = |value: &i128| usize::try_from(*value).is_ok_and(|id| id < MOST_CLASSES);
+        match self.rows.iter().zip(values).find(|(_, value)| !fits(value)) {
+            None => {
+                let count = values.iter().max().map_or(0, |most| *most as usize + 1);
+                let names = (0..count).map(|id| format!("LABEL_{id}")).collect();
+                Ok((Labels::Ids { names }, format!("whole numbers read as ids without names ({count} classes)")))
+            }
+            Some(_) if asked => {
+                let names = self.sorted();
+                let read = format!("whole numbers read as names, sorted ({} classes)", names.len());
+                Ok((Labels::named(names), read))
+            }
+            Some((row, _)) => {
+                let reason = format!(
+                    "label {}: expected an id from 0 and below {MOST_CLASSES}; a row without a label does not belong here, numbers are \
+                     names with labels.txt or --problem-type single_label_classification, and are trained on with --problem-type regression",
+                    row.label
+                );
+                Err(DataError::line(self.path, row.line, reason))
+            }
+        }
+    }
+
+    /// The labels, each once: numbers by their values, and of equal ones the first spelling.
+    fn sorted(&self) -> Vec<String> {
+        let Some(values) = &self.whole else {
+            let mut names: Vec<String> = self.rows.iter().map(|row| row.label.clone()).collect();
+            names.sort_unstable();
+            names.dedup();
+            return names;
+        };
+        let values: std::collections::BTreeSet<i128> = values.iter().copied().collect();
+        values.into_iter().map(|value| value.to_string()).collect()
+    }
+}
+
 /// The lines of `labels.txt`, where there is one.
-pub(super) fn listed(path: &Path) -> Result<Option<Vec<String>>, DataError> {
+pub(super) fn listed(path: &Path) -> Result<Option<Listed>, DataError> {
     if !path.exists() {
         return Ok(None);
     }
@@ -144,5 +306,9 @@ pub(super) fn listed(path: &Path) -> Result<Option<Vec<String>>, DataError> {
             name => names.push(name.to_owned()),
         }
     }
-    if names.is_empty() { Err(DataError::Empty { path: path.to_owned() }) } else { Ok(Some(names)) }
+    if names.is_empty() {
+        Err(DataError::Empty { path: path.to_owned() })
+    } else {
+        Ok(Some(Listed { names, from: "labels.txt" }))
+    }
 }

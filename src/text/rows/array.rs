@@ -1,0 +1,126 @@
+//! The objects of an array in JSON, one at a time.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use super::RowsError;
+use super::lines::LONGEST_LINE;
+use super::scan::shortened;
+
+/// Elements of the array at the beginning of a file. None is longer than a line may be, so that memory does not grow with the file.
+pub(super) struct Elements<R> {
+    path: PathBuf,
+    reader: R,
+    /// Elements that were begun.
+    row: usize,
+    element: Vec<u8>,
+    ended: bool,
+}
+
+impl<R: BufRead> Elements<R> {
+    /// The array whose bracket comes next in `reader`.
+    pub(super) fn new(path: &Path, reader: R) -> Self {
+        Self { path: path.to_owned(), reader, row: 0, element: Vec::new(), ended: false }
+    }
+
+    /// The next object and its number, from 1.
+    pub(super) fn next(&mut self) -> Result<Option<(usize, &[u8])>, RowsError> {
+        if self.ended {
+            return Ok(None);
+        }
+        // The bracket, or what follows an element.
+        let before = self.take_after_blanks()?;
+        let first = self.row == 0;
+        self.row += 1;
+        match before {
+            Some(b'[') if first => {}
+            Some(b',') if !first => {}
+            Some(b']') if !first => return self.end(),
+            Some(_) => return Err(self.wrong("expected a comma or the end of the array before it")),
+            None => return Err(self.wrong("the file ends inside the array")),
+        }
+        self.skip_blanks()?;
+        match self.peek()? {
+            Some(b'{') => self.object()?,
+            Some(b']') if first => return Err(self.wrong("the array is empty: expected objects")),
+            None => return Err(self.wrong("the file ends inside the array")),
+            Some(_) => {
+                let found = self.rest_of_line()?;
+                return Err(self.wrong(&format!("expected an object, found {found}")));
+            }
+        }
+        Ok(Some((self.row, &self.element)))
+    }
+
+    /// Nothing but blanks may follow the array.
+    fn end(&mut self) -> Result<Option<(usize, &[u8])>, RowsError> {
+        self.ended = true;
+        match self.take_after_blanks()? {
+            None => Ok(None),
+            Some(_) => Err(self.wrong("something follows the array")),
+        }
+    }
+
+    /// Takes an object into `element`, up to its last brace.
+    fn object(&mut self) -> Result<(), RowsError> {
+        self.element.clear();
+        let (mut depth, mut quoted, mut escaped) = (0, false, false);
+        while let Some(byte) = self.peek()? {
+            self.reader.consume(1);
+            self.element.push(byte);
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                _ if quoted => {}
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+            if self.element.len() as u64 > LONGEST_LINE {
+                return Err(self.wrong(&format!("expected an object of at most {LONGEST_LINE} bytes")));
+            }
+        }
+        Err(self.wrong("the file ends inside the array"))
+    }
+
+    fn peek(&mut self) -> Result<Option<u8>, RowsError> {
+        Ok(self.reader.fill_buf().map_err(RowsError::io(&self.path))?.first().copied())
+    }
+
+    /// What stands there, for a message.
+    fn rest_of_line(&mut self) -> Result<String, RowsError> {
+        const MOST: usize = 100;
+        self.element.clear();
+        while self.element.len() < MOST
+            && let Some(byte) = self.peek()?.filter(|byte| *byte != b'\n')
+        {
+            self.reader.consume(1);
+            self.element.push(byte);
+        }
+        Ok(shortened(&self.element))
+    }
+
+    fn skip_blanks(&mut self) -> Result<(), RowsError> {
+        while self.peek()?.is_some_and(|byte| byte.is_ascii_whitespace()) {
+            self.reader.consume(1);
+        }
+        Ok(())
+    }
+
+    fn take_after_blanks(&mut self) -> Result<Option<u8>, RowsError> {
+        self.skip_blanks()?;
+        let byte = self.peek()?;
+        self.reader.consume(usize::from(byte.is_some()));
+        Ok(byte)
+    }
+
+    /// After an error, nothing more comes.
+    fn wrong(&mut self, reason: &str) -> RowsError {
+        self.ended = true;
+        RowsError::line(&self.path, self.row, reason)
+    }
+}
