@@ -80,18 +80,30 @@ pub enum AdapterError {
         found: usize,
     },
     /// The adapter was trained on another base.
-    #[error("{}: trained on the base {expected}, asked to run on {found}", file.display())]
+    #[error("{}: trained on the base {}, asked to run on {}", file.display(), base(trained_on, expected), base(loaded, found))]
     WrongBase {
         /// The file that holds the fingerprint.
         file: PathBuf,
-        /// The base of the adapter.
+        /// The name of the adapter's base, where its configuration has one.
+        trained_on: Option<String>,
+        /// The fingerprint of the adapter's base.
         expected: String,
-        /// The base that serves.
+        /// The name of the base that serves, where it is known.
+        loaded: Option<String>,
+        /// The fingerprint of the base that serves.
         found: String,
     },
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+/// A base by its name, where it has one, and its fingerprint.
+fn base(name: &Option<String>, fingerprint: &str) -> String {
+    match name {
+        Some(name) => format!("{name} ({fingerprint})"),
+        None => fingerprint.to_owned(),
+    }
 }
 
 impl AdapterError {

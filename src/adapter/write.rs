@@ -37,7 +37,7 @@ pub fn write(dir: &Path, layout: &Layout, adapter: &Adapter) -> Result<(), Adapt
         weights: Bytes { file: dir.join(WEIGHTS), bytes: weights(&dir.join(WEIGHTS), adapter, &survivors)? },
         labels: Some(Bytes { file: dir.join(LABELS), bytes: text(&labels_json) }),
     };
-    parse(&files, layout, &Device::Cpu)?;
+    parse(&files, layout, None, &Device::Cpu)?;
     save(dir, files)
 }
 

@@ -60,6 +60,12 @@ impl Base {
         Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
     }
 
+    /// Its name for people: the id of a hub's model in the cache, or else its folder.
+    #[must_use]
+    pub fn name(&self) -> String {
+        source::id_of(&self.dir).unwrap_or_else(|| self.dir.display().to_string())
+    }
+
     /// `sha256:...` over the encoder's weights: equal for copies of one encoder, whatever prefix or head they carry. Read and
     /// hashed when first asked for.
     #[must_use]

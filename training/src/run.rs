@@ -99,7 +99,8 @@ impl Facts {
             true => Ok(()),
             false => {
                 let (expected, found) = (self.base.clone(), found.to_owned());
-                Err(AdapterError::WrongBase { file: run.join(FACTS), expected, found }.into())
+                let file = run.join(FACTS);
+                Err(AdapterError::WrongBase { file, trained_on: None, expected, loaded: None, found }.into())
             }
         }
     }
