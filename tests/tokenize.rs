@@ -150,7 +150,8 @@ fn malformed_files_are_refused_by_name() {
     refused(with_config(Some(r#"{"truncation_side": "up"}"#)).path(), "tokenizer_config.json");
     let dir = tempfile::tempdir().unwrap();
     refused(dir.path(), "tokenizer.json");
-    for text in ["", "{}", r#"{"model": {"type": "WordPiece"}}"#, "\u{0}"] {
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#).unwrap();
+    for text in ["", "{}", "[]", r#"{"model": {"type": "WordPiece"}}"#, "\u{0}"] {
         fs::write(dir.path().join("tokenizer.json"), text).unwrap();
         refused(dir.path(), "tokenizer.json");
     }

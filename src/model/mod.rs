@@ -8,6 +8,7 @@ pub(crate) mod convert;
 mod error;
 mod frozen;
 mod hub;
+mod legacy;
 mod partial;
 mod pickle;
 mod prepack;
