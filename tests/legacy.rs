@@ -245,7 +245,7 @@ fn what_is_malformed_is_named_and_leaves_nothing_behind() {
     spoil("bert", "model-00001-of-00002.safetensors", b"short", "not a safetensors file");
     spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {}}"#, "names no file");
     spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {"a": "../b"}}"#, "no file of this folder");
-    spoil("roberta", "vocab.json", br#"{"a": 0}"#, "no token <s>");
+    spoil("roberta", "vocab.json", br#"{"a": 0}"#, "no token <pad>");
     spoil("roberta", "merges.txt", b"lonely\n", "is no pair");
     let models = home.path().join("models");
     assert_eq!(std::fs::read_dir(models).unwrap().count(), 0);

@@ -12,7 +12,7 @@ mod read;
 mod registry;
 mod write;
 
-pub use error::AdapterError;
+pub use error::{AdapterError, BaseNames};
 #[cfg(fuzzing)]
 pub(crate) use files::{Bytes, Files};
 pub use lora::{Adapter, Delta, ProblemType, Ranks};

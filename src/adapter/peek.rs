@@ -69,7 +69,13 @@ fn guess(files: &Files) -> Result<Layout, AdapterError> {
             layers = layers.max(1 + layer.filter(|&layer: &usize| layer < MOST_LAYERS).ok_or_else(most)?);
         }
         if layers == 0 {
-            continue;
+            // A delta of the head alone tells of no layer.
+            let of_head =
+                |name: &str| probe.other_linears.iter().any(|linear| name == format!("{linear}.lora_A.weight"));
+            if !shapes.iter().any(|(name, _)| of_head(name)) {
+                continue;
+            }
+            layers = 1;
         }
         let known = Labels::parse(files.labels.as_ref())?.polyrank.layers;
         let layers = known.filter(|&known| known > layers && known <= MOST_LAYERS).unwrap_or(layers);

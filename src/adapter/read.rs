@@ -9,6 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::config::PeftConfig;
+use super::error::BaseNames;
 use super::files::{Bytes, Files, LABELS};
 use super::labels::Labels;
 use super::pattern::{Saved, Target, targets};
@@ -42,8 +43,9 @@ pub fn read_over(dir: &Path, layout: &Layout, base: &Base, device: &Device) -> R
         let found = base.fingerprint();
         if expected != found {
             let trained_on = PeftConfig::parse(&files.config).ok().and_then(|config| config.base_model);
-            let (file, loaded, found) = (labels.file.clone(), Some(base.name()), found.to_owned());
-            return Err(AdapterError::WrongBase { file, trained_on, expected, loaded, found });
+            let names = Some(Box::new(BaseNames { trained_on, loaded: base.name() }));
+            let (file, found) = (labels.file.clone(), found.to_owned());
+            return Err(AdapterError::WrongBase { file, expected, found, names });
         }
     }
     let parameter = |name: &str, shape: &[usize]| match base.weights.contains(name) {
@@ -69,6 +71,9 @@ pub(crate) fn parse(
     let mut weights = Weights::new(&files.weights.file, &tensors, device)?;
     let mut deltas = vec![None; layout.len()];
     let targets = targets(&files.config.file, &config, layout)?;
+    if let Some(linear) = targets.head.first().filter(|_| base.is_none()) {
+        return Err(AdapterError::unsupported(&files.config.file, "target_modules", &linear.what));
+    }
     for Target { what: site, rank, scale } in targets.sites {
         let (name, module) = (layout.name(site), layout.module(site));
         let a = weights.take(&format!("{name}.lora_A.weight"), &[rank, module.in_features])?;
@@ -79,8 +84,7 @@ pub(crate) fn parse(
     }
     let saved = Saved::new(&files.config.file, &config)?;
     let (mut head, outputs) = weights.take_head(&layout.head, &saved)?;
-    for target in &targets.head {
-        let base = base.ok_or_else(|| AdapterError::unsupported(&files.config.file, "target_modules", &target.what))?;
+    for (target, base) in targets.head.iter().zip(base.into_iter().cycle()) {
         weights.merge(target, layout, base, &mut head)?;
     }
     weights.finish(&files.config.file, &saved)?;

@@ -30,6 +30,9 @@ const VERSION: &str = "3";
 /// Where the words begin is a multiple of this: a cache line.
 const ALIGNMENT: usize = 64;
 
+/// Words that are written at once.
+const CHUNK: usize = 4096;
+
 /// The prepacked weights of a base, by their names in a classifier's checkpoint.
 pub(crate) type Prepack = BTreeMap<String, Prepacked>;
 
@@ -162,9 +165,10 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
     for (wanted, checksum) in wanted.iter().zip(&mut checksums) {
         let packed = pack(base, wanted)?;
         let mut hash = crc32fast::Hasher::new();
-        let written = packed.words().iter().try_for_each(|word| {
-            hash.update(&word.to_ne_bytes());
-            file.write_all(&word.to_ne_bytes())
+        let written = packed.words().chunks(CHUNK).try_for_each(|words| {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            hash.update(&bytes);
+            file.write_all(&bytes)
         });
         if let Err(error) = written {
             return Ok(Err(error));

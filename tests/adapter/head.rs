@@ -90,3 +90,23 @@ fn a_delta_without_a_linear_to_add_it_to_is_refused_by_name() {
     candle_core::safetensors::save(&tensors, adapter.path().join("adapter_model.safetensors")).unwrap();
     assert_eq!(missing(&goldens("bert"), adapter.path()), "base_model.model.bert.pooler.dense.lora_B.weight");
 }
+
+/// What lies before the layers is no site and no head: a delta of it would leave no layer to share.
+#[test]
+fn a_delta_of_a_projection_before_the_layers_is_refused_by_name() {
+    for (base, name) in [("electra", "electra.embeddings_project"), ("deberta-v2", "deberta.embeddings.embed_proj")] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = goldens("encoders").join(base);
+        let config = polyrank::model::BaseConfig::read(&source).unwrap();
+        let mut adapter: Value =
+            serde_json::from_slice(&std::fs::read(source.join("plain/adapter_config.json")).unwrap()).unwrap();
+        adapter["target_modules"] = "all-linear".into();
+        std::fs::write(dir.path().join("adapter_config.json"), adapter.to_string()).unwrap();
+        let weights = "adapter_model.safetensors";
+        std::fs::copy(source.join("plain").join(weights), dir.path().join(weights)).unwrap();
+        match read(dir.path(), &polyrank::encoder::layout(&config).unwrap(), &Device::Cpu) {
+            Err(AdapterError::Unsupported { key, found, .. }) => assert_eq!((&*key, &*found), ("target_modules", name)),
+            other => panic!("{base}: {other:?}"),
+        }
+    }
+}

@@ -99,8 +99,7 @@ impl Facts {
             true => Ok(()),
             false => {
                 let (expected, found) = (self.base.clone(), found.to_owned());
-                let file = run.join(FACTS);
-                Err(AdapterError::WrongBase { file, trained_on: None, expected, loaded: None, found }.into())
+                Err(AdapterError::WrongBase { file: run.join(FACTS), expected, found, names: None }.into())
             }
         }
     }
