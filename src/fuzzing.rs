@@ -18,7 +18,7 @@ pub fn adapter(layout: &Layout, config: &[u8], weights: &[u8], labels: Option<&[
         weights: file("adapter_model.safetensors", weights),
         labels: labels.map(|labels| file("config.json", labels)),
     };
-    let _ = parse(&files, layout, &Device::Cpu);
+    let _ = parse(&files, layout, None, &Device::Cpu);
 }
 
 /// A base's `config.json`, down to the layout of its architecture.

@@ -1,5 +1,6 @@
 //! Adapters on disk: what PEFT writes is read, what we write is read back, and what is malformed is refused by name.
 
+mod head;
 mod inspect;
 mod malformed;
 mod peft;

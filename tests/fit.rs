@@ -109,7 +109,12 @@ fn an_adapter_of_another_base_is_refused_by_its_fingerprint_alone() {
     engine.load_adapter(adapter.path()).unwrap();
     rewrite(&labels, |config| config["polyrank"] = json!({"base_fingerprint": "sha256:12"}));
     match engine.load_adapter(adapter.path()) {
-        Err(Error::Adapter(AdapterError::WrongBase { file, expected, found })) => {
+        Err(Error::Adapter(error)) => {
+            // Both bases by their names, too.
+            let text = error.to_string();
+            let name = golden("bert").display().to_string();
+            assert!(text.contains("some/other (sha256:12)") && text.contains(&name), "{text}");
+            let AdapterError::WrongBase { file, expected, found, .. } = error else { panic!("{text}") };
             assert_eq!((file, &*expected, &*found), (labels, "sha256:12", engine.base_fingerprint()));
         }
         other => panic!("{other:?}"),

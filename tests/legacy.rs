@@ -88,6 +88,63 @@ fn weights_are_the_same_whatever_they_lay_in() {
     }
 }
 
+/// A folder of the base of `deberta` with these bytes as its weights.
+fn with_weights(bytes: &[u8]) -> TempDir {
+    let dir = copy("deberta");
+    std::fs::write(dir.path().join("pytorch_model.bin"), bytes).unwrap();
+    dir
+}
+
+/// `goldens/make_legacy_pickle.py` wrote the same weights as torch did then.
+#[test]
+fn weights_from_before_torch_1_6_are_read() {
+    let (home, source) = (TempDir::new().unwrap(), with_weights(&std::fs::read(golden("before_1_6.bin")).unwrap()));
+    let dir = ensure(&home, source.path()).unwrap();
+    let found = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
+    let expected = candle_core::safetensors::load(golden("deberta.safetensors"), &Device::Cpu).unwrap();
+    let names = |tensors: &std::collections::HashMap<String, Tensor>| {
+        let mut names: Vec<_> = tensors.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(&found), names(&expected));
+    for (name, expected) in expected {
+        let values = |tensor: &Tensor| {
+            let tensor = tensor.to_dtype(candle_core::DType::F32).unwrap();
+            tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(found[&name].dims(), expected.dims(), "{name}");
+        let tolerance = if name.ends_with("0.output.dense.weight") { 1e-3 } else { 0.0 };
+        let worst = super::parity::worst(&values(&found[&name]), &values(&expected));
+        assert!(worst <= tolerance, "{name}: {worst}");
+    }
+    Engine::open(&dir, &Device::Cpu).unwrap();
+}
+
+#[test]
+fn weights_in_no_form_of_torch_are_told_how_to_save() {
+    let home = TempDir::new().unwrap();
+    let mut tar = vec![0; 1024];
+    tar[..8].copy_from_slice(b"sys_info");
+    tar[257..262].copy_from_slice(b"ustar");
+    let whole = std::fs::read(golden("before_1_6.bin")).unwrap();
+    let nested = whole.windows(7).position(|bytes| bytes == b"storage").unwrap();
+    let mut foreign = whole.clone();
+    foreign[nested..nested + 7].copy_from_slice(b"another");
+    for (bytes, words) in [
+        (&tar[..], "before 0.1.10"),
+        (b"no weights", "no archive of torch.save"),
+        (&[][..], "no archive of torch.save"),
+        (&whole[..whole.len() - 1], "does not lie in the file"),
+        (&whole[..40], "the facts of the machine"),
+        (&foreign, "is part of another one"),
+    ] {
+        let error = ensure(&home, with_weights(bytes).path()).unwrap_err().to_string();
+        assert!(error.contains("pytorch_model.bin") && error.contains(words), "{words}: {error}");
+        assert!(error.contains("save_file as model.safetensors"), "{error}");
+    }
+}
+
 /// What `torch.save` writes, around a pickle.
 fn archive(pickle: &[u8]) -> Vec<u8> {
     zipped(&[("archive/data.pkl".to_owned(), pickle.to_vec())])
@@ -149,6 +206,23 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+    /// Any damage to what torch wrote before 1.6 leaves a base or an error that names the file.
+    #[test]
+    fn damaged_weights_from_before_torch_1_6_are_read_or_refused(hits in prop::collection::vec((0..4000_usize, any::<u8>()), 1..6)) {
+        let (home, mut bytes) = (TempDir::new().unwrap(), std::fs::read(golden("before_1_6.bin")).unwrap());
+        for (at, byte) in &hits {
+            bytes[*at] = *byte;
+        }
+        match ensure(&home, with_weights(&bytes).path()) {
+            Ok(dir) => prop_assert!(dir.join("model.safetensors").is_file()),
+            Err(error) => prop_assert!(error.to_string().contains("pytorch_model.bin"), "{}", error),
+        }
+    }
+}
+
 #[test]
 fn what_is_malformed_is_named_and_leaves_nothing_behind() {
     let home = TempDir::new().unwrap();
@@ -171,7 +245,7 @@ fn what_is_malformed_is_named_and_leaves_nothing_behind() {
     spoil("bert", "model-00001-of-00002.safetensors", b"short", "not a safetensors file");
     spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {}}"#, "names no file");
     spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {"a": "../b"}}"#, "no file of this folder");
-    spoil("roberta", "vocab.json", br#"{"a": 0}"#, "no token <s>");
+    spoil("roberta", "vocab.json", br#"{"a": 0}"#, "no token <pad>");
     spoil("roberta", "merges.txt", b"lonely\n", "is no pair");
     let models = home.path().join("models");
     assert_eq!(std::fs::read_dir(models).unwrap().count(), 0);
@@ -270,6 +344,28 @@ fn what_is_converted_is_readable_by_whom_the_umask_lets() {
             assert_eq!(mode(&dir.join(name)), mode(&plain), "{name}");
         }
     }
+}
+
+/// The files beside a vocabulary count before there is a `tokenizer.json`, and after.
+#[test]
+fn tokens_that_are_added_to_a_vocabulary_keep_their_ids() {
+    let (home, dir) = (TempDir::new().unwrap(), copy("bert"));
+    let ids = |text: &str, home: &TempDir| {
+        let converted = ensure(home, dir.path()).unwrap();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(converted.join("config.json")).unwrap()).unwrap();
+        config["vocab_size"] = 200.into();
+        let config = polyrank::base::BaseConfig::parse(&converted.join("config.json"), config).unwrap();
+        let tokenizer = polyrank::text::Tokenizer::open(&converted, &config.tokenizer_inputs()).unwrap();
+        tokenizer.encode(text, None, &Limit { max_length: None, truncate: true }).unwrap().ids
+    };
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("added_tokens.json", r#"{"<ent>": 117}"#);
+    write("tokenizer_config.json", r#"{"additional_special_tokens": ["<new>"]}"#);
+    assert_eq!(ids("a bad <ent> film <new>", &home), [2, 22, 87, 117, 90, 118, 3]);
+    // Special tokens of the settings, in the vocabulary and not.
+    write("tokenizer_config.json", r#"{"cls_token": "good", "sep_token": "<end>", "do_lower_case": false}"#);
+    assert_eq!(ids("a bad <ent> film", &home), [86, 22, 87, 117, 90, 118]);
+    assert_eq!(ids("A film", &home)[1], 1);
 }
 
 #[test]

@@ -96,6 +96,56 @@ fn values_that_no_encoder_has_are_refused_by_key() {
     }
 }
 
+/// What `transformers` reads and means the same by.
+#[test]
+fn unusual_spellings_of_a_configuration_are_read() {
+    let plain = BaseConfig::read(&golden()).unwrap();
+    for (key, value) in [
+        ("position_embedding_type", json!(null)),
+        ("is_decoder", json!(null)),
+        ("hidden_act", json!("gelu_python")),
+        ("hidden_act", json!(null)),
+        ("hidden_dropout_prob", json!(0)),
+        ("classifier_dropout", json!(0)),
+        ("type_vocab_size", json!(2.0)),
+        ("hidden_size", json!(32.0)),
+        ("pad_token_id", json!(-1)),
+        ("pad_token_id", json!(null)),
+        ("pad_token_id", json!(-5)),
+        ("id2label", json!({"0": 1})),
+        ("label2id", json!([])),
+    ] {
+        let dir = configured(|config| config[key] = value.clone());
+        let found = BaseConfig::read(dir.path()).unwrap_or_else(|error| panic!("{key} {value}: {error}"));
+        assert_eq!(
+            (found.hidden_size, found.longest_text()),
+            (plain.hidden_size, plain.longest_text()),
+            "{key} {value}"
+        );
+    }
+    let read = |config: Value| BaseConfig::read(configured(|file| *file = config).path());
+    let deberta: Value =
+        serde_json::from_slice(&fs::read(golden().join("../encoders/deberta/config.json")).unwrap()).unwrap();
+    for key in ["conv_kernel_size", "pooler_hidden_size", "conv_act", "norm_rel_ebd"] {
+        let mut config = deberta.clone();
+        config[key] = json!(null);
+        let config = read(config).unwrap();
+        polyrank::base::layout(&config).unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+    // RoBERTa's positions begin behind the padding: behind -1 at 0.
+    let roberta = |padding: i64| {
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(golden().join("../encoders/roberta/config.json")).unwrap()).unwrap();
+        config["pad_token_id"] = json!(padding);
+        read(config)
+    };
+    assert_eq!((roberta(1).unwrap().longest_text(), roberta(-1).unwrap().longest_text()), (64, 66));
+    match roberta(-2) {
+        Err(ModelError::Value { key: "pad_token_id", found, .. }) => assert_eq!(found, "-2"),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Keys that an MPNet's file may leave out, and what `transformers` counts whatever the others say.
 #[test]
 fn an_mpnet_is_read() {
@@ -212,7 +262,13 @@ fn other_floats_and_misaligned_ones_are_converted() {
     let data = random(1, 8);
     let halves: Vec<u8> = data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
     let brains: Vec<u8> = data.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
-    let (_dir, weights) = open(&[("half", Dtype::F16, &[8], halves), ("brain", Dtype::BF16, &[2, 4], brains)]);
+    let doubles: Vec<u8> = data.iter().flat_map(|&x| f64::from(x).to_le_bytes()).collect();
+    let (_dir, weights) = open(&[
+        ("half", Dtype::F16, &[8], halves),
+        ("brain", Dtype::BF16, &[2, 4], brains),
+        ("double", Dtype::F64, &[8], doubles),
+    ]);
+    assert_eq!(weights.parameter("double", &[8]).unwrap().slice().unwrap(), data);
     let expected: Vec<f32> = data.iter().map(|&x| f16::from_f32(x).to_f32()).collect();
     assert_eq!(weights.parameter("half", &[8]).unwrap().slice().unwrap(), expected);
     let expected: Vec<f32> = data.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
@@ -254,7 +310,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     let (dir, weights) = open(&[
         ("w", Dtype::F32, &[2, 3], bytes(&random(3, 6))),
         ("ids", Dtype::I64, &[1], vec![1; 8]),
-        ("double", Dtype::F64, &[1], vec![1; 8]),
+        ("byte", Dtype::U8, &[1], vec![1]),
     ]);
     let file = dir.path().join("model.safetensors");
     match weights.parameter("bert.v", &[2, 3]) {
@@ -267,7 +323,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
         }
         other => panic!("{other:?}"),
     }
-    for (name, dtype) in [("ids", "I64"), ("double", "F64")] {
+    for (name, dtype) in [("ids", "I64"), ("byte", "U8")] {
         match weights.parameter(name, &[1]) {
             Err(ModelError::Dtype { tensor, found, .. }) => assert_eq!((&*tensor, &*found), (name, dtype)),
             other => panic!("{other:?}"),

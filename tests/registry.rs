@@ -28,7 +28,7 @@ impl Source for Counting {
         let text = fs::read_to_string(&file).unwrap_or_default();
         let Ok(numbers) = text.trim().parse::<usize>() else {
             let (expected, found) = ("a number".into(), text);
-            return Err(AdapterError::WrongBase { file, expected, found }.into());
+            return Err(AdapterError::WrongBase { file, expected, found, names: None }.into());
         };
         // The second of two sites has a rank, which takes 4 numbers; the head takes the rest.
         let random = |shape: (usize, usize)| Tensor::rand(-1f32, 1f32, shape, &Device::Cpu);

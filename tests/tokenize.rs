@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use polyrank::text::{Limit, TokenizeError, Tokenizer};
+use polyrank::text::{BaseInputs, Limit, TokenizeError, Tokenizer};
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 /// Its `tokenizer.json` carries a truncation and a padding, both to be ignored.
@@ -25,6 +26,14 @@ fn with_config(config: Option<&str>) -> TempDir {
 /// Rows of the goldens' word table.
 const WORDS: usize = 117;
 
+fn inputs(positions: usize, words: usize) -> BaseInputs<'static> {
+    BaseInputs { model_type: "bert", tokenizer_class: None, positions, words }
+}
+
+fn open(dir: &Path, positions: usize, words: usize) -> Result<Tokenizer, TokenizeError> {
+    Tokenizer::open(dir, &inputs(positions, words))
+}
+
 fn limit(max_length: impl Into<Option<usize>>, truncate: bool) -> Limit {
     Limit { max_length: max_length.into(), truncate }
 }
@@ -36,8 +45,8 @@ struct Case(String, String, Option<String>, Option<usize>, Vec<u32>, Vec<u32>);
 #[test]
 fn ids_are_those_of_transformers() {
     let left = with_config(Some(r#"{"truncation_side": "left"}"#));
-    let right = Tokenizer::open(&golden("bert"), 512, WORDS).unwrap();
-    let left = Tokenizer::open(left.path(), 512, WORDS).unwrap();
+    let right = open(&golden("bert"), 512, WORDS).unwrap();
+    let left = open(left.path(), 512, WORDS).unwrap();
     let cases: Vec<Case> = serde_json::from_slice(&fs::read(golden("tokenize.json")).unwrap()).unwrap();
     assert!(cases.len() > 100);
     let mut cut = 0;
@@ -55,24 +64,23 @@ fn ids_are_those_of_transformers() {
 /// Nothing can be classified by no token; most tokenizers add some to any text.
 #[test]
 fn a_text_without_a_token_is_refused() {
-    let dir = with_config(None);
+    let dir = with_config(Some(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#));
     let path = dir.path().join("tokenizer.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     json["post_processor"] = serde_json::Value::Null;
     fs::write(&path, json.to_string()).unwrap();
-    let plain = Tokenizer::open(dir.path(), 512, WORDS).unwrap();
+    let plain = open(dir.path(), 512, WORDS).unwrap();
     for (text, pair) in [("", None), (" \t", None), ("", Some(""))] {
         let error = plain.encode(text, pair, &limit(None, true)).unwrap_err();
         assert!(matches!(error, TokenizeError::Nothing), "{error}");
     }
     assert!(plain.encode("", Some("the"), &limit(None, true)).is_ok());
-    assert!(Tokenizer::open(&golden("bert"), 512, WORDS).unwrap().encode("", None, &limit(None, true)).is_ok());
+    assert!(open(&golden("bert"), 512, WORDS).unwrap().encode("", None, &limit(None, true)).is_ok());
 }
 
 #[test]
 fn the_longest_text_is_the_lesser_of_what_the_files_say() {
-    let max_length =
-        |config, positions| Tokenizer::open(with_config(config).path(), positions, WORDS).unwrap().max_length();
+    let max_length = |config, positions| open(with_config(config).path(), positions, WORDS).unwrap().max_length();
     assert_eq!(max_length(None, 77), 77);
     assert_eq!(max_length(Some("{}"), 77), 77);
     assert_eq!(max_length(Some(r#"{"model_max_length": 50}"#), 77), 50);
@@ -83,7 +91,7 @@ fn the_longest_text_is_the_lesser_of_what_the_files_say() {
 
 #[test]
 fn a_text_too_long_is_refused_where_it_may_not_be_cut() {
-    let tokenizer = Tokenizer::open(&golden("bert"), 16, WORDS).unwrap();
+    let tokenizer = open(&golden("bert"), 16, WORDS).unwrap();
     let long = "good ".repeat(15);
     match tokenizer.encode(&long, None, &limit(None, false)) {
         Err(TokenizeError::TooLong { tokens: 17, max_length: 16 }) => {}
@@ -100,7 +108,7 @@ fn a_text_too_long_is_refused_where_it_may_not_be_cut() {
 
 #[test]
 fn a_limit_without_room_or_above_the_base_is_refused() {
-    let tokenizer = Tokenizer::open(&golden("bert"), 16, WORDS).unwrap();
+    let tokenizer = open(&golden("bert"), 16, WORDS).unwrap();
     for (pair, max_length, least) in [(None, 0, 3), (None, 2, 3), (None, 17, 3), (Some("film"), 3, 4)] {
         for truncate in [false, true] {
             match tokenizer.encode("good", pair, &limit(max_length, truncate)) {
@@ -115,25 +123,25 @@ fn a_limit_without_room_or_above_the_base_is_refused() {
 /// In a batch it would fail its neighbours.
 #[test]
 fn a_token_that_the_base_does_not_know_is_refused() {
-    let known =
-        Tokenizer::open(&golden("bert"), 16, WORDS).unwrap().encode("good film", None, &limit(None, true)).unwrap();
+    let known = open(&golden("bert"), 16, WORDS).unwrap().encode("good film", None, &limit(None, true)).unwrap();
     let largest = *known.ids.iter().max().unwrap();
-    let refused = Tokenizer::open(&golden("bert"), 16, largest as usize).unwrap();
+    let refused = open(&golden("bert"), 16, largest as usize).unwrap();
     match refused.encode("good film", None, &limit(None, true)) {
-        Err(TokenizeError::Word { token, words }) => assert_eq!((token, words), (largest, largest as usize)),
+        Err(TokenizeError::Word { content, token, words }) => {
+            assert_eq!((&*content, token, words), ("film", largest, largest as usize));
+        }
         other => panic!("{other:?}"),
     }
-    let enough = Tokenizer::open(&golden("bert"), 16, largest as usize + 1).unwrap();
+    let enough = open(&golden("bert"), 16, largest as usize + 1).unwrap();
     assert_eq!(enough.encode("good film", None, &limit(None, true)).unwrap(), known);
 }
 
 #[test]
 fn malformed_files_are_refused_by_name() {
-    let refused =
-        |dir: &Path, file: &str| match Tokenizer::open(dir, 512, WORDS).map(|tokenizer| tokenizer.max_length()) {
-            Err(TokenizeError::File { path, reason }) => assert_eq!(path, dir.join(file), "{reason}"),
-            other => panic!("{other:?}"),
-        };
+    let refused = |dir: &Path, file: &str| match open(dir, 512, WORDS).map(|tokenizer| tokenizer.max_length()) {
+        Err(TokenizeError::File { path, reason }) => assert_eq!(path, dir.join(file), "{reason}"),
+        other => panic!("{other:?}"),
+    };
     for config in
         ["", "[]", r#"{"model_max_length": "long"}"#, r#"{"model_max_length": 2}"#, r#"{"model_max_length": -1}"#]
     {
@@ -142,7 +150,8 @@ fn malformed_files_are_refused_by_name() {
     refused(with_config(Some(r#"{"truncation_side": "up"}"#)).path(), "tokenizer_config.json");
     let dir = tempfile::tempdir().unwrap();
     refused(dir.path(), "tokenizer.json");
-    for text in ["", "{}", r#"{"model": {"type": "WordPiece"}}"#, "\u{0}"] {
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#).unwrap();
+    for text in ["", "{}", "[]", r#"{"model": {"type": "WordPiece"}}"#, "\u{0}"] {
         fs::write(dir.path().join("tokenizer.json"), text).unwrap();
         refused(dir.path(), "tokenizer.json");
     }
@@ -151,10 +160,151 @@ fn malformed_files_are_refused_by_name() {
 /// The pieces cut off a long pair number thousands on either side; their combinations must not be made.
 #[test]
 fn a_pair_of_a_megabyte_is_cut() {
-    let tokenizer = Tokenizer::open(&golden("bert"), 64, WORDS).unwrap();
+    let tokenizer = open(&golden("bert"), 64, WORDS).unwrap();
     let (text, pair) = ("good film ".repeat(100_000), "great story ".repeat(90_000));
     let found = tokenizer.encode(&text, Some(&pair), &limit(None, true)).unwrap();
     let short = tokenizer.encode(&text[..1000], Some(&pair[..1080]), &limit(None, true)).unwrap();
     assert!(found.truncated);
     assert_eq!(found, short);
+}
+
+/// `goldens/make_side_files.py` made what is expected.
+#[test]
+fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
+    let cases: Vec<Value> = serde_json::from_slice(&fs::read(golden("side_files.json")).unwrap()).unwrap();
+    assert!(cases.len() > 100);
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let (name, base) = (case["name"].as_str().unwrap(), golden(case["base"].as_str().unwrap()));
+        let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(base.join(name)).unwrap()).unwrap() };
+        let mut tokenizer = read("tokenizer.json");
+        for (pointer, value) in case["edits"].as_object().unwrap() {
+            *tokenizer.pointer_mut(pointer).unwrap() = value.clone();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let files: &Map<String, Value> = case["files"].as_object().unwrap();
+        for (name, value) in files.iter().filter(|(_, value)| !value.is_null()) {
+            fs::write(dir.path().join(name), value.to_string()).unwrap();
+        }
+        let config = files.get("config.json").cloned().unwrap_or_else(|| read("config.json"));
+        let base = BaseInputs {
+            model_type: config["model_type"].as_str().unwrap(),
+            tokenizer_class: config["tokenizer_class"].as_str(),
+            positions: 512,
+            words: 100_000,
+        };
+        let opened = Tokenizer::open(dir.path(), &base).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let cut = case["cut"].as_u64().map(|cut| cut as usize);
+        for answer in case["answers"].as_array().unwrap() {
+            let (text, pair) = (answer[0].as_str().unwrap(), answer[1].as_str());
+            let found = opened.encode(text, pair, &limit(cut, true)).unwrap();
+            let found = (json!(found.ids), json!(found.type_ids));
+            if (&found.0, &found.1) != (&answer[2], &answer[3]) {
+                wrong.push(format!(
+                    "{name}: {text:?} {pair:?}\n  expected {} {}\n  found    {} {}",
+                    answer[2], answer[3], found.0, found.1
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{} answers are wrong", wrong.join("\n"), wrong.len());
+}
+
+/// A part of `tokenizer.json` that the class would not make: older releases of `transformers` follow the file, later ones the class.
+#[test]
+fn parts_in_which_releases_differ_are_refused_by_name() {
+    let refused = |base: &str, model_type: &'static str, config: Value, edits: Value, key: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tokenizer: Value =
+            serde_json::from_slice(&fs::read(golden(base).join("tokenizer.json")).unwrap()).unwrap();
+        for (pointer, value) in edits.as_object().unwrap() {
+            *tokenizer.pointer_mut(pointer).unwrap() = value.clone();
+        }
+        fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let inputs = BaseInputs { model_type, ..inputs(512, WORDS) };
+        match Tokenizer::open(dir.path(), &inputs).map(|tokenizer| tokenizer.max_length()) {
+            Err(TokenizeError::Unsupported { key: found, .. }) => assert_eq!(found, key),
+            other => panic!("{key}: {other:?}"),
+        }
+        // As the message says: so the file is taken as it is.
+        let mut config = config;
+        config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
+        fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        Tokenizer::open(dir.path(), &inputs).unwrap();
+    };
+    let none = || json!({});
+    let bert = |edits: Value, key: &str| refused("bert", "bert", none(), edits, key);
+    bert(json!({"/normalizer": {"type": "Lowercase"}}), "normalizer: type");
+    bert(json!({"/normalizer": null}), "normalizer: type");
+    bert(json!({"/normalizer/clean_text": false}), "normalizer: clean_text");
+    bert(json!({"/pre_tokenizer": {"type": "Whitespace"}}), "pre_tokenizer");
+    bert(json!({"/model/max_input_chars_per_word": 50}), "model: max_input_chars_per_word");
+    bert(json!({"/model/continuing_subword_prefix": "@@"}), "model: continuing_subword_prefix");
+    refused("encoders/roberta", "bert", none(), none(), "normalizer: type");
+    refused("encoders/roberta", "roberta", none(), json!({"/normalizer": {"type": "NFC"}}), "normalizer");
+    refused(
+        "encoders/roberta",
+        "roberta",
+        none(),
+        json!({"/pre_tokenizer/use_regex": false}),
+        "pre_tokenizer: use_regex",
+    );
+    refused(
+        "encoders/mpnet",
+        "mpnet",
+        none(),
+        json!({"/normalizer/handle_chinese_chars": false}),
+        "normalizer: handle_chinese_chars",
+    );
+    let lower = json!({"/normalizer": {"type": "Lowercase"}});
+    refused("encoders/deberta", "deberta-v2", none(), lower, "normalizer: \"Lowercase\"");
+    for class in ["BertJapaneseTokenizer", "CamembertTokenizerFast"] {
+        refused("bert", "bert", json!({"tokenizer_class": class}), none(), "tokenizer_class");
+    }
+}
+
+#[test]
+fn malformed_files_beside_the_tokenizer_are_refused_by_name() {
+    let refused = |name: &str, value: Value, words: &str| {
+        let dir = with_config(None);
+        fs::write(dir.path().join(name), value.to_string()).unwrap();
+        match open(dir.path(), 512, WORDS).map(|tokenizer| tokenizer.max_length()) {
+            Err(TokenizeError::File { path, reason }) => {
+                assert_eq!(path, dir.path().join(name));
+                assert!(reason.contains(words), "{reason}");
+            }
+            other => panic!("{name} {value}: {other:?}"),
+        }
+    };
+    let config = "tokenizer_config.json";
+    refused(config, json!({"do_lower_case": "no"}), "do_lower_case = \"no\"");
+    refused(config, json!({"strip_accents": 1}), "strip_accents = 1");
+    refused(config, json!({"model_input_names": "input_ids"}), "model_input_names");
+    refused(config, json!({"cls_token": 3}), "cls_token = 3");
+    refused(config, json!({"cls_token": null}), "cls_token is null");
+    refused(config, json!({"additional_special_tokens": [3]}), "extra_special_tokens = 3");
+    refused(config, json!({"added_tokens_decoder": []}), "added_tokens_decoder");
+    refused(config, json!({"added_tokens_decoder": {"x": {"content": "<x>"}}}), "added_tokens_decoder: x");
+    refused(config, json!({"added_tokens_decoder": {"7": "<x>"}}), "added_tokens_decoder: 7");
+    refused("added_tokens.json", json!([]), "expected a map");
+    refused("added_tokens.json", json!({"<x>": -1}), "<x> = -1");
+    refused("special_tokens_map.json", json!("x"), "expected a map");
+    // A token of no word that the model could fall back on.
+    let dir = with_config(Some(r#"{"unk_token": "<nowhere>"}"#));
+    let unknown = open(dir.path(), 512, WORDS).unwrap().encode("☃", None, &limit(None, true)).unwrap_err();
+    assert!(matches!(unknown, TokenizeError::Text(_)), "{unknown}");
+}
+
+/// Its id comes behind the vocabulary, where this base has no embedding; texts without it are served.
+#[test]
+fn an_added_token_without_an_embedding_is_refused_by_name() {
+    let dir = with_config(Some(r#"{"additional_special_tokens": ["<ent>"]}"#));
+    let tokenizer = open(dir.path(), 512, WORDS).unwrap();
+    assert!(tokenizer.encode("good film", None, &limit(None, true)).is_ok());
+    match tokenizer.encode("good <ent> film", None, &limit(None, true)) {
+        Err(error @ TokenizeError::Word { .. }) => assert!(error.to_string().contains("\"<ent>\""), "{error}"),
+        other => panic!("{other:?}"),
+    }
 }

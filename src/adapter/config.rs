@@ -121,10 +121,11 @@ impl PeftConfig {
         let raw = Raw { file, raw };
         raw.refuse_what_is_not_served()?;
         let config = Self {
-            base_model: raw.get("base_model_name_or_path")?,
+            // For people only.
+            base_model: raw.raw.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             rank: raw.get("r")?.unwrap_or(8),
             alpha: raw.get("lora_alpha")?.unwrap_or(8.0),
-            use_rslora: raw.get("use_rslora")?.unwrap_or(false),
+            use_rslora: raw.flag("use_rslora")?.unwrap_or(false),
             target_modules: match raw.get("target_modules")? {
                 Some(targets) => targets,
                 None => Targets::Names(DEFAULT_TARGETS.map(str::to_owned).into()),
@@ -152,21 +153,45 @@ impl PeftConfig {
     }
 }
 
-/// The JSON object and its file.
-struct Raw<'a> {
-    file: &'a Path,
-    raw: Map<String, Value>,
+/// A JSON object and its file.
+pub(super) struct Raw<'a> {
+    pub(super) file: &'a Path,
+    pub(super) raw: Map<String, Value>,
+}
+
+/// Whole numbers, however they are spelt: Python writes 8.0 for some. Inside lists too.
+pub(super) fn whole(value: Value) -> Value {
+    /// Below this every whole number is a float of its own.
+    const MOST: f64 = (1_u64 << 53) as f64;
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < MOST => Value::from(float as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(whole).collect(),
+        other => other,
+    }
 }
 
 impl Raw<'_> {
     /// The value under `key`; `None` where it is absent or null, which to PEFT is the same.
-    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, AdapterError> {
+    pub(super) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, AdapterError> {
         match self.raw.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
                 let error = |error| AdapterError::malformed(self.file, format!("{key} = {value}: {error}"));
-                T::deserialize(value).map(Some).map_err(error)
+                T::deserialize(whole(value.clone())).map(Some).map_err(error)
             }
+        }
+    }
+
+    /// A truth value, which may be 0 or 1, as in Python.
+    fn flag(&self, key: &str) -> Result<Option<bool>, AdapterError> {
+        match self.raw.get(key).cloned().map(whole) {
+            Some(Value::Number(number)) if number.as_u64().is_some_and(|number| number < 2) => {
+                Ok(Some(number.as_u64() == Some(1)))
+            }
+            _ => self.get(key),
         }
     }
 
@@ -176,7 +201,8 @@ impl Raw<'_> {
             Some(Value::Array(items)) => items.is_empty(),
             Some(Value::Object(items)) => items.is_empty(),
             Some(Value::String(text)) => text.is_empty(),
-            Some(_) => false,
+            Some(Value::Number(number)) => number.as_f64() == Some(0.0),
+            Some(Value::Bool(true)) => false,
         }
     }
 
@@ -198,7 +224,7 @@ impl Raw<'_> {
         }
         self.only("task_type", |value| value == "SEQ_CLS")?;
         self.only("bias", |value| value == "none")?;
-        self.only("fan_in_fan_out", |value| value == &Value::Bool(false))?;
+        self.only("fan_in_fan_out", |_| self.is_off("fan_in_fan_out"))?;
         self.only("init_lora_weights", |value| {
             let method = value.as_str().unwrap_or_default().to_lowercase();
             !CHANGES_BASE.iter().any(|name| method.starts_with(name))

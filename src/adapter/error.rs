@@ -80,18 +80,37 @@ pub enum AdapterError {
         found: usize,
     },
     /// The adapter was trained on another base.
-    #[error("{}: trained on the base {expected}, asked to run on {found}", file.display())]
+    #[error("{}: trained on the base {}, asked to run on {}", file.display(), base(names.as_ref().and_then(|names| names.trained_on.as_deref()), expected), base(names.as_ref().map(|names| &*names.loaded), found))]
     WrongBase {
         /// The file that holds the fingerprint.
         file: PathBuf,
-        /// The base of the adapter.
+        /// The fingerprint of the adapter's base.
         expected: String,
-        /// The base that serves.
+        /// The fingerprint of the base that serves.
         found: String,
+        /// What the two are called, where that is known.
+        names: Option<Box<BaseNames>>,
     },
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+/// What the two bases of [`AdapterError::WrongBase`] are called.
+#[derive(Debug)]
+pub struct BaseNames {
+    /// The adapter's, where its configuration names one.
+    pub trained_on: Option<String>,
+    /// The one that serves.
+    pub loaded: String,
+}
+
+/// A base by its name, where it has one, and its fingerprint.
+fn base(name: Option<&str>, fingerprint: &str) -> String {
+    match name {
+        Some(name) => format!("{name} ({fingerprint})"),
+        None => fingerprint.to_owned(),
+    }
 }
 
 impl AdapterError {

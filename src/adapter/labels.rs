@@ -6,20 +6,24 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::config::{Raw, whole};
 use super::files::Bytes;
 use super::{Adapter, AdapterError, ProblemType};
 
-/// What is read of it. The first three keys are `transformers`' own, the last is ours.
-#[derive(Debug, Default, Deserialize)]
+/// What is read of it. The first three keys are `transformers`' own, the last is ours. `label2id` counts only where there is no
+/// `id2label`, and is not looked at otherwise.
+#[derive(Debug, Default)]
 pub(super) struct Labels {
-    #[serde(default)]
-    id2label: Option<BTreeMap<usize, String>>,
-    #[serde(default)]
-    label2id: Option<BTreeMap<String, usize>>,
-    #[serde(default)]
+    names: Option<Names>,
     pub(super) problem_type: Option<ProblemType>,
-    #[serde(default)]
     pub(super) polyrank: Ours,
+}
+
+/// Names by id, and the key that they came from.
+#[derive(Debug)]
+struct Names {
+    key: &'static str,
+    by_id: BTreeMap<usize, String>,
 }
 
 /// What neither PEFT nor `transformers` has a place for.
@@ -36,15 +40,41 @@ impl Labels {
     /// Nothing at all for a file that is absent.
     pub(super) fn parse(bytes: Option<&Bytes>) -> Result<Self, AdapterError> {
         let Some(Bytes { file, bytes }) = bytes else { return Ok(Self::default()) };
-        serde_json::from_slice(bytes).map_err(|error| AdapterError::malformed(file, error))
+        let raw = serde_json::from_slice(bytes).map_err(|error| AdapterError::malformed(file, error))?;
+        let raw = Raw { file, raw };
+        let entry = |key: &str, name: &str, value: &Value| {
+            AdapterError::malformed(file, format!("{key}: {name:?}: expected a name and its id, found {value}"))
+        };
+        let names = match (raw.get::<Map<String, Value>>("id2label")?, raw.raw.get("label2id")) {
+            (Some(map), _) => {
+                let key = "id2label";
+                let names = map.iter().map(|(id, value)| {
+                    let pair = id.trim().parse().ok().zip(scalar(value));
+                    pair.ok_or_else(|| entry(key, id, value))
+                });
+                Some(Names { key, by_id: names.collect::<Result<_, _>>()? })
+            }
+            (None, Some(Value::Object(map))) => {
+                let key = "label2id";
+                let names = map.iter().map(|(name, value)| {
+                    let id = scalar(value).and_then(|id| id.trim().parse().ok());
+                    id.map(|id| (id, name.clone())).ok_or_else(|| entry(key, name, value))
+                });
+                Some(Names { key, by_id: names.collect::<Result<_, _>>()? })
+            }
+            (None, None | Some(Value::Null)) => None,
+            (None, Some(other)) => {
+                return Err(AdapterError::malformed(file, format!("label2id: expected a map, found {other}")));
+            }
+        };
+        let (problem_type, polyrank) = (raw.get("problem_type")?, raw.get("polyrank")?.unwrap_or_default());
+        Ok(Self { names, problem_type, polyrank })
     }
 
     /// A name for each of `outputs`: from `id2label`, else `label2id`, else `LABEL_0`, ... as in `transformers`.
     pub(super) fn names(&self, file: &Path, outputs: usize) -> Result<Vec<String>, AdapterError> {
-        let (key, by_id) = match (&self.id2label, &self.label2id) {
-            (Some(names), _) => ("id2label", names.clone()),
-            (None, Some(ids)) => ("label2id", ids.iter().map(|(name, &id)| (id, name.clone())).collect()),
-            (None, None) => return Ok((0..outputs).map(|id| format!("LABEL_{id}")).collect()),
+        let Some(Names { key, by_id }) = &self.names else {
+            return Ok((0..outputs).map(|id| format!("LABEL_{id}")).collect());
         };
         if !by_id.keys().copied().eq(0..outputs) {
             let (found, last) = (by_id.len(), by_id.keys().last());
@@ -52,7 +82,16 @@ impl Labels {
             let reason = format!("{key}: expected ids 0 to {}, one for each output, found {found}{last}", outputs - 1);
             return Err(AdapterError::malformed(file, reason));
         }
-        Ok(by_id.into_values().collect())
+        Ok(by_id.values().cloned().collect())
+    }
+}
+
+/// A string, or a number or a truth value as one; whole numbers without a point.
+fn scalar(value: &Value) -> Option<String> {
+    match whole(value.clone()) {
+        Value::String(text) => Some(text),
+        value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

@@ -10,7 +10,7 @@ mod peek;
 mod read;
 mod write;
 
-pub use error::AdapterError;
+pub use error::{AdapterError, BaseNames};
 #[cfg(fuzzing)]
 pub(crate) use files::{Bytes, Files};
 pub use lora::{Adapter, ProblemType, Ranks};

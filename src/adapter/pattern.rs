@@ -8,53 +8,88 @@ use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
 use super::AdapterError;
-use super::config::{PeftConfig, Targets};
+use super::config::{self, PeftConfig};
 use crate::params::{Layout, Site};
 
 /// The key that says which modules are adapted.
 const TARGETS: &str = "target_modules";
 
-/// A site that the configuration adapts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Target {
-    pub(super) site: Site,
+/// A linear that the configuration adapts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Target<T> {
+    pub(super) what: T,
     pub(super) rank: usize,
     /// `alpha / r`, or `alpha / sqrt(r)`, with the module's own.
     pub(super) scale: f64,
 }
 
-/// The sites that `config` adapts, in order of execution.
-pub(super) fn targets(file: &Path, config: &PeftConfig, layout: &Layout) -> Result<Vec<Target>, AdapterError> {
+/// What `config` adapts.
+#[derive(Debug)]
+pub(super) struct Targets {
+    /// In order of execution.
+    pub(super) sites: Vec<Target<Site>>,
+    /// Linears of the head that the base may bring (a pooler), by their names.
+    pub(super) head: Vec<Target<String>>,
+}
+
+/// The linears that `config` adapts.
+pub(super) fn targets(file: &Path, config: &PeftConfig, layout: &Layout) -> Result<Targets, AdapterError> {
     let select = Select::new(file, config)?;
-    // PEFT would adapt these too; here they are no sites, and half an adapter is none.
-    let tables = layout.tables.iter().filter(|_| !matches!(select.wanted, Rule::AllLinear));
-    for name in layout.other_linears.iter().chain(tables) {
+    let sizes = Sizes::new(file, config)?;
+    let mut found = Targets { sites: Vec::new(), head: Vec::new() };
+    let of_head = |name: &String| layout.head.iter().any(|parameter| parameter.name == format!("{name}.weight"));
+    for name in &layout.other_linears {
+        match select.takes(name)? {
+            false => {}
+            true if of_head(name) => found.head.push(sizes.target(name, name.clone())?),
+            // PEFT would adapt these too; here they are no sites, and half an adapter is none.
+            true => return Err(AdapterError::unsupported(file, TARGETS, name)),
+        }
+    }
+    for name in layout.tables.iter().filter(|_| !matches!(select.wanted, Rule::AllLinear)) {
         if select.takes(name)? {
             return Err(AdapterError::unsupported(file, TARGETS, name));
         }
     }
-    let ranks = Values::new(file, "rank_pattern", &config.rank_pattern)?;
-    let alphas = Values::new(file, "alpha_pattern", &config.alpha_pattern)?;
-    let mut found = Vec::new();
     for site in layout.sites() {
         let name = layout.name(site);
-        if !select.takes(&name)? {
-            continue;
+        if select.takes(&name)? {
+            found.sites.push(sizes.target(&name, site)?);
         }
-        let rank = ranks.get(&name)?.unwrap_or(config.rank as f64);
-        if rank < 1.0 || rank.fract() != 0.0 {
-            return Err(AdapterError::malformed(file, format!("{name}: expected a rank of 1 or more, found {rank}")));
-        }
-        let alpha = alphas.get(&name)?.unwrap_or(config.alpha);
-        let scale = alpha / if config.use_rslora { rank.sqrt() } else { rank };
-        if !(scale as f32).is_finite() {
-            return Err(AdapterError::malformed(file, format!("{name}: expected a finite scale, found {scale}")));
-        }
-        found.push(Target { site, rank: rank as usize, scale });
     }
-    match found.is_empty() {
+    match found.sites.is_empty() && found.head.is_empty() {
         true => Err(AdapterError::malformed(file, "target_modules names no linear of the base's layers")),
         false => Ok(found),
+    }
+}
+
+/// The rank and the scale of each module.
+struct Sizes<'a> {
+    file: &'a Path,
+    config: &'a PeftConfig,
+    ranks: Values,
+    alphas: Values,
+}
+
+impl<'a> Sizes<'a> {
+    fn new(file: &'a Path, config: &'a PeftConfig) -> Result<Self, AdapterError> {
+        let ranks = Values::new(file, "rank_pattern", &config.rank_pattern)?;
+        let alphas = Values::new(file, "alpha_pattern", &config.alpha_pattern)?;
+        Ok(Self { file, config, ranks, alphas })
+    }
+
+    fn target<T>(&self, name: &str, what: T) -> Result<Target<T>, AdapterError> {
+        let malformed = |reason| Err(AdapterError::malformed(self.file, reason));
+        let rank = self.ranks.get(name)?.unwrap_or(self.config.rank as f64);
+        if rank < 1.0 || rank.fract() != 0.0 {
+            return malformed(format!("{name}: expected a rank of 1 or more, found {rank}"));
+        }
+        let alpha = self.alphas.get(name)?.unwrap_or(self.config.alpha);
+        let scale = alpha / if self.config.use_rslora { rank.sqrt() } else { rank };
+        if !(scale as f32).is_finite() {
+            return malformed(format!("{name}: expected a finite scale, found {scale}"));
+        }
+        Ok(Target { what, rank: rank as usize, scale })
     }
 }
 
@@ -95,14 +130,14 @@ enum Rule {
 }
 
 impl Rule {
-    fn new(file: &Path, key: &'static str, targets: &Targets) -> Result<Self, AdapterError> {
+    fn new(file: &Path, key: &'static str, targets: &config::Targets) -> Result<Self, AdapterError> {
         Ok(match targets {
-            Targets::Pattern(pattern) if key == TARGETS && pattern.eq_ignore_ascii_case("all-linear") => {
+            config::Targets::Pattern(pattern) if key == TARGETS && pattern.eq_ignore_ascii_case("all-linear") => {
                 Self::AllLinear
             }
             // `re.fullmatch`
-            Targets::Pattern(pattern) => Self::Whole(Expression::new(file, key, &format!("^(?:{pattern})$"))?),
-            Targets::Names(names) => Self::Names(names.clone()),
+            config::Targets::Pattern(pattern) => Self::Whole(Expression::new(file, key, &format!("^(?:{pattern})$"))?),
+            config::Targets::Names(names) => Self::Names(names.clone()),
         })
     }
 
@@ -284,7 +319,7 @@ mod tests {
             let matches = |name: &str| -> Result<bool, AdapterError> {
                 match rule {
                     "key" => Key::new(file, "rank_pattern", pattern)?.matches(name),
-                    "whole" => Rule::new(file, TARGETS, &Targets::Pattern(pattern.into()))?.matches(name),
+                    "whole" => Rule::new(file, TARGETS, &config::Targets::Pattern(pattern.into()))?.matches(name),
                     _ => Saved::expression(file, pattern)?.is_match(name),
                 }
             };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
 use super::files::Files;
@@ -16,14 +16,17 @@ use crate::params::{Layout, Module};
 /// More layers than any encoder has; what it keeps out is a name that would size a table.
 const MOST_LAYERS: usize = 1024;
 
-/// Reads the adapter in the folder `dir` with [`layout_of`] in place of its base's layout.
+/// Reads the adapter in the folder `dir` with [`layout_of`] in place of its base's layout. Of a linear of the head that it adds a
+/// delta to, only the delta is there.
 ///
 /// # Errors
 /// As [`super::read`] and [`layout_of`].
 pub fn peek(dir: &Path) -> Result<(Layout, Adapter), AdapterError> {
     let files = Files::read(dir)?;
     let layout = guess(&files)?;
-    let adapter = parse(&files, &layout, &Device::Cpu)?;
+    // A delta of the head's own linear counts as it is served: as the whole linear.
+    let zeros = |_: &str, shape: &[usize]| Ok(Some(Tensor::zeros(shape, DType::F32, &Device::Cpu)?));
+    let adapter = parse(&files, &layout, Some(&zeros), &Device::Cpu)?;
     Ok((layout, adapter))
 }
 
@@ -67,7 +70,13 @@ fn guess(files: &Files) -> Result<Layout, AdapterError> {
             layers = layers.max(1 + layer.filter(|&layer: &usize| layer < MOST_LAYERS).ok_or_else(most)?);
         }
         if layers == 0 {
-            continue;
+            // A delta of the head alone tells of no layer.
+            let of_head =
+                |name: &str| probe.other_linears.iter().any(|linear| name == format!("{linear}.lora_A.weight"));
+            if !shapes.iter().any(|(name, _)| of_head(name)) {
+                continue;
+            }
+            layers = 1;
         }
         let known = Labels::parse(files.labels.as_ref())?.polyrank.layers;
         let layers = known.filter(|&known| known > layers && known <= MOST_LAYERS).unwrap_or(layers);

@@ -9,10 +9,12 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::config::PeftConfig;
+use super::error::BaseNames;
 use super::files::{Bytes, Files, LABELS};
 use super::labels::Labels;
-use super::pattern::{Saved, targets};
+use super::pattern::{Saved, Target, targets};
 use super::{Adapter, AdapterError};
+use crate::base::{Base, ModelError};
 use crate::params::{Delta, Dim, HeadParameter, Layout};
 
 /// What stands before every name in PEFT's files.
@@ -22,52 +24,69 @@ pub(super) const PREFIX: &str = "base_model.model.";
 /// `config.json` where there is one. Tensors are f32 on `device`, whatever they are in the file.
 ///
 /// # Errors
-/// Whatever is malformed, missing, superfluous or not served, with its file and its name. Nothing is half-loaded. The
-/// base's fingerprint is not compared here, but by [`read_over`].
+/// Whatever is malformed, missing, superfluous or not served, with its file and its name; a delta of the head's own linear, which
+/// takes [`read_over`]. Nothing is half-loaded. The base's fingerprint is not compared here.
 pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
-    parse(&Files::read(dir)?, layout, device)
+    parse(&Files::read(dir)?, layout, None, device)
 }
 
-/// As [`read`], for the base with this fingerprint, which is asked for where the adapter names one. Another base is told before what
-/// differs because of it.
+/// As [`read`], for `base`, whose fingerprint is asked for where the adapter names one. Another base is told before what differs
+/// because of it. A delta of a linear of the head (BERT's pooler) is added to the base's weight: the sum is the adapter's own.
 ///
 /// # Errors
 /// As [`read`], and [`AdapterError::WrongBase`].
-pub fn read_over<'a>(
-    dir: &Path,
-    layout: &Layout,
-    fingerprint: impl FnOnce() -> &'a str,
-    device: &Device,
-) -> Result<Adapter, AdapterError> {
+pub fn read_over(dir: &Path, layout: &Layout, base: &Base, device: &Device) -> Result<Adapter, AdapterError> {
     let files = Files::read(dir)?;
     if let Some(labels) = &files.labels
         && let Some(expected) = Labels::parse(Some(labels))?.polyrank.base_fingerprint
     {
-        let found = fingerprint();
+        let found = base.fingerprint();
         if expected != found {
-            return Err(AdapterError::WrongBase { file: labels.file.clone(), expected, found: found.to_owned() });
+            let trained_on = PeftConfig::parse(&files.config).ok().and_then(|config| config.base_model);
+            let names = Some(Box::new(BaseNames { trained_on, loaded: base.name() }));
+            let (file, found) = (labels.file.clone(), found.to_owned());
+            return Err(AdapterError::WrongBase { file, expected, found, names });
         }
     }
-    parse(&files, layout, device)
+    let parameter = |name: &str, shape: &[usize]| match base.weights.contains(name) {
+        true => Ok(Some(base.weights.parameter(name, shape)?.tensor()?)),
+        false => Ok(None),
+    };
+    parse(&files, layout, Some(&parameter), device)
 }
 
-/// The adapter in the bytes of its files.
-pub(crate) fn parse(files: &Files, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
+/// Gives a parameter of a shape of the base's head; `None` where the base lacks it.
+pub(super) type Parameter<'a> = &'a dyn Fn(&str, &[usize]) -> Result<Option<Tensor>, ModelError>;
+
+/// The adapter in the bytes of its files. Without `base`, deltas of the head's linears are refused.
+pub(crate) fn parse(
+    files: &Files,
+    layout: &Layout,
+    base: Option<Parameter>,
+    device: &Device,
+) -> Result<Adapter, AdapterError> {
     let config = PeftConfig::parse(&files.config)?;
     let labels = Labels::parse(files.labels.as_ref())?;
     let tensors = tensors(&files.weights)?;
     let mut weights = Weights::new(&files.weights.file, &tensors, device)?;
     let mut deltas = vec![None; layout.len()];
-    for target in targets(&files.config.file, &config, layout)? {
-        let (name, module) = (layout.name(target.site), layout.module(target.site));
-        let a = weights.take(&format!("{name}.lora_A.weight"), &[target.rank, module.in_features])?;
-        let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, target.rank])?;
+    let targets = targets(&files.config.file, &config, layout)?;
+    if let Some(linear) = targets.head.first().filter(|_| base.is_none()) {
+        return Err(AdapterError::unsupported(&files.config.file, "target_modules", &linear.what));
+    }
+    for Target { what: site, rank, scale } in targets.sites {
+        let (name, module) = (layout.name(site), layout.module(site));
+        let a = weights.take(&format!("{name}.lora_A.weight"), &[rank, module.in_features])?;
+        let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, rank])?;
         // Kept with a row for each rank, as the kernel reads it.
         let b = b.t()?.contiguous()?.t()?;
-        deltas[layout.index(target.site)] = Some(Delta { a, b, scale: target.scale });
+        deltas[layout.index(site)] = Some(Delta { a, b, scale });
     }
     let saved = Saved::new(&files.config.file, &config)?;
-    let (head, outputs) = weights.take_head(&layout.head, &saved)?;
+    let (mut head, outputs) = weights.take_head(&layout.head, &saved)?;
+    for (target, base) in targets.head.iter().zip(base.into_iter().cycle()) {
+        weights.merge(target, layout, base, &mut head)?;
+    }
     weights.finish(&files.config.file, &saved)?;
     let labels_file = files.labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file);
     Ok(Adapter {
@@ -181,6 +200,31 @@ impl<'a> Weights<'a> {
         Ok((head, outputs.unwrap_or(1)))
     }
 
+    /// Puts into `head` the linear of `target`, the base's with what the adapter adds to it: `W + scale B A`, and its bias.
+    fn merge(
+        &mut self,
+        Target { what: linear, rank, scale }: &Target<String>,
+        layout: &Layout,
+        base: Parameter,
+        head: &mut BTreeMap<String, Tensor>,
+    ) -> Result<(), AdapterError> {
+        let hidden = layout.hidden;
+        let a = self.take(&format!("{linear}.lora_A.weight"), &[*rank, hidden])?;
+        let b = self.take(&format!("{linear}.lora_B.weight"), &[hidden, *rank])?;
+        let own =
+            layout.head.iter().filter(|parameter| parameter.name.rsplit_once('.').is_some_and(|(of, _)| of == linear));
+        for HeadParameter { name, shape, .. } in own {
+            let parameter = base(name, &vec![hidden; shape.len()]);
+            let parameter = parameter.map_err(|error| AdapterError::malformed(self.file, error))?;
+            let mut parameter = parameter.ok_or_else(|| self.missing(name))?.to_device(self.device)?;
+            if name.ends_with(".weight") {
+                parameter = (parameter + (b.matmul(&a)? * *scale)?)?;
+            }
+            head.insert(name.clone(), parameter);
+        }
+        Ok(())
+    }
+
     /// Refuses a file that holds more than was taken: by the key of `config` that asked for it, where one did.
     fn finish(self, config: &Path, saved: &Saved) -> Result<(), AdapterError> {
         let Some((name, full)) = self.left.first_key_value() else { return Ok(()) };
@@ -195,11 +239,12 @@ impl<'a> Weights<'a> {
         let bytes = view.data();
         let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         let data: Vec<f32> = match view.dtype() {
+            Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
             Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Dtype::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
             dtype => {
-                let reason = format!("tensor {name}: expected f32, f16 or bf16, found {dtype:?}");
+                let reason = format!("tensor {name}: expected f64, f32, f16 or bf16, found {dtype:?}");
                 return Err(AdapterError::malformed(self.file, reason));
             }
         };

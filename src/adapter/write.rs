@@ -44,7 +44,7 @@ pub fn write(
         weights: Bytes { file: dir.join(WEIGHTS), bytes: weights(&dir.join(WEIGHTS), adapter, &survivors)? },
         labels: Some(Bytes { file: dir.join(LABELS), bytes: text(&labels_json) }),
     };
-    parse(&files, layout, &Device::Cpu)?;
+    parse(&files, layout, None, &Device::Cpu)?;
     save(dir, files)
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 use super::architecture::{self, Architecture};
+use crate::text::BaseInputs;
 
 /// What an encoder needs to know of its base. Keys are BERT's; other architectures' own names for the same are translated
 /// ([`Architecture::aliases`]), and what a file leaves out is `transformers`' default.
@@ -40,9 +41,9 @@ pub struct BaseConfig {
     pub max_position_embeddings: usize,
     /// Rows of the segment table; 0 where there is none.
     pub type_vocab_size: usize,
-    /// The token that fills up batches, where there is one; nothing here pads.
+    /// The token that fills up batches, where there is one; nothing here pads. Some files say -1 for none.
     #[serde(default)]
-    pub pad_token_id: Option<u32>,
+    pub pad_token_id: Option<i64>,
     #[serde(skip, default = "bert")]
     architecture: &'static Architecture,
     /// All keys, translated, for what one architecture has alone.
@@ -102,6 +103,17 @@ impl BaseConfig {
         self.max_position_embeddings.saturating_sub(before)
     }
 
+    /// What a tokenizer is to know of the base.
+    #[must_use]
+    pub fn tokenizer_inputs(&self) -> BaseInputs<'_> {
+        BaseInputs {
+            model_type: &self.model_type,
+            tokenizer_class: self.raw.get("tokenizer_class").and_then(Value::as_str),
+            positions: self.longest_text(),
+            words: self.vocab_size,
+        }
+    }
+
     /// Dropout of what the head reads, in training, where an architecture drops it at all.
     #[must_use]
     pub fn head_input_dropout(&self) -> f64 {
@@ -115,7 +127,10 @@ impl BaseConfig {
     /// A key that is missing or of another type.
     pub fn own<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
         let json = |source| ModelError::Config { path: self.path.clone(), source };
-        serde_json::from_value(Value::Object(self.raw.clone())).map_err(json)
+        // Null is what is not said.
+        let said = self.raw.iter().filter(|(_, value)| !value.is_null());
+        let said: Map<String, Value> = said.map(|(key, value)| (key.clone(), value.clone())).collect();
+        serde_json::from_value(Value::Object(said)).map_err(json)
     }
 
     /// Refuses a value that no encoder has.
@@ -156,6 +171,12 @@ impl BaseConfig {
         for (key, p) in probabilities {
             self.demand((0.0..1.0).contains(&p), key, "0 to less than 1".to_owned(), p)?;
         }
+        // Positions are counted from the one behind it.
+        if self.architecture.model_type.contains("roberta")
+            && let Some(padding) = self.pad_token_id
+        {
+            self.demand((-1..MOST as i64).contains(&padding), "pad_token_id", format!("-1 to {}", MOST - 1), padding)?;
+        }
         let eps = self.layer_norm_eps;
         self.demand(eps > 0.0 && eps < 1.0, "layer_norm_eps", "more than 0 and less than 1".to_owned(), eps)
     }
@@ -185,6 +206,14 @@ fn translated(mut raw: Map<String, Value>, architecture: &Architecture) -> Map<S
             raw.insert((*common).to_owned(), value);
         }
     }
+    // Whole numbers, however they are spelt.
+    for value in raw.values_mut() {
+        if let Some(float) =
+            value.as_f64().filter(|float| value.is_f64() && float.fract() == 0.0 && float.abs() < MOST as f64)
+        {
+            *value = Value::from(float as i64);
+        }
+    }
     let bert = serde_json::json!({
         "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12,
         "type_vocab_size": 2,
@@ -208,7 +237,11 @@ fn served(path: &Path, raw: &Map<String, Value>, architecture: &Architecture) ->
         ("is_decoder", Value::from(false)),
     ];
     for (key, expected) in everywhere.into_iter().chain((architecture.only)()) {
-        if let Some(found) = raw.get(key).filter(|&found| *found != expected) {
+        // Null is what is not said; `gelu_python` is the same function.
+        let other = |found: &&Value| {
+            !found.is_null() && **found != expected && !(*found == "gelu_python" && expected == "gelu")
+        };
+        if let Some(found) = raw.get(key).filter(other) {
             let (expected, found) = (expected.to_string(), found.to_string());
             return Err(ModelError::Unsupported { path: path.to_owned(), key, expected, found });
         }

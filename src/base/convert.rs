@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle::PthTensors;
+use candle_core::pickle::{PthTensors, TensorInfo};
 use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use super::legacy::{self, Legacy};
 use super::weights::map;
 use super::{BaseConfig, ModelError, pickle, tokenizer_files};
 use crate::atomic_file;
@@ -24,6 +25,9 @@ pub(super) const PICKLE: &str = "pytorch_model.bin";
 pub(super) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
 /// The tokenizer, as it is served.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
+
+/// What an archive begins with.
+const ARCHIVE: &[u8] = b"PK";
 
 /// What all tensors of a pickle may take, in sizes of the file.
 const GROWTH: u64 = 4;
@@ -121,19 +125,63 @@ fn merge(dir: &Path, shards: &[PathBuf]) -> Result<(), ModelError> {
     atomic_file::restore_mode_and_sync(&path).map_err(ModelError::io(&path))
 }
 
+/// What `torch.save` wrote, in either of its forms.
+enum Pickle {
+    Archive(PthTensors),
+    Legacy(Legacy),
+}
+
+impl Pickle {
+    fn open(path: &Path) -> Result<Self, ModelError> {
+        let convert = |reason: String| ModelError::Convert { path: path.to_owned(), reason };
+        let malformed = |_| convert("a tensor's arguments are malformed".to_owned());
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        let map = map(&file).map_err(ModelError::io(path))?;
+        // Candle's readers index the arguments of a tensor without looking how many there are.
+        if legacy::is_legacy(&map) {
+            let read =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Legacy::open(map))).map_err(malformed)?;
+            let from = |reason| convert(format!("saved by torch before 1.6: {reason}{}", legacy::advice(path)));
+            return read.map(Self::Legacy).map_err(from);
+        }
+        if legacy::is_tar(&map) {
+            return Err(convert(format!("a tar archive, saved by torch before 0.1.10{}", legacy::advice(path))));
+        }
+        if !map.starts_with(ARCHIVE) {
+            return Err(convert(format!("no archive of torch.save{}", legacy::advice(path))));
+        }
+        pickle::check(path)?;
+        let read = std::panic::catch_unwind(|| PthTensors::new(path, None)).map_err(malformed)?;
+        read.map(Self::Archive).map_err(|error| convert(error.to_string()))
+    }
+
+    fn tensors(&self) -> &HashMap<String, TensorInfo> {
+        match self {
+            Self::Archive(archive) => archive.tensor_infos(),
+            Self::Legacy(legacy) => legacy.tensors(),
+        }
+    }
+
+    fn get(&self, name: &str, info: &TensorInfo) -> Result<Tensor, String> {
+        match self {
+            Self::Archive(archive) => match archive.get(name) {
+                Ok(tensor) => tensor.ok_or_else(|| "it is listed and not there".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+            Self::Legacy(legacy) => legacy.get(info),
+        }
+    }
+}
+
 /// One file of all pickles' float tensors, in their own types.
 fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
     for path in pickles {
         let convert = |reason: String| ModelError::Convert { path: path.clone(), reason };
         let bytes = fs::metadata(path).map_err(ModelError::io(path))?.len();
-        pickle::check(path)?;
-        // Candle's reader indexes the arguments of a tensor without looking how many there are.
-        let read = std::panic::catch_unwind(|| PthTensors::new(path, None));
-        let read = read.map_err(|_| convert("a tensor's arguments are malformed".to_owned()))?;
-        let pickle = read.map_err(|error| convert(error.to_string()))?;
+        let pickle = Pickle::open(path)?;
         let mut all = 0u64;
-        for (name, info) in pickle.tensor_infos() {
+        for (name, info) in pickle.tensors() {
             // A pickle may claim any shape: no tensor is larger than the file that holds it. And it may give one storage many names,
             // which is memory for each: `torch.save` does so where weights are tied, twice or so.
             let elements = info.layout.dims().iter().try_fold(1u64, |product, dim| product.checked_mul(*dim as u64));
@@ -144,15 +192,14 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
                     info.layout.dims()
                 )));
             }
-            if !matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16) {
+            if !matches!(info.dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16) {
                 continue;
             }
             all = all.saturating_add(size.unwrap_or(u64::MAX));
             if all > bytes.saturating_mul(GROWTH) {
                 return Err(convert(format!("its tensors take more than {GROWTH} times the file")));
             }
-            let tensor = pickle.get(name).map_err(|error| convert(format!("tensor {name}: {error}")))?;
-            let tensor = tensor.ok_or_else(|| convert(format!("tensor {name} is listed and not there")))?;
+            let tensor = pickle.get(name, info).map_err(|error| convert(format!("tensor {name}: {error}")))?;
             tensors.insert(name.clone(), tensor);
         }
     }

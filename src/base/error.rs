@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::text::TokenizeError;
+
 /// A base that cannot be found, fetched or used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -74,7 +76,7 @@ pub enum ModelError {
         found: Vec<usize>,
     },
     /// A tensor is of a type that no parameter has.
-    #[error("{path}: tensor {tensor}: expected f32, f16 or bf16, found {found}")]
+    #[error("{path}: tensor {tensor}: expected f64, f32, f16 or bf16, found {found}")]
     Dtype {
         /// The weights file.
         path: PathBuf,
@@ -117,11 +119,15 @@ pub enum ModelError {
     },
     /// A model that is neither a folder, nor in the cache.
     #[error(
-        "no model {model:?}: no such folder, and no model of that name in {cache}; `polyrank pull` fetches the default one, `polyrank pull ORG/NAME` one of the hub"
+        "no model {model:?}: no such folder, and no model of that name in {cache}; `polyrank pull` fetches the default one, \
+         `polyrank pull ORG/NAME` one of the hub{}",
+        suggested(suggestion)
     )]
     NotFound {
         /// What was asked for.
         model: String,
+        /// The id of a hub's model that may be meant.
+        suggestion: Option<String>,
         /// The cache.
         cache: PathBuf,
     },
@@ -139,9 +145,17 @@ pub enum ModelError {
     /// The system tells no folder for caches.
     #[error("no cache folder is known: set POLYRANK_HOME")]
     NoCache,
+    /// A file of the tokenizer is malformed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizeError),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+fn suggested(id: &Option<String>) -> String {
+    id.as_ref()
+        .map_or_else(String::new, |id| format!(". A model of the hub is named with its owner: did you mean {id}?"))
 }
 
 impl ModelError {

@@ -10,10 +10,11 @@ use ureq::{Agent, Body};
 use super::convert::{INDEX, PICKLE, PICKLE_INDEX, TOKENIZER, WEIGHTS};
 use super::partial::{Fill, Partial};
 use super::progress::Progress;
-use super::pull::{ADAPTER, CONFIG, OPTIONAL, Recipe, pinned};
+use super::pull::{ADAPTER, CONFIG, Recipe, pinned};
 use super::source::Sources;
 use super::tokenizer_files::SOURCES;
 use super::{BaseConfig, ModelError, convert};
+use crate::text::SIDE_FILES;
 
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
 pub(super) const ENDPOINT: &str = "https://huggingface.co";
@@ -37,7 +38,9 @@ pub(super) fn fetch(sources: &Sources, recipe: &Recipe, dir: &Path, progress: &d
     let hub = Hub::new(sources, recipe, dir, progress);
     hub.required(CONFIG)?;
     BaseConfig::read(dir)?;
-    hub.optional(OPTIONAL)?;
+    for name in SIDE_FILES {
+        hub.optional(name)?;
+    }
     if !hub.optional(TOKENIZER)? {
         // Whichever there are; a repository without any is told by the file that it should have.
         let mut found = false;

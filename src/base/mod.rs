@@ -8,6 +8,7 @@ mod convert;
 pub(crate) mod convert;
 mod error;
 mod hub;
+mod legacy;
 mod partial;
 mod pickle;
 mod prepack;
@@ -56,6 +57,12 @@ impl Base {
         let config = BaseConfig::read(dir)?;
         let weights = Weights::open(&dir.join("model.safetensors"))?;
         Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
+    }
+
+    /// Its name for people: the id of a hub's model in the cache, or else its folder.
+    #[must_use]
+    pub fn name(&self) -> String {
+        source::id_of(&self.dir).unwrap_or_else(|| self.dir.display().to_string())
     }
 
     /// `sha256:...` over the encoder's weights: equal for copies of one encoder, whatever prefix or head they carry. Read and

@@ -52,7 +52,8 @@ impl Weight {
 }
 
 /// The pickle machine over weights. A mark is `None`.
-struct Scan<'a> {
+pub(super) struct Scan<'a> {
+    length: usize,
     rest: &'a [u8],
     stack: Vec<Option<Weight>>,
     memo: HashMap<u32, Weight>,
@@ -62,14 +63,19 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    /// Over `bytes`, which begin with a pickle.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         let limit = bytes.len().saturating_mul(GROWTH).saturating_add(4096);
-        Self { rest: bytes, stack: Vec::new(), memo: HashMap::new(), made: 0, limit }
+        Self { length: bytes.len(), rest: bytes, stack: Vec::new(), memo: HashMap::new(), made: 0, limit }
     }
 
-    fn run(mut self) -> Result<(), String> {
+    /// The length of the pickle.
+    ///
+    /// # Errors
+    /// Why it would not be read, or not in memory proportional to `bytes`.
+    pub(super) fn run(mut self) -> Result<usize, String> {
         while self.step()? {}
-        Ok(())
+        Ok(self.length - self.rest.len())
     }
 
     /// One operation; whether more follow. The operations are those that candle reads.
@@ -94,6 +100,9 @@ impl<'a> Scan<'a> {
             0x8a => {
                 let [size] = self.take()?;
                 self.skip(size.into())?;
+                if size > 8 {
+                    return Err(format!("a number of {size} bytes"));
+                }
                 self.push(8)?;
             }
             b'K' => self.number(1)?,
@@ -224,7 +233,7 @@ mod tests {
     fn refused(bytes: &[u8], reason: &str) {
         match Scan::new(bytes).run() {
             Err(found) => assert!(found.contains(reason), "{found:?} where {reason:?} was expected"),
-            Ok(()) => panic!("{bytes:?} passed where {reason:?} was expected"),
+            Ok(_) => panic!("{bytes:?} passed where {reason:?} was expected"),
         }
     }
 
@@ -235,7 +244,9 @@ mod tests {
             b"(X\x07\x00\x00\x00storageq\x03ctorch\nFloatStorage\nq\x04X\x01\x00\x00\x000q\x05X\x03\x00\x00\x00cpu",
         );
         pickle.extend(b"K\x04tQK\x00K\x02K\x02\x86K\x02K\x01\x86\x89ccollections\nOrderedDict\n)RtRu.");
-        assert_eq!(Scan::new(&pickle).run(), Ok(()));
+        assert_eq!(Scan::new(&pickle).run(), Ok(pickle.len()));
+        let more = [&pickle[..], b"more"].concat();
+        assert_eq!(Scan::new(&more).run(), Ok(pickle.len()));
         for end in 0..pickle.len() {
             assert!(Scan::new(&pickle[..end]).run().is_err(), "cut at {end}");
         }
@@ -245,6 +256,7 @@ mod tests {
     fn a_claimed_length_must_lie_inside() {
         refused(b"X\xff\xff\xff\xffabc.", "4294967295 bytes are claimed where 4 are left");
         refused(b"\x8a\x20\x01.", "32 bytes are claimed where 2 are left");
+        refused(b"\x8a\x09123456789.", "a number of 9 bytes");
     }
 
     #[test]

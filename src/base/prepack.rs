@@ -1,14 +1,17 @@
 //! Prepacked weights, kept in the cache folder and mapped: processes share their pages, and a start takes milliseconds.
 //!
 //! A file is a safetensors file of words (`U32`), one tensor a linear, `prepacked/DIGEST-PRECISION.safetensors`, where the digest is
-//! of all that was packed. Whatever does not fit what is asked for is made anew.
+//! of all that was packed. Each has a checksum in the header, which is compared once a process, when the file is mapped. Whatever
+//! does not fit what is asked for is made anew.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -21,10 +24,13 @@ use crate::atomic_file;
 use crate::params::{Layout, Precision, Prepacked, Words};
 
 /// Of the panels' form: files of another are made anew.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// Where the words begin is a multiple of this: a cache line.
 const ALIGNMENT: usize = 64;
+
+/// Words that are written at once.
+const CHUNK: usize = 4096;
 
 /// The prepacked weights of a base, by their names in a classifier's checkpoint.
 pub(crate) type Prepack = BTreeMap<String, Prepacked>;
@@ -98,54 +104,95 @@ fn held(base: &Base, wanted: &[Wanted]) -> Result<Prepack, ModelError> {
     wanted.iter().map(|wanted| Ok((wanted.name.clone(), pack(base, wanted)?))).collect()
 }
 
-/// What the file at `path` holds, if that is all that is wanted.
+/// What the file at `path` holds, if that is all that is wanted, and whole.
 fn open(path: &Path, wanted: &[Wanted]) -> Option<Prepack> {
     let map = Arc::new(map(&File::open(path).ok()?).ok()?);
-    let (length, metadata) = SafeTensors::read_metadata(&map).ok()?;
-    if metadata.metadata().as_ref()?.get("version").map(String::as_str) != Some(VERSION) {
+    let found = contents(&map, wanted);
+    if found.is_none() {
+        tracing::warn!("{}: prepacked weights of another version, or damaged; they are made anew", path.display());
+    }
+    found
+}
+
+fn contents(map: &Arc<Mmap>, wanted: &[Wanted]) -> Option<Prepack> {
+    let (length, metadata) = SafeTensors::read_metadata(map).ok()?;
+    let entries = metadata.metadata().as_ref()?;
+    if entries.get("version").map(String::as_str) != Some(VERSION) {
         return None;
     }
     let start = size_of::<u64>() + length;
     let find = |Wanted { name, shape: [out, width], precision }: &Wanted| {
         let info = metadata.info(name).filter(|info| info.dtype == Dtype::U32)?;
         let (from, to) = info.data_offsets;
-        let words = Words::mapped(Arc::clone(&map), start + from, (to - from) / size_of::<u32>())?;
+        let found = checksum(crc32fast::hash(map.get(start + from..start + to)?));
+        if entries.get(&checksum_key(name)) != Some(&found) {
+            return None;
+        }
+        let words = Words::mapped(Arc::clone(map), start + from, (to - from) / size_of::<u32>())?;
         Some((name.clone(), Prepacked::from_words(words, *out, *width, *precision)?))
     };
-    wanted.iter().map(find).collect()
+    wanted.par_iter().map(find).collect()
+}
+
+/// The key of the checksum of the weight `name`.
+fn checksum_key(name: &str) -> String {
+    format!("crc32 {name}")
+}
+
+/// Of the same length for every value, so that the header does not grow when it is filled in.
+fn checksum(value: u32) -> String {
+    format!("{value:08x}")
 }
 
 /// Writes the file whole or not at all, a weight at a time. The outer error is of the base, the inner one of the file.
 fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> Result<io::Result<()>, ModelError> {
-    let header = header(wanted, precision);
+    let mut checksums = vec![0; wanted.len()];
+    let head = header(wanted, &checksums, precision);
     let begin = || -> io::Result<_> {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         sweep(folder);
         let mut file = BufWriter::new(atomic_file::begin(path)?);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
+        file.write_all(&(head.len() as u64).to_le_bytes())?;
+        file.write_all(head.as_bytes())?;
         Ok(file)
     };
     let mut file = match begin() {
         Ok(file) => file,
         Err(error) => return Ok(Err(error)),
     };
-    for wanted in wanted {
+    for (wanted, checksum) in wanted.iter().zip(&mut checksums) {
         let packed = pack(base, wanted)?;
-        if let Err(error) = packed.words().iter().try_for_each(|word| file.write_all(&word.to_ne_bytes())) {
+        let mut hash = crc32fast::Hasher::new();
+        let written = packed.words().chunks(CHUNK).try_for_each(|words| {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            hash.update(&bytes);
+            file.write_all(&bytes)
+        });
+        if let Err(error) = written {
             return Ok(Err(error));
         }
+        *checksum = hash.finalize();
     }
-    // Synced before it appears: its content is not looked at again.
-    let end = || atomic_file::publish(file.into_inner().map_err(io::IntoInnerError::into_error)?, path);
+    let end = || {
+        // The checksums are known only now; the header is as long as before.
+        file.seek(io::SeekFrom::Start(size_of::<u64>() as u64))?;
+        file.write_all(header(wanted, &checksums, precision).as_bytes())?;
+        atomic_file::publish(file.into_inner().map_err(io::IntoInnerError::into_error)?, path)
+    };
     Ok(end())
 }
 
 /// A safetensors header, with spaces at its end so that what follows is aligned.
-fn header(wanted: &[Wanted], precision: Precision) -> String {
+fn header(wanted: &[Wanted], checksums: &[u32], precision: Precision) -> String {
     let mut entries = Map::new();
-    entries.insert("__metadata__".to_owned(), json!({"version": VERSION, "precision": precision.name()}));
+    let mut about = Map::new();
+    about.insert("version".to_owned(), json!(VERSION));
+    about.insert("precision".to_owned(), json!(precision.name()));
+    about.extend(
+        wanted.iter().zip(checksums).map(|(wanted, &value)| (checksum_key(&wanted.name), json!(checksum(value)))),
+    );
+    entries.insert("__metadata__".to_owned(), Value::Object(about));
     let mut start = 0;
     for Wanted { name, shape: [out, width], precision } in wanted {
         let words = Prepacked::len(*out, *width, *precision);
@@ -255,6 +302,27 @@ mod tests {
             let made = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
             assert_eq!(words(&made), words(&expected));
             assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+    }
+
+    /// One bit that flips on the disk leads to no wrong answer: the file is made anew, unless nothing reads the byte.
+    #[test]
+    fn a_flipped_bit_anywhere_is_found() {
+        let cache = tempfile::tempdir().unwrap();
+        let (base, layout) = base(cache.path());
+        let path = file(cache.path(), &base, &layout, Precision::Int8);
+        let expected = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let start = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        // Every byte of the header, and some of every weight.
+        for at in (0..start).step_by(3).chain((start..whole.len()).step_by(997)).chain([whole.len() - 1]) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, &flipped).unwrap();
+            let made = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
+            assert!(words(&made) == words(&expected), "byte {at}");
+            assert!(at < start || fs::read(&path).unwrap() == whole, "byte {at} was not mended");
         }
     }
 

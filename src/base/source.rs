@@ -12,6 +12,11 @@ use super::pull::{self, Recipe};
 use super::weights::{self, hex};
 use super::{ModelError, convert, hub};
 
+/// The folder of the cache that holds models.
+const MODELS: &str = "models";
+/// What folders of converted models that lay elsewhere begin with.
+const LOCAL: &str = "local";
+
 /// The name of the default base.
 const DEFAULT: &str = "default";
 
@@ -67,7 +72,7 @@ impl Sources {
         recipe(model)
             .map(|recipe| self.folder(&recipe))
             .filter(|dir| pull::is_base(dir))
-            .ok_or_else(|| ModelError::NotFound { model: model.to_owned(), cache: self.models() })
+            .ok_or_else(|| not_found(model, self.models()))
     }
 
     /// [`locate`](Self::locate), and where `model` is not in the cache yet, fetches it.
@@ -97,7 +102,7 @@ impl Sources {
             let missing = [pull::CONFIG].into_iter().chain(pull::REQUIRED).find(|name| !dir.join(name).is_file());
             return Err(ModelError::io(&dir.join(missing.unwrap_or_default()))(std::io::ErrorKind::NotFound.into()));
         }
-        let target = self.models().join(format!("local--{}", state_of(&dir)?));
+        let target = self.models().join(format!("{LOCAL}--{}", state_of(&dir)?));
         if !pull::is_base(&target) {
             tracing::info!(from = %dir.display(), to = %target.display(), "converting");
             pull::convert_local(self, &dir, &target)?;
@@ -110,7 +115,7 @@ impl Sources {
     /// # Errors
     /// What is no id, and an adapter that the hub does not give.
     pub fn adapter(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
-        let not_found = || ModelError::NotFound { model: id.to_owned(), cache: self.home.join("adapters") };
+        let not_found = || not_found(id, self.home.join("adapters"));
         let recipe = recipe(id).filter(|recipe| recipe.wheel.is_none()).ok_or_else(not_found)?;
         let target = self.home.join("adapters").join(recipe.folder_name());
         if pull::is_adapter(&target) {
@@ -124,7 +129,7 @@ impl Sources {
     }
 
     pub(super) fn models(&self) -> PathBuf {
-        self.home.join("models")
+        self.home.join(MODELS)
     }
 
     /// Where a hub's model lies in the cache.
@@ -219,6 +224,36 @@ impl Recipe<'_> {
     }
 }
 
+/// The id of the model whose folder in a cache is `dir`.
+pub(super) fn id_of(dir: &Path) -> Option<String> {
+    let (parent, name) = (dir.parent()?.file_name()?, dir.file_name()?.to_str()?);
+    let (organisation, rest) = name.split_once("--").filter(|(organisation, _)| *organisation != LOCAL)?;
+    (parent == MODELS).then(|| format!("{organisation}/{}", rest.replace("%2F", "/")))
+}
+
+/// Owners on the hub of models whose bare names are known, by what the names begin with.
+const OWNERS: [(&str, &str); 13] = [
+    ("bert-", "google-bert"),
+    ("roberta-", "FacebookAI"),
+    ("xlm-roberta-", "FacebookAI"),
+    ("distilbert-", "distilbert"),
+    ("distilroberta-", "distilbert"),
+    ("electra-", "google"),
+    ("deberta-", "microsoft"),
+    ("mdeberta-", "microsoft"),
+    ("mpnet-", "microsoft"),
+    ("ModernBERT-", "answerdotai"),
+    ("all-", "sentence-transformers"),
+    ("multi-qa-", "sentence-transformers"),
+    ("paraphrase-", "sentence-transformers"),
+];
+
+fn not_found(model: &str, cache: PathBuf) -> ModelError {
+    let owner = OWNERS.iter().find(|(start, _)| is_name(model) && model.starts_with(start));
+    let suggestion = owner.map(|(_, owner)| format!("{owner}/{model}"));
+    ModelError::NotFound { model: model.to_owned(), suggestion, cache }
+}
+
 /// A branch, tag, commit or `refs/pr/N`.
 fn is_revision(revision: &str) -> bool {
     revision.split('/').all(is_name)
@@ -262,6 +297,25 @@ mod tests {
             let model = format!("a/b@{revision}");
             let folder = recipe(&model).map(|recipe| recipe.folder_name());
             assert_eq!(folder, Some(format!("a--b@{escaped}")));
+        }
+        for (name, expected) in [
+            ("bert-base-uncased", Some("google-bert/bert-base-uncased")),
+            ("roberta-base", Some("FacebookAI/roberta-base")),
+            ("all-MiniLM-L6-v2", Some("sentence-transformers/all-MiniLM-L6-v2")),
+            ("some-model", None),
+            ("bert-base/../x", None),
+        ] {
+            let ModelError::NotFound { suggestion, .. } = not_found(name, PathBuf::new()) else { panic!("{name}") };
+            assert_eq!(suggestion.as_deref(), expected, "{name}");
+        }
+        for (dir, id) in [
+            ("home/models/org--name", Some("org/name")),
+            ("home/models/org--na--me@refs%2Fpr%2F1", Some("org/na--me@refs/pr/1")),
+            ("home/models/local--12ab", None),
+            ("home/org--name", None),
+            ("models/name", None),
+        ] {
+            assert_eq!(id_of(Path::new(dir)).as_deref(), id, "{dir}");
         }
         for revision in ["", "/", "..", "../x", "x/../y", "/x", "x/", "x//y", "a b", "a%2Fb"] {
             assert!(recipe(&format!("a/b@{revision}")).is_none(), "{revision}");

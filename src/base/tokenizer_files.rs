@@ -8,10 +8,10 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::ModelError;
+use crate::text::{Side, Token, template};
 
 /// DeBERTa-v2's and v3's SentencePiece model.
 const SPM: &str = "spm.model";
@@ -45,25 +45,14 @@ pub(super) fn tokenizer(dir: &Path, model_type: &str) -> Result<Value, ModelErro
     }
 }
 
-/// What `tokenizer_config.json` says of a tokenizer that is made here.
-#[derive(Default, Deserialize)]
-struct Settings {
-    do_lower_case: Option<bool>,
-    strip_accents: Option<bool>,
-    tokenize_chinese_chars: Option<bool>,
-    #[serde(default)]
-    split_by_punct: bool,
-    #[serde(default)]
-    add_prefix_space: bool,
+/// The files beside the tokenizer's.
+fn side(dir: &Path) -> Result<Side, ModelError> {
+    Ok(Side::read(dir, None)?)
 }
 
-fn settings(dir: &Path) -> Result<Settings, ModelError> {
-    let path = dir.join("tokenizer_config.json");
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ModelError::Config { path, source }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
-        Err(error) => Err(ModelError::io(&path)(error)),
-    }
+/// Whether the settings say yes to `key`.
+fn says(side: &Side, key: &str, default: bool) -> Result<bool, ModelError> {
+    Ok(side.get::<bool>(key)?.unwrap_or(default))
 }
 
 /// The fields of `sentencepiece_model.proto` that decide ids.
@@ -143,22 +132,18 @@ fn added(id: usize, content: &str, special: bool) -> Value {
            "special": special})
 }
 
-/// `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, or with a second `[SEP]` between.
-fn template([first, last]: [(&str, usize); 2], twice: bool, second_segment: usize) -> Value {
-    let special =
-        |(token, _): (&str, usize), segment: usize| json!({"SpecialToken": {"id": token, "type_id": segment}});
-    let text = |id: &str, segment: usize| json!({"Sequence": {"id": id, "type_id": segment}});
-    let mut pair = vec![special(first, 0), text("A", 0), special(last, 0)];
-    if twice {
-        pair.push(special(last, 0));
-    }
-    pair.extend([text("B", second_segment), special(last, second_segment)]);
-    let tokens: Map<String, Value> = [first, last]
-        .into_iter()
-        .map(|(token, id)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
-        .collect();
-    json!({"type": "TemplateProcessing", "single": [special(first, 0), text("A", 0), special(last, 0)], "pair": pair,
-           "special_tokens": tokens})
+/// What stands around texts, of the tokens `[first, last]` with their `ids`.
+fn frame(tokens: [&str; 2], ids: [usize; 2], twice: bool, second_segment: u32) -> Value {
+    let [first, last] = [0, 1].map(|i| (tokens[i].to_owned(), ids[i] as u32));
+    template([&first, &last], twice, second_segment)
+}
+
+/// A special token of the settings, or the architecture's own; whether the settings name it.
+fn special(side: &Side, key: &str, own: &str) -> Result<(Token, bool), ModelError> {
+    Ok(match side.token(key)? {
+        Some(token) => (token, true),
+        None => (Token::Bare(own.to_owned()), false),
+    })
 }
 
 fn metaspace() -> Value {
@@ -187,14 +172,14 @@ fn unigram(vocab: &[(String, f32)], unk_id: usize) -> Value {
 /// `DebertaV2Converter`.
 fn deberta(dir: &Path) -> Result<Value, ModelError> {
     let path = dir.join(SPM);
-    let (model, settings) = (SentencePiece::read(&path)?, settings(dir)?);
+    let (model, side) = (SentencePiece::read(&path)?, side(dir)?);
     let mut steps: Vec<Value> =
-        settings.do_lower_case.unwrap_or(false).then(|| json!({"type": "Lowercase"})).into_iter().collect();
+        says(&side, "do_lower_case", false)?.then(|| json!({"type": "Lowercase"})).into_iter().collect();
     steps.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
     steps.extend(model.charsmap());
     steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
     let mut pieces = vec![metaspace()];
-    if settings.split_by_punct {
+    if says(&side, "split_by_punct", false)? {
         pieces.insert(0, json!({"type": "Punctuation", "behavior": "Isolated"}));
     }
     let vocab: Vec<(String, f32)> = model.pieces.iter().map(|(piece, score, _)| (piece.clone(), *score)).collect();
@@ -222,7 +207,7 @@ fn deberta(dir: &Path) -> Result<Value, ModelError> {
     Ok(whole(
         sequence("Sequence", "normalizers", steps),
         sequence("Sequence", "pretokenizers", pieces),
-        template([("[CLS]", ids[1]), ("[SEP]", ids[2])], false, 1),
+        frame(["[CLS]", "[SEP]"], [ids[1], ids[2]], false, 1),
         tokens.into_iter().map(|(_, token)| token).collect(),
         unigram(&vocab, model.unk_id),
     ))
@@ -247,22 +232,25 @@ fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     Ok(whole(
         sequence("Sequence", "normalizers", steps),
         metaspace(),
-        template([("<s>", 0), ("</s>", 2)], true, 0),
+        frame(["<s>", "</s>"], [0, 2], true, 0),
         tokens,
         unigram(&vocab, 3),
     ))
 }
 
-/// The special tokens around a WordPiece vocabulary.
+/// The special tokens around a vocabulary.
 struct SpecialTokens {
     first: &'static str,
     last: &'static str,
     padding: &'static str,
+    unknown: &'static str,
     mask: &'static str,
     /// Whether the mask takes the space before it.
     mask_takes_space: bool,
+    /// Whether they are found in normalised text.
+    normalized: bool,
     /// Whether a pair has two of `last` between its texts, and how its second segment is numbered.
-    pair: (bool, usize),
+    pair: (bool, u32),
 }
 
 /// `BertConverter`'s.
@@ -270,8 +258,10 @@ const BERT_TOKENS: SpecialTokens = SpecialTokens {
     first: "[CLS]",
     last: "[SEP]",
     padding: "[PAD]",
+    unknown: "[UNK]",
     mask: "[MASK]",
     mask_takes_space: false,
+    normalized: false,
     pair: (false, 1),
 };
 
@@ -280,45 +270,95 @@ const MPNET_TOKENS: SpecialTokens = SpecialTokens {
     first: "<s>",
     last: "</s>",
     padding: "<pad>",
+    unknown: "[UNK]",
     mask: "<mask>",
     mask_takes_space: true,
+    normalized: true,
     pair: (true, 0),
 };
 
+/// `RobertaConverter`'s.
+const ROBERTA_TOKENS: SpecialTokens =
+    SpecialTokens { unknown: "<unk>", normalized: false, pair: (true, 0), ..MPNET_TOKENS };
+
+/// The special tokens of a vocabulary: those of the settings, or else the architecture's own.
+struct Found {
+    /// As `tokenizer.json` lists them. A token of the settings that the vocabulary lacks gets its id where the tokenizer is opened.
+    listed: Vec<Value>,
+    /// The first and the last token, where the vocabulary has both.
+    ends: Option<[(String, u32); 2]>,
+    unknown: String,
+}
+
+impl SpecialTokens {
+    /// # Errors
+    /// A token of the architecture's own that `find` does not know, of the file at `path`.
+    fn find(&self, side: &Side, path: &Path, find: impl Fn(&str) -> Option<usize>) -> Result<Found, ModelError> {
+        let mut listed = Vec::new();
+        let mut names = Vec::new();
+        for (key, own) in [
+            ("pad_token", self.padding),
+            ("unk_token", self.unknown),
+            ("cls_token", self.first),
+            ("sep_token", self.last),
+            ("mask_token", self.mask),
+        ] {
+            let (token, stated) = special(side, key, own)?;
+            let id = find(token.content());
+            match (&token, id) {
+                (_, None) if stated => {}
+                (_, None) => {
+                    let reason = format!("no token {}", token.content());
+                    return Err(ModelError::Convert { path: path.to_owned(), reason });
+                }
+                (Token::Flagged(flagged), Some(id)) => {
+                    let mut one = json!(flagged);
+                    one["id"] = json!(id);
+                    listed.push((id, one));
+                }
+                (Token::Bare(content), Some(id)) => {
+                    let mut one = added(id, content, true);
+                    one["normalized"] = json!(self.normalized);
+                    one["lstrip"] = json!(key == "mask_token" && self.mask_takes_space);
+                    listed.push((id, one));
+                }
+            }
+            names.push((token.content().to_owned(), id));
+        }
+        listed.sort_by_key(|(id, _)| *id);
+        listed.dedup_by_key(|(id, _)| *id);
+        let end = |i: usize| names.get(i).and_then(|(name, id)| Some((name.clone(), (*id)? as u32)));
+        let ends = end(2).zip(end(3)).map(|(first, last)| [first, last]);
+        let unknown = names.swap_remove(1).0;
+        Ok(Found { listed: listed.into_iter().map(|(_, token)| token).collect(), ends, unknown })
+    }
+}
+
 /// `BertConverter`, with the special tokens of an architecture.
 fn word_piece(dir: &Path, special: &SpecialTokens) -> Result<Value, ModelError> {
-    const UNKNOWN: &str = "[UNK]";
     let path = dir.join(WORD_PIECE);
     let text = fs::read_to_string(&path).map_err(ModelError::io(&path))?;
-    let vocab: Vec<&str> = text.lines().map(|line| line.trim_end_matches('\r')).collect();
-    let ids: Map<String, Value> =
-        vocab.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
-    let find = |token: &str| {
-        let missing = || ModelError::Convert { path: path.clone(), reason: format!("no token {token}") };
-        vocab.iter().position(|known| *known == token).ok_or_else(missing)
-    };
-    let mut tokens = Vec::new();
-    let SpecialTokens { first, last, padding, mask, mask_takes_space, pair } = *special;
-    for token in [padding, UNKNOWN, first, last, mask] {
-        let id = find(token)?;
-        let mut one = added(id, token, true);
-        one["lstrip"] = json!(token == mask && mask_takes_space);
-        tokens.push((id, one));
-    }
-    tokens.sort_by_key(|(id, _)| *id);
-    let settings = settings(dir)?;
+    let lines = text.lines().map(|line| line.trim_end_matches('\r')).enumerate();
+    let vocab: Map<String, Value> = lines.map(|(id, token)| (token.to_owned(), json!(id))).collect();
+    let side = side(dir)?;
+    let Found { listed, ends, unknown } = special.find(&side, &path, |token| id_of(&vocab, token))?;
     let normalizer = json!({
-        "type": "BertNormalizer", "clean_text": true, "lowercase": settings.do_lower_case.unwrap_or(true),
-        "handle_chinese_chars": settings.tokenize_chinese_chars.unwrap_or(true), "strip_accents": settings.strip_accents,
+        "type": "BertNormalizer", "clean_text": true, "lowercase": says(&side, "do_lower_case", true)?,
+        "handle_chinese_chars": says(&side, "tokenize_chinese_chars", true)?, "strip_accents": side.get::<bool>("strip_accents")?,
     });
+    let post = ends.map_or(Value::Null, |[first, last]| template([&first, &last], special.pair.0, special.pair.1));
     Ok(whole(
         normalizer,
         json!({"type": "BertPreTokenizer"}),
-        template([(first, find(first)?), (last, find(last)?)], pair.0, pair.1),
-        tokens.into_iter().map(|(_, token)| token).collect(),
-        json!({"type": "WordPiece", "unk_token": UNKNOWN, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
-               "vocab": ids}),
+        post,
+        listed,
+        json!({"type": "WordPiece", "unk_token": unknown, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+               "vocab": vocab}),
     ))
+}
+
+fn id_of(vocab: &Map<String, Value>, token: &str) -> Option<usize> {
+    vocab.get(token).and_then(Value::as_u64).map(|id| id as usize)
 }
 
 /// `RobertaConverter`.
@@ -333,24 +373,14 @@ fn byte_level(dir: &Path) -> Result<Value, ModelError> {
         |line: &str| ModelError::Convert { path: merges_path.clone(), reason: format!("{line:?} is no pair") };
     let merges = lines.map(|line| line.split_once(' ').ok_or_else(|| malformed(line)));
     let merges: Vec<(&str, &str)> = merges.collect::<Result<_, _>>()?;
-    let find = |token: &str| {
-        let missing = || ModelError::Convert { path: vocab_path.clone(), reason: format!("no token {token}") };
-        vocab.get(token).and_then(Value::as_u64).map(|id| id as usize).ok_or_else(missing)
-    };
-    let mut tokens = Vec::new();
-    for token in ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] {
-        let id = find(token)?;
-        let mut one = added(id, token, true);
-        // The mask takes the space before it.
-        one["lstrip"] = json!(token == "<mask>");
-        tokens.push((id, one));
-    }
-    tokens.sort_by_key(|(id, _)| *id);
-    let prefix = settings(dir)?.add_prefix_space;
-    let post = json!({"type": "RobertaProcessing", "sep": ["</s>", find("</s>")?], "cls": ["<s>", find("<s>")?],
-                      "trim_offsets": true, "add_prefix_space": prefix});
+    let side = side(dir)?;
+    let Found { listed, ends, .. } = ROBERTA_TOKENS.find(&side, &vocab_path, |token| id_of(&vocab, token))?;
+    let prefix = says(&side, "add_prefix_space", false)?;
+    let post = ends.map_or(Value::Null, |[first, last]| {
+        json!({"type": "RobertaProcessing", "sep": last, "cls": first, "trim_offsets": true, "add_prefix_space": prefix})
+    });
     let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
                        "end_of_word_suffix": "", "fuse_unk": false, "vocab": vocab, "merges": merges});
     let split = json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
-    Ok(whole(Value::Null, split, post, tokens.into_iter().map(|(_, token)| token).collect(), model))
+    Ok(whole(Value::Null, split, post, listed, model))
 }

@@ -102,6 +102,7 @@ impl Weights {
                 Data::mapped(Arc::clone(&self.map), range)
             }
             Dtype::F32 => Data::Held(convert(bytes, f32::from_le_bytes)),
+            Dtype::F64 => Data::Held(convert(bytes, |b| f64::from_le_bytes(b) as f32)),
             Dtype::F16 => Data::Held(convert(bytes, |b| f16::from_le_bytes(b).to_f32())),
             Dtype::BF16 => Data::Held(convert(bytes, |b| bf16::from_le_bytes(b).to_f32())),
             dtype => return Err(ModelError::Dtype { path: path(), tensor: tensor(), found: dtype.to_string() }),
@@ -119,7 +120,7 @@ impl Weights {
     /// copies of one encoder stays out: prefix, old names of norms, heads, integer buffers, the file's own order and metadata.
     pub(super) fn fingerprint(&self) -> String {
         let encoder = |name: &str| ENCODER.iter().any(|part| name.starts_with(part));
-        let float = |dtype| matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        let float = |dtype| matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
         // A mapping of its own, so that the word table's pages, of which texts need few, do not stay resident.
         let passing = map(&self.file);
         let map = passing.as_ref().unwrap_or(&self.map);

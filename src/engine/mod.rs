@@ -82,7 +82,7 @@ impl Engine {
     }
 
     fn over(base: Base, backend: Backend, precision: Precision) -> Result<Self, Error> {
-        let tokenizer = Tokenizer::open(&base.dir, base.config.longest_text(), base.config.vocab_size)?;
+        let tokenizer = Tokenizer::open(&base.dir, &base.config.tokenizer_inputs())?;
         let encoder = encoder::open(&base, &backend)?;
         let workers = Workers::new(usize::MAX).map_err(|error| Error::Thread(std::io::Error::other(error)))?;
         Ok(Self { base, tokenizer, encoder, backend, precision, workers })
@@ -149,7 +149,7 @@ impl Engine {
     /// # Errors
     /// What is malformed, by name; an adapter trained on another base; a head that needs what the base lacks.
     pub fn load_adapter(&self, dir: &Path) -> Result<Adapter, Error> {
-        Ok(adapter::read_over(dir, self.layout(), || self.base_fingerprint(), self.device())?)
+        Ok(adapter::read_over(dir, self.layout(), &self.base, self.device())?)
     }
 
     /// Logits `[labels]` of each row, in the rows' order; none for a text of no tokens. Rows of different adapters share one

@@ -206,7 +206,7 @@ impl From<TokenizeError> for ApiError {
             | TokenizeError::Word { .. }
             | TokenizeError::Nothing
             | TokenizeError::Text(_) => Self::Unprocessable(error.to_string()),
-            TokenizeError::File { .. } => Self::Internal(error.to_string()),
+            TokenizeError::File { .. } | TokenizeError::Unsupported { .. } => Self::Internal(error.to_string()),
         }
     }
 }

@@ -11,4 +11,5 @@ pub mod rows;
 mod tokenizer;
 
 pub use encoded::Encoded;
-pub use tokenizer::{Limit, TokenizeError, Tokenizer};
+pub use tokenizer::{BaseInputs, Limit, TokenizeError, Tokenizer};
+pub(crate) use tokenizer::{SIDE_FILES, Side, Token, template};

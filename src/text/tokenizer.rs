@@ -1,24 +1,43 @@
 //! From a text, or a pair, to token ids, as `transformers`' fast tokenizers do.
 
-use std::io::ErrorKind;
+mod class;
+mod side;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::tokenizer::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 use tokenizers::utils::truncation::truncate_encodings;
+
+use class::Class;
+pub(crate) use class::template;
+pub(crate) use side::{FILES as SIDE_FILES, Side, Token};
 
 use crate::text::Encoded;
 
 /// A tokenizer that cannot be read, or a text that it cannot take.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizeError {
-    /// `tokenizer.json` or `tokenizer_config.json` is missing or malformed.
+    /// A file of the tokenizer is missing or malformed.
     #[error("{path}: {reason}")]
     File {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A file of the tokenizer asks for what is not served.
+    #[error("{path}: {key}: expected {expected}, found {found}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key, or the part of `tokenizer.json`.
+        key: String,
+        /// What would be served.
+        expected: String,
+        /// What it says.
+        found: String,
     },
     /// A text is too long and may not be cut.
     #[error("a text of {tokens} tokens is longer than {max_length}, and truncation is off")]
@@ -39,8 +58,10 @@ pub enum TokenizeError {
         found: usize,
     },
     /// The tokenizer knows a token that the base has no embedding of.
-    #[error("token {token} of the text: expected one of the base's {words}")]
+    #[error("token {content:?} of the text has the id {token}: expected one of the base's {words}")]
     Word {
+        /// The token.
+        content: String,
         /// Its id.
         token: u32,
         /// Rows of the base's word table.
@@ -71,52 +92,78 @@ pub struct Tokenizer {
     words: usize,
     /// The side that loses tokens.
     side: TruncationDirection,
+    /// Whether the model is given type ids; zeros otherwise.
+    typed: bool,
 }
 
-#[derive(Default, Deserialize)]
-struct TokenizerConfig {
-    /// Some files say 1e30 for "no limit".
-    model_max_length: Option<f64>,
-    #[serde(default)]
-    truncation_side: Side,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Side {
-    #[default]
-    Right,
-    Left,
+/// What a tokenizer is to know of its base.
+#[derive(Debug, Clone, Copy)]
+pub struct BaseInputs<'a> {
+    /// The architecture, which decides the tokenizer's class where no file names one.
+    pub model_type: &'a str,
+    /// The class that the base's configuration names.
+    pub tokenizer_class: Option<&'a str>,
+    /// The most tokens of a text.
+    pub positions: usize,
+    /// Rows of the word table: ids are below.
+    pub words: usize,
 }
 
 impl Tokenizer {
-    /// Reads `dir/tokenizer.json`. Truncation and padding that it carries are ignored: texts are cut by [`Limit`] and never
-    /// padded. The longest text is the lesser of `model_max_length` in `tokenizer_config.json`, where that says one, and
-    /// `positions`; ids are below `words`.
+    /// Reads `dir/tokenizer.json` and the files beside it, and makes of them what `transformers` makes: tokens that other files add,
+    /// and the parts that the tokenizer's class makes by `tokenizer_config.json`. Padding, and the length of a truncation, are
+    /// ignored: texts are cut by [`Limit`] and never padded. The longest text is the lesser of `model_max_length` in
+    /// `tokenizer_config.json`, where that says one, and the base's.
     ///
     /// # Errors
-    /// A file that is missing or malformed, or a longest text without room for tokens.
-    pub fn open(dir: &Path, positions: usize, words: usize) -> Result<Self, TokenizeError> {
+    /// A file that is missing or malformed, a class that is not served, or a longest text without room for tokens.
+    pub fn open(dir: &Path, base: &BaseInputs) -> Result<Self, TokenizeError> {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(file(&path))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(file(&path))?;
-        inner.with_padding(None).with_truncation(None).map_err(file(&path))?;
-        let path = dir.join("tokenizer_config.json");
-        let config = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(file(&path))?,
-            Err(error) if error.kind() == ErrorKind::NotFound => TokenizerConfig::default(),
-            Err(error) => return Err(file(&path)(error)),
+        let mut whole: Value = serde_json::from_slice(&bytes).map_err(file(&path))?;
+        if !whole.is_object() {
+            return Err(file(&path)("expected an object"));
+        }
+        let side = Side::read(dir, whole.get("added_tokens"))?;
+        let class = Class::of(&side, base)?;
+        let cut = whole["truncation"]["direction"].as_str().map(str::to_lowercase);
+        let defaults = class.defaults(&whole);
+        class.apply(&mut whole, &side)?;
+        for key in ["truncation", "padding"] {
+            whole[key] = Value::Null;
+        }
+        let mut inner: tokenizers::Tokenizer = serde_json::from_value(whole).map_err(file(&path))?;
+        let there: HashSet<String> = inner.get_added_vocabulary().get_vocab().keys().cloned().collect();
+        inner.add_tokens(side.to_add(&there, &class, &defaults)?).map_err(file(side.path()))?;
+        if let Some(frame) = class.frame(&side, |token| inner.token_to_id(token))? {
+            inner.with_post_processor(Some(frame));
+        }
+        inner.set_encode_special_tokens(side.get("split_special_tokens")?.unwrap_or(false));
+        for (token, id) in inner.get_added_vocabulary().get_vocab().iter().filter(|(_, id)| **id as usize >= base.words)
+        {
+            tracing::warn!(token, id, words = base.words, "the base has no embedding of an added token");
+        }
+        // Some files say 1e30 for "no limit". The conversion saturates: it becomes the largest integer.
+        let stated = side.get::<f64>("model_max_length")?.or(side.get::<f64>("max_len")?);
+        let stated = stated.map_or(usize::MAX, |stated| stated as usize);
+        let cut = side.get::<String>("truncation_side")?.or(cut);
+        let settings = side.path();
+        let tokenizer = Self {
+            inner,
+            max_length: base.positions.min(stated),
+            words: base.words,
+            side: match cut.as_deref() {
+                None | Some("right") => TruncationDirection::Right,
+                Some("left") => TruncationDirection::Left,
+                Some(other) => {
+                    return Err(file(settings)(format!("truncation_side: expected left or right, found {other}")));
+                }
+            },
+            typed: class.gives_types(&side)?,
         };
-        // The conversion saturates: 1e30 becomes the largest integer.
-        let stated = config.model_max_length.map_or(usize::MAX, |stated| stated as usize);
-        let side = match config.truncation_side {
-            Side::Right => TruncationDirection::Right,
-            Side::Left => TruncationDirection::Left,
-        };
-        let tokenizer = Self { inner, max_length: positions.min(stated), words, side };
         match tokenizer.max_length > tokenizer.special(false) {
             true => Ok(tokenizer),
-            false => Err(file(&path)(format!("model_max_length {} leaves no room", tokenizer.max_length))),
+            false => Err(file(settings)(format!("model_max_length {} leaves no room", tokenizer.max_length))),
         }
     }
 
@@ -151,9 +198,11 @@ impl Tokenizer {
         }
         // One of them would fail every text of its batch.
         if let Some(&token) = whole.get_ids().iter().find(|&&token| token as usize >= self.words) {
-            return Err(TokenizeError::Word { token, words: self.words });
+            let content = self.inner.id_to_token(token).unwrap_or_default();
+            return Err(TokenizeError::Word { content, token, words: self.words });
         }
-        Ok(Encoded { ids: whole.get_ids().to_vec(), type_ids: whole.get_type_ids().to_vec(), truncated })
+        let type_ids = if self.typed { whole.get_type_ids().to_vec() } else { vec![0; whole.len()] };
+        Ok(Encoded { ids: whole.get_ids().to_vec(), type_ids, truncated })
     }
 
     /// How many special tokens a text, or a pair, gets.

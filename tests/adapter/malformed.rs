@@ -222,6 +222,85 @@ fn labels_that_do_not_fit_the_head() {
     .malformed("config.json", &["label2id", "found 1"]);
 }
 
+/// Scalars are names and ids in any spelling, and what is not needed is not looked at.
+#[test]
+fn label_maps_of_other_types_are_read() {
+    let named = |edit: Value| {
+        let spoilt = Spoilt::new("ragged").json("config.json", |config| {
+            config.as_object_mut().unwrap().remove("label2id");
+            edit.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
+        });
+        spoilt.read().unwrap_or_else(|error| panic!("{edit}: {error}")).labels
+    };
+    assert_eq!(named(json!({"id2label": {"0": 0, "1": 1, "2": 2}})), ["0", "1", "2"]);
+    assert_eq!(named(json!({"id2label": {"0": 1.0, "2": true, "1": 0.5}})), ["1", "0.5", "true"]);
+    let good = json!({"0": "a", "1": "b", "2": "c"});
+    for unused in [json!({"a": "0"}), json!({"a": [1]}), json!({"a": -1}), json!([]), json!("x"), json!(null)] {
+        assert_eq!(named(json!({"id2label": good, "label2id": unused})), ["a", "b", "c"]);
+    }
+    for ids in
+        [json!({"a": "0", "c": "2", "b": "1"}), json!({"a": 0.0, "b": 1.0, "c": 2}), json!({"c": " 2", "b": 1, "a": 0})]
+    {
+        assert_eq!(named(json!({"id2label": null, "label2id": ids})), ["a", "b", "c"]);
+    }
+    assert_eq!(named(json!({"id2label": null, "problem_type": null, "polyrank": null, "torch_dtype": [3]})).len(), 3);
+    let refused = |edit: Value, words: &[&str]| {
+        let spoilt = Spoilt::new("ragged").json("config.json", |config| {
+            edit.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
+        });
+        spoilt.malformed("config.json", words);
+    };
+    refused(json!({"id2label": {"0": null, "1": "b", "2": "c"}}), &["id2label", "\"0\"", "null"]);
+    refused(json!({"id2label": {"0": ["a"], "1": "b", "2": "c"}}), &["id2label", "[\"a\"]"]);
+    refused(json!({"id2label": ["a", "b", "c"]}), &["id2label"]);
+    refused(json!({"id2label": null, "label2id": {"a": 0.5}}), &["label2id", "\"a\"", "0.5"]);
+    refused(json!({"id2label": null, "label2id": {"a": "first"}}), &["label2id", "first"]);
+    refused(json!({"id2label": null, "label2id": ["a"]}), &["label2id"]);
+    refused(json!({"polyrank": {"base_fingerprint": 3}}), &["polyrank"]);
+}
+
+/// Python's whole numbers may have a point, its truth values may be numbers, and null is PEFT's default.
+#[test]
+fn unusual_spellings_of_a_configuration_are_read() {
+    let bits = |adapter: &Adapter| {
+        let scales = adapter.deltas.iter().flatten().map(|delta| (delta.rank(), delta.scale.to_bits()));
+        scales.collect::<Vec<_>>()
+    };
+    let expected = bits(&plain().read().unwrap());
+    for (key, value) in [
+        ("r", json!(4.0)),
+        ("lora_alpha", json!(8.0)),
+        ("rank_pattern", json!(null)),
+        ("rank_pattern", json!({"query": 4.0})),
+        ("alpha_pattern", json!(null)),
+        ("modules_to_save", json!(null)),
+        ("layers_to_transform", json!(null)),
+        ("layers_to_transform", json!([0.0, 1, 2])),
+        ("layers_pattern", json!(null)),
+        ("exclude_modules", json!(null)),
+        ("use_rslora", json!(null)),
+        ("use_rslora", json!(0)),
+        ("use_dora", json!(0)),
+        ("fan_in_fan_out", json!(0)),
+        ("fan_in_fan_out", json!(null)),
+        ("bias", json!(null)),
+        ("init_lora_weights", json!(null)),
+        ("inference_mode", json!("yes")),
+        ("lora_dropout", json!(null)),
+        ("base_model_name_or_path", json!(null)),
+        ("base_model_name_or_path", json!(3)),
+        ("revision", json!(1.5)),
+    ] {
+        let read = plain().config(key, value.clone()).read();
+        assert_eq!(bits(&read.unwrap_or_else(|error| panic!("{key} {value}: {error}"))), expected, "{key} {value}");
+    }
+    let rslora = plain().config("use_rslora", json!(1)).read().unwrap();
+    assert_eq!(rslora.deltas.iter().flatten().next().unwrap().scale, 8.0 / 2.0);
+    plain().config("r", json!(4.5)).malformed("adapter_config.json", &["r = 4.5"]);
+    plain().config("use_dora", json!(1)).unsupported("use_dora", "1");
+    plain().config("fan_in_fan_out", json!(1)).unsupported("fan_in_fan_out", "1");
+}
+
 #[test]
 fn the_fingerprint_is_carried() {
     let spoilt = plain();

@@ -271,6 +271,27 @@ fn half_precision_becomes_f32() {
 }
 
 #[test]
+fn double_precision_becomes_f32() {
+    let dir = copied("plain");
+    let mut tensors = raw_tensors(dir.path());
+    for (dtype, _, bytes) in tensors.values_mut() {
+        *dtype = Dtype::F64;
+        *bytes = floats(bytes).into_iter().flat_map(|x| f64::from(x).to_le_bytes()).collect();
+    }
+    write_raw_tensors(dir.path(), &tensors);
+    let [double, single] = [dir.path(), &golden("plain")].map(|dir| read(dir, &layout(), &Device::Cpu).unwrap());
+    for (double, single) in double.deltas.iter().flatten().zip(single.deltas.iter().flatten()) {
+        assert_eq!((bits(&double.a), bits(&double.b)), (bits(&single.a), bits(&single.b)));
+    }
+    // What f32 does not hold is no number there.
+    let (_, _, bytes) = tensors.get_mut("base_model.model.classifier.bias").unwrap();
+    bytes[..8].copy_from_slice(&1e300_f64.to_le_bytes());
+    write_raw_tensors(dir.path(), &tensors);
+    let error = read(dir.path(), &layout(), &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("classifier.bias: element 0 is inf"), "{error}");
+}
+
+#[test]
 fn a_layout_is_guessed_from_the_tensors() {
     for name in ["plain", "ragged", "absent", "patterns", "layers", "bighead", "onelabel", "pooler", "all_linear"] {
         let mut guessed = layout_of(&golden(name)).unwrap();

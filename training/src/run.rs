@@ -108,7 +108,7 @@ impl Facts {
             true => Ok(()),
             false => {
                 let (expected, found) = (self.base.clone(), found.to_owned());
-                Err(AdapterError::WrongBase { file: run.join(FACTS), expected, found }.into())
+                Err(AdapterError::WrongBase { file: run.join(FACTS), expected, found, names: None }.into())
             }
         }
     }

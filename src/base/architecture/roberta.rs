@@ -10,7 +10,8 @@ pub(super) const ROBERTA: Architecture = Architecture {
     aliases: &[],
     defaults: || json!({"pad_token_id": 1}),
     only: Vec::<(&str, Value)>::new,
-    padding: |config| Some(config.pad_token_id.unwrap_or_default()),
+    // -1 counts from 0: no token has it.
+    padding: |config| u32::try_from(config.pad_token_id.unwrap_or_default()).ok(),
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
 };

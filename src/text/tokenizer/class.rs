@@ -1,0 +1,326 @@
+//! The rules of `transformers`' tokenizer classes: each makes its normaliser, its pre-tokenizer and its special tokens from
+//! `tokenizer_config.json`, whatever `tokenizer.json` says of them. As release 5.24 has it; where `tokenizer.json` holds parts that
+//! the class would not make, releases differ in which they follow, and the tokenizer is refused.
+
+use serde_json::{Map, Value, json};
+use tokenizers::PostProcessorWrapper;
+
+use super::side::{Side, Token};
+use super::{BaseInputs, TokenizeError, file};
+
+/// A class that takes `tokenizer.json` as it is.
+const AS_IT_IS: &str = "PreTrainedTokenizerFast";
+
+/// Classes that take `tokenizer.json` as it is.
+const PLAIN: [&str; 4] = [AS_IT_IS, "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"];
+
+/// Classes of `transformers` with rules of their own, which are not known here.
+#[rustfmt::skip]
+const OTHERS: &[&str] = &[
+    "AlbertTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BertGenerationTokenizer", "BertJapaneseTokenizer", "BertweetTokenizer",
+    "BigBirdTokenizer", "BioGptTokenizer", "BlenderbotSmallTokenizer", "BlenderbotTokenizer", "ByT5Tokenizer", "CLIPTokenizer",
+    "CTRLTokenizer", "CamembertTokenizer", "CanineTokenizer", "CodeGenTokenizer", "CodeLlamaTokenizer", "CohereTokenizer",
+    "CpmAntTokenizer", "CpmTokenizer", "DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer",
+    "DebertaTokenizer", "EsmTokenizer", "EsmcTokenizer", "FNetTokenizer", "FSMTTokenizer", "FlaubertTokenizer", "FunnelTokenizer",
+    "GPT2Tokenizer", "GPTNeoXJapaneseTokenizer", "GPTNeoXTokenizer", "GPTSw3Tokenizer", "GemmaTokenizer", "HerbertTokenizer",
+    "LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer", "LayoutXLMTokenizer", "LlamaTokenizer", "LukeTokenizer", "M2M100Tokenizer",
+    "MBart50Tokenizer", "MBartTokenizer", "MLukeTokenizer", "MarianTokenizer", "MarkupLMTokenizer", "MyT5Tokenizer", "NllbTokenizer",
+    "OpenAIGPTTokenizer", "PLBartTokenizer", "PegasusTokenizer", "PerceiverTokenizer", "PhobertTokenizer", "ProphetNetTokenizer",
+    "Qwen2Tokenizer", "ReformerTokenizer", "RemBertTokenizer", "RoCBertTokenizer", "RoFormerTokenizer", "SplinterTokenizer",
+    "T5Tokenizer", "TapasTokenizer", "WhisperTokenizer", "XGLMTokenizer", "XLMTokenizer", "XLNetTokenizer",
+];
+
+/// The rules that a class follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    Bert,
+    MpNet,
+    Roberta,
+    XlmRoberta,
+    DebertaV2,
+    /// What `tokenizer.json` says.
+    File,
+}
+
+/// A tokenizer class.
+#[derive(Debug)]
+pub(super) struct Class {
+    name: String,
+    rules: Rules,
+    /// Whether a model is given type ids where `model_input_names` is absent.
+    typed: bool,
+}
+
+impl Class {
+    /// The class that `AutoTokenizer` takes for a base.
+    ///
+    /// # Errors
+    /// A class whose rules are not known.
+    pub(super) fn of(side: &Side, base: &BaseInputs) -> Result<Self, TokenizeError> {
+        let named = side.get::<String>("tokenizer_class")?.or_else(|| base.tokenizer_class.map(str::to_owned));
+        let own = match base.model_type {
+            "mpnet" => "MPNetTokenizer",
+            "roberta" => "RobertaTokenizer",
+            "xlm-roberta" => "XLMRobertaTokenizer",
+            "deberta-v2" => "DebertaV2Tokenizer",
+            // `transformers` trusts no class that a ModernBERT names.
+            "modernbert" => AS_IT_IS,
+            _ => "BertTokenizer",
+        };
+        let named = named.filter(|_| own != AS_IT_IS).unwrap_or_else(|| own.to_owned());
+        let name = if PLAIN.contains(&&*named) { &named } else { named.strip_suffix("Fast").unwrap_or(&named) };
+        let (rules, typed) = match name {
+            "BertTokenizer"
+            | "ElectraTokenizer"
+            | "LayoutLMTokenizer"
+            | "LxmertTokenizer"
+            | "MobileBertTokenizer"
+            | "SqueezeBertTokenizer"
+            | "ConvBertTokenizer" => (Rules::Bert, true),
+            "DistilBertTokenizer" => (Rules::Bert, false),
+            "MPNetTokenizer" => (Rules::MpNet, false),
+            "RobertaTokenizer" | "LongformerTokenizer" | "BartTokenizer" | "LEDTokenizer" | "MvpTokenizer" => {
+                (Rules::Roberta, false)
+            }
+            "XLMRobertaTokenizer" => (Rules::XlmRoberta, false),
+            "DebertaV2Tokenizer" => (Rules::DebertaV2, true),
+            other if OTHERS.contains(&other) => {
+                return Err(TokenizeError::Unsupported {
+                    path: side.path().to_owned(),
+                    key: "tokenizer_class".to_owned(),
+                    expected: format!(
+                        "the class of a base that is served, or {AS_IT_IS} to take tokenizer.json as it is"
+                    ),
+                    found: named,
+                });
+            }
+            // One that `transformers` does not know either.
+            _ => (Rules::File, false),
+        };
+        Ok(Self { name: name.to_owned(), rules, typed })
+    }
+
+    /// Whether the model is given type ids.
+    ///
+    /// # Errors
+    /// A `model_input_names` that is no list of names.
+    pub(super) fn gives_types(&self, side: &Side) -> Result<bool, TokenizeError> {
+        let names = side.get::<Vec<String>>("model_input_names")?;
+        Ok(names.map_or(self.typed, |names| names.iter().any(|name| name == "token_type_ids")))
+    }
+
+    /// Special tokens where the files say nothing. `file` is the whole of `tokenizer.json`.
+    pub(super) fn defaults(&self, file: &Value) -> Vec<(&'static str, Token)> {
+        let bare = |key, content: &str| (key, Token::Bare(content.to_owned()));
+        let common = |unknown| {
+            vec![
+                bare("bos_token", "<s>"),
+                bare("eos_token", "</s>"),
+                bare("unk_token", unknown),
+                bare("sep_token", "</s>"),
+                bare("pad_token", "<pad>"),
+                bare("cls_token", "<s>"),
+                bare("mask_token", "<mask>"),
+            ]
+        };
+        match self.rules {
+            Rules::Bert | Rules::DebertaV2 => {
+                let mut all = vec![
+                    bare("unk_token", "[UNK]"),
+                    bare("sep_token", "[SEP]"),
+                    bare("pad_token", "[PAD]"),
+                    bare("cls_token", "[CLS]"),
+                    bare("mask_token", "[MASK]"),
+                ];
+                if self.rules == Rules::DebertaV2 {
+                    all.extend([bare("bos_token", "[CLS]"), bare("eos_token", "[SEP]")]);
+                }
+                all
+            }
+            Rules::MpNet => common("[UNK]"),
+            Rules::Roberta | Rules::XlmRoberta => common("<unk>"),
+            Rules::File => {
+                file["padding"]["pad_token"].as_str().map(|token| bare("pad_token", token)).into_iter().collect()
+            }
+        }
+    }
+
+    /// Whether a bare string among the special tokens is matched in normalised text, and its mask takes the space before it.
+    pub(super) fn flags(&self, key: &str, token: Token) -> Token {
+        match (self.rules, token) {
+            (Rules::MpNet, Token::Bare(content)) => {
+                Token::Flagged(tokenizers::AddedToken::from(content, false).lstrip(key == "mask_token"))
+            }
+            (_, token) => token,
+        }
+    }
+
+    /// Makes of `whole`, a `tokenizer.json`, what the class makes of it. Its added tokens and its frame are left for
+    /// [`Side::to_add`] and [`Self::frame`].
+    ///
+    /// # Errors
+    /// Parts that the class would not make.
+    pub(super) fn apply(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
+        match self.rules {
+            Rules::Bert | Rules::MpNet => self.word_piece(whole, side)?,
+            Rules::Roberta => self.byte_level(whole, side)?,
+            Rules::XlmRoberta => {
+                if let Some(prefix) = side.get::<bool>("add_prefix_space")? {
+                    prepend(&mut whole["pre_tokenizer"], if prefix { "always" } else { "never" });
+                }
+            }
+            Rules::DebertaV2 => self.unigram(whole, side)?,
+            Rules::File => return Ok(()),
+        }
+        whole["added_tokens"] = json!([]);
+        Ok(())
+    }
+
+    /// `BertNormalizer` and `BertPreTokenizer` by the keys of the settings.
+    fn word_piece(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
+        self.expect(side, "normalizer: type", &whole["normalizer"]["type"], "BertNormalizer")?;
+        self.expect(side, "normalizer: clean_text", &whole["normalizer"]["clean_text"], true)?;
+        self.expect(side, "pre_tokenizer", &whole["pre_tokenizer"], json!({"type": "BertPreTokenizer"}))?;
+        let model = &whole["model"];
+        self.expect(side, "model: type", model.get("type").unwrap_or(&json!("WordPiece")), "WordPiece")?;
+        self.expect(side, "model: continuing_subword_prefix", &model["continuing_subword_prefix"], "##")?;
+        self.expect(side, "model: max_input_chars_per_word", &model["max_input_chars_per_word"], 100)?;
+        let chinese = side.get::<bool>("tokenize_chinese_chars")?;
+        // Only later releases look at this key for MPNet.
+        if self.rules == Rules::MpNet && chinese.is_none() {
+            self.expect(side, "normalizer: handle_chinese_chars", &whole["normalizer"]["handle_chinese_chars"], true)?;
+        }
+        whole["normalizer"] = json!({
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": chinese.unwrap_or(true),
+            "strip_accents": side.get::<bool>("strip_accents")?, "lowercase": side.get::<bool>("do_lower_case")?.unwrap_or(true),
+        });
+        whole["model"]["unk_token"] = json!(self.required(side, "unk_token")?);
+        Ok(())
+    }
+
+    fn byte_level(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
+        self.expect(side, "normalizer", &whole["normalizer"], Value::Null)?;
+        let split = &whole["pre_tokenizer"];
+        self.expect(side, "pre_tokenizer: type", &split["type"], "ByteLevel")?;
+        self.expect(side, "pre_tokenizer: use_regex", split.get("use_regex").unwrap_or(&json!(true)), true)?;
+        self.expect(side, "model: type", whole["model"].get("type").unwrap_or(&json!("BPE")), "BPE")?;
+        whole["pre_tokenizer"]["add_prefix_space"] = json!(side.get::<bool>("add_prefix_space")?.unwrap_or(false));
+        Ok(())
+    }
+
+    /// The file's steps, with or without lower case and punctuation as the settings say.
+    fn unigram(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
+        for (part, steps, step, key) in [
+            ("normalizer", "normalizers", json!({"type": "Lowercase"}), "do_lower_case"),
+            (
+                "pre_tokenizer",
+                "pretokenizers",
+                json!({"type": "Punctuation", "behavior": "Isolated"}),
+                "split_by_punct",
+            ),
+        ] {
+            let mut all = sequence(&whole[part], steps);
+            let there = all.iter().any(|known| known["type"] == step["type"]);
+            match (side.get::<bool>(key)?, there) {
+                (Some(true), false) => all.insert(0, step),
+                (Some(false), true) => all.retain(|known| known["type"] != step["type"]),
+                (None, true) => self.expect(side, &format!("{part}: {}", step["type"]), &json!(true), false)?,
+                _ => continue,
+            }
+            whole[part] = json!({"type": "Sequence", steps: all});
+        }
+        if let Some(prefix) = side.get::<bool>("add_prefix_space")? {
+            prepend(&mut whole["pre_tokenizer"], if prefix { "always" } else { "first" });
+        }
+        Ok(())
+    }
+
+    /// Refuses a part of `tokenizer.json` that is not what the class makes.
+    fn expect(&self, side: &Side, part: &str, found: &Value, expected: impl Into<Value>) -> Result<(), TokenizeError> {
+        let expected = expected.into();
+        if *found == expected {
+            return Ok(());
+        }
+        let expected = format!(
+            "{expected}, which {} makes whatever the file says (releases of transformers differ in which they follow; with \
+             \"tokenizer_class\": \"{AS_IT_IS}\" in tokenizer_config.json the file is taken as it is)",
+            self.name
+        );
+        let path = side.path().with_file_name("tokenizer.json");
+        Err(TokenizeError::Unsupported { path, key: part.to_owned(), expected, found: found.to_string() })
+    }
+
+    /// The content of the special token `key`, which the class does not do without.
+    fn required(&self, side: &Side, key: &str) -> Result<String, TokenizeError> {
+        let default = self.defaults(&Value::Null).into_iter().find(|(name, _)| *name == key).map(|(_, token)| token);
+        let token = if side.is_null(key) { None } else { side.token(key)?.or(default) };
+        let missing = || file(side.path())(format!("{key} is null, and {} needs one", self.name));
+        token.map(|token| token.content().to_owned()).ok_or_else(missing)
+    }
+
+    /// What stands around texts; `None` where that is the file's. `id` is a token's id.
+    ///
+    /// # Errors
+    /// A class without one of its special tokens.
+    pub(super) fn frame(
+        &self,
+        side: &Side,
+        id: impl Fn(&str) -> Option<u32>,
+    ) -> Result<Option<PostProcessorWrapper>, TokenizeError> {
+        let named = |key| {
+            let token = self.required(side, key)?;
+            let unknown = || file(side.path())(format!("{key} {token:?} is not in the vocabulary"));
+            let id = id(&token).ok_or_else(unknown)?;
+            Ok::<_, TokenizeError>((token, id))
+        };
+        let frame = match self.rules {
+            Rules::File => return Ok(None),
+            Rules::Bert | Rules::DebertaV2 => template([&named("cls_token")?, &named("sep_token")?], false, 1),
+            Rules::XlmRoberta => template([&named("bos_token")?, &named("eos_token")?], true, 0),
+            Rules::MpNet | Rules::Roberta => {
+                let prefix = self.rules == Rules::Roberta && side.get::<bool>("add_prefix_space")?.unwrap_or(false);
+                json!({"type": "RobertaProcessing", "sep": named("sep_token")?, "cls": named("cls_token")?, "trim_offsets": true,
+                       "add_prefix_space": prefix})
+            }
+        };
+        serde_json::from_value(frame).map(Some).map_err(file(side.path()))
+    }
+}
+
+/// `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, or with a second `[SEP]` between.
+pub(crate) fn template([first, last]: [&(String, u32); 2], twice: bool, second_segment: u32) -> Value {
+    let special = |(token, _): &(String, u32), segment: u32| json!({"SpecialToken": {"id": token, "type_id": segment}});
+    let text = |id: &str, segment: u32| json!({"Sequence": {"id": id, "type_id": segment}});
+    let mut pair = vec![special(first, 0), text("A", 0), special(last, 0)];
+    if twice {
+        pair.push(special(last, 0));
+    }
+    pair.extend([text("B", second_segment), special(last, second_segment)]);
+    let tokens: Map<String, Value> = [first, last]
+        .into_iter()
+        .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
+        .collect();
+    json!({"type": "TemplateProcessing", "single": [special(first, 0), text("A", 0), special(last, 0)], "pair": pair,
+           "special_tokens": tokens})
+}
+
+/// The steps of a normaliser or a pre-tokenizer, which may be a sequence, one step, or none.
+fn sequence(part: &Value, steps: &str) -> Vec<Value> {
+    match part {
+        Value::Null => Vec::new(),
+        part if part["type"] == "Sequence" => part[steps].as_array().cloned().unwrap_or_default(),
+        only => vec![only.clone()],
+    }
+}
+
+/// Sets when `Metaspace` puts a space before a text.
+fn prepend(split: &mut Value, scheme: &str) {
+    let mut all = sequence(split, "pretokenizers");
+    for step in all.iter_mut().filter(|step| step["type"] == "Metaspace") {
+        if let Some(step) = step.as_object_mut() {
+            step.remove("add_prefix_space");
+            step.insert("prepend_scheme".to_owned(), json!(scheme));
+        }
+    }
+    *split = json!({"type": "Sequence", "pretokenizers": all});
+}

@@ -1,0 +1,287 @@
+//! The files beside `tokenizer.json`, merged as `transformers` merges them: `tokenizer_config.json`, `special_tokens_map.json`,
+//! `added_tokens.json`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use super::class::Class;
+use super::{TokenizeError, file};
+
+const CONFIG: &str = "tokenizer_config.json";
+const SPECIAL: &str = "special_tokens_map.json";
+const ADDED: &str = "added_tokens.json";
+
+/// The special tokens that every tokenizer has a name for, in the order in which `transformers` adds them.
+const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// The special tokens without a name.
+const EXTRA: &str = "extra_special_tokens";
+/// What `extra_special_tokens` was called before.
+const ADDITIONAL: &str = "additional_special_tokens";
+/// All added tokens by their ids. Where it is there, the older files are not read.
+const DECODER: &str = "added_tokens_decoder";
+
+/// The files that are read here.
+pub(crate) const FILES: [&str; 3] = [CONFIG, SPECIAL, ADDED];
+
+/// What the files beside a `tokenizer.json` say.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    /// `tokenizer_config.json`, for errors.
+    path: PathBuf,
+    /// Its keys, and over them those of `special_tokens_map.json`.
+    keys: Map<String, Value>,
+    /// Tokens to add, by the ids that they are listed under. They get ids in this order, which need not be these.
+    added: BTreeMap<u32, AddedToken>,
+}
+
+/// A token of a key: a bare string, or one with its flags.
+#[derive(Debug, Clone)]
+pub(crate) enum Token {
+    Bare(String),
+    Flagged(AddedToken),
+}
+
+impl Token {
+    pub(crate) fn content(&self) -> &str {
+        match self {
+            Self::Bare(content) => content,
+            Self::Flagged(token) => &token.content,
+        }
+    }
+
+    fn flagged(self) -> AddedToken {
+        match self {
+            Self::Bare(content) => AddedToken::from(content, true),
+            Self::Flagged(token) => token,
+        }
+    }
+}
+
+/// A token as JSON has it. What is left out is the default of `tokenizers`.
+#[derive(Deserialize)]
+struct Flags {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    normalized: Option<bool>,
+    #[serde(default)]
+    special: bool,
+}
+
+impl From<Flags> for AddedToken {
+    fn from(Flags { content, single_word, lstrip, rstrip, normalized, special }: Flags) -> Self {
+        Self { content, single_word, lstrip, rstrip, normalized: normalized.unwrap_or(!special), special }
+    }
+}
+
+impl Side {
+    /// Reads the files in `dir`; one that is missing says nothing. `listed` are the `added_tokens` of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A file that is malformed, with the key.
+    pub(crate) fn read(dir: &Path, listed: Option<&Value>) -> Result<Self, TokenizeError> {
+        let keys = object(&dir.join(CONFIG))?.unwrap_or_default();
+        let mut side = Self { path: dir.join(CONFIG), keys, added: BTreeMap::new() };
+        side.rename_additional();
+        match side.get::<Map<String, Value>>(DECODER)? {
+            Some(decoder) => {
+                let path = side.path.clone();
+                for (id, value) in &decoder {
+                    let key = format!("{DECODER}: {id}");
+                    let number = id.parse().map_err(|error| file(&path)(format!("{key}: {error}")))?;
+                    side.added.insert(number, flags(&path, &key, value)?);
+                }
+            }
+            None => side.read_older_files(dir, listed)?,
+        }
+        Ok(side)
+    }
+
+    /// What the files said before there was `added_tokens_decoder`.
+    fn read_older_files(&mut self, dir: &Path, listed: Option<&Value>) -> Result<(), TokenizeError> {
+        let path = dir.join(SPECIAL);
+        for (key, value) in object(&path)?.unwrap_or_default() {
+            let value = match value {
+                Value::Array(more) if key == EXTRA => {
+                    let mut all = self.keys.get(EXTRA).and_then(Value::as_array).cloned().unwrap_or_default();
+                    all.extend(more.into_iter().filter(|token| !all.contains(token)).collect::<Vec<_>>());
+                    Value::Array(all)
+                }
+                // Whatever is in this file is special.
+                Value::Object(mut token) if key != EXTRA => {
+                    token.insert("special".to_owned(), Value::Bool(true));
+                    Value::Object(token)
+                }
+                value => value,
+            };
+            self.keys.insert(key, value);
+        }
+        let path = dir.join(ADDED);
+        if let Some(ids) = object(&path)? {
+            let mut special: HashSet<String> = HashSet::new();
+            for name in NAMES {
+                special.extend(self.token(name)?.map(|token| token.content().to_owned()));
+            }
+            special.extend(self.listed(EXTRA)?.iter().map(|token| token.content().to_owned()));
+            for (content, id) in ids {
+                let id = parsed(&path, &content, &id)?;
+                let token = AddedToken::from(content.as_str(), special.contains(&content));
+                self.added.insert(id, token);
+            }
+        }
+        self.rename_additional();
+        let path = dir.join("tokenizer.json");
+        for token in listed.and_then(Value::as_array).into_iter().flatten() {
+            let id = parsed(&path, "added_tokens: id", &token["id"])?;
+            self.added.insert(id, flags(&path, "added_tokens", token)?);
+        }
+        Ok(())
+    }
+
+    /// Releases before the fifth of `transformers` write the tokens without a name under another key.
+    fn rename_additional(&mut self) {
+        let none = |value: &Value| match value {
+            Value::Null => true,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(items) => items.is_empty(),
+            _ => false,
+        };
+        if self.keys.get(EXTRA).is_none_or(none)
+            && let Some(additional) = self.keys.remove(ADDITIONAL)
+        {
+            self.keys.insert(EXTRA.to_owned(), additional);
+        }
+    }
+
+    /// `tokenizer_config.json`, for errors.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value under `key`; `None` where it is absent or null.
+    ///
+    /// # Errors
+    /// A value of another type.
+    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, TokenizeError> {
+        match self.keys.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => parsed(&self.path, key, value).map(Some),
+        }
+    }
+
+    /// The special token under `key`, with the flags that the files list it with anywhere.
+    ///
+    /// # Errors
+    /// A value that is no token.
+    pub(crate) fn token(&self, key: &str) -> Result<Option<Token>, TokenizeError> {
+        match self.keys.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => self.known(key, value).map(Some),
+        }
+    }
+
+    /// Whether `key` is there and null.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(Value::is_null)
+    }
+
+    fn known(&self, key: &str, value: &Value) -> Result<Token, TokenizeError> {
+        Ok(self.as_added(token(&self.path, key, value)?))
+    }
+
+    /// With the flags under which it is listed among the added tokens.
+    fn as_added(&self, token: Token) -> Token {
+        let known = self.added.values().find(|known| known.content == token.content());
+        known.map_or(token, |known| Token::Flagged(known.clone()))
+    }
+
+    /// The tokens of a list.
+    fn listed(&self, key: &str) -> Result<Vec<Token>, TokenizeError> {
+        let items = self.keys.get(key).and_then(Value::as_array);
+        items.into_iter().flatten().map(|item| token(&self.path, key, item)).collect()
+    }
+
+    /// All named special tokens. `defaults` stand where the files say nothing.
+    fn named(&self, class: &Class, defaults: &[(&'static str, Token)]) -> Result<Vec<Token>, TokenizeError> {
+        let mut named = Vec::new();
+        for name in NAMES {
+            let default = defaults.iter().find(|(key, _)| *key == name).map(|(_, token)| token.clone());
+            let token = match self.keys.get(name) {
+                // A token that is null is none.
+                Some(Value::Null) => None,
+                Some(value) => Some(self.known(name, value)?),
+                None => default.map(|token| self.as_added(token)),
+            };
+            named.extend(token.map(|token| class.flags(name, token)));
+        }
+        // Tokens under names of the tokenizer's own.
+        let own = |(key, value): &(&String, &Value)| {
+            key.ends_with("_token") && !NAMES.contains(&key.as_str()) && (value.is_string() || value.is_object())
+        };
+        for (key, value) in self.keys.iter().filter(own) {
+            named.push(token(&self.path, key, value)?);
+        }
+        for (key, value) in self.keys.get(EXTRA).and_then(Value::as_object).into_iter().flatten() {
+            named.push(token(&self.path, key, value)?);
+        }
+        Ok(named)
+    }
+
+    /// The tokens that `transformers` adds to a tokenizer of `class` which has added those of `there` already, in its order.
+    /// `defaults` stand where the files name no special token.
+    ///
+    /// # Errors
+    /// A value that is no token.
+    pub(super) fn to_add(
+        &self,
+        there: &HashSet<String>,
+        class: &Class,
+        defaults: &[(&'static str, Token)],
+    ) -> Result<Vec<AddedToken>, TokenizeError> {
+        let mut tokens: Vec<AddedToken> = self.added.values().cloned().collect();
+        let named = self.named(class, defaults)?;
+        for token in named.iter().cloned().chain(self.listed(EXTRA)?) {
+            if !there.contains(token.content()) && !tokens.iter().any(|known| known.content == token.content()) {
+                tokens.push(token.flagged());
+            }
+        }
+        for token in &mut tokens {
+            token.special |= named.iter().any(|named| named.content() == token.content);
+        }
+        Ok(tokens)
+    }
+}
+
+/// The JSON object in the file at `path`; `None` where there is no such file.
+fn object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizeError> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(file(path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file(path)(error)),
+    }
+}
+
+fn parsed<T: DeserializeOwned>(path: &Path, key: &str, value: &Value) -> Result<T, TokenizeError> {
+    T::deserialize(value).map_err(|error| file(path)(format!("{key} = {value}: {error}")))
+}
+
+fn flags(path: &Path, key: &str, value: &Value) -> Result<AddedToken, TokenizeError> {
+    parsed::<Flags>(path, key, value).map(Into::into)
+}
+
+fn token(path: &Path, key: &str, value: &Value) -> Result<Token, TokenizeError> {
+    match value {
+        Value::String(content) => Ok(Token::Bare(content.clone())),
+        value => flags(path, key, value).map(Token::Flagged),
+    }
+}
