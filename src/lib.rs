@@ -55,7 +55,6 @@ pub mod correlation;
 mod cpu;
 pub mod encoder;
 pub mod engine;
-pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod inspect;

@@ -9,7 +9,7 @@ use std::thread;
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterError};
-use polyrank::error::Error;
+use polyrank::engine::Error;
 use polyrank::params::{Delta, Input, Layout, Module};
 use polyrank::registry::{Registry, RegistryError, Source, Tier};
 use proptest::prelude::*;

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use polyrank::adapter::Adapter;
-use polyrank::engine::Row;
-use polyrank::error::Error;
+use polyrank::engine::{Error, Row};
 use polyrank::scheduler::{Failed, Limits, Refused, Scheduler, take};
 use polyrank::text::Encoded;
 use proptest::prelude::*;

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use polyrank::engine::Row;
-use polyrank::error::Error;
+use polyrank::engine::{Error, Row};
 use polyrank::params::Precision;
 use polyrank::server::ApiKey;
 use serde_json::{Value, json};

@@ -10,21 +10,11 @@ use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use super::files::{INDEX, PICKLE, PICKLE_INDEX, TOKENIZER, WEIGHTS};
 use super::legacy::{self, Legacy};
 use super::weights::map;
 use super::{BaseConfig, ModelError, pickle, tokenizer_files};
 use crate::atomic_file;
-
-/// One file of all weights, as it is served.
-pub(super) const WEIGHTS: &str = "model.safetensors";
-/// Which shard holds which tensor.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// What `torch.save` wrote.
-pub(super) const PICKLE: &str = "pytorch_model.bin";
-/// Which pickle holds which tensor.
-pub(super) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
-/// The tokenizer, as it is served.
-pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// What an archive begins with.
 const ARCHIVE: &[u8] = b"PK";

@@ -7,17 +7,14 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-use super::convert::{INDEX, PICKLE, PICKLE_INDEX, TOKENIZER, WEIGHTS};
+use super::cache::Sources;
+use super::files::{ADAPTER, CONFIG, INDEX, PICKLE, PICKLE_INDEX, TOKENIZER, WEIGHTS};
 use super::partial::{Fill, Partial};
 use super::progress::Progress;
-use super::pull::{ADAPTER, CONFIG, Recipe, pinned};
-use super::source::Sources;
+use super::recipe::{Recipe, pinned};
 use super::tokenizer_files::SOURCES;
 use super::{BaseConfig, ModelError, convert};
 use crate::text::SIDE_FILES;
-
-/// Where the hub is, unless `HF_ENDPOINT` says otherwise.
-pub(super) const ENDPOINT: &str = "https://huggingface.co";
 
 /// Name and connection: where there is no way to the hub, that is to be known soon.
 const CONNECT: Duration = Duration::from_secs(5);

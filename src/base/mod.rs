@@ -1,12 +1,16 @@
 //! Where a base comes from: a folder, the hub, a Python package; what it says of itself; its weights in place.
 
 pub mod architecture;
+mod cache;
 mod config;
 #[cfg(not(fuzzing))]
 mod convert;
 #[cfg(fuzzing)]
 pub(crate) mod convert;
+mod digest;
+mod download;
 mod error;
+mod files;
 mod hub;
 mod legacy;
 mod partial;
@@ -14,6 +18,7 @@ mod pickle;
 mod prepack;
 mod progress;
 mod pull;
+mod recipe;
 mod source;
 mod tokenizer_files;
 mod weights;
@@ -26,10 +31,11 @@ use std::sync::OnceLock;
 use sha2::{Digest, Sha256};
 
 pub use architecture::layout;
+pub use cache::Sources;
 pub use config::BaseConfig;
 pub use error::ModelError;
 pub use progress::{Bar, Progress};
-pub use source::{Sources, ensure, locate, pull, pull_adapter, repository};
+pub use source::{ensure, locate, pull, pull_adapter, repository};
 pub use weights::Weights;
 
 use crate::atomic_file;
@@ -91,7 +97,7 @@ impl Base {
     /// The fingerprint by the cache, which learns it if need be; `None` without a cache that can be read and written.
     fn remembered(&self) -> Option<String> {
         let folder = self.cache.as_ref()?.join("fingerprints");
-        let path = folder.join(weights::hex(&Sha256::digest(self.weights.identity()?)));
+        let path = folder.join(digest::hex(&Sha256::digest(self.weights.identity()?)));
         // What a crash or another program has left there is not taken for one.
         if let Some(known) = fs::read_to_string(&path).ok().filter(|known| weights::is_fingerprint(known)) {
             return Some(known);

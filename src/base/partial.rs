@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
+use super::digest::hex;
+use super::files::PARTIAL;
 use super::progress::Progress;
-use super::pull::PARTIAL;
-use super::weights::hex;
 
 /// One version of one file, as far as it has come. Its lock is held: pulls at once do not write to one file.
 pub(super) struct Partial {

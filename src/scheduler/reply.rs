@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::error::Error;
+use crate::engine::Error;
 
 /// Why an accepted request has no logits. Each is a bug, or a device that failed.
 #[derive(Debug, Clone, Error)]

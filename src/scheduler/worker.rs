@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use super::admission::{Admission, Refused};
 use super::queue::{Entry, Queue};
 use super::reply::{Answer, Failed, Outcome, ReplySlot};
-use crate::engine::Row;
-use crate::error::Error;
+use crate::engine::{Error, Row};
 
 /// How much runs and waits at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

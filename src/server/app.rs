@@ -5,10 +5,20 @@ use std::sync::Arc;
 use super::config::Config;
 use super::error::ApiError;
 use super::tokenising::{Permit, Tokenizing};
-use crate::engine::{Engine, Row};
-use crate::error::Error;
-use crate::registry::Registry;
+use crate::engine::{Engine, Error, Row};
+use crate::registry::{Registry, RegistryError};
 use crate::scheduler::{Limits, Scheduler};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The adapters' folder cannot be read, or the system refuses a thread.
+    #[error(transparent)]
+    Engine(#[from] Error),
+    /// An adapter to preload cannot be had.
+    #[error(transparent)]
+    Preload(#[from] RegistryError),
+}
 
 /// A base, its adapters and the worker, configured.
 pub struct App {
@@ -24,7 +34,7 @@ impl App {
     ///
     /// # Errors
     /// A folder that cannot be read, or an adapter to preload that cannot be had.
-    pub fn new(engine: Arc<Engine>, config: Config) -> Result<Self, Error> {
+    pub fn new(engine: Arc<Engine>, config: Config) -> Result<Self, StartError> {
         let worker = Arc::clone(&engine);
         Self::with_forward(engine, config, move |rows| worker.logits(rows))
     }
@@ -37,7 +47,7 @@ impl App {
         engine: Arc<Engine>,
         config: Config,
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, StartError> {
         let source = Arc::clone(&engine);
         let registry = Arc::new(Registry::new(source, &config.adapters, config.adapter_memory)?);
         // All are held until the last is loaded, so that one that does not fit is an error and evicts none of the others.

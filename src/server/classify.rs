@@ -14,7 +14,7 @@ use self::request::{ClassifyRequest, Text};
 use super::app::App;
 use super::body;
 use super::error::ApiError;
-use super::routes::{blocking, path};
+use super::extract::{blocking, path};
 use super::tokenising::Permit;
 use crate::engine::Row;
 use crate::engine::score::{Function, Scored, rank};

@@ -9,7 +9,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::adapter::AdapterError;
-use crate::error::Error;
+use crate::engine::Error;
 use crate::registry::RegistryError;
 use crate::scheduler::{Failed, Refused};
 use crate::text::TokenizeError;

@@ -8,6 +8,7 @@ mod body;
 mod classify;
 mod config;
 mod error;
+mod extract;
 mod routes;
 mod tokenising;
 
@@ -22,7 +23,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 
-pub use app::App;
+pub use app::{App, StartError};
 pub use config::{ApiKey, Config};
 pub use error::ApiError;
 

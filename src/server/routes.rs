@@ -13,10 +13,10 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
 
 use super::app::App;
 use super::error::ApiError;
+use super::extract::{blocking, path};
 use super::{auth, classify};
 use crate::registry::Status;
 
@@ -95,17 +95,4 @@ async fn adapter(
 ) -> Result<Json<Status>, ApiError> {
     let (name, registry) = (path(name)?, Arc::clone(app.registry()));
     Ok(Json(blocking(move || registry.describe(&name)).await??))
-}
-
-/// The end of a path that varies: an adapter's name, which may hold a slash.
-pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
-    match name {
-        Ok(Path(name)) => Ok(name),
-        Err(rejection) => Err(ApiError::BadRequest(rejection.body_text())),
-    }
-}
-
-/// Runs what would hold up other requests on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    spawn_blocking(work).await.map_err(|error| ApiError::Internal(error.to_string()))
 }

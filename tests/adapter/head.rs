@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use polyrank::adapter::{AdapterError, peek, read, write};
-use polyrank::engine::{Engine, Row};
-use polyrank::error::Error;
+use polyrank::engine::{Engine, Error, Row};
 use polyrank::params::Precision;
 use polyrank::text::Limit;
 use serde_json::Value;

@@ -11,8 +11,7 @@ use std::{fs, thread};
 
 use candle_core::Device;
 use clap::{Args, Command, FromArgMatches};
-use polyrank::engine::{Engine, Row};
-use polyrank::error::Error;
+use polyrank::engine::{Engine, Error, Row};
 use polyrank::server::{App, Config, run};
 use serde_json::Value;
 use tempfile::TempDir;

@@ -16,7 +16,7 @@ pub enum Error {
     Data(#[from] DataError),
     /// The base or the forward pass.
     #[error(transparent)]
-    Runtime(#[from] polyrank::error::Error),
+    Runtime(#[from] polyrank::engine::Error),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -2,14 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
-use std::fs::FileTimes;
-use std::io::{BufRead, BufReader};
+use std::fs::{File, FileTimes};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::SystemTime;
 
 use super::super::partial::Partial;
 use super::*;
+use crate::base::files::{ADAPTER, CONFIG, OPTIONAL, REQUIRED};
+use crate::base::recipe::{DEFAULT, Wheel, pinned};
 
 const CONFIG_JSON: &str = r#"{"model_type": "bert", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 16}"#;

@@ -1,4 +1,4 @@
-//! Every error of the runtime, with its operands.
+//! Every error between a file and an answer, with its operands.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,6 @@ use thiserror::Error;
 use crate::adapter::AdapterError;
 use crate::base::ModelError;
 use crate::params::{DeviceName, Precision};
-use crate::registry::RegistryError;
 use crate::text::TokenizeError;
 
 /// What may go wrong between a file and an answer.
@@ -19,9 +18,6 @@ pub enum Error {
     /// An adapter that is malformed or made for another base.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
-    /// An adapter that the registry cannot give.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
     /// A tokenizer that cannot be read, or a text that it refuses.
     #[error(transparent)]
     Tokenize(#[from] TokenizeError),
