@@ -16,9 +16,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
-use polyrank::engine::Engine;
+use polyrank::engine::{Engine, Error};
 use polyrank::logging::{causes, in_one_line, log_to_stderr};
-use polyrank::params::{DeviceName, Precision};
+use polyrank::params::{Backend, DeviceName, Form, Precision};
 
 /// Any failure; each carries its own operands.
 type Failure = Box<dyn StdError + Send + Sync>;
@@ -90,6 +90,9 @@ struct BaseArgs {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, env = "POLYRANK_DEVICE", default_value = "cpu")]
     device: DeviceName,
+    /// Which form of the operations runs [default: the device's own]
+    #[arg(long, env = "POLYRANK_BACKEND", value_enum)]
+    backend: Option<Form>,
     /// What the base's products run in; bf16 and int8 on the CPU only
     #[arg(long, env = "POLYRANK_DTYPE", value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
@@ -99,9 +102,16 @@ impl BaseArgs {
     /// The base, pulled if it is missing.
     fn open(&self) -> Result<Engine, Failure> {
         let device = self.device.open()?;
+        let backend = match self.backend {
+            Some(backend) => {
+                let location = device.location();
+                Backend::new(backend, device).ok_or(Error::Backend { backend, device: location })?
+            }
+            None => Backend::native(device),
+        };
         // A folder may be served where there is no cache.
         let cache = Sources::from_env().ok().map(|sources| sources.home);
-        let engine = Engine::prepacked(&base::ensure(&self.model_id)?, &device, self.dtype, cache)?;
+        let engine = Engine::prepacked(&base::ensure(&self.model_id)?, &backend, self.dtype, cache)?;
         allocator::retain_pages();
         Ok(engine)
     }

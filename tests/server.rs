@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use polyrank::engine::{Error, Row};
-use polyrank::params::Precision;
+use candle_core::Device;
+use polyrank::engine::{Engine, Error, Row};
+use polyrank::params::{Backend, Precision};
 use polyrank::server::ApiKey;
 use serde_json::{Value, json};
 
@@ -227,8 +228,62 @@ fn an_adapter_of_another_base_is_named_as_such() {
 fn the_precision_is_told() {
     let world = World::new();
     let base = world.root.clone();
-    let engine = polyrank::engine::Engine::prepacked(&base, &candle_core::Device::Cpu, Precision::Int8, None).unwrap();
+    let engine = Engine::prepacked(&base, &Device::Cpu, Precision::Int8, None).unwrap();
     assert_eq!(world.start_over(engine).get("/info").body["dtype"], "int8");
+}
+
+/// The operations in another form, end to end: the same answers to 1e-4, for every adapter, alone and several texts at once.
+#[test]
+fn a_server_on_the_reference_answers_as_on_the_cpu() {
+    let cpu = World::new().start();
+    let world = World::new();
+    let reference = Backend::reference(Device::Cpu);
+    let engine = Engine::open(&world.root, &reference).unwrap();
+    let server = world.start_over(engine);
+    assert_eq!(server.get("/info").body["device"], "reference");
+    let golden = golden();
+    let texts: Vec<Value> = golden["texts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| json!({"text": text["text"], "text_pair": text["text_pair"]}))
+        .collect();
+    let parameters = json!({"function_to_apply": "none"});
+    let (mut compared, mut worst) = (0, 0.0f64);
+    for name in golden["adapters"].as_object().unwrap().keys() {
+        let all = json!({"inputs": texts, "parameters": parameters}).to_string();
+        let each = texts.iter().map(|text| json!({"inputs": text, "parameters": parameters}).to_string());
+        for body in std::iter::once(all).chain(each) {
+            let [ours, theirs] = [&cpu, &server].map(|server| server.classify(name, &body));
+            assert_eq!((ours.status, theirs.status), (200, 200), "{ours:?} {theirs:?}");
+            let scores = |answer: &Value| -> Vec<Vec<(String, f64)>> {
+                let texts = answer.as_array().unwrap().iter();
+                texts
+                    .map(|text| {
+                        let mut scored: Vec<(String, f64)> = text
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .map(|scored| {
+                                (scored["label"].as_str().unwrap().to_owned(), scored["score"].as_f64().unwrap())
+                            })
+                            .collect();
+                        scored.sort_by(|a, b| a.0.cmp(&b.0));
+                        scored
+                    })
+                    .collect()
+            };
+            let (ours, theirs) = (scores(&ours.body), scores(&theirs.body));
+            assert_eq!(ours.len(), theirs.len());
+            for ((label, a), (other, b)) in ours.iter().flatten().zip(theirs.iter().flatten()) {
+                assert_eq!(label, other);
+                worst = worst.max((a - b).abs());
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 100, "{compared} scores");
+    assert!(worst <= 1e-4, "scores differ by {worst}");
 }
 
 /// However many come at once, their texts are tokenized a few at a time, and each is answered.

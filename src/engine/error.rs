@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::adapter::AdapterError;
 use crate::base::ModelError;
-use crate::params::{DeviceName, Precision};
+use crate::params::{DeviceError, Form, Precision};
 use crate::text::TokenizeError;
 
 /// What may go wrong between a file and an answer.
@@ -25,21 +25,26 @@ pub enum Error {
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
     /// A device that cannot be opened.
-    #[error("device {device}: {source}")]
-    Device {
-        /// What was asked for.
-        device: DeviceName,
-        /// What is wrong with it.
-        source: candle_core::Error,
-    },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The system refuses a thread.
     #[error("starting a thread: {0}")]
     Thread(#[source] std::io::Error),
-    /// A precision that the device does not compute in.
-    #[error("{precision} is for the CPU; a GPU computes in f32")]
+    /// A precision that the backend does not compute in.
+    #[error("{precision} is for the backend cpu; {} computes in f32", backend.name())]
     Precision {
         /// What was asked for.
         precision: Precision,
+        /// What was opened.
+        backend: Form,
+    },
+    /// A backend that the device does not have.
+    #[error("the backend {} does not run on {device:?}", backend.name())]
+    Backend {
+        /// What was asked for.
+        backend: Form,
+        /// The device.
+        device: candle_core::DeviceLocation,
     },
     /// A file or folder that cannot be used.
     #[error("{}: {source}", path.display())]

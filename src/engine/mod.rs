@@ -78,7 +78,9 @@ impl Engine {
         match (backend.form(), precision) {
             (Form::Cpu, _) => base.prepack(&base::layout(&base.config)?, precision)?,
             (Form::Reference | Form::Cuda, Precision::F32) => {}
-            (Form::Reference | Form::Cuda, _) => return Err(Error::Precision { precision }),
+            (Form::Reference | Form::Cuda, _) => {
+                return Err(Error::Precision { precision, backend: backend.form() });
+            }
         }
         Self::over(base, backend, precision)
     }

@@ -1,16 +1,29 @@
 //! Which form of the operations runs, and on which device. An engine is opened with one, and everything in it follows.
 
 use candle_core::Device;
+use clap::ValueEnum;
 
 /// The forms that every operation has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Form {
-    /// Candle's own operations, on any device. Slow, and what the other forms are tested against.
+    /// Candle's own operations, on any device; slow, and the one that the others are tested against
     Reference,
-    /// Kernels of this crate over mapped weights.
+    /// Kernels over mapped weights
     Cpu,
-    /// An NVIDIA GPU.
+    /// An NVIDIA GPU
     Cuda,
+}
+
+impl Form {
+    /// Its name on command lines and in answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
 }
 
 /// A form of the operations and the device that it runs on.
@@ -57,14 +70,21 @@ impl Backend {
         self.device.is_cpu()
     }
 
+    /// `form` on `device`; `None` where the device does not have it.
+    #[must_use]
+    pub fn new(form: Form, device: Device) -> Option<Self> {
+        let has = match form {
+            Form::Reference => true,
+            Form::Cpu => device.is_cpu(),
+            Form::Cuda => device.is_cuda(),
+        };
+        has.then_some(Self { form, device })
+    }
+
     /// Its name on command lines and in answers.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match self.form {
-            Form::Reference => "reference",
-            Form::Cpu => "cpu",
-            Form::Cuda => "cuda",
-        }
+        self.form.name()
     }
 }
 

@@ -4,11 +4,20 @@ use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
 use candle_core::Device;
-
-use crate::engine::Error;
+use thiserror::Error;
 
 /// What to do about a build without CUDA.
 const NO_CUDA: &str = "this build has no CUDA; build with the feature `cuda`: cargo build --release --features cuda (needs CUDA 13.0's nvcc)";
+
+/// A device that cannot be opened.
+#[derive(Debug, Error)]
+#[error("device {device}: {source}")]
+pub struct DeviceError {
+    /// The device.
+    pub device: DeviceName,
+    /// What candle says.
+    pub source: candle_core::Error,
+}
 
 /// A device by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +33,13 @@ impl DeviceName {
     ///
     /// # Errors
     /// There is no such device, or the build has no CUDA.
-    pub fn open(self) -> Result<Device, Error> {
+    pub fn open(self) -> Result<Device, DeviceError> {
         let device = match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(candle_core::Error::Msg(NO_CUDA.into())),
             Self::Cuda(index) => Device::new_cuda_with_stream(index),
         };
-        device.map_err(|source| Error::Device { device: self, source })
+        device.map_err(|source| DeviceError { device: self, source })
     }
 }
 

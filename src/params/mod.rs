@@ -19,7 +19,7 @@ mod site;
 
 pub use backend::{Backend, Form};
 pub use delta::Delta;
-pub use device::DeviceName;
+pub use device::{DeviceError, DeviceName};
 pub(crate) use frozen::Data;
 pub use frozen::Frozen;
 pub use param::Param;

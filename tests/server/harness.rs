@@ -12,7 +12,7 @@ use std::{fs, thread};
 use candle_core::Device;
 use clap::{Args, Command, FromArgMatches};
 use polyrank::engine::{Engine, Error, Row};
-use polyrank::server::{App, Config, run};
+use polyrank::server::{App, Config, StartError, run};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -54,7 +54,7 @@ impl World {
         Arc::new(Engine::open(&goldens(), &Device::Cpu).unwrap())
     }
 
-    pub(super) fn app(&self) -> Result<App, Error> {
+    pub(super) fn app(&self) -> Result<App, StartError> {
         App::new(Self::engine(), self.config.clone())
     }
 

@@ -232,7 +232,7 @@ fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Er
     let dir = base::ensure(model_id)?;
     // A folder may be trained on where there is no cache.
     let cache = Sources::from_env().ok().map(|sources| sources.home);
-    let engine = Engine::prepacked(&dir, &device.open()?, dtype, cache)?;
+    let engine = Engine::prepacked(&dir, &device.open().map_err(polyrank::engine::Error::from)?, dtype, cache)?;
     allocator::retain_pages();
     Ok(Base { dir, engine })
 }
