@@ -148,7 +148,8 @@ fn shape() -> LowRankSettings {
     LowRankSettings { rank: RANK, alpha: 8.0, modules: vec![0], labels: 3, seed: 7 }
 }
 
-/// Both for a whole run; `true` where gates of more than one value were left and some had gone.
+/// Runs both for a whole run and compares all variables and moments after each step. Returns whether some gates went and some
+/// stayed.
 fn compare(mut method: impl Method, settings: &SoraSettings) -> bool {
     let rule = Rule { weight_decay: DECAY, eps: 1e-8, clip: Some(CLIP), total: TOTAL };
     let mut optimizer = Optimizer::new(method.variables(), rule).unwrap();

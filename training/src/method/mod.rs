@@ -35,7 +35,11 @@ use crate::optim::{Moments, Optimizer, Step, Variable};
 
 /// A way to adapt a frozen base to a task.
 ///
-/// As a [`Seam`] it answers the encoder during a forward pass, with tensors that gradients flow through.
+/// As a [`Seam`] it answers the encoder during a forward pass, with tensors that gradients flow through: a delta (LoRA and its kin), a
+/// parameter in place of a frozen one (full fine-tuning, BitFit), or what follows a linear (bottleneck adapters).
+///
+/// A step is: gradients of the loss and of [`Self::penalty`], [`Self::before_step`], clipping, each variable's own step by its
+/// [`crate::optim::Group`], [`Self::after_step`]. [`step`] does all of it.
 pub trait Method: Seam + Send + Sync {
     /// Every trained tensor with its group, always in the same order: [`Step::gradients`] and moments stand in it too.
     fn variables(&self) -> Vec<Variable>;
