@@ -10,7 +10,8 @@ use polyrank::atomic_file;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::optim::{Moments, Optimizer};
+use crate::method::Method;
+use crate::optim::{Moments, Optimizer, Variable};
 
 /// Folders of checkpoints on their way begin so.
 const UNFINISHED: &str = ".checkpoint-";
@@ -47,24 +48,27 @@ pub fn folder(run: &Path, epoch: usize) -> PathBuf {
 ///
 /// # Errors
 /// A file that cannot be written; nothing half-written stays.
-pub fn save(run: &Path, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
+pub fn save(run: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
     let room = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(run).map_err(Error::io(run))?;
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
-    for (trainable, moments) in optimizer.trainables.iter().zip(&optimizer.moments) {
-        let moment = |data: &Vec<f32>| Tensor::from_slice(data, data.len(), &Device::Cpu);
-        tensors.insert(format!("var.{}", trainable.name), trainable.var.to_device(&Device::Cpu)?);
-        tensors.insert(format!("first.{}", trainable.name), moment(&moments.first)?);
-        tensors.insert(format!("second.{}", trainable.name), moment(&moments.second)?);
-        if !moments.saliency.is_empty() {
-            tensors.insert(format!("saliency.{}", trainable.name), moment(&moments.saliency)?);
-        }
+    let mut insert = |name: String, tensor: &Tensor| -> Result<(), Error> {
+        tensors.insert(name, tensor.to_device(&Device::Cpu)?);
+        Ok(())
+    };
+    for (Variable { name, var, .. }, moments) in optimizer.variables.iter().zip(&optimizer.moments) {
+        insert(format!("var.{name}"), var)?;
+        insert(format!("first.{name}"), &moments.first.flatten_all()?)?;
+        insert(format!("second.{name}"), &moments.second.flatten_all()?)?;
+    }
+    for (name, tensor) in method.state()? {
+        insert(name, &tensor)?;
     }
     let weights = room.path().join("state.safetensors");
     let bytes = safetensors::serialize(&tensors, None).map_err(|error| Error::malformed(&weights, error))?;
     atomic_file::write(&weights, &bytes).map_err(Error::io(&weights))?;
     let path = room.path().join("state.json");
     let moments = optimizer.moments.iter().map(|moments| moments.steps).collect();
-    let state = State { progress: progress.clone(), step: optimizer.step, moments };
+    let state = State { progress: progress.clone(), step: optimizer.done, moments };
     let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
     atomic_file::write(&path, &json).map_err(Error::io(&path))?;
     let target = folder(run, progress.epoch);
@@ -136,42 +140,81 @@ pub fn last(run: &Path) -> Result<Option<PathBuf>, Error> {
     Ok(all(run)?.pop().map(|(_, path)| path))
 }
 
-/// Puts a checkpoint's variables and state into `optimizer`.
+/// Puts a checkpoint's variables and state into `method` and `optimizer`, whose variables are the method's.
 ///
 /// # Errors
-/// A file that is missing or malformed, or a variable that is missing or of another shape than the settings make it.
-pub fn load(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<Progress, Error> {
-    let path = checkpoint.join("state.json");
-    let json = fs::read(&path).map_err(Error::io(&path))?;
-    let state: State = serde_json::from_slice(&json).map_err(|error| Error::malformed(&path, error))?;
-    let path = checkpoint.join("state.safetensors");
-    let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    let tensors =
-        candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| Error::malformed(&path, error))?;
-    let get = |kind: &str, name: &str| {
-        let name = format!("{kind}.{name}");
-        tensors.get(&name).ok_or_else(|| Error::malformed(&path, format!("tensor {name} is missing")))
-    };
-    if state.moments.len() != optimizer.trainables.len() {
-        let (expected, found) = (optimizer.trainables.len(), state.moments.len());
-        return Err(Error::malformed(&path, format!("expected the moments of {expected} variables, found {found}")));
-    }
-    let variables = optimizer.trainables.iter().zip(&mut optimizer.moments);
-    for ((trainable, moments), steps) in variables.zip(state.moments) {
-        let stored = get("var", &trainable.name)?;
-        if stored.shape() != trainable.var.shape() {
-            let (name, expected, found) = (&trainable.name, trainable.var.dims(), stored.dims());
-            return Err(Error::malformed(
-                &path,
-                format!("tensor {name}: expected shape {expected:?}, found {found:?}"),
-            ));
+/// A file that is missing or malformed, or a tensor that is missing or of another shape than the settings make it.
+pub fn load(checkpoint: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
+    let stored = Stored::read(checkpoint)?;
+    stored.restore(method)?;
+    let variables = optimizer.variables.iter().zip(&mut optimizer.moments);
+    for ((Variable { name, var, .. }, moments), &steps) in variables.zip(&stored.state.moments) {
+        *moments = Moments::zeros(var)?;
+        if steps > 0 {
+            let moment = |kind| stored.get(kind, name, &[var.elem_count()])?.reshape(var.shape()).map_err(Error::from);
+            let on_device = |moment: Tensor| moment.to_device(var.device());
+            *moments = Moments { first: on_device(moment("first")?)?, second: on_device(moment("second")?)?, steps };
         }
-        trainable.var.set(&stored.to_device(trainable.var.device())?)?;
-        let moment = |kind| -> Result<Vec<f32>, Error> { Ok(get(kind, &trainable.name)?.to_vec1()?) };
-        let has_saliency = tensors.contains_key(&format!("saliency.{}", trainable.name));
-        let saliency = if has_saliency { moment("saliency")? } else { Vec::new() };
-        *moments = Moments { first: moment("first")?, second: moment("second")?, steps, saliency };
     }
-    optimizer.step = state.step;
-    Ok(state.progress)
+    optimizer.done = stored.state.step;
+    Ok(stored.state.progress)
+}
+
+/// Puts a checkpoint's variables into `method`, to be exported.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_method(checkpoint: &Path, method: &mut dyn Method) -> Result<Progress, Error> {
+    let stored = Stored::read(checkpoint)?;
+    stored.restore(method)?;
+    Ok(stored.state.progress)
+}
+
+/// A checkpoint's files.
+struct Stored {
+    /// Its tensors' file.
+    path: PathBuf,
+    state: State,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Stored {
+    fn read(checkpoint: &Path) -> Result<Self, Error> {
+        let path = checkpoint.join("state.json");
+        let json = fs::read(&path).map_err(Error::io(&path))?;
+        let state: State = serde_json::from_slice(&json).map_err(|error| Error::malformed(&path, error))?;
+        let path = checkpoint.join("state.safetensors");
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu);
+        let tensors = tensors.map_err(|error| Error::malformed(&path, error))?;
+        Ok(Self { path, state, tensors })
+    }
+
+    /// The tensor `kind.name`, which must have the shape `expected`.
+    fn get(&self, kind: &str, name: &str, expected: &[usize]) -> Result<&Tensor, Error> {
+        let full = format!("{kind}.{name}");
+        match self.tensors.get(&full) {
+            None => Err(Error::malformed(&self.path, format!("tensor {full} is missing"))),
+            Some(found) if found.dims() != expected => {
+                let found = found.dims();
+                let reason = format!("tensor {full}: expected shape {expected:?}, found {found:?}");
+                Err(Error::malformed(&self.path, reason))
+            }
+            Some(tensor) => Ok(tensor),
+        }
+    }
+
+    /// Sets the method's variables and its own state.
+    fn restore(&self, method: &mut dyn Method) -> Result<(), Error> {
+        let variables = method.variables();
+        if self.state.moments.len() != variables.len() {
+            let (expected, found) = (variables.len(), self.state.moments.len());
+            let reason = format!("expected the moments of {expected} variables, found {found}");
+            return Err(Error::malformed(&self.path, reason));
+        }
+        for Variable { name, var, .. } in variables {
+            var.set(&self.get("var", &name, var.dims())?.to_device(var.device())?)?;
+        }
+        method.restore(&self.tensors).map_err(|error| Error::malformed(&self.path, error))
+    }
 }

@@ -19,16 +19,14 @@ use polyrank::inspect::Report;
 use polyrank::logging::{in_one_line, log_to_stderr, printable};
 use polyrank::params::{DeviceName, Precision};
 use polyrank::text::rows::ColumnNames;
-use polyrank_training::checkpoint;
 use polyrank_training::data::{DataOptions, HoldOut, TaskData};
 use polyrank_training::defaults::Plan;
 use polyrank_training::error::Error;
 use polyrank_training::evaluate::evaluate;
-use polyrank_training::method::LowRank;
-use polyrank_training::optim::{Optimizer, StepRule, Threshold};
+use polyrank_training::export;
 use polyrank_training::run::{self, Existing, Facts, Folders};
 use polyrank_training::settings::Settings;
-use polyrank_training::trainer::{Control, Trainer, adapter_of};
+use polyrank_training::trainer::{Control, Trainer};
 
 use self::flags::{DATA, DEVICE, Flags, VALIDATION_SPLIT};
 
@@ -275,17 +273,7 @@ fn tell_of(data: &TaskData) {
 /// Prunes the checkpoint and writes the adapter; prints its ranks.
 fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
     let engine = &base.engine;
-    let method = LowRank::new(engine.layout(), &settings.low_rank(engine, facts.labels.len())?, engine.device())?;
-    let rule = StepRule {
-        weight_decay: 0.0,
-        eps: 1e-8,
-        clip: None,
-        gate: settings.gate,
-        gate_rate: 1.0,
-        threshold: Threshold::Xi(0.0),
-    };
-    let progress = checkpoint::load(checkpoint, &mut Optimizer::new(method.trainables(), rule))?;
-    let adapter = adapter_of(&method, engine, &facts.labels, facts.problem, &settings.model_id)?;
+    let (adapter, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
     fs::create_dir_all(output).map_err(|source| Error::Io { path: output.to_owned(), source })?;
     adapter::write(output, engine.layout(), &adapter, &config_of(&base.dir)?)?;
     // As it was written: a file of PEFT's holds one rank at least.

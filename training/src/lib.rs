@@ -4,25 +4,25 @@
 //! | --- | --- |
 //! | [`data`] | a task's folder: TSV, CSV, JSON lines or Parquet, labels, splits |
 //! | [`metric`] | GLUE's metrics |
-//! | [`method`] | what is trained, at the runtime's hooks: SoRA, LoRA, and full fine-tuning and BitFit as proofs of the hooks |
-//! | [`optim`] | AdamW, the proximal steps of gates and their folding, clipping, the learning rate |
-//! | [`controller`] | steers a SoRA run towards a ratio of parameters kept |
+//! | [`optim`] | the optimiser over variables and their groups: AdamW, clipping, the learning rate |
+//! | [`method`] | the trait [`method::Method`] and its methods, one file each: SoRA, LoRA |
 //! | [`defaults`] | epochs, batch size and rate where the user says nothing |
-//! | [`settings`] | what decides a run, resolved |
+//! | [`settings`] | the settings of a run, resolved, and the method that they name |
 //! | [`run`] | a run's folder: settings, facts of its data and base, the log |
-//! | [`trainer`] | one run: epochs, evaluation, the best checkpoint, the log |
 //! | [`checkpoint`] | a run's state on disk, whole or not at all |
+//! | [`export`] | a method's variables, or a checkpoint, as an adapter |
+//! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
 //! | [`evaluate`] | an adapter's metrics, by the path that serves it |
 //! | [`error`] | every error of training, with its operands |
 //!
 //! The runtime never depends on this crate: SoRA's gate exists here only, and pruning folds it away.
 
 pub mod checkpoint;
-pub mod controller;
 pub mod data;
 pub mod defaults;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod method;
 pub mod metric;
 pub mod optim;

@@ -1,4 +1,4 @@
-//! What decides a run, as resolved from flags, file and defaults.
+//! The settings of a run, as resolved from flags, file and defaults.
 
 use std::fmt::Display;
 
@@ -6,11 +6,10 @@ use polyrank::engine::Engine;
 use polyrank::params::Precision;
 use serde::{Deserialize, Serialize};
 
-use crate::controller::Controller;
 use crate::defaults::Schedule;
 use crate::error::Error;
-use crate::method::{GateRule, LowRankSettings};
-use crate::optim::Threshold;
+use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
+use crate::method::{Lora, LowRankSettings, Method};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -22,7 +21,7 @@ pub enum MethodName {
     Lora,
 }
 
-/// Tokens of a text at most, where nobody says.
+/// Most tokens of a text where the user says nothing.
 pub const DEFAULT_LENGTH: usize = 128;
 
 /// Everything but the data and the base's weights that decides a run, as resolved from flags, file and defaults. Written to
@@ -58,11 +57,11 @@ pub struct Settings {
     /// Peak learning rate of the gates; `None` takes [`Self::lr`].
     #[serde(default)]
     pub gate_lr: Option<f64>,
-    /// Share of steps that the rate rises in.
+    /// Share of the steps in which the learning rate rises.
     pub warmup: f64,
     /// Decay of weights and head.
     pub weight_decay: f64,
-    /// Most of the gradients' norm.
+    /// Largest global norm of the gradients.
     pub clip: f64,
     /// Dropout in place of the base's own rates.
     pub dropout: Option<f64>,
@@ -72,7 +71,7 @@ pub struct Settings {
     /// What the base's products run in.
     #[serde(default)]
     pub dtype: Precision,
-    /// Tokens of a text at most; by default [`DEFAULT_LENGTH`], or what the base takes.
+    /// Most tokens of a text; by default [`DEFAULT_LENGTH`], or what the base takes.
     pub max_length: Option<usize>,
     /// Random seed.
     pub seed: u64,
@@ -85,13 +84,30 @@ impl Settings {
         Schedule { epochs: self.epochs, batch_size: self.batch_size, lr: self.lr }
     }
 
-    /// Where xi comes from in a run of `total` steps.
-    #[must_use]
-    pub fn threshold(&self, total: usize) -> Threshold {
-        match (self.xi, self.lambda, self.target_ratio) {
+    /// The method over the base that `engine` holds, with fresh variables: the one place that knows all methods by name.
+    ///
+    /// # Errors
+    /// As [`Self::modules`]; a rank that no adapted module can have.
+    pub fn method(&self, engine: &Engine, labels: usize) -> Result<Box<dyn Method>, Error> {
+        let (layout, device) = (engine.layout(), engine.device());
+        let shape = self.low_rank(engine, labels)?;
+        Ok(match self.method {
+            MethodName::Sora => Box::new(Sora::new(layout, &shape, self.sora(), device)?),
+            MethodName::Lora => Box::new(Lora::new(layout, &shape, device)?),
+        })
+    }
+
+    fn sora(&self) -> SoraSettings {
+        let threshold = match (self.xi, self.lambda, self.target_ratio) {
             (Some(xi), ..) => Threshold::Xi(xi),
             (_, Some(lambda), _) => Threshold::Lambda(lambda),
-            (.., ratio) => Threshold::Ratio(Controller { target: ratio.unwrap_or(1.0), total }),
+            (.., ratio) => Threshold::Ratio(ratio.unwrap_or(1.0)),
+        };
+        SoraSettings {
+            gate: self.gate,
+            threshold,
+            gate_rate: self.gate_lr.map_or(1.0, |gate_lr| gate_lr / self.lr),
+            sparse_lambda: self.sparse_lambda,
         }
     }
 
@@ -109,31 +125,27 @@ impl Settings {
                 Error::Settings(format!("--target-modules: unknown module {name:?}; expected of {}", known.join(", ")))
             })
         };
-        match self.target_modules.is_empty() {
-            true => Ok((0..modules.len()).collect()),
-            false => self.target_modules.iter().map(find).collect(),
+        if self.target_modules.is_empty() {
+            return Ok((0..modules.len()).collect());
         }
+        self.target_modules.iter().map(find).collect()
     }
 
-    /// Tokens of a text at most, over this base.
+    /// Most tokens of a text over this base.
     #[must_use]
     pub fn longest(&self, engine: &Engine) -> usize {
         self.max_length.unwrap_or_else(|| engine.max_length().min(DEFAULT_LENGTH))
     }
 
-    /// The variables' shapes.
-    ///
-    /// # Errors
-    /// As [`Self::modules`]; a rank that no adapted module can have.
-    pub fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
-        let gates = (self.method == MethodName::Sora).then(|| self.gate.start());
+    /// The shapes of low-rank factors.
+    fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
         let modules = self.modules(engine)?;
         let sizes = modules.iter().map(|&module| &engine.layout().modules[module]);
         let most = sizes.map(|module| module.in_features.min(module.out_features)).max().unwrap_or(0);
         if self.rank > most {
             return wrong("--rank", format_args!("at most {most}, the smaller side of the adapted linears"), self.rank);
         }
-        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, gates, modules, labels, seed: self.seed })
+        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, modules, labels, seed: self.seed })
     }
 
     /// # Errors

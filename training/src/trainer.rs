@@ -13,7 +13,6 @@ use polyrank::encoder::{Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::ops::splitmix;
-use polyrank::params::Delta;
 use polyrank::text::{Encoded, Limit};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -23,11 +22,12 @@ use crate::checkpoint::{self, Progress};
 use crate::data::{Example, Target, TaskData};
 use crate::error::Error;
 use crate::evaluate;
-use crate::method::{Dropping, LowRank, Rates, StepDropout};
+use crate::export::adapter_of;
+use crate::method::{self, Method, Rates, StepDropout, TrainingPass};
 use crate::metric::{Metric, mean_loss, metrics_for, score};
-use crate::optim::{Optimizer, StepRule, Threshold, linear_rate};
+use crate::optim::{Optimizer, Rule, linear_rate};
 use crate::run::{self, Epoch, Scores};
-use crate::settings::{MethodName, Settings};
+use crate::settings::Settings;
 
 /// A split to be scored.
 struct Held {
@@ -50,7 +50,7 @@ pub struct Trainer<'a> {
     settings: &'a Settings,
     engine: &'a Engine,
     data: &'a TaskData,
-    method: LowRank,
+    method: Box<dyn Method>,
     optimizer: Optimizer,
     progress: Progress,
     texts: Vec<Encoded>,
@@ -85,7 +85,7 @@ impl<'a> Trainer<'a> {
         resume: Option<&Path>,
     ) -> Result<Self, Error> {
         settings.check()?;
-        let method = LowRank::new(engine.layout(), &settings.low_rank(engine, data.labels.len())?, engine.device())?;
+        let mut method = settings.method(engine, data.labels.len())?;
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let held = data.validation.iter().map(|split| -> Result<Held, Error> {
@@ -97,20 +97,18 @@ impl<'a> Trainer<'a> {
             return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
         }
         let steps_per_epoch = data.train.len().div_ceil(settings.batch_size);
-        let rule = StepRule {
+        let rule = Rule {
             weight_decay: settings.weight_decay,
             eps: 1e-8,
             clip: Some(settings.clip),
-            gate: settings.gate,
-            gate_rate: settings.gate_lr.map_or(1.0, |gate_lr| gate_lr / settings.lr),
-            threshold: settings.threshold(steps_per_epoch * settings.epochs),
+            total: steps_per_epoch * settings.epochs,
         };
-        let mut optimizer = Optimizer::new(method.trainables(), rule);
+        let mut optimizer = Optimizer::new(method.variables(), rule)?;
         let mut progress = Progress::default();
         if let Some(run) = resume
             && let Some(last) = checkpoint::last(run)?
         {
-            progress = checkpoint::load(&last, &mut optimizer)?;
+            progress = checkpoint::load(&last, &mut *method, &mut optimizer)?;
         }
         let metrics = metrics_for(&data.task, data.problem);
         let all: usize = texts.iter().map(|text| text.ids.len()).sum();
@@ -137,7 +135,7 @@ impl<'a> Trainer<'a> {
     /// A loss that is not finite, files that cannot be written, and a run that was told to stop.
     pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<std::path::PathBuf, Error> {
         run::trim_log(run, self.progress.epoch)?;
-        let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.step as u64);
+        let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.done as u64);
         let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
         while self.progress.epoch < self.settings.epochs {
@@ -149,7 +147,7 @@ impl<'a> Trainer<'a> {
             self.choose(done.metrics.0[0].1, done.validation_loss);
             // The line first: one of an epoch without a checkpoint is taken out when the run goes on.
             run::log(run, &done)?;
-            checkpoint::save(run, &self.optimizer, &self.progress)?;
+            checkpoint::save(run, &*self.method, &self.optimizer, &self.progress)?;
             if !control.keep_checkpoints {
                 checkpoint::forget(run, &self.progress)?;
             }
@@ -164,17 +162,17 @@ impl<'a> Trainer<'a> {
         let adapter = Arc::new(self.adapter()?);
         let (metrics, validation_loss) = self.scores(&self.held[0], &adapter)?;
         let also = self.held[1..].iter().map(|held| Ok((held.name.clone(), self.scores(held, &adapter)?.0)));
-        let ranks: usize = adapter.deltas.iter().flatten().map(Delta::rank).sum();
+        let report = self.method.report()?;
         Ok(Epoch {
             epoch: self.progress.epoch,
-            step: self.optimizer.step,
+            step: self.optimizer.done,
             loss,
             metrics,
             validation_loss,
             also: also.collect::<Result<_, Error>>()?,
-            mean_rank: ranks as f64 / self.method.sites() as f64,
-            parameters: adapter.delta_parameters(),
-            kept: self.kept()?,
+            mean_rank: report.mean_rank(),
+            parameters: report.parameters,
+            kept: report.kept,
             seconds,
             tokens_per_second: tokens as f64 / seconds,
         })
@@ -192,16 +190,11 @@ impl<'a> Trainer<'a> {
         Ok((Scores(scores.collect()), mean_loss(&logits, &held.targets)))
     }
 
-    /// Takes the epoch that has ended for the best if it is: the better metric, or an equal one with a lower loss. Only what has its final support may be chosen: earlier epochs have more
-    /// parameters than was asked for.
+    /// Takes the epoch that has ended for the best if it is: the better metric, or an equal one with a lower loss. Only an epoch that
+    /// the method finds eligible may be chosen.
     fn choose(&mut self, score: f64, loss: f64) {
         self.last = Some(score);
-        let eligible = match self.settings.threshold(self.total()) {
-            Threshold::Ratio(controller) if self.settings.method == MethodName::Sora => {
-                controller.settled(self.optimizer.step)
-            }
-            _ => true,
-        };
+        let eligible = self.method.eligible(self.optimizer.done, self.total());
         let Progress { epoch, best, best_loss, best_epoch } = &mut self.progress;
         let better = best.is_none_or(|best| score > best)
             || (*best == Some(score) && best_loss.is_some_and(|best_loss| loss < best_loss));
@@ -215,13 +208,12 @@ impl<'a> Trainer<'a> {
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
         order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let costs: Vec<usize> = self.method.gates()?.iter().map(|gate| gate.cost).collect();
         let (mut sum, mut tokens) = (0.0, 0);
         for rows in order.chunks(self.settings.batch_size) {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped { done: self.progress.epoch, epochs: self.settings.epochs });
             }
-            let loss = self.step(rows, &costs)?;
+            let loss = self.step(rows)?;
             sum += f64::from(loss) * rows.len() as f64;
             tokens += rows.iter().map(|&row| self.texts[row].ids.len()).sum::<usize>();
             bar.inc(1);
@@ -231,43 +223,43 @@ impl<'a> Trainer<'a> {
     }
 
     /// One step on `rows` of the training data; the mean loss.
-    fn step(&mut self, rows: &[usize], costs: &[usize]) -> Result<f32, Error> {
+    fn step(&mut self, rows: &[usize]) -> Result<f32, Error> {
         let lengths = rows.iter().map(|&row| self.texts[row].ids.len());
         // A GPU takes the batch whole.
         let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
         let cuts = micro_batches::cut(lengths, most);
         let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
         let mut loss = 0.0;
-        let mut gradients = match self.penalty()? {
-            Some(penalty) => self.optimizer.gradients(&penalty.backward()?)?,
-            None => self.optimizer.trainables.iter().map(|t| vec![0.0; t.var.elem_count()]).collect(),
+        let mut gradients = match self.method.penalty()? {
+            Some(penalty) => self.optimizer.gradients(&penalty.backward()?),
+            None => vec![None; self.optimizer.variables.len()],
         };
         for result in results {
             let (part, parts) = result?;
             loss += part;
             for (sum, part) in gradients.iter_mut().zip(parts) {
-                sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                *sum = add(sum.take(), part)?;
             }
         }
         if !loss.is_finite() {
-            return Err(Error::Diverged { step: self.optimizer.step + 1, loss });
+            return Err(Error::Diverged { step: self.optimizer.done + 1, loss });
         }
-        let rate = self.settings.lr * linear_rate(self.optimizer.step, self.total(), self.settings.warmup);
-        self.optimizer.step(gradients, rate, costs)?;
+        let rate = self.settings.lr * linear_rate(self.optimizer.done, self.total(), self.settings.warmup);
+        method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
         Ok(loss)
     }
 
     /// Forward and backward of some rows of a batch of `of` rows: their share of the mean loss, and its gradients.
-    fn pass(&self, rows: &[usize], of: usize, index: usize) -> Result<(f32, Vec<Vec<f32>>), Error> {
+    fn pass(&self, rows: &[usize], of: usize, index: usize) -> Result<(f32, Vec<Option<Tensor>>), Error> {
         let batch = Packed::new(rows.iter().map(|&row| &self.texts[row]));
         let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
-        let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.step as u64;
+        let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.done as u64;
         let dropout = StepDropout { rates: self.rates(), seed: splitmix(seed) ^ index as u64 };
-        let hooks = Dropping { method: &self.method, dropout };
+        let hooks = TrainingPass { method: &*self.method, dropout };
         let hidden = self.engine.encoder().forward(&batch, &hooks)?;
         let logits = head_logits(&**self.engine.encoder(), &hidden, &batch, &self.method.head(), &hooks)?;
         let loss = (task_loss(&logits, &targets, self.data.problem)? * (rows.len() as f64 / of as f64))?;
-        Ok((loss.to_scalar()?, self.optimizer.gradients(&loss.backward()?)?))
+        Ok((loss.to_scalar()?, self.optimizer.gradients(&loss.backward()?)))
     }
 
     fn rates(&self) -> Rates {
@@ -286,57 +278,25 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn penalty(&self) -> Result<Option<Tensor>, Error> {
-        match self.settings.sparse_lambda > 0.0 {
-            true => Ok(self.method.gate_penalty()?.map(|penalty| penalty * self.settings.sparse_lambda).transpose()?),
-            false => Ok(None),
-        }
-    }
-
-    /// What the bar tells beside the steps: the metric is the last epoch's.
+    /// The bar's message: the metric is the last epoch's.
     fn state(&self, loss: f32) -> Result<String, Error> {
         let metric = self.last.map_or(String::new(), |last| format!(", {} {last:.3}", self.metrics[0].name()));
-        let gates = self.method.gates()?;
-        let alive = gates.iter().filter(|gate| gate.value != 0.0).count();
-        // Ranks begin equal at every site.
-        let rank = self.settings.rank as f64 * alive as f64 / gates.len().max(1) as f64;
-        let rank = if gates.is_empty() { self.settings.rank as f64 } else { rank };
-        Ok(format!("loss {loss:.3}{metric}, mean rank {rank:.2}, {:.1} % kept", 100.0 * self.kept()?))
-    }
-
-    /// The share of the gates' parameters that is not pruned; 1 without gates.
-    fn kept(&self) -> Result<f64, Error> {
-        let gates = self.method.gates()?;
-        let all: usize = gates.iter().map(|gate| gate.cost).sum();
-        let kept: usize = gates.iter().filter(|gate| gate.value != 0.0).map(|gate| gate.cost).sum();
-        Ok(if all == 0 { 1.0 } else { kept as f64 / all as f64 })
+        let report = self.method.report()?;
+        let (rank, kept) = (report.mean_rank(), 100.0 * report.kept);
+        Ok(format!("loss {loss:.3}{metric}, mean rank {rank:.2}, {kept:.1} % kept"))
     }
 
     fn adapter(&self) -> Result<Adapter, Error> {
-        adapter_of(&self.method, self.engine, &self.data.labels, self.data.problem, &self.settings.model_id)
+        adapter_of(&*self.method, self.engine, &self.data.labels, self.data.problem, &self.settings.model_id)
     }
 }
 
-/// The method's variables as they stand, pruned exactly, with what an adapter's files say besides.
-///
-/// # Errors
-/// Candle's own.
-pub fn adapter_of(
-    method: &LowRank,
-    engine: &Engine,
-    labels: &[String],
-    problem: ProblemType,
-    model_id: &str,
-) -> Result<Adapter, Error> {
-    let (deltas, head) = method.pruned()?;
-    Ok(Adapter {
-        deltas,
-        head,
-        labels: labels.to_vec(),
-        problem_type: Some(problem),
-        base_fingerprint: Some(engine.base_fingerprint().to_owned()),
-        base_model: Some(model_id.to_owned()),
-    })
+/// The sum of two gradients, where an absent one is zero.
+fn add(a: Option<Tensor>, b: Option<Tensor>) -> candle_core::Result<Option<Tensor>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Ok(Some((a + b)?)),
+        (a, b) => Ok(a.or(b)),
+    }
 }
 
 /// Mean over the batch: cross-entropy of `logits [B, labels]`, or the squared error of the one output.
@@ -358,8 +318,5 @@ pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> c
 }
 
 fn tell(bar: &ProgressBar, line: &str) {
-    match bar.is_hidden() {
-        true => drop(writeln!(std::io::stderr(), "{line}")),
-        false => bar.println(line),
-    }
+    if bar.is_hidden() { drop(writeln!(std::io::stderr(), "{line}")) } else { bar.println(line) }
 }

@@ -7,9 +7,9 @@ use polyrank::engine::Engine;
 use polyrank::params::Dim;
 use polyrank::text::Encoded;
 use polyrank_training::data::Target;
-use polyrank_training::method::{
-    Dropping, GateStart, LowRank, LowRankSettings, Rates, Replace, StepDropout, Subset, Trainable,
-};
+use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
+use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, Subset, TrainedBase, TrainingPass};
+use polyrank_training::optim::Variable;
 use polyrank_training::trainer::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -17,15 +17,17 @@ use rand::{Rng, SeedableRng};
 use super::{ENCODERS, encoder, engine};
 
 /// A point where nothing is zero: `Wu` begins at zero, and then no gate has a gradient.
-fn anywhere(engine: &Engine) -> LowRank {
+fn anywhere(engine: &Engine) -> Sora {
     let modules = (0..engine.layout().modules.len()).collect();
-    let settings = LowRankSettings { rank: 3, alpha: 6.0, gates: Some(GateStart::Normal), modules, labels: 3, seed: 5 };
-    let method = LowRank::new(engine.layout(), &settings, &Device::Cpu).unwrap();
+    let shape = LowRankSettings { rank: 3, alpha: 6.0, modules, labels: 3, seed: 5 };
+    let settings =
+        SoraSettings { gate: GateRule::Paper, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 1.0 };
+    let method = Sora::new(engine.layout(), &shape, settings, &Device::Cpu).unwrap();
     let mut rng = StdRng::seed_from_u64(17);
-    for trainable in method.trainables() {
-        let noise: Vec<f32> = (0..trainable.var.elem_count()).map(|_| rng.random_range(-0.2..0.2)).collect();
-        let noise = Tensor::from_vec(noise, trainable.var.shape(), &Device::Cpu).unwrap();
-        trainable.var.set(&(trainable.var.as_tensor() + noise).unwrap()).unwrap();
+    for Variable { var, .. } in method.variables() {
+        let noise: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-0.2..0.2)).collect();
+        let noise = Tensor::from_vec(noise, var.shape(), &Device::Cpu).unwrap();
+        var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
     }
     method
 }
@@ -51,9 +53,9 @@ fn loss_of(engine: &Engine, head: &Head, hooks: &dyn Hooks) -> Tensor {
     task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap()
 }
 
-fn loss(engine: &Engine, method: &LowRank, dropout: StepDropout) -> Tensor {
-    let penalty = method.gate_penalty().unwrap().unwrap();
-    (loss_of(engine, &method.head(), &Dropping { method, dropout }) + penalty).unwrap()
+fn loss(engine: &Engine, method: &Sora, dropout: StepDropout) -> Tensor {
+    let penalty = method.penalty().unwrap().unwrap();
+    (loss_of(engine, &method.head(), &TrainingPass { method, dropout }) + penalty).unwrap()
 }
 
 /// `var + size * direction`, in place.
@@ -62,17 +64,17 @@ fn shift(var: &Var, direction: &Tensor, size: f64) {
     var.set(&moved).unwrap();
 }
 
-fn check(engine: &Engine, method: &LowRank, dropout: StepDropout) {
-    check_slopes(engine, method.trainables(), || loss(engine, method, dropout));
+fn check(engine: &Engine, method: &Sora, dropout: StepDropout) {
+    check_slopes(engine, method.variables(), || loss(engine, method, dropout));
 }
 
 /// In each variable, along a random direction: the slope of the loss is the gradient's part in that direction.
-fn check_slopes(engine: &Engine, trainables: Vec<Trainable>, loss: impl Fn() -> Tensor) {
+fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> Tensor) {
     let gradients = loss().backward().unwrap();
     let value = || f64::from(loss().to_scalar::<f32>().unwrap());
     let mut rng = StdRng::seed_from_u64(29);
-    for trainable in trainables {
-        let gradient = gradients.get(&trainable.var).unwrap();
+    for Variable { name, var, .. } in variables {
+        let gradient = gradients.get(&var).unwrap();
         let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt().max(1e-6);
         // Half along the gradient, so that the slope stands above f32's noise; half at random.
         let noise: Vec<f32> = (0..gradient.elem_count()).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -80,20 +82,19 @@ fn check_slopes(engine: &Engine, trainables: Vec<Trainable>, loss: impl Fn() -> 
         let noise = Tensor::from_vec(noise, gradient.shape(), &Device::Cpu).unwrap();
         let direction = ((gradient / f64::from(norm)).unwrap() + (noise / f64::from(length)).unwrap()).unwrap();
         let expected = f64::from((gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
-        let start = trainable.var.as_detached_tensor().copy().unwrap();
+        let start = var.as_detached_tensor().copy().unwrap();
         // DistilBERT's head has a ReLU: a shorter step crosses fewer of its kinks.
         let step = if engine.config().model_type == "distilbert" { 5e-4 } else { 4e-3 };
-        shift(&trainable.var, &direction, step);
+        shift(&var, &direction, step);
         let above = value();
-        trainable.var.set(&start).unwrap();
-        shift(&trainable.var, &direction, -step);
+        var.set(&start).unwrap();
+        shift(&var, &direction, -step);
         let slope = (above - value()) / (2.0 * step);
-        trainable.var.set(&start).unwrap();
+        var.set(&start).unwrap();
         let allowed = 0.02 * expected.abs() + 3e-4;
         assert!(
             (slope - expected).abs() <= allowed,
-            "{} of {}: slope {slope}, gradient {expected}",
-            trainable.name,
+            "{name} of {}: slope {slope}, gradient {expected}",
             engine.config().model_type
         );
     }
@@ -134,8 +135,8 @@ fn gradients_of_all_parameters_of_mpnet_are_slopes() {
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-0.5..0.5)).collect();
         (parameter.name.clone(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
     });
-    let method = Replace::new(&**engine.encoder(), Subset::Full, &head.collect()).unwrap();
-    let trainables = method.trainables();
-    assert!(trainables.iter().any(|trainable| trainable.name == "mpnet.encoder.relative_attention_bias.weight"));
-    check_slopes(&engine, trainables, || loss_of(&engine, &method.head(), &method));
+    let method = TrainedBase::new(&**engine.encoder(), Subset::Full, &head.collect()).unwrap();
+    let variables = method.variables();
+    assert!(variables.iter().any(|variable| variable.name == "mpnet.encoder.relative_attention_bias.weight"));
+    check_slopes(&engine, variables, || loss_of(&engine, &method.head(), &method));
 }

@@ -5,10 +5,12 @@ mod data;
 mod evaluate;
 mod folder;
 mod gradients;
+mod host;
 mod hub;
 mod metric;
 mod run;
 mod serve;
+mod sora;
 mod steps;
 
 use std::path::{Path, PathBuf};

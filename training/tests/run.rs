@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::Adapter;
+use polyrank::adapter::ProblemType;
 use polyrank::encoder::{Identity, Packed, head_logits};
 use polyrank::engine::{Engine, Row};
 use polyrank::params::{Delta, Precision};
 use polyrank::text::Limit;
 use polyrank_training::checkpoint::{self, Progress};
-use polyrank_training::method::{GateRule, GateStart, Group, LowRank, LowRankSettings};
-use polyrank_training::optim::{Optimizer, StepRule, Threshold};
+use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
+use polyrank_training::method::{AdapterInfo, LowRankSettings, Method, Sora};
+use polyrank_training::optim::{Optimizer, Rule};
 use tempfile::TempDir;
 
 use super::{base_dir, engine, home};
@@ -235,24 +236,20 @@ fn how_labels_were_read_is_told() {
     refused(&many, 1, "multi-label training is not there yet");
 }
 
+fn sora(engine: &Engine, shape: &LowRankSettings) -> Sora {
+    let settings =
+        SoraSettings { gate: GateRule::Authors, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 0.0 };
+    Sora::new(engine.layout(), shape, settings, engine.device()).unwrap()
+}
+
 /// An equal score does not replace the best, whatever its decimals: 56/60 was read back a bit lower than it was written.
 #[test]
 fn the_best_score_comes_back_from_disk_as_it_was() {
     let room = TempDir::new().unwrap();
-    let method = LowRank::new(
-        engine().layout(),
-        &LowRankSettings { rank: 1, alpha: 1.0, gates: Some(GateStart::Normal), modules: vec![0], labels: 2, seed: 0 },
-        &Device::Cpu,
-    );
-    let rule = StepRule {
-        weight_decay: 0.0,
-        eps: 1e-8,
-        clip: None,
-        gate: GateRule::Authors,
-        gate_rate: 1.0,
-        threshold: Threshold::Xi(0.0),
-    };
-    let mut optimizer = Optimizer::new(method.unwrap().trainables(), rule);
+    let shape = LowRankSettings { rank: 1, alpha: 1.0, modules: vec![0], labels: 2, seed: 0 };
+    let mut method = sora(&engine(), &shape);
+    let rule = Rule { weight_decay: 0.0, eps: 1e-8, clip: None, total: 1 };
+    let mut optimizer = Optimizer::new(method.variables(), rule).unwrap();
     for all in [60, 545] {
         for right in 0..=all {
             let progress = Progress { epoch: 1, best: Some(f64::from(right) / f64::from(all)), ..Progress::default() };
@@ -261,9 +258,9 @@ fn the_best_score_comes_back_from_disk_as_it_was() {
         }
     }
     let progress = Progress { epoch: 3, best: Some(56.0 / 60.0), best_loss: Some(0.3), best_epoch: 2 };
-    checkpoint::save(room.path(), &optimizer, &progress).unwrap();
+    checkpoint::save(room.path(), &method, &optimizer, &progress).unwrap();
     let last = checkpoint::last(room.path()).unwrap().unwrap();
-    assert_eq!(checkpoint::load(&last, &mut optimizer).unwrap(), progress);
+    assert_eq!(checkpoint::load(&last, &mut method, &mut optimizer).unwrap(), progress);
 }
 
 #[test]
@@ -360,14 +357,13 @@ fn a_run_that_diverges_at_its_end_is_an_error() {
 fn pruning_changes_outputs_by_rounding_only() {
     let engine = engine();
     let modules = (0..engine.layout().modules.len()).collect();
-    let settings =
-        LowRankSettings { rank: 5, alpha: 10.0, gates: Some(GateStart::Normal), modules, labels: 4, seed: 9 };
-    let method = LowRank::new(engine.layout(), &settings, engine.device()).unwrap();
-    for (i, trainable) in method.trainables().iter().enumerate() {
+    let shape = LowRankSettings { rank: 5, alpha: 10.0, modules, labels: 4, seed: 9 };
+    let method = sora(&engine, &shape);
+    for (i, trainable) in method.variables().iter().enumerate() {
         let shape = trainable.var.shape();
         let mut values: Vec<f32> =
             (0..shape.elem_count()).map(|j| ((i * 31 + j * 17) % 23) as f32 / 23.0 - 0.5).collect();
-        if trainable.group == Group::Gate {
+        if trainable.name.ends_with(".gate") {
             // Some ranks pruned everywhere, whole sites now and then.
             values
                 .iter_mut()
@@ -383,10 +379,15 @@ fn pruning_changes_outputs_by_rounding_only() {
     let hidden = engine.encoder().forward(&batch, &method).unwrap();
     let before =
         head_logits(&**engine.encoder(), &hidden, &batch, &method.head(), &Identity).unwrap().to_vec2::<f32>().unwrap();
-    let (deltas, head) = method.pruned().unwrap();
+    let info = AdapterInfo {
+        labels: (0..4).map(|i| i.to_string()).collect(),
+        problem_type: ProblemType::SingleLabelClassification,
+        base_fingerprint: engine.base_fingerprint().to_owned(),
+        base_model: "tiny".to_owned(),
+    };
+    let adapter = method.export(info).unwrap();
+    let deltas = &adapter.deltas;
     assert!(deltas.iter().any(Option::is_none) && deltas.iter().flatten().any(|delta: &Delta| delta.rank() < 5));
-    let labels = (0..4).map(|i| i.to_string()).collect();
-    let adapter = Adapter { deltas, head, labels, problem_type: None, base_fingerprint: None, base_model: None };
     let after = engine.logits(&[Row { text, adapter: Arc::new(adapter) }]).unwrap();
     let scale = before[0].iter().fold(1.0f32, |most, x| most.max(x.abs()));
     for (before, after) in before[0].iter().zip(&after[0]) {

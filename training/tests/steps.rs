@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
-use polyrank::adapter::ProblemType;
+use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Head, Hooks, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
-use polyrank_training::method::{GateRule, GateStart, LowRank, LowRankSettings, Replace, Subset, Trainable};
-use polyrank_training::optim::{Optimizer, StepRule, Threshold};
+use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
+use polyrank_training::method::{
+    self, AdapterInfo, Lora, LowRankSettings, Method, Report, Sora, StepDropout, Subset, TrainedBase, TrainingPass,
+};
+use polyrank_training::optim::{Optimizer, Rule, Variable};
 use polyrank_training::trainer::task_loss;
 use serde_json::Value;
 
@@ -21,6 +24,33 @@ const TOLERANCE: f32 = 1e-4;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/step")
+}
+
+/// Full fine-tuning and BitFit as methods that cannot be exported.
+struct Tuned(TrainedBase);
+
+impl Hooks for Tuned {
+    fn parameter(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
+        self.0.parameter(name)
+    }
+}
+
+impl Method for Tuned {
+    fn variables(&self) -> Vec<Variable> {
+        self.0.variables()
+    }
+
+    fn head(&self) -> Head {
+        self.0.head()
+    }
+
+    fn report(&self) -> candle_core::Result<Report> {
+        Ok(Report { ranks: Vec::new(), parameters: 0, kept: 1.0 })
+    }
+
+    fn export(&self, _info: AdapterInfo) -> candle_core::Result<Adapter> {
+        candle_core::bail!("parameters of the base are no adapter")
+    }
 }
 
 struct Golden {
@@ -56,53 +86,68 @@ impl Golden {
         self.facts["settings"][name].as_f64()
     }
 
-    fn low_rank(&self, gates: Option<GateStart>) -> LowRank {
-        let settings = LowRankSettings {
+    fn shape(&self, labels: usize) -> LowRankSettings {
+        LowRankSettings {
             rank: self.setting("rank").unwrap() as usize,
             alpha: self.setting("alpha").unwrap(),
-            gates,
             modules: (0..self.engine.layout().modules.len()).collect(),
-            labels: self.tensors["init.classifier.bias"].elem_count(),
+            labels,
             seed: 11,
-        };
-        let method = LowRank::new(self.engine.layout(), &settings, &Device::Cpu).unwrap();
-        for Trainable { name, var, .. } in method.trainables() {
+        }
+    }
+
+    /// The method with the golden's values.
+    fn begin(&self, method: impl Method) -> impl Method {
+        for Variable { name, var, .. } in method.variables() {
             var.set(&self.tensors[&format!("init.{name}")]).unwrap();
         }
         method
     }
 
-    fn replace(&self, subset: Subset) -> Replace {
+    fn lora(&self) -> impl Method {
+        let labels = self.tensors["init.classifier.bias"].elem_count();
+        self.begin(Lora::new(self.engine.layout(), &self.shape(labels), &Device::Cpu).unwrap())
+    }
+
+    fn sora(&self, gate: GateRule) -> impl Method {
+        let threshold = match self.setting("lambda") {
+            Some(lambda) => Threshold::Lambda(lambda),
+            None => Threshold::Xi(self.setting("xi").unwrap()),
+        };
+        let sparse_lambda = self.setting("sparse_lambda").unwrap_or(0.0);
+        let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda };
+        self.begin(Sora::new(self.engine.layout(), &self.shape(3), settings, &Device::Cpu).unwrap())
+    }
+
+    fn tuned(&self, subset: Subset) -> Tuned {
         let head = ["classifier.weight", "classifier.bias"];
         let head: Head =
             head.iter().map(|name| ((*name).to_owned(), self.tensors[&format!("init.{name}")].clone())).collect();
-        Replace::new(&**self.engine.encoder(), subset, &head).unwrap()
+        Tuned(TrainedBase::new(&**self.engine.encoder(), subset, &head).unwrap())
     }
 
-    fn loss(&self, head: &Head, hooks: &dyn Hooks) -> Tensor {
+    fn loss(&self, method: &dyn Method) -> Tensor {
         let encoder = &**self.engine.encoder();
-        let hidden = encoder.forward(&self.batch, hooks).unwrap();
-        let logits = head_logits(encoder, &hidden, &self.batch, head, hooks).unwrap();
+        let pass = TrainingPass { method, dropout: StepDropout::default() };
+        let hidden = encoder.forward(&self.batch, &pass).unwrap();
+        let logits = head_logits(encoder, &hidden, &self.batch, &method.head(), &pass).unwrap();
         task_loss(&logits, &self.targets, self.problem).unwrap()
     }
 
-    fn rule(&self, gate: GateRule) -> StepRule {
-        let threshold =
-            self.setting("lambda").map_or(Threshold::Xi(self.setting("xi").unwrap_or(0.0)), Threshold::Lambda);
-        StepRule {
+    fn optimizer(&self, method: &dyn Method) -> Optimizer {
+        let rule = Rule {
             weight_decay: self.setting("weight_decay").unwrap_or(0.0),
             eps: self.setting("eps").unwrap_or(1e-8),
             clip: self.setting("clip"),
-            gate,
-            gate_rate: 1.0,
-            threshold,
-        }
+            total: 3,
+        };
+        Optimizer::new(method.variables(), rule).unwrap()
     }
 
     /// The gradients before the first step, relative to their norm.
-    fn check_gradients(&self, trainables: &[Trainable], gradients: &GradStore) {
+    fn check_gradients(&self, variables: &[Variable], gradients: &GradStore) {
         let norm = self.facts["grad_norm"][0].as_f64().unwrap() as f32;
-        for Trainable { name, var, .. } in trainables {
+        for Variable { name, var, .. } in variables {
             let found = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
             let worst = largest_difference(found, &self.tensors[&format!("grad.{name}")]);
             assert!(worst <= 1e-5 * norm, "gradient of {name}: off by {worst} of {norm}");
@@ -110,9 +155,9 @@ impl Golden {
     }
 
     /// The variables after a step. Where the golden has none (key biases, whose gradient is noise) nothing is asked.
-    fn check_variables(&self, trainables: &[Trainable], step: usize) {
+    fn check_variables(&self, variables: &[Variable], step: usize) {
         let mut checked = 0;
-        for Trainable { name, var, .. } in trainables {
+        for Variable { name, var, .. } in variables {
             let Some(expected) = self.tensors.get(&format!("step{step}.{name}")) else { continue };
             checked += 1;
             let worst = largest_difference(var.as_tensor(), expected);
@@ -129,10 +174,10 @@ impl Golden {
     }
 
     /// Three steps; the loss before each and after the last, gradients at first, variables where the golden has them.
-    fn run(&self, trainables: Vec<Trainable>, gate: GateRule, forward: impl Fn() -> (Tensor, Option<Tensor>)) {
-        let mut optimizer = Optimizer::new(trainables, self.rule(gate));
+    fn run(&self, method: &mut dyn Method) {
+        let mut optimizer = self.optimizer(method);
         for step in 0..=3 {
-            let (loss, penalty) = forward();
+            let (loss, penalty) = (self.loss(method), method.penalty().unwrap());
             let found = f64::from(loss.to_scalar::<f32>().unwrap());
             let expected = self.facts["loss"][step].as_f64().unwrap();
             // The loss after three steps carries what the variables may differ by.
@@ -153,34 +198,20 @@ impl Golden {
             };
             let gradients = whole.backward().unwrap();
             if step == 0 {
-                self.check_gradients(&optimizer.trainables, &gradients);
+                self.check_gradients(&optimizer.variables, &gradients);
             }
             if step < 3 {
-                let gradients = optimizer.gradients(&gradients).unwrap();
-                let (norm, _) = optimizer.step(gradients, self.setting("lr").unwrap(), &[]).unwrap();
+                let gradients = optimizer.gradients(&gradients);
+                let norm = method::step(method, &mut optimizer, gradients, self.setting("lr").unwrap()).unwrap();
                 let expected = self.facts["grad_norm"][step].as_f64().unwrap();
                 assert!(
                     (norm - expected).abs() <= 1e-3 * expected,
                     "norm before step {}: {norm}, expected {expected}",
                     step + 1
                 );
-                self.check_variables(&optimizer.trainables, step + 1);
+                self.check_variables(&optimizer.variables, step + 1);
             }
         }
-    }
-
-    fn run_low_rank(&self, gates: Option<GateStart>, gate: GateRule) {
-        let method = self.low_rank(gates);
-        self.run(method.trainables(), gate, || {
-            let weight = self.setting("sparse_lambda");
-            let penalty = weight.map(|weight| (method.gate_penalty().unwrap().unwrap() * weight).unwrap());
-            (self.loss(&method.head(), &method), penalty)
-        });
-    }
-
-    fn run_replace(&self, subset: Subset) {
-        let method = self.replace(subset);
-        self.run(method.trainables(), GateRule::Paper, || (self.loss(&method.head(), &method), None));
     }
 }
 
@@ -193,37 +224,42 @@ fn largest_difference(found: &Tensor, expected: &Tensor) -> f32 {
 
 #[test]
 fn lora_steps_as_pytorch() {
-    Golden::open("lora").run_low_rank(None, GateRule::Paper);
+    let golden = Golden::open("lora");
+    golden.run(&mut golden.lora());
 }
 
 #[test]
 fn sora_by_the_paper_steps_as_pytorch() {
-    Golden::open("sora_paper").run_low_rank(Some(GateStart::Normal), GateRule::Paper);
+    let golden = Golden::open("sora_paper");
+    golden.run(&mut golden.sora(GateRule::Paper));
 }
 
 #[test]
 fn sora_by_its_authors_steps_as_pytorch() {
-    Golden::open("sora_authors").run_low_rank(Some(GateStart::Normal), GateRule::Authors);
+    let golden = Golden::open("sora_authors");
+    golden.run(&mut golden.sora(GateRule::Authors));
 }
 
 #[test]
 fn full_fine_tuning_steps_as_pytorch() {
-    Golden::open("full").run_replace(Subset::Full);
+    let golden = Golden::open("full");
+    golden.run(&mut golden.tuned(Subset::Full));
 }
 
 #[test]
 fn bitfit_steps_as_pytorch() {
-    Golden::open("bitfit").run_replace(Subset::Biases);
+    let golden = Golden::open("bitfit");
+    golden.run(&mut golden.tuned(Subset::Biases));
 }
 
 #[test]
 fn regression_has_the_gradients_of_pytorch() {
     let golden = Golden::open("regression");
-    let method = golden.low_rank(None);
-    let loss = golden.loss(&method.head(), &method);
+    let method = golden.lora();
+    let loss = golden.loss(&method);
     let found = f64::from(loss.to_scalar::<f32>().unwrap());
     assert!((found - golden.facts["loss"][0].as_f64().unwrap()).abs() <= 1e-4, "{found}");
-    golden.check_gradients(&method.trainables(), &loss.backward().unwrap());
+    golden.check_gradients(&method.variables(), &loss.backward().unwrap());
 }
 
 /// Made by `goldens/make_encoder_steps.py`.
@@ -247,26 +283,16 @@ fn lora_steps_as_pytorch_on_every_architecture() {
                 .collect(),
             problem: ProblemType::SingleLabelClassification,
         };
-        let settings = LowRankSettings {
-            rank: setting("rank") as usize,
-            alpha: setting("alpha"),
-            gates: None,
-            modules: (0..golden.engine.layout().modules.len()).collect(),
-            labels: 3,
-            seed: 11,
-        };
-        let method = LowRank::new(golden.engine.layout(), &settings, &Device::Cpu).unwrap();
-        for Trainable { name, var, .. } in method.trainables() {
-            var.set(&golden.tensors[&format!("init.{name}")]).unwrap();
-        }
-        let loss = golden.loss(&method.head(), &method);
+        let lora = Lora::new(golden.engine.layout(), &golden.shape(3), &Device::Cpu).unwrap();
+        let mut method = golden.begin(lora);
+        let loss = golden.loss(&method);
         let (found, expected) = (f64::from(loss.to_scalar::<f32>().unwrap()), facts["loss"].as_f64().unwrap());
         assert!((found - expected).abs() <= 1e-5, "{name}: loss {found}, expected {expected}");
         let gradients = loss.backward().unwrap();
-        let mut optimizer = Optimizer::new(method.trainables(), golden.rule(GateRule::Paper));
-        golden.check_gradients(&optimizer.trainables, &gradients);
-        let gradients = optimizer.gradients(&gradients).unwrap();
-        optimizer.step(gradients, setting("lr"), &[]).unwrap();
-        golden.check_variables(&optimizer.trainables, 1);
+        let mut optimizer = golden.optimizer(&method);
+        golden.check_gradients(&optimizer.variables, &gradients);
+        let gradients = optimizer.gradients(&gradients);
+        method::step(&mut method, &mut optimizer, gradients, setting("lr")).unwrap();
+        golden.check_variables(&optimizer.variables, 1);
     }
 }

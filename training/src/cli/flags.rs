@@ -10,7 +10,7 @@ use polyrank::text::rows::ColumnNames;
 use polyrank_training::data::{DataOptions, HoldOut};
 use polyrank_training::defaults::Schedule;
 use polyrank_training::error::Error;
-use polyrank_training::method::GateRule;
+use polyrank_training::method::sora::GateRule;
 use polyrank_training::settings::{MethodName, Settings};
 use serde::{Deserialize, Serialize};
 

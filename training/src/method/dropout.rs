@@ -1,7 +1,11 @@
 //! The base's own dropout while training, from a seed and a step, so that a resumed run drops the same.
 
-use polyrank::encoder::DropPoint;
-use polyrank::ops::{Dropout, splitmix};
+use candle_core::{Result, Tensor};
+use polyrank::encoder::{DropPoint, Hooks};
+use polyrank::ops::{Added, Dropout, splitmix};
+use polyrank::params::Site;
+
+use super::Method;
 
 /// Probabilities of dropping, by the base's configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -19,9 +23,9 @@ pub struct Rates {
 /// The dropout of one pass of one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepDropout {
-    /// How much.
+    /// Probabilities.
     pub rates: Rates,
-    /// Of this run, step and pass.
+    /// Seed of this run, step and pass.
     pub seed: u64,
 }
 
@@ -40,5 +44,31 @@ impl StepDropout {
         };
         let seed = splitmix(self.seed ^ splitmix(kind << 32 | layer as u64));
         (p > 0.0).then_some(Dropout { p: p as f32, seed })
+    }
+}
+
+/// A method during one pass of one step: the encoder asks the method, and drops by [`StepDropout`].
+pub struct TrainingPass<'a> {
+    /// The method.
+    pub method: &'a dyn Method,
+    /// What this pass drops.
+    pub dropout: StepDropout,
+}
+
+impl Hooks for TrainingPass<'_> {
+    fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        self.method.parameter(name)
+    }
+
+    fn added(&self, site: Site) -> Result<Added<'_>> {
+        self.method.added(site)
+    }
+
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        self.method.after(site, h)
+    }
+
+    fn dropout(&self, point: DropPoint) -> Option<Dropout> {
+        self.dropout.at(point)
     }
 }

@@ -1,5 +1,9 @@
 //! AdamW (Loshchilov and Hutter 2019), as `torch.optim.AdamW`.
 
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::host;
+
 /// Its settings for one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -15,43 +19,120 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
+/// The state of one parameter.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    /// Moving average of the gradients, f32, of the parameter's shape.
+    pub first: Tensor,
+    /// Moving average of their squares.
+    pub second: Tensor,
+    /// Steps that they hold.
+    pub steps: usize,
+}
+
+impl Moments {
+    /// The state of `parameter` before its first step.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn zeros(parameter: &Tensor) -> Result<Self> {
+        let zeros = || Tensor::zeros(parameter.shape(), DType::F32, parameter.device());
+        Ok(Self { first: zeros()?, second: zeros()?, steps: 0 })
+    }
+}
+
 impl AdamW {
     /// PyTorch's defaults at a learning rate and a weight decay.
     #[must_use]
     pub fn new(rate: f64, weight_decay: f64) -> Self {
         Self { rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay }
     }
-}
 
-/// The state of one parameter.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Moments {
-    /// Mean of gradients, of the parameter's length; empty before the first step.
-    pub first: Vec<f32>,
-    /// Mean of their squares.
-    pub second: Vec<f32>,
-    /// Steps that they hold.
-    pub steps: usize,
-    /// Of adaptive gates: the moving average of `|g dL/dg|`; empty for all others.
-    pub saliency: Vec<f32>,
-}
-
-impl AdamW {
-    /// One step on `parameter`.
-    pub fn step(&self, parameter: &mut [f32], gradient: &[f32], moments: &mut Moments) {
-        moments.first.resize(parameter.len(), 0.0);
-        moments.second.resize(parameter.len(), 0.0);
-        moments.steps += 1;
-        let exponent = i32::try_from(moments.steps).unwrap_or(i32::MAX);
-        let (correct1, correct2) = (1.0 - self.beta1.powi(exponent), (1.0 - self.beta2.powi(exponent)).sqrt());
-        let size = self.rate / correct1;
-        let state = moments.first.iter_mut().zip(&mut moments.second);
-        for ((p, g), (m, v)) in parameter.iter_mut().zip(gradient).zip(state) {
-            let (g, keep) = (f64::from(*g), 1.0 - self.rate * self.weight_decay);
-            let first = self.beta1 * f64::from(*m) + (1.0 - self.beta1) * g;
-            let second = self.beta2 * f64::from(*v) + (1.0 - self.beta2) * g * g;
-            (*m, *v) = (first as f32, second as f32);
-            *p = (f64::from(*p) * keep - size * first / (second.sqrt() / correct2 + self.eps)) as f32;
+    /// The parameter and its state after one step; all tensors are f32 and have the parameter's shape. Computed in f64.
+    ///
+    /// # Errors
+    /// Tensors of different shapes, and candle's own.
+    pub fn step(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
+        if parameter.shape() != gradient.shape() {
+            let (parameter, gradient) = (parameter.dims(), gradient.dims());
+            candle_core::bail!("AdamW: the parameter has the shape {parameter:?}, its gradient {gradient:?}");
         }
+        match parameter.device() {
+            Device::Cpu => self.cpu(parameter, gradient, moments),
+            _ => self.reference(parameter, gradient, moments),
+        }
+    }
+
+    /// The step's size and the root's divisor in the `steps`-th step, which correct the moments' start at zero.
+    fn corrected(&self, steps: usize) -> (f64, f64) {
+        let exponent = i32::try_from(steps).unwrap_or(i32::MAX);
+        (self.rate / (1.0 - self.beta1.powi(exponent)), (1.0 - self.beta2.powi(exponent)).sqrt())
+    }
+
+    /// By candle's own operations, on any device.
+    fn reference(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
+        let (steps, keep) = (moments.steps + 1, 1.0 - self.rate * self.weight_decay);
+        let (size, correct2) = self.corrected(steps);
+        let wide = |tensor: &Tensor| tensor.detach().to_dtype(DType::F64);
+        let (p, g) = (wide(parameter)?, wide(gradient)?);
+        let first = ((wide(&moments.first)? * self.beta1)? + (&g * (1.0 - self.beta1))?)?;
+        let second = ((wide(&moments.second)? * self.beta2)? + (g.sqr()? * (1.0 - self.beta2))?)?;
+        let change = ((&first * size)? / second.sqrt()?.affine(1.0 / correct2, self.eps)?)?;
+        let narrow = |tensor: Tensor| tensor.to_dtype(DType::F32);
+        let moments = Moments { first: narrow(first)?, second: narrow(second)?, steps };
+        Ok((narrow(((p * keep)? - change)?)?, moments))
+    }
+
+    /// In one pass over host memory.
+    fn cpu(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
+        let (steps, keep) = (moments.steps + 1, 1.0 - self.rate * self.weight_decay);
+        let (size, correct2) = self.corrected(steps);
+        let gradient = gradient.contiguous()?;
+        let tensors = [parameter, &gradient, &moments.first, &moments.second].map(Tensor::storage_and_layout);
+        let [p, g, m, v] = tensors.each_ref().map(|(storage, layout)| host::elements(storage, layout));
+        let (p, g, m, v) = (p?, g?, m?, v?);
+        let mut after = [(); 3].map(|()| Vec::with_capacity(p.len()));
+        for (((p, g), m), v) in p.iter().zip(g).zip(m).zip(v) {
+            let [p, g, m, v] = [*p, *g, *m, *v].map(f64::from);
+            let first = self.beta1 * m + (1.0 - self.beta1) * g;
+            let second = self.beta2 * v + (1.0 - self.beta2) * g * g;
+            after[0].push((p * keep - size * first / (second.sqrt() / correct2 + self.eps)) as f32);
+            after[1].push(first as f32);
+            after[2].push(second as f32);
+        }
+        let [p, first, second] = after.map(|values| Tensor::from_vec(values, parameter.shape(), &Device::Cpu));
+        Ok((p?, Moments { first: first?, second: second?, steps }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn every_form_steps_alike() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut draw = || {
+            let values: Vec<f32> = (0..35).map(|_| rng.random_range(-1.0..1.0)).collect();
+            Tensor::from_vec(values, (5, 7), &Device::Cpu).unwrap()
+        };
+        let adam = AdamW::new(0.01, 0.1);
+        let start = draw();
+        let (mut fast, mut slow) = [start.clone(), start].map(|p| (p.clone(), Moments::zeros(&p).unwrap())).into();
+        for _ in 0..5 {
+            // A gradient may lie in memory in any order.
+            let gradient = draw().reshape((7, 5)).unwrap().t().unwrap();
+            fast = adam.cpu(&fast.0, &gradient, &fast.1).unwrap();
+            slow = adam.reference(&slow.0, &gradient, &slow.1).unwrap();
+            for (fast, slow) in [(&fast.0, &slow.0), (&fast.1.first, &slow.1.first), (&fast.1.second, &slow.1.second)] {
+                let worst = (fast - slow).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(worst <= 1e-7, "off by {worst}");
+            }
+        }
+        assert_eq!((fast.1.steps, slow.1.steps), (5, 5));
     }
 }

@@ -1,11 +1,12 @@
-//! Methods that train parameters of the base itself: full fine-tuning and BitFit (Zaken et al. 2022).
+//! Trained copies of the base's own parameters: what full fine-tuning and BitFit (Zaken et al. 2022) train.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
 use polyrank::encoder::{Encoder, Head, Hooks};
 
-use super::{Group, Trainable};
+use super::TrainedHead;
+use crate::optim::{Group, Variable};
 
 /// Which parameters of the base are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +17,13 @@ pub enum Subset {
     Biases,
 }
 
-/// Trainable copies in place of frozen parameters.
-pub struct Replace {
-    replaced: BTreeMap<String, Var>,
-    head: BTreeMap<String, Var>,
+/// Trained copies in place of frozen parameters, and a head.
+pub struct TrainedBase {
+    parameters: BTreeMap<String, Var>,
+    head: TrainedHead,
 }
 
-impl Replace {
+impl TrainedBase {
     /// Copies of the base's parameters in `subset`, and of `head`.
     ///
     /// # Errors
@@ -32,30 +33,27 @@ impl Replace {
             Subset::Full => true,
             Subset::Biases => parameter.name().ends_with(".bias"),
         });
-        let replaced =
+        let parameters =
             chosen.map(|parameter| Ok((parameter.name().to_owned(), Var::from_tensor(&parameter.tensor()?)?)));
-        let head = head.iter().map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(tensor)?)));
-        Ok(Self { replaced: replaced.collect::<Result<_>>()?, head: head.collect::<Result<_>>()? })
+        Ok(Self { parameters: parameters.collect::<Result<_>>()?, head: TrainedHead::of(head)? })
     }
 
     /// Every variable, in order of name, the head's last.
     #[must_use]
-    pub fn trainables(&self) -> Vec<Trainable> {
-        let of = |group, vars: &BTreeMap<String, Var>| -> Vec<Trainable> {
-            vars.iter().map(|(name, var)| Trainable { name: name.clone(), group, var: var.clone() }).collect()
-        };
-        [of(Group::Weight, &self.replaced), of(Group::Head, &self.head)].concat()
+    pub fn variables(&self) -> Vec<Variable> {
+        let of = |(name, var): (&String, &Var)| Variable { name: name.clone(), group: Group::PLAIN, var: var.clone() };
+        self.parameters.iter().map(of).chain(self.head.variables()).collect()
     }
 
     /// The head as it stands, tracked.
     #[must_use]
     pub fn head(&self) -> Head {
-        self.head.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
+        self.head.tracked()
     }
 }
 
-impl Hooks for Replace {
+impl Hooks for TrainedBase {
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
-        Ok(self.replaced.get(name).map(|var| var.as_tensor().clone()))
+        Ok(self.parameters.get(name).map(|var| var.as_tensor().clone()))
     }
 }

@@ -1,0 +1,48 @@
+//! From a method's variables to an adapter.
+
+use std::path::Path;
+
+use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::engine::Engine;
+
+use crate::checkpoint::{self, Progress};
+use crate::error::Error;
+use crate::method::{AdapterInfo, Method};
+use crate::run::Facts;
+use crate::settings::Settings;
+
+/// The method's variables as they stand, pruned exactly, with what an adapter's files say besides.
+///
+/// # Errors
+/// Candle's own.
+pub fn adapter_of(
+    method: &dyn Method,
+    engine: &Engine,
+    labels: &[String],
+    problem: ProblemType,
+    model_id: &str,
+) -> Result<Adapter, Error> {
+    let info = AdapterInfo {
+        labels: labels.to_vec(),
+        problem_type: problem,
+        base_fingerprint: engine.base_fingerprint().to_owned(),
+        base_model: model_id.to_owned(),
+    };
+    Ok(method.export(info)?)
+}
+
+/// The adapter of a checkpoint of the run that `settings` and `facts` describe, and how far the run was.
+///
+/// # Errors
+/// A checkpoint that is malformed or does not fit the settings.
+pub fn from_checkpoint(
+    checkpoint: &Path,
+    engine: &Engine,
+    settings: &Settings,
+    facts: &Facts,
+) -> Result<(Adapter, Progress), Error> {
+    let mut method = settings.method(engine, facts.labels.len())?;
+    let progress = checkpoint::load_method(checkpoint, &mut *method)?;
+    let adapter = adapter_of(&*method, engine, &facts.labels, facts.problem, &settings.model_id)?;
+    Ok((adapter, progress))
+}

@@ -1,0 +1,282 @@
+//! SoRA (Ding et al. 2023): LoRA with a gate on each rank (eq. 8), `y += s * Wu (g * (Wd x))`, `s = alpha / r_max`.
+//!
+//! Gates become exactly zero while the adapter trains: by the paper's rule, its authors', or by what each rank does for the loss
+//! (`saliency.rs`). A constant threshold, or one steered towards a share of parameters to keep (`controller.rs`), decides how many.
+//! Export prunes exactly (eq. 12), so that the runtime knows plain LoRA of ragged ranks only.
+
+mod controller;
+mod gate;
+mod saliency;
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use polyrank::adapter::Adapter;
+use polyrank::encoder::{Head, Hooks};
+use polyrank::ops::Added;
+use polyrank::params::{Delta, Layout, Site};
+
+pub use controller::Controller;
+pub use gate::{GateRule, soft_threshold};
+
+use super::{AdapterInfo, LowRank, LowRankSettings, Method, Report};
+use crate::optim::{Descent, Group, Moments, Step, Variable};
+
+/// Where the threshold of the gates comes from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Threshold {
+    /// A constant xi (the authors' code).
+    Xi(f64),
+    /// `xi = rate * lambda` (the paper's eq. 11).
+    Lambda(f64),
+    /// Steered towards this share of parameters kept.
+    Ratio(f64),
+}
+
+/// What is SoRA's own among the settings of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SoraSettings {
+    /// How gates start and step.
+    pub gate: GateRule,
+    /// Where xi comes from.
+    pub threshold: Threshold,
+    /// The gates' learning rate as a multiple of the run's.
+    pub gate_rate: f64,
+    /// Weight of the authors' penalty, `sum |g| / number of gate entries`, in the loss.
+    pub sparse_lambda: f64,
+}
+
+/// Low-rank factors, a gate on each rank, and a head.
+pub struct Sora {
+    low_rank: LowRank,
+    /// `g [rank]` of each adapted site.
+    gates: Vec<Var>,
+    /// Parameters that each gate entry keeps (`in + out`), site by site.
+    costs: Vec<usize>,
+    settings: SoraSettings,
+    /// Of adaptive gates, the moving average of `|g dL/dg|`, `[sites, rank]`; zeros of all others.
+    saliency: Tensor,
+    /// Of adaptive gates, which were not 0 before the step under way, `[sites, rank]`.
+    alive: Option<Tensor>,
+}
+
+/// Variables of a site: `Wd`, `Wu`, the gate.
+const PARTS: usize = 3;
+
+/// The position of the site's `Wu` among the variables.
+fn wu_of(site: usize) -> usize {
+    PARTS * site + 1
+}
+
+/// The position of the site's gate among the variables.
+fn gate_of(site: usize) -> usize {
+    PARTS * site + 2
+}
+
+impl Sora {
+    /// Fresh variables.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn new(layout: &Layout, shape: &LowRankSettings, settings: SoraSettings, device: &Device) -> Result<Self> {
+        let (low_rank, normals) = LowRank::new(layout, shape, device)?;
+        let gates = normals.into_iter().map(|normal| Var::from_vec(settings.gate.start(normal), shape.rank, device));
+        let gates = gates.collect::<Result<Vec<_>>>()?;
+        let costs = low_rank.factors.iter().flat_map(|factors| vec![factors.cost; shape.rank]).collect();
+        let saliency = Tensor::zeros((gates.len(), shape.rank), DType::F32, device)?;
+        Ok(Self { low_rank, gates, costs, settings, saliency, alive: None })
+    }
+
+    /// All gates, `[sites, rank]`, detached.
+    fn stacked(&self) -> Result<Tensor> {
+        Tensor::stack(&self.gates.iter().map(|gate| gate.as_detached_tensor()).collect::<Vec<_>>(), 0)
+    }
+
+    /// Whether a run of `total` steps has its final ranks after `step` steps.
+    fn settled(&self, step: usize, total: usize) -> bool {
+        matches!(self.settings.threshold, Threshold::Ratio(target) if Controller { target, total }.settled(step))
+    }
+
+    /// Whether gates no longer move after `step` steps: those that xi shrinks have been folded once the ranks are final. Adaptive
+    /// gates are not shrunk, and go on.
+    fn folded(&self, step: usize, total: usize) -> bool {
+        self.settings.gate != GateRule::Adaptive && self.settled(step, total)
+    }
+
+    /// The proximal step of all gates `[sites, rank]`.
+    fn shrink(&self, gates: &Tensor, step: &Step) -> Result<Tensor> {
+        let xi = match self.settings.threshold {
+            Threshold::Xi(xi) => xi as f32,
+            Threshold::Lambda(lambda) => (step.rate * self.settings.gate_rate * lambda) as f32,
+            Threshold::Ratio(target) => {
+                let controller = Controller { target, total: step.total };
+                if self.settings.gate == GateRule::Adaptive {
+                    return self.drop_least_salient(gates, controller.share(step.number));
+                }
+                controller.xi(step.number, &in_host_memory(gates)?, &self.costs)
+            }
+        };
+        soft_threshold(gates, xi)
+    }
+
+    fn drop_least_salient(&self, gates: &Tensor, share: f64) -> Result<Tensor> {
+        let (values, saliency) = (in_host_memory(gates)?, in_host_memory(&self.saliency)?);
+        let stays = saliency::survivors(share, gates.dims()[1], &values, &saliency, &self.costs);
+        let stays: Vec<u8> = stays.into_iter().map(u8::from).collect();
+        let stays = Tensor::from_vec(stays, gates.shape(), gates.device())?;
+        stays.where_cond(gates, &gates.zeros_like()?)
+    }
+
+    /// Folds every gate into its `Wu`. Adam begins anew for `Wu`, because its moments hold gradients from when the gates were
+    /// larger, which no one factor turns into those of the folded matrix.
+    fn fold(&self, moments: &mut [Moments]) -> Result<()> {
+        for (site, (gate, factors)) in self.gates.iter().zip(&self.low_rank.factors).enumerate() {
+            let (folded, wu) = gate::fold(&gate.as_detached_tensor(), &factors.b.as_detached_tensor())?;
+            gate.set(&folded)?;
+            factors.b.set(&wu)?;
+            moments[wu_of(site)] = Moments::zeros(&factors.b)?;
+        }
+        Ok(())
+    }
+
+    fn saliency_name(&self, site: usize) -> String {
+        format!("saliency.{}", self.low_rank.name(site, "gate"))
+    }
+}
+
+/// The elements of `tensor`, row by row.
+fn in_host_memory(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}
+
+impl Hooks for Sora {
+    fn added(&self, site: Site) -> Result<Added<'_>> {
+        let Some(position) = self.low_rank.position(site) else { return Ok(Added::Nothing) };
+        let factors = &self.low_rank.factors[position];
+        // `diag(g) Wd`.
+        let a = factors.a.broadcast_mul(&self.gates[position].unsqueeze(1)?)?;
+        Ok(Added::Whole(Delta { a, b: factors.b.as_tensor().clone(), scale: self.low_rank.scale }))
+    }
+}
+
+impl Method for Sora {
+    /// Of each site `Wd`, `Wu` and the gate, then the head. Gates have no weight decay.
+    fn variables(&self) -> Vec<Variable> {
+        let descent = if self.settings.gate == GateRule::Paper { Descent::Gradient } else { Descent::AdamW };
+        let group = Group { descent, rate: self.settings.gate_rate, decays: false };
+        let mut all = Vec::with_capacity(PARTS * self.gates.len());
+        for (site, gate) in self.gates.iter().enumerate() {
+            all.extend(self.low_rank.variables(site));
+            all.push(Variable { name: self.low_rank.name(site, "gate"), group, var: gate.clone() });
+        }
+        all.extend(self.low_rank.head.variables());
+        all
+    }
+
+    fn head(&self) -> Head {
+        self.low_rank.head.tracked()
+    }
+
+    fn penalty(&self) -> Result<Option<Tensor>> {
+        if self.settings.sparse_lambda == 0.0 {
+            return Ok(None);
+        }
+        let gates: Vec<Tensor> = self.gates.iter().map(|gate| gate.as_tensor().clone()).collect();
+        Ok(Some((gate::penalty(&gates)? * self.settings.sparse_lambda)?))
+    }
+
+    /// Holds gates still that have been folded; keeps the saliency of adaptive ones, whose zeros have no gradient.
+    fn before_step(&mut self, step: &mut Step) -> Result<()> {
+        if self.folded(step.number - 1, step.total) {
+            (0..self.gates.len()).for_each(|site| step.gradients[gate_of(site)] = None);
+            return Ok(());
+        }
+        if self.settings.gate != GateRule::Adaptive {
+            return Ok(());
+        }
+        let gradients: Vec<&Tensor> =
+            (0..self.gates.len()).filter_map(|site| step.gradients[gate_of(site)].as_ref()).collect();
+        let (gates, gradient) = (self.stacked()?, Tensor::stack(&gradients, 0)?);
+        self.saliency = saliency::observe(&self.saliency, &gates, &gradient)?;
+        let alive = gates.ne(0f32)?;
+        let gradient = alive.where_cond(&gradient, &gradient.zeros_like()?)?;
+        for site in 0..self.gates.len() {
+            step.gradients[gate_of(site)] = Some(gradient.get(site)?);
+        }
+        self.alive = Some(alive);
+        Ok(())
+    }
+
+    /// The proximal step; folds once the ranks are final.
+    fn after_step(&mut self, step: &Step, moments: &mut [Moments]) -> Result<()> {
+        if self.folded(step.number - 1, step.total) {
+            return Ok(());
+        }
+        let mut gates = self.stacked()?;
+        if let Some(alive) = self.alive.take() {
+            // Adam's first moment would move on a gate that is gone.
+            gates = alive.where_cond(&gates, &gates.zeros_like()?)?;
+        }
+        let gates = self.shrink(&gates, step)?;
+        for (site, gate) in self.gates.iter().enumerate() {
+            gate.set(&gates.get(site)?)?;
+        }
+        if self.folded(step.number, step.total) { self.fold(moments) } else { Ok(()) }
+    }
+
+    fn eligible(&self, done: usize, total: usize) -> bool {
+        !matches!(self.settings.threshold, Threshold::Ratio(_)) || self.settled(done, total)
+    }
+
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        if self.settings.gate != GateRule::Adaptive {
+            return Ok(Vec::new());
+        }
+        (0..self.gates.len()).map(|site| Ok((self.saliency_name(site), self.saliency.get(site)?))).collect()
+    }
+
+    fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let mut rows = Vec::with_capacity(self.gates.len());
+        for (site, gate) in self.gates.iter().enumerate() {
+            let name = self.saliency_name(site);
+            let row = match state.get(&name) {
+                Some(stored) => stored.to_device(gate.device())?,
+                None => self.saliency.get(site)?,
+            };
+            if row.shape() != gate.shape() {
+                bail!("tensor {name}: expected shape {:?}, found {:?}", gate.dims(), row.dims());
+            }
+            rows.push(row);
+        }
+        if !rows.is_empty() {
+            self.saliency = Tensor::stack(&rows, 0)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Result<Report> {
+        let alive = |site: &Vec<f32>| site.iter().filter(|gate| **gate != 0.0).count();
+        let ranks: Vec<usize> = self.stacked()?.to_vec2()?.iter().map(alive).collect();
+        let parameters = self.low_rank.factors.iter().zip(&ranks).map(|(factors, rank)| factors.cost * rank).sum();
+        let all: usize = self.costs.iter().sum();
+        let kept = if all == 0 { 1.0 } else { parameters as f64 / all as f64 };
+        Ok(Report { ranks, parameters, kept })
+    }
+
+    /// Prunes exactly (eq. 12): ranks whose gate is 0 are dropped, the others' gates are folded into `B`; a site without a rank left
+    /// disappears.
+    fn export(&self, info: AdapterInfo) -> Result<Adapter> {
+        self.low_rank.export(info, |site, a, b| {
+            let gate = self.gates[site].as_detached_tensor();
+            let values = gate.to_vec1::<f32>()?;
+            let kept: Vec<u32> = (0..).zip(&values).filter(|(_, gate)| **gate != 0.0).map(|(i, _)| i).collect();
+            if kept.is_empty() {
+                return Ok(None);
+            }
+            let kept = Tensor::new(kept, a.device())?;
+            let gate = gate.index_select(&kept, 0)?;
+            let b = b.index_select(&kept, 1)?.broadcast_mul(&gate.unsqueeze(0)?)?;
+            Ok(Some(Delta { a: a.index_select(&kept, 0)?, b, scale: self.low_rank.scale }))
+        })
+    }
+}

@@ -1,0 +1,17 @@
+//! Tensors in host memory as slices.
+
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, Layout, Result, Storage, bail};
+
+/// The elements of a contiguous f32 tensor in host memory, from [`candle_core::Tensor::storage_and_layout`].
+///
+/// # Errors
+/// A tensor on another device, of another type, or with gaps.
+pub(super) fn elements<'a>(storage: &'a impl Deref<Target = Storage>, layout: &Layout) -> Result<&'a [f32]> {
+    let Storage::Cpu(CpuStorage::F32(data)) = &**storage else { bail!("optimiser: expected f32 in host memory") };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&data[start..end]),
+        None => bail!("optimiser: expected a contiguous tensor, found {layout:?}"),
+    }
+}

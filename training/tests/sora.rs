@@ -1,0 +1,161 @@
+//! SoRA's gates over the steps of a run, with gradients that the test makes up.
+
+use candle_core::{Device, Tensor};
+use polyrank_training::method::sora::{Controller, GateRule, SoraSettings, Threshold};
+use polyrank_training::method::{self, LowRankSettings, Method, Sora};
+use polyrank_training::optim::{Optimizer, Rule};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::engine;
+
+/// A run of ten steps over the tiny base's queries, two ranks each, with any values.
+struct Run {
+    method: Sora,
+    optimizer: Optimizer,
+}
+
+impl Run {
+    fn new(gate: GateRule, threshold: Threshold, gate_rate: f64) -> Self {
+        let shape = LowRankSettings { rank: 2, alpha: 4.0, modules: vec![0], labels: 3, seed: 1 };
+        let settings = SoraSettings { gate, threshold, gate_rate, sparse_lambda: 0.0 };
+        let method = Sora::new(engine().layout(), &shape, settings, &Device::Cpu).unwrap();
+        let mut rng = StdRng::seed_from_u64(1);
+        for variable in method.variables() {
+            let values: Vec<f32> = (0..variable.var.elem_count()).map(|_| rng.random_range(0.5..1.0)).collect();
+            variable.var.set(&Tensor::from_vec(values, variable.var.shape(), &Device::Cpu).unwrap()).unwrap();
+        }
+        let rule = Rule { weight_decay: 0.1, eps: 1e-8, clip: None, total: 10 };
+        let optimizer = Optimizer::new(method.variables(), rule).unwrap();
+        Self { method, optimizer }
+    }
+
+    /// Gradients for all variables; for gates `of_gates`, where it is given.
+    fn gradients(&self, rng: &mut StdRng, of_gates: Option<[f32; 2]>) -> Vec<Vec<f32>> {
+        let of = |i: usize| match of_gates {
+            Some(gradient) if self.is_gate(i) => gradient.to_vec(),
+            _ => (0..self.values(i).len()).map(|_| rng.random_range(-1.0..1.0)).collect(),
+        };
+        (0..self.optimizer.variables.len()).map(of).collect()
+    }
+
+    /// One step at the rate 0.01; the gradients' norm.
+    fn step(&mut self, gradients: &[Vec<f32>]) -> f64 {
+        let tensors = self.optimizer.variables.iter().zip(gradients);
+        let tensors = tensors
+            .map(|(variable, gradient)| Tensor::from_slice(gradient, variable.var.shape(), &Device::Cpu).ok())
+            .collect();
+        method::step(&mut self.method, &mut self.optimizer, tensors, 0.01).unwrap()
+    }
+
+    fn is_gate(&self, i: usize) -> bool {
+        self.optimizer.variables[i].name.ends_with(".gate")
+    }
+
+    fn values(&self, i: usize) -> Vec<f32> {
+        self.optimizer.variables[i].var.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn all(&self) -> Vec<Vec<f32>> {
+        (0..self.optimizer.variables.len()).map(|i| self.values(i)).collect()
+    }
+}
+
+fn norm(gradients: &[Vec<f32>]) -> f64 {
+    gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt()
+}
+
+/// A twin that never settles has the same product; ours goes on without gates.
+#[test]
+fn settled_gates_are_folded_once() {
+    let mut rng = StdRng::seed_from_u64(2);
+    let controller = Controller { target: 1.0, total: 10 };
+    let settles = (0..10).find(|&step| controller.settled(step)).unwrap();
+    let mut ours = Run::new(GateRule::Authors, Threshold::Ratio(1.0), 1.0);
+    let mut twin = Run::new(GateRule::Authors, Threshold::Xi(0.0), 1.0);
+    for _ in 0..settles {
+        let gradients = ours.gradients(&mut rng, None);
+        ours.step(&gradients);
+        twin.step(&gradients);
+    }
+    let (found, mut expected) = (ours.all(), twin.all());
+    for i in (1..expected.len()).filter(|&i| ours.is_gate(i)) {
+        let gate = std::mem::replace(&mut expected[i], vec![1.0; 2]);
+        expected[i - 1].iter_mut().enumerate().for_each(|(at, w)| *w *= gate[at % 2]);
+        assert_eq!(ours.optimizer.moments[i - 1].steps, 0, "Adam begins anew for Wu");
+    }
+    assert_eq!(found, expected);
+    for _ in settles..10 {
+        let mut gradients = ours.gradients(&mut rng, None);
+        let found = ours.step(&gradients);
+        (0..gradients.len()).filter(|&i| ours.is_gate(i)).for_each(|i| gradients[i].clear());
+        assert!((found - norm(&gradients)).abs() < 1e-9, "folded gates count in no norm");
+    }
+    for i in (1..expected.len()).filter(|&i| ours.is_gate(i)) {
+        assert_eq!(ours.values(i), [1.0, 1.0]);
+        assert_ne!(ours.values(i - 1), expected[i - 1]);
+        let steps = [i - 2, i - 1, i].map(|i| ours.optimizer.moments[i].steps);
+        assert_eq!(steps, [10, 10 - settles, settles]);
+    }
+}
+
+/// Ranks whose gates carry no gradient go and stay away; the other gates are not shrunk, are not folded and go on learning.
+#[test]
+fn adaptive_gates_keep_the_ranks_that_matter() {
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut run = Run::new(GateRule::Adaptive, Threshold::Ratio(0.5), 0.5);
+    let start = run.values(2);
+    let mut kept: Vec<Vec<f32>> = Vec::new();
+    for step in 0..10 {
+        let (mut gradients, before) = (run.gradients(&mut rng, Some([1e-3, 1.0])), run.all());
+        let found = run.step(&gradients);
+        // A gate that is gone counts in no norm.
+        for i in (0..gradients.len()).filter(|&i| run.is_gate(i)) {
+            gradients[i].iter_mut().zip(&before[i]).filter(|(_, gate)| **gate == 0.0).for_each(|(g, _)| *g = 0.0);
+        }
+        assert!((found - norm(&gradients)).abs() < 1e-9, "norm of step {step}");
+        kept.push(run.values(2));
+    }
+    let gone = kept.iter().position(|gates| gates[0] == 0.0).unwrap();
+    assert!(gone < 4 && kept[gone..].iter().all(|gates| gates[0] == 0.0), "{kept:?}");
+    // Adam's step is the rate where the gradient is constant, here half of 0.01.
+    for (step, gates) in kept.iter().enumerate() {
+        assert!((gates[1] - (start[1] - 0.005 * (step + 1) as f32)).abs() < 1e-5, "{kept:?} from {start:?}");
+    }
+    assert_eq!(run.optimizer.moments[1].steps, 10, "Wu was not folded");
+    let report = run.method.report().unwrap();
+    assert!(report.ranks.iter().all(|rank| *rank == 1) && report.kept == 0.5, "{report:?}");
+}
+
+/// Adam's first moment would move it on, and there is room for it.
+#[test]
+fn an_adaptive_gate_that_is_gone_stays_gone() {
+    let mut run = Run::new(GateRule::Adaptive, Threshold::Ratio(1.0), 1.0);
+    let mut rng = StdRng::seed_from_u64(4);
+    let gradients = run.gradients(&mut rng, Some([0.5, 0.5]));
+    run.step(&gradients);
+    let gates = run.values(2);
+    run.optimizer.variables[2].var.set(&Tensor::new(&[0.0, gates[1]], &Device::Cpu).unwrap()).unwrap();
+    run.step(&gradients);
+    let found = run.values(2);
+    assert!(found[0] == 0.0 && found[1] < gates[1], "{found:?} after {gates:?}");
+}
+
+/// What a checkpoint holds of the saliency comes back; another shape is refused by name.
+#[test]
+fn saliency_is_part_of_the_state() {
+    let mut run = Run::new(GateRule::Adaptive, Threshold::Ratio(1.0), 1.0);
+    let gradients = run.gradients(&mut StdRng::seed_from_u64(5), None);
+    run.step(&gradients);
+    let mut state: std::collections::HashMap<String, Tensor> = run.method.state().unwrap().into_iter().collect();
+    let mut fresh = Run::new(GateRule::Adaptive, Threshold::Ratio(1.0), 1.0);
+    fresh.method.restore(&state).unwrap();
+    for (name, tensor) in fresh.method.state().unwrap() {
+        let values = tensor.to_vec1::<f32>().unwrap();
+        assert!(values == state[&name].to_vec1::<f32>().unwrap() && values.iter().any(|s| *s > 0.0), "{name}");
+    }
+    let name = fresh.method.state().unwrap().remove(0).0;
+    state.insert(name.clone(), Tensor::new(&[1f32; 3], &Device::Cpu).unwrap());
+    let error = fresh.method.restore(&state).unwrap_err().to_string();
+    assert!(error.contains(&name) && error.contains("expected shape [2], found [3]"), "{error}");
+}
