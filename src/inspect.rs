@@ -58,10 +58,10 @@ impl Report {
     #[must_use]
     pub fn new(layout: &Layout, adapter: &Adapter) -> Self {
         Self {
-            base_model: adapter.base_model.clone(),
-            base_fingerprint: adapter.base_fingerprint.clone(),
-            labels: adapter.labels.clone(),
-            problem_type: adapter.problem_type,
+            base_model: adapter.info.base_model.clone(),
+            base_fingerprint: adapter.info.base_fingerprint.clone(),
+            labels: adapter.info.labels.clone(),
+            problem_type: adapter.info.problem_type,
             layers: layout.layers,
             ranks: adapter.ranks(layout),
             parameters: Parameters {

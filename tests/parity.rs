@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::Adapter;
+use polyrank::adapter::{Adapter, Change};
 use polyrank::encoder::{Identity, Packed};
 use polyrank::engine::{Engine, Row};
-use polyrank::params::{Backend, Delta, DeviceName, Precision};
+use polyrank::params::{Backend, DeviceName, Precision};
 use polyrank::text::{Encoded, Limit};
 use serde_json::Value;
 
@@ -215,7 +215,9 @@ fn an_adapter_of_rank_0_is_bit_identical_to_the_base() {
 fn rank_0_is_the_base(golden: &Golden) {
     let (texts, adapters) = (golden.texts(), golden.adapters());
     let (_, donor, _) = adapters.iter().find(|(name, ..)| name == "plain").unwrap();
-    let empty = Arc::new(Adapter { deltas: vec![None; golden.engine.layout().len()], ..Adapter::clone(donor) });
+    let mut empty = Adapter::clone(donor);
+    empty.weights.sites.fill(None);
+    let empty = Arc::new(empty);
     let encoder = &**golden.engine.encoder();
     let mut rows: Vec<Row> = texts.iter().map(|text| Row { text: text.clone(), adapter: Arc::clone(&empty) }).collect();
     // Each alone: a machine of many cores cuts a batch into micro-batches, and a product of fewer rows may round otherwise.
@@ -223,7 +225,7 @@ fn rank_0_is_the_base(golden: &Golden) {
     for (text, row) in texts.iter().zip(&rows) {
         let batch = Packed::new([text]);
         let hidden = encoder.forward(&batch, &Identity).unwrap();
-        let base = polyrank::encoder::head_logits(encoder, &hidden, &batch, &donor.head, &Identity).unwrap();
+        let base = polyrank::encoder::head_logits(encoder, &hidden, &batch, &donor.weights.head, &Identity).unwrap();
         let found = golden.engine.logits(std::slice::from_ref(row)).unwrap();
         assert_eq!(found, base.to_vec2::<f32>().unwrap());
         pure.extend(found);
@@ -248,9 +250,9 @@ fn resident_bytes_are_the_sum_of_true_ranks() {
                 adapter.rank(layout.index(site)) * (module.in_features + module.out_features)
             })
             .sum();
-        let head: usize = adapter.head.values().map(Tensor::elem_count).sum();
+        let head: usize = adapter.weights.head.values().map(Tensor::elem_count).sum();
         assert_eq!(adapter.bytes(), 4 * (deltas + head), "{name}");
-        let stored: usize = adapter.deltas.iter().flatten().map(Delta::parameters).sum();
+        let stored: usize = adapter.weights.sites.iter().flatten().map(Change::parameters).sum();
         assert_eq!(stored, deltas, "{name}");
     }
 }

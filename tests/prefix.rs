@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use polyrank::adapter::Adapter;
+use polyrank::adapter::{Adapter, AdapterWeights, Change};
 use polyrank::encoder::{Fork, Hooks, Packed};
 use polyrank::engine::plan::{Asked, Plan};
 use polyrank::engine::{Mixed, Row};
@@ -20,7 +20,7 @@ use super::parity::{Golden, goldens, worst};
 /// An adapter with random deltas at the sites that `active` takes, and the head of `donor`.
 fn random(donor: &Adapter, layout: &Layout, seed: u64, active: impl Fn(Site) -> bool) -> Arc<Adapter> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let device = donor.head.values().next().unwrap().device().clone();
+    let device = donor.weights.head.values().next().unwrap().device().clone();
     let mut tensor = |shape: (usize, usize)| {
         let values: Vec<f32> = (0..shape.0 * shape.1).map(|_| rng.random_range(-0.5..0.5)).collect();
         Tensor::from_vec(values, shape, &device).unwrap()
@@ -29,8 +29,8 @@ fn random(donor: &Adapter, layout: &Layout, seed: u64, active: impl Fn(Site) -> 
         let (module, rank) = (layout.module(site), 1 + (seed as usize + layout.index(site)) % 4);
         Delta { a: tensor((rank, module.in_features)), b: tensor((module.out_features, rank)), scale: 0.7 }
     };
-    let deltas = layout.sites().map(|site| active(site).then(|| delta(site))).collect();
-    Arc::new(Adapter { deltas, ..donor.clone() })
+    let sites = layout.sites().map(|site| active(site).then(|| Change::LowRank(delta(site)))).collect();
+    Arc::new(Adapter { weights: AdapterWeights { sites, head: donor.weights.head.clone() }, ..donor.clone() })
 }
 
 /// peft's adapters, one that is first active at each point (with gaps later on), one that changes relative positions alone where

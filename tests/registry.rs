@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, AdapterError};
+use polyrank::adapter::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change};
 use polyrank::engine::Error;
 use polyrank::params::{Delta, Input, Layout, Module};
 use polyrank::registry::{Registry, RegistryError, Source, Tier};
@@ -34,12 +34,16 @@ impl Source for Counting {
         let random = |shape: (usize, usize)| Tensor::rand(-1f32, 1f32, shape, &Device::Cpu);
         let delta = Delta { a: random((1, 2))?, b: random((2, 1))?, scale: 1.0 };
         Ok(Adapter {
-            deltas: vec![None, Some(delta)],
-            head: BTreeMap::from([("classifier.weight".into(), random((1, numbers - 4))?)]),
-            labels: vec!["yes".into()],
-            problem_type: None,
-            base_fingerprint: None,
-            base_model: None,
+            info: AdapterInfo {
+                labels: vec!["yes".into()],
+                problem_type: None,
+                base_fingerprint: None,
+                base_model: None,
+            },
+            weights: AdapterWeights {
+                sites: vec![None, Some(Change::LowRank(delta))],
+                head: BTreeMap::from([("classifier.weight".into(), random((1, numbers - 4))?)]),
+            },
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use polyrank::adapter::Adapter;
+use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights};
 use polyrank::engine::{Error, Row};
 use polyrank::scheduler::{Failed, Limits, Refused, Scheduler, take};
 use polyrank::text::Encoded;
@@ -16,12 +16,8 @@ const ROOMY: Limits = Limits { batch_tokens: 1000, queued_tokens: 1000, timeout:
 
 fn adapter() -> Arc<Adapter> {
     Arc::new(Adapter {
-        deltas: Vec::new(),
-        head: BTreeMap::new(),
-        labels: Vec::new(),
-        problem_type: None,
-        base_fingerprint: None,
-        base_model: None,
+        info: AdapterInfo { labels: Vec::new(), problem_type: None, base_fingerprint: None, base_model: None },
+        weights: AdapterWeights { sites: Vec::new(), head: BTreeMap::new() },
     })
 }
 

@@ -427,7 +427,7 @@ fn slow_then(gate: &Gate) -> impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + S
     move |rows| {
         if first.swap(false, Ordering::Relaxed) {
             thread::sleep(Duration::from_secs(1));
-            return Ok(rows.iter().map(|row| vec![0.5; row.adapter.labels.len()]).collect());
+            return Ok(rows.iter().map(|row| vec![0.5; row.adapter.info.labels.len()]).collect());
         }
         gated(rows)
     }

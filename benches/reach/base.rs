@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Device;
-use polyrank::adapter::Adapter;
+use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, Change};
 use polyrank::base::{self, Sources};
 use polyrank::engine::{Engine, Row};
 use polyrank::params::{Delta, Dim, Layout, Precision, Site};
@@ -29,14 +29,15 @@ pub(crate) fn adapter(
     rng: &mut StdRng,
     mut rank: impl FnMut(Site, &mut StdRng) -> usize,
 ) -> Result<Arc<Adapter>, Failure> {
-    let delta = |site| {
+    let change = |site| {
         let module = layout.module(site);
         match rank(site, rng) {
             0 => Ok(None),
-            rank => random::delta((module.in_features, module.out_features), rank, rng).map(Some),
+            rank => random::delta((module.in_features, module.out_features), rank, rng)
+                .map(|delta| Some(Change::LowRank(delta))),
         }
     };
-    let deltas = layout.sites().map(delta).collect::<candle_core::Result<Vec<Option<Delta>>>>()?;
+    let sites = layout.sites().map(change).collect::<candle_core::Result<Vec<Option<Change>>>>()?;
     let size = |dim: &Dim| match dim {
         Dim::Labels => LABELS,
         Dim::Fixed(size) => *size,
@@ -46,12 +47,13 @@ pub(crate) fn adapter(
         Ok((parameter.name.clone(), random::tensor(&shape, rng)?))
     });
     Ok(Arc::new(Adapter {
-        deltas,
-        head: head.collect::<candle_core::Result<_>>()?,
-        labels: (0..LABELS).map(|label| format!("label {label}")).collect(),
-        problem_type: None,
-        base_fingerprint: None,
-        base_model: None,
+        info: AdapterInfo {
+            labels: (0..LABELS).map(|label| format!("label {label}")).collect(),
+            problem_type: None,
+            base_fingerprint: None,
+            base_model: None,
+        },
+        weights: AdapterWeights { sites, head: head.collect::<candle_core::Result<_>>()? },
     }))
 }
 

@@ -111,16 +111,16 @@ const NOT_OF_CLASSIFIER: [&str; 10] = [
 
 /// The JSON of `config.json` for an adapter to a base of `layers` layers, with what describes the base.
 pub(super) fn json(adapter: &Adapter, layers: usize, base_config: &Map<String, Value>) -> Value {
-    let names = || adapter.labels.iter().enumerate();
+    let names = || adapter.info.labels.iter().enumerate();
     let id2label: Map<_, _> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let label2id: Map<_, _> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
     let of_base = base_config.iter().filter(|(key, _)| !NOT_OF_CLASSIFIER.contains(&key.as_str()));
     let mut config = Value::Object(of_base.map(|(key, value)| (key.clone(), value.clone())).collect());
     config["id2label"] = json!(id2label);
     config["label2id"] = json!(label2id);
-    if let Some(problem_type) = adapter.problem_type {
+    if let Some(problem_type) = adapter.info.problem_type {
         config["problem_type"] = json!(problem_type);
     }
-    config["polyrank"] = json!({ "base_fingerprint": adapter.base_fingerprint, "layers": layers });
+    config["polyrank"] = json!({ "base_fingerprint": adapter.info.base_fingerprint, "layers": layers });
     config
 }

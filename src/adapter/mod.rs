@@ -4,18 +4,18 @@ mod config;
 mod error;
 mod files;
 mod labels;
-mod lora;
 mod pattern;
 mod peek;
 mod read;
+mod value;
 mod write;
 
 pub use error::{AdapterError, BaseNames};
 #[cfg(fuzzing)]
 pub(crate) use files::{Bytes, Files};
-pub use lora::{Adapter, ProblemType, Ranks};
 pub use peek::{layout_of, peek};
 #[cfg(fuzzing)]
 pub(crate) use read::parse;
 pub use read::{read, read_over};
+pub use value::{Adapter, AdapterInfo, AdapterWeights, Change, ProblemType, Ranks};
 pub use write::write;

@@ -13,7 +13,7 @@ use super::error::BaseNames;
 use super::files::{Bytes, Files, LABELS};
 use super::labels::Labels;
 use super::pattern::{Saved, Target, targets};
-use super::{Adapter, AdapterError};
+use super::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change};
 use crate::base::{Base, ModelError};
 use crate::params::{Delta, Dim, HeadParameter, Layout};
 
@@ -69,7 +69,7 @@ pub(crate) fn parse(
     let labels = Labels::parse(files.labels.as_ref())?;
     let tensors = tensors(&files.weights)?;
     let mut weights = Weights::new(&files.weights.file, &tensors, device)?;
-    let mut deltas = vec![None; layout.len()];
+    let mut sites = vec![None; layout.len()];
     let targets = targets(&files.config.file, &config, layout)?;
     if let Some(linear) = targets.head.first().filter(|_| base.is_none()) {
         return Err(AdapterError::unsupported(&files.config.file, "target_modules", &linear.what));
@@ -80,7 +80,7 @@ pub(crate) fn parse(
         let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, rank])?;
         // Kept with a row for each rank, as the kernel reads it.
         let b = b.t()?.contiguous()?.t()?;
-        deltas[layout.index(site)] = Some(Delta { a, b, scale });
+        sites[layout.index(site)] = Some(Change::LowRank(Delta { a, b, scale }));
     }
     let saved = Saved::new(&files.config.file, &config)?;
     let (mut head, outputs) = weights.take_head(&layout.head, &saved)?;
@@ -90,12 +90,13 @@ pub(crate) fn parse(
     weights.finish(&files.config.file, &saved)?;
     let labels_file = files.labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file);
     Ok(Adapter {
-        deltas,
-        head,
-        labels: labels.names(labels_file, outputs)?,
-        problem_type: labels.problem_type,
-        base_fingerprint: labels.polyrank.base_fingerprint,
-        base_model: config.base_model,
+        info: AdapterInfo {
+            labels: labels.names(labels_file, outputs)?,
+            problem_type: labels.problem_type,
+            base_fingerprint: labels.polyrank.base_fingerprint,
+            base_model: config.base_model,
+        },
+        weights: AdapterWeights { sites, head },
     })
 }
 

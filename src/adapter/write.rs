@@ -34,8 +34,8 @@ pub fn write(
     adapter: &Adapter,
     base_config: &Map<String, Value>,
 ) -> Result<(), AdapterError> {
-    if adapter.deltas.len() != layout.len() {
-        return Err(AdapterError::Sites { expected: layout.len(), found: adapter.deltas.len() });
+    if adapter.weights.sites.len() != layout.len() {
+        return Err(AdapterError::Sites { expected: layout.len(), found: adapter.weights.sites.len() });
     }
     let survivors = survivors(layout, adapter)?;
     let labels_json = labels::json(adapter, layout.layers, base_config);
@@ -55,7 +55,8 @@ struct Survivor {
 }
 
 fn survivors(layout: &Layout, adapter: &Adapter) -> Result<Vec<Survivor>, AdapterError> {
-    let with_delta = layout.sites().zip(&adapter.deltas).filter_map(|(site, delta)| Some((site, delta.clone()?)));
+    let with_delta = layout.sites().zip(&adapter.weights.sites);
+    let with_delta = with_delta.filter_map(|(site, change)| Some((site, change.as_ref()?.delta().clone())));
     let mut survivors: Vec<_> = with_delta.map(|(site, delta)| Survivor { name: layout.name(site), delta }).collect();
     if survivors.is_empty() && !layout.is_empty() {
         let site = Site { layer: layout.layers - 1, module: layout.modules.len() - 1 };
@@ -73,7 +74,7 @@ fn config(layout: &Layout, adapter: &Adapter, survivors: &[Survivor]) -> Value {
         survivors.iter().map(|survivor| (survivor.name.clone(), value(&survivor.delta))).collect()
     };
     let largest = survivors.iter().max_by_key(|survivor| survivor.delta.rank());
-    let (base, revision) = base_name(adapter.base_model.as_deref());
+    let (base, revision) = base_name(adapter.info.base_model.as_deref());
     json!({
         "alpha_pattern": map(alpha),
         "base_model_name_or_path": base,
@@ -115,7 +116,7 @@ fn alpha(delta: &Delta) -> Value {
 /// The modules that the head's tensors lie in: `classifier`, and `pooler` for `bert.pooler.dense.weight`.
 fn modules_to_save(layout: &Layout, adapter: &Adapter) -> Vec<String> {
     let mut modules: Vec<String> = Vec::new();
-    for name in adapter.head.keys() {
+    for name in adapter.weights.head.keys() {
         let name = name.strip_prefix(layout.prefix).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
         let module = name.split('.').next().unwrap_or(name);
         if !modules.iter().any(|known| known == module) {
@@ -138,7 +139,7 @@ fn weights(file: &Path, adapter: &Adapter, survivors: &[Survivor]) -> Result<Vec
         push(format!("{name}.lora_A.weight"), &delta.a)?;
         push(format!("{name}.lora_B.weight"), &delta.b)?;
     }
-    for (name, tensor) in &adapter.head {
+    for (name, tensor) in &adapter.weights.head {
         push(name.clone(), tensor)?;
     }
     let malformed = |error| AdapterError::malformed(file, error);

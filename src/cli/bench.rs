@@ -184,8 +184,8 @@ fn answer(engine: &Engine, questions: &[Question], limit: usize) -> Result<usize
     while !waiting.is_empty() {
         let batch = scheduler::take(&mut waiting, limit, |row| row.text.ids.len(), |row| Arc::as_ptr(&row.adapter));
         for (row, logits) in batch.iter().zip(engine.logits(&batch)?) {
-            let labels = rank(&row.adapter.labels, &logits, Function::of(&row.adapter), usize::MAX);
-            labels.ok_or_else(|| format!("logits {logits:?} for {} labels", row.adapter.labels.len()))?;
+            let labels = rank(&row.adapter.info.labels, &logits, Function::of(&row.adapter), usize::MAX);
+            labels.ok_or_else(|| format!("logits {logits:?} for {} labels", row.adapter.info.labels.len()))?;
         }
     }
     Ok(tokens)

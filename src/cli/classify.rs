@@ -110,7 +110,7 @@ fn score(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Text]) -> Result<Vec<
     while !waiting.is_empty() {
         let rows: Vec<Row> = scheduler::take(&mut waiting, BATCH_TOKENS, |row| row.text.ids.len(), |_| ());
         for logits in engine.logits(&rows)? {
-            let labels = rank(&adapter.labels, &logits, function, usize::MAX);
+            let labels = rank(&adapter.info.labels, &logits, function, usize::MAX);
             scored.push(labels.ok_or_else(|| format!("the logits of {:?} are {logits:?}", texts[scored.len()].text))?);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Result;
 
 use super::plan::{Plan, Run};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Change};
 use crate::encoder::{Fork, Hooks};
 use crate::ops::{Added, Segment};
 use crate::params::{Delta, Input, Layout, Point, Site};
@@ -31,7 +31,7 @@ impl<'a> Mixed<'a> {
 
     /// What `run` gets added at `site`.
     fn delta(&self, site: Site, run: &Run) -> Option<&'a Delta> {
-        self.adapters.get(run.adapter?)?.deltas[self.layout.index(site)].as_ref()
+        self.adapters.get(run.adapter?)?.weights.sites[self.layout.index(site)].as_ref().map(Change::delta)
     }
 
     /// The runs whose adapter has something to add at `site`.

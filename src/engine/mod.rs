@@ -211,7 +211,7 @@ impl Engine {
         let mut answers = Vec::new();
         for plan::Readout { adapter, texts, questions } in &plan.readouts {
             let pooled = select(&pooled, texts)?;
-            let logits = self.encoder.logits(&pooled, &adapters[*adapter].head, &hooks)?.to_vec2::<f32>()?;
+            let logits = self.encoder.logits(&pooled, &adapters[*adapter].weights.head, &hooks)?.to_vec2::<f32>()?;
             for (questions, logits) in questions.iter().zip(logits) {
                 answers.extend(questions.iter().map(|&question| (question, logits.clone())));
             }

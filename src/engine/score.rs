@@ -19,7 +19,7 @@ impl Function {
     /// The one that fits an adapter: none in regression, a sigmoid for several labels at once or a single output, else a softmax.
     #[must_use]
     pub fn of(adapter: &Adapter) -> Self {
-        match (adapter.problem_type, adapter.labels.len()) {
+        match (adapter.info.problem_type, adapter.info.labels.len()) {
             (Some(ProblemType::Regression), _) => Self::Identity,
             (Some(ProblemType::MultiLabelClassification), _) | (_, 1) => Self::Sigmoid,
             (Some(ProblemType::SingleLabelClassification) | None, _) => Self::Softmax,
@@ -74,6 +74,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::adapter::{AdapterInfo, AdapterWeights};
 
     fn labels(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("L{i}")).collect()
@@ -81,12 +82,8 @@ mod tests {
 
     fn adapter(problem_type: Option<ProblemType>, outputs: usize) -> Adapter {
         Adapter {
-            deltas: Vec::new(),
-            head: BTreeMap::new(),
-            labels: labels(outputs),
-            problem_type,
-            base_fingerprint: None,
-            base_model: None,
+            info: AdapterInfo { labels: labels(outputs), problem_type, base_fingerprint: None, base_model: None },
+            weights: AdapterWeights { sites: Vec::new(), head: BTreeMap::new() },
         }
     }
 

@@ -67,7 +67,7 @@ impl Facts {
             generation,
             ranks: adapter.ranks(layout),
             bytes: adapter.bytes(),
-            labels: adapter.labels.clone(),
+            labels: adapter.info.labels.clone(),
             first_active_site: adapter.first_active_site(layout).map(|site| layout.named(site)),
         }
     }

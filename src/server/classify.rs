@@ -89,7 +89,7 @@ fn answer(
     top: usize,
 ) -> Result<Vec<Vec<Scored>>, ApiError> {
     let function = function.unwrap_or_else(|| Function::of(&loaded.adapter));
-    let labels = &loaded.adapter.labels;
+    let labels = &loaded.adapter.info.labels;
     let scored = logits.iter().map(|logits| {
         rank(labels, logits, function, top).ok_or_else(|| {
             let (name, labels) = (&loaded.name, labels.len());

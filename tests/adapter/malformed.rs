@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
-use polyrank::adapter::{Adapter, AdapterError, layout_of, read};
+use polyrank::adapter::{Adapter, AdapterError, Change, layout_of, read};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
@@ -189,7 +189,7 @@ fn missing_files_are_named() {
         let spoilt = Spoilt::new("ragged");
         std::fs::remove_file(spoilt.path().join(file)).unwrap();
         match (file, spoilt.read()) {
-            ("config.json", adapter) => assert_eq!(adapter.unwrap().labels, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+            ("config.json", adapter) => assert_eq!(adapter.unwrap().info.labels, ["LABEL_0", "LABEL_1", "LABEL_2"]),
             (_, Err(AdapterError::Io { file: named, source })) => {
                 assert!(named.ends_with(file) && source.kind() == std::io::ErrorKind::NotFound);
             }
@@ -214,7 +214,7 @@ fn labels_that_do_not_fit_the_head() {
         c["id2label"] = json!(null);
         c["label2id"] = json!({"b": 1, "c": 2, "a": 0});
     });
-    assert_eq!(spoilt.read().unwrap().labels, ["a", "b", "c"]);
+    assert_eq!(spoilt.read().unwrap().info.labels, ["a", "b", "c"]);
     labels(|c| {
         c["id2label"] = json!(null);
         c["label2id"] = json!({"a": 0});
@@ -230,7 +230,7 @@ fn label_maps_of_other_types_are_read() {
             config.as_object_mut().unwrap().remove("label2id");
             edit.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
         });
-        spoilt.read().unwrap_or_else(|error| panic!("{edit}: {error}")).labels
+        spoilt.read().unwrap_or_else(|error| panic!("{edit}: {error}")).info.labels
     };
     assert_eq!(named(json!({"id2label": {"0": 0, "1": 1, "2": 2}})), ["0", "1", "2"]);
     assert_eq!(named(json!({"id2label": {"0": 1.0, "2": true, "1": 0.5}})), ["1", "0.5", "true"]);
@@ -263,7 +263,13 @@ fn label_maps_of_other_types_are_read() {
 #[test]
 fn unusual_spellings_of_a_configuration_are_read() {
     let bits = |adapter: &Adapter| {
-        let scales = adapter.deltas.iter().flatten().map(|delta| (delta.rank(), delta.scale.to_bits()));
+        let scales = adapter
+            .weights
+            .sites
+            .iter()
+            .flatten()
+            .map(Change::delta)
+            .map(|delta| (delta.rank(), delta.scale.to_bits()));
         scales.collect::<Vec<_>>()
     };
     let expected = bits(&plain().read().unwrap());
@@ -295,7 +301,7 @@ fn unusual_spellings_of_a_configuration_are_read() {
         assert_eq!(bits(&read.unwrap_or_else(|error| panic!("{key} {value}: {error}"))), expected, "{key} {value}");
     }
     let rslora = plain().config("use_rslora", json!(1)).read().unwrap();
-    assert_eq!(rslora.deltas.iter().flatten().next().unwrap().scale, 8.0 / 2.0);
+    assert_eq!(rslora.weights.sites.iter().flatten().map(Change::delta).next().unwrap().scale, 8.0 / 2.0);
     plain().config("r", json!(4.5)).malformed("adapter_config.json", &["r = 4.5"]);
     plain().config("use_dora", json!(1)).unsupported("use_dora", "1");
     plain().config("fan_in_fan_out", json!(1)).unsupported("fan_in_fan_out", "1");
@@ -306,7 +312,7 @@ fn the_fingerprint_is_carried() {
     let spoilt = plain();
     let config = json!({"polyrank": {"base_fingerprint": "sha256:12", "layers": 3}});
     std::fs::write(spoilt.path().join("config.json"), config.to_string()).unwrap();
-    assert_eq!(spoilt.read().unwrap().base_fingerprint.as_deref(), Some("sha256:12"));
+    assert_eq!(spoilt.read().unwrap().info.base_fingerprint.as_deref(), Some("sha256:12"));
 }
 
 #[test]
@@ -460,7 +466,7 @@ proptest! {
             }
         });
         if let Ok(adapter) = spoilt.read() {
-            prop_assert_eq!(adapter.labels.len(), adapter.head["classifier.bias"].elem_count());
+            prop_assert_eq!(adapter.info.labels.len(), adapter.weights.head["classifier.bias"].elem_count());
         }
         let _ = layout_of(spoilt.path());
     }

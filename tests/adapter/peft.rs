@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use polyrank::adapter::{Adapter, ProblemType, layout_of, peek, read};
+use polyrank::adapter::{Adapter, Change, ProblemType, layout_of, peek, read};
 use safetensors::tensor::Dtype;
 use tempfile::tempdir;
 
@@ -20,7 +20,7 @@ fn check(name: &str, expected: impl Fn(usize, &str) -> (usize, f64)) -> Adapter 
     for site in layout.sites() {
         let full = layout.name(site);
         let (rank, scale) = expected(site.layer, layout.module(site).name);
-        let delta = adapter.deltas[layout.index(site)].as_ref();
+        let delta = adapter.weights.sites[layout.index(site)].as_ref().map(Change::delta);
         assert_eq!(delta.map_or(0, |delta| delta.rank()), rank, "{name}: rank of {full}");
         let Some(delta) = delta else { continue };
         assert!((delta.scale - scale).abs() < 1e-12, "{name}: scale of {full}: {} is not {scale}", delta.scale);
@@ -32,7 +32,7 @@ fn check(name: &str, expected: impl Fn(usize, &str) -> (usize, f64)) -> Adapter 
             assert_eq!(bits(tensor), expected, "{name}: {full}.{which}");
         }
     }
-    for (head, tensor) in &adapter.head {
+    for (head, tensor) in &adapter.weights.head {
         let (_, shape, bytes) = &tensors[&format!("base_model.model.{head}")];
         assert_eq!(tensor.dims(), shape);
         assert_eq!(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap(), floats(bytes), "{name}: {head}");
@@ -46,11 +46,11 @@ fn targets_as_suffixes() {
         "attention.self.query" | "attention.self.value" | "intermediate.dense" => (4, 2.0),
         _ => (0, 0.0),
     });
-    assert_eq!(adapter.labels, ["LABEL_0", "LABEL_1"]);
-    assert_eq!(adapter.problem_type, None);
-    assert_eq!(adapter.base_fingerprint, None);
-    assert_eq!(adapter.base_model.as_deref(), Some("base"));
-    assert_eq!(adapter.head.keys().collect::<Vec<_>>(), ["classifier.bias", "classifier.weight"]);
+    assert_eq!(adapter.info.labels, ["LABEL_0", "LABEL_1"]);
+    assert_eq!(adapter.info.problem_type, None);
+    assert_eq!(adapter.info.base_fingerprint, None);
+    assert_eq!(adapter.info.base_model.as_deref(), Some("base"));
+    assert_eq!(adapter.weights.head.keys().collect::<Vec<_>>(), ["classifier.bias", "classifier.weight"]);
 }
 
 #[test]
@@ -61,8 +61,8 @@ fn a_rank_and_an_alpha_for_every_site() {
         let i = 6 * layer + modules.iter().position(|name| *name == module).unwrap();
         (RANKS[i], (2 + (5 * i) % 17) as f64 / RANKS[i] as f64)
     });
-    assert_eq!(adapter.labels, ["negative", "neutral", "positive"]);
-    assert_eq!(adapter.problem_type, Some(ProblemType::SingleLabelClassification));
+    assert_eq!(adapter.info.labels, ["negative", "neutral", "positive"]);
+    assert_eq!(adapter.info.problem_type, Some(ProblemType::SingleLabelClassification));
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn the_first_pattern_that_matches_wins() {
         (_, "output.dense") => (1, 3.0),
         _ => (0, 0.0),
     });
-    assert_eq!(adapter.labels, ["toxic", "rude", "spam", "off topic", "fine"]);
-    assert_eq!(adapter.problem_type, Some(ProblemType::MultiLabelClassification));
+    assert_eq!(adapter.info.labels, ["toxic", "rude", "spam", "off topic", "fine"]);
+    assert_eq!(adapter.info.problem_type, Some(ProblemType::MultiLabelClassification));
 }
 
 #[test]
@@ -127,15 +127,18 @@ fn heads_of_any_size_and_a_pooler_of_ones_own() {
             if module == "attention.self.value" { (rank, scale) } else { (0, 0.0) }
         }
     };
-    assert_eq!(check("bighead", value(2, 4.0)).labels.len(), 17);
+    assert_eq!(check("bighead", value(2, 4.0)).info.labels.len(), 17);
     let adapter = check("onelabel", |_, module| match module {
         "attention.self.value" | "intermediate.dense" => (1, 4.0),
         _ => (0, 0.0),
     });
-    assert_eq!((adapter.labels, adapter.problem_type), (vec!["similarity".into()], Some(ProblemType::Regression)));
+    assert_eq!(
+        (adapter.info.labels, adapter.info.problem_type),
+        (vec!["similarity".into()], Some(ProblemType::Regression))
+    );
     let adapter = check("pooler", |_, module| if module == "attention.self.query" { (2, 2.0) } else { (0, 0.0) });
-    assert_eq!(adapter.head["bert.pooler.dense.weight"].dims(), [32, 32]);
-    assert_eq!(adapter.head["bert.pooler.dense.bias"].dims(), [32]);
+    assert_eq!(adapter.weights.head["bert.pooler.dense.weight"].dims(), [32, 32]);
+    assert_eq!(adapter.weights.head["bert.pooler.dense.bias"].dims(), [32]);
     assert_eq!(adapter.head_parameters(), 3 * 32 + 3 + 32 * 32 + 32);
 }
 
@@ -203,7 +206,7 @@ fn pefts_defaults_stand_for_what_is_absent() {
     }
     write_raw_tensors(dir.path(), &tensors);
     let adapter = read(dir.path(), &layout(), &Device::Cpu).unwrap();
-    let (layout, deltas) = (layout(), adapter.deltas.iter().flatten().collect::<Vec<_>>());
+    let (layout, deltas) = (layout(), adapter.weights.sites.iter().flatten().map(Change::delta).collect::<Vec<_>>());
     assert_eq!(deltas.len(), 2 * layout.layers);
     assert!(deltas.iter().all(|delta| delta.rank() == 8 && delta.scale == 1.0));
 }
@@ -236,9 +239,9 @@ fn the_long_names_of_heads() {
     let tensors = raw_tensors(dir.path()).into_iter().map(|(name, tensor)| (long(name), tensor)).collect();
     write_raw_tensors(dir.path(), &tensors);
     let read = read(dir.path(), &layout(), &Device::Cpu).unwrap();
-    assert_eq!(read.head.len(), 4);
-    for (name, tensor) in &short.head {
-        assert_eq!(bits(&read.head[name]), bits(tensor), "{name}");
+    assert_eq!(read.weights.head.len(), 4);
+    for (name, tensor) in &short.weights.head {
+        assert_eq!(bits(&read.weights.head[name]), bits(tensor), "{name}");
     }
 }
 
@@ -262,11 +265,18 @@ fn half_precision_becomes_f32() {
         write_raw_tensors(dir.path(), &tensors);
         let full = read(&golden("plain"), &layout(), &Device::Cpu).unwrap();
         let half = read(dir.path(), &layout(), &Device::Cpu).unwrap();
-        for (half, full) in half.deltas.iter().flatten().zip(full.deltas.iter().flatten()) {
+        for (half, full) in half
+            .weights
+            .sites
+            .iter()
+            .flatten()
+            .map(Change::delta)
+            .zip(full.weights.sites.iter().flatten().map(Change::delta))
+        {
             let expected = full.b.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(rounded);
             assert_eq!(half.b.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected.collect::<Vec<_>>());
         }
-        assert_eq!(half.head["classifier.weight"].dtype(), DType::F32);
+        assert_eq!(half.weights.head["classifier.weight"].dtype(), DType::F32);
     }
 }
 
@@ -280,7 +290,14 @@ fn double_precision_becomes_f32() {
     }
     write_raw_tensors(dir.path(), &tensors);
     let [double, single] = [dir.path(), &golden("plain")].map(|dir| read(dir, &layout(), &Device::Cpu).unwrap());
-    for (double, single) in double.deltas.iter().flatten().zip(single.deltas.iter().flatten()) {
+    for (double, single) in double
+        .weights
+        .sites
+        .iter()
+        .flatten()
+        .map(Change::delta)
+        .zip(single.weights.sites.iter().flatten().map(Change::delta))
+    {
         assert_eq!((bits(&double.a), bits(&double.b)), (bits(&single.a), bits(&single.b)));
     }
     // What f32 does not hold is no number there.

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use fancy_regex::Regex;
-use polyrank::adapter::{Adapter, AdapterError, ProblemType, layout_of, read, write};
+use polyrank::adapter::{
+    Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, ProblemType, layout_of, read, write,
+};
 use polyrank::params::Delta;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -23,16 +25,16 @@ fn random(rng: &mut StdRng, rows: usize, columns: usize) -> Tensor {
 /// An adapter with these ranks, and everything else at random.
 fn adapter(ranks: &[usize], labels: usize, pooler: bool, seed: u64) -> Adapter {
     let (layout, mut rng) = (layout(), StdRng::seed_from_u64(seed));
-    let deltas = layout.sites().zip(ranks).map(|(site, &rank)| {
+    let sites = layout.sites().zip(ranks).map(|(site, &rank)| {
         let module = layout.module(site);
         let scale = match rng.random_bool(0.5) {
             true => f64::from(rng.random_range(1..40)) / rank as f64,
             false => rng.random_range(-3.0..3.0),
         };
         let (a, b) = (random(&mut rng, rank, module.in_features), random(&mut rng, module.out_features, rank));
-        (rank > 0).then_some(Delta { a, b, scale })
+        (rank > 0).then_some(Change::LowRank(Delta { a, b, scale }))
     });
-    let deltas = deltas.collect();
+    let sites = sites.collect();
     let mut head = BTreeMap::from([
         ("classifier.weight".to_owned(), random(&mut rng, labels, HIDDEN)),
         ("classifier.bias".to_owned(), random(&mut rng, 1, labels).squeeze(0).unwrap()),
@@ -42,13 +44,20 @@ fn adapter(ranks: &[usize], labels: usize, pooler: bool, seed: u64) -> Adapter {
         head.insert("bert.pooler.dense.bias".to_owned(), random(&mut rng, 1, HIDDEN).squeeze(0).unwrap());
     }
     Adapter {
-        deltas,
-        head,
-        labels: (0..labels).map(|id| format!("label {}", labels - id)).collect(),
-        problem_type: [None, Some(ProblemType::Regression)][rng.random_range(0..2)],
-        base_fingerprint: rng.random_bool(0.5).then(|| format!("sha256:{seed:x}")),
-        base_model: Some("some/base".to_owned()),
+        info: AdapterInfo {
+            labels: (0..labels).map(|id| format!("label {}", labels - id)).collect(),
+            problem_type: [None, Some(ProblemType::Regression)][rng.random_range(0..2)],
+            base_fingerprint: rng.random_bool(0.5).then(|| format!("sha256:{seed:x}")),
+            base_model: Some("some/base".to_owned()),
+        },
+        weights: AdapterWeights { sites, head },
     }
+}
+
+/// The delta of the `site`-th site, to be changed.
+fn delta(adapter: &mut Adapter, site: usize) -> &mut Delta {
+    let Some(Change::LowRank(delta)) = &mut adapter.weights.sites[site] else { panic!("no delta at site {site}") };
+    delta
 }
 
 fn bits(tensor: &Tensor) -> (Vec<usize>, Vec<u32>) {
@@ -61,19 +70,19 @@ fn json_of(dir: &Path, file: &str) -> Value {
 }
 
 fn assert_same(found: &Adapter, expected: &Adapter) {
-    for (found, expected) in found.deltas.iter().zip(&expected.deltas) {
+    for (found, expected) in found.weights.sites.iter().zip(&expected.weights.sites) {
         assert_eq!(found.is_some(), expected.is_some());
-        let (Some(found), Some(expected)) = (found, expected) else { continue };
+        let (Some(Change::LowRank(found)), Some(Change::LowRank(expected))) = (found, expected) else { continue };
         assert_eq!((bits(&found.a), bits(&found.b)), (bits(&expected.a), bits(&expected.b)));
         assert!((found.scale - expected.scale).abs() <= 1e-15 * expected.scale.abs(), "{found:?} {expected:?}");
     }
-    assert!(found.head.keys().eq(expected.head.keys()));
-    for (name, tensor) in &expected.head {
-        assert_eq!(bits(&found.head[name]), bits(tensor), "{name}");
+    assert!(found.weights.head.keys().eq(expected.weights.head.keys()));
+    for (name, tensor) in &expected.weights.head {
+        assert_eq!(bits(&found.weights.head[name]), bits(tensor), "{name}");
     }
     assert_eq!(
-        (&found.labels, found.problem_type, &found.base_fingerprint, &found.base_model),
-        (&expected.labels, expected.problem_type, &expected.base_fingerprint, &expected.base_model)
+        (&found.info.labels, found.info.problem_type, &found.info.base_fingerprint, &found.info.base_model),
+        (&expected.info.labels, expected.info.problem_type, &expected.info.base_fingerprint, &expected.info.base_model)
     );
 }
 
@@ -114,7 +123,7 @@ fn alphas_are_integers_where_they_can_be() {
     (ranks[4], ranks[11], ranks[12]) = (3, 7, 5);
     let mut adapter = adapter(&ranks, 2, true, 1);
     for (site, scale) in [(4, 16.0 / 3.0), (11, 16.0 / 7.0), (12, 0.3)] {
-        adapter.deltas[site].as_mut().unwrap().scale = scale;
+        delta(&mut adapter, site).scale = scale;
     }
     write(dir.path(), &layout, &adapter, &serde_json::Map::new()).unwrap();
     let config = json_of(dir.path(), "adapter_config.json");
@@ -144,7 +153,7 @@ fn where_nothing_survives_a_zero_stands_on_the_last_linear() {
     let read = read(dir.path(), &layout, &Device::Cpu).unwrap();
     let ranks: Vec<usize> = (0..18).map(|i| read.rank(i)).collect();
     assert_eq!(ranks, [[0; 17].as_slice(), &[1]].concat());
-    let zero = read.deltas[17].as_ref().unwrap();
+    let zero = read.weights.sites[17].as_ref().unwrap().delta();
     assert_eq!(zero.b.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
     let config = json_of(dir.path(), "adapter_config.json");
     assert_eq!(config["target_modules"], json!(["bert.encoder.layer.2.output.dense"]));
@@ -195,18 +204,18 @@ fn what_would_not_be_read_is_not_written() {
         error
     };
     let nan = Tensor::full(f32::NAN, (2, HIDDEN), &Device::Cpu).unwrap();
-    let error = refused(&|bad| bad.deltas[7].as_mut().unwrap().a = nan.clone());
+    let error = refused(&|bad| delta(bad, 7).a = nan.clone());
     let key = "base_model.model.bert.encoder.layer.1.attention.self.key.lora_A.weight";
     assert!(matches!(&error, AdapterError::NotFinite { tensor, index: 0, .. } if tensor == key), "{error}");
-    let error = refused(&|bad| bad.deltas[7].as_mut().unwrap().b = nan.clone());
+    let error = refused(&|bad| delta(bad, 7).b = nan.clone());
     assert!(matches!(error, AdapterError::Shape { .. }));
-    let error = refused(&|bad| bad.deltas[7].as_mut().unwrap().scale = f64::NAN);
+    let error = refused(&|bad| delta(bad, 7).scale = f64::NAN);
     assert!(matches!(error, AdapterError::Malformed { .. }));
-    let error = refused(&|bad| drop(bad.head.remove("classifier.bias")));
+    let error = refused(&|bad| drop(bad.weights.head.remove("classifier.bias")));
     assert!(matches!(error, AdapterError::MissingTensor { .. }));
-    let error = refused(&|bad| bad.labels.push("one too many".into()));
+    let error = refused(&|bad| bad.info.labels.push("one too many".into()));
     assert!(matches!(error, AdapterError::Malformed { .. }));
-    let error = refused(&|bad| bad.deltas.truncate(12));
+    let error = refused(&|bad| bad.weights.sites.truncate(12));
     assert!(matches!(error, AdapterError::Sites { expected: 18, found: 12 }));
 }
 
@@ -239,7 +248,7 @@ fn the_base_is_named_as_peft_finds_it() {
         (folder, folder, Value::Null),
     ] {
         let mut adapter = adapter(&[1; 18], 2, false, 8);
-        adapter.base_model = Some(model.to_owned());
+        adapter.info.base_model = Some(model.to_owned());
         let base =
             serde_json::from_str(r#"{"model_type": "bert", "architectures": ["BertModel"], "id2label": {"0": "x"}}"#);
         write(dir.path(), &layout, &adapter, &base.unwrap()).unwrap();
@@ -250,6 +259,6 @@ fn the_base_is_named_as_peft_finds_it() {
         let config = json("config.json");
         assert_eq!((&config["model_type"], config.get("architectures")), (&Value::from("bert"), None));
         assert_eq!(config["id2label"].as_object().unwrap().len(), 2);
-        assert_eq!(read(dir.path(), &layout, &Device::Cpu).unwrap().base_model.as_deref(), Some(name));
+        assert_eq!(read(dir.path(), &layout, &Device::Cpu).unwrap().info.base_model.as_deref(), Some(name));
     }
 }

@@ -51,10 +51,10 @@ fn every_release_of_peft_means_the_same_adapter() {
     let expected = read_plain(&golden("plain")).unwrap();
     let numbers = |adapter: &Adapter| -> Vec<(usize, u64, Vec<f32>, Vec<f32>)> {
         let floats = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let deltas = adapter.deltas.iter().enumerate();
+        let deltas = adapter.weights.sites.iter().enumerate();
         deltas
             .filter_map(|(site, delta)| {
-                let delta = delta.as_ref()?;
+                let delta = delta.as_ref()?.delta();
                 Some((site, delta.scale.to_bits(), floats(&delta.a), floats(&delta.b)))
             })
             .collect()
@@ -68,7 +68,11 @@ fn every_release_of_peft_means_the_same_adapter() {
         let log = logged(|| found = Some(read_plain(dir.path()).unwrap()));
         let found = found.unwrap();
         assert_eq!(numbers(&found), numbers(&expected), "{version}");
-        assert_eq!(found.head.keys().collect::<Vec<_>>(), expected.head.keys().collect::<Vec<_>>(), "{version}");
+        assert_eq!(
+            found.weights.head.keys().collect::<Vec<_>>(),
+            expected.weights.head.keys().collect::<Vec<_>>(),
+            "{version}"
+        );
         assert_eq!(log, "", "{version} wrote a key that is not known");
     }
 }

@@ -221,7 +221,7 @@ impl Gate {
             let _ = began.send(());
             // Nothing is ever sent: the wait ends when the sender is dropped.
             opened.recv().unwrap_err();
-            Ok(rows.iter().map(|row| vec![0.5; row.adapter.labels.len()]).collect())
+            Ok(rows.iter().map(|row| vec![0.5; row.adapter.info.labels.len()]).collect())
         }
     }
 

@@ -314,7 +314,7 @@ fn prune(args: &PruneArgs) -> Result<(), Error> {
 fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     let engine = open(&args.model_id, args.device, args.dtype)?.engine;
     let adapter = engine.load_adapter(&args.adapter)?;
-    if adapter.problem_type == Some(ProblemType::MultiLabelClassification) {
+    if adapter.info.problem_type == Some(ProblemType::MultiLabelClassification) {
         let reason = "an adapter of several labels a text cannot be judged: a row of data has one";
         return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
     }
@@ -340,14 +340,14 @@ fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Fa
     let options = DataOptions {
         task: args.task.clone().or(facts.map(|facts| facts.task.clone())),
         // One output without a word is a regression to `transformers` too.
-        problem: adapter.problem_type.or((adapter.labels.len() == 1).then_some(ProblemType::Regression)),
+        problem: adapter.info.problem_type.or((adapter.info.labels.len() == 1).then_some(ProblemType::Regression)),
         hold_out,
         columns: ColumnNames {
             label: args.label_column.clone().or(columns.label),
             text: args.text_column.clone().or(columns.text),
             pair: args.text_pair_column.clone().or(columns.pair),
         },
-        labels: Some(adapter.labels.clone()),
+        labels: Some(adapter.info.labels.clone()),
     };
     let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
         return Ok(TaskData::load(&args.data, &options)?);

@@ -77,11 +77,11 @@ pub fn evaluate(
     max_length: Option<usize>,
 ) -> Result<Evaluation, Error> {
     let examples = data.split(split)?;
-    if adapter.labels.len() != data.labels.len() {
-        let (adapter, data) = (adapter.labels.len(), data.labels.len());
+    if adapter.info.labels.len() != data.labels.len() {
+        let (adapter, data) = (adapter.info.labels.len(), data.labels.len());
         return Err(Error::Settings(format!("the adapter has {adapter} labels, the data {data}")));
     }
-    let (places, warning) = places(&data.labels, &adapter.labels)?;
+    let (places, warning) = places(&data.labels, &adapter.info.labels)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
     let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
     let parameters = Parameters { adapter: adapter.delta_parameters(), head: adapter.head_parameters() };

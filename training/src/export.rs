@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
 use polyrank::engine::Engine;
 
 use crate::checkpoint::{self, Progress};
 use crate::error::Error;
-use crate::method::{AdapterInfo, Method};
+use crate::method::Method;
 use crate::run::Facts;
 use crate::settings::Settings;
 
@@ -24,9 +24,9 @@ pub fn adapter_of(
 ) -> Result<Adapter, Error> {
     let info = AdapterInfo {
         labels: labels.to_vec(),
-        problem_type: problem,
-        base_fingerprint: engine.base_fingerprint().to_owned(),
-        base_model: model_id.to_owned(),
+        problem_type: Some(problem),
+        base_fingerprint: Some(engine.base_fingerprint().to_owned()),
+        base_model: Some(model_id.to_owned()),
     };
     Ok(method.export(info)?)
 }

@@ -157,7 +157,7 @@ fn f1_is_of_the_datas_class_1() {
     let limit = Limit { max_length: None, truncate: true };
     let encode = |text| Row { text: engine.encode(text, None, &limit).unwrap(), adapter: Arc::clone(&adapter) };
     let logits = engine.logits(&rows.iter().map(|(_, text)| encode(text)).collect::<Vec<_>>()).unwrap();
-    assert_eq!(adapter.labels, ["bad", "good"]);
+    assert_eq!(adapter.info.labels, ["bad", "good"]);
     let found: Vec<&str> = logits.iter().map(|l| if l[1] > l[0] { "good" } else { "bad" }).collect();
     let f1 = |of: &str| {
         let right = rows.iter().zip(&found).filter(|((label, _), found)| *label == of && **found == of).count();

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::ProblemType;
+use polyrank::adapter::{AdapterInfo, ProblemType};
 use polyrank::encoder::{Identity, Packed, head_logits};
 use polyrank::engine::{Engine, Row};
-use polyrank::params::{Delta, Precision};
+use polyrank::params::Precision;
 use polyrank::text::Limit;
 use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
-use polyrank_training::method::{AdapterInfo, LowRankSettings, Method, Sora};
+use polyrank_training::method::{LowRankSettings, Method, Sora};
 use polyrank_training::optim::{Optimizer, Rule};
 use tempfile::TempDir;
 
@@ -84,7 +84,7 @@ fn a_run_lands_on_its_ratio_and_its_checkpoint_prunes_to_the_same_adapter() {
         .sum();
     let kept = adapter.delta_parameters() as f64 / full as f64;
     assert!((kept - 0.5).abs() < 0.03, "{kept}");
-    let mut labels = adapter.labels.clone();
+    let mut labels = adapter.info.labels.clone();
     labels.sort();
     assert_eq!(labels, ["bad", "good"]);
     let log = std::fs::read_to_string(output.join("run/log.jsonl")).unwrap();
@@ -381,13 +381,13 @@ fn pruning_changes_outputs_by_rounding_only() {
         head_logits(&**engine.encoder(), &hidden, &batch, &method.head(), &Identity).unwrap().to_vec2::<f32>().unwrap();
     let info = AdapterInfo {
         labels: (0..4).map(|i| i.to_string()).collect(),
-        problem_type: ProblemType::SingleLabelClassification,
-        base_fingerprint: engine.base_fingerprint().to_owned(),
-        base_model: "tiny".to_owned(),
+        problem_type: Some(ProblemType::SingleLabelClassification),
+        base_fingerprint: Some(engine.base_fingerprint().to_owned()),
+        base_model: Some("tiny".to_owned()),
     };
     let adapter = method.export(info).unwrap();
-    let deltas = &adapter.deltas;
-    assert!(deltas.iter().any(Option::is_none) && deltas.iter().flatten().any(|delta: &Delta| delta.rank() < 5));
+    let deltas = &adapter.weights.sites;
+    assert!(deltas.iter().any(Option::is_none) && deltas.iter().flatten().any(|change| change.rank() < 5));
     let after = engine.logits(&[Row { text, adapter: Arc::new(adapter) }]).unwrap();
     let scale = before[0].iter().fold(1.0f32, |most, x| most.max(x.abs()));
     for (before, after) in before[0].iter().zip(&after[0]) {

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
 use polyrank::encoder::{Head, Hooks, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{
-    self, AdapterInfo, Lora, LowRankSettings, Method, Report, Sora, StepDropout, Subset, TrainedBase, TrainingPass,
+    self, Lora, LowRankSettings, Method, Report, Sora, StepDropout, Subset, TrainedBase, TrainingPass,
 };
 use polyrank_training::optim::{Optimizer, Rule, Variable};
 use polyrank_training::trainer::task_loss;

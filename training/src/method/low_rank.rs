@@ -1,7 +1,7 @@
 //! What low-rank methods share: the factors of each adapted site, their start, and the head.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use polyrank::adapter::Adapter;
+use polyrank::adapter::{Adapter, AdapterWeights, Change};
 use polyrank::params::{Delta, Layout, Site};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -111,18 +111,11 @@ impl LowRank {
         info: AdapterInfo,
         delta: impl Fn(usize, &Tensor, &Tensor) -> Result<Option<Delta>>,
     ) -> Result<Adapter> {
-        let mut deltas = vec![None; self.layout.len()];
+        let mut sites = vec![None; self.layout.len()];
         for (position, Factors { site, a, b, .. }) in self.factors.iter().enumerate() {
             let (a, b) = (a.as_detached_tensor(), b.as_detached_tensor());
-            deltas[self.layout.index(*site)] = delta(position, &a, &b)?;
+            sites[self.layout.index(*site)] = delta(position, &a, &b)?.map(Change::LowRank);
         }
-        Ok(Adapter {
-            deltas,
-            head: self.head.copy()?,
-            labels: info.labels,
-            problem_type: Some(info.problem_type),
-            base_fingerprint: Some(info.base_fingerprint),
-            base_model: Some(info.base_model),
-        })
+        Ok(Adapter { info, weights: AdapterWeights { sites, head: self.head.copy()? } })
     }
 }

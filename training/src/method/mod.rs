@@ -21,7 +21,7 @@ mod trained_base;
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
-use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::adapter::{Adapter, AdapterInfo};
 use polyrank::encoder::{Head, Hooks};
 
 pub use dropout::{Rates, StepDropout, TrainingPass};
@@ -106,19 +106,6 @@ pub trait Method: Hooks + Send + Sync {
     /// # Errors
     /// Candle's own.
     fn export(&self, info: AdapterInfo) -> Result<Adapter>;
-}
-
-/// What an adapter's files say besides its tensors.
-#[derive(Debug, Clone)]
-pub struct AdapterInfo {
-    /// A name for each output, in order of id.
-    pub labels: Vec<String>,
-    /// What the outputs mean.
-    pub problem_type: ProblemType,
-    /// Fingerprint of the base.
-    pub base_fingerprint: String,
-    /// The base as the user named it.
-    pub base_model: String,
 }
 
 /// How much of a method is left.

@@ -1,4 +1,4 @@
-//! A task's adapter in memory: a low-rank delta for each site that has one, a head, labels.
+//! A task's adapter as a value: what it is, and its weights.
 
 use std::collections::BTreeMap;
 
@@ -30,13 +30,9 @@ impl Serialize for Ranks {
     }
 }
 
-/// One task over one base. Immutable once made: requests share it by `Arc`.
-#[derive(Debug, Clone)]
-pub struct Adapter {
-    /// The delta of each site by [`Layout::index`]; `None` is rank 0: the site costs nothing.
-    pub deltas: Vec<Option<Delta>>,
-    /// The head by name, as listed in [`Layout::head`].
-    pub head: BTreeMap<String, Tensor>,
+/// What an adapter is, whatever its weights and wherever they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterInfo {
     /// A name for each output, in order of id.
     pub labels: Vec<String>,
     /// From the adapter's `config.json`; `None` where that says nothing.
@@ -47,11 +43,59 @@ pub struct Adapter {
     pub base_model: Option<String>,
 }
 
+/// What an adapter does to the linear at one site.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Adds a low-rank delta to its output.
+    LowRank(Delta),
+}
+
+impl Change {
+    /// The rank of what is added.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        let Self::LowRank(delta) = self;
+        delta.rank()
+    }
+
+    /// Numbers that it holds.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        let Self::LowRank(delta) = self;
+        delta.parameters()
+    }
+
+    /// The low-rank delta.
+    #[must_use]
+    pub fn delta(&self) -> &Delta {
+        let Self::LowRank(delta) = self;
+        delta
+    }
+}
+
+/// An adapter's tensors, all on one device.
+#[derive(Debug, Clone)]
+pub struct AdapterWeights {
+    /// The change of each site by [`Layout::index`]; `None` is rank 0: the site costs nothing.
+    pub sites: Vec<Option<Change>>,
+    /// The head by name, as listed in [`Layout::head`].
+    pub head: BTreeMap<String, Tensor>,
+}
+
+/// One task over one base. Immutable once made: requests share it by `Arc`.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// What it is.
+    pub info: AdapterInfo,
+    /// Its tensors.
+    pub weights: AdapterWeights,
+}
+
 impl Adapter {
     /// The rank at a site; 0 where there is no delta.
     #[must_use]
     pub fn rank(&self, index: usize) -> usize {
-        self.deltas[index].as_ref().map_or(0, Delta::rank)
+        self.weights.sites[index].as_ref().map_or(0, Change::rank)
     }
 
     /// The rank at every site, for a base of `layout`.
@@ -61,25 +105,25 @@ impl Adapter {
         Ranks(layout.modules.iter().enumerate().map(|(i, module)| (module.label, of(i))).collect())
     }
 
-    /// Numbers that the deltas hold: the sum of `r (in + out)`.
+    /// Numbers that the changes of its sites hold: of low-rank ones the sum of `r (in + out)`.
     #[must_use]
     pub fn delta_parameters(&self) -> usize {
-        self.deltas.iter().flatten().map(Delta::parameters).sum()
+        self.weights.sites.iter().flatten().map(Change::parameters).sum()
     }
 
     /// What the code of the SoRA paper counts: `2 * hidden` for each rank, in the feed-forward linears too.
     #[must_use]
     pub fn paper_parameters(&self, layout: &Layout) -> usize {
-        2 * layout.hidden * self.deltas.iter().flatten().map(Delta::rank).sum::<usize>()
+        2 * layout.hidden * self.weights.sites.iter().flatten().map(Change::rank).sum::<usize>()
     }
 
     /// Numbers that the head holds.
     #[must_use]
     pub fn head_parameters(&self) -> usize {
-        self.head.values().map(Tensor::elem_count).sum()
+        self.weights.head.values().map(Tensor::elem_count).sum()
     }
 
-    /// Bytes that it keeps resident: its deltas and its head, in f32.
+    /// Bytes that it keeps resident: the changes of its sites and its head, in f32.
     #[must_use]
     pub fn bytes(&self) -> usize {
         size_of::<f32>() * (self.delta_parameters() + self.head_parameters())
