@@ -1,13 +1,17 @@
 //! The scheduler over forward passes that are made up: what it accepts, batches, answers and withdraws.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights};
 use polyrank::engine::{Error, Row};
-use polyrank::scheduler::{Failed, Limits, Refused, Scheduler, take};
+use polyrank::params::Layout;
+use polyrank::registry::{Registry, RegistryError, Source};
+use polyrank::scheduler::{Failed, Limits, Refused, Request, Scheduler, take};
 use polyrank::text::Encoded;
 use proptest::prelude::*;
 
@@ -253,7 +257,7 @@ fn the_rest_of_a_failed_request_does_not_run() {
     };
     let scheduler = Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100, timeout: HOUR }, forward).unwrap();
     let a = adapter();
-    let failing = scheduler.submit((1..5).map(|id| row(id, 2, &a)).collect()).unwrap();
+    let failing = scheduler.submit((1..5).map(|id| row(id, 2, &a)).collect::<Vec<_>>()).unwrap();
     let other = scheduler.submit(vec![row(9, 2, &a)]).unwrap();
     failing.wait_blocking().unwrap_err();
     other.wait_blocking().unwrap();
@@ -309,4 +313,48 @@ fn an_answered_request_pins_nothing() {
 fn a_request_without_rows_is_answered_at_once() {
     let (_gate, scheduler) = Gate::start(ROOMY);
     assert!(scheduler.submit(Vec::new()).unwrap().wait_blocking().unwrap().is_empty());
+}
+
+/// Pins are values of the request: they keep its adapters in memory while it waits and runs, and are gone with its answer.
+#[test]
+fn a_request_pins_its_adapters_until_it_is_answered() {
+    struct One;
+    impl Source for One {
+        fn load(&self, _: &Path) -> Result<Adapter, Error> {
+            let mut adapter = Adapter::clone(&adapter());
+            let head = Tensor::new(&[1.0f32, 2.0], &Device::Cpu)?;
+            adapter.weights.head.insert("classifier.bias".into(), head);
+            Ok(adapter)
+        }
+
+        fn layout(&self) -> &Layout {
+            static LAYOUT: Layout = Layout {
+                prefix: "bert",
+                stack: "encoder.layer",
+                layers: 0,
+                modules: Vec::new(),
+                other_linears: Vec::new(),
+                tables: Vec::new(),
+                head: Vec::new(),
+                hidden: 2,
+            };
+            &LAYOUT
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        std::fs::create_dir(root.path().join(name)).unwrap();
+        std::fs::write(root.path().join(name).join("adapter_config.json"), "{}").unwrap();
+    }
+    // Room for one adapter.
+    let registry = Registry::new(Arc::new(One), root.path(), 8).unwrap();
+    let (gate, scheduler) = Gate::start(ROOMY);
+    let pin = registry.get("a").unwrap();
+    let rows = vec![row(7, 3, pin.adapter())];
+    let answer = scheduler.submit(Request { rows, pins: vec![pin] }).unwrap();
+    assert_eq!(gate.began(), [7]);
+    assert!(matches!(registry.get("b"), Err(RegistryError::Busy { .. })), "the batch that runs holds it");
+    gate.pass();
+    answer.wait_blocking().unwrap();
+    assert_eq!(registry.get("b").unwrap().name(), "b");
 }

@@ -6,7 +6,7 @@ use candle_core::Device;
 use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, Change};
 use polyrank::base::{self, Sources};
 use polyrank::engine::{Engine, Row};
-use polyrank::params::{Delta, Dim, Layout, Precision, Site};
+use polyrank::params::{Dim, Layout, Precision, Site};
 use polyrank::text::Encoded;
 use rand::Rng;
 use rand::rngs::StdRng;

@@ -104,8 +104,8 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let engine = Arc::new(args.base.open()?);
     let registry = Registry::new(Arc::<Engine>::clone(&engine), &args.adapters, usize::MAX)?;
     let names = registry.list()?.into_iter().map(|status| status.name);
-    let adapters =
-        names.map(|name| Ok(Arc::clone(&registry.get(&name)?.adapter))).collect::<Result<Vec<_>, Failure>>()?;
+    let pins = names.map(|name| registry.get(&name)).collect::<Result<Vec<_>, _>>()?;
+    let adapters: Vec<_> = pins.iter().map(|pin| Arc::clone(pin.adapter())).collect();
     if adapters.is_empty() {
         return Err(format!("{}: no adapter in it", args.adapters.display()).into());
     }

@@ -1,6 +1,16 @@
 //! Adapters by name: found in a folder, loaded on first use, kept within a budget of bytes.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `files.rs` | a folder by a plain name, kept inside the root, known again |
+//! | `residents.rs` | the versions in memory by (name, generation), and what gives way |
+//! | `pin.rs` | the promise that a version stays in memory, as a value |
+//! | `status.rs` | what clients are told of an adapter |
 
+mod error;
 mod files;
+mod pin;
+mod residents;
 mod status;
 
 use std::collections::HashMap;
@@ -8,10 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use lru::LruCache;
-use thiserror::Error;
-
+pub use self::error::RegistryError;
 use self::files::Folder;
+pub use self::pin::Pin;
+use self::residents::{Key, Shared};
 use self::status::Facts;
 pub use self::status::{Status, Tier};
 use crate::adapter::Adapter;
@@ -40,97 +50,18 @@ impl Source for Engine {
     }
 }
 
-/// Why a name has no adapter to give.
-#[derive(Debug, Clone, Error)]
-pub enum RegistryError {
-    /// No folder of that name holds an adapter.
-    #[error("no adapter is named {name:?}")]
-    NotFound {
-        /// The name asked for.
-        name: String,
-    },
-    /// A symlink leads out of the adapters' folder.
-    #[error("adapter {name:?} is outside the adapters' folder: {file} leads out of it")]
-    OutsideRoot {
-        /// The name asked for.
-        name: String,
-        /// What leads out, relative to the root.
-        file: String,
-    },
-    /// The files are no longer those that were loaded.
-    #[error("the files of adapter {name:?} changed since it was loaded")]
-    Changed {
-        /// The name asked for.
-        name: String,
-    },
-    /// The adapter is malformed, or made for another base.
-    #[error("adapter {name:?}: {reason}")]
-    Invalid {
-        /// The name asked for.
-        name: String,
-        /// File, tensor, expected and found, with paths relative to the root.
-        reason: String,
-        /// The reason as it was raised.
-        source: Arc<Error>,
-    },
-    /// The adapter alone is larger than the budget.
-    #[error("adapter {name:?} takes {bytes} bytes, more than the {budget} bytes that all adapters may take")]
-    TooLarge {
-        /// The name asked for.
-        name: String,
-        /// What it takes in memory.
-        bytes: usize,
-        /// What all adapters may take.
-        budget: usize,
-    },
-    /// Every adapter that would have to give way is in use.
-    #[error("adapter {name:?} takes {bytes} bytes, and adapters in use hold {held} of {budget}")]
-    Busy {
-        /// The name asked for.
-        name: String,
-        /// What it takes in memory.
-        bytes: usize,
-        /// Bytes of the adapters in use.
-        held: usize,
-        /// What all adapters may take.
-        budget: usize,
-    },
-}
-
-/// An adapter that is ready. While a request holds it, or the adapter inside, it stays in memory.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Its name, the folder's.
-    pub name: String,
-    /// Grows with each version of files taken in, over all adapters of the registry.
-    pub generation: u64,
-    /// The adapter.
-    pub adapter: Arc<Adapter>,
-    requests: Arc<AtomicU64>,
-}
-
-impl Loaded {
-    /// Counts a request that was answered.
-    pub fn count_request(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// The adapters of one folder. Shared by `Arc`; its methods may block on the disk.
 pub struct Registry {
     source: Arc<dyn Source>,
     /// Canonical.
     root: PathBuf,
     budget: usize,
+    residents: Arc<Shared>,
     state: Mutex<State>,
 }
 
 struct State {
-    /// In memory, most recently used first.
-    resident: LruCache<String, Arc<Loaded>>,
-    /// The sum of the residents' bytes.
-    bytes: usize,
-    /// What was ever loaded. It stays when an adapter is evicted: its files are still the version in service.
+    /// The version of each name that is in service. It stays when the adapter is evicted: its files are still that version.
     versions: HashMap<String, Version>,
     /// Loads under way; who comes second waits for the first.
     loading: HashMap<String, Arc<Gate>>,
@@ -138,9 +69,10 @@ struct State {
 }
 
 /// Holds the outcome of a load for all who wait for it.
-type Gate = OnceLock<Result<Arc<Loaded>, RegistryError>>;
+type Gate = OnceLock<Result<Pin, RegistryError>>;
 
 struct Version {
+    key: Key,
     folder: Folder,
     facts: Facts,
     requests: Arc<AtomicU64>,
@@ -154,28 +86,24 @@ impl Registry {
     pub fn new(source: Arc<dyn Source>, root: &Path, budget: usize) -> Result<Self, Error> {
         let canonical = root.canonicalize().map_err(Error::io(root))?;
         std::fs::read_dir(&canonical).map_err(Error::io(root))?;
-        let state = State {
-            resident: LruCache::unbounded(),
-            bytes: 0,
-            versions: HashMap::new(),
-            loading: HashMap::new(),
-            last_generation: 0,
-        };
-        Ok(Self { source, root: canonical, budget, state: Mutex::new(state) })
+        let state = State { versions: HashMap::new(), loading: HashMap::new(), last_generation: 0 };
+        Ok(Self { source, root: canonical, budget, residents: Arc::default(), state: Mutex::new(state) })
     }
 
-    /// The adapter `name`, from memory or, on first use, from its folder. Of requests that come at once, one loads.
+    /// The adapter `name`, pinned: from memory or, on first use, from its folder. Of requests that come at once, one loads.
     ///
     /// # Errors
     /// See [`RegistryError`]. A failed load changes nothing.
-    pub fn get(&self, name: &str) -> Result<Arc<Loaded>, RegistryError> {
+    pub fn get(&self, name: &str) -> Result<Pin, RegistryError> {
         let folder = Folder::find(&self.root, name)?;
         let mut state = self.lock();
-        if state.versions.get(name).is_some_and(|version| version.folder != folder) {
-            return Err(RegistryError::Changed { name: name.into() });
-        }
-        if let Some(loaded) = state.resident.get(name) {
-            return Ok(Arc::clone(loaded));
+        if let Some(version) = state.versions.get(name) {
+            if version.folder != folder {
+                return Err(RegistryError::Changed { name: name.into() });
+            }
+            if let Some(pin) = self.pinned(version) {
+                return Ok(pin);
+            }
         }
         let gate = Arc::clone(state.loading.entry(name.into()).or_default());
         drop(state);
@@ -187,6 +115,13 @@ impl Registry {
         result
     }
 
+    /// A pin of `version`, where it is in memory.
+    fn pinned(&self, version: &Version) -> Option<Pin> {
+        let adapter = self.residents.lock().take(&version.key)?;
+        let (key, requests) = (version.key.clone(), Arc::clone(&version.requests));
+        Some(Pin::counted(key, adapter, requests, Arc::clone(&self.residents)))
+    }
+
     /// Whether there is an adapter `name`, without loading it.
     ///
     /// # Errors
@@ -196,7 +131,7 @@ impl Registry {
     }
 
     /// Reads, checks and takes in an adapter; what gives way to it is dropped only then.
-    fn load(&self, name: &str, folder: &Folder) -> Result<Arc<Loaded>, RegistryError> {
+    fn load(&self, name: &str, folder: &Folder) -> Result<Pin, RegistryError> {
         let adapter = self.source.load(&folder.path).map_err(|source| {
             let root = format!("{}{}", self.root.display(), std::path::MAIN_SEPARATOR);
             let reason = source.to_string().replace(&root, "");
@@ -207,11 +142,14 @@ impl Registry {
             return Err(RegistryError::Changed { name: name.into() });
         }
         let mut state = self.lock();
-        state.make_room(name, adapter.bytes(), self.budget)?;
-        let loaded = state.insert(name, adapter, folder, self.source.layout());
-        drop(state);
-        tracing::info!(adapter = name, generation = loaded.generation, bytes = loaded.adapter.bytes(), "loaded");
-        Ok(loaded)
+        let mut residents = self.residents.lock();
+        residents.make_room(name, adapter.bytes(), self.budget)?;
+        let adapter = Arc::new(adapter);
+        let version = state.version(name, &adapter, folder, self.source.layout());
+        residents.insert(version.key.clone(), Arc::clone(&adapter));
+        let (key, requests) = (version.key.clone(), Arc::clone(&version.requests));
+        tracing::info!(adapter = name, generation = key.generation, bytes = adapter.bytes(), "loaded");
+        Ok(Pin::counted(key, adapter, requests, Arc::clone(&self.residents)))
     }
 
     /// Every adapter of the folder in order of name. What is only known of a loaded adapter is `None` for one that never was.
@@ -221,7 +159,7 @@ impl Registry {
     pub fn list(&self) -> Result<Vec<Status>, Error> {
         let names = files::names(&self.root).map_err(Error::io(&self.root))?;
         let state = self.lock();
-        Ok(names.into_iter().map(|name| state.status(name)).collect())
+        Ok(names.into_iter().map(|name| self.status(&state, name)).collect())
     }
 
     /// One adapter as in [`Registry::list`], with all there is to know: one that never was loaded is loaded.
@@ -233,84 +171,45 @@ impl Registry {
         if !self.lock().versions.contains_key(name) {
             self.get(name)?;
         }
-        Ok(self.lock().status(name.into()))
+        Ok(self.status(&self.lock(), name.into()))
+    }
+
+    fn status(&self, state: &State, name: String) -> Status {
+        let version = state.versions.get(&name);
+        let resident = version.is_some_and(|version| self.residents.lock().contains(&version.key));
+        let tier = if resident { Tier::Memory } else { Tier::Disk };
+        let requests = version.map_or(0, |version| version.requests.load(Ordering::Relaxed));
+        Status::new(name, tier, requests, version.map(|version| &version.facts))
     }
 
     /// Bytes of the adapters in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.lock().bytes
+        self.residents.lock().bytes()
     }
 
     /// Number of adapters in memory.
     #[must_use]
     pub fn resident(&self) -> usize {
-        self.lock().resident.len()
+        self.residents.lock().len()
     }
 
-    /// Locks; the state is whole between any two statements, so a panic elsewhere does not matter.
+    /// Locks; the state is whole between any two statements, so a panic elsewhere does not matter. It is locked before the
+    /// residents where both are.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Drops adapters that no request holds, least recently used first, until `bytes` more fit; drops none where they never
-    /// would.
-    fn make_room(&mut self, name: &str, bytes: usize, budget: usize) -> Result<(), RegistryError> {
-        if bytes > budget {
-            return Err(RegistryError::TooLarge { name: name.into(), bytes, budget });
-        }
-        let mut left = self.bytes;
-        let mut leaving = Vec::new();
-        for (other, loaded) in self.resident.iter().rev() {
-            if left + bytes <= budget {
-                break;
-            }
-            if !in_use(loaded) {
-                left -= loaded.adapter.bytes();
-                leaving.push(other.clone());
-            }
-        }
-        if left + bytes > budget {
-            return Err(RegistryError::Busy { name: name.into(), bytes, held: left, budget });
-        }
-        for other in leaving {
-            self.resident.pop(&other);
-            tracing::info!(adapter = other, "evicted");
-        }
-        self.bytes = left;
-        Ok(())
+    /// The version of `name` that these files are: the same files come back as the same version.
+    fn version(&mut self, name: &str, adapter: &Adapter, folder: &Folder, layout: &Layout) -> &Version {
+        let last = &mut self.last_generation;
+        self.versions.entry(name.into()).or_insert_with(|| {
+            *last += 1;
+            let key = Key { name: name.into(), generation: *last };
+            let facts = Facts::new(*last, adapter, layout);
+            Version { key, folder: folder.clone(), facts, requests: Arc::default() }
+        })
     }
-
-    fn insert(&mut self, name: &str, adapter: Adapter, folder: &Folder, layout: &Layout) -> Arc<Loaded> {
-        // The same files come back as the same version.
-        if !self.versions.contains_key(name) {
-            self.last_generation += 1;
-            let facts = Facts::new(self.last_generation, &adapter, layout);
-            self.versions.insert(name.into(), Version { folder: folder.clone(), facts, requests: Arc::default() });
-        }
-        let version = &self.versions[name];
-        self.bytes += adapter.bytes();
-        let loaded = Arc::new(Loaded {
-            name: name.into(),
-            generation: version.facts.generation,
-            adapter: Arc::new(adapter),
-            requests: Arc::clone(&version.requests),
-        });
-        self.resident.put(name.into(), Arc::clone(&loaded));
-        loaded
-    }
-
-    fn status(&self, name: String) -> Status {
-        let tier = if self.resident.contains(&name) { Tier::Memory } else { Tier::Disk };
-        let version = self.versions.get(&name);
-        let requests = version.map_or(0, |version| version.requests.load(Ordering::Relaxed));
-        Status::new(name, tier, requests, version.map(|version| &version.facts))
-    }
-}
-
-/// Whether anybody but the registry holds it. Under the registry's lock nobody can begin to.
-fn in_use(loaded: &Arc<Loaded>) -> bool {
-    Arc::strong_count(loaded) > 1 || Arc::strong_count(&loaded.adapter) > 1
 }

@@ -25,6 +25,8 @@ mod worker;
 pub use admission::Refused;
 pub use policy::take;
 #[cfg(feature = "server")]
+pub use queue::Request;
+#[cfg(feature = "server")]
 pub use reply::{Answer, Failed};
 #[cfg(feature = "server")]
 pub use worker::{Limits, Scheduler};

@@ -9,9 +9,26 @@ use super::admission::{Admission, Load, Refused};
 use super::policy;
 use super::reply::{Answer, PendingReply, ReplySlot};
 use crate::engine::Row;
+use crate::registry::Pin;
+
+/// The rows of one request, accepted together and answered once.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// A row for each text.
+    pub rows: Vec<Row>,
+    /// The adapters of the rows, which stay in memory until all rows have run.
+    pub pins: Vec<Pin>,
+}
+
+impl From<Vec<Row>> for Request {
+    /// A request whose adapters somebody else keeps.
+    fn from(rows: Vec<Row>) -> Self {
+        Self { rows, pins: Vec::new() }
+    }
+}
 
 /// A request, or what of it has not run yet.
-struct Request {
+struct Waiting {
     /// The number of the first row that waits.
     next: usize,
     /// The rows that wait.
@@ -34,7 +51,7 @@ pub(super) struct Queue {
 }
 
 struct State {
-    requests: VecDeque<Request>,
+    requests: VecDeque<Waiting>,
     load: Load,
     open: bool,
 }
@@ -43,7 +60,7 @@ fn tokens(row: &Row) -> usize {
     row.text.ids.len()
 }
 
-impl Request {
+impl Waiting {
     fn tokens(&self) -> usize {
         self.rows.as_slice().iter().map(tokens).sum()
     }
@@ -79,9 +96,9 @@ impl Queue {
     }
 
     /// Accepts all rows of a request, or none.
-    pub(super) fn push(&self, rows: Vec<Row>) -> Result<Answer, Refused> {
-        let (reply, answer) = PendingReply::new(rows.len());
-        let request = Request { next: 0, rows: rows.into_iter(), reply };
+    pub(super) fn push(&self, Request { rows, pins }: Request) -> Result<Answer, Refused> {
+        let (reply, answer) = PendingReply::new(rows.len(), pins);
+        let request = Waiting { next: 0, rows: rows.into_iter(), reply };
         let tokens = request.tokens();
         let mut state = self.lock();
         self.check(&mut state, tokens)?;
@@ -158,6 +175,6 @@ impl State {
     /// Drops requests whose clients went away, that have failed, or of which no row waits.
     fn forget_unwanted(&mut self) {
         self.requests.retain(|request| !request.rows.as_slice().is_empty() && request.reply.is_wanted());
-        self.load.waiting = self.requests.iter().map(Request::tokens).sum();
+        self.load.waiting = self.requests.iter().map(Waiting::tokens).sum();
     }
 }

@@ -6,6 +6,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::engine::Error;
+use crate::registry::Pin;
 
 /// Why an accepted request has no logits. Each is a bug, or a device that failed.
 #[derive(Debug, Clone, Error)]
@@ -64,13 +65,15 @@ struct ReplyState {
     missing: usize,
     /// Taken by the one answer.
     sender: Option<oneshot::Sender<Outcome>>,
+    /// The adapters of the rows. Given back before the answer is sent: a client that has its answer finds them unpinned.
+    pins: Vec<Pin>,
 }
 
 impl PendingReply {
     /// For a request of `rows` rows. A request without rows is answered at once.
-    pub(super) fn new(rows: usize) -> (Arc<Self>, Answer) {
+    pub(super) fn new(rows: usize, pins: Vec<Pin>) -> (Arc<Self>, Answer) {
         let (sender, answer) = oneshot::channel();
-        let mut state = ReplyState { logits: vec![Vec::new(); rows], missing: rows, sender: Some(sender) };
+        let mut state = ReplyState { logits: vec![Vec::new(); rows], missing: rows, sender: Some(sender), pins };
         if rows == 0 {
             state.send(Ok(Vec::new()));
         }
@@ -112,6 +115,7 @@ impl ReplySlot {
         state.missing -= 1;
         if state.missing == 0 {
             let logits = std::mem::take(&mut state.logits);
+            state.pins.clear();
             state.send(Ok(logits));
         }
     }

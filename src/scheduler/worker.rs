@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Refused};
-use super::queue::{Entry, Queue};
+use super::queue::{Entry, Queue, Request};
 use super::reply::{Answer, Failed, Outcome, ReplySlot};
 use crate::engine::{Error, Row};
 
@@ -55,8 +55,8 @@ impl Scheduler {
     ///
     /// # Errors
     /// No room for the rows' tokens, no answer in time, or shutting down.
-    pub fn submit(&self, rows: Vec<Row>) -> Result<Answer, Refused> {
-        self.queue.push(rows)
+    pub fn submit(&self, request: impl Into<Request>) -> Result<Answer, Refused> {
+        self.queue.push(request.into())
     }
 
     /// Whether a request of at least `tokens` tokens has a chance now: asked before the work of tokenizing.
@@ -105,7 +105,6 @@ impl Drop for Scheduler {
 fn run(batch: Vec<Entry>, forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>) {
     let (rows, slots): (Vec<Row>, Vec<ReplySlot>) = batch.into_iter().map(|Entry { row, slot }| (row, slot)).unzip();
     let outcome = outcome(&rows, forward);
-    // Rows pin their adapters: a client that has its answer must find them unpinned.
     drop(rows);
     match outcome {
         Ok(logits) => slots.into_iter().zip(logits).for_each(|(slot, logits)| slot.finish(logits)),

@@ -18,7 +18,8 @@ use super::extract::{blocking, path};
 use super::tokenising::Permit;
 use crate::engine::Row;
 use crate::engine::score::{Function, Scored, rank};
-use crate::registry::Loaded;
+use crate::registry::Pin;
+use crate::scheduler::Request;
 use crate::text::{Encoded, Limit};
 
 #[cfg(fuzzing)]
@@ -58,13 +59,13 @@ pub(super) async fn classify(
         let _permit = permit;
         prepare(&worker, &name, &texts, &limit)
     };
-    let (loaded, encoded) = blocking(prepare).await??;
+    let (pin, encoded) = blocking(prepare).await??;
 
     let truncated = encoded.iter().filter(|text| text.truncated).count();
-    let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(&loaded.adapter) }).collect();
-    let logits = app.scheduler().submit(rows)?.wait().await?;
-    let answer = answer(&loaded, &logits, function, top)?;
-    loaded.count_request();
+    let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(pin.adapter()) }).collect();
+    let logits = app.scheduler().submit(Request { rows, pins: vec![pin.clone()] })?.wait().await?;
+    let answer = answer(&pin, &logits, function, top)?;
+    pin.count_request();
     Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
 }
 
@@ -75,24 +76,24 @@ async fn permit(app: &App, texts: &[Text]) -> Result<Permit, ApiError> {
 }
 
 /// The adapter, pinned, and the texts as tokens.
-fn prepare(app: &App, name: &str, texts: &[Text], limit: &Limit) -> Result<(Arc<Loaded>, Vec<Encoded>), ApiError> {
-    let loaded = app.registry().get(name)?;
+fn prepare(app: &App, name: &str, texts: &[Text], limit: &Limit) -> Result<(Pin, Vec<Encoded>), ApiError> {
+    let pin = app.registry().get(name)?;
     let encode = |text: &Text| app.engine().encode(&text.text, text.pair.as_deref(), limit);
     let encoded = texts.iter().map(encode).collect::<Result<_, _>>()?;
-    Ok((loaded, encoded))
+    Ok((pin, encoded))
 }
 
 fn answer(
-    loaded: &Loaded,
+    pin: &Pin,
     logits: &[Vec<f32>],
     function: Option<Function>,
     top: usize,
 ) -> Result<Vec<Vec<Scored>>, ApiError> {
-    let function = function.unwrap_or_else(|| Function::of(&loaded.adapter));
-    let labels = &loaded.adapter.info.labels;
+    let function = function.unwrap_or_else(|| Function::of(pin.adapter()));
+    let labels = &pin.adapter().info.labels;
     let scored = logits.iter().map(|logits| {
         rank(labels, logits, function, top).ok_or_else(|| {
-            let (name, labels) = (&loaded.name, labels.len());
+            let (name, labels) = (pin.name(), labels.len());
             if logits.len() == labels {
                 // The adapter's numbers are finite, but too large for this base, or the base's own numbers are not finite.
                 ApiError::Unprocessable(format!("adapter {name:?} on this base gives logits that are not finite"))
