@@ -141,11 +141,13 @@ impl Side {
         self.move_own();
         let path = dir.join(ADDED);
         if let Some(ids) = object(&path)? {
-            let mut special: HashSet<String> = HashSet::new();
-            for name in NAMES {
-                special.extend(self.token(name)?.map(|token| token.content().to_owned()));
-            }
-            special.extend(self.listed(EXTRA)?.iter().map(|token| token.content().to_owned()));
+            // One with flags of its own in `tokenizer_config.json` does not count here.
+            let counts = |value: &&Value| value.get("__type").is_none();
+            let named = NAMES.iter().filter_map(|name| self.keys.get(*name)).filter(|value| !value.is_null());
+            let extra = self.keys.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
+            let special = named.chain(extra).filter(counts).map(|value| token(&path, "special tokens", value));
+            let special: HashSet<String> =
+                special.map(|token| Ok(token?.content().to_owned())).collect::<Result<_, TokenizeError>>()?;
             for (content, id) in ids {
                 let id = parsed(&path, &content, &id)?;
                 let token = AddedToken::from(content.as_str(), special.contains(&content));
@@ -264,9 +266,13 @@ impl Side {
         defaults: &[(&'static str, Token)],
     ) -> Result<Vec<AddedToken>, TokenizeError> {
         let mut tokens: Vec<AddedToken> = self.added.values().cloned().collect();
+        let listed = tokens.len();
         let named = self.named(class, defaults)?;
         for token in named.iter().cloned().chain(self.listed(EXTRA)?) {
-            if !there.contains(token.content()) && !tokens.iter().any(|known| known.content == token.content()) {
+            // Of two that differ in their flags the latter counts.
+            if !there.contains(token.content())
+                && !tokens[..listed].iter().any(|known| known.content == token.content())
+            {
                 tokens.push(token.flagged());
             }
         }
