@@ -221,7 +221,12 @@ fn an_adapter_of_another_base_is_named_as_such() {
     // Whose tensors are of other shapes as well.
     fs::copy(world.root.join("bighead/adapter_model.safetensors"), world.root.join("ragged/adapter_model.safetensors"))
         .unwrap();
-    assert_error(&world.start().classify("ragged", TEXT), 422, "InvalidAdapter", "trained on the base sha256:other");
+    assert_error(
+        &world.start().classify("ragged", TEXT),
+        422,
+        "InvalidAdapter",
+        "trained on the base base (sha256:other)",
+    );
 }
 
 #[test]

@@ -201,7 +201,8 @@ impl<'a> Weights<'a> {
         Ok((head, outputs.unwrap_or(1)))
     }
 
-    /// Puts into `head` the linear of `target`, the base's with what the adapter adds to it: `W + scale B A`, and its bias.
+    /// Puts into `head` the linear of `target`, the base's with what the adapter adds to it: `W + scale B A`; and the rest of the
+    /// base's head, so that it is whole.
     fn merge(
         &mut self,
         Target { what: linear, rank, scale }: &Target<String>,
@@ -212,13 +213,20 @@ impl<'a> Weights<'a> {
         let hidden = layout.hidden;
         let a = self.take(&format!("{linear}.lora_A.weight"), &[*rank, hidden])?;
         let b = self.take(&format!("{linear}.lora_B.weight"), &[hidden, *rank])?;
-        let own =
-            layout.head.iter().filter(|parameter| parameter.name.rsplit_once('.').is_some_and(|(of, _)| of == linear));
-        for HeadParameter { name, shape, .. } in own {
+        let weight = format!("{linear}.weight");
+        if head.contains_key(&weight) {
+            return Err(AdapterError::malformed(self.file, format!("{linear} is there in full and as a delta")));
+        }
+        for HeadParameter { name, shape, .. } in
+            layout.head.iter().filter(|parameter| !parameter.shape.contains(&Dim::Labels))
+        {
+            if head.contains_key(name) {
+                continue;
+            }
             let parameter = base(name, &vec![hidden; shape.len()]);
             let parameter = parameter.map_err(|error| AdapterError::malformed(self.file, error))?;
             let mut parameter = parameter.ok_or_else(|| self.missing(name))?.to_device(self.device)?;
-            if name.ends_with(".weight") {
+            if *name == weight {
                 parameter = (parameter + (b.matmul(&a)? * *scale)?)?;
             }
             head.insert(name.clone(), parameter);

@@ -65,10 +65,13 @@ impl Base {
         Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
     }
 
-    /// Its name for people: the id of a hub's model in the cache, or else its folder.
+    /// Its name for people, clients of a server among them: the id of a hub's model in the cache, or else its folder's last part.
     #[must_use]
     pub fn name(&self) -> String {
-        source::id_of(&self.dir).unwrap_or_else(|| self.dir.display().to_string())
+        let dir = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
+        let folder =
+            || dir.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned());
+        source::id_of(&dir).unwrap_or_else(folder)
     }
 
     /// `sha256:...` over the encoder's weights: equal for copies of one encoder, whatever prefix or head they carry. Read and

@@ -247,8 +247,6 @@ struct SpecialTokens {
     mask: &'static str,
     /// Whether the mask takes the space before it.
     mask_takes_space: bool,
-    /// Whether they are found in normalised text.
-    normalized: bool,
     /// Whether a pair has two of `last` between its texts, and how its second segment is numbered.
     pair: (bool, u32),
 }
@@ -261,7 +259,6 @@ const BERT_TOKENS: SpecialTokens = SpecialTokens {
     unknown: "[UNK]",
     mask: "[MASK]",
     mask_takes_space: false,
-    normalized: false,
     pair: (false, 1),
 };
 
@@ -273,13 +270,11 @@ const MPNET_TOKENS: SpecialTokens = SpecialTokens {
     unknown: "[UNK]",
     mask: "<mask>",
     mask_takes_space: true,
-    normalized: true,
     pair: (true, 0),
 };
 
 /// `RobertaConverter`'s.
-const ROBERTA_TOKENS: SpecialTokens =
-    SpecialTokens { unknown: "<unk>", normalized: false, pair: (true, 0), ..MPNET_TOKENS };
+const ROBERTA_TOKENS: SpecialTokens = SpecialTokens { unknown: "<unk>", pair: (true, 0), ..MPNET_TOKENS };
 
 /// The special tokens of a vocabulary: those of the settings, or else the architecture's own.
 struct Found {
@@ -318,7 +313,6 @@ impl SpecialTokens {
                 }
                 (Token::Bare(content), Some(id)) => {
                     let mut one = added(id, content, true);
-                    one["normalized"] = json!(self.normalized);
                     one["lstrip"] = json!(key == "mask_token" && self.mask_takes_space);
                     listed.push((id, one));
                 }

@@ -99,7 +99,7 @@ pub struct Layout {
     /// The linears of each layer, in the order in which a layer runs them.
     pub modules: Vec<Module>,
     /// Linears outside the layers that exist in the `transformers` model (`bert.pooler.dense`): never a site, but patterns of
-    /// PEFT may name them, and are then refused by name.
+    /// PEFT may name them. A delta of one of the head becomes part of the adapter's head; the others are refused by name.
     pub other_linears: Vec<String>,
     /// Tables outside the layers, and whatever else PEFT can adapt that is no linear: refused alike.
     pub tables: Vec<String>,

@@ -88,6 +88,15 @@ fn a_delta_without_a_linear_to_add_it_to_is_refused_by_name() {
     tensors.remove("base_model.model.bert.pooler.dense.lora_B.weight").unwrap();
     candle_core::safetensors::save(&tensors, adapter.path().join("adapter_model.safetensors")).unwrap();
     assert_eq!(missing(&goldens("bert"), adapter.path()), "base_model.model.bert.pooler.dense.lora_B.weight");
+    // Twice there.
+    let mut tensors = candle_core::safetensors::load(dir.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
+    for (name, shape) in [("weight", vec![32, 32]), ("bias", vec![32])] {
+        let tensor = candle_core::Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+        tensors.insert(format!("base_model.model.bert.pooler.dense.{name}"), tensor);
+    }
+    candle_core::safetensors::save(&tensors, adapter.path().join("adapter_model.safetensors")).unwrap();
+    let error = Engine::open(&goldens("bert"), &Device::Cpu).unwrap().load_adapter(adapter.path()).unwrap_err();
+    assert!(error.to_string().contains("bert.pooler.dense is there in full and as a delta"), "{error}");
 }
 
 /// What lies before the layers is no site and no head: a delta of it would leave no layer to share.

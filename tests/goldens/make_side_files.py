@@ -136,6 +136,14 @@ def cases():
     yield case("a token of its own name", "bert", bert(entity_token="<ent>"))
     yield case("typed tokens", "bert", bert(additional_special_tokens=[{"__type": "AddedToken", **token("<ent>", lstrip=True, special=True)}],
                                             mask_token={"__type": "AddedToken", **token("<mask>", lstrip=True, special=True)}))
+    yield case("extra tokens by name and additional ones", "bert", bert(
+        extra_special_tokens={"entity_token": "<ent>"}, additional_special_tokens=["<one>"]))
+    yield case("one token with two sets of flags", "bert", bert(additional_special_tokens=[
+        "<ent>", {"__type": "AddedToken", **token("<ent>", single_word=True, rstrip=True)}]))
+    yield case("a typed token among added_tokens.json", DEBERTA, {"tokenizer_config.json": settings(
+        DEBERTA, tokenizer_class="DebertaV2Tokenizer", cls_token={"__type": "AddedToken", **token("<new>")}),
+        "added_tokens.json": {"<new>": 96}}, DEBERTA_FILE)  # fmt: skip
+    yield case("a capital among MPNet's", MPNET, {"tokenizer_config.json": settings(MPNET, sep_token="É")})
     yield case("another cls_token", "bert", bert() | {"special_tokens_map.json": {"cls_token": "good", "sep_token": "film"}})
     yield case("another cls_token of the settings", "bert", bert(cls_token="good", sep_token="bad"))
     yield case("another cls_token of no class", "bert", bert(tokenizer_class=PLAIN, cls_token="good"))

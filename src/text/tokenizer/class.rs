@@ -145,13 +145,13 @@ impl Class {
         }
     }
 
-    /// Whether a bare string among the special tokens is matched in normalised text, and its mask takes the space before it.
+    /// The flags of a bare string among the special tokens: MPNet's mask takes the space before it.
     pub(super) fn flags(&self, key: &str, token: Token) -> Token {
-        match (self.rules, token) {
-            (Rules::MpNet, Token::Bare(content)) => {
-                Token::Flagged(tokenizers::AddedToken::from(content, false).lstrip(key == "mask_token"))
+        match token {
+            Token::Bare(content) if self.rules == Rules::MpNet => {
+                Token::Flagged(tokenizers::AddedToken::from(content, true).lstrip(key == "mask_token"))
             }
-            (_, token) => token,
+            token => token,
         }
     }
 
@@ -228,6 +228,14 @@ impl Class {
                 _ => continue,
             }
             whole[part] = json!({"type": "Sequence", steps: all});
+        }
+        // Later releases look the token for unknown words up by its piece's score, which is 0.
+        let unknown = self.required(side, "unk_token")?;
+        let pieces = whole["model"]["vocab"].as_array().into_iter().flatten();
+        let id = pieces.into_iter().position(|piece| piece[0] == *unknown && piece[1].as_f64() == Some(0.0));
+        match id {
+            Some(id) => whole["model"]["unk_id"] = json!(id),
+            None => self.expect(side, "model: unk_id", &whole["model"]["unk_id"], 1)?,
         }
         if let Some(prefix) = side.get::<bool>("add_prefix_space")? {
             prepend(&mut whole["pre_tokenizer"], if prefix { "always" } else { "first" });

@@ -36,6 +36,8 @@ pub(crate) struct Side {
     path: PathBuf,
     /// Its keys, and over them those of `special_tokens_map.json`.
     keys: Map<String, Value>,
+    /// Special tokens under names of the tokenizer's own, where `extra_special_tokens` is a map.
+    own: Map<String, Value>,
     /// Tokens to add, by the ids that they are listed under. They get ids in this order, which need not be these.
     added: BTreeMap<u32, AddedToken>,
 }
@@ -91,8 +93,17 @@ impl Side {
     /// A file that is malformed, with the key.
     pub(crate) fn read(dir: &Path, listed: Option<&Value>) -> Result<Self, TokenizeError> {
         let keys = object(&dir.join(CONFIG))?.unwrap_or_default();
-        let mut side = Self { path: dir.join(CONFIG), keys, added: BTreeMap::new() };
+        let mut side = Self { path: dir.join(CONFIG), keys, ..Self::default() };
+        let empty = |value: &Value| match value {
+            Value::Array(items) => items.is_empty(),
+            Value::Object(items) => items.is_empty(),
+            other => other.is_null(),
+        };
+        if side.keys.get(EXTRA).is_some_and(empty) && side.keys.contains_key(ADDITIONAL) {
+            side.keys.remove(EXTRA);
+        }
         side.rename_additional();
+        side.move_own();
         match side.get::<Map<String, Value>>(DECODER)? {
             Some(decoder) => {
                 let path = side.path.clone();
@@ -104,6 +115,7 @@ impl Side {
             }
             None => side.read_older_files(dir, listed)?,
         }
+        side.rename_additional();
         Ok(side)
     }
 
@@ -126,20 +138,22 @@ impl Side {
             };
             self.keys.insert(key, value);
         }
+        self.move_own();
         let path = dir.join(ADDED);
         if let Some(ids) = object(&path)? {
-            let mut special: HashSet<String> = HashSet::new();
-            for name in NAMES {
-                special.extend(self.token(name)?.map(|token| token.content().to_owned()));
-            }
-            special.extend(self.listed(EXTRA)?.iter().map(|token| token.content().to_owned()));
+            // One with flags of its own in `tokenizer_config.json` does not count here.
+            let counts = |value: &&Value| value.get("__type").is_none();
+            let named = NAMES.iter().filter_map(|name| self.keys.get(*name)).filter(|value| !value.is_null());
+            let extra = self.keys.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
+            let special = named.chain(extra).filter(counts).map(|value| token(&path, "special tokens", value));
+            let special: HashSet<String> =
+                special.map(|token| Ok(token?.content().to_owned())).collect::<Result<_, TokenizeError>>()?;
             for (content, id) in ids {
                 let id = parsed(&path, &content, &id)?;
                 let token = AddedToken::from(content.as_str(), special.contains(&content));
                 self.added.insert(id, token);
             }
         }
-        self.rename_additional();
         let path = dir.join("tokenizer.json");
         for token in listed.and_then(Value::as_array).into_iter().flatten() {
             let id = parsed(&path, "added_tokens: id", &token["id"])?;
@@ -150,16 +164,19 @@ impl Side {
 
     /// Releases before the fifth of `transformers` write the tokens without a name under another key.
     fn rename_additional(&mut self) {
-        let none = |value: &Value| match value {
-            Value::Null => true,
-            Value::Array(items) => items.is_empty(),
-            Value::Object(items) => items.is_empty(),
-            _ => false,
-        };
-        if self.keys.get(EXTRA).is_none_or(none)
+        if !self.keys.contains_key(EXTRA)
             && let Some(additional) = self.keys.remove(ADDITIONAL)
         {
             self.keys.insert(EXTRA.to_owned(), additional);
+        }
+    }
+
+    /// A map of tokens by names stands for itself, and leaves its key to a list.
+    fn move_own(&mut self) {
+        if self.keys.get(EXTRA).is_some_and(Value::is_object)
+            && let Some(Value::Object(own)) = self.keys.remove(EXTRA)
+        {
+            self.own.extend(own);
         }
     }
 
@@ -231,7 +248,7 @@ impl Side {
         for (key, value) in self.keys.iter().filter(own) {
             named.push(token(&self.path, key, value)?);
         }
-        for (key, value) in self.keys.get(EXTRA).and_then(Value::as_object).into_iter().flatten() {
+        for (key, value) in &self.own {
             named.push(token(&self.path, key, value)?);
         }
         Ok(named)
@@ -249,9 +266,13 @@ impl Side {
         defaults: &[(&'static str, Token)],
     ) -> Result<Vec<AddedToken>, TokenizeError> {
         let mut tokens: Vec<AddedToken> = self.added.values().cloned().collect();
+        let listed = tokens.len();
         let named = self.named(class, defaults)?;
         for token in named.iter().cloned().chain(self.listed(EXTRA)?) {
-            if !there.contains(token.content()) && !tokens.iter().any(|known| known.content == token.content()) {
+            // Of two that differ in their flags the latter counts.
+            if !there.contains(token.content())
+                && !tokens[..listed].iter().any(|known| known.content == token.content())
+            {
                 tokens.push(token.flagged());
             }
         }
