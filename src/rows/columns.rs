@@ -51,7 +51,7 @@ impl Columns {
             expected: expected.to_owned(),
         };
         let named = |name: &Option<String>| match name {
-            Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, "the column that was asked for")),
+            Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, &format!("{name}, which was asked for"))),
             None => Ok(None),
         };
         let (text, mut pair, mut label) = (named(&names.text)?, named(&names.pair)?, named(&names.label)?);

@@ -61,7 +61,7 @@ fn label(spelt: &[u8]) -> Label {
         Ok(Value::String(text)) => Label::Text(text.trim().to_owned()),
         Ok(Value::Null) => Label::Text(String::new()),
         // As it is spelt: a number may have more digits than a float.
-        Ok(Value::Bool(_) | Value::Number(_)) => Label::Text(shortened(spelt)),
+        Ok(Value::Bool(_) | Value::Number(_)) => Label::Text(String::from_utf8_lossy(spelt).into_owned()),
         Ok(Value::Array(_)) => Label::List(shortened(spelt)),
         // A number beyond the range of floats is one of these.
         Ok(Value::Object(_)) | Err(_) => Label::Other(shortened(spelt)),
