@@ -2,7 +2,7 @@
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | [`data`] | a task's folder: TSV, CSV, JSON lines or Parquet, labels, splits |
+//! | [`data`] | a task's folder or file: TSV, CSV, JSON or Parquet, labels, splits |
 //! | [`metric`] | GLUE's metrics |
 //! | [`method`] | what is trained, at the runtime's seam: SoRA, LoRA, and full fine-tuning and BitFit as proofs of the seam |
 //! | [`optim`] | AdamW, the proximal steps of gates and their folding, clipping, the learning rate |

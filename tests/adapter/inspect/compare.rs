@@ -255,7 +255,7 @@ fn a_base_shows_all_layers() {
     let mut adapter = read(&ragged, &layout(), &Device::Cpu).unwrap();
     adapter.deltas.truncate(12);
     std::fs::create_dir(&lower).unwrap();
-    write(&lower, &Layout { layers: 2, ..layout() }, &adapter).unwrap();
+    write(&lower, &Layout { layers: 2, ..layout() }, &adapter, &serde_json::Map::new()).unwrap();
 
     let refused = inspect(&[], &[&ragged, &lower]);
     assert_eq!((refused.status.code(), &*refused.stdout), (Some(1), &b""[..]));
