@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(found("org/name").as_deref(), Some("org/name main"));
         assert_eq!(found("org/name@v2").as_deref(), Some("org/name v2"));
         assert_eq!(found("../a/folder"), None);
-        assert_eq!(found(std::env::temp_dir().to_str().unwrap()), None);
+        assert_eq!(found(&std::env::temp_dir().to_string_lossy()), None);
     }
 
     #[test]

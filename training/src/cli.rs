@@ -80,7 +80,7 @@ enum Command {
     Prune(PruneArgs),
     /// Print an adapter's metrics on a split as JSON.
     #[command(after_help = EVALUATE_EXAMPLES)]
-    Evaluate(EvaluateArgs),
+    Evaluate(Box<EvaluateArgs>),
     /// Print the completions of a shell.
     #[command(hide = true)]
     Completions {

@@ -2,7 +2,7 @@
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | [`data`] | a task's folder: TSV, CSV, JSON lines or Parquet, labels, splits |
+//! | [`data`] | a task's folder or file: TSV, CSV, JSON or Parquet, labels, splits |
 //! | [`metric`] | GLUE's metrics |
 //! | [`optim`] | the optimiser over variables and their groups: AdamW, clipping, the learning rate |
 //! | [`method`] | the trait [`method::Method`] and its methods, one file each: SoRA, LoRA |

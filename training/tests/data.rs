@@ -235,7 +235,8 @@ fn read_as(labels: &[&str], listed: &str, problem: Option<ProblemType>) -> Resul
 fn a_label_is_what_its_value_says_and_not_its_spelling() {
     const CLASSES: Option<ProblemType> = Some(ProblemType::SingleLabelClassification);
     const VALUES: Option<ProblemType> = Some(ProblemType::Regression);
-    let ids: &[(&[&str], &str, Option<ProblemType>, &[&str], &[usize], &str)] = &[
+    type Case<'a, T> = (&'a [&'a str], &'a str, Option<ProblemType>, &'a [&'a str], &'a [T], &'a str);
+    let ids: &[Case<'_, usize>] = &[
         (
             &["0", "1"],
             "",
@@ -297,19 +298,19 @@ fn a_label_is_what_its_value_says_and_not_its_spelling() {
         assert_eq!(data.problem, ProblemType::SingleLabelClassification);
         assert!(data.reading.contains(reading), "expected {reading:?} in {:?}", data.reading);
     }
-    let values: &[(&[&str], &str, Option<ProblemType>, &str, &[f64], &str)] = &[
-        (&["0.5", "1"], "", None, "LABEL_0", &[0.5, 1.0], "numbers read as the values of a regression"),
-        (&["1", "2"], "", VALUES, "LABEL_0", &[1.0, 2.0], "numbers read as the values of a regression"),
-        (&["-1", "2.0"], "", VALUES, "LABEL_0", &[-1.0, 2.0], "the values of a regression"),
-        (&["2.5", "5"], "similarity", None, "similarity", &[2.5, 5.0], "called similarity by labels.txt"),
-        (&["2.0", "5"], "similarity", None, "similarity", &[2.0, 5.0], "called similarity by labels.txt"),
-        (&["0.0", "1.0"], "neg pos", VALUES, "LABEL_0", &[0.0, 1.0], "no use for the names of labels.txt"),
+    let values: &[Case<'_, f64>] = &[
+        (&["0.5", "1"], "", None, &["LABEL_0"], &[0.5, 1.0], "numbers read as the values of a regression"),
+        (&["1", "2"], "", VALUES, &["LABEL_0"], &[1.0, 2.0], "numbers read as the values of a regression"),
+        (&["-1", "2.0"], "", VALUES, &["LABEL_0"], &[-1.0, 2.0], "the values of a regression"),
+        (&["2.5", "5"], "similarity", None, &["similarity"], &[2.5, 5.0], "called similarity by labels.txt"),
+        (&["2.0", "5"], "similarity", None, &["similarity"], &[2.0, 5.0], "called similarity by labels.txt"),
+        (&["0.0", "1.0"], "neg pos", VALUES, &["LABEL_0"], &[0.0, 1.0], "no use for the names of labels.txt"),
     ];
-    for &(labels, listed, problem, name, expected, reading) in values {
+    for &(labels, listed, problem, names, expected, reading) in values {
         let data = read_as(labels, listed, problem).unwrap_or_else(|error| panic!("{labels:?} {listed}: {error}"));
         let targets: Vec<Target> = data.train.iter().map(|example| example.target).collect();
         let expected: Vec<Target> = expected.iter().map(|&value| Target::Value(value)).collect();
-        assert_eq!((&*data.labels, targets), (&[name.to_owned()][..], expected), "{labels:?} {listed}");
+        assert_eq!((&*data.labels, targets), (&*names.map_owned(), expected), "{labels:?} {listed}");
         assert_eq!(data.problem, ProblemType::Regression);
         assert!(data.reading.contains(reading), "expected {reading:?} in {:?}", data.reading);
     }

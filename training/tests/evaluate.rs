@@ -192,7 +192,11 @@ fn one_file_is_evaluated_as_it_was_trained_on() {
     assert_eq!(accuracy(&evaluate(&output, &file, &["--split", "train"])).0, 36);
     assert_eq!(accuracy(&evaluate(&output, &other, &[])).0, 10);
     // A folder with the usual names, which the run's are not.
-    refused(&args(&output, data.path(), &[]), 1, "column stars is missing; found label, sentence");
+    refused(
+        &args(&output, data.path(), &[]),
+        1,
+        "column review is missing; found label, sentence; expected that column, which was asked for",
+    );
     let usual = ["--label-column", "label", "--text-column", "sentence"];
     assert_eq!(accuracy(&evaluate(&output, data.path(), &usual)).0, 12);
     // A run goes on with its own columns only.

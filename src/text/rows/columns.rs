@@ -43,15 +43,15 @@ impl Columns {
         // By preference, wherever they stand.
         let at =
             |names: &[&str]| names.iter().find_map(|name| header.clone().position(|column| column.trim() == *name));
-        let missing = |column: &str, expected: &str| RowsError::Column {
+        let missing = |column: &str, expected: &'static str| RowsError::Column {
             path: path.to_owned(),
             line,
             column: column.to_owned(),
             found: header.clone().collect::<Vec<_>>().join(", "),
-            expected: expected.to_owned(),
+            expected,
         };
         let named = |name: &Option<String>| match name {
-            Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, "the column that was asked for")),
+            Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, "that column, which was asked for")),
             None => Ok(None),
         };
         let (text, mut pair, mut label) = (named(&names.text)?, named(&names.pair)?, named(&names.label)?);

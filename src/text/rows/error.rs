@@ -37,7 +37,7 @@ pub enum RowsError {
         /// The columns that are there.
         found: String,
         /// The columns that are accepted.
-        expected: String,
+        expected: &'static str,
     },
     /// A line that cannot be read, or a row of a Parquet file or of an array in JSON.
     #[error("{}:{line}: {reason}", path.display())]

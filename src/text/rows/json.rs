@@ -35,8 +35,10 @@ fn row(path: &Path, number: usize, object: &[u8], names: &ColumnNames, labelled:
     let members = members(object).map_err(|reason| RowsError::line(path, number, reason))?;
     let keys = members.iter().map(|(key, _)| key.as_str());
     let columns = Columns::find(path, Some(number), keys, names, labelled)?;
+    // Of equal keys the last one counts, as for most readers of JSON.
+    let last = |i: usize| members.iter().rfind(|(key, _)| *key == members[i].0).unwrap_or(&members[i]);
     let text = |i: usize| -> Result<Option<String>, RowsError> {
-        let (key, spelt) = &members[i];
+        let (key, spelt) = last(i);
         match serde_json::from_slice(spelt) {
             Ok(Value::String(text)) => Ok(Some(text)),
             Ok(Value::Null) => Ok(None),
@@ -49,7 +51,7 @@ fn row(path: &Path, number: usize, object: &[u8], names: &ColumnNames, labelled:
     };
     Ok(Row {
         line: number,
-        label: columns.label.map(|i| label(members[i].1)),
+        label: columns.label.map(|i| label(last(i).1)),
         text: text(columns.text)?
             .ok_or_else(|| RowsError::line(path, number, "the text is null: expected a string"))?,
         pair: columns.pair.map(text).transpose()?.flatten(),
@@ -61,7 +63,7 @@ fn label(spelt: &[u8]) -> Label {
         Ok(Value::String(text)) => Label::Text(text.trim().to_owned()),
         Ok(Value::Null) => Label::Text(String::new()),
         // As it is spelt: a number may have more digits than a float.
-        Ok(Value::Bool(_) | Value::Number(_)) => Label::Text(shortened(spelt)),
+        Ok(Value::Bool(_) | Value::Number(_)) => Label::Text(String::from_utf8_lossy(spelt).into_owned()),
         Ok(Value::Array(_)) => Label::List(shortened(spelt)),
         // A number beyond the range of floats is one of these.
         Ok(Value::Object(_)) | Err(_) => Label::Other(shortened(spelt)),

@@ -1,6 +1,6 @@
 //! A JSON object taken apart without a look into its values: a value that nobody reads may be anything that ends, `NaN` too.
 
-/// The keys of the object and its values as they are spelt. Of equal keys the last one counts.
+/// The keys of the object and its values as they are spelt, in order.
 ///
 /// # Errors
 /// What is wrong, in words, where `json` is not one object.
@@ -17,9 +17,7 @@ pub(super) fn members(json: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
         scan.at += 1;
     } else {
         loop {
-            let (key, value) = scan.member()?;
-            members.retain(|(known, _)| *known != key);
-            members.push((key, value));
+            members.push(scan.member()?);
             match scan.expect(b",}", "a comma or the end of the object")? {
                 b',' => scan.skip_blanks(),
                 _ => break,

@@ -293,6 +293,8 @@ fn values_that_nobody_reads_may_be_anything() {
     assert_eq!(read_as("x.csv", b"label,caf\xe9,text\n1,na\xefve,a\n").unwrap(), latin);
     assert_eq!(read_as("x.tsv", b"label\tcaf\xe9\ttext\n1\tna\xefve\ta\n").unwrap(), latin);
     assert_eq!(read_as("x.jsonl", b"{\"label\": 1, \"x\": \"na\xefve\", \"text\": \"a\"}").unwrap(), expected);
+    let twice = b"{\"text\": 1, \"label\": NaN, \"text\": \"a\", \"label\": 1}";
+    assert_eq!(read_as("x.jsonl", twice).unwrap(), expected, "the last of equal keys counts");
     // What is read is named.
     for (line, words) in [
         (&b"{\"text\": NaN}"[..], ":1: text is NaN: expected a string"),
