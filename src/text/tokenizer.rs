@@ -12,6 +12,7 @@ use tokenizers::utils::truncation::truncate_encodings;
 
 use class::Class;
 pub(crate) use class::template;
+use side::SpecialTokens;
 pub(crate) use side::{FILES as SIDE_FILES, Side, Token};
 
 use crate::text::Encoded;
@@ -134,7 +135,8 @@ impl Tokenizer {
         }
         let mut inner: tokenizers::Tokenizer = serde_json::from_value(whole).map_err(file(&path))?;
         let there: HashSet<String> = inner.get_added_vocabulary().get_vocab().keys().cloned().collect();
-        inner.add_tokens(side.to_add(&there, &class, &defaults)?).map_err(file(side.path()))?;
+        let special = SpecialTokens { defaults: &defaults, flags: &|key, token| class.flags(key, token) };
+        inner.add_tokens(side.to_add(&there, &special)?).map_err(file(side.path()))?;
         if let Some(frame) = class.frame(&side, |token| inner.token_to_id(token))? {
             inner.with_post_processor(Some(frame));
         }

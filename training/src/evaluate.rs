@@ -8,10 +8,9 @@ use polyrank::engine::{Engine, Row};
 use polyrank::text::Encoded;
 use serde::Serialize;
 
-use crate::data::{Target, TaskData};
+use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
 use crate::metric::{metrics_for, score};
-use crate::trainer::encode;
 
 /// Tokens of a batch.
 const BATCH_TOKENS: usize = 2048;

@@ -13,13 +13,13 @@ use polyrank::encoder::{Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::ops::splitmix;
-use polyrank::text::{Encoded, Limit};
+use polyrank::text::Encoded;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use crate::checkpoint::{self, Progress};
-use crate::data::{Example, Target, TaskData};
+use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::adapter_of;
@@ -61,16 +61,6 @@ pub struct Trainer<'a> {
     last: Option<f64>,
     workers: Workers,
     steps_per_epoch: usize,
-}
-
-/// Tokenises every example's text.
-///
-/// # Errors
-/// A `max_length` that the base does not take.
-pub fn encode(engine: &Engine, examples: &[Example], max_length: usize) -> Result<Vec<Encoded>, Error> {
-    let limit = Limit { max_length: Some(max_length), truncate: true };
-    let encode = |example: &Example| Ok(engine.encode(&example.text, example.pair.as_deref(), &limit)?);
-    examples.iter().map(encode).collect()
 }
 
 impl<'a> Trainer<'a> {

@@ -10,7 +10,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::class::Class;
 use super::{TokenizeError, file};
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -40,6 +39,14 @@ pub(crate) struct Side {
     own: Map<String, Value>,
     /// Tokens to add, by the ids that they are listed under. They get ids in this order, which need not be these.
     added: BTreeMap<u32, AddedToken>,
+}
+
+/// What a tokenizer's class says of special tokens.
+pub(super) struct SpecialTokens<'a> {
+    /// The tokens that stand where the files name none, by their keys.
+    pub(super) defaults: &'a [(&'static str, Token)],
+    /// A token of a key with the flags that the class gives it.
+    pub(super) flags: &'a dyn Fn(&str, Token) -> Token,
 }
 
 /// A token of a key: a bare string, or one with its flags.
@@ -228,18 +235,18 @@ impl Side {
         items.into_iter().flatten().map(|item| token(&self.path, key, item)).collect()
     }
 
-    /// All named special tokens. `defaults` stand where the files say nothing.
-    fn named(&self, class: &Class, defaults: &[(&'static str, Token)]) -> Result<Vec<Token>, TokenizeError> {
+    /// All named special tokens.
+    fn named(&self, special: &SpecialTokens) -> Result<Vec<Token>, TokenizeError> {
         let mut named = Vec::new();
         for name in NAMES {
-            let default = defaults.iter().find(|(key, _)| *key == name).map(|(_, token)| token.clone());
+            let default = special.defaults.iter().find(|(key, _)| *key == name).map(|(_, token)| token.clone());
             let token = match self.keys.get(name) {
                 // A token that is null is none.
                 Some(Value::Null) => None,
                 Some(value) => Some(self.known(name, value)?),
                 None => default.map(|token| self.as_added(token)),
             };
-            named.extend(token.map(|token| class.flags(name, token)));
+            named.extend(token.map(|token| (special.flags)(name, token)));
         }
         // Tokens under names of the tokenizer's own.
         let own = |(key, value): &(&String, &Value)| {
@@ -254,20 +261,18 @@ impl Side {
         Ok(named)
     }
 
-    /// The tokens that `transformers` adds to a tokenizer of `class` which has added those of `there` already, in its order.
-    /// `defaults` stand where the files name no special token.
+    /// The tokens that `transformers` adds to a tokenizer which has added those of `there` already, in its order.
     ///
     /// # Errors
     /// A value that is no token.
     pub(super) fn to_add(
         &self,
         there: &HashSet<String>,
-        class: &Class,
-        defaults: &[(&'static str, Token)],
+        special: &SpecialTokens,
     ) -> Result<Vec<AddedToken>, TokenizeError> {
         let mut tokens: Vec<AddedToken> = self.added.values().cloned().collect();
         let listed = tokens.len();
-        let named = self.named(class, defaults)?;
+        let named = self.named(special)?;
         for token in named.iter().cloned().chain(self.listed(EXTRA)?) {
             // Of two that differ in their flags the latter counts.
             if !there.contains(token.content())

@@ -1,5 +1,6 @@
 //! A task's data: a folder with `train.*`, `validation.*`, perhaps `test.*` and `labels.txt`, or one file.
 
+mod encode;
 mod error;
 mod labels;
 mod rows;
@@ -15,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+pub use encode::encode;
 pub use error::DataError;
 
 use self::labels::{Labels, Listed};

@@ -1,0 +1,17 @@
+//! From examples to token ids.
+
+use polyrank::engine::Engine;
+use polyrank::text::{Encoded, Limit};
+
+use super::Example;
+use crate::error::Error;
+
+/// Tokenizes every example's text.
+///
+/// # Errors
+/// A `max_length` that the base does not take.
+pub fn encode(engine: &Engine, examples: &[Example], max_length: usize) -> Result<Vec<Encoded>, Error> {
+    let limit = Limit { max_length: Some(max_length), truncate: true };
+    let encode = |example: &Example| Ok(engine.encode(&example.text, example.pair.as_deref(), &limit)?);
+    examples.iter().map(encode).collect()
+}
