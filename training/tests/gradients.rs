@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor, Var};
 use polyrank::adapter::ProblemType;
 use polyrank::encoder::{Head, Hooks, Packed, head_logits};
 use polyrank::engine::Engine;
-use polyrank::params::Dim;
+use polyrank::params::{Backend, Dim};
 use polyrank::text::Encoded;
 use polyrank_training::data::Target;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
@@ -14,7 +14,7 @@ use polyrank_training::trainer::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{ENCODERS, encoder, engine};
+use super::{ENCODERS, backends, base_dir, encoder_on, engine};
 
 /// A point where nothing is zero: `Wu` begins at zero, and then no gate has a gradient.
 fn anywhere(engine: &Engine) -> Sora {
@@ -102,32 +102,39 @@ fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> Te
 
 #[test]
 fn gradients_are_slopes() {
-    let engine = engine();
-    check(&engine, &anywhere(&engine), StepDropout::default());
+    for engine in [engine(), Engine::open(&base_dir(), &Backend::reference(Device::Cpu)).unwrap()] {
+        check(&engine, &anywhere(&engine), StepDropout::default());
+    }
 }
 
 /// The masks of a step are the same in every pass, so that the loss is one function, and the backward pass sees them too.
 #[test]
 fn gradients_are_slopes_under_dropout() {
     let rates = Rates { hidden: 0.2, attention: 0.2, head: 0.2, head_input: 0.2 };
-    let engine = engine();
-    check(&engine, &anywhere(&engine), StepDropout { rates, seed: 41 });
+    for engine in [engine(), Engine::open(&base_dir(), &Backend::reference(Device::Cpu)).unwrap()] {
+        check(&engine, &anywhere(&engine), StepDropout { rates, seed: 41 });
+    }
 }
 
 #[test]
 fn gradients_of_every_architecture_are_slopes() {
     let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
-    for name in ENCODERS {
-        let engine = encoder(name);
-        check(&engine, &anywhere(&engine), StepDropout::default());
-        check(&engine, &anywhere(&engine), StepDropout { rates, seed: 43 });
+    for backend in backends() {
+        for name in ENCODERS {
+            let engine = encoder_on(name, &backend);
+            check(&engine, &anywhere(&engine), StepDropout::default());
+            check(&engine, &anywhere(&engine), StepDropout { rates, seed: 43 });
+        }
     }
 }
 
 /// The bias by distance is a parameter as any other.
 #[test]
 fn gradients_of_all_parameters_of_mpnet_are_slopes() {
-    let engine = encoder("mpnet");
+    backends().iter().for_each(|backend| all_parameters_are_slopes(&encoder_on("mpnet", backend)));
+}
+
+fn all_parameters_are_slopes(engine: &Engine) {
     let mut rng = StdRng::seed_from_u64(31);
     let head = engine.layout().head.iter().map(|parameter| {
         let size = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { 3 };
@@ -138,5 +145,5 @@ fn gradients_of_all_parameters_of_mpnet_are_slopes() {
     let method = TrainedBase::new(&**engine.encoder(), Subset::Full, &head.collect()).unwrap();
     let variables = method.variables();
     assert!(variables.iter().any(|variable| variable.name == "mpnet.encoder.relative_attention_bias.weight"));
-    check_slopes(&engine, variables, || loss_of(&engine, &method.head(), &method));
+    check_slopes(engine, variables, || loss_of(engine, &method.head(), &method));
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
-use polyrank::params::Precision;
+use polyrank::params::{Backend, Precision};
 use polyrank::text::Encoded;
 
 /// Tiny bases of the runtime's goldens besides BERT, below `tests/goldens/encoders`.
@@ -50,9 +50,14 @@ fn engine() -> Engine {
 }
 
 /// One of [`ENCODERS`].
-fn encoder(name: &str) -> Engine {
+fn encoder_on(name: &str, backend: &Backend) -> Engine {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/encoders").join(name);
-    Engine::open(&dir, &Device::Cpu).unwrap()
+    Engine::open(&dir, backend).unwrap()
+}
+
+/// The backends that every machine has.
+fn backends() -> [Backend; 2] {
+    [Backend::cpu(), Backend::reference(Device::Cpu)]
 }
 
 /// Ids and segments as the goldens' `batch.json` lists them.

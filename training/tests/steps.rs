@@ -17,7 +17,7 @@ use polyrank_training::optim::{Optimizer, Rule, Variable};
 use polyrank_training::trainer::task_loss;
 use serde_json::Value;
 
-use super::{ENCODERS, encoder, engine, pack};
+use super::{ENCODERS, backends, encoder_on, engine, pack};
 
 /// What each method may differ by, in variables; gradients are relative to their global norm.
 const TOLERANCE: f32 = 1e-4;
@@ -268,10 +268,10 @@ fn lora_steps_as_pytorch_on_every_architecture() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoder_steps");
     let all: Value = serde_json::from_slice(&std::fs::read(folder.join("batch.json")).unwrap()).unwrap();
     let setting = |name: &str| all["settings"][name].as_f64().unwrap();
-    for name in ENCODERS {
+    for (name, backend) in ENCODERS.into_iter().flat_map(|name| backends().map(|backend| (name, backend))) {
         let facts = &all["bases"][name];
         let golden = Golden {
-            engine: encoder(name),
+            engine: encoder_on(name, &backend),
             tensors: candle_core::safetensors::load(folder.join(format!("{name}.safetensors")), &Device::Cpu).unwrap(),
             batch: pack(&facts["texts"]),
             facts: serde_json::json!({"grad_norm": [facts["grad_norm"]], "settings": all["settings"]}),
