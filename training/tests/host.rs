@@ -199,7 +199,7 @@ fn compare(mut method: impl Method, settings: &SoraSettings) -> bool {
         }
     }
     let gates: Vec<f32> = all.iter().filter(|variable| variable.gate).flat_map(|gate| gate.values.clone()).collect();
-    gates.iter().any(|gate| *gate == 0.0) && gates.iter().any(|gate| *gate != 0.0)
+    gates.contains(&0.0) && gates.iter().any(|gate| *gate != 0.0)
 }
 
 #[test]
