@@ -31,14 +31,14 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/info", get(info))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
-        // The body is read by `body::read`, which has the limit.
+        // `body::read` reads the body, and has the limit.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&app), time_out))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check))
         .with_state(app)
 }
 
-/// Every request has an answer in time.
+/// Answers 503 where a request takes longer than the time-out.
 async fn time_out(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let limit = app.config().request_timeout;
     tokio::time::timeout(limit, next.run(request)).await.map_err(|_| ApiError::TimedOut(limit))
@@ -52,12 +52,12 @@ async fn method_not_allowed(method: Method) -> ApiError {
     ApiError::MethodNotAllowed(method.to_string())
 }
 
-/// Alive.
+/// For liveness probes.
 async fn health() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// Takes requests.
+/// For readiness probes: whether requests are accepted.
 async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     if app.scheduler().is_draining() { Err(ApiError::Draining) } else { Ok(Json(json!({ "status": "ready" }))) }
 }
@@ -97,7 +97,7 @@ async fn adapter(
     Ok(Json(blocking(move || registry.describe(&name)).await??))
 }
 
-/// The end of a path that varies: an adapter's name, which may hold a slash.
+/// The adapter's name at the end of a path; it may hold a slash.
 pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
     match name {
         Ok(Path(name)) => Ok(name),
@@ -105,7 +105,7 @@ pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, 
     }
 }
 
-/// Runs what would hold up other requests on a thread of its own.
+/// Runs blocking work on a thread of its own, so that it does not delay other requests.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     spawn_blocking(work).await.map_err(|error| ApiError::Internal(error.to_string()))
 }
