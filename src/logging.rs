@@ -33,7 +33,7 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// A failure and its causes, the last effect first.
+/// A failure and its causes, the failure itself first.
 pub fn causes<'a>(failure: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     successors(Some(failure), |&error| error.source())
 }

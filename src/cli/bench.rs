@@ -70,7 +70,7 @@ struct Measured {
     one_by_one: Option<OneByOne>,
 }
 
-/// Of one text alone, from the text to its labels.
+/// The time of one text alone, from the text to its labels.
 #[derive(Serialize)]
 struct Latency {
     p50: f64,
@@ -80,9 +80,9 @@ struct Latency {
 /// The questions about one text, each in a pass of its own.
 #[derive(Serialize)]
 struct OneByOne {
-    /// Until the last is answered.
+    /// The time until the last question is answered.
     latency_ms: Latency,
-    /// How much faster they are answered together (p50).
+    /// How many times faster they are answered together (p50).
     speedup: f64,
 }
 
@@ -191,7 +191,7 @@ fn answer(engine: &Engine, questions: &[Question], limit: usize) -> Result<usize
     Ok(tokens)
 }
 
-/// The value that `percent` of `times`, one at least, do not exceed.
+/// The value that `percent` of `times`, at least one of them, do not exceed.
 fn percentile(times: &mut [Duration], percent: usize) -> Duration {
     times.sort_unstable();
     times[(times.len() * percent).div_ceil(100).clamp(1, times.len()) - 1]

@@ -10,7 +10,7 @@ use axum::response::Response;
 use super::app::App;
 use super::error::ApiError;
 
-/// Lets a request pass that bears the key, if there is one. What probes ask is open to all: they carry no key.
+/// Refuses requests without the key, if there is one. Probes carry no key, so their routes are open.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let open = matches!(request.uri().path(), "/health" | "/ready");
     match &app.config().api_key {

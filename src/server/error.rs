@@ -32,7 +32,7 @@ pub enum ApiError {
     /// No such route.
     #[error("no route {0}")]
     UnknownRoute(String),
-    /// The route is there, but not for this method.
+    /// The route does not take this method.
     #[error("{0} is not a method of this route")]
     MethodNotAllowed(String),
     /// Another version than the one in service.
@@ -52,7 +52,7 @@ pub enum ApiError {
         /// `--max-client-batch-size`.
         limit: usize,
     },
-    /// Well-formed, but of no use.
+    /// A well-formed request that cannot be answered.
     #[error("{0}")]
     Unprocessable(String),
     /// The adapter asked for cannot be served.
@@ -66,7 +66,7 @@ pub enum ApiError {
         /// When the request is expected to be accepted, in whole seconds.
         retry_after: Duration,
     },
-    /// The system denies what an adapter's loading needs, for now.
+    /// The system has no memory or file handles to load the adapter now.
     #[error("the adapter cannot be read now; the server's log has the cause")]
     Unavailable(String),
     /// Shutting down.
@@ -160,7 +160,7 @@ impl From<RegistryError> for ApiError {
     }
 }
 
-/// Whether it is the file that is wrong, and not the machine that has no room or no more handles.
+/// Whether the file is at fault, and not a machine without memory or file handles.
 fn of_the_file(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(

@@ -6,7 +6,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::ApiError;
 
-/// The end of a path that varies: an adapter's name, which may hold a slash.
+/// The adapter's name at the end of a path; it may hold a slash.
 pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
     match name {
         Ok(Path(name)) => Ok(name),
@@ -14,7 +14,7 @@ pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, 
     }
 }
 
-/// Runs what would hold up other requests on a thread of its own.
+/// Runs blocking work on a thread of its own, so that it does not delay other requests.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     spawn_blocking(work).await.map_err(|error| ApiError::Internal(error.to_string()))
 }
