@@ -37,7 +37,7 @@ impl Prepacked {
     #[must_use]
     pub fn new(w: &[f32], out: usize, width: usize, precision: Precision) -> Self {
         assert_eq!(w.len(), out * width, "prepacked: expected [{out}, {width}]");
-        Self::held(pack::pack(w, out, width, precision), out, width, precision)
+        Self::owned(pack::pack(w, out, width, precision), out, width, precision)
     }
 
     /// `x W^T + b` for `x [rows, in]`, `b [out]`: `[rows, out]`. A row's result does not depend on the others.
