@@ -143,7 +143,7 @@ impl Attention {
         weights.resize(rows * keys, 0.0);
         let target = Target { data: weights, row: keys, add: false };
         gemm(target, head.q, head.k.t(), self.scale, Size { m: rows, n: keys, k: self.size }, Threads::One);
-        math::vectorised(
+        math::vectorized(
             #[inline(always)]
             || {
                 for (i, row) in block.rows.clone().zip(weights.chunks_exact_mut(keys)) {
@@ -254,7 +254,7 @@ impl Attention {
     }
 }
 
-/// `e^(x - max) / sum` in place. Called inside [`math::vectorised`].
+/// `e^(x - max) / sum` in place. Called inside [`math::vectorized`].
 #[inline(always)]
 pub(in crate::ops) fn softmax(row: &mut [f32]) {
     let (mut most, mut sums) = ([f32::NEG_INFINITY; 16], [0.0; 16]);

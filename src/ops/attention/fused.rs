@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
 
-use crate::cpu::transpose::{Part, transpose};
+use crate::cpu::transpose::{Submatrix, transpose};
 use crate::cpu::{host, math, simd};
 
 /// Longer texts run by general products, which divide a product's depth among the caches.
@@ -212,7 +212,7 @@ impl Text<'_> {
     fn head<S: Simd>(&mut self, simd: S, sizes: Sizes, head: usize, room: &mut [f32]) {
         let [keys, values, scores, shifted, turned] = split(room, sizes.parts());
         let (hidden, size, column) = (sizes.hidden, self.size, head * self.size);
-        transpose(keys, sizes.scores, &self.k[column..], Part { len: sizes.len, size, row: hidden });
+        transpose(keys, sizes.scores, &self.k[column..], Submatrix { len: sizes.len, size, row: hidden });
         let (values, value_row) = if size == sizes.values {
             (&self.v[column..], hidden)
         } else {

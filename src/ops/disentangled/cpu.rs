@@ -186,7 +186,7 @@ impl Attend {
     /// Weights of one head and the same after dropout.
     fn weights(&self, (text, head, len): (usize, usize, usize), scores: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut weights = scores.to_vec();
-        math::vectorised(
+        math::vectorized(
             #[inline(always)]
             || weights.chunks_exact_mut(len).for_each(softmax),
         );

@@ -118,7 +118,7 @@ impl Disentangled {
         for head in 0..self.heads {
             let column = head * dims.size;
             self.head_scores(dims, &self.block(dims, text, head, [q, k, positions]), &mut scores, &mut room);
-            math::vectorised(
+            math::vectorized(
                 #[inline(always)]
                 || scores.chunks_exact_mut(len).for_each(softmax),
             );

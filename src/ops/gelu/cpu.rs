@@ -47,7 +47,7 @@ impl CustomOp1 for Gelu {
         let mut dx = vec![0.0; x.elem_count()];
         host::read(self.name(), [x, dy], |[x, dy]| {
             dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
-                math::vectorised(
+                math::vectorized(
                     #[inline(always)]
                     || {
                         for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
@@ -89,7 +89,7 @@ impl CustomOp1 for GatedGelu {
         host::read(self.name(), [x, dy], |[x, dy]| {
             let tasks = dx.par_chunks_mut((task * width).max(1)).zip(x.par_chunks((task * width).max(1)));
             tasks.zip(dy.par_chunks((task * wide).max(1))).for_each(|((dx, x), dy)| {
-                math::vectorised(
+                math::vectorized(
                     #[inline(always)]
                     || {
                         let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(wide));

@@ -67,7 +67,7 @@ impl FrozenNorm {
         host::read(NAME, [&sum, dy], |[x, dy]| {
             dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).zip(dy.par_chunks(chunk)).for_each(|((dx, x), dy)| {
                 let mut room = vec![0.0; width];
-                math::vectorised(
+                math::vectorized(
                     #[inline(always)]
                     || {
                         let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
@@ -162,7 +162,7 @@ fn added<'a, S: Simd>(simd: S, y: &'a mut [MaybeUninit<f32>], h: &[f32], r: &[f3
     host::write(simd, to_rest, rest);
     let sum = simd.reduce_sum_f32s(simd.add_f32s(sum, rest));
     // SAFETY: `h` and `r` are rows as long as `y`: whole vectors of it were written, and what rests of it.
-    (sum, unsafe { host::initialised(y) })
+    (sum, unsafe { host::initialized(y) })
 }
 
 /// Writes `h` to a row; gives its sum, and the row.
@@ -175,7 +175,7 @@ fn copied<'a, S: Simd>(simd: S, y: &'a mut [MaybeUninit<f32>], h: &[f32]) -> (f3
     host::write(simd, to_rest, rest);
     let sum = simd.reduce_sum_f32s(simd.add_f32s(sum, rest));
     // SAFETY: `h` is a row as long as `y`: whole vectors of it were written, and what rests of it.
-    (sum, unsafe { host::initialised(y) })
+    (sum, unsafe { host::initialized(y) })
 }
 
 /// The sum of `(x - mean)^2`.
@@ -218,7 +218,7 @@ fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
-/// A sum in 16 partial sums, so that it is vectorised and its rounding does not grow with the length.
+/// A sum in 16 partial sums, so that it is vectorized and its rounding does not grow with the length.
 #[inline(always)]
 fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; 16];
