@@ -1,4 +1,4 @@
-//! On slices.
+//! The CPU's form, with gradients.
 
 use std::mem::MaybeUninit;
 
@@ -108,7 +108,7 @@ impl CustomOp1 for GatedGelu {
     }
 }
 
-/// GELU and its derivative at `x`.
+/// GELU at `x`, and its derivative.
 #[inline(always)]
 fn slope(x: f32) -> (f32, f32) {
     /// 1 / sqrt(2 pi), the density of N(0, 1) at 0.
@@ -162,7 +162,7 @@ impl WithSimd for Overwrite<'_> {
     }
 }
 
-/// `y = gelu(a) * b` for rows a, b of `wide` elements each.
+/// `y = gelu(a) * b` for rows of x that consist of a and b, each of `wide` elements.
 struct Gated<'a> {
     x: &'a [f32],
     y: &'a mut [MaybeUninit<f32>],
