@@ -18,20 +18,20 @@ pub const TOKENS: usize = 128;
 /// is ranges of texts, none of them empty.
 #[must_use]
 pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
-    let mut passes = Vec::new();
+    let mut ranges = Vec::new();
     let (mut start, mut end, mut tokens) = (0, 0, 0usize);
     for length in lengths {
         end += 1;
         tokens = tokens.saturating_add(length);
         if tokens >= most {
-            passes.push(start..end);
+            ranges.push(start..end);
             (start, tokens) = (end, 0);
         }
     }
     if start < end {
-        passes.push(start..end);
+        ranges.push(start..end);
     }
-    passes
+    ranges
 }
 
 thread_local! {
