@@ -89,6 +89,7 @@ pub struct Workers {
 impl Workers {
     /// Makes groups for batches of about `tokens` tokens: as many groups as there are micro-batches or threads, whichever is fewer.
     /// The threads are divided evenly among the groups.
+    ///
     /// # Errors
     /// If threads cannot be started.
     pub fn new(tokens: usize) -> Result<Self, ThreadPoolBuildError> {
