@@ -23,6 +23,22 @@ pub(super) const PREFIX: &str = "base_model.model.";
 /// Reads the adapter in the folder `dir` for a base of `layout`: `adapter_config.json`, `adapter_model.safetensors`, and
 /// `config.json` where there is one. Tensors are f32 on `device`, whatever they are in the file.
 ///
+/// ```
+/// use std::path::Path;
+///
+/// use candle_core::Device;
+/// use polyrank::adapter;
+/// use polyrank::base::{BaseConfig, layout};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let base = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
+/// let layout = layout(&BaseConfig::read(base)?)?;
+/// let adapter = adapter::read(&base.join("ragged"), &layout, &Device::Cpu)?;
+/// assert_eq!(adapter.info.labels, ["negative", "neutral", "positive"]);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Whatever is malformed, missing, superfluous or not served, with its file and its name; a delta of the head's own linear, which
 /// takes [`read_over`]. Nothing is half-loaded. The base's fingerprint is not compared here.

@@ -26,6 +26,27 @@ use crate::{atomic_file, base};
 /// All three files are written beside their places and synced before the first is renamed, `adapter_config.json` last: a full
 /// disk leaves the folder as it was.
 ///
+/// ```
+/// use std::path::Path;
+///
+/// use candle_core::Device;
+/// use polyrank::adapter;
+/// use polyrank::base::{BaseConfig, layout};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let base = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
+/// let layout = layout(&BaseConfig::read(base)?)?;
+/// let adapter = adapter::read(&base.join("ragged"), &layout, &Device::Cpu)?;
+///
+/// let dir = tempfile::tempdir()?;
+/// let base_config = serde_json::from_slice(&std::fs::read(base.join("config.json"))?)?;
+/// adapter::write(dir.path(), &layout, &adapter, &base_config)?;
+/// let same = adapter::read(dir.path(), &layout, &Device::Cpu)?;
+/// assert_eq!(same.ranks(&layout), adapter.ranks(&layout));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Whatever [`super::read`] would refuse (nothing is written then), and what the system says, with the file.
 pub fn write(
