@@ -104,10 +104,10 @@ impl Weights {
             Dtype::F32 if cfg!(target_endian = "little") && bytes.as_ptr().cast::<f32>().is_aligned() => {
                 Data::mapped(Arc::clone(&self.map), range)
             }
-            Dtype::F32 => Data::Held(convert(bytes, f32::from_le_bytes)),
-            Dtype::F64 => Data::Held(convert(bytes, |b| f64::from_le_bytes(b) as f32)),
-            Dtype::F16 => Data::Held(convert(bytes, |b| f16::from_le_bytes(b).to_f32())),
-            Dtype::BF16 => Data::Held(convert(bytes, |b| bf16::from_le_bytes(b).to_f32())),
+            Dtype::F32 => Data::Owned(convert(bytes, f32::from_le_bytes)),
+            Dtype::F64 => Data::Owned(convert(bytes, |b| f64::from_le_bytes(b) as f32)),
+            Dtype::F16 => Data::Owned(convert(bytes, |b| f16::from_le_bytes(b).to_f32())),
+            Dtype::BF16 => Data::Owned(convert(bytes, |b| bf16::from_le_bytes(b).to_f32())),
             dtype => return Err(ModelError::Dtype { path: path(), tensor: tensor(), found: dtype.to_string() }),
         };
         let prepacked = self.prepack.get(name).cloned();

@@ -1,21 +1,21 @@
-//! `y += h B` for a thin `h`: what a low-rank delta does last.
+//! `y += h B` for a thin `h`: the second product of a low-rank delta.
 //!
-//! `B` lies with a row for each rank, as long as y's: tiles of several rows of y stay in registers while the ranks pass, so that y
-//! is read and written once and nothing is done for ranks that are not there.
+//! `B` is stored as `[rank, n]`, one row for each rank. A tile of several rows of y stays in registers while the loop goes over the
+//! ranks, so y is read and written only once. The loop runs over the true rank; nothing is padded.
 
 use std::ops::Range;
 
 use pulp::Simd;
 
 use super::prefetch::Prefetch;
-use super::simd::{Sums, Vectorised, vectorised};
+use super::simd::{Sums, Vectorized, vectorized};
 
-/// The most rows of a tile.
+/// The largest number of rows in a tile.
 const ROWS: usize = 8;
-/// Columns of y that something is fetched after: those of a tile of the widest vectors.
+/// The number of columns of y between two prefetches: a tile of the widest vectors.
 const STEP: usize = 48;
 
-/// A thin matrix: `rows` of `rank` elements, each `stride` elements after the one before.
+/// A thin matrix: rows of `rank` elements, each row `stride` elements after the previous one.
 #[derive(Clone, Copy)]
 pub(crate) struct Thin<'a> {
     pub(crate) data: &'a [f32],
@@ -23,13 +23,13 @@ pub(crate) struct Thin<'a> {
     pub(crate) rank: usize,
 }
 
-/// `y[i, j] += sum_p h[i, p] b[p, j]` for `h [m, r]` and `b [r, n]`, on the thread that calls: `y [m, n]`. Meanwhile `next` is
-/// fetched, which is read after `b`.
+/// Computes `y[i, j] += sum_p h[i, p] b[p, j]` for `h [m, r]`, `b [r, n]` and `y [m, n]`, on the calling thread. Meanwhile it
+/// prefetches `next`, which the caller reads after `b`.
 ///
-/// Every element is summed in the order of the ranks, whatever `m`: a row's result does not depend on the rows beside it.
+/// Every element is summed in the order of the ranks, for any `m`, so a row's result does not depend on the rows beside it.
 ///
 /// # Panics
-/// If a slice is not of its size: a caller's bug.
+/// If a slice has the wrong length: a caller's bug.
 pub(crate) fn expand(y: &mut [f32], h: Thin, b: &[f32], next: &[f32]) {
     if y.is_empty() || h.rank == 0 {
         return;
@@ -39,7 +39,7 @@ pub(crate) fn expand(y: &mut [f32], h: Thin, b: &[f32], next: &[f32]) {
     assert!(m * n == y.len() && n * h.rank == b.len(), "expand: shapes do not fit");
     assert!(h.rank <= h.stride && (m - 1) * h.stride + h.rank <= h.data.len(), "expand: h is too short");
     let (next, steps) = (&[next], m.div_ceil(ROWS) * n.div_ceil(STEP));
-    vectorised(Expand { y, h, b, m, n, prefetch: Prefetch::new(next, steps) });
+    vectorized(Expand { y, h, b, m, n, prefetch: Prefetch::new(next, steps) });
 }
 
 struct Expand<'a> {
@@ -51,7 +51,7 @@ struct Expand<'a> {
     prefetch: Prefetch<'a>,
 }
 
-impl Vectorised for Expand<'_> {
+impl Vectorized for Expand<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S, _: impl Sums<S>) {
         let wide = S::REGISTER_COUNT >= 32;
@@ -68,19 +68,19 @@ impl Vectorised for Expand<'_> {
 }
 
 impl Expand<'_> {
-    /// `R` whole rows from `i`; gives `R`.
+    /// Computes `R` whole rows from row `i` and returns `R`.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, i: usize) -> usize {
         assert!(i + R <= self.m);
         let mut j = 0;
         while j + 3 * S::F32_LANES <= self.n {
             self.prefetch.step();
-            // SAFETY: the rows are there, as just asserted, and so are three vectors from column j.
+            // SAFETY: the assertion above promises the rows, and the loop's condition three vectors from column j.
             unsafe { self.tile::<S, R, 3>(simd, i, j) };
             j += 3 * S::F32_LANES;
         }
         while j + S::F32_LANES <= self.n {
-            // SAFETY: as above, for one vector.
+            // SAFETY: the assertion above promises the rows, and the loop's condition one vector from column j.
             unsafe { self.tile::<S, R, 1>(simd, i, j) };
             j += S::F32_LANES;
         }
@@ -90,13 +90,13 @@ impl Expand<'_> {
         R
     }
 
-    /// `R` rows from `i` by `V` vectors from column `j`.
+    /// Computes a tile: `R` rows from row `i` by `V` vectors from column `j`.
     ///
     /// # Safety
-    /// `i + R` is at most `m`, and `j` with `V` vectors at most `n`.
+    /// `i + R` must be at most `m`, and `j` plus the elements of `V` vectors at most `n`.
     #[expect(
         clippy::needless_range_loop,
-        reason = "sums indexed like this stay in registers, iterated over they do not"
+        reason = "sums stay in registers when they are indexed, but not when they are iterated over"
     )]
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, i: usize, j: usize) {
@@ -132,7 +132,7 @@ impl Expand<'_> {
         }
     }
 
-    /// `R` rows from `i` by the last `columns`, fewer than a vector's.
+    /// Computes `R` rows from row `i` by the last `columns`, which are fewer than a vector holds.
     #[inline(always)]
     fn edge<S: Simd, const R: usize>(&mut self, simd: S, i: usize, columns: Range<usize>) {
         let Self { h, n, .. } = *self;
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_kind_of_vectors_gives_the_same_row_alone(
+        fn rows_match_f64_and_do_not_depend_on_other_rows(
             m in 1usize..20, n in 1usize..130, rank in 1usize..20, more in 0usize..3, seed: u64,
         ) {
             let mut rng = StdRng::seed_from_u64(seed);

@@ -11,12 +11,12 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Rows of `width` elements, one after the other.
+    /// A matrix with rows of `width` elements, stored one after the other.
     pub(crate) fn rows(data: &'a [f32], width: usize) -> Self {
         Self { data, row: width, col: 1 }
     }
 
-    /// The same elements with rows and columns exchanged.
+    /// The transpose: the same elements with rows and columns exchanged.
     pub(crate) fn t(self) -> Self {
         Self { data: self.data, row: self.col, col: self.row }
     }
@@ -34,15 +34,15 @@ pub(crate) struct Size {
     pub(crate) k: usize,
 }
 
-/// Where a product goes: rows `row` elements apart, each contiguous.
+/// The destination of a product: contiguous rows, `row` elements apart.
 pub(crate) struct Target<'a> {
     pub(crate) data: &'a mut [f32],
     pub(crate) row: usize,
-    /// Whether the product is added to what is there, or replaces it.
+    /// Whether the product is added to the elements already there, or replaces them.
     pub(crate) add: bool,
 }
 
-/// Whether a product may use all of rayon's threads or stays on the one that calls.
+/// Whether a product may use all of rayon's threads or stays on the calling thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Threads {
     All,
@@ -52,7 +52,7 @@ pub(crate) enum Threads {
 /// `target (+)= scale * lhs rhs`.
 ///
 /// # Panics
-/// If a slice is shorter than `size` and its strides say: a caller's bug.
+/// If a slice is shorter than `size` and its strides require: a caller's bug.
 pub(crate) fn gemm(target: Target, lhs: View, rhs: View, scale: f32, size: Size, threads: Threads) {
     let Size { m, n, k } = size;
     if m == 0 || n == 0 {

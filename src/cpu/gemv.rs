@@ -1,7 +1,8 @@
-//! `y = x W^T` for few rows of either: dot products along the rows of both, straight from where they lie.
+//! `y = x W^T` where `x` or `W` has few rows: dot products of their rows, read in place.
 //!
-//! A general product first packs its operands, which for a short text, or for the few rows of a low-rank `A`, costs more than the
-//! product itself. Here tiles of several rows by several rows keep their sums in registers, and a tree of shuffles ends them.
+//! A GEMM first packs its operands. For a short text, or for the few rows of a low-rank `A`, packing costs more than the product
+//! itself. Here a tile of several rows of x by several rows of W keeps its sums in registers, and a tree of shuffles reduces each
+//! vector of sums to one number at the end.
 
 use std::ops::Range;
 
@@ -10,21 +11,22 @@ use rayon::prelude::*;
 
 use super::gemm::Threads;
 use super::prefetch::Prefetch;
-use super::simd::{Sums, VECTORS, Vectorised, vectorised};
+use super::simd::{Sums, VECTORS, Vectorized, vectorized};
 
-/// More rows of x than this and packing pays.
+/// The largest number of rows of x for which this beats packing the operands.
 pub(crate) const FEW: usize = 64;
-/// Elements of a row that a pass over the rows takes: a tile's rows, and the rows of W that share them, stay in the first cache.
+/// The number of elements of a row that one pass reads: the rows of a tile, and the rows of W that they share, stay in the L1
+/// cache.
 const DEPTH: usize = 512;
-/// Rows of x and rows of W that pass together.
+/// The number of rows of x, and of rows of W, in one block of a pass.
 const BLOCK: usize = 8;
-/// The most rows of W in a tile.
+/// The largest number of rows of W in a tile.
 const MOST: usize = 4;
 
-/// `y[i, j] = sum_k x[i, k] w[j, k] + b[j]` for `x [m, k]`, `w [n, k]`, `b [n]`: `[m, n]`.
+/// Returns `y [m, n]` with `y[i, j] = sum_k x[i, k] w[j, k] + b[j]` for `x [m, k]`, `w [n, k]`, `b [n]`.
 ///
 /// # Panics
-/// If a slice's length is not a multiple of `k`, or `b` is not of `n`: a caller's bug.
+/// If a slice's length is not a multiple of `k`, or `b` does not have `n` elements: a caller's bug.
 pub(crate) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, threads: Threads) -> Vec<f32> {
     let (m, n) = (x.len() / k.max(1), w.len() / k.max(1));
     assert!(m * k == x.len() && n * k == w.len() && b.is_none_or(|b| b.len() == n), "few_rows: shapes do not fit");
@@ -37,7 +39,8 @@ pub(crate) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
         dots(&mut y, x, |j| &w[j * k..(j + 1) * k], b, (n, k), &[]);
         return y;
     }
-    // Each thread has its share of W's rows, which are y's columns: a part of its own, put in place afterwards.
+    // Each thread takes a share of W's rows, which are columns of y. It writes them to a buffer of its own, which is copied into y
+    // afterwards.
     let share = n.div_ceil(tasks).next_multiple_of(BLOCK);
     let parts: Vec<(usize, Vec<f32>)> = (0..n.div_ceil(share))
         .into_par_iter()
@@ -58,13 +61,13 @@ pub(crate) fn few_rows(x: &[f32], w: &[f32], b: Option<&[f32]>, k: usize, thread
     y
 }
 
-/// `y[i, j] = sum_k x[i, k] w(j)[k] + b[j]` for `x [m, k]`, `n` rows `w` and `b [n]`, on the thread that calls: `y [m, n]`.
-/// Meanwhile the rows `next` are fetched, which are read after those.
+/// Computes `y[i, j] = sum_k x[i, k] w(j)[k] + b[j]` for `x [m, k]`, `n` rows `w(j)` of `k` elements, `b [n]` and `y [m, n]`, on
+/// the calling thread. Meanwhile it prefetches the rows `next`, which the caller reads after `w`.
 ///
-/// Every sum is made in one order, whatever `m` and `n`: a row's result does not depend on the rows beside it.
+/// Every sum runs in the same order for any `m` and `n`, so a row's result does not depend on the rows beside it.
 ///
 /// # Panics
-/// If a slice is not of its size: a caller's bug.
+/// If a slice has the wrong length: a caller's bug.
 pub(crate) fn dots<'w, W>(y: &mut [f32], x: &[f32], w: W, b: Option<&[f32]>, (n, k): (usize, usize), next: &[&[f32]])
 where
     W: Fn(usize) -> &'w [f32] + Copy,
@@ -76,7 +79,7 @@ where
         None => y.fill(0.0),
     }
     let prefetch = Prefetch::new(next, m.div_ceil(BLOCK) * n.div_ceil(MOST) * k.div_ceil(DEPTH));
-    vectorised(Dots { y, x, w, m, n, k, prefetch });
+    vectorized(Dots { y, x, w, m, n, k, prefetch });
 }
 
 struct Dots<'a, W> {
@@ -89,7 +92,7 @@ struct Dots<'a, W> {
     prefetch: Prefetch<'a>,
 }
 
-impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Vectorised for Dots<'_, W> {
+impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Vectorized for Dots<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S, sums: impl Sums<S>) {
         let most = if S::REGISTER_COUNT < 32 { 3 } else { MOST };
@@ -113,7 +116,7 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Vectorised for Dots<'_, W> {
 }
 
 impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
-    /// `rows` of x by `C` rows of W from `j`: as many sums at once as there are registers for.
+    /// Computes `rows` of x by `C` rows of W from row `j`, in the tallest tiles whose sums fit in the registers.
     #[inline(always)]
     fn rows<S: Simd, const C: usize>(
         &mut self,
@@ -137,7 +140,7 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
         }
     }
 
-    /// `R` rows of x from `i` by `C` rows of W; gives `R`.
+    /// Computes a tile, `R` rows of x from row `i` by `C` rows of W, and returns `R`.
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const C: usize>(
         &mut self,
@@ -151,13 +154,13 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
         let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(i + r) * self.k..][part.clone()]);
         let (x, x_tail) = split::<S, R>(x, part.len());
         let (w, w_tail) = split::<S, C>(w, part.len());
-        let mut lanes = [[simd.splat_f32s(0.0); C]; R];
+        let mut acc = [[simd.splat_f32s(0.0); C]; R];
         for step in 0..part.len() / S::F32_LANES {
             let w: [S::f32s; C] = std::array::from_fn(|c| w[c][step]);
             for r in 0..R {
                 let x = x[r][step];
                 for c in 0..C {
-                    lanes[r][c] = simd.mul_add_e_f32s(x, w[c], lanes[r][c]);
+                    acc[r][c] = simd.mul_add_e_f32s(x, w[c], acc[r][c]);
                 }
             }
         }
@@ -166,14 +169,14 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
             for r in 0..R {
                 let x = simd.partial_load_f32s(x_tail[r]);
                 for c in 0..C {
-                    lanes[r][c] = simd.mul_add_e_f32s(x, w[c], lanes[r][c]);
+                    acc[r][c] = simd.mul_add_e_f32s(x, w[c], acc[r][c]);
                 }
             }
         }
         let mut vectors = [simd.splat_f32s(0.0); VECTORS];
         for r in 0..R {
             for c in 0..C {
-                vectors[r * C + c] = lanes[r][c];
+                vectors[r * C + c] = acc[r][c];
             }
         }
         let sums = sums.sums(vectors);
@@ -187,7 +190,7 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
     }
 }
 
-/// Rows of `len` elements as whole vectors and what is left.
+/// Splits rows of `len` elements into whole vectors and the elements that remain.
 #[inline(always)]
 fn split<S: Simd, const N: usize>(rows: [&[f32]; N], len: usize) -> ([&[S::f32s]; N], [&[f32]; N]) {
     let split = rows.map(|row| S::as_simd_f32s(&row[..len]));
@@ -207,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_kind_of_vectors_gives_the_same_row_alone(
+        fn rows_match_f64_and_do_not_depend_on_other_rows(
             m in 1usize..20, n in 1usize..20, k in prop_oneof![1usize..80, 500usize..1100], seed: u64,
         ) {
             let mut rng = StdRng::seed_from_u64(seed);
@@ -231,7 +234,7 @@ mod tests {
         }
 
         #[test]
-        fn few_rows_are_the_dot_products(m in 0usize..10, n in 0usize..70, k in 0usize..80, seed: u64, threads: bool) {
+        fn few_rows_matches_dot_products_in_f64(m in 0usize..10, n in 0usize..70, k in 0usize..80, seed: u64, threads: bool) {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut random = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
             let (k, threads) = (k + 1, if threads { Threads::All } else { Threads::One });

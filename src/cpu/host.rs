@@ -1,4 +1,4 @@
-//! Reading candle's CPU tensors as slices, and handing slices back.
+//! Reads candle's CPU tensors as slices, and turns slices into tensors' storage.
 
 use std::mem::MaybeUninit;
 
@@ -22,7 +22,7 @@ pub(crate) fn of<'a>(op: &'static str, storage: &'a Storage, layout: &Layout) ->
     }
 }
 
-/// The f32 elements of a tensor's storage as they lie, for a `layout` without gaps whatever the order of its dimensions.
+/// The f32 elements of a tensor's storage in memory order. The `layout` must have no gaps; its dimensions may be in any order.
 pub(crate) fn dense<'a>(op: &'static str, storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     let Storage::Cpu(CpuStorage::F32(data)) = storage else { bail!("{op}: expected f32 on the CPU") };
     if layout.is_contiguous() || layout.is_fortran_contiguous() {
@@ -32,12 +32,12 @@ pub(crate) fn dense<'a>(op: &'static str, storage: &'a Storage, layout: &Layout)
     }
 }
 
-/// What a custom op's `cpu_fwd` returns.
+/// The return value of a custom op's `cpu_fwd`.
 pub(crate) fn fresh(data: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(data), shape.into())
 }
 
-/// `len` elements that `fill` writes: not zeroed first, which would cost a pass over memory.
+/// Makes a vector of `len` elements that `fill` writes. It is not zeroed first, because that would cost a pass over memory.
 ///
 /// # Safety
 /// `fill` must write every element.
@@ -49,7 +49,7 @@ pub(crate) unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32
     data
 }
 
-/// Consecutive parts of `whole`, of these lengths.
+/// Splits `whole` into consecutive parts of these lengths.
 pub(crate) fn parts<T>(mut whole: &mut [T], lengths: impl Iterator<Item = usize>) -> Vec<&mut [T]> {
     let cut = |len| {
         let (part, rest) = std::mem::take(&mut whole).split_at_mut(len);
@@ -59,25 +59,25 @@ pub(crate) fn parts<T>(mut whole: &mut [T], lengths: impl Iterator<Item = usize>
     lengths.map(cut).collect()
 }
 
-/// `room` with zeros in it.
+/// Fills `room` with zeros.
 pub(crate) fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     for element in &mut *room {
         element.write(0.0);
     }
     // SAFETY: every element has just been written.
-    unsafe { initialised(room) }
+    unsafe { initialized(room) }
 }
 
-/// `room`, which has been written.
+/// `room` as initialized elements.
 ///
 /// # Safety
-/// Every element must have been.
-pub(crate) unsafe fn initialised(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    // SAFETY: the elements are initialised, and `MaybeUninit<f32>` is laid out as `f32`.
+/// Every element must have been written.
+pub(crate) unsafe fn initialized(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    // SAFETY: the elements are initialized, and `MaybeUninit<f32>` is laid out as `f32`.
     unsafe { &mut *(std::ptr::from_mut(room) as *mut [f32]) }
 }
 
-/// Writes `value`, or as much of it as there is room for.
+/// Writes `value` to `room`, or as many of its elements as fit.
 #[inline(always)]
 pub(crate) fn write<S: Simd>(_: S, room: &mut [MaybeUninit<f32>], value: S::f32s) {
     let (whole, rest) = S::as_uninit_mut_simd_f32s(room);
@@ -91,7 +91,7 @@ pub(crate) fn write<S: Simd>(_: S, room: &mut [MaybeUninit<f32>], value: S::f32s
     }
 }
 
-/// Calls `f` with the elements of `N` tensors, all f32 on the CPU; those that are not contiguous are copied first.
+/// Calls `f` with the elements of `N` f32 tensors on the CPU. Tensors that are not contiguous are copied first.
 pub(crate) fn read<const N: usize, T>(
     op: &'static str,
     tensors: [&Tensor; N],

@@ -1,21 +1,22 @@
-//! `exp` and `erf` of f32 without branches or calls, so that loops over them are vectorised.
+//! `exp` and `erf` of f32 without branches or calls, so that the compiler vectorizes loops over them.
 
 use pulp::{Scalar, Simd};
 
 use super::simd;
 
-/// Runs `loops` compiled for the widest vectors that the machine has (AVX-512, AVX2 or the target's own), chosen at run time.
-/// What `loops` calls must be inlined into it.
+/// Runs `loops`, compiled for the widest vectors of this machine (AVX-512, AVX2 or the target's default), which are chosen at run
+/// time. Every function that `loops` calls must be inlined into it.
 #[inline(always)]
-pub(crate) fn vectorised<R>(loops: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
     simd::widest().dispatch(loops)
 }
 
-/// `e^x`, within 2 ulp for x in [-87, 88], and clamped to that range (Cephes' `expf`).
+/// `e^x`, within 2 ulp for x in [-87, 88]. Other x are clamped to that range (Cephes' `expf`).
 #[inline(always)]
 pub(crate) fn exps<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    // By comparisons, which are false of a NaN: a minimum may pass it over, and which one does differs from machine to machine.
+    // Clamped by comparisons, which are false for NaN and so keep it. Whether a minimum instruction keeps a NaN differs between
+    // machines.
     let (least, most) = (simd.splat_f32s(-87.0), simd.splat_f32s(88.0));
     let x = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
     let x = simd.select_f32s(simd.less_than_f32s(most, x), most, x);
@@ -26,13 +27,13 @@ pub(crate) fn exps<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const TERMS: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
     let p = polynomial(simd, r, TERMS);
     let sum = simd.add_f32s(simd.mul_add_e_f32s(simd.mul_f32s(p, r), r, r), simd.splat_f32s(1.0));
-    // n is in the low bits of `rounded`, where an exponent takes it from.
+    // The low bits of `rounded` hold n; shifted left by 23 bits, they become a float's exponent.
     let shifted = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(rounded), simd.splat_u32s(23));
     let power = simd.transmute_f32s_u32s(simd.add_u32s(shifted, simd.splat_u32s(127 << 23)));
     simd.mul_f32s(sum, power)
 }
 
-/// The error function, within 5e-7 (rational approximation in x^2 on [-4, 4], where f32 reaches 1; as in Eigen).
+/// The error function, within 5e-7 (a rational approximation in x^2 on [-4, 4], beyond which it is 1 in f32; as in Eigen).
 #[inline(always)]
 pub(crate) fn erfs<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const ABOVE: [f32; 7] = [
@@ -50,7 +51,7 @@ pub(crate) fn erfs<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.div_f32s(simd.mul_f32s(x, polynomial(simd, s, ABOVE)), polynomial(simd, s, BELOW))
 }
 
-/// A polynomial in `x`, its highest power's coefficient first.
+/// A polynomial in `x`, with the coefficient of its highest power first.
 #[inline(always)]
 fn polynomial<S: Simd, const N: usize>(simd: S, x: S::f32s, terms: [f32; N]) -> S::f32s {
     let mut p = simd.splat_f32s(terms[0]);
@@ -60,13 +61,13 @@ fn polynomial<S: Simd, const N: usize>(simd: S, x: S::f32s, terms: [f32; N]) -> 
     p
 }
 
-/// [`exps`] of one number.
+/// [`exps`] for one number.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     exps(Scalar, x)
 }
 
-/// [`erfs`] of one number.
+/// [`erfs`] for one number.
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
     erfs(Scalar, x)

@@ -1,29 +1,29 @@
-//! Memory that is read next, fetched a little at a time while something else is computed.
+//! Prefetches the memory that is read next, a little at a time, while something else is computed.
 //!
-//! The matrices of a low-rank delta are small and lie apart: by the time that the machine has noticed that one is read in order,
-//! its end is near.
+//! The matrices of a low-rank delta are small and scattered in memory. By the time the hardware prefetcher has detected that one is
+//! read sequentially, most of it has been read.
 
 use std::slice::{Chunks, Iter};
 
-/// Elements of a cache line.
+/// The number of f32 in a cache line.
 const LINE: usize = 16;
 
-/// Rows to be fetched in steps.
+/// Rows to be prefetched in steps.
 pub(crate) struct Prefetch<'a> {
     rows: Iter<'a, &'a [f32]>,
     row: Chunks<'a, f32>,
-    /// Lines of a step.
+    /// The number of cache lines in a step.
     lines: usize,
 }
 
 impl<'a> Prefetch<'a> {
-    /// All of `rows`, shared out to `steps`.
+    /// Prefetches all of `rows`, divided among `steps`.
     pub(crate) fn new(rows: &'a [&'a [f32]], steps: usize) -> Self {
         let lines: usize = rows.iter().map(|row| row.len().div_ceil(LINE)).sum();
         Self { rows: rows.iter(), row: [].chunks(LINE), lines: lines.div_ceil(steps.max(1)) }
     }
 
-    /// Fetches the next of it, if there is any left.
+    /// Prefetches the next lines, if any remain.
     #[inline(always)]
     pub(crate) fn step(&mut self) {
         for _ in 0..self.lines {
@@ -42,7 +42,7 @@ impl<'a> Prefetch<'a> {
     }
 }
 
-/// Brings the line that `data` begins in into the first cache.
+/// Brings the cache line of the first element of `data` into the L1 cache.
 #[inline(always)]
 fn fetch(data: &[f32]) {
     #[cfg(target_arch = "x86_64")]
@@ -59,7 +59,7 @@ mod tests {
     use super::Prefetch;
 
     #[test]
-    fn steps_share_out_every_line() {
+    fn steps_cover_every_line_evenly() {
         let (long, short) = ([0.0; 100], [0.0; 20]);
         for steps in [1, 2, 3, 9, 50] {
             let rows = [&long[..], &short, &[], &short];

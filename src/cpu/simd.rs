@@ -1,26 +1,27 @@
-//! Sums along vectors, sixteen vectors at once: a tree of shuffles that leaves each vector's sum in a lane of its own costs a
-//! fifth of sixteen sums one after the other.
+//! Chooses the vector width at run time, and sums along vectors, sixteen at once. A tree of shuffles that leaves each vector's sum
+//! in its own lane costs a fifth of sixteen separate sums.
 
 #[cfg(test)]
 use std::sync::PoisonError;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Vectors that are summed at once.
+/// The number of vectors that are summed at once.
 pub(crate) const VECTORS: usize = 16;
 
-/// How the vectors of `S` are summed.
+/// A way to sum along the vectors of `S`.
 pub(crate) trait Sums<S: Simd>: Copy {
-    /// The sum of each vector. All take the same path through the tree: a sum does not depend on its neighbours nor its place.
+    /// The sum of each vector. All vectors take the same path through the tree, so a sum depends neither on the other vectors nor
+    /// on its position.
     fn sums(self, vectors: [S::f32s; VECTORS]) -> [f32; VECTORS];
 }
 
-/// Work for whatever vectors the machine has.
-pub(crate) trait Vectorised {
+/// Work that runs with any width of vectors.
+pub(crate) trait Vectorized {
     fn run<S: Simd>(self, simd: S, sums: impl Sums<S>);
 }
 
-/// The widest vectors of this machine; in tests, what [`each`] has chosen.
+/// The widest vectors of this machine, or in tests the ones that [`each`] has chosen.
 #[inline(always)]
 pub(crate) fn widest() -> Arch {
     #[cfg(test)]
@@ -31,12 +32,12 @@ pub(crate) fn widest() -> Arch {
 }
 
 /// Runs `work` with the widest vectors of this machine.
-pub(crate) fn vectorised(work: impl Vectorised) {
+pub(crate) fn vectorized(work: impl Vectorized) {
     on(Arch::new(), work);
 }
 
 /// Runs `work` with the vectors of `arch`.
-pub(crate) fn on(arch: Arch, work: impl Vectorised) {
+pub(crate) fn on(arch: Arch, work: impl Vectorized) {
     match arch {
         #[cfg(target_arch = "x86_64")]
         Arch::V4(simd) => Simd::vectorize(simd, Tree(simd, work)),
@@ -46,10 +47,10 @@ pub(crate) fn on(arch: Arch, work: impl Vectorised) {
     }
 }
 
-/// Work on vectors that are summed one by one.
+/// Runs work whose vectors are summed one by one.
 struct OneByOne<W>(W);
 
-impl<W: Vectorised> WithSimd for OneByOne<W> {
+impl<W: Vectorized> WithSimd for OneByOne<W> {
     type Output = ();
 
     #[inline(always)]
@@ -68,12 +69,12 @@ impl<S: Simd> Sums<S> for Each<S> {
     }
 }
 
-/// Work on vectors of an `S` that has its own way to sum them.
+/// Runs work with vectors of an `S` that implements [`Sums`] itself.
 #[cfg(target_arch = "x86_64")]
 struct Tree<S, W>(S, W);
 
 #[cfg(target_arch = "x86_64")]
-impl<S: Simd + Sums<S>, W: Vectorised> WithSimd for Tree<S, W> {
+impl<S: Simd + Sums<S>, W: Vectorized> WithSimd for Tree<S, W> {
     type Output = ();
 
     #[inline(always)]
@@ -82,7 +83,8 @@ impl<S: Simd + Sums<S>, W: Vectorised> WithSimd for Tree<S, W> {
     }
 }
 
-/// Trees by hand. Every step is a function of its own: a closure would not be inlined where the instructions are allowed.
+/// Hand-written trees. Every step is a function rather than a closure, because a closure would not be inlined where the
+/// instructions are enabled.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{__m256, __m512, __m512d};
@@ -108,14 +110,14 @@ mod x86 {
         cast(avx._mm512_add_ps(avx._mm512_unpacklo_ps(a, b), avx._mm512_unpackhi_ps(a, b)))
     }
 
-    /// In each quarter its sum of each of four vectors.
+    /// In each quarter, the quarter's sums of the four vectors.
     #[inline(always)]
     fn four(simd: V4, a: f32x16, b: f32x16, c: f32x16, d: f32x16) -> __m512 {
         let (ab, cd, avx) = (two(simd, a, b), two(simd, c, d), simd.avx512f);
         avx._mm512_add_ps(cast(avx._mm512_unpacklo_pd(ab, cd)), cast(avx._mm512_unpackhi_pd(ab, cd)))
     }
 
-    /// Quarters added in pairs, those of `a` before those of `b`.
+    /// Adds quarters in pairs: first those of `a`, then those of `b`.
     #[inline(always)]
     fn quarters(simd: V4, a: __m512, b: __m512) -> __m512 {
         let avx = simd.avx512f;
@@ -132,14 +134,14 @@ mod x86 {
         }
     }
 
-    /// In each half its sum of each of four vectors.
+    /// In each half, the half's sums of the four vectors.
     #[inline(always)]
     fn four_halves(simd: V3, a: f32x8, b: f32x8, c: f32x8, d: f32x8) -> __m256 {
         let avx = simd.avx;
         avx._mm256_hadd_ps(avx._mm256_hadd_ps(cast(a), cast(b)), avx._mm256_hadd_ps(cast(c), cast(d)))
     }
 
-    /// The two halves added, those of `a` before those of `b`.
+    /// Adds the two halves: first those of `a`, then those of `b`.
     #[inline(always)]
     fn halves(simd: V3, a: __m256, b: __m256) -> __m256 {
         let avx = simd.avx;
@@ -158,7 +160,8 @@ mod tests {
 
     pub(crate) static CHOSEN: RwLock<Option<Arch>> = RwLock::new(None);
 
-    /// Does `work` with every kind of vectors that this machine has, on all threads; what bits it compares are of one kind.
+    /// Runs `work` once for each width of vectors that this machine has, on all threads. One call runs at a time, so all results
+    /// inside one run of `work` come from the same width.
     pub(crate) fn each(work: impl Fn()) {
         static ONE: Mutex<()> = Mutex::new(());
         struct Restore;
@@ -175,7 +178,7 @@ mod tests {
         }
     }
 
-    /// Every kind of vectors that this machine has.
+    /// Every width of vectors that this machine has.
     pub(crate) fn kinds() -> Vec<Arch> {
         #[cfg(target_arch = "x86_64")]
         let wide = [pulp::x86::V3::try_new().map(Arch::V3), pulp::x86::V4::try_new().map(Arch::V4)];

@@ -1,4 +1,4 @@
-//! Packed texts: tokens of all texts end to end, no padding.
+//! Packed texts: the tokens of all texts end to end, without padding.
 
 use crate::text::Encoded;
 
@@ -9,7 +9,7 @@ pub struct Packed {
     pub ids: Vec<u32>,
     /// Segment ids, `[T]`.
     pub type_ids: Vec<u32>,
-    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    /// The first row of each text, then `T`: `[B + 1]`.
     pub offsets: Vec<usize>,
 }
 
@@ -38,20 +38,20 @@ impl Packed {
         self.ids.len()
     }
 
-    /// Tokens of the longest text.
+    /// The number of tokens of the longest text.
     #[must_use]
     pub fn longest(&self) -> usize {
         self.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
     }
 
-    /// The place of each token in its own text, `[T]`.
+    /// The position of each token in its own text, `[T]`.
     #[must_use]
     pub fn positions(&self) -> Vec<u32> {
         self.offsets.windows(2).flat_map(|span| 0..(span[1] - span[0]) as u32).collect()
     }
 
-    /// The places of tokens as RoBERTa counts them, `[T]`: from `padding + 1` on, where a token `padding` in a text stays at
-    /// `padding` (`create_position_ids_from_input_ids` of `transformers`).
+    /// The positions as RoBERTa counts them, `[T]`: each text starts at `padding + 1`, and a token whose id is `padding` gets the
+    /// position `padding` (`create_position_ids_from_input_ids` of `transformers`).
     #[must_use]
     pub fn positions_after(&self, padding: u32) -> Vec<u32> {
         let mut positions = Vec::with_capacity(self.tokens());

@@ -1,8 +1,8 @@
 //! DeBERTa-v2 and v3 (He et al. 2021): contents and relative positions attend to each other.
 //!
-//! With `share_att_key` the linears that project the tokens project the relative positions as well, so an adapter on them
-//! changes the positions too. The base's own projections of positions are kept once made; what an adapter adds to them is
-//! computed for each batch, for no more distances than its texts have.
+//! With `share_att_key`, the linears that project the tokens also project the relative positions, so an adapter on these linears
+//! changes the positions too. The base's own projections of the positions are computed once and kept. An adapter's deltas on them
+//! are computed for each batch, only for the distances that occur in its texts.
 
 use std::sync::OnceLock;
 
@@ -11,7 +11,7 @@ use candle_core::{DType, Result, Tensor};
 use super::fork::Texts;
 use super::head::Classifier;
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
-use super::post_norm::Rest;
+use super::post_norm::PostAttention;
 use super::{DropPoint, Encoder, Head, Hooks, Packed};
 use crate::base::architecture::deberta::{self, ConvActivation, EMBED_PROJECTION, HEAD, NAMES, Settings};
 use crate::base::architecture::{KEY, QUERY, VALUE};
@@ -19,7 +19,7 @@ use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Disentangled, Heads, Ops, TextPositions};
 use crate::params::{Backend, Frozen, Input, Layout, Site};
 
-/// A DeBERTa over a base's mapping.
+/// A DeBERTa that reads a base's mapped weights.
 pub(super) struct Deberta {
     ops: &'static dyn Ops,
     layout: Layout,
@@ -41,16 +41,16 @@ struct Positions {
     buckets: Buckets,
 }
 
-/// How distances fall into rows.
+/// How distances are mapped to buckets.
 #[derive(Debug, Clone, Copy)]
 struct Buckets {
-    /// 0 where every distance has its own.
+    /// The number of buckets; 0 if every distance has its own.
     size: usize,
     reach: usize,
 }
 
 impl Buckets {
-    /// `make_log_bucket_position`, in f32 as there.
+    /// `make_log_bucket_position` of `transformers`, in f32 as there.
     fn of(self, distance: i64) -> i64 {
         let middle = (self.size / 2) as i64;
         if self.size == 0 || distance.abs() <= middle {
@@ -63,29 +63,29 @@ impl Buckets {
     }
 }
 
-/// A batch's part of the table: the rows of its distances.
-struct Near {
+/// The part of the table that a batch needs: the rows of the distances in its texts.
+struct TableSlice {
     first: usize,
     rows: usize,
-    /// Rows, counted from `first`, of distances from `-(longest - 1)`.
+    /// The row of each distance from `-(longest - 1)`, counted from `first`.
     distances: Vec<usize>,
 }
 
 impl Positions {
-    fn near(&self, longest: usize) -> Near {
+    fn slice(&self, longest: usize) -> TableSlice {
         let farthest = longest.saturating_sub(1) as i64;
         let last = 2 * self.span as i64 - 1;
         let row = |distance| (self.buckets.of(distance) + self.span as i64).clamp(0, last) as usize;
         let first = row(-farthest);
         let distances: Vec<usize> = (-farthest..=farthest).map(|distance| row(distance) - first).collect();
-        Near { first, rows: distances.last().map_or(0, |last| last + 1), distances }
+        TableSlice { first, rows: distances.last().map_or(0, |last| last + 1), distances }
     }
 
-    /// The whole table, normed, `[2 span, hidden]`.
+    /// The whole table after its norm, `[2 span, hidden]`.
     fn whole(&self, hooks: &dyn Hooks) -> Result<Tensor> {
         let table = resolve(&self.table, hooks)?.tensor()?;
         match &self.norm {
-            Some(norm) => norm.alone(&table, hooks),
+            Some(norm) => norm.without_residual(&table, hooks),
             None => Ok(table),
         }
     }
@@ -99,14 +99,14 @@ struct Layer {
     query: Linear,
     key: Linear,
     value: Linear,
-    /// Its own linears for positions, where it does not share the tokens'.
+    /// The layer's own linears for position keys and queries, if it does not share the tokens'.
     own: [Option<Linear>; 2],
     shared: bool,
-    /// Whether contents attend to positions, and positions to contents.
+    /// Whether contents attend to positions, and whether positions attend to contents.
     sides: [bool; 2],
-    /// The base's position keys and queries, `[2 span, hidden]`.
+    /// The base's position keys and queries, `[2 span, hidden]`, once they have been computed.
     known: OnceLock<[Option<Tensor>; 2]>,
-    rest: Rest,
+    rest: PostAttention,
 }
 
 impl Layer {
@@ -127,7 +127,7 @@ impl Layer {
         };
         let own = [own(".pos_key_proj")?, own(".pos_query_proj")?];
         let heads = config.num_attention_heads;
-        // Each kind of score adds its share of variance.
+        // Each kind of score adds to the variance, so the scale counts them.
         let factor = 1 + kinds.into_iter().filter(|kind| *kind).count();
         let scale = 1.0 / ((config.hidden_size / heads * factor) as f64).sqrt();
         Ok(Self {
@@ -141,11 +141,11 @@ impl Layer {
             shared: settings.share_att_key,
             sides,
             known: OnceLock::new(),
-            rest: Rest::load(loader, layout, config, &NAMES, index)?,
+            rest: PostAttention::load(loader, layout, config, &NAMES, index)?,
         })
     }
 
-    /// What projects position keys and position queries.
+    /// The linears that project position keys and position queries.
     fn projections(&self) -> [&Linear; 2] {
         let [key, query] = &self.own;
         if self.shared {
@@ -174,8 +174,8 @@ impl Layer {
                     heads: self.heads,
                     scale: self.scale,
                     texts,
-                    distances: relative.near.distances.clone(),
-                    rows: relative.near.rows,
+                    distances: relative.slice.distances.clone(),
+                    rows: relative.slice.rows,
                 };
                 self.rest.ops.disentangled_attention([&q, &k, &v], &positions, &how, dropout)?
             }
@@ -187,21 +187,21 @@ impl Layer {
         self.rest.forward(x, attended, batch, hooks)
     }
 
-    /// The projections of the batch's distances, one set after the other, and where those of each text at `offsets` are.
+    /// The projections of the batch's distances, one set after the other, and the rows that each text at `offsets` uses.
     fn positions(
         &self,
         relative: &Relative,
         offsets: &[usize],
         hooks: &dyn Hooks,
     ) -> Result<(Tensor, Vec<TextPositions>)> {
-        let Relative { near, whole, .. } = relative;
+        let Relative { slice, whole, .. } = relative;
         let groups = Groups::of(offsets, self.index, hooks);
-        let narrow = |table: &Tensor| table.narrow(0, near.first, near.rows)?.contiguous();
+        let narrow = |table: &Tensor| table.narrow(0, slice.first, slice.rows)?.contiguous();
         let drops = hooks.dropout(DropPoint::Positions(self.index)).is_some();
         let x = dropped(narrow(whole)?, DropPoint::Positions(self.index), self.rest.ops, hooks)?;
         let known = if drops { [None, None] } else { self.known(relative, hooks)? };
         let known = [known[0].as_ref().map(narrow).transpose()?, known[1].as_ref().map(narrow).transpose()?];
-        // Groups whose adapter leaves a side alone share the base's rows.
+        // Groups whose adapter does not change a side share the base's rows.
         let mut sets: Vec<Tensor> = Vec::new();
         let mut of_group = Vec::with_capacity(groups.count);
         for group in 0..groups.count {
@@ -212,7 +212,7 @@ impl Layer {
                     sets.push(set);
                     sets.len() - 1
                 });
-                rows[side] = Some(place * near.rows);
+                rows[side] = Some(place * slice.rows);
             }
             of_group.push(TextPositions { keys: rows[0], queries: rows[1] });
         }
@@ -220,7 +220,7 @@ impl Layer {
         Ok((Tensor::cat(&sets, 0)?, texts))
     }
 
-    /// The base's own projections of the whole table, where nothing replaces what they are made of.
+    /// The base's own projections of the whole table; `None` where the hooks replace the table or a linear.
     fn known(&self, relative: &Relative, hooks: &dyn Hooks) -> Result<[Option<Tensor>; 2]> {
         if !relative.frozen {
             return Ok([None, None]);
@@ -232,7 +232,7 @@ impl Layer {
         for side in (0..2).filter(|&side| self.sides[side]) {
             made[side] = self.projections()[side].bare(&relative.whole, hooks)?;
         }
-        // Only what is the same for every batch is kept.
+        // Kept only if no hook replaces them, because then they are the same for every batch.
         if made.iter().zip(self.sides).all(|(made, side)| made.is_some() == side) {
             return Ok(self.known.get_or_init(|| made).clone());
         }
@@ -242,20 +242,20 @@ impl Layer {
 
 /// The relative positions of one batch.
 struct Relative {
-    near: Near,
+    slice: TableSlice,
     whole: Tensor,
-    /// Whether the table is the base's own.
+    /// Whether the table is frozen.
     frozen: bool,
 }
 
-/// Texts by what the hooks adds to them.
+/// Texts grouped by the deltas that the hooks add to them.
 struct Groups {
     count: usize,
     of_text: Vec<usize>,
 }
 
 impl Groups {
-    /// As they stand in the attention of `layer`, with texts at `offsets`.
+    /// The groups in the attention of `layer`, for texts at `offsets`.
     fn of(offsets: &[usize], layer: usize, hooks: &dyn Hooks) -> Self {
         let ranges = hooks.groups(layer, offsets.last().copied().unwrap_or(0));
         let of = |span: &[usize]| ranges.iter().position(|range| range.contains(&span[0])).unwrap_or(0);
@@ -263,7 +263,7 @@ impl Groups {
     }
 }
 
-/// The convolution that deberta-v2-xlarge has beside its first layer.
+/// The convolution that deberta-v2-xlarge runs beside its first layer.
 struct Conv {
     ops: &'static dyn Ops,
     weight: Frozen,
@@ -274,11 +274,11 @@ struct Conv {
 }
 
 impl Conv {
-    /// `residual` and the convolution of `x`, both `[T, hidden]`, normed; no text sees its neighbour.
+    /// The norm of `residual` plus the convolution of `x`, both `[T, hidden]`. The convolution does not cross the bounds of a text.
     fn forward(&self, x: &Tensor, residual: &Tensor, offsets: &[usize], hooks: &dyn Hooks) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         let half = self.size / 2;
-        // A row of zeros stands for what lies outside a text.
+        // A row of zeros stands in for rows outside the text.
         let padded = Tensor::cat(&[x, &Tensor::zeros((1, hidden), DType::F32, x.device())?], 0)?;
         let mut rows = Vec::with_capacity(tokens * self.size);
         for span in offsets.windows(2) {
@@ -344,9 +344,9 @@ impl Deberta {
 
     fn relative(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Option<Relative>> {
         let Some(positions) = &self.positions else { return Ok(None) };
-        // A table, or its norm, that is trained is another at every step.
+        // A trained table or norm changes at every step, so its projections are not kept.
         let whole = positions.whole(hooks)?;
-        Ok(Some(Relative { near: positions.near(batch.longest()), frozen: !whole.track_op(), whole }))
+        Ok(Some(Relative { slice: positions.slice(batch.longest()), frozen: !whole.track_op(), whole }))
     }
 }
 
@@ -379,7 +379,7 @@ impl Encoder for Deberta {
         if let Some(projection) = &self.projection {
             x = projection.forward(&x, hooks)?;
         }
-        x = dropped(self.norm.alone(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
+        x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
         let relative = self.relative(batch, hooks)?;
         let mut texts = Texts::new(&batch.offsets, hooks);
         texts.kept = self.conv.as_ref().map(|_| x.clone());
@@ -401,10 +401,10 @@ impl Encoder for Deberta {
 mod tests {
     use super::Buckets;
 
-    /// `make_log_bucket_position(torch.arange(512), 256, 512)` and the like of a small table, made by transformers 5.23.0; only
-    /// where a bucket begins is listed.
+    /// `make_log_bucket_position(torch.arange(512), 256, 512)`, and the same for small tables, computed by transformers 5.23.0. The
+    /// file lists the bucket of each distance.
     #[test]
-    fn distances_fall_into_the_buckets_of_transformers() {
+    fn buckets_match_transformers() {
         let golden = include_str!("../../tests/goldens/deberta_buckets.json");
         let golden: serde_json::Value = serde_json::from_str(golden).unwrap_or_default();
         let tables = golden.as_array().map(Vec::as_slice).unwrap_or_default();

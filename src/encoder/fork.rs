@@ -1,4 +1,4 @@
-//! Where texts fork: rows that several adapters shared become a row for each.
+//! Forks: the rows of a text that several adapters shared are copied, so that each adapter gets its own.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use super::Hooks;
 use crate::ops::Rotary;
 use crate::params::{Input, Point};
 
-/// The rows after a point at which some of them fork.
+/// The rows of a batch after a point at which some texts fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fork<'a> {
-    /// Which row each row goes on from, `[T]` of the new rows.
+    /// For each new row, the row that it copies, `[T]` of the new rows.
     pub rows: &'a [u32],
-    /// Where each text now begins, and `T` at the end: `[B + 1]`.
+    /// The first new row of each text, then `T`: `[B + 1]`.
     pub offsets: &'a [usize],
 }
 
-/// The texts of a batch on their way through an encoder.
+/// The state of a batch's texts during a forward pass.
 pub(super) struct Texts<'a> {
-    /// Where each begins at present, and `T` at the end.
+    /// The current first row of each text, then `T`.
     pub(super) offsets: &'a [usize],
-    /// What is needed later than the layer at hand, and forks along with it: `[T, n]`.
+    /// A tensor `[T, n]` that a later layer needs. It forks along with the rows.
     pub(super) kept: Option<Tensor>,
-    /// Rotary angles of the present offsets, by the bits of theta: made once for all layers that rotate alike.
+    /// Rotary angles for the current offsets, by the bits of theta. They are made once for all layers that use the same theta.
     rotary: BTreeMap<u64, Rotary>,
     hooks: &'a dyn Hooks,
 }
@@ -33,8 +33,8 @@ impl<'a> Texts<'a> {
         Self { offsets, kept: None, rotary: BTreeMap::new(), hooks }
     }
 
-    /// Asks the hooks whether rows fork at `input` of `layer`, and forks every tensor of `live`, all `[T, n]`. Nothing is copied
-    /// where none do.
+    /// Asks the hooks whether rows fork at `input` of `layer`. If they do, forks every tensor of `live`, all `[T, n]`; otherwise
+    /// copies nothing.
     pub(super) fn fork<const N: usize>(&mut self, layer: usize, input: Input, live: [&mut Tensor; N]) -> Result<()> {
         let Some(Fork { rows, offsets }) = self.hooks.fork(Point { layer, input }) else { return Ok(()) };
         let mut live = live.into_iter().chain(&mut self.kept).peekable();

@@ -1,4 +1,4 @@
-//! From hidden states to logits: what is read of each text, and an adapter's own head over it.
+//! From hidden states to logits: pooling, and an adapter's own head.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::params::{Frozen, HeadParameter, Layout, Param};
 /// The tensors of a head by their names in checkpoints ([`Layout::head`]).
 pub type Head = BTreeMap<String, Tensor>;
 
-/// The first token of each text: `hidden [T, hidden]` with texts at `offsets [B + 1]` to `[B, hidden]`.
+/// The first token of each text, `[B, hidden]`, from `hidden [T, hidden]` with texts at `offsets [B + 1]`.
 ///
 /// # Errors
 /// Candle's own.
@@ -24,10 +24,10 @@ pub fn first_tokens(hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
     hidden.index_select(&Tensor::from_vec(starts, texts, hidden.device())?, 0)
 }
 
-/// Logits `[B, labels]` of a batch whose texts all take the same head.
+/// Logits `[B, labels]` of a batch whose texts all use the same head.
 ///
 /// # Errors
-/// A head without what the architecture needs, and candle's own.
+/// If the head lacks a tensor that the architecture needs, or candle fails.
 pub fn head_logits(
     encoder: &dyn Encoder,
     hidden: &Tensor,
@@ -46,7 +46,7 @@ fn activated(x: &Tensor, activation: Activation, ops: &dyn Ops) -> Result<Tensor
     }
 }
 
-/// A head over a base: the base's part of it, where it has one.
+/// The classifier of an architecture, with the base's own head tensors, if the base has any.
 pub(super) struct Classifier {
     ops: &'static dyn Ops,
     spec: HeadSpec,
@@ -56,7 +56,7 @@ pub(super) struct Classifier {
 }
 
 impl Classifier {
-    /// Takes from the base what it has, and makes what it lacks required of adapters in `layout`.
+    /// Loads the head tensors that the base has. Marks those that it lacks as required of adapters in `layout`.
     pub(super) fn open(
         spec: HeadSpec,
         loader: &mut Loader,
@@ -75,7 +75,7 @@ impl Classifier {
         Ok(Self { ops: loader.ops(), spec, eps, base, no_bias: loader.zeros(hidden)? })
     }
 
-    /// A tensor of the head: the adapter's, or else the base's.
+    /// A tensor of the head: the adapter's if it has one, else the base's.
     fn param(&self, head: &Head, name: &str, hooks: &dyn Hooks) -> Result<Param> {
         match (head.get(name), self.base.get(name)) {
             (Some(tensor), _) => Ok(Param::Tensor(tensor.clone())),
@@ -84,7 +84,7 @@ impl Classifier {
         }
     }
 
-    /// The linear `module`, with or without a bias, of `x`.
+    /// Applies the linear `module`, with or without a bias, to `x`.
     fn linear(&self, x: &Tensor, head: &Head, (module, bias): (&str, bool), hooks: &dyn Hooks) -> Result<Tensor> {
         let (weight, bias) = self.module(head, (module, bias), hooks)?;
         let linear = ops::Linear { weight, bias, added: Added::Nothing, gelu: false };
@@ -102,7 +102,7 @@ impl Classifier {
         Ok((weight, bias))
     }
 
-    /// Logits `[B, labels]` of what was pooled, `[B, hidden]`.
+    /// Logits `[B, labels]` from the pooled texts, `[B, hidden]`.
     pub(super) fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
         let HeadSpec { dense, dense_bias, activation, norm, output, drops_input } = self.spec;
         let mut x = pooled.clone();

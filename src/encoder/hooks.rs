@@ -1,4 +1,5 @@
-//! What an encoder asks while it runs. The encoder knows *where*, an adapter or a training method knows *what*.
+//! The calls that an encoder makes while it runs. The encoder knows *where* something may change; an adapter or a training method
+//! knows *what* changes.
 
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use super::Fork;
 use crate::ops::{Added, Dropout};
 use crate::params::{Delta, Point, Site};
 
-/// Where `transformers` drops activations while it trains.
+/// The places where `transformers` applies dropout in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropPoint {
     /// After the embeddings' LayerNorm.
@@ -21,67 +22,67 @@ pub enum DropPoint {
     Attention(usize),
     /// The relative positions of a layer (DeBERTa).
     Positions(usize),
-    /// What the head reads.
+    /// The input of the head.
     HeadInput,
     /// Before the classifier.
     Head,
 }
 
-/// The questions. Every answer defaults to the bare, frozen base.
-///
-/// Serving answers with a mixed batch ([`crate::engine::Mixed`]), training with its method, and a bare base with [`Identity`].
+/// An encoder's hooks. Every method defaults to the bare, frozen base.
+/// Serving implements them with a mixed batch ([`crate::engine::Mixed`]), training with its method. [`Identity`] is the bare base.
 pub trait Hooks {
-    /// The tensor that replaces the parameter `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.bias`),
-    /// of the same shape; `None` leaves the base's own. Asked for every parameter.
+    /// The tensor that replaces the parameter `name`, which is its name in a classifier's checkpoint, such as
+    /// `bert.encoder.layer.0.output.dense.bias`. The tensor has the same shape; `None` keeps the base's. The encoder calls this for
+    /// every parameter.
     ///
     /// # Errors
-    /// Whatever making the tensor raises.
+    /// If the tensor cannot be made.
     fn parameter(&self, _name: &str) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
-    /// What is added to the output of the linear at `site`.
+    /// The deltas to add to the output of the linear at `site`.
     ///
     /// # Errors
-    /// Whatever making a delta raises.
+    /// If a delta cannot be made.
     fn added(&self, _site: Site) -> Result<Added<'_>> {
         Ok(Added::Nothing)
     }
 
-    /// How the rows fork at `point`, where some do: texts that several adapters shared until here go on apart. Asked once at
-    /// every point, in order, before the linears that read the input.
+    /// The fork at `point`, or `None` if no text forks there. After a fork, texts that several adapters shared have rows for each.
+    /// The encoder calls this once at every point, in order, before the linears that read the input.
     fn fork(&self, _point: Point) -> Option<Fork<'_>> {
         None
     }
 
-    /// Texts that share what is added, as ranges of the batch's `tokens` rows in the attention of `layer`, in order, without
-    /// gaps. Asked where a linear has an input besides the tokens (DeBERTa projects its relative positions by the very linears
-    /// that project the tokens).
+    /// Groups of texts that get the same deltas, as ranges of the batch's `tokens` rows in the attention of `layer`, in order and
+    /// without gaps. The encoder calls this where a linear has an input besides the tokens: DeBERTa projects its relative positions
+    /// by the same linears as the tokens.
     fn groups(&self, _layer: usize, tokens: usize) -> Vec<Range<usize>> {
         std::iter::once(0..tokens).collect()
     }
 
-    /// The delta that the texts of `group` have at `site`, for an input that belongs to no text. Asked where [`Self::added`]
-    /// names segments or nothing.
+    /// The delta of the texts of `group` at `site`, for an input that belongs to no text. The encoder calls this where
+    /// [`Self::added`] returns segments or nothing.
     fn group_delta(&self, _site: Site, _group: usize) -> Option<&Delta> {
         None
     }
 
-    /// What follows the linear at `site`, and its activation where it has one, given its output `h [T, out]` (bottleneck adapters).
+    /// Runs after the linear at `site` and its activation, if it has one, on the output `h [T, out]` (bottleneck adapters).
     ///
     /// # Errors
-    /// Whatever the adapter's operations raise.
+    /// If the adapter's operations fail.
     fn after(&self, _site: Site, h: Tensor) -> Result<Tensor> {
         Ok(h)
     }
 
-    /// What is dropped at `point`; serving drops nothing.
+    /// The dropout at `point`. Serving drops nothing.
     fn dropout(&self, _point: DropPoint) -> Option<Dropout> {
         None
     }
 }
 
-/// The bare base: nothing added, nothing replaced.
+/// The bare base: adds nothing and replaces nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Identity;
 

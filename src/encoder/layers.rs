@@ -1,4 +1,4 @@
-//! The layers that encoders are made of. Each asks the hooks where its parameters come from and what is added at its site.
+//! The layers that encoders consist of. Each asks the hooks for its parameters and for the deltas at its site.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -7,7 +7,7 @@ use crate::base::{ModelError, Weights};
 use crate::ops::{self, Added, Ops, Segment};
 use crate::params::{Backend, Frozen, Layout, Param, Site};
 
-/// The parameter in use: the hooks', or else the base's own.
+/// The parameter to use: the hooks' if they replace it, else the base's.
 pub(crate) fn resolve(frozen: &Frozen, hooks: &dyn Hooks) -> Result<Param> {
     Ok(match hooks.parameter(frozen.name())? {
         Some(tensor) => Param::Tensor(tensor),
@@ -15,7 +15,7 @@ pub(crate) fn resolve(frozen: &Frozen, hooks: &dyn Hooks) -> Result<Param> {
     })
 }
 
-/// `h` with what the hooks drop at `point`.
+/// `h` after the dropout that the hooks apply at `point`.
 pub(crate) fn dropped(h: Tensor, point: DropPoint, ops: &dyn Ops, hooks: &dyn Hooks) -> Result<Tensor> {
     match hooks.dropout(point) {
         Some(dropout) => ops.dropout(&h, dropout),
@@ -23,7 +23,7 @@ pub(crate) fn dropped(h: Tensor, point: DropPoint, ops: &dyn Ops, hooks: &dyn Ho
     }
 }
 
-/// Takes parameters from a base and remembers them, so that an encoder can list what it asks its hooks for.
+/// Loads parameters from a base and records them, so that an encoder can list the parameters for which it calls its hooks.
 pub(crate) struct Loader<'a> {
     weights: &'a Weights,
     backend: &'a Backend,
@@ -40,7 +40,7 @@ impl<'a> Loader<'a> {
         ops::of(self.backend)
     }
 
-    /// Everything that was taken.
+    /// All parameters that were loaded.
     pub(crate) fn taken(self) -> Vec<Frozen> {
         self.taken
     }
@@ -50,7 +50,7 @@ impl<'a> Loader<'a> {
         self.weights.contains(name)
     }
 
-    /// Zeros in place of a bias.
+    /// Zeros, in place of a bias.
     pub(crate) fn zeros(&self, size: usize) -> std::result::Result<Frozen, ModelError> {
         Ok(Frozen::zeros(&[size], self.backend)?)
     }
@@ -61,7 +61,7 @@ impl<'a> Loader<'a> {
         Ok(frozen)
     }
 
-    /// A bias, or zeros where the architecture has none.
+    /// A bias, or zeros if the architecture has none.
     fn bias(&mut self, name: &str, size: usize, biased: bool) -> std::result::Result<Bias, ModelError> {
         let frozen = if biased { self.take(name, &[size])? } else { self.zeros(size)? };
         Ok(Bias { frozen, biased })
@@ -79,7 +79,7 @@ impl<'a> Loader<'a> {
         Ok(Linear { site: Some(site), ..self.linear(&layout.name(site), shape, biased)? })
     }
 
-    /// `{name}.weight [out, in]` and perhaps `{name}.bias [out]`, which is no site.
+    /// A linear that is not a site: `{name}.weight [out, in]` and, if `biased`, `{name}.bias [out]`.
     pub(crate) fn linear(
         &mut self,
         name: &str,
@@ -90,7 +90,7 @@ impl<'a> Loader<'a> {
         Ok(Linear { ops: self.ops(), weight, bias: self.bias(&format!("{name}.bias"), out, biased)?, site: None })
     }
 
-    /// `{name}.weight` and perhaps `{name}.bias`, `[width]`.
+    /// A norm: `{name}.weight` and, if `biased`, `{name}.bias`, both `[width]`.
     pub(crate) fn norm(
         &mut self,
         name: &str,
@@ -103,7 +103,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// A bias, or the zeros in its place, which nothing replaces.
+/// A bias, or zeros in its place. Hooks cannot replace the zeros.
 struct Bias {
     frozen: Frozen,
     biased: bool,
@@ -115,7 +115,7 @@ impl Bias {
     }
 }
 
-/// `x W^T + b`, with what is added at its site if it is one.
+/// `x W^T + b`, plus the deltas at its site, if it is a site.
 pub(crate) struct Linear {
     ops: &'static dyn Ops,
     weight: Frozen,
@@ -140,7 +140,7 @@ impl Linear {
         self.after(y, hooks)
     }
 
-    /// This linear as an operation.
+    /// This linear as an argument of [`Ops::linears`].
     fn with<'a>(&self, added: Added<'a>, gelu: bool, hooks: &dyn Hooks) -> Result<ops::Linear<'a>> {
         Ok(ops::Linear { weight: resolve(&self.weight, hooks)?, bias: self.bias.resolve(hooks)?, added, gelu })
     }
@@ -152,7 +152,7 @@ impl Linear {
         }
     }
 
-    /// The base's own `x W^T + b`, where the hooks replace neither.
+    /// The base's own `x W^T + b`, or `None` if the hooks replace the weight or the bias.
     pub(crate) fn bare(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Option<Tensor>> {
         let linear = self.with(Added::Nothing, false, hooks)?;
         match (&linear.weight, &linear.bias) {
@@ -161,8 +161,8 @@ impl Linear {
         }
     }
 
-    /// [`Self::forward`] for an input `x` that is not the batch's tokens but shared by the texts of `group` ([`Hooks::groups`]);
-    /// `known` is [`Self::bare`] of it, where that is at hand.
+    /// [`Self::forward`] for an input `x` that is not the batch's tokens but is shared by the texts of `group` ([`Hooks::groups`]).
+    /// `known` is the result of [`Self::bare`] for `x`, if it has been computed.
     pub(crate) fn shared(&self, x: &Tensor, known: Option<&Tensor>, group: usize, hooks: &dyn Hooks) -> Result<Tensor> {
         let added = self.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
         let y = match (added, known) {
@@ -178,7 +178,7 @@ impl Linear {
     }
 }
 
-/// The one result of one linear.
+/// The only result of a call with one linear.
 pub(crate) fn only(mut results: Vec<Tensor>) -> Result<Tensor> {
     match (results.pop(), results.len()) {
         (Some(only), 0) => Ok(only),
@@ -186,7 +186,7 @@ pub(crate) fn only(mut results: Vec<Tensor>) -> Result<Tensor> {
     }
 }
 
-/// [`Linear::forward`] of query, key and value, which read the same `x`: what their deltas share is computed once.
+/// [`Linear::forward`] for query, key and value, which read the same `x`. Work that their deltas share is done once.
 pub(crate) fn forward_qkv(linears: [&Linear; 3], x: &Tensor, hooks: &dyn Hooks) -> Result<[Tensor; 3]> {
     let mut asked = Vec::with_capacity(3);
     for linear in linears {
@@ -216,7 +216,7 @@ impl Norm {
     }
 
     /// The norm of `x [T, hidden]`.
-    pub(crate) fn alone(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
+    pub(crate) fn without_residual(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
         self.of(x, None, hooks)
     }
 
@@ -226,7 +226,7 @@ impl Norm {
     }
 }
 
-/// Tables that are looked up and added: words, and perhaps positions and segments.
+/// Embedding tables whose rows are added: words, and optionally positions and segments.
 pub(crate) struct Tables {
     pub(crate) words: Frozen,
     pub(crate) positions: Option<Frozen>,
@@ -235,9 +235,9 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// The sum of the rows of each token, `[T, width]`.
+    /// The sum of each token's rows, `[T, width]`.
     pub(crate) fn sum(&self, batch: &Packed, positions: &[u32], hooks: &dyn Hooks) -> Result<Tensor> {
-        // A table of one row has room for no segment but the first, whatever the tokenizer says (RoBERTa's).
+        // A table with one row has only the first segment, whatever ids the tokenizer gives (RoBERTa).
         let single = self.types.as_ref().is_some_and(|types| types.shape().first() == Some(&1));
         let zeros = if single { vec![0; batch.tokens()] } else { Vec::new() };
         let mut tables = vec![(resolve(&self.words, hooks)?, &batch.ids[..])];

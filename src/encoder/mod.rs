@@ -1,13 +1,13 @@
-//! Encoders on packed texts. Each is written once; hooks make it serve a mixed batch or train a method.
+//! Encoders on packed texts. Each is written once; hooks make it serve a mixed batch or train with a method.
 //!
 //! | file | encoder |
 //! | --- | --- |
-//! | `post_norm.rs` | BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet: one encoder, told apart by [`crate::base::architecture`] |
+//! | `post_norm.rs` | BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet: one encoder, configured by [`crate::base::architecture`] |
 //! | `deberta.rs` | DeBERTa-v2 and v3 |
 //! | `modernbert.rs` | ModernBERT |
 //!
-//! `layers.rs` has the parts that all are made of, `head.rs` the classifiers, `hooks.rs` what an encoder asks while it runs, and
-//! `fork.rs` what lets texts fork on their way.
+//! `layers.rs` has the layers that all of them use, `head.rs` the classifiers, `hooks.rs` the calls that an encoder makes while it
+//! runs, and `fork.rs` the forks of texts.
 
 mod batch;
 mod deberta;
@@ -34,22 +34,22 @@ use crate::base::architecture::Family;
 use crate::base::{Base, ModelError};
 use crate::params::{Backend, Frozen, Layout};
 
-/// A frozen encoder. Shared by `Arc` and never mutated; what varies comes through its hooks.
+/// A frozen encoder. It is shared by `Arc` and never mutated; everything that varies comes through its hooks.
 pub trait Encoder: Send + Sync {
-    /// Its sites and what a head over it carries.
+    /// The encoder's sites and the tensors of its heads.
     fn layout(&self) -> &Layout;
 
-    /// Every parameter that it asks its hooks for, by its name in a classifier's checkpoint.
+    /// Every parameter for which it calls its hooks, with its name in a classifier's checkpoint.
     fn parameters(&self) -> &[Frozen];
 
-    /// The last hidden states, `[T, hidden]`: of the rows of `batch`, or of what they became where they fork.
+    /// The last hidden states, `[T, hidden]`, of the rows of `batch`, or of the forked rows if any forked.
     ///
     /// # Errors
-    /// Token ids outside the tables, and whatever the hooks and the operations raise.
+    /// If a token id lies outside the tables, or the hooks or the operations fail.
     fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor>;
 
-    /// What the head reads of each text: `hidden [T, hidden]` with texts at `offsets [B + 1]` to `[B, hidden]`; the first token,
-    /// where nothing else is said.
+    /// The input of the head for each text, `[B, hidden]`, from `hidden [T, hidden]` with texts at `offsets [B + 1]`. By default it
+    /// is the first token.
     ///
     /// # Errors
     /// Candle's own.
@@ -57,17 +57,17 @@ pub trait Encoder: Send + Sync {
         first_tokens(hidden, offsets)
     }
 
-    /// Logits `[B, labels]` of `head` over what was pooled, `[B, hidden]`.
+    /// Logits `[B, labels]` of `head` from the pooled texts, `[B, hidden]`.
     ///
     /// # Errors
-    /// A head without what the architecture needs, and whatever the hooks and the operations raise.
+    /// If the head lacks a tensor that the architecture needs, or the hooks or the operations fail.
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor>;
 }
 
-/// The encoder of a base.
+/// Opens the encoder of a base.
 ///
 /// # Errors
-/// An architecture that is not served, and tensors that are missing or of another shape than the configuration says.
+/// If the architecture is not supported, or a tensor is missing or does not have the shape that the configuration says.
 pub fn open(base: &Base, backend: &Backend) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
     Ok(match base.config.architecture().family {
         Family::PostNorm(spec) => Arc::new(PostNorm::open(spec, base, backend)?),

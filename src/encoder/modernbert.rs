@@ -1,5 +1,5 @@
-//! ModernBERT (Warner et al. 2024): norms before the residuals, rotary positions, gated feed-forward, layers that see a window
-//! or the whole text.
+//! ModernBERT (Warner et al. 2024): norms before the sublayers, rotary positions, a gated feed-forward, and layers that see either
+//! a window or the whole text.
 
 use candle_core::{Result, Tensor};
 
@@ -14,7 +14,7 @@ use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Heads, Ops};
 use crate::params::{Backend, Frozen, Input, Layout, Site};
 
-/// A ModernBERT over a base's mapping.
+/// A ModernBERT that reads a base's mapped weights.
 pub(super) struct ModernBert {
     ops: &'static dyn Ops,
     layout: Layout,
@@ -34,7 +34,7 @@ struct Layer {
     hidden: usize,
     window: Option<usize>,
     theta: f64,
-    /// The first layer's input is normed already.
+    /// `None` for the first layer, whose input the embeddings have normed already.
     attention_norm: Option<Norm>,
     qkv: Linear,
     attention_output: Linear,
@@ -65,7 +65,7 @@ impl Layer {
             index,
             heads: config.num_attention_heads,
             hidden,
-            // `local_attention` counts both sides.
+            // `local_attention` counts the tokens on both sides.
             window: (kind == LayerType::SlidingAttention).then_some(settings.local_attention / 2),
             theta: settings.theta(kind),
             attention_norm: if index == 0 { None } else { Some(norm("attn_norm")?) },
@@ -78,9 +78,10 @@ impl Layer {
     }
 
     fn forward(&self, mut x: Tensor, texts: &mut Texts, hooks: &dyn Hooks) -> Result<Tensor> {
-        // Before the norms: to norm a row twice costs no more than to copy it twice.
+        // Rows fork before the norm, because norming a row twice costs no more than copying it twice.
         texts.fork(self.index, Input::Attention, [&mut x])?;
-        let normed = self.attention_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.alone(&x, hooks))?;
+        let normed =
+            self.attention_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.without_residual(&x, hooks))?;
         let qkv = self.qkv.forward(&normed, hooks)?;
         let part = |i: usize| qkv.narrow(1, i * self.hidden, self.hidden);
         let rotary = texts.rotary(self.hidden / self.heads, self.theta)?;
@@ -94,7 +95,7 @@ impl Layer {
         let h = self.attention_output.forward(&attended, hooks)?;
         x = (x + dropped(h, DropPoint::AttentionOutput(self.index), self.ops, hooks)?)?;
         texts.fork(self.index, Input::FeedForward, [&mut x])?;
-        let wide = self.intermediate.forward(&self.output_norm.alone(&x, hooks)?, hooks)?;
+        let wide = self.intermediate.forward(&self.output_norm.without_residual(&x, hooks)?, hooks)?;
         let mut gated = self.ops.gated_gelu(&wide)?;
         texts.fork(self.index, Input::FeedForwardOutput, [&mut x, &mut gated])?;
         x + self.output.forward(&dropped(gated, DropPoint::Output(self.index), self.ops, hooks)?, hooks)?
@@ -130,12 +131,12 @@ impl Encoder for ModernBert {
 
     fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
         let sum = self.tables.sum(batch, &[], hooks)?;
-        let mut x = dropped(self.norm.alone(&sum, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
+        let mut x = dropped(self.norm.without_residual(&sum, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
         let mut texts = Texts::new(&batch.offsets, hooks);
         for layer in &self.layers {
             x = layer.forward(x, &mut texts, hooks)?;
         }
-        self.final_norm.alone(&x, hooks)
+        self.final_norm.without_residual(&x, hooks)
     }
 
     fn pool(&self, hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {

@@ -1,5 +1,5 @@
-//! The encoder of the original Transformer, norms after the residuals: BERT, and all that differ from it in names, positions,
-//! the width of their embeddings, a bias by distance and their heads.
+//! The encoder of the original Transformer, with norms after the residuals: BERT and the models that differ from it only in names,
+//! positions, the width of the embeddings, a bias by distance, and heads.
 
 use candle_core::{Result, Tensor};
 
@@ -14,7 +14,7 @@ use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Heads, Ops};
 use crate::params::{Backend, Frozen, Input, Layout, Site};
 
-/// The bias `[heads, 2 n - 1]` of texts of up to `longest` = n tokens, as [`Heads::bias`] takes it.
+/// The bias `[heads, 2 n - 1]` for texts of up to `longest` = n tokens, in the form of [`Heads::bias`].
 fn bias(relative: &Relative, table: &Frozen, longest: usize, hooks: &dyn Hooks) -> Result<Tensor> {
     let table = resolve(table, hooks)?.tensor()?;
     let farthest = longest.saturating_sub(1) as i64;
@@ -22,10 +22,10 @@ fn bias(relative: &Relative, table: &Frozen, longest: usize, hooks: &dyn Hooks) 
     table.index_select(&Tensor::new(rows, table.device())?, 0)?.t()?.contiguous()
 }
 
-/// Such an encoder over a base's mapping.
+/// An encoder with norms after the residuals that reads a base's mapped weights.
 pub(super) struct PostNorm {
     ops: &'static dyn Ops,
-    /// The token from whose id positions are counted, where they are.
+    /// The id of the padding token, if positions are counted from it.
     padding: Option<u32>,
     layout: Layout,
     tables: Tables,
@@ -92,7 +92,7 @@ impl Encoder for PostNorm {
             None => batch.positions(),
         };
         let sum = self.tables.sum(batch, &positions, hooks)?;
-        let mut x = dropped(self.norm.alone(&sum, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
+        let mut x = dropped(self.norm.without_residual(&sum, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
         if let Some(projection) = &self.projection {
             x = projection.forward(&x, hooks)?;
         }
@@ -119,7 +119,7 @@ struct Layer {
     query: Linear,
     key: Linear,
     value: Linear,
-    rest: Rest,
+    rest: PostAttention,
 }
 
 impl Layer {
@@ -134,7 +134,7 @@ impl Layer {
         let [query, key, value] = [site(QUERY)?, site(KEY)?, site(VALUE)?];
         let heads = config.num_attention_heads;
         let scale = 1.0 / ((config.hidden_size / heads) as f64).sqrt();
-        Ok(Self { heads, scale, query, key, value, rest: Rest::load(loader, layout, config, names, index)? })
+        Ok(Self { heads, scale, query, key, value, rest: PostAttention::load(loader, layout, config, names, index)? })
     }
 
     fn forward(&self, mut x: Tensor, texts: &mut Texts, bias: Option<&Tensor>, hooks: &dyn Hooks) -> Result<Tensor> {
@@ -146,8 +146,8 @@ impl Layer {
     }
 }
 
-/// All of a layer that follows its attention, with both norms.
-pub(super) struct Rest {
+/// The part of a layer after its attention, with both norms.
+pub(super) struct PostAttention {
     pub(super) ops: &'static dyn Ops,
     index: usize,
     drops_attention: bool,
@@ -158,7 +158,7 @@ pub(super) struct Rest {
     output_norm: Norm,
 }
 
-impl Rest {
+impl PostAttention {
     pub(super) fn load(
         loader: &mut Loader,
         layout: &Layout,
@@ -184,7 +184,7 @@ impl Rest {
         })
     }
 
-    /// `x [T, hidden]` went into the layer, `attended [T, hidden]` came out of its attention.
+    /// Runs the rest of the layer. `x [T, hidden]` is the layer's input, `attended [T, hidden]` the output of its attention.
     pub(super) fn forward(
         &self,
         mut x: Tensor,

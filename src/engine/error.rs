@@ -1,4 +1,4 @@
-//! Every error between a file and an answer, with its operands.
+//! The errors of opening a base, reading an adapter and scoring texts.
 
 use std::path::{Path, PathBuf};
 
@@ -9,55 +9,55 @@ use crate::base::ModelError;
 use crate::params::{DeviceError, Form, Precision};
 use crate::text::TokenizeError;
 
-/// What may go wrong between a file and an answer.
+/// An error while a base is opened, an adapter is read or texts are scored.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// A base that cannot be found or read.
+    /// The base cannot be found or read.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// An adapter that is malformed or made for another base.
+    /// The adapter is malformed or was made for another base.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
-    /// A tokenizer that cannot be read, or a text that it refuses.
+    /// The tokenizer cannot be read, or it rejects a text.
     #[error(transparent)]
     Tokenize(#[from] TokenizeError),
-    /// A tensor operation.
+    /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// A device that cannot be opened.
+    /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The system refuses a thread.
-    #[error("starting a thread: {0}")]
+    /// The system does not start a thread.
+    #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
-    /// A precision that the backend does not compute in.
-    #[error("{precision} is for the backend cpu; {} computes in f32", backend.name())]
+    /// The backend does not compute in this precision.
+    #[error("{precision} needs the backend cpu; the backend {} computes in f32", backend.name())]
     Precision {
-        /// What was asked for.
+        /// The requested precision.
         precision: Precision,
-        /// What was opened.
+        /// The backend that was opened.
         backend: Form,
     },
-    /// A backend that the device does not have.
+    /// The device does not have this backend.
     #[error("the backend {} does not run on {device:?}", backend.name())]
     Backend {
-        /// What was asked for.
+        /// The requested backend.
         backend: Form,
         /// The device.
         device: candle_core::DeviceLocation,
     },
-    /// A file or folder that cannot be used.
+    /// A file or folder cannot be used.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
 impl Error {
-    /// Turns what the system says of `path` into an error that names it.
+    /// Converts the system's error for `path` into an error that names the path.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }

@@ -1,7 +1,7 @@
-//! A batch in several passes, side by side on the cores.
+//! Splits a batch into micro-batches, which run in parallel on the cores.
 //!
-//! Small matrices do not keep two cores busy with one product; two products at once do. Passes are cut by tokens, not by cores:
-//! training adds their gradients in order, so that a run gives the same adapter on any number of cores.
+//! One product of small matrices does not keep two cores busy, but two products at once do. Micro-batches are cut by tokens, not by
+//! cores: training adds their gradients in a fixed order, so that a run gives the same adapter on any number of cores.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// Tokens that a pass ends after: enough for a product at full speed, few enough that activations stay in a core's cache.
+/// The number of tokens after which a micro-batch ends: enough for products at full speed, few enough that the activations stay in
+/// a core's cache.
 pub const TOKENS: usize = 128;
 
-/// Cuts a batch into passes that end after `most` tokens: ranges of positions in `lengths`, the tokens of each text; none empty.
+/// Cuts a batch into micro-batches, each of which ends once it has `most` tokens. `lengths` are the tokens of each text; the result
+/// is ranges of texts, none of them empty.
 #[must_use]
 pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let mut passes = Vec::new();
@@ -33,62 +35,62 @@ pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<u
 }
 
 thread_local! {
-    /// Whether this thread is in a pass that runs alone.
-    static ALONE: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is inside [`with_spinning_pool`].
+    static SPINNING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `job` while the pool's other threads spin. Its operations are shorter than the time a sleeping thread needs to wake.
 pub fn with_spinning_pool<T: Send>(job: impl FnOnce() -> T + Send) -> T {
-    // On this thread, or one of the pool's if it is none of them.
+    // Runs on this thread if it belongs to a pool, else on a thread of the global pool.
     rayon::scope(|_| {
         let done = Arc::new(AtomicBool::new(false));
         if rayon::current_num_threads() > 1 {
             let done = Arc::clone(&done);
-            // A thread that starts late finds the job done.
+            // A thread that starts late sees that the job is done.
             rayon::spawn_broadcast(move |_| {
                 // Skip threads that are themselves inside `with_spinning_pool`.
-                while !ALONE.get() && !done.load(Ordering::Acquire) {
+                while !SPINNING.get() && !done.load(Ordering::Acquire) {
                     if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                        // Other threads, which tokenise or answer meanwhile, come first.
+                        // Yield to other threads, which tokenize texts or write responses.
                         std::thread::yield_now();
                     }
                 }
             });
         }
-        let _end = Alone::new(&done);
+        let _end = SpinGuard::new(&done);
         job()
     })
 }
 
-/// Ends with the pass, however that ends.
-struct Alone<'a> {
+/// Stops the spinning threads when it is dropped, even after a panic.
+struct SpinGuard<'a> {
     done: &'a AtomicBool,
     before: bool,
 }
 
-impl<'a> Alone<'a> {
+impl<'a> SpinGuard<'a> {
     fn new(done: &'a AtomicBool) -> Self {
-        Self { done, before: ALONE.replace(true) }
+        Self { done, before: SPINNING.replace(true) }
     }
 }
 
-impl Drop for Alone<'_> {
+impl Drop for SpinGuard<'_> {
     fn drop(&mut self) {
-        ALONE.set(self.before);
+        SPINNING.set(self.before);
         self.done.store(true, Ordering::Release);
     }
 }
 
-/// Groups of threads, each for one pass at a time.
+/// Groups of threads. Each group runs one micro-batch at a time.
 pub struct Workers {
     groups: Vec<ThreadPool>,
 }
 
 impl Workers {
-    /// Groups for batches of about `tokens`: as many as there are passes or threads, with the threads shared out.
-    ///
+    /// Makes groups for batches of about `tokens` tokens: as many groups as there are micro-batches or threads, whichever is fewer.
+    /// The threads are divided evenly among the groups.
     /// # Errors
-    /// Threads that cannot be started.
+    /// If threads cannot be started.
     pub fn new(tokens: usize) -> Result<Self, ThreadPoolBuildError> {
         let threads = rayon::current_num_threads();
         let groups = tokens.div_ceil(TOKENS).clamp(1, threads);
@@ -96,13 +98,13 @@ impl Workers {
         Ok(Self { groups: (0..groups).map(group).collect::<Result<_, _>>()? })
     }
 
-    /// How many passes run side by side.
+    /// The number of micro-batches that run in parallel.
     #[must_use]
     pub fn groups(&self) -> usize {
         self.groups.len()
     }
 
-    /// `job(0), ..., job(count - 1)`, in order, run as groups come free.
+    /// Runs `job(0), ..., job(count - 1)`, each on the next free group, and returns the results in order.
     pub fn map<T: Send>(&self, count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let next = AtomicUsize::new(0);
         let work = |done: &mut Vec<(usize, T)>| {
@@ -123,8 +125,8 @@ impl Workers {
     }
 }
 
-/// Runs `work` on a thread of each group at once, each with its own of `places`; returns when all are done. The threads are the
-/// groups' own, which wait between calls: none is started.
+/// Runs `work` on one thread of each group at the same time, each with its own element of `places`, and returns when all are done.
+/// The groups' threads wait between calls, so no thread is started here.
 fn on_each<P: Send>(groups: &[ThreadPool], places: &mut [P], work: &(impl Fn(&mut P) + Sync)) {
     if let (Some((group, groups)), Some((place, places))) = (groups.split_first(), places.split_first_mut()) {
         group.in_place_scope(|scope| {
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_is_in_one_pass() {
+    fn cuts_by_tokens_without_gaps() {
         let lengths = [50, 70, 10, 200, 3, 4];
         assert_eq!(cut(lengths, 128), [0..3, 3..4, 4..6]);
         assert_eq!(cut(lengths, 7), [0..1, 1..2, 2..3, 3..4, 4..6]);
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn results_come_in_order_whoever_is_first() {
+    fn map_returns_results_in_order() {
         let workers = Workers::new(1000).unwrap();
         let slow = |i: usize| {
             std::thread::sleep(std::time::Duration::from_micros(((7 * i) % 5) as u64 * 100));
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_alone_in_many_threads_all_end() {
+    fn spinning_pools_of_many_callers_all_finish() {
         let sum = |n: usize| (0..n).into_par_iter().with_max_len(1).sum::<usize>();
         let callers: Vec<_> = (0..8)
             .map(|i| {
@@ -175,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_pass_alone_comes_out_and_lets_the_threads_go() {
+    fn a_panic_in_a_spinning_pool_propagates_and_frees_the_threads() {
         assert!(std::panic::catch_unwind(|| with_spinning_pool(|| panic!("broken"))).is_err());
         assert_eq!(with_spinning_pool(|| rayon::join(|| 1, || 2)), (1, 2));
-        assert!(!ALONE.get());
+        assert!(!SPINNING.get());
     }
 
     #[test]
-    fn a_panic_in_a_pass_comes_out_and_the_threads_go_on() {
+    fn a_panic_in_map_propagates_and_the_workers_still_run() {
         let workers = Workers::new(1000).unwrap();
         let broken = std::panic::AssertUnwindSafe(|| workers.map(5, |i| assert_ne!(i, 3)));
         assert!(std::panic::catch_unwind(broken).is_err());

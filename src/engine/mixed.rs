@@ -1,4 +1,4 @@
-//! A mixed batch: what serving answers to the hooks' questions.
+//! A mixed batch: the hooks that serving uses.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::encoder::{Fork, Hooks};
 use crate::ops::{Added, Segment};
 use crate::params::{Delta, Input, Layout, Point, Site};
 
-/// Which adapter each run of rows of a packed batch takes, as planned.
+/// The hooks of a planned batch: each run of rows uses its own adapter.
 pub struct Mixed<'a> {
     layout: &'a Layout,
     plan: &'a Plan,
@@ -19,7 +19,7 @@ pub struct Mixed<'a> {
 }
 
 impl<'a> Mixed<'a> {
-    /// A batch over the sites of `layout`; the plan's adapters are numbers of `adapters`.
+    /// The hooks of `plan` over the sites of `layout`. The plan refers to adapters by their index in `adapters`.
     #[must_use]
     pub fn new(layout: &'a Layout, plan: &'a Plan, adapters: &'a [Arc<Adapter>]) -> Self {
         Self { layout, plan, adapters }
@@ -29,12 +29,12 @@ impl<'a> Mixed<'a> {
         &self.plan.stage(self.layout.point(site)).runs
     }
 
-    /// What `run` gets added at `site`.
+    /// The delta of `run` at `site`.
     fn delta(&self, site: Site, run: &Run) -> Option<&'a Delta> {
         self.adapters.get(run.adapter?)?.weights.sites[self.layout.index(site)].as_ref().map(Change::delta)
     }
 
-    /// The runs whose adapter has something to add at `site`.
+    /// The runs whose adapter has a delta at `site`, as segments.
     fn segments(&self, site: Site) -> Vec<Segment<'_>> {
         let segment = |run: &Run| Some(Segment { rows: run.rows.clone(), delta: self.delta(site, run)? });
         self.runs(site).iter().filter_map(segment).collect()

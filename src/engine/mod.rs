@@ -1,12 +1,12 @@
-//! A base ready to answer: tokenizer, encoder, and one forward pass over texts of any mix of adapters.
+//! A base that is ready to score texts: tokenizer, encoder, and one forward pass over texts of any mix of adapters.
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `plan/` | a batch as a value: which texts run, where rows fork, what each pass answers |
-//! | `error.rs` | every error between a file and an answer |
-//! | `mixed.rs` | what a planned batch answers to the encoder's hooks |
-//! | `score.rs` | from logits to labels with scores, best first |
-//! | `micro_batches.rs` | a batch in several passes, side by side on the cores |
+//! | `plan/` | a batch as a value: which texts run, where rows fork, what each micro-batch returns |
+//! | `error.rs` | the errors of opening a base, reading an adapter and scoring texts |
+//! | `mixed.rs` | the hooks of a planned batch |
+//! | `score.rs` | turns logits into labels with scores, best first |
+//! | `micro_batches.rs` | splits a batch into micro-batches that run in parallel on the cores |
 
 mod error;
 pub mod micro_batches;
@@ -31,11 +31,11 @@ use crate::encoder::{self, Encoder, Packed};
 use crate::params::{Backend, Form, Layout, Precision};
 use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
 
-/// Tokens of a pass on one core: at least so many that what is fetched of weights and adapters serves many rows, at most so many that
-/// they stay in its caches.
-const PASS_TOKENS: RangeInclusive<usize> = micro_batches::TOKENS..=2 * micro_batches::TOKENS;
+/// The number of tokens in a micro-batch on one core: enough that the weights and adapters it reads serve many rows, few enough
+/// that the rows stay in the core's caches.
+const MICRO_BATCH_TOKENS: RangeInclusive<usize> = micro_batches::TOKENS..=2 * micro_batches::TOKENS;
 
-/// One frozen base. Shared by `Arc`; nothing in it changes.
+/// One frozen base. It is shared by `Arc` and never changes.
 ///
 /// ```
 /// use std::path::Path;
@@ -64,29 +64,30 @@ pub struct Engine {
     workers: Workers,
 }
 
-/// One text of a batch and the adapter it is asked of.
+/// One text of a batch and the adapter that classifies it.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The tokenised text.
+    /// The tokenized text.
     pub text: Encoded,
-    /// The adapter; rows with the same one run together.
+    /// The adapter. Rows with the same adapter run together.
     pub adapter: Arc<Adapter>,
 }
 
 impl Engine {
-    /// Opens the base in the folder `dir`. On the CPU its weights stay in the mapping. A device stands for its fastest form.
+    /// Opens the base in the folder `dir`. On the CPU its weights stay memory-mapped. A [`Device`] selects the fastest form that
+    /// runs on it.
     ///
     /// # Errors
-    /// A file that is missing or malformed, named.
+    /// If a file is missing or malformed; the error names it.
     pub fn open(dir: &Path, backend: impl Into<Backend>) -> Result<Self, Error> {
         Self::over(Base::open(dir)?, backend.into(), Precision::F32)
     }
 
-    /// As [`Self::open`], with the base's linears prepacked in `precision`: faster by a good deal on the CPU. They are mapped
-    /// from the folder `cache` and made there at the first time; without a folder they are held in memory.
+    /// Opens the base with its linears prepacked in `precision`, which is much faster on the CPU. The prepacked weights are mapped
+    /// from the folder `cache`, where the first call writes them. Without a folder they are kept in memory.
     ///
     /// # Errors
-    /// A file that is missing or malformed, named; a precision that the backend does not have.
+    /// If a file is missing or malformed (the error names it), or the backend does not compute in this precision.
     pub fn prepacked(
         dir: &Path,
         backend: impl Into<Backend>,
@@ -129,62 +130,63 @@ impl Engine {
         &self.base.config
     }
 
-    /// Which form of the operations it runs, and where.
+    /// The form of the operations, and their device.
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.backend
     }
 
-    /// The device that it computes on.
+    /// The device of the operations.
     #[must_use]
     pub fn device(&self) -> &Device {
         self.backend.device()
     }
 
-    /// What the base's products run in.
+    /// The precision of the base's matrix products.
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The most tokens of a text.
+    /// The largest number of tokens in a text.
     #[must_use]
     pub fn max_length(&self) -> usize {
         self.tokenizer.max_length()
     }
 
-    /// Fingerprint of the base's weights; read and hashed when first asked for.
+    /// The fingerprint of the base's weights. The first call reads and hashes them.
     #[must_use]
     pub fn base_fingerprint(&self) -> &str {
         self.base.fingerprint()
     }
 
-    /// Tokenises a text, or a pair.
+    /// Tokenizes a text, or a pair of texts.
     ///
     /// # Errors
-    /// A text too long where `limit` forbids truncation, or a limit without room.
+    /// If the text is too long and `limit` forbids truncation, or `limit` leaves no room for the text.
     pub fn encode(&self, text: &str, pair: Option<&str>, limit: &Limit) -> Result<Encoded, TokenizeError> {
         self.tokenizer.encode(text, pair, limit)
     }
 
-    /// Reads the adapter in the folder `dir` and checks it whole against this base.
+    /// Reads the adapter in the folder `dir` and checks all of it against this base.
     ///
     /// # Errors
-    /// What is malformed, by name; an adapter trained on another base; a head that needs what the base lacks.
+    /// If a file is malformed (the error names what), the adapter was trained on another base, or its head needs tensors that the
+    /// base lacks.
     pub fn load_adapter(&self, dir: &Path) -> Result<Adapter, Error> {
         Ok(adapter::read_over(dir, self.layout(), &self.base, self.device())?)
     }
 
-    /// Logits `[labels]` of each row, in the rows' order; none for a text of no tokens. Rows of different adapters share one
-    /// forward pass, and rows of one text all that comes before their adapters' first active sites; the result of a row does not
-    /// depend on its neighbours. A large batch runs in several passes, side by side on the cores.
+    /// Logits `[labels]` of each row, in the order of the rows; an empty list for a text without tokens. Rows of different adapters
+    /// share one forward pass. Rows of one text share everything before their adapters' first active sites. A row's result does not
+    /// depend on the other rows. A large batch runs as several micro-batches, in parallel on the cores.
     ///
     /// # Errors
-    /// What the operations raise.
+    /// If an operation fails.
     pub fn logits(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
-        let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), self.pass_sizes());
+        let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), self.micro_batch_sizes());
         let pass = |plan: &Plan| self.pass(&adapters, &asked, plan);
         let answers = match &plans[..] {
             [alone] if self.backend.on_host() => micro_batches::with_spinning_pool(|| pass(alone))?,
@@ -200,14 +202,14 @@ impl Engine {
         Ok(logits)
     }
 
-    /// A GPU takes all of a batch in one pass.
-    fn pass_sizes(&self) -> Sizes {
+    /// A GPU runs the whole batch as one micro-batch.
+    fn micro_batch_sizes(&self) -> Sizes {
         let (least, most) =
-            if self.backend.on_host() { PASS_TOKENS.into_inner() } else { (usize::MAX / 2, usize::MAX / 2) };
+            if self.backend.on_host() { MICRO_BATCH_TOKENS.into_inner() } else { (usize::MAX / 2, usize::MAX / 2) };
         Sizes { least, most, cores: self.workers.groups() }
     }
 
-    /// The adapters of `rows` in order of first appearance, and each row as a question to one of them.
+    /// The adapters of `rows` in order of first appearance, and for each row the question to its adapter.
     fn asked<'a>(&self, rows: &'a [Row]) -> (Vec<Arc<Adapter>>, Vec<Asked<'a>>) {
         let (mut adapters, mut numbers) = (Vec::new(), HashMap::new());
         let asked = rows.iter().map(|Row { text, adapter }| {
@@ -221,7 +223,7 @@ impl Engine {
         (adapters, asked)
     }
 
-    /// One forward pass: each row that it answers with its logits.
+    /// Runs one micro-batch. Returns the rows that it answers, each with its logits.
     fn pass(&self, adapters: &[Arc<Adapter>], asked: &[Asked], plan: &Plan) -> Result<Vec<(usize, Vec<f32>)>, Error> {
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
         let hooks = Mixed::new(self.layout(), plan, adapters);
@@ -239,7 +241,7 @@ impl Engine {
     }
 }
 
-/// The rows `which` of `x [B, n]`, rising; without a copy where they lie next to each other.
+/// The rows `which` of `x [B, n]`, in ascending order. Contiguous rows are not copied.
 fn select(x: &Tensor, which: &[usize]) -> candle_core::Result<Tensor> {
     match which {
         [first, .., last] if last - first + 1 == which.len() => x.narrow(0, *first, which.len()),

@@ -1,22 +1,23 @@
-//! From logits to scores and labels, as the `transformers` text-classification pipeline does.
+//! Turns logits into scores and labels, as the `transformers` text-classification pipeline does.
 
 use serde::Serialize;
 
 use crate::adapter::{Adapter, ProblemType};
 
-/// What turns logits into scores.
+/// The function that turns logits into scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
-    /// Scores sum to 1.
+    /// A softmax: scores sum to 1.
     Softmax,
-    /// Each score by itself.
+    /// A sigmoid of each logit.
     Sigmoid,
     /// The logits themselves.
     Identity,
 }
 
 impl Function {
-    /// The one that fits an adapter: none in regression, a sigmoid for several labels at once or a single output, else a softmax.
+    /// The function for an adapter: the identity for regression, a sigmoid for multi-label problems or a single output, else a
+    /// softmax.
     #[must_use]
     pub fn of(adapter: &Adapter) -> Self {
         match (adapter.info.problem_type, adapter.info.labels.len()) {
@@ -43,24 +44,24 @@ impl Function {
     }
 }
 
-/// One line of an answer.
+/// One label of a result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Scored {
-    /// The adapter's name for an output.
+    /// The adapter's name for the output.
     pub label: String,
-    /// Its score.
+    /// The score.
     pub score: f32,
 }
 
-/// The `top` best of `labels` by `logits`, best first; equal ones in order of id. `None` where the logits are not one finite
-/// number a label: there is no score to tell then.
+/// The `top` best of `labels` by `logits`, best first; equal logits are in order of id. `None` if the logits are not one finite
+/// number for each label, because then there are no scores.
 #[must_use]
 pub fn rank(labels: &[String], logits: &[f32], function: Function, top: usize) -> Option<Vec<Scored>> {
     if labels.len() != logits.len() || logits.iter().any(|logit| !logit.is_finite()) {
         return None;
     }
     let scores = function.apply(logits);
-    // Every function grows with the logit, and logits still differ where scores have saturated.
+    // Every function is increasing, and logits still differ where scores have saturated.
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     order.truncate(top);
@@ -88,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn the_function_follows_the_problem_type() {
+    fn problem_type_chooses_the_function() {
         use ProblemType::{MultiLabelClassification, Regression, SingleLabelClassification};
         let cases = [
             (None, 1, Function::Sigmoid),
             (None, 2, Function::Softmax),
             (Some(SingleLabelClassification), 3, Function::Softmax),
-            // `transformers` looks at the one output first.
+            // `transformers` checks for a single output first.
             (Some(SingleLabelClassification), 1, Function::Sigmoid),
             (Some(MultiLabelClassification), 3, Function::Sigmoid),
             (Some(Regression), 1, Function::Identity),
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_those_of_the_functions() {
+    fn functions_match_expected_scores() {
         let logits = [1.5f32, -0.5, 0.25];
         let near = |found: Vec<f32>, expected: [f32; 3]| {
             assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6), "{found:?} {expected:?}");
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn large_logits_neither_overflow_nor_lose_their_order() {
+    fn large_logits_do_not_overflow_and_keep_their_order() {
         let ranked = rank(&labels(3), &[900.0, 1000.0, -1000.0], Function::Softmax, 3).unwrap();
         assert_eq!(ranked[0], Scored { label: "L1".into(), score: 1.0 });
         let ranked = rank(&labels(3), &[90.0, 100.0, 95.0], Function::Sigmoid, 3).unwrap();
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn best_comes_first_and_equals_stay_in_order() {
+    fn ranks_best_first_and_equal_scores_by_id() {
         let ranked = rank(&labels(4), &[0.5, 2.0, 0.5, -1.0], Function::Identity, 3).unwrap();
         assert_eq!(
             ranked.iter().map(|s| (s.label.as_str(), s.score)).collect::<Vec<_>>(),
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_has_no_rank() {
+    fn non_finite_logits_are_not_ranked() {
         assert_eq!(rank(&labels(2), &[1.0, f32::NAN], Function::Softmax, 2), None);
         assert_eq!(rank(&labels(2), &[f32::INFINITY, 0.0], Function::Identity, 2), None);
         assert_eq!(rank(&labels(2), &[1.0], Function::Sigmoid, 2), None);

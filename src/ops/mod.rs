@@ -1,19 +1,19 @@
-//! The operations that encoders are made of, each in up to three forms: the reference by candle's own operations, the CPU's
-//! kernel, and the GPU's.
+//! The operations that encoders consist of. Each has up to three forms: the reference, made of candle's own operations; the CPU's
+//! kernel; the GPU's kernel.
 //!
-//! [`Ops`] lists them. A method of it that a form does not override runs as the reference; [`of`] chooses the form, and nothing
-//! else does. An operation owns what it writes: it returns new tensors and never changes one that it was given.
+//! [`Ops`] lists the operations. A form that does not override a method runs the reference for it. Only [`of`] chooses the form. An
+//! operation returns new tensors and never changes its inputs.
 //!
 //! | folder | operation |
 //! | --- | --- |
-//! | `embed/` | sums of rows looked up in tables |
+//! | `embed/` | the sum of rows looked up in tables |
 //! | `linear/` | linears, with the low-rank deltas that adapters add to them |
-//! | `norm/` | residual and LayerNorm |
+//! | `norm/` | residual sum and LayerNorm |
 //! | `gelu/` | GELU and the gated GELU |
-//! | `rotary/` | rotary positions |
+//! | `rotary/` | rotary position embeddings |
 //! | `attention/` | softmax attention over packed texts |
-//! | `disentangled/` | DeBERTa's attention, with relative positions |
-//! | `dropout/` | dropout whose mask is a hash |
+//! | `disentangled/` | DeBERTa's attention with relative positions |
+//! | `dropout/` | dropout with a mask computed from a hash |
 
 mod attention;
 mod disentangled;
@@ -41,29 +41,30 @@ use crate::params::{Backend, Form, Param};
 
 /// The operations in one form. Every method defaults to the reference.
 ///
-/// `T` is the number of tokens of a batch, whose texts lie end to end at `offsets [B + 1]`. All tensors are f32. Every method fails
-/// on shapes that do not fit, and with candle's own errors.
+/// `T` is the number of tokens of a batch, whose texts lie end to end at `offsets [B + 1]`. All tensors are f32. Every method
+/// returns an error if shapes do not fit, or if candle does.
 pub trait Ops: Debug + Send + Sync {
-    /// `sum over tables k of table_k[ids_k[t]]` for each token t: tables `[n_k, hidden]` with ids `[T]` each give `[T, hidden]`.
+    /// For each token t, the sum over the tables k of `table_k[ids_k[t]]`: tables `[n_k, hidden]`, each with ids `[T]`, give `[T,
+    /// hidden]`.
     ///
     /// # Errors
-    /// An id outside its table, and tables of different width.
+    /// If an id lies outside its table, or tables differ in width.
     fn embed(&self, lookups: &[(&Param, &[u32])], device: &Device) -> Result<Tensor> {
         embed::reference(lookups, device)
     }
 
-    /// Linears that read the same `x [T, in]`, each with what is added to it: `[T, out]` of each. See [`Linear`].
+    /// The outputs `[T, out]` of linears that read the same `x [T, in]`, each with what is added to it. See [`Linear`].
     ///
     /// # Errors
-    /// Segments that overlap or lie outside the batch.
+    /// If segments overlap or lie outside the batch.
     fn linears(&self, x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
         linears.iter().map(|linear| linear::reference(x, linear)).collect()
     }
 
-    /// `y [n, out]` with the delta of each segment of its rows, for `x [n, in]`.
+    /// `y [n, out]` plus the delta of each segment of its rows, for `x [n, in]`.
     ///
     /// # Errors
-    /// Segments that overlap or lie outside the rows.
+    /// If segments overlap or lie outside the rows.
     fn add_segments(&self, x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
         linear::add_segments_reference(x, y, segments)
     }
@@ -71,12 +72,12 @@ pub trait Ops: Debug + Send + Sync {
     /// LayerNorm of `h`, or of `h + residual`, both `[T, hidden]`.
     ///
     /// # Errors
-    /// Rows of another width than the norm's.
+    /// If the rows are not as wide as the norm's parameters.
     fn norm(&self, h: &Tensor, residual: Option<&Tensor>, norm: &Norm) -> Result<Tensor> {
         norm::reference(h, residual, norm)
     }
 
-    /// The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, of every element of `x`, of any shape.
+    /// The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, of every element of `x`, which may have any shape.
     ///
     /// # Errors
     /// Candle's own.
@@ -84,36 +85,36 @@ pub trait Ops: Debug + Send + Sync {
         gelu::reference(x)
     }
 
-    /// `gelu(a) * b` of `x [T, 2 w]`, whose rows are a and b: `[T, w]` (GeGLU).
+    /// `gelu(a) * b`, `[T, w]`, for `x [T, 2 w]` whose rows consist of a and b (GeGLU).
     ///
     /// # Errors
-    /// A width that is odd.
+    /// If the width is odd.
     fn gated_gelu(&self, x: &Tensor) -> Result<Tensor> {
         gelu::gated_reference(x)
     }
 
-    /// `x [T, hidden]` with each head rotated by its token's position.
+    /// `x [T, hidden]` with each head rotated by the angles of its token's position.
     ///
     /// # Errors
-    /// A table of other tokens or of another head size.
+    /// If the table was made for other tokens or another head size.
     fn rotate(&self, x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
         rotary::reference(x, rotary)
     }
 
-    /// `softmax(scale * Q K^T + bias) V` for each text and head: `q`, `k`, `v` and the result `[T, hidden]`, head h in the columns
-    /// `h * size .. (h + 1) * size`. Differentiable in `q`, `k`, `v` and the bias.
+    /// `softmax(scale * Q K^T + bias) V` for each text and head. `q`, `k`, `v` and the result are `[T, hidden]`; head h is in the
+    /// columns `h * size .. (h + 1) * size`. Differentiable in `q`, `k`, `v` and the bias.
     ///
     /// # Errors
-    /// Offsets that do not span `T`, a hidden size that heads do not divide, and a bias that does not reach.
+    /// If the offsets do not span `T`, the number of heads does not divide the hidden size, or the bias has too few columns.
     fn attention(&self, qkv: [&Tensor; 3], heads: &Heads) -> Result<Tensor> {
         attention::reference(qkv, heads)
     }
 
     /// `softmax(scores) V` with `scores = scale * (q_i k_j + q_i PK[d(i - j)] + k_j PQ[d(i - j)])` for each text and head (eq. 4 of
-    /// DeBERTa): `q`, `k`, `v` `[T, hidden]`; `PK` and `PQ` are rows of `positions [P, hidden]`. Differentiable in all four.
+    /// DeBERTa). `q`, `k`, `v` are `[T, hidden]`; `PK` and `PQ` are rows of `positions [P, hidden]`. Differentiable in all four.
     ///
     /// # Errors
-    /// Shapes and offsets that do not fit.
+    /// If shapes or offsets do not fit.
     fn disentangled_attention(
         &self,
         qkv: [&Tensor; 3],
@@ -124,7 +125,7 @@ pub trait Ops: Debug + Send + Sync {
         disentangled::reference(qkv, positions, how, dropout)
     }
 
-    /// `h`, of any shape, with elements dropped.
+    /// `h`, which may have any shape, with elements dropped.
     ///
     /// # Errors
     /// Candle's own.
@@ -133,7 +134,7 @@ pub trait Ops: Debug + Send + Sync {
     }
 }
 
-/// The operations of a backend: the one place where their form is chosen.
+/// The operations of a backend. Nothing else chooses their form.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -163,13 +164,13 @@ struct Reference;
 
 impl Ops for Reference {}
 
-/// A GPU. It has no kernels of its own yet: every operation runs as the reference, on the device.
+/// A GPU. It has no kernels of its own yet: every operation runs the reference on the device.
 #[derive(Debug)]
 struct Cuda;
 
 impl Ops for Cuda {}
 
-/// Kernels over slices of the mapping and of candle's CPU tensors.
+/// Kernels over slices of mapped weights and of candle's CPU tensors.
 #[derive(Debug)]
 struct Cpu;
 

@@ -1,17 +1,17 @@
-//! The CPU's form of each operation against the reference, forward and backward, over random shapes and data.
+//! Compares the CPU's form of each operation with the reference, forward and backward, over random shapes and data.
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;
 
-use super::attention::LONGEST;
+use super::attention::MAX_FUSED_LEN;
 use super::*;
 use crate::cpu::simd;
 use crate::params::{Delta, Frozen};
 
 const CPU: &Device = &Device::Cpu;
 
-/// Uniform in [-1, 1], from a seed.
+/// Random values, uniform in [-1, 1], from a seed.
 fn random(seed: u64, shape: &[usize]) -> Vec<f32> {
     use rand::{Rng, SeedableRng, rngs::StdRng};
     let mut rng = StdRng::seed_from_u64(seed);
@@ -32,17 +32,17 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
         return 0.0;
     }
     let differences: Vec<f32> = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    // `max` passes over what is no number.
+    // `f32::max` would skip NaN.
     differences.into_iter().max_by(f32::total_cmp).unwrap()
 }
 
-/// A bias of attention for texts of up to `longest` tokens, larger than the scores it is added to.
+/// An attention bias for texts of up to `longest` tokens, larger than the scores it is added to.
 fn table(seed: u64, heads: usize, longest: usize) -> Tensor {
     let shape = [heads, 2 * longest - 1];
     (Tensor::from_vec(random(seed, &shape), &shape[..], CPU).unwrap() * 3.0).unwrap()
 }
 
-/// That two results agree, and that the gradients of a random weighting of them with respect to `vars` do.
+/// Checks that two results agree, and that the gradients of their sum, weighted at random, agree in `vars`.
 fn same(kernel: &Tensor, reference: &Tensor, vars: &[&Var], tolerance: f32) {
     let worst = max_difference(kernel, reference);
     assert!(worst <= tolerance, "forward differs by {worst}");
@@ -55,7 +55,7 @@ fn same(kernel: &Tensor, reference: &Tensor, vars: &[&Var], tolerance: f32) {
     }
 }
 
-/// Where texts of these lengths begin, and where the last ends.
+/// The offsets of texts of these lengths.
 fn offsets_of(lengths: &[usize]) -> Vec<usize> {
     let ends = lengths.iter().scan(0, |sum, len| {
         *sum += len;
@@ -64,13 +64,13 @@ fn offsets_of(lengths: &[usize]) -> Vec<usize> {
     std::iter::once(0).chain(ends).collect()
 }
 
-/// Mostly what pruning leaves, now and then any.
+/// A rank: mostly as small as pruning leaves it, sometimes larger.
 fn rank() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 0usize..9, 1 => 9usize..257]
 }
 
 fn spans() -> impl Strategy<Value = Vec<usize>> {
-    // Not all of them empty: a result that nothing flows to has no gradients to compare.
+    // At least one text is not empty: an empty result has no gradients to compare.
     let lengths = prop::collection::vec(prop_oneof![1 => Just(0), 9 => 1usize..20], 0..6);
     (lengths, 1usize..20, any::<prop::sample::Index>()).prop_map(|(mut lengths, some, at)| {
         lengths.insert(at.index(lengths.len() + 1), some);
@@ -78,9 +78,12 @@ fn spans() -> impl Strategy<Value = Vec<usize>> {
     })
 }
 
-/// Mostly short texts, and some on either side of where general products take over.
+/// Lengths of mostly short texts, and of some just below and above the limit of the fused kernel.
 fn lengths() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(prop_oneof![1 => Just(0), 8 => 1usize..=300, 1 => LONGEST - 20..=LONGEST + 30], 1..4)
+    prop::collection::vec(
+        prop_oneof![1 => Just(0), 8 => 1usize..=300, 1 => MAX_FUSED_LEN - 20..=MAX_FUSED_LEN + 30],
+        1..4,
+    )
 }
 
 fn bits(x: &Tensor) -> Vec<u32> {
@@ -91,14 +94,14 @@ fn ops() -> [&'static dyn Ops; 2] {
     [&Cpu, &Reference]
 }
 
-/// One linear of `x`.
+/// Runs one linear on `x`.
 fn linear(ops: &dyn Ops, x: &Tensor, weight: &Param, bias: &Param, added: Added, gelu: bool) -> Result<Tensor> {
     let linear = Linear { weight: weight.clone(), bias: bias.clone(), added, gelu };
     ops.linears(x, &[linear]).map(|mut all| all.remove(0))
 }
 
-/// That the kernel gives what the reference gave, and leaves rows of no segment as the base has them, bit for bit.
-fn segments_are_right(x: &Tensor, linears: &[Linear], reference: &[Tensor]) {
+/// Checks that the kernel matches the reference, and that rows in no segment are bit-identical to the base's.
+fn assert_segments(x: &Tensor, linears: &[Linear], reference: &[Tensor]) {
     let ours = Cpu.linears(x, linears).unwrap();
     for ((ours, reference), one) in ours.iter().zip(reference).zip(linears) {
         assert!(max_difference(ours, reference) <= 1e-4);
@@ -119,10 +122,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn linear_is_its_reference(rows in 0usize..40, width in 1usize..70, out in 1usize..70, gelu: bool, seed: u64) {
+    fn linear_matches_reference(rows in 0usize..40, width in 1usize..70, out in 1usize..70, gelu: bool, seed: u64) {
         let x = var(seed, &[rows, width]);
         let (w, b) = (frozen(seed ^ 1, &[out, width]), frozen(seed ^ 2, &[out]));
-        // Tracked, as in training, and not, as in serving: two paths of the kernel.
+        // Tracked, as in training, then untracked, as in inference: the kernel takes different paths.
         let [ours, reference] = ops().map(|ops| linear(ops, &x, &w, &b, Added::Nothing, gelu).unwrap());
         same(&ours, &reference, &[&x], 2e-5);
         let plain = x.as_detached_tensor();
@@ -131,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn a_trained_bias_over_a_frozen_weight(rows in 1usize..20, width in 1usize..40, out in 1usize..40, gelu: bool, seed: u64) {
+    fn linear_with_a_trained_bias_matches_reference(rows in 1usize..20, width in 1usize..40, out in 1usize..40, gelu: bool, seed: u64) {
         let (x, b) = (var(seed, &[rows, width]), var(seed ^ 2, &[out]));
         let (w, bias) = (frozen(seed ^ 1, &[out, width]), Param::Tensor(b.as_tensor().clone()));
         let [ours, reference] = ops().map(|ops| linear(ops, &x, &w, &bias, Added::Nothing, gelu).unwrap());
@@ -139,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn gelu_is_its_reference(n in 1usize..20_000, scale in 0.1f64..8.0, seed: u64) {
+    fn gelu_matches_reference(n in 1usize..20_000, scale in 0.1f64..8.0, seed: u64) {
         let x = var(seed, &[n]);
         let scaled = (x.as_tensor() * scale).unwrap();
         let reference = Reference.gelu(&scaled).unwrap();
@@ -147,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn gated_gelu_is_its_reference(rows in 0usize..40, wide in 1usize..300, scale in 0.1f64..8.0, seed: u64) {
+    fn gated_gelu_matches_reference(rows in 0usize..40, wide in 1usize..300, scale in 0.1f64..8.0, seed: u64) {
         let x = var(seed, &[rows, 2 * wide]);
         let scaled = (x.as_tensor() * scale).unwrap();
         let reference = Reference.gated_gelu(&scaled).unwrap();
@@ -155,7 +158,7 @@ proptest! {
     }
 
     #[test]
-    fn norm_is_its_reference(rows in 1usize..60, width in 2usize..200, seed: u64) {
+    fn norm_matches_reference(rows in 1usize..60, width in 2usize..200, seed: u64) {
         let (h, r) = (var(seed, &[rows, width]), var(seed ^ 1, &[rows, width]));
         let (weight, bias) = (frozen(seed ^ 2, &[width]), frozen(seed ^ 3, &[width]));
         let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5 };
@@ -166,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn attention_is_its_reference(offsets in spans(), heads in 1usize..5, size in 1usize..20, p in 0f32..0.6, seed: u64) {
+    fn attention_matches_reference(offsets in spans(), heads in 1usize..5, size in 1usize..20, p in 0f32..0.6, seed: u64) {
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         for dropout in [None, Some(Dropout { p, seed })] {
@@ -177,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn attention_of_any_length_and_size_is_its_reference(
+    fn attention_matches_reference_at_any_length_and_size(
         lengths in lengths(), heads in 1usize..4, size in 1usize..=80, seed: u64,
     ) {
         let offsets = offsets_of(&lengths);
@@ -198,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn windowed_attention_is_its_reference(offsets in spans(), window in 0usize..6, p in 0f32..0.6, seed: u64) {
+    fn windowed_attention_matches_reference(offsets in spans(), window in 0usize..6, p in 0f32..0.6, seed: u64) {
         let shape = [*offsets.last().unwrap(), 12];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         for dropout in [None, Some(Dropout { p, seed })] {
@@ -209,13 +212,13 @@ proptest! {
     }
 
     #[test]
-    fn biased_attention_is_its_reference(
+    fn biased_attention_matches_reference(
         offsets in spans(), heads in 1usize..5, size in 1usize..20, window in prop::option::of(0usize..6), beyond in 0usize..4,
         p in 0f32..0.6, seed: u64,
     ) {
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
-        // The table may reach farther than the longest text.
+        // The bias may cover longer texts than the longest here.
         let bias = table(seed ^ 3, heads, 19 + beyond);
         for dropout in [None, Some(Dropout { p, seed })] {
             let how = Heads { offsets: &offsets, heads, scale: 0.7, window, bias: Some(&bias), dropout };
@@ -225,13 +228,13 @@ proptest! {
     }
 
     #[test]
-    fn biased_attention_of_any_length_and_size_is_its_reference(
+    fn biased_attention_matches_reference_at_any_length_and_size(
         lengths in lengths(), heads in 1usize..4, size in 1usize..=80, scale in 0.05f64..1.5, seed: u64,
     ) {
         let offsets = offsets_of(&lengths);
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
-        let bias = table(seed ^ 3, heads, LONGEST + 30);
+        let bias = table(seed ^ 3, heads, MAX_FUSED_LEN + 30);
         let how = Heads { offsets: &offsets, heads, scale, window: None, bias: Some(&bias), dropout: None };
         let reference = Reference.attention([&q, &k, &v], &how).unwrap();
         simd::each(|| {
@@ -246,9 +249,9 @@ proptest! {
         });
     }
 
-    /// A bias that is trained has the gradient that the result's slope tells.
+    /// The gradient of a trained bias matches a finite difference of the result.
     #[test]
-    fn a_tracked_bias_has_its_gradient(offsets in spans(), heads in 1usize..4, size in 1usize..8, seed: u64) {
+    fn bias_gradient_matches_finite_differences(offsets in spans(), heads in 1usize..4, size in 1usize..8, seed: u64) {
         let shape = [*offsets.last().unwrap(), heads * size];
         let [q, k, v, weighting] = [0, 1, 2, 3].map(|i| Tensor::from_vec(random(seed ^ i, &shape), &shape[..], CPU).unwrap());
         let (bias, direction) = (var(seed ^ 4, &[heads, 37]), table(seed ^ 5, heads, 19));
@@ -268,7 +271,7 @@ proptest! {
     }
 
     #[test]
-    fn rotary_is_its_reference(offsets in spans(), heads in 1usize..4, half in 1usize..9, seed: u64) {
+    fn rotary_matches_reference(offsets in spans(), heads in 1usize..4, half in 1usize..9, seed: u64) {
         let x = var(seed, &[*offsets.last().unwrap(), heads * 2 * half]);
         let rotary = Rotary::new(&offsets, 2 * half, 10_000.0).unwrap();
         let [ours, reference] = ops().map(|ops| ops.rotate(&x, &rotary).unwrap());
@@ -276,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn disentangled_scores_are_their_reference(
+    fn disentangled_scores_match_reference(
         offsets in spans(), heads in 1usize..4, size in 1usize..9, rows in 1usize..7, sides in prop::collection::vec(0usize..4, 6),
         seed: u64,
     ) {
@@ -291,7 +294,7 @@ proptest! {
         let reference = disentangled::scores_reference(&q, &k, &p, &how).unwrap();
         let scores = disentangled::scores(&q, &k, &p, &how).unwrap();
         prop_assert!(max_difference(&scores, &reference) <= 2e-5);
-        // Where no text has a side, nothing flows to the positions.
+        // If no text uses positions on a side, their gradient is absent.
         let zeros = |gradient: Option<&Tensor>| gradient.cloned().unwrap_or_else(|| p.zeros_like().unwrap());
         let weighting = Tensor::from_vec(random(99, scores.dims()), scores.dims(), CPU).unwrap();
         let gradients = |y: &Tensor| (y * &weighting).unwrap().sum_all().unwrap().backward().unwrap();
@@ -303,7 +306,7 @@ proptest! {
     }
 
     #[test]
-    fn disentangled_attention_is_its_reference(
+    fn disentangled_attention_matches_reference(
         lengths in lengths(), heads in 1usize..4, size in 1usize..=80, rows in 1usize..40,
         sides in prop::collection::vec(0usize..4, 4), seed: u64,
     ) {
@@ -322,7 +325,7 @@ proptest! {
         simd::each(|| {
             let whole = Cpu.disentangled_attention([&q, &k, &v], &p, &how, None).unwrap();
             assert!(max_difference(&whole, &reference) <= 5e-5);
-            for (span, text) in how.offsets.windows(2).zip(&how.texts).filter(|(span, _)| span[1] - span[0] <= LONGEST) {
+            for (span, text) in how.offsets.windows(2).zip(&how.texts).filter(|(span, _)| span[1] - span[0] <= MAX_FUSED_LEN) {
                 let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
                 let how = Disentangled { offsets: vec![0, span[1] - span[0]], texts: vec![*text], ..how.clone() };
                 let alone = Cpu.disentangled_attention([&part(&q), &part(&k), &part(&v)], &p, &how, None).unwrap();
@@ -332,7 +335,7 @@ proptest! {
     }
 
     #[test]
-    fn attend_is_its_reference(offsets in spans(), heads in 1usize..4, size in 1usize..9, p in 0f32..0.6, seed: u64) {
+    fn attend_matches_reference(offsets in spans(), heads in 1usize..4, size in 1usize..9, p in 0f32..0.6, seed: u64) {
         let total = offsets.windows(2).map(|span| heads * (span[1] - span[0]).pow(2)).sum();
         let (s, v) = (var(seed, &[total]), var(seed ^ 1, &[*offsets.last().unwrap(), heads * size]));
         for dropout in [None, Some(Dropout { p, seed })] {
@@ -342,7 +345,7 @@ proptest! {
     }
 
     #[test]
-    fn a_text_is_attended_alone_as_among_neighbours(offsets in spans(), seed: u64) {
+    fn attention_of_a_text_does_not_depend_on_other_texts(offsets in spans(), seed: u64) {
         let shape = [*offsets.last().unwrap(), 12];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         let how = Heads { offsets: &offsets, heads: 3, scale: 0.5, window: None, bias: None, dropout: None };
@@ -356,7 +359,7 @@ proptest! {
     }
 
     #[test]
-    fn a_linear_with_a_trained_delta_is_its_reference(
+    fn linear_with_a_trained_delta_matches_reference(
         rows in 1usize..40, width in 1usize..60, out in 1usize..60, rank in 1usize..17, gelu: bool, seed: u64,
     ) {
         let (x, a, b) = (var(seed, &[rows, width]), var(seed ^ 1, &[rank, width]), var(seed ^ 2, &[out, rank]));
@@ -367,7 +370,7 @@ proptest! {
     }
 
     #[test]
-    fn dropout_is_its_reference(n in 1usize..20_000, p in 0f32..0.9, seed: u64) {
+    fn dropout_matches_reference(n in 1usize..20_000, p in 0f32..0.9, seed: u64) {
         let x = var(seed, &[n]);
         let how = Dropout { p, seed };
         let y = Cpu.dropout(&x, how).unwrap();
@@ -379,7 +382,7 @@ proptest! {
     }
 
     #[test]
-    fn ragged_deltas_are_their_reference_and_the_same_alone(
+    fn ragged_deltas_match_reference_and_do_not_depend_on_other_segments(
         runs in prop::collection::vec((0usize..3, 0usize..30, prop::array::uniform3(rank())), 1..6),
         width in 1usize..80, outs in prop::array::uniform3(1usize..80), by_rank: bool, gelu: bool, seed: u64,
     ) {
@@ -402,8 +405,8 @@ proptest! {
             })
             .collect();
         let reference = Reference.linears(&x, &linears).unwrap();
-        simd::each(|| segments_are_right(&x, &linears, &reference));
-        // Deltas alone: a segment's rows come out as they do without the others.
+        simd::each(|| assert_segments(&x, &linears, &reference));
+        // Deltas alone: a segment's rows do not depend on the other segments.
         for (one, out) in linears.iter().zip(outs) {
             let (y, Added::Segments(segments)) = (tensor(seed ^ 9, &[start + 2, out]), &one.added) else { unreachable!() };
             let before = bits(&y);
@@ -419,7 +422,7 @@ proptest! {
     }
 
     #[test]
-    fn embed_is_its_reference(ids in prop::collection::vec((0u32..11, 0u32..5), 1..300), seed: u64) {
+    fn embed_matches_reference(ids in prop::collection::vec((0u32..11, 0u32..5), 1..300), seed: u64) {
         let (first, second): (Vec<u32>, Vec<u32>) = ids.into_iter().unzip();
         let (words, types) = (frozen(seed, &[11, 9]), frozen(seed ^ 1, &[5, 9]));
         let lookups = [(&words, &first[..]), (&types, &second[..])];
@@ -428,10 +431,10 @@ proptest! {
     }
 }
 
-/// What is no number, or too large for one, is told by what comes out; it does not become a weight like others.
+/// NaN and infinity propagate; they must not become an ordinary weight.
 #[test]
-fn attention_lets_what_is_no_number_through() {
-    for len in [7, 40, LONGEST + 3] {
+fn attention_propagates_nan_and_infinity() {
+    for len in [7, 40, MAX_FUSED_LEN + 3] {
         for (bad, at) in [(f32::NAN, 0), (f32::INFINITY, 3)] {
             let mut q = random(1, &[len, 8]);
             q[8 * (len - 2) + at] = bad;
@@ -451,7 +454,8 @@ fn attention_lets_what_is_no_number_through() {
     }
 }
 
-/// A long text is divided among threads, one longer still or windowed into blocks that see only their keys: neither shows.
+/// A long text is divided among threads; a longer or windowed one is divided into blocks that see only their keys. The result must
+/// not depend on the division.
 #[test]
 fn attention_of_long_texts_does_not_depend_on_threads() {
     let dropout = Some(Dropout { p: 0.3, seed: 5 });
@@ -488,7 +492,7 @@ fn attention_of_long_texts_does_not_depend_on_threads() {
     }
 }
 
-/// Threads must not show in a sum: a run gives the same adapter on any number of them.
+/// The sums must not depend on the threads: a run gives the same adapter on any number of them.
 #[test]
 fn disentangled_gradients_do_not_depend_on_threads() {
     let offsets: Vec<usize> = (0..=14).map(|text| 9 * text).collect();
@@ -539,7 +543,7 @@ fn disentangled_attention_does_not_depend_on_threads() {
 }
 
 #[test]
-fn no_segment_leaves_the_base_bit_identical() {
+fn an_empty_list_of_segments_is_bit_identical_to_the_base() {
     let (x, w, b) = (tensor(3, &[5, 4]), frozen(1, &[7, 4]), frozen(2, &[7]));
     for ops in ops() {
         let [bare, empty] =
@@ -548,9 +552,9 @@ fn no_segment_leaves_the_base_bit_identical() {
     }
 }
 
-/// What an operation is given may be shared: it must come out as it went in.
+/// The inputs of an operation may be shared, so it must not change them.
 #[test]
-fn operations_change_none_of_their_inputs() {
+fn operations_do_not_change_their_inputs() {
     let (x, shape) = (tensor(1, &[6, 8]), [6, 8]);
     let before = bits(&x);
     let (weight, bias) = (frozen(2, &[8, 8]), frozen(3, &[8]));
@@ -576,43 +580,43 @@ fn operations_change_none_of_their_inputs() {
 }
 
 #[test]
-fn misfits_are_errors_not_panics() {
+fn mismatched_shapes_are_errors_not_panics() {
     let x = tensor(1, &[3, 4]);
-    let refused = |result: Result<Tensor>, words: &str| {
+    let assert_error = |result: Result<Tensor>, words: &str| {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(words), "{message}");
     };
     let bare = |w: &Param, b: &Param| linear(&Cpu, &x, w, b, Added::Nothing, false);
-    refused(bare(&frozen(1, &[2, 5]), &frozen(2, &[2])), "expected rows of 5, found 4");
-    refused(Cpu.embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
+    assert_error(bare(&frozen(1, &[2, 5]), &frozen(2, &[2])), "expected rows of 5, found 4");
+    assert_error(Cpu.embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
     let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, window: None, bias: None, dropout: None };
     for ops in ops() {
         let attention = |heads: Heads| ops.attention([&x, &x, &x], &heads);
-        refused(attention(heads(&[0, 2])), "do not span 3 tokens");
-        refused(attention(Heads { heads: 3, ..heads(&[0, 3]) }), "3 heads");
+        assert_error(attention(heads(&[0, 2])), "do not span 3 tokens");
+        assert_error(attention(Heads { heads: 3, ..heads(&[0, 3]) }), "3 heads");
         let biased = |bias: Tensor, scale| attention(Heads { bias: Some(&bias), scale, ..heads(&[0, 3]) });
-        refused(biased(table(1, 2, 2), 1.0), "expected a bias of [2, 5] or more columns, found [2, 3]");
-        refused(biased(table(1, 3, 3), 1.0), "found [3, 5]");
-        refused(biased(table(1, 2, 4).narrow(1, 0, 6).unwrap(), 1.0), "found [2, 6]");
-        refused(biased(table(1, 2, 3), 0.0), "scale 0");
-        refused(ops.gated_gelu(&tensor(1, &[2, 3])), "even width");
+        assert_error(biased(table(1, 2, 2), 1.0), "expected a bias of [2, 5] or more columns, found [2, 3]");
+        assert_error(biased(table(1, 3, 3), 1.0), "found [3, 5]");
+        assert_error(biased(table(1, 2, 4).narrow(1, 0, 6).unwrap(), 1.0), "found [2, 6]");
+        assert_error(biased(table(1, 2, 3), 0.0), "scale 0");
+        assert_error(ops.gated_gelu(&tensor(1, &[2, 3])), "even width");
         let rotary = Rotary::new(&[0, 2], 4, 100.0).unwrap();
-        refused(ops.rotate(&x, &rotary), "expected 2 tokens and heads of size 4, found [3, 4]");
+        assert_error(ops.rotate(&x, &rotary), "expected 2 tokens and heads of size 4, found [3, 4]");
     }
     assert!(Rotary::new(&[0, 2], 3, 100.0).is_err() && Rotary::new(&[0, 2, 1], 4, 100.0).is_err());
     let delta = Delta { a: tensor(1, &[1, 4]), b: tensor(1, &[4, 1]), scale: 1.0 };
     let adapted = |out: usize, delta: &Delta| {
         linear(&Cpu, &x, &frozen(1, &[out, 4]), &frozen(2, &[out]), Added::Whole(delta.clone()), false)
     };
-    refused(adapted(5, &delta), "expected B of 5 rows, found 4");
+    assert_error(adapted(5, &delta), "expected B of 5 rows, found 4");
     let transposed = Delta { a: delta.b.clone(), b: delta.a.clone(), scale: 1.0 };
-    refused(adapted(4, &transposed), "expected x [T, in]");
+    assert_error(adapted(4, &transposed), "expected x [T, in]");
     for ops in ops() {
         let segments = |segments: &[std::ops::Range<usize>]| {
             let segments = segments.iter().map(|rows| Segment { rows: rows.clone(), delta: &delta }).collect();
             linear(ops, &x, &frozen(1, &[4, 4]), &frozen(2, &[4]), Added::Segments(segments), false)
         };
-        refused(segments(&[2..9]), "lie outside");
-        refused(segments(&[0..2, 1..3]), "overlap others");
+        assert_error(segments(&[2..9]), "lie outside");
+        assert_error(segments(&[0..2, 1..3]), "overlap others");
     }
 }

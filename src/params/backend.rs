@@ -1,4 +1,5 @@
-//! Which form of the operations runs, and on which device. An engine is opened with one, and everything in it follows.
+//! Which form of the operations runs, and on which device. An engine is opened with one [`Backend`]; all of its tensors and
+//! operations use it.
 
 use candle_core::Device;
 use clap::ValueEnum;
@@ -6,7 +7,7 @@ use clap::ValueEnum;
 /// The forms that every operation has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Form {
-    /// Candle's own operations, on any device; slow, and the one that the others are tested against
+    /// Candle's own operations, on any device; slow, and the form that tests compare the others with
     Reference,
     /// Kernels over mapped weights
     Cpu,
@@ -15,7 +16,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// Its name on command lines and in answers.
+    /// The form's name on command lines and in responses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -43,19 +44,19 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// The CPU with its kernels.
+    /// The CPU, with the kernels written for it.
     #[must_use]
     pub fn cpu() -> Self {
         Self { form: Form::Cpu, device: Device::Cpu }
     }
 
-    /// The reference on `device`.
+    /// The reference form on `device`.
     #[must_use]
     pub fn reference(device: Device) -> Self {
         Self { form: Form::Reference, device }
     }
 
-    /// The fastest form that `device` has.
+    /// The fastest form that runs on `device`.
     #[must_use]
     pub fn native(device: Device) -> Self {
         if device.is_cpu() { Self::cpu() } else { Self { form: Form::Cuda, device } }
@@ -73,13 +74,13 @@ impl Backend {
         &self.device
     }
 
-    /// Whether it computes on the CPU's cores, in whatever form.
+    /// Whether the operations run on the CPU, in either form.
     #[must_use]
     pub fn on_host(&self) -> bool {
         self.device.is_cpu()
     }
 
-    /// `form` on `device`; `None` where the device does not have it.
+    /// `form` on `device`, or `None` if that form does not run on that device.
     #[must_use]
     pub fn new(form: Form, device: Device) -> Option<Self> {
         let has = match form {
@@ -90,7 +91,7 @@ impl Backend {
         has.then_some(Self { form, device })
     }
 
-    /// Its name on command lines and in answers.
+    /// The form's name on command lines and in responses.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.form.name()

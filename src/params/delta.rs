@@ -7,9 +7,10 @@ use candle_core::Tensor;
 pub struct Delta {
     /// `A [rank, in]`, f32, contiguous.
     pub a: Tensor,
-    /// `B [out, rank]`, f32. Read from a file it lies in memory by ranks, with strides `(1, out)`, as serving reads it.
+    /// `B [out, rank]`, f32. When it is read from a file, it is stored rank by rank, with strides `(1, out)`, as the serving
+    /// kernels read it.
     pub b: Tensor,
-    /// PEFT's scale, from the module's own alpha and rank.
+    /// PEFT's scale, computed from this module's own alpha and rank.
     pub scale: f64,
 }
 

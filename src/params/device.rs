@@ -6,7 +6,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use thiserror::Error;
 
-/// What to do about a build without CUDA.
+/// The error for a CUDA device in a build without CUDA.
 const NO_CUDA: &str = "this build has no CUDA; build with the feature `cuda`: cargo build --release --features cuda (needs CUDA 13.0's nvcc)";
 
 /// A device that cannot be opened.
@@ -15,11 +15,11 @@ const NO_CUDA: &str = "this build has no CUDA; build with the feature `cuda`: ca
 pub struct DeviceError {
     /// The device.
     pub device: DeviceName,
-    /// What candle says.
+    /// Candle's error.
     pub source: candle_core::Error,
 }
 
-/// A device by its name.
+/// The name of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceName {
     /// `cpu`.
@@ -29,10 +29,10 @@ pub enum DeviceName {
 }
 
 impl DeviceName {
-    /// The device itself. The CUDA one has a stream of its own, on which every thread's work is in order.
+    /// Opens the device. A CUDA device gets a stream of its own, and the work of every thread runs on it in order.
     ///
     /// # Errors
-    /// There is no such device, or the build has no CUDA.
+    /// If there is no such device, or the build has no CUDA.
     pub fn open(self) -> Result<Device, DeviceError> {
         let device = match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_have_names() {
+    fn parses_device_names() {
         for (text, expected) in
             [("cpu", DeviceName::Cpu), ("cuda", DeviceName::Cuda(0)), ("cuda:3", DeviceName::Cuda(3))]
         {
@@ -83,7 +83,7 @@ mod tests {
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn a_build_without_cuda_says_how_to_build_with_it() {
+    fn opening_cuda_without_the_feature_says_how_to_build_it() {
         let error = DeviceName::Cuda(1).open().map(drop).map_err(|error| error.to_string());
         assert_eq!(error, Err(format!("device cuda:1: {NO_CUDA}")));
     }

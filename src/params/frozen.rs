@@ -8,8 +8,8 @@ use memmap2::Mmap;
 
 use super::{Backend, Form, Prepacked};
 
-/// A parameter of the frozen base. The CPU's kernels read its elements in the mapping itself; other forms have a tensor on their
-/// device. A clone shares them.
+/// A parameter of the frozen base. The CPU's kernels read its elements directly from the memory-mapped file; the other forms keep a
+/// tensor on their device. Clones share the data.
 #[derive(Debug, Clone)]
 pub struct Frozen {
     name: Arc<str>,
@@ -20,19 +20,19 @@ pub struct Frozen {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Data {
-    /// These bytes of the mapping are f32 in the machine's order, aligned. Made by [`Data::mapped`] only.
+    /// These bytes of the mapping are aligned f32 in the machine's byte order. Only [`Data::mapped`] makes this variant.
     Mapped { map: Arc<Mmap>, range: Range<usize> },
-    /// What the file holds in another type, or misaligned, converted once.
-    Held(Arc<[f32]>),
-    /// A tensor, on whatever device.
+    /// Elements in memory, converted once because the file stores another type or does not align them.
+    Owned(Arc<[f32]>),
+    /// A tensor on any device.
     Device(Tensor),
 }
 
 impl Data {
-    /// The bytes `range` of `map`, which are f32 in the machine's order.
+    /// The bytes `range` of `map`, which must be f32 in the machine's byte order.
     ///
     /// # Panics
-    /// Where they lie outside, or are misaligned: whoever calls has checked.
+    /// If the range lies outside the mapping or is misaligned. The caller must have checked both.
     pub(crate) fn mapped(map: Arc<Mmap>, range: Range<usize>) -> Self {
         let elements = bytemuck::try_cast_slice::<u8, f32>(&map[range.clone()]);
         assert!(elements.is_ok(), "no f32 at {range:?}: {elements:?}");
@@ -45,49 +45,49 @@ impl Frozen {
         Self { name: name.into(), shape: shape.to_vec(), data, prepacked: None }
     }
 
-    /// Zeros, for a bias that the architecture does without.
+    /// Zeros, in place of a bias that the architecture does not have.
     pub(crate) fn zeros(shape: &[usize], backend: &Backend) -> candle_core::Result<Self> {
-        Self::new("no bias", shape, Data::Held(vec![0.0; shape.iter().product()].into())).placed(backend)
+        Self::new("no bias", shape, Data::Owned(vec![0.0; shape.iter().product()].into())).placed(backend)
     }
 
-    /// A parameter that no file holds.
+    /// A parameter made in memory, for tests.
     #[cfg(test)]
     pub(crate) fn host(name: &str, shape: &[usize], data: Vec<f32>) -> Self {
-        Self::new(name, shape, Data::Held(data.into()))
+        Self::new(name, shape, Data::Owned(data.into()))
     }
 
-    /// Its name in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.weight`.
+    /// The parameter's name in a classifier's checkpoint, such as `bert.encoder.layer.0.output.dense.weight`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its shape.
+    /// The parameter's shape.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Where it is.
+    /// The device that holds the parameter.
     #[must_use]
     pub fn device(&self) -> &Device {
         match &self.data {
             Data::Device(tensor) => tensor.device(),
-            Data::Mapped { .. } | Data::Held(_) => &Device::Cpu,
+            Data::Mapped { .. } | Data::Owned(_) => &Device::Cpu,
         }
     }
 
-    /// Its elements, row by row, where the CPU's kernels read them; `None` where it is a tensor.
+    /// The elements, row by row, as the CPU's kernels read them; `None` if the parameter is a tensor.
     #[must_use]
     pub fn slice(&self) -> Option<&[f32]> {
         match &self.data {
             Data::Mapped { map, range } => Some(bytemuck::cast_slice(&map[range.clone()])),
-            Data::Held(data) => Some(data),
+            Data::Owned(data) => Some(data),
             Data::Device(_) => None,
         }
     }
 
-    /// A linear's weight as its products run on it, where it was prepacked.
+    /// The prepacked form of a linear's weight, if it has one.
     #[must_use]
     pub fn prepacked(&self) -> Option<&Prepacked> {
         self.prepacked.as_ref()
@@ -97,7 +97,7 @@ impl Frozen {
         Self { prepacked, ..self }
     }
 
-    /// As a tensor: a copy on the CPU, the uploaded one elsewhere.
+    /// The parameter as a tensor. Mapped elements are copied; a tensor that is already on a device is shared.
     ///
     /// # Errors
     /// Candle's own.
@@ -105,7 +105,8 @@ impl Frozen {
         self.on(self.device())
     }
 
-    /// As `backend` computes with it: the CPU's kernels read it where it is mapped, other forms need a tensor, made once.
+    /// The parameter in the form that `backend` reads: unchanged for the CPU's kernels, which read the mapping; a tensor, made
+    /// once, for the other forms.
     pub(crate) fn placed(self, backend: &Backend) -> candle_core::Result<Self> {
         match backend.form() {
             Form::Cpu => Ok(self),
@@ -119,7 +120,7 @@ impl Frozen {
     fn on(&self, device: &Device) -> candle_core::Result<Tensor> {
         match &self.data {
             Data::Device(tensor) => tensor.to_device(device),
-            Data::Mapped { .. } | Data::Held(_) => {
+            Data::Mapped { .. } | Data::Owned(_) => {
                 Tensor::from_slice(self.slice().unwrap_or_default(), &self.shape[..], device)
             }
         }

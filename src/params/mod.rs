@@ -1,11 +1,11 @@
-//! What every other module speaks of: parameters, the places that adapters change, and where operations run.
+//! The types that all other modules use: parameters, the places that adapters change, and where operations run.
 //!
 //! | type | idea |
 //! | --- | --- |
 //! | [`Frozen`] | a parameter of the base, mapped or on a device |
-//! | [`Param`] | a parameter as it is used: the base's, or a tensor in its place |
+//! | [`Param`] | a parameter as an operation reads it: the base's, or a tensor in its place |
 //! | [`Delta`] | the low-rank change of one linear |
-//! | [`Prepacked`], [`Precision`] | a linear's weight, packed once for the CPU's products |
+//! | [`Prepacked`], [`Precision`] | a linear's weight, packed once for the CPU's matrix products |
 //! | [`Site`], [`Layout`] | the linears that adapters change, and their names |
 //! | [`Backend`] | which form of the operations runs, and on which device |
 

@@ -1,4 +1,4 @@
-//! A parameter as an operation uses it.
+//! A parameter as an operation reads it.
 
 use candle_core::{Result, Tensor};
 
@@ -7,14 +7,14 @@ use super::Frozen;
 /// A parameter: the base's own, or a tensor that replaces it.
 #[derive(Debug, Clone)]
 pub enum Param {
-    /// The base's, in the mapping or on the device.
+    /// The base's parameter, mapped or on a device.
     Frozen(Frozen),
-    /// Trained, or given by an adapter.
+    /// A trained tensor, or one that an adapter carries.
     Tensor(Tensor),
 }
 
 impl Param {
-    /// The parameter as a tensor; a mapped parameter is copied.
+    /// The parameter as a tensor. A mapped parameter is copied.
     ///
     /// # Errors
     /// Candle's own.

@@ -1,7 +1,7 @@
-//! Sites: the places of an encoder that an adapter may change, and what they are called.
+//! Sites: the places in an encoder that an adapter may change, and their names.
 //!
-//! A *site* is one adapted linear, named by (layer, module). A [`Layout`] lists an architecture's sites with their sizes and
-//! their names in checkpoints; it is all that reading an adapter needs to know of a base.
+//! A *site* is one adapted linear, identified by (layer, module). A [`Layout`] lists the sites of an architecture, with their sizes
+//! and their names in checkpoints. The code that reads an adapter needs nothing else from the base.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ pub struct Site {
     pub module: usize,
 }
 
-/// An input of a layer: a tensor that some of its linears read. In the order of execution.
+/// An input of a layer: a tensor that some of its linears read. The variants are in the order of execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Input {
     /// Read by query, key and value.
@@ -25,16 +25,16 @@ pub enum Input {
     FeedForward,
     /// Read by the linear out of the feed-forward.
     FeedForwardOutput,
-    /// Relative positions (DeBERTa). They are no rows of the batch's tokens, and act within the attention.
+    /// Relative positions (DeBERTa). They are not rows of the batch's tokens, and they act inside the attention.
     Positions,
 }
 
 impl Input {
-    /// Those that are rows of the batch's tokens.
+    /// The inputs that are rows of the batch's tokens.
     pub const TOKENS: [Self; 4] = [Self::Attention, Self::AttentionOutput, Self::FeedForward, Self::FeedForwardOutput];
 }
 
-/// Just before the linears that read an input: a place where rows that ran together may fork. In the order of execution.
+/// The place just before the linears that read an input, where rows that ran together may fork. Points are ordered by execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Point {
     /// Layer, from 0 at the embeddings.
@@ -43,27 +43,27 @@ pub struct Point {
     pub input: Input,
 }
 
-/// A site as people and clients are told of it.
+/// A site as it is shown to users and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NamedSite {
     /// Layer, from 0 at the embeddings.
     pub layer: usize,
-    /// Name inside the layer, `attention.self.query`.
+    /// Name inside the layer, such as `attention.self.query`.
     pub module: &'static str,
 }
 
 /// One kind of linear that every layer has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Name inside its layer in checkpoints, `attention.self.query`.
+    /// Name inside its layer in checkpoints, such as `attention.self.query`.
     pub name: &'static str,
-    /// Short name for tables, `query`.
+    /// Short name for tables, such as `query`.
     pub label: &'static str,
     /// Width of the input.
     pub in_features: usize,
     /// Width of the output.
     pub out_features: usize,
-    /// Which of the layer's inputs it reads; modules of one input may share work.
+    /// Which of the layer's inputs the linear reads. Modules that read the same input may share work.
     pub input: Input,
 }
 
@@ -72,38 +72,40 @@ pub struct Module {
 pub enum Dim {
     /// The adapter's number of labels.
     Labels,
-    /// A size given by the base.
+    /// A size that the base sets.
     Fixed(usize),
 }
 
 /// A tensor that an adapter's head may carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadParameter {
-    /// Name in checkpoints, without PEFT's `base_model.model.`: `classifier.weight`.
+    /// Name in checkpoints, without PEFT's `base_model.model.`, such as `classifier.weight`.
     pub name: String,
-    /// Its shape.
+    /// The tensor's shape.
     pub shape: Vec<Dim>,
-    /// Whether an adapter without it is refused (no such tensor can come from the base).
+    /// Whether an adapter without this tensor is rejected, because the base cannot supply it.
     pub required: bool,
 }
 
 /// The sites of one base and the tensors of its heads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// What stands before every encoder name in a classifier's checkpoint, `bert`.
+    /// The prefix of every encoder name in a classifier's checkpoint, such as `bert`.
     pub prefix: &'static str,
-    /// Where the layers are below it, `encoder.layer`.
+    /// The path of the layers below the prefix, such as `encoder.layer`.
     pub stack: &'static str,
     /// Number of layers.
     pub layers: usize,
     /// The linears of each layer, in the order in which a layer runs them.
     pub modules: Vec<Module>,
-    /// Linears outside the layers that exist in the `transformers` model (`bert.pooler.dense`): never a site, but patterns of
-    /// PEFT may name them. A delta of one of the head becomes part of the adapter's head; the others are refused by name.
+    /// Linears of the `transformers` model that lie outside the layers, such as `bert.pooler.dense`. They are never sites, but
+    /// PEFT's patterns may name them. A delta of one of the head's linears becomes part of the adapter's head; a delta of any other
+    /// is rejected by name.
     pub other_linears: Vec<String>,
-    /// Tables outside the layers, and whatever else PEFT can adapt that is no linear: refused alike.
+    /// Embedding tables outside the layers, and everything else that PEFT can adapt and that is not a linear. Their deltas are
+    /// rejected by name too.
     pub tables: Vec<String>,
-    /// What a head carries.
+    /// The tensors of a head.
     pub head: Vec<HeadParameter>,
     /// `hidden_size` of the base.
     pub hidden: usize,
@@ -116,7 +118,7 @@ impl Layout {
         self.layers * self.modules.len()
     }
 
-    /// Whether there is no site at all.
+    /// Whether there are no sites.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -150,7 +152,7 @@ impl Layout {
         Point { layer: site.layer, input }
     }
 
-    /// What part of the products of a forward pass, from 0 to 1, comes at `point` or after it.
+    /// The share, from 0 to 1, of a forward pass's matrix products that run at `point` or after it.
     #[must_use]
     pub fn share_from(&self, point: Point) -> f64 {
         let work = |site| (self.module(site).in_features * self.module(site).out_features) as f64;
@@ -158,19 +160,19 @@ impl Layout {
         after / self.sites().map(work).sum::<f64>()
     }
 
-    /// The full name in a classifier's checkpoint, `bert.encoder.layer.0.attention.self.query`.
+    /// The full name in a classifier's checkpoint, such as `bert.encoder.layer.0.attention.self.query`.
     #[must_use]
     pub fn name(&self, site: Site) -> String {
         format!("{}.{}.{}.{}", self.prefix, self.stack, site.layer, self.module(site).name)
     }
 
-    /// The site with its module's name.
+    /// The site's layer and its module's name.
     #[must_use]
     pub fn named(&self, site: Site) -> NamedSite {
         NamedSite { layer: site.layer, module: self.module(site).name }
     }
 
-    /// The site of a full name, if it is one.
+    /// The site with this full name, if there is one.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Site> {
         let rest = name.strip_prefix(self.prefix)?.strip_prefix('.')?.strip_prefix(self.stack)?.strip_prefix('.')?;

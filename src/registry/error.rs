@@ -1,62 +1,62 @@
-//! Why a name has no adapter to give.
+//! The errors of looking up and loading adapters.
 
 use std::sync::Arc;
 
 use crate::engine::Error;
 
-/// Why a name has no adapter to give.
+/// An error while an adapter is looked up by name or loaded.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RegistryError {
-    /// No folder of that name holds an adapter.
+    /// No folder of this name holds an adapter.
     #[error("no adapter is named {name:?}")]
     NotFound {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
-    /// A symlink leads out of the adapters' folder.
-    #[error("adapter {name:?} is outside the adapters' folder: {file} leads out of it")]
+    /// A symlink points outside the adapters' folder.
+    #[error("adapter {name:?}: {file} is a link to outside the adapters' folder")]
     OutsideRoot {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// What leads out, relative to the root.
+        /// The path that leads outside, relative to the root.
         file: String,
     },
-    /// The files are no longer those that were loaded.
-    #[error("the files of adapter {name:?} changed since it was loaded")]
+    /// The files have changed since they were loaded.
+    #[error("the files of adapter {name:?} have changed since it was loaded")]
     Changed {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
-    /// The adapter is malformed, or made for another base.
+    /// The adapter is malformed or was made for another base.
     #[error("adapter {name:?}: {reason}")]
     Invalid {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// File, tensor, expected and found, with paths relative to the root.
+        /// The file, the tensor, and the expected and found values; paths are relative to the root.
         reason: String,
-        /// The reason as it was raised.
+        /// The original error.
         source: Arc<Error>,
     },
     /// The adapter alone is larger than the budget.
-    #[error("adapter {name:?} takes {bytes} bytes, more than the {budget} bytes that all adapters may take")]
+    #[error("adapter {name:?} needs {bytes} bytes, more than the budget of {budget} bytes for all adapters")]
     TooLarge {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// What it takes in memory.
+        /// The bytes that it needs in memory.
         bytes: usize,
-        /// What all adapters may take.
+        /// The budget for all adapters, in bytes.
         budget: usize,
     },
-    /// Every adapter that would have to give way is in use.
-    #[error("adapter {name:?} takes {bytes} bytes, and adapters in use hold {held} of {budget}")]
+    /// The adapter fits the budget, but pinned adapters leave too little of it.
+    #[error("adapter {name:?} needs {bytes} bytes, but adapters in use hold {held} of the budget of {budget} bytes")]
     Busy {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// What it takes in memory.
+        /// The bytes that it needs in memory.
         bytes: usize,
         /// Bytes of the adapters in use.
         held: usize,
-        /// What all adapters may take.
+        /// The budget for all adapters, in bytes.
         budget: usize,
     },
 }

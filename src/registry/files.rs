@@ -1,4 +1,4 @@
-//! An adapter's folder: found by a plain name, kept inside the root, known again.
+//! An adapter's folder: finds it by a plain name, checks that it lies inside the root, and detects changes of its files.
 
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
@@ -8,16 +8,16 @@ use std::time::SystemTime;
 use super::RegistryError;
 use crate::adapter::AdapterError;
 
-/// What an adapter is read from. The first one makes a folder an adapter.
+/// The files of an adapter. A folder is an adapter if it has the first one.
 const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
 
-/// A folder that holds an adapter; equal as long as it holds the same version.
+/// A folder that holds an adapter. Two values are equal if the folder holds the same version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folder {
-    /// Where it really is: canonical, inside the root.
+    /// The canonical path, inside the root.
     pub(super) path: PathBuf,
-    /// Size and time of change of each of [`FILES`]; `None` is absent. What a change of owner alters besides, or a file system that
-    /// numbers its files anew, is left out: the adapter is the same.
+    /// The size and modification time of each of [`FILES`]; `None` if the file is absent. The inode number and the change time are
+    /// not compared: they also change with the owner or on some file systems, although the adapter is the same.
     files: [Option<(u64, Option<SystemTime>)>; FILES.len()],
 }
 
@@ -49,18 +49,19 @@ impl Folder {
     }
 }
 
-/// Whether there is nothing at a path, as opposed to something that the system does not give for now.
+/// Whether nothing exists at the path, as opposed to something that cannot be read at the moment.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }
 
-/// The path that is told is relative to the root.
+/// The error for a file that cannot be read. `file` is relative to the root, so that clients do not see the root.
 fn unreadable(name: &str, file: &str, error: io::Error) -> RegistryError {
     let source = AdapterError::io(Path::new(file))(error);
     RegistryError::Invalid { name: name.into(), reason: source.to_string(), source: Arc::new(source.into()) }
 }
 
-/// Whether `name` is a folder's name, or two: PEFT saves the adapters of one model into subfolders of the first one's.
+/// Whether `name` is a folder's name, or two joined by `/`: PEFT saves further adapters of one model into subfolders of the first
+/// one's.
 fn is_name(name: &str) -> bool {
     match name.split_once('/') {
         Some((folder, adapter)) => is_plain(folder) && is_plain(adapter),
@@ -68,7 +69,7 @@ fn is_name(name: &str) -> bool {
     }
 }
 
-/// Whether `name` is one component of a path, neither `.` nor `..`, and nothing else.
+/// Whether `name` is exactly one component of a path, other than `.` and `..`.
 fn is_plain(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = components.next();
@@ -77,13 +78,13 @@ fn is_plain(name: &str) -> bool {
         && !name.contains(['\\', '\0'])
 }
 
-/// The names of all adapters under the canonical folder `root`, sorted: those in its subfolders, and one level deeper those that
-/// PEFT saved beside another (`folder/adapter`).
+/// The names of all adapters under the canonical folder `root`, sorted: its subfolders that are adapters, and one level deeper
+/// those that PEFT saved inside another (`folder/adapter`).
 pub(super) fn names(root: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for name in subfolders(root)? {
         let folder = root.join(&name);
-        // A link may lead back to the root; a subfolder that cannot be read holds no adapter to serve.
+        // A link may point back to the root. A subfolder that cannot be read holds no adapter that can be served.
         let inner = if folder.is_symlink() { Vec::new() } else { subfolders(&folder).unwrap_or_default() };
         for inner in inner {
             let inner = format!("{name}/{inner}");
@@ -99,7 +100,7 @@ pub(super) fn names(root: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The folders in `dir` (links to folders too) whose names are text.
+/// The names of the folders in `dir`, including links to folders, that are valid UTF-8.
 fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in dir.read_dir()? {
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_plain_component_is_a_name() {
+    fn accepts_only_plain_names() {
         for name in ["a", "a b", "sst-2", "..a", "a..", ".hidden", "日本"] {
             assert!(is_plain(name), "{name:?}");
         }

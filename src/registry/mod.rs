@@ -1,11 +1,11 @@
-//! Adapters by name: found in a folder, loaded on first use, kept within a budget of bytes.
+//! Adapters by name: found in a folder, loaded on first use, and kept within a budget of bytes.
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `files.rs` | a folder by a plain name, kept inside the root, known again |
-//! | `residents.rs` | the versions in memory by (name, generation), and what gives way |
-//! | `pin.rs` | the promise that a version stays in memory, as a value |
-//! | `status.rs` | what clients are told of an adapter |
+//! | `files.rs` | finds a folder by a plain name, inside the root, and detects changes of its files |
+//! | `residents.rs` | the versions in memory by (name, generation), and which are evicted |
+//! | `pin.rs` | a value that keeps a version in memory |
+//! | `status.rs` | what clients can read about an adapter |
 
 mod error;
 mod files;
@@ -28,12 +28,12 @@ use crate::adapter::Adapter;
 use crate::engine::{Engine, Error};
 use crate::params::Layout;
 
-/// Where a registry's adapters come from: an engine, or a test's stand-in.
+/// The source of a registry's adapters: an engine, or a stand-in in tests.
 pub trait Source: Send + Sync {
     /// Reads and checks the adapter in the folder `dir`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If the adapter is malformed or does not fit the base.
     fn load(&self, dir: &Path) -> Result<Adapter, Error>;
 
     /// The sites of the base.
@@ -74,7 +74,7 @@ impl Source for Engine {
 /// ```
 pub struct Registry {
     source: Arc<dyn Source>,
-    /// Canonical.
+    /// The adapters' folder as a canonical path.
     root: PathBuf,
     budget: usize,
     residents: Arc<Shared>,
@@ -82,14 +82,14 @@ pub struct Registry {
 }
 
 struct State {
-    /// The version of each name that is in service. It stays when the adapter is evicted: its files are still that version.
+    /// The version of each name that is in service. It stays when the adapter is evicted, because its files are still that version.
     versions: HashMap<String, Version>,
-    /// Loads under way; who comes second waits for the first.
+    /// The loads in progress. A second caller waits for the first.
     loading: HashMap<String, Arc<Gate>>,
     last_generation: u64,
 }
 
-/// Holds the outcome of a load for all who wait for it.
+/// Holds the result of a load for all callers that wait for it.
 type Gate = OnceLock<Result<Pin, RegistryError>>;
 
 struct Version {
@@ -100,10 +100,10 @@ struct Version {
 }
 
 impl Registry {
-    /// The adapters in the subfolders of `root`, in at most `budget` bytes of memory.
+    /// Opens a registry of the adapters in the subfolders of `root`, which use at most `budget` bytes of memory.
     ///
     /// # Errors
-    /// `root` is not a folder that can be read.
+    /// If `root` is not a folder that can be read.
     pub fn new(source: Arc<dyn Source>, root: &Path, budget: usize) -> Result<Self, Error> {
         let canonical = root.canonicalize().map_err(Error::io(root))?;
         std::fs::read_dir(&canonical).map_err(Error::io(root))?;
@@ -111,7 +111,8 @@ impl Registry {
         Ok(Self { source, root: canonical, budget, residents: Arc::default(), state: Mutex::new(state) })
     }
 
-    /// The adapter `name`, pinned: from memory or, on first use, from its folder. Of requests that come at once, one loads.
+    /// The adapter `name`, pinned. It comes from memory or, on first use, from its folder. If several callers ask for it at once,
+    /// one of them loads it.
     ///
     /// # Errors
     /// See [`RegistryError`]. A failed load changes nothing.
@@ -136,29 +137,29 @@ impl Registry {
         result
     }
 
-    /// A pin of `version`, where it is in memory.
+    /// A pin of `version`, if it is in memory.
     fn pinned(&self, version: &Version) -> Option<Pin> {
         let adapter = self.residents.lock().take(&version.key)?;
         let (key, requests) = (version.key.clone(), Arc::clone(&version.requests));
         Some(Pin::counted(key, adapter, requests, Arc::clone(&self.residents)))
     }
 
-    /// Whether there is an adapter `name`, without loading it.
+    /// Checks that there is an adapter `name`, without loading it.
     ///
     /// # Errors
-    /// There is none, or it cannot be looked at.
+    /// If there is no such adapter, or its folder cannot be read.
     pub fn find(&self, name: &str) -> Result<(), RegistryError> {
         Folder::find(&self.root, name).map(drop)
     }
 
-    /// Reads, checks and takes in an adapter; what gives way to it is dropped only then.
+    /// Reads, checks and inserts an adapter. Other adapters are evicted for it only after it has been read and checked.
     fn load(&self, name: &str, folder: &Folder) -> Result<Pin, RegistryError> {
         let adapter = self.source.load(&folder.path).map_err(|source| {
             let root = format!("{}{}", self.root.display(), std::path::MAIN_SEPARATOR);
             let reason = source.to_string().replace(&root, "");
             RegistryError::Invalid { name: name.into(), reason, source: Arc::new(source) }
         })?;
-        // Files that changed meanwhile may have been read half old and half new.
+        // If the files have changed meanwhile, the adapter may have been read half from the old version and half from the new one.
         if Folder::find(&self.root, name)? != *folder {
             return Err(RegistryError::Changed { name: name.into() });
         }
@@ -173,20 +174,21 @@ impl Registry {
         Ok(Pin::counted(key, adapter, requests, Arc::clone(&self.residents)))
     }
 
-    /// Every adapter of the folder in order of name. What is only known of a loaded adapter is `None` for one that never was.
+    /// All adapters of the folder, in order of name. Fields that are known only after loading are `None` for adapters that were
+    /// never loaded.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// If the folder cannot be read.
     pub fn list(&self) -> Result<Vec<Status>, Error> {
         let names = files::names(&self.root).map_err(Error::io(&self.root))?;
         let state = self.lock();
         Ok(names.into_iter().map(|name| self.status(&state, name)).collect())
     }
 
-    /// One adapter as in [`Registry::list`], with all there is to know: one that never was loaded is loaded.
+    /// One adapter as in [`Registry::list`], with all fields: an adapter that was never loaded is loaded.
     ///
     /// # Errors
-    /// As [`Registry::get`]; files that changed since they were loaded are none.
+    /// As for [`Registry::get`], except that files that changed since they were loaded are no error.
     pub fn describe(&self, name: &str) -> Result<Status, RegistryError> {
         Folder::find(&self.root, name)?;
         if !self.lock().versions.contains_key(name) {
@@ -215,15 +217,15 @@ impl Registry {
         self.residents.lock().len()
     }
 
-    /// Locks; the state is whole between any two statements, so a panic elsewhere does not matter. It is locked before the
-    /// residents where both are.
+    /// Locks the state. A panic in another thread does not matter, because the state is consistent after every statement. Code that
+    /// locks both the state and the residents locks the state first.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// The version of `name` that these files are: the same files come back as the same version.
+    /// The version of `name` with these files. The same files give the same version again.
     fn version(&mut self, name: &str, adapter: &Adapter, folder: &Folder, layout: &Layout) -> &Version {
         let last = &mut self.last_generation;
         self.versions.entry(name.into()).or_insert_with(|| {

@@ -1,4 +1,4 @@
-//! A pin: the promise that a version of an adapter stays in memory.
+//! A pin: a value that keeps a version of an adapter in memory.
 
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
@@ -7,34 +7,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::residents::{Key, Shared};
 use crate::adapter::Adapter;
 
-/// One version of an adapter, in memory for as long as the pin lives. A clone pins it once more.
+/// One version of an adapter, which stays in memory for as long as the pin lives. A clone is another pin.
 pub struct Pin {
     key: Key,
     adapter: Arc<Adapter>,
-    /// Requests answered by this version, wherever it is.
+    /// The requests that this version has answered, also before it was evicted and loaded again.
     requests: Arc<AtomicU64>,
     shared: Arc<Shared>,
 }
 
 impl Pin {
-    /// Takes over a pin that the residents have counted.
+    /// Makes the value of a pin that the residents have counted already.
     pub(super) fn counted(key: Key, adapter: Arc<Adapter>, requests: Arc<AtomicU64>, shared: Arc<Shared>) -> Self {
         Self { key, adapter, requests, shared }
     }
 
-    /// The adapter's name, the folder's.
+    /// The adapter's name, which is its folder's.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.key.name
     }
 
-    /// Grows with each version of files taken in, over all adapters of the registry.
+    /// The version's generation. It increases with each new version, across all adapters of the registry.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.key.generation
     }
 
-    /// The adapter. A clone of the `Arc` does not pin it: keep the pin for as long as it is used.
+    /// The adapter. A clone of the `Arc` does not pin it: keep the pin for as long as the adapter is used.
     #[must_use]
     pub fn adapter(&self) -> &Arc<Adapter> {
         &self.adapter

@@ -14,28 +14,28 @@ pub(super) struct Key {
     pub(super) generation: u64,
 }
 
-/// The residents, shared with the pins.
+/// The residents, which the pins share.
 #[derive(Default)]
 pub(super) struct Shared(Mutex<Residents>);
 
 impl Shared {
-    /// Locks; the residents are whole between any two statements, so a panic elsewhere does not matter.
+    /// Locks the residents. A panic in another thread does not matter, because they are consistent after every statement.
     pub(super) fn lock(&self) -> MutexGuard<'_, Residents> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is in memory.
+/// The versions in memory.
 pub(super) struct Residents {
-    /// Most recently used first.
+    /// The versions, most recently used first.
     versions: LruCache<Key, Resident>,
-    /// The sum of their bytes.
+    /// The sum of the versions' bytes.
     bytes: usize,
 }
 
 struct Resident {
     adapter: Arc<Adapter>,
-    /// Pins that live.
+    /// The number of live pins.
     pins: usize,
 }
 
@@ -46,28 +46,28 @@ impl Default for Residents {
 }
 
 impl Residents {
-    /// The adapter, pinned once more and marked as used; `None` where it is not in memory.
+    /// Pins the adapter once more and marks it as used; `None` if it is not in memory.
     pub(super) fn take(&mut self, key: &Key) -> Option<Arc<Adapter>> {
         let resident = self.versions.get_mut(key)?;
         resident.pins += 1;
         Some(Arc::clone(&resident.adapter))
     }
 
-    /// Pins a version once more. A version that is pinned is always there.
+    /// Pins a version once more. A pinned version is always in memory.
     pub(super) fn pin(&mut self, key: &Key) {
         if let Some(resident) = self.versions.peek_mut(key) {
             resident.pins += 1;
         }
     }
 
-    /// Gives a pin back.
+    /// Releases a pin.
     pub(super) fn unpin(&mut self, key: &Key) {
         if let Some(resident) = self.versions.peek_mut(key) {
             resident.pins = resident.pins.saturating_sub(1);
         }
     }
 
-    /// Takes in a version with one pin, after [`Self::make_room`] for it.
+    /// Inserts a version with one pin. [`Self::make_room`] must have made room for it.
     pub(super) fn insert(&mut self, key: Key, adapter: Arc<Adapter>) {
         self.bytes += adapter.bytes();
         if let Some(before) = self.versions.put(key, Resident { adapter, pins: 1 }) {
@@ -75,8 +75,8 @@ impl Residents {
         }
     }
 
-    /// Drops versions that nobody pins, least recently used first, until `bytes` more fit into `budget`. Drops none where they
-    /// would not fit even so.
+    /// Evicts versions without pins, least recently used first, until `bytes` more fit into `budget`. If they cannot fit, evicts
+    /// nothing.
     pub(super) fn make_room(&mut self, name: &str, bytes: usize, budget: usize) -> Result<(), RegistryError> {
         if bytes > budget {
             return Err(RegistryError::TooLarge { name: name.into(), bytes, budget });

@@ -1,4 +1,4 @@
-//! What a registry tells of an adapter.
+//! What clients can read about an adapter.
 
 use serde::Serialize;
 
@@ -9,30 +9,30 @@ use crate::params::{Layout, NamedSite};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// Ready.
+    /// In memory, ready to use.
     Memory,
-    /// In its folder, to be loaded when asked for.
+    /// In its folder; it is loaded on first use.
     Disk,
 }
 
-/// An adapter as it stands. The optional fields are `None` until it has been loaded once.
+/// The status of an adapter. The optional fields are `None` until it has been loaded once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// The folder's name.
     pub name: String,
     /// Where it is.
     pub tier: Tier,
-    /// Requests answered.
+    /// The number of requests that it has answered.
     pub requests: u64,
-    /// Grows with each version of files taken in.
+    /// The generation, which increases with each new version.
     pub generation: Option<u64>,
     /// The rank at every site.
     pub ranks: Option<Ranks>,
-    /// Bytes that it takes in memory.
+    /// The bytes that it needs in memory.
     pub bytes: Option<usize>,
-    /// The outputs' names in order of id.
+    /// The names of the outputs, in order of id.
     pub labels: Option<Vec<String>>,
-    /// The first site that it changes; `None` also for an adapter that is a head alone.
+    /// The first site that it changes; `None` also for an adapter that has only a head.
     pub first_active_site: Option<NamedSite>,
 }
 
@@ -51,7 +51,7 @@ impl Status {
     }
 }
 
-/// What stays known of an adapter that was loaded.
+/// What the registry still knows about an adapter after it has been evicted.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
     pub(super) generation: u64,

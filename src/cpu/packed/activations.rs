@@ -1,15 +1,15 @@
-//! From activations `x [T, in]` to groups of 32 bits, a row after the other.
+//! Converts activations `x [T, in]` to groups of 32 bits, row by row.
 
 use std::borrow::Cow;
 
 use crate::cpu::math;
 use crate::params::Precision;
 
-/// Rows of `x`, as a tile reads them.
+/// Rows of `x` in the form that a tile reads.
 pub(super) struct Activations<'a> {
-    /// `[rows, groups]`: f32 as their bits, two bf16, or four u8 that are the rounded value + 128.
+    /// `[rows, groups]`. A group is the bits of one f32, two bf16, or four u8, each of which is the rounded value + 128.
     pub(super) words: Cow<'a, [u32]>,
-    /// What each row's integers are multiplied by; empty but for int8.
+    /// The scale of each row's integers; empty except for int8.
     pub(super) scales: Vec<f32>,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// To the nearest bf16, ties to even; NaN stays NaN.
+/// The bits of the nearest bf16, with ties to even. NaN stays NaN.
 #[inline(always)]
 fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -37,7 +37,7 @@ fn bf16_bits(x: f32) -> u32 {
 fn to_bf16(x: &[f32], width: usize) -> Vec<u32> {
     let groups = width.div_ceil(2);
     let mut words = vec![0; x.len() / width.max(1) * groups];
-    math::vectorised(
+    math::vectorized(
         #[inline(always)]
         || {
             for (words, x) in words.chunks_exact_mut(groups.max(1)).zip(x.chunks_exact(width.max(1))) {
@@ -54,13 +54,13 @@ fn to_bf16(x: &[f32], width: usize) -> Vec<u32> {
     words
 }
 
-/// Each row by a scale of its own, so that its largest element is 127 steps from zero.
+/// Scales each row by a factor of its own, so that its largest element becomes 127 or -127, and rounds.
 fn to_int8(x: &[f32], width: usize) -> (Vec<u32>, Vec<f32>) {
     let groups = width.div_ceil(4);
     let rows = x.len() / width.max(1);
-    // 128 is zero; what pads a row meets weights of zero.
+    // A byte of 128 stands for zero. The padding of a row is multiplied by weights of zero.
     let (mut words, mut scales) = (vec![0x8080_8080; rows * groups], vec![0.0; rows]);
-    math::vectorised(
+    math::vectorized(
         #[inline(always)]
         || {
             let rows = words.chunks_exact_mut(groups.max(1)).zip(&mut scales).zip(x.chunks_exact(width.max(1)));
@@ -87,7 +87,7 @@ fn to_int8(x: &[f32], width: usize) -> (Vec<u32>, Vec<f32>) {
     (words, scales)
 }
 
-/// The largest magnitude of `x`; NaN if there is one in it, so that what is not a number does not become one.
+/// The largest magnitude in `x`, or NaN if `x` contains a NaN, so that NaN propagates through the scale.
 #[inline(always)]
 pub(super) fn largest(x: &[f32]) -> f32 {
     let mut most = [0u32; 32];
@@ -100,13 +100,13 @@ pub(super) fn largest(x: &[f32]) -> f32 {
     f32::from_bits(rest.iter().map(magnitude).chain(most).max().unwrap_or(0))
 }
 
-/// Magnitudes compare as their bits do; those of a NaN are above all.
+/// The bits of |x|. They order as the magnitudes do, with NaN above all others.
 #[inline(always)]
 fn magnitude(x: &f32) -> u32 {
     x.abs().to_bits()
 }
 
-/// `x` in -127 to 127, to the nearest integer, + 128.
+/// `x`, which lies in -127 to 127, rounded to the nearest integer, + 128.
 #[inline(always)]
 fn byte(x: f32) -> u32 {
     /// 1.5 * 2^23: adding it leaves the nearest integer in the low bits.

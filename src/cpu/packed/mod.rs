@@ -1,14 +1,14 @@
-//! `y = x W^T + b` over a weight that was packed once for the machine's registers, in one of three precisions.
+//! `y = x W^T + b` with a weight that was packed once for the machine's registers, in one of three precisions.
 //!
-//! A packed weight is a row of *panels*, each of [`COLUMNS`] outputs. A panel holds its weights by *groups* along `in`: 32 bits a
-//! column, which are one f32, two bf16 or four i8, so that all precisions run the same loop: splat a group of `x`, multiply by
-//! the group of each column, add to the column's sum. A general product packs its operands at every call; here `x` is read
-//! where it lies, and `W` was packed when the base was opened.
+//! A packed weight is a sequence of *panels*, each of [`COLUMNS`] outputs. A panel stores its weights in *groups* along `in`. A
+//! group is 32 bits for each column: one f32, two bf16 or four i8. All precisions therefore run the same loop: broadcast a group of
+//! `x`, multiply it by the group of each column, add the result to the column's sum. A GEMM packs both operands at every call; here
+//! `x` is read in place, and `W` was packed when the base was opened.
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `pack.rs` | from `W [out, in]` to panels |
-//! | `activations.rs` | from `x [T, in]` to groups |
+//! | `pack.rs` | packs `W [out, in]` into panels |
+//! | `activations.rs` | converts `x [T, in]` to groups |
 //! | `tile.rs` | the loop, for each precision and each width of vectors |
 
 mod activations;
@@ -26,34 +26,34 @@ use self::tile::{Output, Span, Tile};
 use super::host;
 use crate::params::{COLUMNS, Precision, Prepacked};
 
-/// The most rows that share one pass over the panels: their activations stay in a core's cache.
+/// The largest number of rows that share one pass over the panels: their activations stay in a core's cache.
 const BLOCK: usize = 256;
 
 impl Prepacked {
     /// Packs `w [out, width]`.
     ///
     /// # Panics
-    /// If `w` is not of `out * width` elements: a caller's bug.
+    /// If `w` does not have `out * width` elements: a caller's bug.
     #[must_use]
     pub fn new(w: &[f32], out: usize, width: usize, precision: Precision) -> Self {
         assert_eq!(w.len(), out * width, "prepacked: expected [{out}, {width}]");
-        Self::held(pack::pack(w, out, width, precision), out, width, precision)
+        Self::owned(pack::pack(w, out, width, precision), out, width, precision)
     }
 
-    /// `x W^T + b` for `x [rows, in]`, `b [out]`: `[rows, out]`. A row's result does not depend on the others.
+    /// Returns `x W^T + b`, `[rows, out]`, for `x [rows, in]` and `b [out]`. A row's result does not depend on the other rows.
     ///
     /// # Panics
-    /// If `x` is not of whole rows, or `b` not of `out`: a caller's bug.
+    /// If `x` does not consist of whole rows, or `b` does not have `out` elements: a caller's bug.
     #[must_use]
     pub fn apply(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let rows = x.len() / self.width().max(1);
         assert!(rows * self.width() == x.len(), "prepacked: x of {} is not rows of {}", x.len(), self.width());
         assert!(bias.is_none_or(|bias| bias.len() == self.out()), "prepacked: expected a bias of {}", self.out());
-        // SAFETY: `fill` writes every row and every panel of the room.
+        // SAFETY: `fill` writes every row and every panel of `room`.
         unsafe { host::written(rows * self.out(), |room| self.fill(room, x, bias)) }
     }
 
-    /// All of `y [rows, out]`.
+    /// Writes all of `y [rows, out]`.
     fn fill(&self, y: &mut [MaybeUninit<f32>], x: &[f32], bias: Option<&[f32]>) {
         let rows = x.len() / self.width().max(1);
         let output = Output { y: y.as_mut_ptr(), out: self.out() };
@@ -66,12 +66,12 @@ impl Prepacked {
             (0..rows.div_ceil(BLOCK)).into_par_iter().for_each(|block| {
                 let span = block * BLOCK..rows.min((block + 1) * BLOCK);
                 let x = activations(&span);
-                // SAFETY: `y` has room for all rows, and each block is another task's.
+                // SAFETY: `y` has room for all rows, and each task has a different block of rows.
                 unsafe { self.panels(&x, bias, Span { rows: span, panels: 0..panels }, output) };
             });
             return;
         }
-        // Few rows: each thread has its share of the panels, and all of them the same activations.
+        // Few rows: each thread takes a share of the panels and reads the same activations.
         let share =
             if threads > 1 && rows * self.out() * self.width() > 1 << 17 { panels.div_ceil(threads) } else { panels };
         for block in (0..rows).step_by(BLOCK) {
@@ -79,7 +79,7 @@ impl Prepacked {
             let x = activations(&span);
             let run = |first: usize| {
                 let panels = first..panels.min(first + share);
-                // SAFETY: `y` has room for all rows, and each share of the panels is another task's.
+                // SAFETY: `y` has room for all rows, and each task has a different share of the panels.
                 unsafe { self.panels(&x, bias, Span { rows: span.clone(), panels }, output) };
             };
             if share < panels {
@@ -90,10 +90,10 @@ impl Prepacked {
         }
     }
 
-    /// The elements of `span`, whose rows `x` holds.
+    /// Computes the elements of `span`; `x` holds the rows of the span.
     ///
     /// # Safety
-    /// As [`Tile::run`].
+    /// The same as for [`Tile::run`].
     unsafe fn panels(&self, x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
         let words = self.words();
         let (panels, extra) = words.split_at(self.out().next_multiple_of(COLUMNS) * self.groups());
@@ -108,7 +108,7 @@ impl Prepacked {
                 Cow::Owned(bias)
             }
         });
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises what `Tile::run` requires.
         unsafe { tile.run(panels, x, padded.as_deref(), span, output) };
     }
 }

@@ -1,12 +1,12 @@
-//! From a weight `[out, in]` to panels of words.
+//! Packs a weight `[out, in]` into panels of words.
 
 use half::bf16;
 
 use super::activations::largest;
 use crate::params::{COLUMNS, Precision};
 
-/// The words of `w [out, width]`: panels, each `[groups, COLUMNS]`, columns and groups beyond `w` zero; for int8 then the scale
-/// of each column as bits, and 128 times the sum of its integers.
+/// The words of `w [out, width]`: panels of `[groups, COLUMNS]`, with zeros in the columns and groups beyond `w`. For int8 two
+/// sections follow: the scale of each column, as bits, and 128 times the sum of each column's integers.
 pub(super) fn pack(w: &[f32], out: usize, width: usize, precision: Precision) -> Vec<u32> {
     let per_group = precision.per_group();
     let groups = width.div_ceil(per_group);
@@ -44,7 +44,7 @@ pub(super) fn pack(w: &[f32], out: usize, width: usize, precision: Precision) ->
     words
 }
 
-/// One or two elements as bf16, the first in the low half.
+/// One or two elements as bf16, with the first in the low half.
 fn bf16_pair(pair: &[f32]) -> u32 {
     let bits = |i: usize| u32::from(pair.get(i).map_or(0, |&x| bf16::from_f32(x).to_bits()));
     bits(0) | bits(1) << 16

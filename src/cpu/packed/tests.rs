@@ -20,8 +20,8 @@ fn exact(x: &[f32], w: &[f32], b: Option<&[f32]>, width: usize) -> Vec<f64> {
     x.chunks(width).flat_map(row).collect()
 }
 
-/// What each precision may be off by, for products of `width` terms in [-1, 1]: an element's rounding error, times the root of
-/// the terms, with room for the largest of many.
+/// The error allowed for each precision, for products of `width` terms in [-1, 1]: the rounding error of one element times the
+/// square root of the number of terms, with a margin for the largest of many errors.
 fn tolerance(precision: Precision, width: usize) -> f64 {
     let step = match precision {
         Precision::F32 => 1e-6,
@@ -37,7 +37,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn products_are_right_to_their_rounding(rows in 0usize..40, out in 1usize..100, width in 1usize..130, seed: u64) {
+    fn apply_matches_f64_within_tolerance(rows in 0usize..40, out in 1usize..100, width in 1usize..130, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let (x, w, b) = (random(&mut rng, rows * width), random(&mut rng, out * width), random(&mut rng, out));
         for precision in ALL {
@@ -54,9 +54,9 @@ proptest! {
         }
     }
 
-    /// What `apply` gives a row does not depend on how many rows stand beside it, nor on the threads, bit for bit.
+    /// A row's result does not depend on the number of rows beside it or on the threads, bit for bit.
     #[test]
-    fn a_row_is_alone(rows in 1usize..30, out in 1usize..80, width in 1usize..90, seed: u64) {
+    fn rows_do_not_depend_on_other_rows(rows in 1usize..30, out in 1usize..80, width in 1usize..90, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let (x, w) = (random(&mut rng, rows * width), random(&mut rng, out * width));
         for precision in ALL {
@@ -68,9 +68,9 @@ proptest! {
         }
     }
 
-    /// A NaN stays one in its own row, and touches no other.
+    /// A NaN in `x` makes its own row NaN and changes no other row.
     #[test]
-    fn what_is_not_a_number_stays_so(rows in 1usize..12, width in 1usize..90, at in any::<prop::sample::Index>(), seed: u64) {
+    fn nan_in_x_spoils_only_its_row(rows in 1usize..12, width in 1usize..90, at in any::<prop::sample::Index>(), seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let (mut x, w) = (random(&mut rng, rows * width), random(&mut rng, 40 * width));
         let at = at.index(x.len());
@@ -83,14 +83,14 @@ proptest! {
         }
     }
 
-    /// Nor does one among the weights become a number: it spoils its own column.
+    /// A NaN or an infinity among the weights makes its own column non-finite and changes no other column.
     #[test]
-    fn a_weight_that_is_not_a_number_stays_so(out in 1usize..40, width in 1usize..90, at in any::<prop::sample::Index>(), seed: u64) {
+    fn non_finite_weights_spoil_only_their_column(out in 1usize..40, width in 1usize..90, at in any::<prop::sample::Index>(), seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let (x, mut w) = (random(&mut rng, 3 * width), random(&mut rng, out * width));
         let at = at.index(w.len());
-        for what in [f32::NAN, f32::INFINITY] {
-            w[at] = what;
+        for bad in [f32::NAN, f32::INFINITY] {
+            w[at] = bad;
             for precision in ALL {
                 for y in Prepacked::new(&w, out, width, precision).apply(&x, None).chunks(out) {
                     let columns = y.iter().enumerate();
@@ -102,9 +102,9 @@ proptest! {
         }
     }
 
-    /// Every loop that this machine can run agrees: integers exactly, others to the order of their sums.
+    /// All loops that this machine can run agree: exactly for integers, up to the order of summation for floats.
     #[test]
-    fn loops_agree(rows in 1usize..=10, groups in 1usize..60, seed: u64) {
+    fn all_loops_agree(rows in 1usize..=10, groups in 1usize..60, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         for precision in ALL {
             let per_group = precision.per_group();
@@ -125,7 +125,7 @@ proptest! {
 }
 
 #[test]
-fn large_products_run_by_blocks_and_by_panels() {
+fn splits_large_products_by_blocks_and_by_panels() {
     let mut rng = StdRng::seed_from_u64(7);
     for (rows, out, width) in [(1100, 40, 33), (3, 2000, 200), (300, 500, 64)] {
         let (x, w, b) = (random(&mut rng, rows * width), random(&mut rng, out * width), random(&mut rng, out));
@@ -143,8 +143,8 @@ fn large_products_run_by_blocks_and_by_panels() {
 }
 
 #[test]
-fn int8_reaches_its_ends() {
-    // Rows of the largest magnitudes of both signs: no sum saturates, and what is representable is exact.
+fn int8_does_not_saturate_at_the_largest_magnitudes() {
+    // Rows of the largest magnitudes of both signs: no sum saturates, and values that int8 can represent are exact.
     let width = 512;
     for (a, b) in [(1.0f32, 1.0f32), (-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)] {
         let y = Prepacked::new(&vec![b; 33 * width], 33, width, Precision::Int8).apply(&vec![a; 2 * width], None);

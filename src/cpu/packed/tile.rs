@@ -1,7 +1,8 @@
-//! The loop of a prepacked product: a tile of rows and one panel, its sums in registers.
+//! The loop of a prepacked product: one tile of rows by one panel, with the sums in registers.
 //!
-//! For each group: splat it of every row, multiply by the panel's columns, add. One loop, written by [`tile!`] for each
-//! precision over AVX-512 and AVX2, and once more over arrays for machines with neither; which one runs is decided at run time.
+//! For each group, the loop broadcasts each row's group, multiplies it by the panel's columns and adds to the sums. The macro
+//! [`tile!`] writes this loop for each precision over AVX-512 and AVX2; a version over arrays serves machines with neither. The
+//! loop is chosen at run time.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -11,19 +12,19 @@ use super::activations::Activations;
 use crate::cpu::math;
 use crate::params::{COLUMNS, Precision};
 
-/// The most rows of a tile: 10 rows of two vectors leave 12 of AVX-512's 32 registers for operands and addresses.
+/// The largest number of rows in a tile: 10 rows of two vectors leave 12 of AVX-512's 32 registers for operands and addresses.
 const ROWS: usize = 10;
 
-/// Sums of a tile as words: f32 bits, or i32.
+/// The sums of a tile as words: the bits of f32, or i32.
 type Sums = [[u32; COLUMNS]; ROWS];
 
-/// What a product computes: rows of the batch, panels of the weight.
+/// The part of a product to compute: rows of the batch by panels of the weight.
 pub(super) struct Span {
     pub(super) rows: Range<usize>,
     pub(super) panels: Range<usize>,
 }
 
-/// Where it goes: `[rows, out]`, which tasks write each its own part of.
+/// The destination `[rows, out]`. Each task writes its own part.
 #[derive(Clone, Copy)]
 pub(super) struct Output {
     pub(super) y: *mut MaybeUninit<f32>,
@@ -32,30 +33,30 @@ pub(super) struct Output {
 
 // SAFETY: tasks write disjoint spans, which `Prepacked::apply` promises.
 unsafe impl Send for Output {}
-// SAFETY: as above; nothing is read through it.
+// SAFETY: tasks write disjoint spans, as for `Send`, and nothing is read through the pointer.
 unsafe impl Sync for Output {}
 
-/// A weight as the loop sees it.
+/// The weight's sizes and scales, as the loop reads them.
 pub(super) struct Tile<'a> {
     pub(super) precision: Precision,
-    /// Groups of a row of activations, and of a panel.
+    /// The number of groups in a row of activations and in a panel.
     pub(super) groups: usize,
-    /// Of each column, as bits of f32; int8 only.
+    /// The scale of each column, as bits of f32; int8 only.
     pub(super) scales: &'a [u32],
     /// 128 times the sum of each column's integers; int8 only.
     pub(super) sums: &'a [u32],
 }
 
 impl Tile<'_> {
-    /// Fills `span` of `output`; `x` holds the span's rows, `bias` is padded to whole panels.
+    /// Fills `span` of `output`. `x` holds the span's rows, and `bias` is padded to whole panels.
     ///
     /// # Safety
-    /// `output` must have room for the rows and columns of `span`, which nobody else reads or writes meanwhile.
+    /// `output` must have room for the rows and columns of `span`, and nothing else may read or write them meanwhile.
     pub(super) unsafe fn run(&self, panels: &[u32], x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
         let rows = span.rows.len();
         let kernel = Kernel::of(self.precision);
         assert!(x.words.len() == rows * self.groups, "prepacked: activations are not of {rows} rows");
-        // Tiles of equal height, so that none has a row or two.
+        // Tiles of equal height, so that no tile has only one or two rows.
         let height = rows.div_ceil(rows.div_ceil(kernel.rows).max(1)).max(1);
         let mut sums = [[0; COLUMNS]; ROWS];
         for panel in span.panels {
@@ -63,11 +64,11 @@ impl Tile<'_> {
             for first in (0..rows).step_by(height) {
                 let count = height.min(rows - first);
                 let x_words = &x.words[first * self.groups..(first + count) * self.groups];
-                // While the first tile of a panel is computed, the next panel is fetched.
-                let ahead = if first == 0 { words.len() } else { 0 };
-                kernel.sums(x_words, (words, ahead), self.groups, count, &mut sums);
+                // While the first tile of a panel is computed, the next panel is prefetched.
+                let prefetch = if first == 0 { words.len() } else { 0 };
+                kernel.sums(x_words, (words, prefetch), self.groups, count, &mut sums);
                 let columns = panel * COLUMNS..output.out.min((panel + 1) * COLUMNS);
-                math::vectorised(
+                math::vectorized(
                     #[inline(always)]
                     || {
                         for (row, sums) in (first..).zip(&sums[..count]) {
@@ -84,7 +85,7 @@ impl Tile<'_> {
         }
     }
 
-    /// From the sums of one row and the panel that begins at `column` to outputs.
+    /// Turns the sums of one row and the panel that begins at `column` into outputs.
     #[inline(always)]
     fn finish(
         &self,
@@ -94,7 +95,7 @@ impl Tile<'_> {
         column: usize,
         y: &mut [MaybeUninit<f32>],
     ) {
-        // A whole panel goes where it belongs in two vectors, not by a copy.
+        // A whole panel is written directly, as two vectors; a partial panel goes through a buffer.
         match y.first_chunk_mut() {
             Some(y) => self.outputs(sums, scale, bias, column, y),
             None => {
@@ -133,15 +134,16 @@ impl Tile<'_> {
     }
 }
 
-/// Sums of `R` rows, chosen by the number of rows: x, the panel, how many words beyond it to prefetch, groups.
+/// Computes the sums of a fixed number of rows. The arguments: x, the panel, how many words further to prefetch, the number of
+/// groups, the sums.
 type Run = unsafe fn(*const u32, *const u32, usize, usize, &mut Sums);
 
-/// The loop over one kind of vectors.
+/// The loop for one width of vectors.
 #[derive(Clone, Copy)]
 struct Kernel {
-    /// The most rows that it takes.
+    /// The largest number of rows that it takes.
     rows: usize,
-    /// By the number of rows, from 1.
+    /// The functions by number of rows, from 1.
     runs: &'static [Run],
 }
 
@@ -157,7 +159,7 @@ impl Kernel {
         }
     }
 
-    /// Every loop that this machine can run, the fastest first.
+    /// All loops that this machine can run, the fastest first.
     fn all(precision: Precision) -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -166,15 +168,16 @@ impl Kernel {
         all
     }
 
-    /// `sums` of `count` rows of `x [count, groups]` and a panel `[groups, COLUMNS]`; what lies `ahead` of its words is prefetched.
-    fn sums(self, x: &[u32], (panel, ahead): (&[u32], usize), groups: usize, count: usize, sums: &mut Sums) {
+    /// Computes the `sums` of `count` rows of `x [count, groups]` and a panel `[groups, COLUMNS]`. Meanwhile it prefetches the
+    /// words that lie `prefetch` words after those it reads.
+    fn sums(self, x: &[u32], (panel, prefetch): (&[u32], usize), groups: usize, count: usize, sums: &mut Sums) {
         assert!(x.len() == count * groups && panel.len() == COLUMNS * groups, "prepacked: a tile of other sizes");
-        // SAFETY: the slices are of the sizes that the loop reads, and `all` lists only what the machine can run.
-        unsafe { self.runs[count - 1](x.as_ptr(), panel.as_ptr(), ahead, groups, sums) }
+        // SAFETY: the slices have the sizes that the loop reads, and `all` lists only loops that the machine can run.
+        unsafe { self.runs[count - 1](x.as_ptr(), panel.as_ptr(), prefetch, groups, sums) }
     }
 }
 
-/// The sums of `x [rows, groups]` and a panel by every loop, for tests.
+/// The sums of `x [rows, groups]` and a panel, computed by every loop; for tests.
 #[cfg(test)]
 pub(super) fn every_sums(precision: Precision, x: &[u32], panel: &[u32], groups: usize) -> Vec<Vec<u32>> {
     let run = |kernel: Kernel| {
@@ -189,7 +192,7 @@ pub(super) fn every_sums(precision: Precision, x: &[u32], panel: &[u32], groups:
     Kernel::all(precision).into_iter().map(run).collect()
 }
 
-/// A loop for each number of rows.
+/// A table with one function for each number of rows.
 macro_rules! by_rows {
     ($run:ident: $($rows:literal)*) => { &[$($run::<$rows> as Run),*] };
 }
@@ -202,7 +205,7 @@ fn portable(precision: Precision) -> &'static [Run] {
     }
 }
 
-/// The loop over arrays: `add(a, b, sum)` of a group of x and a group of a column.
+/// The loop over arrays. `add(a, b, sum)` adds the product of a group of x and a group of a column to a sum.
 #[inline(always)]
 unsafe fn portable_loop<const R: usize>(
     x: *const u32,
@@ -229,7 +232,7 @@ unsafe fn portable_loop<const R: usize>(
 unsafe fn portable_f32<const R: usize>(x: *const u32, panel: *const u32, _: usize, groups: usize, sums: &mut Sums) {
     let add = |a, b, sum| (f32::from_bits(sum) + f32::from_bits(a) * f32::from_bits(b)).to_bits();
     // SAFETY: the caller's promise is passed on.
-    math::vectorised(
+    math::vectorized(
         #[inline(always)]
         || unsafe { portable_loop::<R>(x, panel, groups, sums, add) },
     );
@@ -239,7 +242,7 @@ unsafe fn portable_bf16<const R: usize>(x: *const u32, panel: *const u32, _: usi
     let (low, high) = (|w: u32| f32::from_bits(w << 16), |w: u32| f32::from_bits(w & 0xffff_0000));
     let add = |a, b, sum| (f32::from_bits(sum) + low(a) * low(b) + high(a) * high(b)).to_bits();
     // SAFETY: the caller's promise is passed on.
-    math::vectorised(
+    math::vectorized(
         #[inline(always)]
         || unsafe { portable_loop::<R>(x, panel, groups, sums, add) },
     );
@@ -251,13 +254,13 @@ unsafe fn portable_int8<const R: usize>(x: *const u32, panel: *const u32, _: usi
         (sum.cast_signed() + term(a, b, 0) + term(a, b, 8) + term(a, b, 16) + term(a, b, 24)).cast_unsigned()
     };
     // SAFETY: the caller's promise is passed on.
-    math::vectorised(
+    math::vectorized(
         #[inline(always)]
         || unsafe { portable_loop::<R>(x, panel, groups, sums, add) },
     );
 }
 
-/// The loops of x86-64's vectors.
+/// The loops for x86-64's vectors.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -289,29 +292,29 @@ mod x86 {
         all.extend(narrow.then_some(Kernel { rows: rows_narrow, runs: rows_wide }));
     }
 
-    /// A loop: the features it needs, its vector with the words that it holds, how many of them are columns of a pass, and its
-    /// operations. Columns beyond one pass take another over the same rows.
+    /// Writes a loop from the CPU features it needs, its vector type, the number of words in a vector, the number of vectors in a
+    /// pass, and its operations. The columns that do not fit in one pass take another pass over the same rows.
     macro_rules! tile {
         ($name:ident, $features:literal, [$vector:ty; $lanes:literal] x $vectors:literal, $zero:ident, $splat:expr, $load:expr, $add:expr, $store:expr) => {
             #[target_feature(enable = $features)]
             unsafe fn $name<const R: usize>(
                 x: *const u32,
                 panel: *const u32,
-                ahead: usize,
+                prefetch: usize,
                 groups: usize,
                 sums: &mut Sums,
             ) {
                 for pass in (0..COLUMNS).step_by($lanes * $vectors) {
                     let mut acc: [[$vector; $vectors]; R] = [[$zero(); $vectors]; R];
-                    // A pointer for each three rows: an address can add the stride once or twice.
+                    // One pointer for every three rows: an address can add the stride once or twice.
                     // SAFETY: the caller promises `x [R, groups]` and `panel [groups, COLUMNS]`; all that is read lies inside.
                     unsafe {
                         let mut rows: [*const u32; 4] = from_fn(|i| x.wrapping_add(3 * i * groups));
                         let mut columns = panel.add(pass);
                         for _ in 0..groups {
                             let b = [$load(columns), $load(columns.add($lanes))];
-                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(ahead).cast());
-                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(ahead + $lanes).cast());
+                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(prefetch).cast());
+                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(prefetch + $lanes).cast());
                             for r in 0..R {
                                 let a = $splat(*rows[r / 3].wrapping_add(r % 3 * groups));
                                 for v in 0..$vectors {
@@ -379,7 +382,7 @@ mod x86 {
             let b = _mm256_loadu_si256(p.cast());
             [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b)]
         },
-        // Even and odd bytes apart, as 16 bits: the instruction that multiplies bytes as they lie saturates.
+        // Even and odd bytes are multiplied separately, as 16 bits: the instruction that multiplies bytes directly saturates.
         |acc, a: [__m256i; 2], b: [__m256i; 2]| _mm256_add_epi32(
             acc,
             _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
@@ -387,7 +390,7 @@ mod x86 {
         |p: *mut u32, acc| _mm256_storeu_si256(p.cast(), acc)
     );
 
-    /// Two bf16 in each 32 bits as f32: the low ones, the high ones.
+    /// Converts two bf16 in each 32 bits to f32: first the low ones, then the high ones.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn halves(pairs: __m256i) -> [__m256; 2] {

@@ -1,8 +1,9 @@
-//! What a batch runs, as a value: which texts start, where their rows fork, whose deltas each row gets at each site.
+//! The plan of a batch, as a value: which texts run, where their rows fork, and whose deltas each row gets at each site.
 //!
-//! Equal texts asked of several adapters are one text, the *trunk*, for as long as its adapters leave the base alone. At the point
-//! of its first active site ([`crate::adapter::Adapter::leaves`]) an adapter gets rows of its own, copied from the trunk's; the
-//! last of them takes the trunk's along. So a text of one adapter has its own rows from the start, and no row is computed twice.
+//! If several adapters classify the same text, it runs once, as a *trunk*, until an adapter changes it. At the point of its first
+//! active site ([`crate::adapter::Adapter::leaves`]), an adapter gets rows of its own, copied from the trunk's. The last adapter to
+//! leave takes over the trunk's rows without a copy. A text of one adapter has that adapter's rows from the start, and no row is
+//! computed twice.
 
 mod shared_text;
 
@@ -14,47 +15,47 @@ use crate::encoder::Fork;
 use crate::params::Point;
 use crate::text::Encoded;
 
-/// One question: a text asked of an adapter.
+/// One question: a text that an adapter is to classify.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// The text, of one token at least.
+    /// The text, with at least one token.
     pub text: &'a Encoded,
-    /// Number of the adapter; rows of an adapter are kept together, in the order of these numbers.
+    /// The number of the adapter. Rows of one adapter are kept together, in the order of these numbers.
     pub adapter: usize,
-    /// Where the adapter's rows leave the base's; `None` is at the head.
+    /// The point at which the adapter's rows first differ from the base's; `None` if only its head differs.
     pub leaves: Option<Point>,
 }
 
-/// One forward pass over some questions.
+/// One forward pass that answers some questions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The texts that start, in the rows' order: for each, a question with that text.
+    /// The texts at the start, in the order of their rows: for each, the index of a question with that text.
     pub texts: Vec<usize>,
-    /// From the embeddings on, then from each point at which rows fork, in order.
+    /// The stages in order: the first begins at the embeddings, the others at the points at which rows fork.
     pub stages: Vec<Stage>,
-    /// What is read of the last stage's texts, by adapter.
+    /// What each adapter's head reads from the texts of the last stage.
     pub readouts: Vec<Readout>,
 }
 
-/// The rows between two points at which some fork.
+/// The rows between two points at which rows fork.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
-    /// Where it begins; `None` is at the embeddings.
+    /// The point at which the stage begins; `None` is the embeddings.
     pub from: Option<Point>,
-    /// Which row of the stage before each row goes on from, `[T]`; empty for the first stage.
+    /// For each row, the row of the previous stage that it copies, `[T]`; empty for the first stage.
     pub rows: Vec<u32>,
-    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    /// The first row of each text, then `T`: `[B + 1]`.
     pub offsets: Vec<usize>,
-    /// All rows by adapter, in order, without gaps; those of no adapter, the trunks, come first.
+    /// All rows grouped by adapter, in order and without gaps. The trunks, which belong to no adapter, come first.
     pub runs: Vec<Run>,
 }
 
-/// Rows that get the same deltas.
+/// A range of rows that get the same deltas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Which rows.
+    /// The rows.
     pub rows: Range<usize>,
-    /// Whose deltas; `None` is the bare base.
+    /// The adapter whose deltas they get; `None` is the bare base.
     pub adapter: Option<usize>,
 }
 
@@ -63,25 +64,25 @@ pub struct Run {
 pub struct Readout {
     /// The adapter.
     pub adapter: usize,
-    /// Which of the last stage's texts, rising.
+    /// The texts of the last stage, in ascending order.
     pub texts: Vec<usize>,
-    /// For each of them, the questions that it answers.
+    /// For each text, the questions that it answers.
     pub questions: Vec<Vec<usize>>,
 }
 
-/// The passes that answer `questions`, none empty. All questions about one text are in one pass; texts of the same adapters are
-/// next to each other. `share` says what part of a token's work comes at a point or after it
+/// The micro-batches that answer `questions`, none of them empty. All questions about one text are in one micro-batch; texts with
+/// the same adapters are next to each other. `share` returns the share of a token's work that runs at a point or after it
 /// ([`crate::params::Layout::share_from`]).
 ///
-/// Passes are for the cores, side by side. So all questions are one pass where there is too little work for two, or where one text
-/// has more of it than all others.
+/// Micro-batches run in parallel on the cores. All questions form a single micro-batch if there is too little work for two, or if
+/// one text has more work than all the others together.
 #[must_use]
 pub fn plans(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Plan> {
     let (shared, passes) = shared_text::cut(asked, questions, share, sizes);
     passes.into_iter().map(|pass| Plan::of(&shared[pass])).collect()
 }
 
-/// The rows of a text at some stage, and the queries of it that they stand for.
+/// The rows of a text at one stage, and the queries that they serve.
 #[derive(Clone)]
 struct Branch {
     text: usize,
@@ -96,7 +97,7 @@ impl Branch {
         }
     }
 
-    /// What it becomes at `point`: a branch for each adapter that leaves there, and one for those that stay.
+    /// The branches into which it splits at `point`: one for each adapter that leaves, and one for those that stay.
     fn split(&self, point: Point, shared: &[SharedText]) -> Vec<Self> {
         let leaves = |query: &usize| shared[self.text].queries[*query].leaves == Some(point);
         let (leaving, staying): (Vec<usize>, Vec<usize>) =
@@ -107,7 +108,7 @@ impl Branch {
 }
 
 impl Plan {
-    /// The pass that answers `asked`, each of `questions` once.
+    /// The plan of one forward pass that answers each of `questions`, indices into `asked`, once.
     #[must_use]
     pub fn new(asked: &[Asked], questions: &[usize]) -> Self {
         Self::of(&shared_texts(asked, questions))
@@ -147,14 +148,14 @@ impl Plan {
         &self.stages[self.stages.partition_point(|stage| stage.from <= Some(point)).saturating_sub(1)]
     }
 
-    /// How the rows fork at `point`, where they do.
+    /// The fork at `point`, or `None` if no rows fork there.
     #[must_use]
     pub fn fork(&self, point: Point) -> Option<Fork<'_>> {
         let Stage { from, rows, offsets, .. } = self.stage(point);
         (*from == Some(point)).then_some(Fork { rows, offsets })
     }
 
-    /// Where the texts that the readouts read begin, and `T` at the end: `[B + 1]`.
+    /// The first row of each text that the readouts read, then `T`: `[B + 1]`.
     #[must_use]
     pub fn last(&self) -> &[usize] {
         self.stages.last().map_or(&[], |stage| &stage.offsets)
@@ -184,7 +185,7 @@ impl Stage {
     }
 }
 
-/// Where adapters leave a text that others share, in order.
+/// The points at which adapters leave a shared text, in order.
 fn points(shared: &[SharedText]) -> Vec<Point> {
     let shared = shared.iter().filter(|text| text.queries.len() > 1);
     let mut points: Vec<Point> = shared.flat_map(|text| text.queries.iter().filter_map(|query| query.leaves)).collect();
@@ -193,7 +194,7 @@ fn points(shared: &[SharedText]) -> Vec<Point> {
     points
 }
 
-/// What is read of the last branches: of one, by each of the adapters that never left it.
+/// The readouts of the last branches. Every adapter that still shares a branch reads it.
 fn readouts(branches: &[Branch], shared: &[SharedText]) -> Vec<Readout> {
     let of_branch = |(text, branch): (usize, &Branch)| {
         let queries = branch.queries.iter().map(|&query| &shared[branch.text].queries[query]);

@@ -1,4 +1,4 @@
-//! Equal texts among the questions of a batch, what they cost, and which run in one pass.
+//! Finds equal texts among the questions of a batch, estimates their cost, and assigns them to micro-batches.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,22 +8,22 @@ use crate::engine::micro_batches;
 use crate::params::Point;
 use crate::text::Encoded;
 
-/// All that is asked about one text.
+/// One text and all questions about it.
 pub(super) struct SharedText {
-    /// Its tokens.
+    /// The number of tokens.
     pub(super) tokens: usize,
-    /// By adapter, in the order of their numbers.
+    /// One query for each adapter, in the order of their numbers.
     pub(super) queries: Vec<Query>,
 }
 
-/// A text asked of one adapter: one computation, however often it is asked.
+/// The questions about one text to one adapter: one computation, however many questions there are.
 pub(super) struct Query {
     pub(super) adapter: usize,
     pub(super) leaves: Option<Point>,
     pub(super) questions: Vec<usize>,
 }
 
-/// `questions` by text, in order of first appearance.
+/// Groups `questions` by text, in order of first appearance.
 pub(super) fn shared_texts(asked: &[Asked], questions: &[usize]) -> Vec<SharedText> {
     let mut places: HashMap<(&[u32], &[u32]), usize> = HashMap::with_capacity(questions.len());
     let mut shared: Vec<SharedText> = Vec::new();
@@ -43,7 +43,8 @@ pub(super) fn shared_texts(asked: &[Asked], questions: &[usize]) -> Vec<SharedTe
 }
 
 impl SharedText {
-    /// Its rows in units of whole forward passes, where `share` says what part of one comes at a point or after it.
+    /// The text's work, in tokens of a whole forward pass. `share` returns the share of a forward pass that runs at a point or
+    /// after it.
     fn cost(&self, share: &impl Fn(Point) -> f64) -> usize {
         let apart = |query: &Query| query.leaves.map_or(0.0, share);
         let last = self.queries.iter().map(apart).fold(1.0, f64::min);
@@ -52,20 +53,20 @@ impl SharedText {
     }
 }
 
-/// How large passes are, in tokens' work.
+/// The sizes of micro-batches, measured in tokens of a whole forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// What is worth a pass of its own.
+    /// The least work that is worth a micro-batch.
     pub least: usize,
-    /// What a pass ends after at the latest.
+    /// The work after which a micro-batch ends at the latest.
     pub most: usize,
-    /// How many passes run side by side.
+    /// The number of micro-batches that run in parallel.
     pub cores: usize,
 }
 
 impl Sizes {
-    /// What each pass ends after, for work of `total` whose largest indivisible part is `largest`: as many passes for each core,
-    /// so that none waits for another's last.
+    /// The work after which each micro-batch ends, for `total` work whose largest indivisible part is `largest`. Every core gets
+    /// the same number of micro-batches, so that no core waits for another's last one.
     fn share(self, total: usize, largest: usize) -> usize {
         if total < 2 * self.least.max(largest) {
             return usize::MAX;
@@ -75,7 +76,7 @@ impl Sizes {
     }
 }
 
-/// The texts of `questions` in the order in which they run, and which of them each pass runs.
+/// The texts of `questions` in the order in which they run, and the range of them that each micro-batch runs.
 pub(super) fn cut(
     asked: &[Asked],
     questions: &[usize],

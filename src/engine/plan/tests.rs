@@ -1,5 +1,5 @@
-//! A plan against what it promises: every question's rows meet their own adapter at each of its sites and no other's, and no row
-//! is there twice.
+//! Tests what a plan promises: the rows of every question get the deltas of their own adapter at each of its sites and no others,
+//! and no row is computed twice.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +31,8 @@ impl Batch {
         self.questions.iter().map(asked).collect()
     }
 
-    /// Token rows at `point` with nothing computed twice: for each text, one set for each adapter that left it and one for all
-    /// that did not.
+    /// The smallest possible number of rows at `point`: for each text, one set for each adapter that left it and one for all that
+    /// did not.
     fn fewest(&self, point: Point) -> usize {
         let asked = self.asked();
         let mut sets = BTreeSet::new();
@@ -45,7 +45,7 @@ impl Batch {
 }
 
 fn text() -> impl Strategy<Value = Encoded> {
-    // Few different tokens: equal texts, and texts that differ in their segments alone, do occur.
+    // Few different tokens, so that equal texts, and texts that differ only in their segments, occur.
     let token = (0u32..2, prop_oneof![9 => Just(0u32), 1 => Just(1)]);
     (prop::collection::vec(token, 1..5), any::<bool>()).prop_map(|(tokens, truncated)| {
         let (ids, type_ids) = tokens.into_iter().unzip();
@@ -54,7 +54,7 @@ fn text() -> impl Strategy<Value = Encoded> {
 }
 
 fn batch() -> impl Strategy<Value = Batch> {
-    // An adapter is active anywhere after its first point, and perhaps nowhere.
+    // An adapter may be active at any points from its first on, and perhaps at none.
     let active =
         (0..=LAYERS * INPUTS, prop::collection::vec(any::<bool>(), LAYERS * INPUTS)).prop_map(|(first, mut on)| {
             on.iter_mut().take(first).for_each(|on| *on = false);
@@ -70,7 +70,7 @@ fn batch() -> impl Strategy<Value = Batch> {
     })
 }
 
-/// The row at each stage, the first first, that `row` of the last one goes on from.
+/// The row at each stage, from the first, from which `row` of the last stage was copied.
 fn path(plan: &Plan, row: usize) -> Vec<usize> {
     let mut path = vec![row];
     for stage in plan.stages.iter().skip(1).rev() {
@@ -86,7 +86,7 @@ fn adapter_of(stage: &Stage, row: usize) -> Option<usize> {
     runs[0].adapter
 }
 
-/// Row after row of a question's text, through all stages and past all points.
+/// Checks every row of a question's text, through all stages and at all points.
 fn check_rows(plan: &Plan, batch: &Batch, (text, adapter): (usize, usize), last: usize) {
     let asked = batch.asked();
     let start: Vec<(u32, u32)> = plan
@@ -116,7 +116,7 @@ fn check_rows(plan: &Plan, batch: &Batch, (text, adapter): (usize, usize), last:
 
 proptest! {
     #[test]
-    fn every_question_meets_its_own_deltas_and_no_others(batch in batch()) {
+    fn questions_get_only_their_own_adapters_deltas(batch in batch()) {
         let asked = batch.asked();
         let all: Vec<usize> = (0..asked.len()).collect();
         let plan = Plan::new(&asked, &all);
@@ -136,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn no_row_is_computed_twice_and_adapters_stay_together(batch in batch()) {
+    fn rows_are_computed_once_and_grouped_by_adapter(batch in batch()) {
         let asked = batch.asked();
         let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>());
         for point in points() {
@@ -151,7 +151,7 @@ proptest! {
     }
 
     #[test]
-    fn passes_hold_each_question_once_and_equal_texts_together(
+    fn micro_batches_hold_each_question_once_and_keep_equal_texts_together(
         batch in batch(), least in 1usize..20, more in 0usize..20, cores in 1usize..5,
     ) {
         let asked = batch.asked();
@@ -172,7 +172,7 @@ proptest! {
     }
 }
 
-/// The questions of each pass.
+/// The questions of each micro-batch.
 fn cut(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Vec<usize>> {
     let of = |plan: &Plan| {
         let mut of: Vec<usize> = plan.readouts.iter().flat_map(|head| head.questions.concat()).collect();
@@ -190,26 +190,26 @@ fn at(layer: usize, input: usize) -> Option<Point> {
     Some(Point { layer, input: Input::TOKENS[input] })
 }
 
-/// The rows at the first point of each of `layers`.
+/// The number of rows at the first point of each of the first `layers` layers.
 fn by_layer(plan: &Plan, layers: usize) -> Vec<usize> {
     (0..layers).map(|layer| plan.stage(Point { layer, input: Input::Attention }).tokens()).collect()
 }
 
 #[test]
-fn adapters_of_the_last_layers_share_the_first() {
+fn adapters_share_rows_until_their_first_active_site() {
     let text = encoded(&[7, 8, 9]);
     let asked: Vec<Asked> = (0..8).map(|adapter| Asked { text: &text, adapter, leaves: at(3, 0) }).collect();
     let plan = Plan::new(&asked, &[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(by_layer(&plan, 6), [3, 3, 3, 24, 24, 24]);
     assert_eq!(plan.stages[1].rows[..6], [0, 1, 2, 0, 1, 2]);
-    // The last to leave needs no copy, and a text of one adapter never has one.
+    // The last adapter to leave needs no copy, and a text of one adapter is never copied.
     let leaves = [at(1, 3), at(2, 0), None];
     let asked: Vec<Asked> = (0..3).map(|adapter| Asked { text: &text, adapter, leaves: leaves[adapter] }).collect();
     let plan = Plan::new(&asked, &[0, 1, 2]);
     assert_eq!(plan.stages.iter().map(|stage| stage.from).collect::<Vec<_>>(), [None, at(1, 3), at(2, 0)]);
     assert_eq!(by_layer(&plan, 4), [3, 3, 9, 9]);
     assert_eq!(Plan::new(&asked, &[1]).stages.len(), 1);
-    // Heads alone share everything.
+    // Adapters with only a head share everything.
     let asked: Vec<Asked> = (0..3).map(|adapter| Asked { text: &text, adapter, leaves: None }).collect();
     let plan = Plan::new(&asked, &[0, 1, 2]);
     assert_eq!((plan.stages.len(), plan.last()), (1, &[0, 3][..]));
@@ -217,7 +217,7 @@ fn adapters_of_the_last_layers_share_the_first() {
 }
 
 #[test]
-fn different_texts_keep_their_adapters_order_and_are_cut_by_tokens() {
+fn different_texts_are_grouped_by_adapter_and_cut_by_tokens() {
     let texts: Vec<Encoded> = (0..8).map(|i| encoded(&[i; 10])).collect();
     let asked: Vec<Asked> = (0..8).map(|i| Asked { text: &texts[i], adapter: i % 2, leaves: at(0, 0) }).collect();
     let all: Vec<usize> = (0..8).collect();
@@ -226,23 +226,23 @@ fn different_texts_keep_their_adapters_order_and_are_cut_by_tokens() {
     };
     assert_eq!(passes(&asked, 20, 20, 1), [[0, 2], [4, 6], [1, 3], [5, 7]]);
     assert_eq!(passes(&asked, 20, 30, 1).len(), 3);
-    assert_eq!(passes(&asked, 20, 30, 2).len(), 4, "as many for each core");
+    assert_eq!(passes(&asked, 20, 30, 2).len(), 4, "the same number for each core");
     assert_eq!(passes(&asked, 10, 80, 8).len(), 8);
-    assert_eq!(passes(&asked, 20, 80, 8).len(), 4, "not less than is worth a pass");
-    assert_eq!(passes(&asked, 41, 41, 1).len(), 1, "too little for two");
+    assert_eq!(passes(&asked, 20, 80, 8).len(), 4, "no micro-batch below the least work");
+    assert_eq!(passes(&asked, 41, 41, 1).len(), 1, "too little work for two");
     assert_eq!(Plan::new(&asked, &all).runs_of_first(), [(0..40, Some(0)), (40..80, Some(1))]);
-    // One text with half of the work keeps all cores for itself.
+    // A text with more than half of the work makes the batch run as one pass.
     let long = encoded(&[1; 90]);
     let asked: Vec<Asked> = [asked, vec![Asked { text: &long, adapter: 0, leaves: None }]].concat();
     assert_eq!(passes(&asked, 20, 20, 2).len(), 1);
 }
 
 #[test]
-fn a_shared_text_costs_what_it_expands_to() {
+fn shared_texts_cost_the_rows_they_fork_into() {
     let texts: Vec<Encoded> = (0..4).map(|i| encoded(&[i; 10])).collect();
     let query = |i: usize| Asked { text: &texts[i / 8], adapter: i % 8, leaves: at(3, 0) };
     let asked: Vec<Asked> = (0..32).map(query).collect();
-    // Half of the work is shared: 10 tokens for 8 adapters are 5 + 8 * 5.
+    // Half of the work is shared: 10 tokens for 8 adapters cost 5 + 8 * 5.
     let sizes = |most| Sizes { least: most, most, cores: 1 };
     let all: Vec<usize> = (0..32).collect();
     let cuts = |most| cut(&asked, &all, |_| 0.5, sizes(most)).iter().map(Vec::len).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! On slices: short texts by the fused kernel, others by general products.
+//! The CPU's form. Short texts run in the fused kernel, others by GEMM.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -6,12 +6,12 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::fused::{self, Keys, Positions, Text};
+use super::fused::{self, Keys, Positions, TextAttention};
 use super::{Dropout, Heads, mask, reference};
 use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
 use crate::cpu::{host, math};
 
-/// Where the bias is trained, candle's operations run: the kernel has no gradient for it.
+/// Runs the reference if the bias is trained, because the kernels have no gradient for it.
 pub(in crate::ops) fn cpu([q, k, v]: [&Tensor; 3], heads: &Heads) -> Result<Tensor> {
     let hidden = heads.check([q, k, v])?;
     if heads.bias.is_some_and(Tensor::track_op) {
@@ -29,7 +29,7 @@ pub(in crate::ops) fn cpu([q, k, v]: [&Tensor; 3], heads: &Heads) -> Result<Tens
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
-/// The bias of [`Heads::bias`] as the kernels read it: rows of [`fused::packed_row`].
+/// The bias of [`Heads::bias`] in the layout that the kernels read: each row is [`fused::packed_row`] long.
 struct Bias {
     rows: Vec<f32>,
     /// The column of distance 0.
@@ -50,23 +50,23 @@ impl Bias {
         Ok(Self { rows, middle })
     }
 
-    /// What `head` adds to the scores of query `i` with the keys from `first` on.
+    /// What `head` adds to the scores of query `i` with the keys `first..`.
     fn of(&self, head: usize, i: usize, first: usize) -> &[f32] {
         let width = fused::packed_row(self.middle);
         &self.rows[head * width..(head + 1) * width][self.middle + first - i..]
     }
 }
 
-/// Rows that attend together of a text that general products take: this number and no other, for a product rounds by its size, and
-/// a text's result must not depend on the threads.
+/// The number of rows in a block of a text that runs by GEMM. It is fixed, because a GEMM's rounding depends on its size and a
+/// text's result must not depend on the number of threads.
 const ROWS: usize = 256;
 
-/// Rows of one text that attend together.
+/// Rows of one text that are computed together.
 struct Block {
     text: usize,
-    /// Of the text.
+    /// Rows of the text.
     rows: Range<usize>,
-    /// What any of them sees.
+    /// The keys that any of these rows sees.
     keys: Range<usize>,
 }
 
@@ -80,8 +80,8 @@ struct Attention {
     dropout: Option<Dropout>,
 }
 
-/// One head of a [`Block`]: the rows of `q`, and the keys' of `k` and `v`, begin at the first element of each slice.
-struct Head<'a> {
+/// One head of a [`Block`]. Each slice begins at the block's first row: of the rows for `q`, of the keys for `k` and `v`.
+struct HeadViews<'a> {
     head: usize,
     q: View<'a>,
     k: View<'a>,
@@ -101,7 +101,7 @@ impl Attention {
         self.offsets.len() - 1
     }
 
-    /// The rows of each text of a mutable `[T, hidden]`.
+    /// Splits a mutable `[T, hidden]` into the rows of each text.
     fn split<'a, T>(&self, rows: &'a mut [T]) -> Vec<&'a mut [T]> {
         host::parts(rows, (0..self.texts()).map(|text| self.len(text) * self.hidden()))
     }
@@ -115,35 +115,35 @@ impl Attention {
         Block { text, rows, keys }
     }
 
-    /// All rows of all texts, in order. Where there are fewer texts than threads, those that [`Text::attend`] takes are divided among
-    /// them; what general products take is divided always, so that a window costs what it sees.
+    /// All rows of all texts, in order. A text of the fused kernel is divided only if there are fewer texts than threads. A text
+    /// that runs by GEMM is always divided, so that with a window each block reads only the keys that it sees.
     fn blocks(&self) -> Vec<Block> {
         let of_text = |text| {
             let len = self.len(text);
-            let rows = if self.is_short(text) { fused::share(len, self.texts()) } else { ROWS };
+            let rows = if self.is_fused(text) { fused::rows_per_block(len, self.texts()) } else { ROWS };
             (0..len).step_by(rows).map(move |start| self.block(text, start..len.min(start + rows)))
         };
         (0..self.texts()).flat_map(of_text).collect()
     }
 
-    fn heads_of<'a>(&self, block: &Block, [q, k, v]: [&'a [f32]; 3]) -> impl Iterator<Item = Head<'a>> {
+    fn heads_of<'a>(&self, block: &Block, [q, k, v]: [&'a [f32]; 3]) -> impl Iterator<Item = HeadViews<'a>> {
         let (start, hidden, size) = (self.offsets[block.text], self.hidden(), self.size);
         let heads = if block.rows.is_empty() { 0 } else { self.heads };
         let (first, last) = (start + block.keys.start, start + block.keys.end);
         let rows = start + block.rows.start..start + block.rows.end;
         (0..heads).map(move |head| {
             let view = |x: &'a [f32], from, to| View::rows(&x[from * hidden + head * size..to * hidden], hidden);
-            Head { head, q: view(q, rows.start, rows.end), k: view(k, first, last), v: view(v, first, last) }
+            HeadViews { head, q: view(q, rows.start, rows.end), k: view(k, first, last), v: view(v, first, last) }
         })
     }
 
     /// The softmax weights `[rows, keys]` of one head, before dropout.
-    fn weights(&self, block: &Block, head: &Head, weights: &mut Vec<f32>) {
+    fn weights(&self, block: &Block, head: &HeadViews, weights: &mut Vec<f32>) {
         let (rows, keys) = (block.rows.len(), block.keys.len());
         weights.resize(rows * keys, 0.0);
         let target = Target { data: weights, row: keys, add: false };
         gemm(target, head.q, head.k.t(), self.scale, Size { m: rows, n: keys, k: self.size }, Threads::One);
-        math::vectorised(
+        math::vectorized(
             #[inline(always)]
             || {
                 for (i, row) in block.rows.clone().zip(weights.chunks_exact_mut(keys)) {
@@ -164,7 +164,7 @@ impl Attention {
         );
     }
 
-    fn drop(&self, block: &Block, head: &Head, weights: &mut [f32]) {
+    fn drop(&self, block: &Block, head: &HeadViews, weights: &mut [f32]) {
         let Some(dropout) = self.dropout else { return };
         for (i, row) in block.rows.clone().zip(weights.chunks_exact_mut(block.keys.len())) {
             let mask = mask(dropout, block.text, head.head, i * self.len(block.text) + block.keys.start);
@@ -172,14 +172,14 @@ impl Attention {
         }
     }
 
-    /// Whether [`Text::attend`] takes a text: a short one, all of it seen, nothing dropped.
-    fn is_short(&self, text: usize) -> bool {
+    /// Whether the fused kernel takes a text: it must be short, every token must see all of it, and nothing may be dropped.
+    fn is_fused(&self, text: usize) -> bool {
         let len = self.len(text);
-        self.dropout.is_none() && len <= fused::LONGEST && self.window.is_none_or(|window| window + 1 >= len)
+        self.dropout.is_none() && len <= fused::MAX_FUSED_LEN && self.window.is_none_or(|window| window + 1 >= len)
     }
 
-    /// The rows of a block, of a short text.
-    fn attend(&self, block: &Block, inputs: [&[f32]; 3], y: &mut [MaybeUninit<f32>]) {
+    /// Computes a block of a short text with the fused kernel.
+    fn attend_fused(&self, block: &Block, inputs: [&[f32]; 3], y: &mut [MaybeUninit<f32>]) {
         let (start, hidden) = (self.offsets[block.text], self.hidden());
         let [q, k, v] = inputs.map(|x| &x[start * hidden..]);
         let (q, keys) = (&q[block.rows.start * hidden..block.rows.end * hidden], ..block.keys.end * hidden);
@@ -189,11 +189,11 @@ impl Attention {
             queries: None,
             middle: bias.middle,
         });
-        Text { q, first, k, v, heads: self.heads, size: self.size, scale: self.scale, positions, y }.attend();
+        TextAttention { q, first, k, v, heads: self.heads, size: self.size, scale: self.scale, positions, y }.attend();
     }
 
-    /// The same by general products; `weights` is room for one head's.
-    fn attend_by_products(&self, block: &Block, inputs: [&[f32]; 3], y: &mut [f32], weights: &mut Vec<f32>) {
+    /// Computes a block by GEMM. `weights` is scratch for the weights of one head.
+    fn attend_by_gemm(&self, block: &Block, inputs: [&[f32]; 3], y: &mut [f32], weights: &mut Vec<f32>) {
         for head in self.heads_of(block, inputs) {
             self.weights(block, &head, weights);
             self.drop(block, &head, weights);
@@ -203,7 +203,7 @@ impl Attention {
         }
     }
 
-    /// One text of the backward pass: `dq`, `dk`, `dv` are its rows, all zero; the inputs are the whole batch's.
+    /// The backward pass of one text. `dq`, `dk` and `dv` hold the text's rows, all zero; the inputs are the whole batch's.
     fn text_gradient(&self, text: usize, [dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 3], dy: &[f32]) {
         let (hidden, size) = (self.hidden(), self.size);
         let (mut weights, mut dropped, mut grads) = (Vec::new(), Vec::new(), Vec::new());
@@ -254,7 +254,7 @@ impl Attention {
     }
 }
 
-/// `e^(x - max) / sum` in place. Called inside [`math::vectorised`].
+/// `e^(x - max) / sum` in place. Called inside [`math::vectorized`].
 #[inline(always)]
 pub(in crate::ops) fn softmax(row: &mut [f32]) {
     let (mut most, mut sums) = ([f32::NEG_INFINITY; 16], [0.0; 16]);
@@ -301,20 +301,20 @@ impl CustomOp3 for Attention {
             let ys = host::parts(y, blocks.iter().map(|block| block.rows.len() * self.hidden()));
             let blocks = ys.into_par_iter().zip(&blocks);
             blocks.for_each_init(Vec::new, |weights, (y, block)| {
-                if self.is_short(block.text) {
-                    self.attend(block, inputs, y)
+                if self.is_fused(block.text) {
+                    self.attend_fused(block, inputs, y)
                 } else {
-                    self.attend_by_products(block, inputs, host::zeroed(y), weights)
+                    self.attend_by_gemm(block, inputs, host::zeroed(y), weights)
                 }
             });
         };
-        // SAFETY: `y` is split among the blocks, which are all rows, and either way of attending writes all rows of its block.
+        // SAFETY: `y` is split among the blocks, which cover all rows, and both branches write all rows of their block.
         let y = unsafe { host::written(inputs[0].len(), fill) };
         Ok(host::fresh(y, ql.shape().clone()))
     }
 
     /// With `P` the weights, `M` the mask, `Y = (P M) V`: `dV = (P M)^T dY`, `dP = (dY V^T) M`,
-    /// `dS = P (dP - sum(dP P))`, `dQ = scale dS K`, `dK = scale dS^T Q`. `P` is computed again rather than kept.
+    /// `dS = P (dP - sum(dP P))`, `dQ = scale dS K`, `dK = scale dS^T Q`. `P` is recomputed rather than kept.
     fn bwd(
         &self,
         q: &Tensor,

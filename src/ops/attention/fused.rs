@@ -1,43 +1,43 @@
-//! Softmax attention of one text, a head at a time, without a general product: for texts whose scores stay in the nearest cache.
+//! Fused softmax attention: one text, one head at a time, without a GEMM. It is for texts whose scores fit in the L1 cache.
 //!
-//! A general product packs its operands at every call, which for a head of a short text costs more than the product. Here the
-//! keys of a head are turned once, so that vectors run along the keys; a few rows of scores are made, normalised and multiplied
-//! with the values while they are hot. A row's sums run in one order, whatever rows are computed beside it.
+//! A GEMM packs its operands at every call, which for a head of a short text costs more than the product. Here the keys of a head
+//! are transposed once, so that vectors run along the keys. Then a few rows of scores are computed, normalized and multiplied with
+//! the values while they are in the cache. A row's sums always run in the same order, whichever rows are computed beside it.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
 
-use crate::cpu::transpose::{Part, transpose};
+use crate::cpu::transpose::{Submatrix, transpose};
 use crate::cpu::{host, math, simd};
 
-/// Longer texts run by general products, which divide a product's depth among the caches.
-pub(in crate::ops) const LONGEST: usize = 512;
+/// The largest number of tokens of a text for this kernel. Longer texts run by GEMM, which blocks its operands for the caches.
+pub(in crate::ops) const MAX_FUSED_LEN: usize = 512;
 
-/// The fewest rows that are worth a thread of their own.
-const LEAST: usize = 64;
+/// The smallest number of rows that is worth a thread.
+const MIN_ROWS: usize = 64;
 
-/// How many rows of a text of `len`, one of `texts`, attend together: where there are fewer texts than threads, they are divided.
-/// A row's result does not depend on it.
-pub(in crate::ops) fn share(len: usize, texts: usize) -> usize {
-    len.div_ceil(rayon::current_num_threads().div_ceil(texts.max(1))).next_multiple_of(ROWS).max(LEAST)
+/// The number of rows of a text of `len` tokens, in a batch of `texts`, that are computed together: fewer than `len` if there are
+/// fewer texts than threads. A row's result does not depend on it.
+pub(in crate::ops) fn rows_per_block(len: usize, texts: usize) -> usize {
+    len.div_ceil(rayon::current_num_threads().div_ceil(texts.max(1))).next_multiple_of(ROWS).max(MIN_ROWS)
 }
 
-/// The most rows that one tile takes.
+/// The largest number of rows in a tile.
 const ROWS: usize = 8;
 
-/// What packed positions have beyond their last column: a tile reads whole vectors, some of them past the end.
+/// The number of elements after the last column of packed positions: a tile reads whole vectors, some of which reach past the end.
 const SLACK: usize = ROWS + WIDEST;
 
-/// Elements of the widest vectors there are.
+/// The number of f32 in the widest vectors.
 const WIDEST: usize = 16;
 
-/// Attention of one text, or of some of its rows: `k`, `v` `[len, heads * size]`.
-pub(in crate::ops) struct Text<'a> {
-    /// The rows that attend.
+/// The attention of one text, or of some of its rows, over `k`, `v` `[len, heads * size]`.
+pub(in crate::ops) struct TextAttention<'a> {
+    /// The rows to compute.
     pub(in crate::ops) q: &'a [f32],
-    /// Which of the text is the first of them.
+    /// The index in the text of the first of them.
     pub(in crate::ops) first: usize,
     pub(in crate::ops) k: &'a [f32],
     pub(in crate::ops) v: &'a [f32],
@@ -45,32 +45,33 @@ pub(in crate::ops) struct Text<'a> {
     pub(in crate::ops) size: usize,
     pub(in crate::ops) scale: f32,
     pub(in crate::ops) positions: Positions<'a>,
-    /// The result, of the shape of `q`; every element is written.
+    /// The result, with the shape of `q`. Every element is written.
     pub(in crate::ops) y: &'a mut [MaybeUninit<f32>],
 }
 
-/// What relative positions add to the scores of a text; each row is [`packed_row`] long.
+/// What relative positions add to the scores of a text. Each row is [`packed_row`] long.
 #[derive(Clone, Copy, Default)]
 pub(in crate::ops) struct Positions<'a> {
-    /// What query i adds to its score with key j, from column `j - i + middle`.
+    /// What query i adds to its score with key j, in column `j - i + middle`.
     pub(in crate::ops) keys: Option<Keys<'a>>,
-    /// What key j adds to its score with query i: position queries packed by [`pack`], column `i - j + middle`.
+    /// What key j adds to its score with query i, in column `i - j + middle`: position queries packed by [`pack`].
     pub(in crate::ops) queries: Option<&'a [f32]>,
     /// The column of distance 0.
     pub(in crate::ops) middle: usize,
 }
 
-/// What a query adds to its scores by the position of the key.
+/// What a query adds to its scores, by the key's relative position.
 #[derive(Clone, Copy)]
 pub(in crate::ops) enum Keys<'a> {
-    /// Its products with position keys, packed by [`pack`]: `[heads, size, packed_row(middle)]`. The scale multiplies them.
+    /// The query's products with position keys, which are packed by [`pack`]: `[heads, size, packed_row(middle)]`. The scale
+    /// applies to them.
     Products(&'a [f32]),
-    /// A bias that is the same for every query, `[heads, packed_row(middle)]`. The scale does not multiply it.
+    /// A bias that is the same for every query, `[heads, packed_row(middle)]`. The scale does not apply to it.
     Bias(&'a [f32]),
 }
 
 impl<'a> Keys<'a> {
-    /// The part of one head, of `size` columns.
+    /// The positions of one head of `size` columns.
     fn head(self, head: usize, size: usize, middle: usize) -> Self {
         let part =
             |data: &'a [f32], rows: usize| &data[head * rows * packed_row(middle)..][..rows * packed_row(middle)];
@@ -81,13 +82,13 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Columns of packed positions for distances up to `middle` either side.
+/// The number of columns of packed positions for distances from `-middle` to `middle`, with the slack.
 pub(in crate::ops) fn packed_row(middle: usize) -> usize {
     2 * middle + 1 + SLACK
 }
 
-/// Turns one head's columns of positions for [`Positions`]: `packed [size, packed_row(middle)]` gets, in its column m, the row
-/// that `row_of(m)` names.
+/// Packs one head's positions for [`Positions`] by transposing them: column m of `packed [size, packed_row(middle)]` becomes the
+/// row `row_of(m)`.
 pub(in crate::ops) fn pack<'a>(packed: &mut [f32], middle: usize, row_of: impl Fn(usize) -> &'a [f32]) {
     let width = packed_row(middle);
     for m in 0..=2 * middle {
@@ -98,93 +99,95 @@ pub(in crate::ops) fn pack<'a>(packed: &mut [f32], middle: usize, row_of: impl F
 }
 
 thread_local! {
-    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `len` floats of this thread's own, at the start of a cache line and with anything in them.
-fn with_room<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+/// Calls `f` with `len` floats of this thread's scratch memory, aligned to a cache line, with arbitrary contents.
+fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     const LINE: usize = 64;
-    ROOM.with_borrow_mut(|room| {
+    SCRATCH.with_borrow_mut(|scratch| {
         let most = len + LINE / size_of::<f32>();
-        if room.len() < most {
-            room.resize(most, 0.0);
+        if scratch.len() < most {
+            scratch.resize(most, 0.0);
         }
-        let start = room.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
-        f(&mut room[start..start + len])
+        let start = scratch.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+        f(&mut scratch[start..start + len])
     })
 }
 
-impl Text<'_> {
-    /// Attends.
+impl TextAttention<'_> {
+    /// Computes `y`.
     pub(in crate::ops) fn attend(self) {
         if self.q.is_empty() {
             return;
         }
-        // Room for the widest vectors: which the machine has is known in the dispatch only.
-        with_room(Sizes::new(&self, WIDEST).room(), |room| simd::widest().dispatch(Attend { text: self, room }));
+        // Enough scratch for the widest vectors, because only the dispatch knows which ones the machine has.
+        with_scratch(Sizes::new(&self, WIDEST).scratch(), |scratch| {
+            simd::widest().dispatch(Kernel { text: self, scratch })
+        });
     }
 }
 
-/// A text with scratch for it.
-struct Attend<'a, 'b> {
-    text: Text<'a>,
-    room: &'b mut [f32],
+/// A text with its scratch memory, for the dispatch.
+struct Kernel<'a, 'b> {
+    text: TextAttention<'a>,
+    scratch: &'b mut [f32],
 }
 
-impl WithSimd for Attend<'_, '_> {
+impl WithSimd for Kernel<'_, '_> {
     type Output = ();
 
-    // All that follows, closures included, must be inlined here: only then is it compiled for the machine's vectors.
+    // Everything below, closures included, must be inlined here: only then is it compiled for the machine's vectors.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { mut text, room } = self;
+        let Self { mut text, scratch } = self;
         let sizes = Sizes::new(&text, S::F32_LANES);
         for head in 0..text.heads {
-            text.head(simd, sizes, head, room);
+            text.head(simd, sizes, head, scratch);
         }
     }
 }
 
-/// Sizes in elements; rows of scores and of values are whole vectors long.
+/// Sizes in elements. Rows of scores and of values are padded to whole vectors.
 #[derive(Clone, Copy)]
 struct Sizes {
-    /// Rows that attend.
+    /// The number of queries.
     rows: usize,
-    /// Rows that are attended to.
+    /// The number of keys.
     len: usize,
     hidden: usize,
-    /// Length rounded up to whole vectors.
+    /// The number of keys, rounded up to whole vectors.
     scores: usize,
-    /// The size of a head rounded up to whole vectors.
+    /// The size of a head, rounded up to whole vectors.
     values: usize,
-    /// A row of positions' scores before they are shifted into place.
+    /// The length of a row of position scores before it is shifted into place; 0 without positions.
     shifted: usize,
 }
 
 impl Sizes {
     #[inline(always)]
-    fn new(text: &Text, lanes: usize) -> Self {
+    fn new(text: &TextAttention, lanes: usize) -> Self {
         let hidden = text.heads * text.size;
         let [rows, len] = [text.q, text.k].map(|x| x.len() / hidden.max(1));
         let whole = |n: usize| n.next_multiple_of(lanes);
         let positions = matches!(text.positions.keys, Some(Keys::Products(_))) || text.positions.queries.is_some();
-        // Reading a shifted row starts up to ROWS - 1 late and takes whole vectors.
+        // A shifted row is read in whole vectors from an offset of up to ROWS - 1.
         let shifted = if positions { whole(len + ROWS - 1) + lanes } else { 0 };
         Self { rows, len, hidden, scores: whole(len), values: whole(text.size), shifted }
     }
 
-    /// Turned keys, values, scores of a tile, shifted scores of a tile, turned scores of positions.
+    /// The scratch buffers: transposed keys, values, scores of a tile, shifted scores of a tile, transposed position scores.
     fn parts(self) -> [usize; 5] {
-        let turned = if self.shifted > 0 { self.rows * self.scores } else { 0 };
-        [self.values * self.scores, self.len * self.values, ROWS * self.scores, ROWS * self.shifted, turned]
+        let transposed = if self.shifted > 0 { self.rows * self.scores } else { 0 };
+        [self.values * self.scores, self.len * self.values, ROWS * self.scores, ROWS * self.shifted, transposed]
     }
 
-    fn room(self) -> usize {
+    fn scratch(self) -> usize {
         self.parts().iter().sum()
     }
 }
 
-/// Rows of a text from `at` on against packed positions: their products with the distances to its rows `from..from + count`.
+/// Rows `at..` of a text against packed positions: which products to compute with the distances to its rows `from..from + count`.
 #[derive(Clone, Copy)]
 struct Distances<'a> {
     packed: &'a [f32],
@@ -193,26 +196,26 @@ struct Distances<'a> {
     count: usize,
 }
 
-/// One head, ready for its tiles.
-struct Head<'a> {
+/// One head, packed for its tiles.
+struct PackedHead<'a> {
     sizes: Sizes,
     column: usize,
-    /// `[size, scores]`.
+    /// Transposed keys, `[size, scores]`.
     keys: &'a [f32],
-    /// Rows `value_row` apart.
+    /// Values, with rows `value_row` elements apart.
     values: &'a [f32],
     value_row: usize,
     position_keys: Option<Keys<'a>>,
-    /// What keys add by position, `[rows, scores]`.
-    turned: Option<&'a [f32]>,
+    /// What the keys add to the scores by position, `[rows, scores]`.
+    transposed: Option<&'a [f32]>,
 }
 
-impl Text<'_> {
+impl TextAttention<'_> {
     #[inline(always)]
-    fn head<S: Simd>(&mut self, simd: S, sizes: Sizes, head: usize, room: &mut [f32]) {
-        let [keys, values, scores, shifted, turned] = split(room, sizes.parts());
+    fn head<S: Simd>(&mut self, simd: S, sizes: Sizes, head: usize, scratch: &mut [f32]) {
+        let [keys, values, scores, shifted, transposed] = split(scratch, sizes.parts());
         let (hidden, size, column) = (sizes.hidden, self.size, head * self.size);
-        transpose(keys, sizes.scores, &self.k[column..], Part { len: sizes.len, size, row: hidden });
+        transpose(keys, sizes.scores, &self.k[column..], Submatrix { len: sizes.len, size, row: hidden });
         let (values, value_row) = if size == sizes.values {
             (&self.v[column..], hidden)
         } else {
@@ -230,19 +233,19 @@ impl Text<'_> {
                 #[inline(always)]
                 |rows, j| {
                     let distances = Distances { packed, at: j, from: self.first, count: sizes.rows };
-                    let room = [&mut *shifted, &mut *turned];
+                    let scratch = [&mut *shifted, &mut *transposed];
                     match rows {
-                        8 => self.turned::<S, 8>(simd, sizes, k.tile(j), distances, room),
-                        4 => self.turned::<S, 4>(simd, sizes, k.tile(j), distances, room),
-                        2 => self.turned::<S, 2>(simd, sizes, k.tile(j), distances, room),
-                        _ => self.turned::<S, 1>(simd, sizes, k.tile(j), distances, room),
+                        8 => self.transposed::<S, 8>(simd, sizes, k.tile(j), distances, scratch),
+                        4 => self.transposed::<S, 4>(simd, sizes, k.tile(j), distances, scratch),
+                        2 => self.transposed::<S, 2>(simd, sizes, k.tile(j), distances, scratch),
+                        _ => self.transposed::<S, 1>(simd, sizes, k.tile(j), distances, scratch),
                     }
                 },
             );
         }
         let position_keys = self.positions.keys.map(|keys| keys.head(head, size, self.positions.middle));
-        let turned = self.positions.queries.map(|_| &*turned);
-        let head = Head { sizes, column, keys, values, value_row, position_keys, turned };
+        let transposed = self.positions.queries.map(|_| &*transposed);
+        let head = PackedHead { sizes, column, keys, values, value_row, position_keys, transposed };
         tiles::<S>(
             sizes.rows,
             #[inline(always)]
@@ -255,26 +258,27 @@ impl Text<'_> {
         );
     }
 
-    /// What these keys add by position to the rows that attend, into their columns of `turned [rows, scores]`.
+    /// Writes what `R` keys add by position to the scores of all queries, into the keys' columns of `transposed [rows, scores]`.
     #[inline(always)]
-    fn turned<S: Simd, const R: usize>(
+    fn transposed<S: Simd, const R: usize>(
         &self,
         simd: S,
         sizes: Sizes,
         k: [&[f32]; R],
         distances: Distances,
-        [shifted, turned]: [&mut [f32]; 2],
+        [shifted, transposed]: [&mut [f32]; 2],
     ) {
         self.shifted(simd, sizes, k, distances, shifted);
         let shifted: [&[f32]; R] = std::array::from_fn(|r| &shifted[r * sizes.shifted + R - 1 - r..][..sizes.rows]);
-        for (i, row) in turned.chunks_exact_mut(sizes.scores).enumerate() {
+        for (i, row) in transposed.chunks_exact_mut(sizes.scores).enumerate() {
             for (to, shifted) in row[distances.at..distances.at + R].iter_mut().zip(shifted) {
                 *to = shifted[i];
             }
         }
     }
 
-    /// Products of `R` rows with packed positions. What row r gets from its text's row `from + n` lies at `R - 1 - r + n`.
+    /// Computes products of `R` rows with packed positions. Row r's product for the text's row `from + n` is written at `R - 1 - r
+    /// + n`.
     #[inline(always)]
     fn shifted<S: Simd, const R: usize>(
         &self,
@@ -299,20 +303,20 @@ impl Text<'_> {
         );
     }
 
-    /// The result of the queries `i..i + R`.
+    /// Computes the result of the queries `i..i + R`.
     #[inline(always)]
     fn tile<S: Simd, const R: usize>(
         &mut self,
         simd: S,
-        head: &Head,
+        head: &PackedHead,
         i: usize,
         scores: &mut [f32],
         shifted: &mut [f32],
     ) {
         let Sizes { len, hidden, scores: row, .. } = head.sizes;
         let q = Rows { data: &self.q[head.column..], row: hidden, size: self.size }.tile::<R>(i);
-        // What is added to each row of scores by position, and a factor: the scale multiplies these scores afterwards, and must
-        // leave a bias as it is.
+        // What positions add to each row of scores, and a factor for it. The scale multiplies the sum later; a bias must not be
+        // scaled, so its factor is 1 / scale.
         let (added, unit): (Option<[&[f32]; R]>, f32) = match head.position_keys {
             Some(Keys::Products(packed)) => {
                 let distances = Distances { packed, at: self.first + i, from: 0, count: len };
@@ -339,11 +343,11 @@ impl Text<'_> {
             #[inline(always)]
             |vector, r, mut sum| {
                 if let Some(added) = &added {
-                    // A product by 1 is exact: position keys are added as they are.
+                    // Multiplying by 1 is exact, so position products are added unchanged.
                     sum = simd.mul_add_e_f32s(S::as_simd_f32s(added[r]).0[vector], unit, sum);
                 }
-                if let Some(turned) = head.turned {
-                    sum = simd.add_f32s(sum, S::as_simd_f32s(&turned[(i + r) * row..][..row]).0[vector]);
+                if let Some(transposed) = head.transposed {
+                    sum = simd.add_f32s(sum, S::as_simd_f32s(&transposed[(i + r) * row..][..row]).0[vector]);
                 }
                 if vector + 1 == vectors {
                     sum = simd.select_f32s(inside, sum, simd.splat_f32s(f32::NEG_INFINITY));
@@ -370,23 +374,23 @@ impl Text<'_> {
     }
 }
 
-/// The parts of `room` of these lengths.
+/// Splits `scratch` into parts of these lengths.
 #[inline(always)]
-fn split<const N: usize>(mut room: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+fn split<const N: usize>(mut scratch: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
     lengths.map(
         #[inline(always)]
         |len| {
-            let (part, rest) = std::mem::take(&mut room).split_at_mut(len);
-            room = rest;
+            let (part, rest) = std::mem::take(&mut scratch).split_at_mut(len);
+            scratch = rest;
             part
         },
     )
 }
 
-/// Calls `f` with tiles that cover `len` rows: how many rows, from which.
+/// Calls `f` with the height and the first row of each tile, until the tiles cover `len` rows.
 #[inline(always)]
 fn tiles<S: Simd>(len: usize, mut f: impl FnMut(usize, usize)) {
-    // Two vectors of sums for each row must stay in registers.
+    // Two vectors of sums for each row must fit in the registers.
     let most = if S::REGISTER_COUNT >= 32 { ROWS } else { 4 };
     let mut at = 0;
     while at < len {
@@ -397,7 +401,7 @@ fn tiles<S: Simd>(len: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// `size` elements of rows that lie `row` apart.
+/// `size` elements of each row; rows are `row` elements apart.
 struct Rows<'a> {
     data: &'a [f32],
     row: usize,
@@ -414,8 +418,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Products of `R` rows with `vectors` vectors of columns of `right`, whose rows lie `row` apart; `put` gets each sum with its
-/// vector and its row.
+/// Multiplies `R` rows with `vectors` vectors of columns of `right`, whose rows are `row` elements apart. `put` receives each sum
+/// with the index of its vector and of its row.
 #[inline(always)]
 fn columns<S: Simd, const R: usize>(
     simd: S,
@@ -442,7 +446,7 @@ fn columns<S: Simd, const R: usize>(
     }
 }
 
-/// `R` rows times the first `C` vectors of columns, in registers.
+/// Multiplies `R` rows with the first `C` vectors of columns, with the sums in registers.
 #[inline(always)]
 fn product<S: Simd, const R: usize, const C: usize>(
     simd: S,
@@ -472,7 +476,8 @@ fn product<S: Simd, const R: usize, const C: usize>(
     sums
 }
 
-/// `e^(scale (x - max))` of `R` rows of scores, in place, where `most` holds each row's largest; gives 1 / each row's sum.
+/// Replaces `R` rows of scores by `e^(scale (x - max))`, where `most` holds each row's largest score, lane by lane. Returns 1 / sum
+/// of each row.
 #[inline(always)]
 fn exponentials<S: Simd, const R: usize>(simd: S, scores: &mut [S::f32s], most: [S::f32s; R], scale: f32) -> [f32; R] {
     let mut shifts = [simd.splat_f32s(0.0); R];
@@ -483,10 +488,10 @@ fn exponentials<S: Simd, const R: usize>(simd: S, scores: &mut [S::f32s], most: 
     let mut sums = [simd.splat_f32s(0.0); R];
     let vectors = scores.len() / R;
     for vector in 0..vectors {
-        // Row after row, so that what one waits for the others fill.
+        // Alternates between the rows, so that one row's instructions run while another's wait for their operands.
         for (r, (sum, shift)) in sums.iter_mut().zip(shifts).enumerate() {
             let score = &mut scores[r * vectors + vector];
-            // Beside the largest, which is 1, what lies past the end is nothing: e^-87.
+            // Scores past the end become e^-87, which vanishes beside the largest, 1.
             *score = math::exps(simd, simd.mul_add_e_f32s(*score, scale, shift));
             *sum = simd.add_f32s(*sum, *score);
         }

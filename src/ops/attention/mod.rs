@@ -1,4 +1,4 @@
-//! Softmax attention over packed texts: each text attends to itself, nothing is padded or masked.
+//! Softmax attention over packed texts. Each text attends to itself; there is no padding and no padding mask.
 
 mod cpu;
 mod fused;
@@ -7,31 +7,31 @@ mod reference;
 use candle_core::{Result, Tensor, bail};
 
 pub(super) use cpu::{cpu, softmax};
-pub(super) use fused::{Keys, LONGEST, Positions, Text, pack, packed_row, share};
+pub(super) use fused::{Keys, MAX_FUSED_LEN, Positions, TextAttention, pack, packed_row, rows_per_block};
 pub(super) use reference::reference;
 
 use super::{Dropout, splitmix};
 
-/// How a batch is to be attended: texts, heads, scale.
+/// The parameters of a batch's attention.
 #[derive(Debug, Clone)]
 pub struct Heads<'a> {
-    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    /// The first row of each text, then `T`: `[B + 1]`.
     pub offsets: &'a [usize],
-    /// Number of heads; the hidden size is a multiple of it.
+    /// Number of heads, which must divide the hidden size.
     pub heads: usize,
-    /// What scores are multiplied by, `1 / sqrt(head size)`.
+    /// The factor of the scores, `1 / sqrt(head size)`.
     pub scale: f64,
-    /// How far a token sees on either side; `None` sees its whole text.
+    /// The number of tokens that a token sees on either side; `None` for the whole text.
     pub window: Option<usize>,
-    /// What is added to the scaled scores by head and distance, `[heads, 2 n - 1]` for texts of up to `n` tokens: the score of
-    /// query i with key j gets column `j - i + n - 1`. Takes a scale other than 0.
+    /// A bias added to the scaled scores, by head and distance: `[heads, 2 n - 1]` for texts of up to `n` tokens. Column `j - i + n
+    /// - 1` belongs to query i and key j. The scale must not be 0.
     pub bias: Option<&'a Tensor>,
-    /// Dropout of the attention weights, in training.
+    /// Dropout of the attention weights, for training.
     pub dropout: Option<Dropout>,
 }
 
 impl Heads<'_> {
-    /// The hidden size of `q`, `k` and `v`, once everything fits.
+    /// Checks all shapes and returns the hidden size of `q`, `k` and `v`.
     fn check(&self, [q, k, v]: [&Tensor; 3]) -> Result<usize> {
         let (tokens, hidden) = q.dims2()?;
         let rises = self.offsets.windows(2).all(|span| span[0] <= span[1]);
@@ -55,13 +55,13 @@ impl Heads<'_> {
     }
 }
 
-/// The mask of the weights `[len, len]` of one head of one text, from the element `start` on.
+/// The dropout mask of the weights `[len, len]` of one head of one text, from element `start` on.
 pub(in crate::ops) fn mask(dropout: Dropout, text: usize, head: usize, start: usize) -> impl Iterator<Item = f32> {
     let seed = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
     Dropout { seed, ..dropout }.mask(start as u64)
 }
 
-/// Tokens of the longest text at `offsets`.
+/// The number of tokens of the longest text at `offsets`.
 fn longest(offsets: &[usize]) -> usize {
     offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
 }

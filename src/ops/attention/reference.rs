@@ -1,4 +1,4 @@
-//! By candle's operations, a text at a time.
+//! The reference: candle's operations, one text at a time.
 
 use candle_core::{D, Result, Tensor};
 

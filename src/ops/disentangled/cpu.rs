@@ -1,4 +1,4 @@
-//! On slices, in two operations with their gradients.
+//! The CPU's form for training: two operations, scores and attention, each with its gradients.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -8,19 +8,19 @@ use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
 use crate::cpu::{host, math};
 use crate::ops::attention::{mask, softmax};
 
-/// All texts' scores end to end, differentiable in `q`, `k` and `positions`.
+/// The scores of all texts, end to end. Differentiable in `q`, `k` and `positions`.
 pub(in crate::ops) fn scores(q: &Tensor, k: &Tensor, positions: &Tensor, how: &Disentangled) -> Result<Tensor> {
     how.check(q.shape(), k.shape(), positions.shape())?;
     q.contiguous()?.apply_op3(&k.contiguous()?, &positions.contiguous()?, how.clone())
 }
 
-/// `softmax(scores) v` for each text and head: all texts' scores end to end and `v [T, hidden]` give `[T, hidden]`.
+/// `softmax(scores) v` for each text and head, `[T, hidden]`, from the scores of all texts, end to end, and `v [T, hidden]`.
 pub(in crate::ops) fn attend(scores: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
     how.check(scores.elem_count(), v.shape())?;
     scores.contiguous()?.apply_op2(&v.contiguous()?, how.clone())
 }
 
-/// One head of one text: its columns of the batch's rows.
+/// One head of one text, as views of the batch's rows.
 pub(super) struct Block<'a> {
     len: usize,
     q: View<'a>,
@@ -43,31 +43,32 @@ impl Disentangled {
         }
     }
 
-    /// The row of distance `i - j`.
+    /// The row of positions for distance `i - j`.
     fn row(&self, dims: Dims, i: usize, j: usize) -> usize {
         self.distances[dims.middle + i - j]
     }
 
-    /// The scores `[len, len]` of one head; `room [len, rows]` is scratch.
-    pub(super) fn head_scores(&self, dims: Dims, block: &Block, scores: &mut [f32], room: &mut Vec<f32>) {
+    /// The scores `[len, len]` of one head; `scratch [len, rows]` is scratch.
+    pub(super) fn head_scores(&self, dims: Dims, block: &Block, scores: &mut [f32], scratch: &mut Vec<f32>) {
         let (len, rows, scale) = (block.len, self.rows, self.scale as f32);
         let target = Target { data: scores, row: len, add: false };
         gemm(target, block.q, block.k.t(), scale, Size { m: len, n: len, k: dims.size }, Threads::One);
         for (content, positions, by_query) in [(block.q, block.keys, true), (block.k, block.queries, false)] {
             let Some(positions) = positions else { continue };
-            room.resize(len * rows, 0.0);
-            let target = Target { data: room, row: rows, add: false };
+            scratch.resize(len * rows, 0.0);
+            let target = Target { data: scratch, row: rows, add: false };
             gemm(target, content, positions.t(), scale, Size { m: len, n: rows, k: dims.size }, Threads::One);
             for i in 0..len {
                 for j in 0..len {
                     let of = if by_query { i } else { j };
-                    scores[i * len + j] += room[of * rows + self.row(dims, i, j)];
+                    scores[i * len + j] += scratch[of * rows + self.row(dims, i, j)];
                 }
             }
         }
     }
 
-    /// One head of the backward pass: `ds [len, len]` to its columns of `dq`, `dk` (its text's rows) and of `dp`.
+    /// The backward pass of one head: writes its columns of `dq` and `dk` (the text's rows) from `ds [len, len]`, and adds to its
+    /// columns of `dp`.
     fn head_gradient(&self, dims: Dims, (text, head): (usize, usize), inputs: [&[f32]; 3], ds: &[f32], out: Gradients) {
         let block = self.block(dims, text, head, inputs);
         let (len, rows, scale, column) = (block.len, self.rows, self.scale as f32, head * dims.size);
@@ -99,10 +100,10 @@ impl Disentangled {
     }
 }
 
-/// Texts whose gradients of positions are added up together: a pass of the usual length has two such sums or so.
+/// The number of texts whose position gradients are added into one buffer: a batch of the usual size needs about two buffers.
 const TEXTS_A_SUM: usize = 4;
 
-/// Where a head's gradients go: its text's rows of `dq` and `dk`, all rows of `dp`.
+/// The destination of a head's gradients: its text's rows of `dq` and `dk`, and all rows of `dp`.
 struct Gradients<'a> {
     dq: &'a mut [f32],
     dk: &'a mut [f32],
@@ -130,19 +131,19 @@ impl CustomOp3 for Disentangled {
         let total = starts.last().copied().unwrap_or(0);
         let mut scores = vec![0.0; total];
         let texts = host::parts(&mut scores, starts.windows(2).map(|span| span[1] - span[0]));
-        texts.into_par_iter().enumerate().for_each_init(Vec::new, |room, (text, scores)| {
-            // An empty text has no row to look at.
+        texts.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (text, scores)| {
+            // An empty text has no rows.
             let square = (self.offsets[text + 1] - self.offsets[text]).pow(2);
             for head in (0..self.heads).filter(|_| square > 0) {
                 let block = self.block(dims, text, head, inputs);
-                self.head_scores(dims, &block, &mut scores[head * square..(head + 1) * square], room);
+                self.head_scores(dims, &block, &mut scores[head * square..(head + 1) * square], scratch);
             }
         });
         Ok(host::fresh(scores, total))
     }
 
-    /// With `dS` by distance, `R_q[i, d] = sum of dS[i, j] at d(i - j) = d`: `dq = scale (dS k + R_q PK)`, `dPK = scale R_q^T q`,
-    /// and the same for `k` and `PQ` by columns.
+    /// With `R_q[i, d]`, the sum of `dS[i, j]` over the keys j at `d(i - j) = d`: `dq = scale (dS k + R_q PK)`, `dPK = scale R_q^T
+    /// q`. The same holds for `k` and `PQ`, with the sum over the queries.
     fn bwd(
         &self,
         q: &Tensor,
@@ -157,8 +158,9 @@ impl CustomOp3 for Disentangled {
         let dp = host::read(self.name(), [q, k, p, dy], |[qs, ks, ps, dy]| {
             let rows = || self.offsets.windows(2).map(|span| (span[1] - span[0]) * dims.hidden);
             let texts: Vec<_> = host::parts(&mut dq, rows()).into_iter().zip(host::parts(&mut dk, rows())).collect();
-            // Texts share rows of `dp`: some of them at a time add to one of their own. Which ones, and in what order their sums are
-            // added, must not depend on the threads, or a run would not give the same adapter on any number of them.
+            // Texts share rows of `dp`, so every TEXTS_A_SUM texts add to a buffer of their own. Which texts share a buffer, and
+            // the order in which buffers are added, must not depend on the threads: a run must give the same adapter on any number
+            // of threads.
             let some = texts.into_par_iter().enumerate().chunks(TEXTS_A_SUM).map(|some| {
                 let mut dp = vec![0.0; ps.len()];
                 for (text, (dq, dk)) in some {
@@ -183,10 +185,10 @@ impl CustomOp3 for Disentangled {
 }
 
 impl Attend {
-    /// Weights of one head and the same after dropout.
+    /// The weights of one head, before and after dropout.
     fn weights(&self, (text, head, len): (usize, usize, usize), scores: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut weights = scores.to_vec();
-        math::vectorised(
+        math::vectorized(
             #[inline(always)]
             || weights.chunks_exact_mut(len).for_each(softmax),
         );

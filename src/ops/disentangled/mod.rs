@@ -1,5 +1,5 @@
-//! DeBERTa's attention (He et al. 2021) over packed texts: scores of contents and of relative positions, then softmax and values.
-//! Scores of a text lie `[heads, len, len]`, texts end to end.
+//! DeBERTa's attention (He et al. 2021) over packed texts: scores from contents and from relative positions, then softmax and
+//! values. The scores of a text are `[heads, len, len]`; those of all texts are stored end to end.
 
 mod cpu;
 mod fused;
@@ -17,29 +17,29 @@ pub(super) use {
 
 use super::Dropout;
 
-/// Where a text's rows are.
+/// The rows of positions that a text uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextPositions {
-    /// Its first row of the position keys in `positions`; `None` without content-to-position.
+    /// The first row of the text's position keys in `positions`; `None` without content-to-position scores.
     pub keys: Option<usize>,
-    /// Its first row of the position queries; `None` without position-to-content.
+    /// The first row of its position queries; `None` without position-to-content scores.
     pub queries: Option<usize>,
 }
 
-/// How a batch is to be scored.
+/// The parameters of a batch's scores.
 #[derive(Debug, Clone)]
 pub struct Disentangled {
-    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    /// The first row of each text, then `T`: `[B + 1]`.
     pub offsets: Vec<usize>,
-    /// Number of heads; the hidden size is a multiple of it.
+    /// Number of heads, which must divide the hidden size.
     pub heads: usize,
-    /// What scores are multiplied by.
+    /// The factor of the scores.
     pub scale: f64,
-    /// Each text's rows of `positions`; there are [`Self::rows`] from each.
+    /// Each text's first rows in `positions`; each set has [`Self::rows`] rows.
     pub texts: Vec<TextPositions>,
-    /// For each distance `i - j` from `-(longest - 1)`, its row: `[2 longest - 1]`.
+    /// The row of each distance `i - j`, from `-(longest - 1)`: `[2 longest - 1]`.
     pub distances: Vec<usize>,
-    /// Rows of each set of positions.
+    /// The number of rows in each set of positions.
     pub rows: usize,
 }
 
@@ -60,12 +60,15 @@ impl Disentangled {
             || self.distances.len() + 1 < 2 * longest
             || self.distances.iter().any(|&row| row >= self.rows)
         {
-            bail!("disentangled: {} rows of positions, {} distances, {rows} given", self.rows, self.distances.len());
+            let (sets, distances) = (self.rows, self.distances.len());
+            bail!(
+                "disentangled: sets of {sets} rows in {rows} rows of positions, {distances} distances for {longest} tokens"
+            );
         }
         Ok(Dims { hidden, size: hidden / self.heads, middle: self.distances.len() / 2 })
     }
 
-    /// Where each text's scores begin, and their number at the end.
+    /// The index at which each text's scores begin, then the total number.
     fn starts(&self) -> Vec<usize> {
         starts(&self.offsets, self.heads)
     }
@@ -85,23 +88,23 @@ fn starts(offsets: &[usize], heads: usize) -> Vec<usize> {
 struct Dims {
     hidden: usize,
     size: usize,
-    /// The place of distance 0.
+    /// The index of distance 0.
     middle: usize,
 }
 
-/// What turns scores into outputs.
+/// The operation from scores to outputs: softmax, dropout and the product with the values.
 #[derive(Debug, Clone)]
 pub(super) struct Attend {
-    /// Where each text begins, and `T` at the end: `[B + 1]`.
+    /// The first row of each text, then `T`: `[B + 1]`.
     pub(super) offsets: Vec<usize>,
     /// Number of heads.
     pub(super) heads: usize,
-    /// Dropout of the attention weights, in training.
+    /// Dropout of the attention weights, for training.
     pub(super) dropout: Option<Dropout>,
 }
 
 impl Attend {
-    /// The hidden size.
+    /// Checks all shapes and returns the hidden size.
     fn check(&self, scores: usize, v: &Shape) -> Result<usize> {
         let (tokens, hidden) = v.dims2()?;
         let total = starts(&self.offsets, self.heads).last().copied().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! By candle's operations, a text at a time.
+//! The reference: candle's operations, one text at a time.
 
 use candle_core::{D, Result, Tensor};
 
@@ -16,7 +16,7 @@ pub(in crate::ops) fn reference(
     attend(&scores, v, &Attend { offsets: how.offsets.clone(), heads: how.heads, dropout })
 }
 
-/// All texts' scores end to end.
+/// The scores of all texts, end to end.
 pub(in crate::ops) fn scores(q: &Tensor, k: &Tensor, positions: &Tensor, how: &Disentangled) -> Result<Tensor> {
     let Dims { hidden, middle, .. } = how.check(q.shape(), k.shape(), positions.shape())?;
     let split = |x: Tensor| {
@@ -42,9 +42,9 @@ pub(in crate::ops) fn scores(q: &Tensor, k: &Tensor, positions: &Tensor, how: &D
         }
         if let Some(start) = text.queries {
             let queries = split(positions.narrow(0, start, how.rows)?)?;
-            // Row j of the product belongs to key j: gathered by (j, i), then turned.
-            let turned = k.matmul(&queries.t()?)?.gather(&at(|j, i| (i, j))?, 2)?;
-            scores = (scores + turned.transpose(1, 2)?)?;
+            // Row j of the product belongs to key j, so it is gathered by (j, i) and then transposed.
+            let by_key = k.matmul(&queries.t()?)?.gather(&at(|j, i| (i, j))?, 2)?;
+            scores = (scores + by_key.transpose(1, 2)?)?;
         }
         all.push((scores * how.scale)?.flatten_all()?);
     }

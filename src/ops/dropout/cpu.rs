@@ -1,4 +1,4 @@
-//! On slices.
+//! The CPU's form, with its gradient.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;

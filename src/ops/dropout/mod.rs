@@ -1,5 +1,5 @@
-//! Inverted dropout whose mask is a hash of a seed and a place, so that the backward pass makes the same mask again and none is
-//! kept.
+//! Inverted dropout. The mask is a hash of a seed and each element's index, so the backward pass recomputes it and nothing is
+//! stored.
 
 mod cpu;
 mod reference;
@@ -7,17 +7,17 @@ mod reference;
 pub(super) use cpu::cpu;
 pub(super) use reference::reference;
 
-/// How much is dropped, and which.
+/// The share of elements to drop, and the seed that chooses them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     /// Probability that an element becomes 0, below 1.
     pub p: f32,
-    /// Of this step and place.
+    /// The seed of this training step and this place in the model.
     pub seed: u64,
 }
 
 impl Dropout {
-    /// What elements `start..` are multiplied with: 0, or `1 / (1 - p)`.
+    /// The factors of the elements `start..`: 0, or `1 / (1 - p)`.
     pub(crate) fn mask(self, start: u64) -> impl Iterator<Item = f32> {
         let bound = (f64::from(self.p) * f64::from(u32::MAX)) as u32;
         let kept = 1.0 / (1.0 - self.p);

@@ -1,4 +1,4 @@
-//! From mapped tables: only the rows that are asked for are read. No gradient flows where all tables are frozen.
+//! The CPU's form: reads only the requested rows of mapped tables. It has no gradient, so it runs only if all tables are frozen.
 
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-//! On slices.
+//! The CPU's form, with gradients.
 
 use std::mem::MaybeUninit;
 
@@ -47,7 +47,7 @@ impl CustomOp1 for Gelu {
         let mut dx = vec![0.0; x.elem_count()];
         host::read(self.name(), [x, dy], |[x, dy]| {
             dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
-                math::vectorised(
+                math::vectorized(
                     #[inline(always)]
                     || {
                         for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
@@ -89,7 +89,7 @@ impl CustomOp1 for GatedGelu {
         host::read(self.name(), [x, dy], |[x, dy]| {
             let tasks = dx.par_chunks_mut((task * width).max(1)).zip(x.par_chunks((task * width).max(1)));
             tasks.zip(dy.par_chunks((task * wide).max(1))).for_each(|((dx, x), dy)| {
-                math::vectorised(
+                math::vectorized(
                     #[inline(always)]
                     || {
                         let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(wide));
@@ -108,7 +108,7 @@ impl CustomOp1 for GatedGelu {
     }
 }
 
-/// GELU and its derivative at `x`.
+/// GELU at `x`, and its derivative.
 #[inline(always)]
 fn slope(x: f32) -> (f32, f32) {
     /// 1 / sqrt(2 pi), the density of N(0, 1) at 0.
@@ -162,7 +162,7 @@ impl WithSimd for Overwrite<'_> {
     }
 }
 
-/// `y = gelu(a) * b` for rows a, b of `wide` elements each.
+/// `y = gelu(a) * b` for rows of x that consist of a and b, each of `wide` elements.
 struct Gated<'a> {
     x: &'a [f32],
     y: &'a mut [MaybeUninit<f32>],

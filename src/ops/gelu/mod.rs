@@ -1,4 +1,4 @@
-//! GELU, the exact one: `x * (1 + erf(x / sqrt 2)) / 2`; and the gated GELU.
+//! The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, and the gated GELU.
 
 mod cpu;
 mod reference;
@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 pub(super) use cpu::{cpu, gated_cpu, overwrite};
 pub(super) use reference::{gated_reference, reference};
 
-/// That the rows of `x` can be halved.
+/// Checks that the rows of `x` have an even width.
 fn even(x: &Tensor) -> Result<()> {
     let (_, width) = x.dims2()?;
     if !width.is_multiple_of(2) {

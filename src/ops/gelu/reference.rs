@@ -1,4 +1,4 @@
-//! By candle's operations.
+//! The reference: candle's operations.
 
 use candle_core::{D, Result, Tensor};
 

@@ -1,5 +1,5 @@
-//! `y = x W^T + b + scale * (x A^T) B^T` in training: a frozen linear and its low-rank delta as one operation, so that the two
-//! share an output buffer, and `x` gets one gradient instead of two to add up.
+//! `y = x W^T + b + scale * (x A^T) B^T` for training. A frozen linear and its low-rank delta are one operation: they share an
+//! output buffer, and `x` gets one gradient instead of two that would have to be added.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -9,7 +9,7 @@ use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
 use crate::cpu::host;
 use crate::params::{Delta, Frozen};
 
-/// Three products straight from the mapping, differentiable in `x`, `A` and `B`.
+/// The three products, with `W` read from the mapping. Differentiable in `x`, `A` and `B`.
 pub(super) fn adapted(x: &Tensor, w: &Frozen, b: &Frozen, delta: &Delta) -> Result<Tensor> {
     let op = AdaptedLinear { linear: FrozenLinear::new(w, Some(b)), scale: delta.scale as f32 };
     x.contiguous()?.apply_op3(&delta.a.contiguous()?, &delta.b.contiguous()?, op)

@@ -1,4 +1,4 @@
-//! Which kernel runs: one pass over one buffer in serving, operations with gradients in training.
+//! The CPU's form: chooses the kernels. Inference makes one pass over one buffer; training runs operations with gradients.
 
 use candle_core::{Result, Tensor};
 
@@ -10,15 +10,15 @@ use crate::cpu::host;
 use crate::ops::gelu;
 use crate::params::Param;
 
-/// The products with the A's of all linears come first: adapters' matrices pass over the rows of `x` once.
+/// The products with the A's of all linears run first, so that `x` is read once for all of them.
 pub(in crate::ops) fn cpu(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
     let segments: Vec<&[Segment]> = linears.iter().map(|linear| linear.added.segments()).collect();
     let shrunk = Shrunk::new(x, &segments)?;
     linears.iter().enumerate().map(|(i, linear)| one(x, linear, &shrunk, i)).collect()
 }
 
-/// The `i`-th linear. Where nothing is tracked it is one pass over one buffer; in training each step is an operation with its
-/// gradient.
+/// Computes the `i`-th linear. If no gradients are tracked, it is one pass over one buffer; in training, each step is an operation
+/// with its gradient.
 fn one(x: &Tensor, linear: &Linear, shrunk: &Shrunk, i: usize) -> Result<Tensor> {
     let y = match (&linear.weight, &linear.bias, &linear.added) {
         (Param::Frozen(w), Param::Frozen(b), Added::Nothing | Added::Segments(_)) if !x.track_op() => {
@@ -35,7 +35,7 @@ fn one(x: &Tensor, linear: &Linear, shrunk: &Shrunk, i: usize) -> Result<Tensor>
             x.contiguous()?.apply_op1(FrozenLinear::new(w, Some(b)))?
         }
         (Param::Frozen(w), Param::Frozen(b), Added::Whole(delta)) => adapted(x, w, b, delta)?,
-        // A trained bias over a frozen weight (BitFit): the product still runs from the mapping.
+        // A trained bias with a frozen weight (BitFit): the product still reads the mapping.
         (Param::Frozen(w), Param::Tensor(b), Added::Nothing) => {
             x.contiguous()?.apply_op1(FrozenLinear::new(w, None))?.broadcast_add(b)?
         }
@@ -44,7 +44,7 @@ fn one(x: &Tensor, linear: &Linear, shrunk: &Shrunk, i: usize) -> Result<Tensor>
     if linear.gelu { gelu::cpu(&y) } else { Ok(y) }
 }
 
-/// `y` is copied: it may be shared.
+/// Copies `y`, because other tensors may share its storage.
 pub(in crate::ops) fn add_segments_cpu(x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
     let matrices = segments.iter().flat_map(|Segment { delta, .. }| [&delta.a, &delta.b]);
     if [x, y].into_iter().chain(matrices).any(Tensor::track_op) {

@@ -1,4 +1,4 @@
-//! The product with a frozen weight, on slices: from the mapping, or from the weight's packed form.
+//! The product with a frozen weight, on slices. The weight is read from the mapping or from its packed form.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -23,7 +23,7 @@ impl FrozenLinear {
         self.w.name()
     }
 
-    /// The weight's elements with `out` and `in`.
+    /// The weight's elements, `out` and `in`.
     pub(super) fn weight(&self) -> Result<(&[f32], usize, usize)> {
         match (self.w.slice(), self.w.shape()) {
             (Some(data), &[out, width]) => Ok((data, out, width)),
@@ -31,7 +31,7 @@ impl FrozenLinear {
         }
     }
 
-    /// `x W^T + b` for `rows` of x, each of `found` elements.
+    /// `x W^T + b` for `rows` rows of x, each of `found` elements.
     pub(super) fn apply(&self, x: &[f32], rows: usize, found: usize) -> Result<Vec<f32>> {
         let (w, out, width) = self.weight()?;
         if found != width {
@@ -54,7 +54,7 @@ impl FrozenLinear {
         Ok(y)
     }
 
-    /// `dy W` for `rows` of dy.
+    /// `dy W` for `rows` rows of dy.
     pub(super) fn backward(&self, dy: &[f32], rows: usize) -> Result<Vec<f32>> {
         let (w, out, width) = self.weight()?;
         let mut dx = vec![0.0; rows * width];

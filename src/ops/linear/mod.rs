@@ -1,12 +1,12 @@
-//! Linears, and what adapters add to them: `y = x W^T + b`, plus low-rank deltas.
+//! Linears and the low-rank deltas that adapters add to them: `y = x W^T + b + scale * (x A^T) B^T`.
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `reference.rs` | by candle's operations |
-//! | `cpu.rs` | which kernel runs |
-//! | `frozen.rs` | the product with the mapped weight, or with its packed form |
-//! | `ragged.rs` | the deltas of a mixed batch, in serving |
-//! | `adapted.rs` | one delta for all rows, with its gradients, in training |
+//! | `reference.rs` | candle's operations |
+//! | `cpu.rs` | chooses the CPU's kernels |
+//! | `frozen.rs` | the product with a frozen weight, mapped or packed |
+//! | `ragged.rs` | the deltas of a mixed batch, for inference |
+//! | `adapted.rs` | one delta for all rows, with its gradients, for training |
 
 mod adapted;
 mod cpu;
@@ -21,7 +21,7 @@ pub(super) use reference::{add_segments_reference, reference};
 
 use crate::params::{Delta, Param};
 
-/// A linear and all that happens to its output before another operation reads it.
+/// A linear, and what happens to its output before another operation reads it.
 #[derive(Debug, Clone)]
 pub struct Linear<'a> {
     /// `W [out, in]`.
@@ -30,11 +30,11 @@ pub struct Linear<'a> {
     pub bias: Param,
     /// What is added to `x W^T + b`.
     pub added: Added<'a>,
-    /// Whether the sum goes through GELU.
+    /// Whether GELU is applied to the sum.
     pub gelu: bool,
 }
 
-/// What an adapter, or several, add to the output of a linear.
+/// What one adapter or several adapters add to the output of a linear.
 #[derive(Debug, Clone, Default)]
 pub enum Added<'a> {
     /// Nothing: the result is bit-identical to the base's.
@@ -42,7 +42,7 @@ pub enum Added<'a> {
     Nothing,
     /// One delta for all rows, differentiable in `A` and `B`.
     Whole(Delta),
-    /// Segments of rows, each with its own delta and rank. They do not overlap, and their rows rise. Rows in no segment stay
+    /// Segments of rows, each with its own delta and rank, in ascending order and without overlap. Rows in no segment stay
     /// bit-identical to the base's.
     Segments(Vec<Segment<'a>>),
 }
@@ -59,8 +59,8 @@ impl<'a> Added<'a> {
 /// Rows of a batch that one adapter changes at one site.
 #[derive(Debug, Clone)]
 pub struct Segment<'a> {
-    /// Which rows of the batch.
+    /// The rows of the batch.
     pub rows: Range<usize>,
-    /// What they get added.
+    /// The delta that is added to them.
     pub delta: &'a Delta,
 }

@@ -1,8 +1,8 @@
 //! The low-rank deltas of a mixed batch, each segment with its own rank.
 //!
-//! First `h = scale * x A^T`, once for all linears that read the same `x`: an adapter's A's pass over its rows as one stack. Then
-//! `y += h B^T`, a linear at a time. Both do the true ranks' work and no more, and a row's result is bit for bit the same whatever
-//! lies beside it.
+//! First `h = scale * x A^T` is computed once for all linears that read the same `x`: the A's that apply to the same rows are
+//! stacked into one matrix. Then `y += h B^T` runs for each linear. Both products run over the true ranks only, and a row's result
+//! does not depend, to the bit, on the rows beside it.
 
 use std::ops::Range;
 
@@ -17,9 +17,9 @@ use crate::params::Delta;
 
 const NAME: &str = "ragged-delta";
 
-/// Rows that one step takes at most: their part of `x` stays in a core's cache while the A's pass.
+/// The largest number of rows in one step: their part of `x` stays in a core's cache while the rows of the A's are read.
 const ROWS: usize = 256;
-/// Multiplications that outweigh waking other threads.
+/// The number of multiplications that outweighs waking other threads.
 const WORTH_THREADS: usize = 1 << 19;
 
 /// The sizes of a delta, and its two products on slices.
@@ -67,14 +67,14 @@ impl Dims {
     }
 }
 
-/// How rows are shared out.
+/// The number of rows in a step, and whether steps run on several threads.
 struct Steps {
     rows: usize,
     threads: bool,
 }
 
 impl Steps {
-    /// For `rows` and all their multiplications.
+    /// For `rows` rows whose products take `work` multiplications in total.
     fn new(rows: usize, work: usize) -> Self {
         let threads = rayon::current_num_threads();
         if threads > 1 && work >= WORTH_THREADS {
@@ -89,7 +89,7 @@ impl Steps {
     }
 }
 
-/// The rows of A's, one after the other, each with its scale.
+/// The rows of several A's, stacked, each with its scale.
 struct Stack<'a> {
     rows: Vec<&'a [f32]>,
     scales: Vec<f32>,
@@ -97,7 +97,7 @@ struct Stack<'a> {
 }
 
 impl Stack<'_> {
-    /// `h = scale * x A^T` for the A's whose rows are `which`; as many of the rows after them are fetched meanwhile.
+    /// Computes `h = scale * x A^T` for the rows `which` of the stack. Meanwhile it prefetches the same number of rows after them.
     fn shrink(&self, h: &mut [f32], x: &[f32], which: Range<usize>) {
         let (rows, rest) = self.rows[which.start..].split_at(which.len());
         let next = &rest[..rest.len().min(rows.len())];
@@ -110,15 +110,15 @@ impl Stack<'_> {
     }
 }
 
-/// `scale * x A^T` of every segment.
+/// `h = scale * x A^T` for every segment.
 pub(super) struct Shrunk<'a> {
     h: Vec<f32>,
-    /// By linear, in the order of their rows.
-    parts: Vec<Vec<Part<'a>>>,
+    /// The segments of each linear, in the order of their rows.
+    parts: Vec<Vec<ShrunkSegment<'a>>>,
 }
 
-/// A segment, and where its columns of h begin.
-struct Part<'a> {
+/// A segment, the index of its first element in `h`, and the distance between its rows in `h`.
+struct ShrunkSegment<'a> {
     rows: Range<usize>,
     delta: &'a Delta,
     start: usize,
@@ -133,7 +133,8 @@ impl<'a> Shrunk<'a> {
             let segments = segments.iter().filter(|segment| !segment.rows.is_empty());
             all.extend(segments.map(|segment| (linear, segment)));
         }
-        let mut parts: Vec<Vec<Part>> = segments.iter().map(|segments| Vec::with_capacity(segments.len())).collect();
+        let mut parts: Vec<Vec<ShrunkSegment>> =
+            segments.iter().map(|segments| Vec::with_capacity(segments.len())).collect();
         if all.is_empty() {
             return Ok(Self { h: Vec::new(), parts });
         }
@@ -143,7 +144,7 @@ impl<'a> Shrunk<'a> {
             let (rows, ranks) = (group[0].1.rows.clone(), group.iter().map(|(_, segment)| segment.delta.rank()));
             let (stride, mut start) = (ranks.sum(), size);
             for &(linear, Segment { delta, .. }) in group {
-                parts[linear].push(Part { rows: rows.clone(), delta, start, stride });
+                parts[linear].push(ShrunkSegment { rows: rows.clone(), delta, start, stride });
                 start += delta.rank();
             }
             groups.push((rows.clone(), above..above + stride));
@@ -155,7 +156,8 @@ impl<'a> Shrunk<'a> {
     }
 }
 
-/// `scale * x A^T` for groups of rows and of the rows that the A's of `deltas` have together: `size` elements, group by group.
+/// Computes `scale * x A^T` for `groups`, each a range of rows of x and a range of rows of the stacked A's of `deltas`. The result
+/// has `size` elements, group by group.
 fn shrink(x: &Tensor, deltas: &[&Delta], groups: &[(Range<usize>, Range<usize>)], size: usize) -> Result<Vec<f32>> {
     let (tokens, width) = x.dims2()?;
     let guards: Vec<_> = deltas.iter().map(|delta| delta.a.storage_and_layout()).collect();
@@ -176,7 +178,7 @@ fn shrink(x: &Tensor, deltas: &[&Delta], groups: &[(Range<usize>, Range<usize>)]
             };
             let (h, after) = std::mem::take(&mut rest).split_at_mut(rows.len() * which.len());
             rest = after;
-            // Nearly always; small segments take so little that dividing them would show.
+            // Nearly always true. Small segments are cheap, so dividing them would cost more than it gains.
             if rows.len() <= steps.rows {
                 parts.push((h, x, which.clone()));
                 continue;
@@ -191,7 +193,7 @@ fn shrink(x: &Tensor, deltas: &[&Delta], groups: &[(Range<usize>, Range<usize>)]
 }
 
 impl Shrunk<'_> {
-    /// `y += h B^T` for the segments of one linear: `y [tokens, out]`.
+    /// Computes `y += h B^T` for the segments of one linear: `y [tokens, out]`.
     pub(super) fn expand(&self, linear: usize, y: &mut [f32], tokens: usize) -> Result<()> {
         let parts = &self.parts[linear];
         if parts.is_empty() {
@@ -206,7 +208,7 @@ impl Shrunk<'_> {
         let work: usize = parts.iter().map(|part| part.rows.len() * part.delta.rank() * out).sum();
         let steps = Steps::new(tokens, work);
         let (mut tasks, mut rest, mut next) = (Vec::with_capacity(parts.len()), y, 0);
-        for (i, Part { rows, delta, start, stride }) in parts.iter().enumerate() {
+        for (i, ShrunkSegment { rows, delta, start, stride }) in parts.iter().enumerate() {
             let (rank, found) = (delta.rank(), b[i].len());
             if found != rank * out {
                 bail!("{NAME}: expected B of {out} rows and rank {rank}, found {found} elements");
@@ -232,7 +234,7 @@ impl Shrunk<'_> {
     }
 }
 
-/// A copy of `b [out, r]` that lies with a row for each rank; `None` where it lies so already, as in adapters that were read.
+/// A copy of `b [out, r]` stored rank by rank, or `None` if `b` is already stored that way, as in adapters read from files.
 fn by_rank(b: &Tensor) -> Result<Option<Tensor>> {
     if b.is_fortran_contiguous() { Ok(None) } else { b.t()?.contiguous().map(Some) }
 }

@@ -1,4 +1,4 @@
-//! By candle's operations, a segment at a time.
+//! The reference: candle's operations, one segment at a time.
 
 use candle_core::{Result, Tensor, bail};
 

@@ -1,4 +1,4 @@
-//! On slices of the mapping.
+//! The CPU's form, with parameters read from the mapping, and its gradient.
 
 use std::mem::MaybeUninit;
 
@@ -35,13 +35,13 @@ impl FrozenNorm {
         }
     }
 
-    /// The norm of `h + residual`, whole rows.
+    /// The norm of the rows of `h + residual`.
     fn forward(&self, h: &[f32], residual: Option<&[f32]>) -> Result<Vec<f32>> {
         let (w, b) = self.parameters()?;
         if b.len() != w.len() || !h.len().is_multiple_of(w.len()) || residual.is_some_and(|r| r.len() != h.len()) {
             let (elements, others) = (h.len(), residual.map(<[f32]>::len));
             bail!(
-                "norm {}: expected rows of {}, found {elements} elements and {others:?}",
+                "norm {}: expected rows of {}, found {elements} elements, residual of {others:?}",
                 self.weight.name(),
                 w.len()
             );
@@ -53,7 +53,7 @@ impl FrozenNorm {
                 simd::widest().dispatch(Forward { y, h, r, w, b, eps: self.eps });
             });
         };
-        // SAFETY: `y` has as many elements as `h`, which are whole rows, and `Forward` writes every row.
+        // SAFETY: `y` has as many elements as `h`, which consists of whole rows, and `Forward` writes every row.
         Ok(unsafe { host::written(h.len(), fill) })
     }
 
@@ -66,14 +66,14 @@ impl FrozenNorm {
         let sum = residual.map_or_else(|| Ok(h.clone()), |residual| h + residual)?;
         host::read(NAME, [&sum, dy], |[x, dy]| {
             dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).zip(dy.par_chunks(chunk)).for_each(|((dx, x), dy)| {
-                let mut room = vec![0.0; width];
-                math::vectorised(
+                let mut scratch = vec![0.0; width];
+                math::vectorized(
                     #[inline(always)]
                     || {
                         let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
                         for (dx, (x, dy)) in dx.chunks_exact_mut(width).zip(rows) {
-                            room.copy_from_slice(x);
-                            norm_gradient(dx, &mut room, dy, w, self.eps);
+                            scratch.copy_from_slice(x);
+                            norm_gradient(dx, &mut scratch, dy, w, self.eps);
                         }
                     },
                 );
@@ -115,7 +115,7 @@ impl CustomOp2 for FrozenNorm {
     }
 }
 
-/// `y = norm(h + r)`, rows of `w`'s length.
+/// `y = norm(h + r)`, in rows as long as `w`.
 struct Forward<'a> {
     y: &'a mut [MaybeUninit<f32>],
     h: &'a [f32],
@@ -152,30 +152,30 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// Writes `h + r` to a row; gives its sum, and the row.
+/// Writes `h + r` to a row. Returns the row and its sum.
 #[inline(always)]
 fn added<'a, S: Simd>(simd: S, y: &'a mut [MaybeUninit<f32>], h: &[f32], r: &[f32]) -> (f32, &'a mut [f32]) {
     let (to, to_rest) = S::as_uninit_mut_simd_f32s(y);
     let ((h, h_rest), (r, r_rest)) = (S::as_simd_f32s(h), S::as_simd_f32s(r));
-    let sum = in_turn(simd, h.len(), |at| *to[at].write(simd.add_f32s(h[at], r[at])));
+    let sum = four_sums(simd, h.len(), |at| *to[at].write(simd.add_f32s(h[at], r[at])));
     let rest = simd.add_f32s(simd.partial_load_f32s(h_rest), simd.partial_load_f32s(r_rest));
     host::write(simd, to_rest, rest);
     let sum = simd.reduce_sum_f32s(simd.add_f32s(sum, rest));
-    // SAFETY: `h` and `r` are rows as long as `y`: whole vectors of it were written, and what rests of it.
-    (sum, unsafe { host::initialised(y) })
+    // SAFETY: `h` and `r` are as long as `y`, so all whole vectors of `y` and its remainder have been written.
+    (sum, unsafe { host::initialized(y) })
 }
 
-/// Writes `h` to a row; gives its sum, and the row.
+/// Writes `h` to a row. Returns the row and its sum.
 #[inline(always)]
 fn copied<'a, S: Simd>(simd: S, y: &'a mut [MaybeUninit<f32>], h: &[f32]) -> (f32, &'a mut [f32]) {
     let (to, to_rest) = S::as_uninit_mut_simd_f32s(y);
     let (h, h_rest) = S::as_simd_f32s(h);
-    let sum = in_turn(simd, h.len(), |at| *to[at].write(h[at]));
+    let sum = four_sums(simd, h.len(), |at| *to[at].write(h[at]));
     let rest = simd.partial_load_f32s(h_rest);
     host::write(simd, to_rest, rest);
     let sum = simd.reduce_sum_f32s(simd.add_f32s(sum, rest));
-    // SAFETY: `h` is a row as long as `y`: whole vectors of it were written, and what rests of it.
-    (sum, unsafe { host::initialised(y) })
+    // SAFETY: `h` is as long as `y`, so all whole vectors of `y` and its remainder have been written.
+    (sum, unsafe { host::initialized(y) })
 }
 
 /// The sum of `(x - mean)^2`.
@@ -186,15 +186,15 @@ fn squares<S: Simd>(simd: S, row: &[f32], mean: S::f32s) -> f32 {
         let from_mean = simd.sub_f32s(x, mean);
         simd.mul_f32s(from_mean, from_mean)
     };
-    let sum = in_turn(simd, row.len(), |at| square(row[at]));
+    let sum = four_sums(simd, row.len(), |at| square(row[at]));
     let inside = simd.mask_between_m32s(0, rest.len() as u32).mask();
     let rest = simd.select_f32s(inside, square(simd.partial_load_f32s(rest)), simd.splat_f32s(0.0));
     simd.reduce_sum_f32s(simd.add_f32s(sum, rest))
 }
 
-/// The sum of `term(0), ..., term(n - 1)`, in four sums that do not wait for each other.
+/// The sum of `term(0), ..., term(n - 1)`, in four independent sums that the CPU computes in parallel.
 #[inline(always)]
-fn in_turn<S: Simd>(simd: S, n: usize, mut term: impl FnMut(usize) -> S::f32s) -> S::f32s {
+fn four_sums<S: Simd>(simd: S, n: usize, mut term: impl FnMut(usize) -> S::f32s) -> S::f32s {
     let mut sums = [simd.splat_f32s(0.0); 4];
     let mut at = 0;
     while at + 4 <= n {
@@ -218,7 +218,7 @@ fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
-/// A sum in 16 partial sums, so that it is vectorised and its rounding does not grow with the length.
+/// A sum in 16 partial sums, so that it is vectorized and its rounding error grows slowly with the length.
 #[inline(always)]
 fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; 16];
@@ -231,7 +231,7 @@ fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     parts.iter().sum::<f32>() + rest.iter().map(|&value| term(value)).sum::<f32>()
 }
 
-/// One row of the backward pass; `x` comes in as the norm's input and is used as room for its normalised value.
+/// The backward pass of one row. `x` holds the norm's input; it is overwritten with the normalized value.
 #[inline(always)]
 fn norm_gradient(dx: &mut [f32], x: &mut [f32], dy: &[f32], w: &[f32], eps: f32) {
     let width = x.len();
@@ -250,7 +250,7 @@ fn norm_gradient(dx: &mut [f32], x: &mut [f32], dy: &[f32], w: &[f32], eps: f32)
     }
 }
 
-/// A sum of products, in 16 partial sums as well.
+/// A dot product in 16 partial sums.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut parts = [0.0; 16];

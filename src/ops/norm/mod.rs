@@ -1,4 +1,5 @@
-//! Residual + LayerNorm: `(h + r - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the population variance.
+//! Residual sum and LayerNorm: `(h + r - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the population
+//! variance.
 
 mod cpu;
 mod reference;

@@ -1,4 +1,4 @@
-//! On slices.
+//! The CPU's form, with its gradient.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ pub(in crate::ops) fn cpu(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
 }
 
 impl Rotary {
-    /// Rotates forwards, or back with `sign` -1.
+    /// Rotates forward with `sign` 1, backward with `sign` -1.
     fn apply(&self, x: &[f32], sign: f32) -> Vec<f32> {
         let mut y = x.to_vec();
         let (width, half) = (x.len() / self.positions.len().max(1), self.half);
@@ -41,7 +41,7 @@ impl CustomOp1 for Rotary {
         Ok(host::fresh(self.apply(host::slice(self.name(), x, layout)?, 1.0), layout.shape().clone()))
     }
 
-    /// A rotation's transpose is the rotation back.
+    /// The transpose of a rotation is its inverse.
     fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dx = host::read(self.name(), [dy], |[dy]| self.apply(dy, -1.0))?;
         Ok(Some(Tensor::from_vec(dx, dy.shape(), dy.device())?))

@@ -1,4 +1,4 @@
-//! Rotary positions (Su et al. 2021), in halves: `x cos + rotate_half(x) sin` inside each head.
+//! Rotary position embeddings (Su et al. 2021), in halves: `x cos + rotate_half(x) sin` inside each head.
 
 mod cpu;
 mod reference;
@@ -10,35 +10,35 @@ use candle_core::{Device, Result, Tensor, bail};
 pub(super) use cpu::cpu;
 pub(super) use reference::reference;
 
-/// The angles of a batch's tokens, made once for all layers that rotate alike. A clone shares them.
+/// The angles of a batch's tokens, made once for all layers that use the same angles. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Rotary {
     /// The position of each token in its text, `[T]`.
     positions: Arc<[usize]>,
-    /// `cos, sin` of each position's angles, `[longest, half]`.
+    /// `cos` and `sin` of each position's angles, `[longest, half]`.
     angles: Arc<[(f32, f32)]>,
     /// Half the size of a head.
     half: usize,
-    /// `cos` and `sin` of each token, `[T, 1, half]`, once they were needed as tensors.
+    /// `cos` and `sin` of each token, `[T, 1, half]`; made when they are first needed as tensors.
     tensors: Arc<OnceLock<[Tensor; 2]>>,
 }
 
 impl Rotary {
-    /// For texts at `offsets [B + 1]`, in which positions count from 0, and heads of `size` columns. `theta` is the base of the
-    /// wavelengths.
+    /// The angles for texts at `offsets [B + 1]`, with positions that start at 0 in each text, and for heads of `size` columns.
+    /// `theta` is the base of the wavelengths.
     ///
     /// # Errors
-    /// Heads of odd size, and offsets that fall.
+    /// If the head size is odd, or offsets decrease.
     pub fn new(offsets: &[usize], size: usize, theta: f64) -> Result<Self> {
         if size == 0 || !size.is_multiple_of(2) {
             bail!("rotary: expected heads of even size, found {size}");
         }
         if !offsets.is_sorted() {
-            bail!("rotary: offsets {offsets:?} fall");
+            bail!("rotary: offsets {offsets:?} decrease");
         }
         let half = size / 2;
         let longest = offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
-        // In f32 throughout, as `transformers` does.
+        // All in f32, as in `transformers`.
         let frequency = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / size as f32);
         let frequencies: Vec<f32> = (0..half).map(frequency).collect();
         let angles = (0..longest).flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
@@ -50,7 +50,7 @@ impl Rotary {
         })
     }
 
-    /// That `x` has these tokens and heads of this size.
+    /// Checks that `x` has these tokens and heads of this size.
     fn check(&self, x: &Tensor) -> Result<()> {
         let (tokens, hidden) = x.dims2()?;
         if tokens != self.positions.len() || !hidden.is_multiple_of(2 * self.half) {
