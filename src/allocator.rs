@@ -1,8 +1,8 @@
-//! What the allocator does with pages that are free for the moment.
+//! Makes the allocator keep free pages for a while.
 
 use std::ffi::{c_int, c_long};
 
-// Named so that the allocator is linked into whatever calls `keep`.
+// This use links the allocator into every program that calls `retain_pages`.
 use mimalloc as _;
 
 unsafe extern "C" {
@@ -10,18 +10,18 @@ unsafe extern "C" {
     fn mi_option_set_default(option: c_int, value: c_long);
 }
 
-/// `mi_option_purge_delay` of mimalloc's table, the same in its versions 2 and 3.
+/// `mi_option_purge_delay` in mimalloc's table of options. It has the same number in versions 2 and 3.
 const PURGE_DELAY: c_int = 15;
-/// Long enough that batches hardly ever find a page gone, short enough that one huge text does not leave its memory behind.
+/// Long enough that a batch rarely has to map a page again, and short enough that the memory of one huge text is soon returned.
 const MILLISECONDS: c_long = 10_000;
 
-/// Keeps the allocator from giving pages back to the system at once from now on, unless `MIMALLOC_PURGE_DELAY` says else. A batch takes
-/// what the one before it let go of; given back in between, every page of it would be mapped and zeroed again.
+/// From now on, the allocator returns free pages to the system after ten seconds instead of at once, unless `MIMALLOC_PURGE_DELAY`
+/// says otherwise. Each batch then reuses the pages of the batch before it. Otherwise the system would map and zero every page again.
 ///
-/// To be called once a base is open: what opening it let go of is given back first, no batch needs as much.
+/// Call it after a base is opened. It first returns the pages that opening the base freed, because no batch needs that many.
 pub fn retain_pages() {
-    // SAFETY: the first gives back pages that hold nothing, the second sets a number in the allocator's table of options; both
-    // may be called at any time.
+    // SAFETY: `mi_collect` returns unused pages, and `mi_option_set_default` sets a number in the allocator's table of options.
+    // Mimalloc allows both calls at any time.
     unsafe {
         mi_collect(true);
         mi_option_set_default(PURGE_DELAY, MILLISECONDS);

@@ -1,4 +1,5 @@
-//! Files that appear whole or not at all, after a power cut too: written beside their place, synced, renamed.
+//! Writes files atomically: a file appears complete or not at all, even after a power cut. It is written to a temporary file in the
+//! same folder, synced, and renamed.
 
 use std::fs;
 use std::io::{self, Write};
@@ -6,13 +7,14 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Names of files on their way begin so.
+/// The names of temporary files begin with this.
 pub const PREFIX: &str = ".writing-";
 
-/// An empty file beside `path`, to become it. Readable by whom the umask lets: a server may run as another user.
+/// Creates an empty temporary file in the folder of `path`, for [`publish`] to rename. The umask alone decides who may read it, because
+/// a server may run as another user.
 ///
 /// # Errors
-/// What the system says.
+/// The file cannot be created.
 pub fn begin(path: &Path) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(PREFIX);
@@ -27,42 +29,42 @@ pub fn begin(path: &Path) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Lets what was written appear as `path`.
+/// Syncs `file` and renames it to `path`.
 ///
 /// # Errors
-/// What the system says.
+/// The file cannot be synced or renamed.
 pub fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     path.parent().map_or(Ok(()), sync_folder)
 }
 
-/// Writes `bytes` to `path`.
+/// Writes `bytes` to `path` atomically.
 ///
 /// # Errors
-/// What the system says; what was at `path` is there still.
+/// The file cannot be written; a file that was at `path` before is still there.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = begin(path)?;
     file.write_all(bytes)?;
     publish(file, path)
 }
 
-/// Makes what another writer left at `path` as good as ours: on the disk, and readable by whom the umask lets.
+/// Gives a file that another program wrote at `path` the mode that the umask allows, and syncs it to the disk.
 ///
 /// # Errors
-/// What the system says.
+/// The mode cannot be set, or the file cannot be synced.
 pub fn restore_mode_and_sync(path: &Path) -> io::Result<()> {
     let permissions = begin(path)?.as_file().metadata()?.permissions();
     fs::set_permissions(path, permissions)?;
     fs::OpenOptions::new().write(true).open(path)?.sync_all()
 }
 
-/// Renames last through a power cut only once the folder itself is on the disk.
+/// Syncs a folder to the disk. Only then does a rename inside it survive a power cut.
 ///
 /// # Errors
-/// What the system says.
+/// The folder cannot be opened or synced.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Other systems do not open folders.
+    // Systems other than Unix cannot open folders.
     if cfg!(not(unix)) || folder.as_os_str().is_empty() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The command line. Exit codes: 0, 1 for a failure told in one line, 2 for wrong usage.
+//! The command line. Exit codes: 0 for success, 1 for a failure (printed in one line), 2 for wrong usage.
 
 mod bench;
 mod classify;
@@ -20,7 +20,7 @@ use polyrank::engine::{Engine, Error};
 use polyrank::logging::{causes, in_one_line, log_to_stderr};
 use polyrank::params::{Backend, DeviceName, Form, Precision};
 
-/// Any failure; each carries its own operands.
+/// Any failure. Its message names the file or the values at fault.
 type Failure = Box<dyn StdError + Send + Sync>;
 
 /// Serves many text-classification adapters from one frozen encoder
@@ -41,13 +41,13 @@ Adapters are trained with polyrank-train.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put a base, or an adapter, into the cache and print its folder
+    /// Download a base or an adapter into the cache and print its folder
     #[command(after_help = PULL_EXAMPLES)]
     Pull {
         /// `default`, a hub id (ORG/NAME, or ORG/NAME@REVISION) or a folder
         #[arg(value_name = "MODEL")]
         model: Option<String>,
-        /// An adapter's hub id instead
+        /// Download this adapter (a hub id) instead of a base
         #[arg(long, value_name = "ID", conflicts_with = "model")]
         adapter: Option<String>,
     },
@@ -55,10 +55,10 @@ enum Command {
     #[cfg(feature = "server")]
     #[command(after_help = serve::EXAMPLES)]
     Serve(Box<serve::ServeArgs>),
-    /// Classify texts with one adapter: one JSON line a text
+    /// Classify texts with one adapter and print a JSON line for each text
     #[command(after_help = classify::EXAMPLES)]
     Classify(classify::ClassifyArgs),
-    /// Measure throughput and latency over a folder of adapters
+    /// Measure throughput and latency with a folder of adapters
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::BenchArgs),
     /// Print an adapter's ranks, parameters, base and labels, or compare several adapters
@@ -78,28 +78,28 @@ Examples:
   polyrank pull FacebookAI/roberta-base@main
   polyrank pull --adapter ORG/NAME
 
-POLYRANK_HOME moves the cache. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to huggingface_hub.";
+POLYRANK_HOME sets the folder of the cache. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as in huggingface_hub.";
 
-/// The base and where it computes.
+/// The base, and where and how it computes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 struct BaseArgs {
     /// The base: a folder, a hub id or `default`
     #[arg(long, env = "POLYRANK_MODEL_ID", value_name = "M", default_value = "default")]
     model_id: String,
-    /// Where to compute: cpu, cuda or cuda:N
+    /// Device to compute on: cpu, cuda or cuda:N
     #[arg(long, env = "POLYRANK_DEVICE", default_value = "cpu")]
     device: DeviceName,
-    /// Which form of the operations runs [default: the device's own]
+    /// Form of the operations to run [default: the device's own]
     #[arg(long, env = "POLYRANK_BACKEND", value_enum)]
     backend: Option<Form>,
-    /// What the base's products run in; bf16 and int8 on the CPU only
+    /// Precision of the base's matrix products; bf16 and int8 on the CPU only
     #[arg(long, env = "POLYRANK_DTYPE", value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
 }
 
 impl BaseArgs {
-    /// The base, pulled if it is missing.
+    /// Opens the base, which is downloaded if it is missing.
     fn open(&self) -> Result<Engine, Failure> {
         let device = self.device.open()?;
         let backend = match self.backend {
@@ -109,7 +109,7 @@ impl BaseArgs {
             }
             None => Backend::native(device),
         };
-        // A folder may be served where there is no cache.
+        // A base in a folder can be served without a cache.
         let cache = Sources::from_env().ok().map(|sources| sources.home);
         let engine = Engine::prepacked(&base::ensure(&self.model_id)?, &backend, self.dtype, cache)?;
         allocator::retain_pages();
@@ -125,7 +125,7 @@ pub(crate) fn main() -> ExitCode {
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of our output went away, as `head` does.
+        // The program that reads our output ended early, as `head` does.
         Err(failure) if is_broken_pipe(&*failure) => ExitCode::SUCCESS,
         Err(failure) => {
             let _ = writeln!(io::stderr(), "error: {}", in_one_line(&*failure));
@@ -134,8 +134,8 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The description of the command line. The values of environment variables are left out of it: they may be secrets, and manual
-/// pages must not depend on the machine that writes them.
+/// The description of the command line. It hides the values of environment variables: they may be secrets, and manual pages must not
+/// depend on the machine on which they are written.
 fn command() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
 }
@@ -143,7 +143,7 @@ fn command() -> clap::Command {
 /// The commands of `polyrank-train`.
 const TRAINING: [&str; 7] = ["train", "prune", "schedule", "extract", "evaluate", "sweep", "report"];
 
-/// Prints why the command line cannot be run, or the help that was asked for.
+/// Prints what is wrong with the command line, or the help that was asked for.
 fn refuse(error: &clap::Error) -> ExitCode {
     let unknown = match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(name)) if error.kind() == ErrorKind::InvalidSubcommand => Some(name.as_str()),
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_has_examples_and_no_two_options_clash() {
+    fn every_command_has_examples_and_distinct_options() {
         let command = command();
         command.clone().debug_assert();
         for subcommand in command.get_subcommands() {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_of_serve_is_a_variable_too_and_hides_its_value() {
+    fn every_option_of_serve_has_a_variable_and_hides_its_value() {
         let command = command();
         let serve = command.get_subcommands().find(|command| command.get_name() == "serve");
         for arg in serve.into_iter().flat_map(clap::Command::get_arguments) {

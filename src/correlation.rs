@@ -1,7 +1,7 @@
-//! Pearson's correlation: of rank maps in [`crate::inspect`], and of predictions with their targets in training.
+//! Pearson's correlation. [`crate::inspect`] correlates rank maps; training correlates predictions with targets.
 
-/// Pearson's correlation coefficient of `a` and `b`, from -1 to 1. `None` where it is not defined: the lengths differ, or all
-/// values of one side are equal, which includes a single value and none at all.
+/// Pearson's correlation coefficient of `a` and `b`, from -1 to 1. It is `None` where it is not defined: the lengths differ, a slice
+/// has fewer than two values, or all values of one slice are equal.
 #[must_use]
 pub fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
     if a.len() != b.len() || is_constant(a) || is_constant(b) {
@@ -15,11 +15,11 @@ pub fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
         aa += (a - mean_a) * (a - mean_a);
         bb += (b - mean_b) * (b - mean_b);
     }
-    // Rounding may lead slightly past 1. NaN among the values fails the comparison.
+    // The clamp is needed because rounding may give slightly more than 1. If a value is NaN, the comparison is false.
     (aa > 0.0 && bb > 0.0).then(|| (ab / (aa * bb).sqrt()).clamp(-1.0, 1.0))
 }
 
-/// Looks at the values themselves: their computed variance need not be 0, because their mean is rounded.
+/// Whether all values are equal. Their computed variance need not be 0 then, because their mean is rounded.
 fn is_constant(values: &[f64]) -> bool {
     values.windows(2).all(|pair| pair[0] == pair[1])
 }
@@ -78,7 +78,7 @@ mod tests {
         }
 
         #[test]
-        fn invariant_under_affine_maps_but_for_the_sign((a, b) in pairs(), scale in 1i8..9, flip: bool, shift in -9i8..9) {
+        fn affine_maps_change_only_the_sign((a, b) in pairs(), scale in 1i8..9, flip: bool, shift in -9i8..9) {
             let scale = if flip { -f64::from(scale) } else { f64::from(scale) };
             let mapped: Vec<f64> = a.iter().map(|x| scale * x + f64::from(shift)).collect();
             match (pearson(&a, &b), pearson(&mapped, &b)) {

@@ -1,5 +1,5 @@
-//! Doors for the fuzz targets (`fuzz/`, built with `--cfg fuzzing`): readers of outside bytes that are private otherwise. Each
-//! must return, whatever the bytes: no panic, no hang, no memory out of proportion to them.
+//! Entry points for the fuzz targets (`fuzz/`, built with `--cfg fuzzing`): parsers of untrusted bytes that are private otherwise. For
+//! any bytes, each must return: it must not panic, hang, or take memory out of proportion to the bytes.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::adapter::{Bytes, Files, parse};
 use crate::base::{BaseConfig, convert};
 use crate::params::Layout;
 
-/// An adapter's three files, for a base of `layout`.
+/// Parses an adapter's three files, for a base of `layout`.
 pub fn adapter(layout: &Layout, config: &[u8], weights: &[u8], labels: Option<&[u8]>) {
     let file = |name: &str, bytes: &[u8]| Bytes { file: name.into(), bytes: bytes.into() };
     let files = Files {
@@ -21,7 +21,7 @@ pub fn adapter(layout: &Layout, config: &[u8], weights: &[u8], labels: Option<&[
     let _ = parse(&files, layout, None, &Device::Cpu);
 }
 
-/// A base's `config.json`, down to the layout of its architecture.
+/// Parses a base's `config.json` and makes the layout of its architecture.
 pub fn base_config(bytes: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return };
     if let Ok(config) = BaseConfig::parse(Path::new("config.json"), value) {
@@ -29,12 +29,12 @@ pub fn base_config(bytes: &[u8]) {
     }
 }
 
-/// Older forms of a base in the folder `dir`, converted in place.
+/// Converts a base in an older format in place, in the folder `dir`.
 pub fn convert(dir: &Path) {
     let _ = convert::complete(dir);
 }
 
-/// The body of `POST /classify/{adapter}`.
+/// Parses the body of `POST /classify/{adapter}`.
 #[cfg(feature = "server")]
 pub fn request(body: &[u8]) {
     crate::server::parse_request(body);

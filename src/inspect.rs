@@ -1,4 +1,4 @@
-//! What an adapter is made of, and how adapters differ: as JSON, and as a table for people.
+//! Reports on an adapter's ranks and sizes, and on how adapters differ, as JSON or as a table.
 
 mod compare;
 
@@ -13,7 +13,7 @@ use crate::params::{Layout, NamedSite};
 
 /// An adapter's ranks and sizes.
 ///
-/// [`Display`] draws the ranks layer by module, the embeddings' side on top, in plain text of about 100 columns:
+/// [`Display`] prints the ranks as a table of layers by modules, with the first layer on top, in plain text of about 100 columns:
 ///
 /// ```text
 /// layer  query  key  value  attention output  intermediate  output  total
@@ -22,11 +22,11 @@ use crate::params::{Layout, NamedSite};
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// `base_model_name_or_path`, for people.
+    /// `base_model_name_or_path`, for display only.
     pub base_model: Option<String>,
     /// Fingerprint of the base's weights; `None` for a file from PEFT.
     pub base_fingerprint: Option<String>,
-    /// A name for each output, in order of id.
+    /// The name of each output, in order of id.
     pub labels: Vec<String>,
     /// What the outputs mean.
     pub problem_type: Option<ProblemType>,
@@ -34,22 +34,22 @@ pub struct Report {
     pub layers: usize,
     /// The rank at every site.
     pub ranks: Ranks,
-    /// Numbers it holds.
+    /// How many parameters it has.
     pub parameters: Parameters,
-    /// Bytes it keeps resident, deltas and head.
+    /// Bytes that its deltas and its head take in memory.
     pub bytes: usize,
-    /// The first site that it changes; all before it is the base's own work.
+    /// The first site that it changes. Everything before that site is computed as in the base.
     pub first_active_site: Option<NamedSite>,
 }
 
-/// Numbers that an adapter holds.
+/// An adapter's numbers of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Parameters {
-    /// What the file carries: the sum of `r (in + out)`.
+    /// Parameters of the deltas in the file: the sum of `r (in + out)`.
     pub adapter: usize,
-    /// What the SoRA paper's code counts: `2 * hidden` for each rank, in the feed-forward linears too.
+    /// Parameters of the deltas as the SoRA paper's code counts them: `2 * hidden` for each rank, even in the feed-forward linears.
     pub paper: usize,
-    /// The head's.
+    /// Parameters of the head.
     pub head: usize,
 }
 
@@ -90,7 +90,7 @@ impl Report {
         writeln!(f, "memory        {}", bytes(self.bytes))?;
         match self.first_active_site {
             Some(NamedSite { layer, module }) => writeln!(f, "first active  layer {layer}, {module}"),
-            None => writeln!(f, "first active  none: all but the head is the base's own work"),
+            None => writeln!(f, "first active  none: only the head differs from the base"),
         }
     }
 
@@ -125,7 +125,7 @@ impl Display for Report {
     }
 }
 
-/// As in `transformers`.
+/// The name of a problem type in `transformers`.
 fn problem_name(problem: ProblemType) -> &'static str {
     match problem {
         ProblemType::SingleLabelClassification => "single_label_classification",
@@ -134,7 +134,7 @@ fn problem_name(problem: ProblemType) -> &'static str {
     }
 }
 
-/// `3: no, maybe, "not at all"`, and as many as a line holds.
+/// The number of labels and the labels, as in `3: no, maybe, "not at all"`. Only as many labels are listed as fit on a line.
 fn labels(labels: &[String]) -> String {
     const LONGEST: usize = 72;
     let mut shown = String::new();
@@ -149,7 +149,8 @@ fn labels(labels: &[String]) -> String {
     format!("{}:{shown}", labels.len())
 }
 
-/// A name of a list: in quotes, with `"` and `\` escaped, where it could be taken for several names or for none.
+/// A label as it is shown in a list. It is put in quotes, with `"` and `\` escaped, if it could be mistaken for several labels or for
+/// none.
 fn quoted(name: &str) -> String {
     let splits = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ',' | '"' | '\'' | '\\');
     if !name.is_empty() && !name.contains(splits) {
@@ -162,7 +163,7 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// A rank, or `·` where there is none.
+/// A rank, or `·` for rank 0.
 fn rank(rank: usize) -> String {
     match rank {
         0 => "·".to_owned(),
@@ -170,7 +171,7 @@ fn rank(rank: usize) -> String {
     }
 }
 
-/// `share / whole` of 16 cells, in eighths of a cell; anything above nothing shows.
+/// A bar that fills `share / whole` of 16 cells, in steps of an eighth of a cell. Any share above 0 gives at least one step.
 fn bar(share: usize, whole: usize) -> String {
     const CELLS: usize = 16;
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];

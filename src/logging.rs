@@ -1,4 +1,4 @@
-//! What both programs print on standard error: logs, and a failure in one line.
+//! What both programs print on standard error: logs, and a failure as one line.
 
 use std::error::Error;
 use std::io::{self, IsTerminal};
@@ -6,8 +6,8 @@ use std::iter::successors;
 
 use tracing_subscriber::EnvFilter;
 
-/// Sends logs to standard error from now on, coloured for a terminal, or as JSON. `RUST_LOG` chooses what is logged; by default our
-/// own information and the warnings of other crates.
+/// Sends logs to standard error from now on, as JSON or as text (coloured if standard error is a terminal). `RUST_LOG` chooses what is
+/// logged. The default is the information and warnings of this project, and the warnings of other crates.
 pub fn log_to_stderr(json: bool) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|asked| !asked.is_empty());
     let (filter, wrong) = match asked.as_deref().map(EnvFilter::try_new) {
@@ -15,7 +15,7 @@ pub fn log_to_stderr(json: bool) {
         asked => (EnvFilter::new("warn,polyrank=info"), asked.and_then(Result::err)),
     };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // A pipe of logs that was closed must not end the process.
+    // Writing logs to a closed pipe must not end the process.
     let logs = logs.log_internal_errors(false);
     if json {
         logs.json().init()
@@ -23,23 +23,23 @@ pub fn log_to_stderr(json: bool) {
         logs.with_ansi(io::stderr().is_terminal()).init()
     }
     if let Some(wrong) = wrong {
-        tracing::warn!("{} is not understood, and not heeded: {wrong}", EnvFilter::DEFAULT_ENV);
+        tracing::warn!("{} is ignored, because it is not valid: {wrong}", EnvFilter::DEFAULT_ENV);
     }
 }
 
-/// The text without control characters, which could steer a terminal: names come from files of others.
+/// The text with its control characters replaced. They could control the user's terminal, and names come from untrusted files.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// A failure and its causes, the last effect first.
+/// A failure, then its cause, then the cause of that, and so on.
 pub fn causes<'a>(failure: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     successors(Some(failure), |&error| error.source())
 }
 
-/// The failure and its causes in one line. A cause that is already part of the message is left out, and lines of a message are joined
-/// by semicolons.
+/// The failure and its causes as one line. A cause that the line already contains is left out. The lines of a message are joined by
+/// semicolons.
 #[must_use]
 pub fn in_one_line(failure: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
@@ -62,7 +62,7 @@ mod tests {
     struct Effect(&'static str, #[source] std::io::Error);
 
     #[test]
-    fn a_failure_is_one_line() {
+    fn failure_and_its_causes_become_one_line() {
         let cause = || std::io::Error::other("no room\n  on the disk\n");
         assert_eq!(in_one_line(&Effect("writing x", cause())), "writing x: no room; on the disk");
         assert_eq!(in_one_line(&cause()), "no room; on the disk");

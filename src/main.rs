@@ -4,7 +4,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Tensor operations return fresh buffers; this allocator keeps their pages, so that the steady state neither maps nor faults.
+/// Tensor operations return fresh buffers. This allocator keeps the pages of freed buffers, so that after a few batches no page is
+/// mapped anew.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -102,7 +102,7 @@ fn standard_input_in_another_format_is_told_with_the_flag() {
     let line = one_line(&output);
     assert!(line.contains("standard input:1: ") && line.contains("--input-format"), "{line}");
     let output = classify(&["--input", "-", "--input-format", "parquet"], b"PAR1");
-    assert!(one_line(&output).contains("cannot be Parquet"));
+    assert!(one_line(&output).contains("Parquet cannot be read"));
     let output = classify(&["--text", "good", "--input-format", "txt"], b"");
     assert_eq!(output.status.code(), Some(2));
 }

@@ -478,7 +478,7 @@ fn a_request_that_would_be_late_is_told_when_it_will_not() {
         wait_until(|| server.app.scheduler().queued_tokens() == 60);
         // 48 tokens would run within 8 of the 10 s. 66 come first: 19 too many, which take a little more than 3 s.
         let refused = server.classify("plain", good(1));
-        assert_error(&refused, 429, "Overloaded", "no answer within 10s");
+        assert_error(&refused, 429, "Overloaded", "would not be answered within 10s");
         let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
         assert!((3..=6).contains(&seconds), "{seconds}");
         gate.open();

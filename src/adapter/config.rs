@@ -1,4 +1,4 @@
-//! `adapter_config.json`: PEFT's LoRA settings with PEFT's defaults, and what of them is refused.
+//! Reads `adapter_config.json`: PEFT's LoRA settings, with PEFT's defaults. Settings that are not supported are refused.
 
 use std::path::Path;
 
@@ -9,17 +9,17 @@ use serde_json::{Map, Value};
 use super::AdapterError;
 use super::files::Bytes;
 
-/// Modules by names or by a regex.
+/// A selection of modules, by names or by a regex.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 pub(super) enum Targets {
     /// A regex that the whole name must match, or `all-linear`.
     Pattern(String),
-    /// Whole names, or what follows a dot in them.
+    /// Full names, or the ends of names after a dot.
     Names(Vec<String>),
 }
 
-/// One thing or several.
+/// A value or a list of values.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a value or a list of values")]
 enum OneOrMany<T> {
@@ -36,7 +36,7 @@ impl<T> OneOrMany<T> {
     }
 }
 
-/// What of `adapter_config.json` decides an adapter.
+/// The settings of `adapter_config.json` that matter here.
 #[derive(Debug, Clone)]
 pub(super) struct PeftConfig {
     pub(super) base_model: Option<String>,
@@ -45,16 +45,16 @@ pub(super) struct PeftConfig {
     pub(super) use_rslora: bool,
     pub(super) target_modules: Targets,
     pub(super) exclude_modules: Option<Targets>,
-    /// In the file's order, which decides: the first key that matches wins.
+    /// In the file's order, because the first key that matches a name wins.
     pub(super) rank_pattern: Map<String, Value>,
     pub(super) alpha_pattern: Map<String, Value>,
     pub(super) modules_to_save: Vec<String>,
-    /// Empty where all layers are meant.
+    /// Empty if all layers are adapted.
     pub(super) layers_to_transform: Vec<usize>,
     pub(super) layers_pattern: Vec<String>,
 }
 
-/// Keys that are read, and keys that say nothing about what a loaded adapter computes.
+/// Keys that are read, and keys that do not change what a loaded adapter computes.
 const KNOWN: &[&str] = &[
     "alpha_pattern",
     "auto_mapping",
@@ -90,7 +90,7 @@ const KNOWN: &[&str] = &[
     "velora_config",
 ];
 
-/// Keys of variants that compute something else: refused unless off.
+/// Keys of variants that compute something else. They are refused unless they are switched off.
 const VARIANTS: &[&str] = &[
     "alora_invocation_string",
     "alora_invocation_tokens",
@@ -107,10 +107,11 @@ const VARIANTS: &[&str] = &[
     "use_qalora",
 ];
 
-/// Ways of starting that subtract from the base's weights, so that the adapter belongs to another base.
+/// Methods of initialisation that subtract from the base's weights, so that the adapter needs a changed base.
 const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
-/// PEFT's own choice where `target_modules` is absent; no two architectures that are served share a name for another thing.
+/// PEFT's default where `target_modules` is absent. It depends on the architecture, but these names mean the same linears in every
+/// architecture that is served.
 const DEFAULT_TARGETS: [&str; 4] = ["query", "value", "query_proj", "value_proj"];
 
 impl PeftConfig {
@@ -121,7 +122,7 @@ impl PeftConfig {
         let raw = Raw { file, raw };
         raw.refuse_what_is_not_served()?;
         let config = Self {
-            // For people only.
+            // For display only.
             base_model: raw.raw.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             rank: raw.get("r")?.unwrap_or(8),
             alpha: raw.get("lora_alpha")?.unwrap_or(8.0),
@@ -153,15 +154,15 @@ impl PeftConfig {
     }
 }
 
-/// A JSON object and its file.
+/// A JSON object, and the file that it was read from.
 pub(super) struct Raw<'a> {
     pub(super) file: &'a Path,
     pub(super) raw: Map<String, Value>,
 }
 
-/// Whole numbers, however they are spelt: Python writes 8.0 for some. Inside lists too.
+/// Turns whole numbers that are spelt as floats into integers, also inside lists: Python writes 8.0 for some.
 pub(super) fn whole(value: Value) -> Value {
-    /// Below this every whole number is a float of its own.
+    /// Below this, every whole number can be written as a float exactly.
     const MOST: f64 = (1_u64 << 53) as f64;
     match value {
         Value::Number(number) => match number.as_f64() {
@@ -174,7 +175,7 @@ pub(super) fn whole(value: Value) -> Value {
 }
 
 impl Raw<'_> {
-    /// The value under `key`; `None` where it is absent or null, which to PEFT is the same.
+    /// The value under `key`. `None` if it is absent or null, which PEFT treats alike.
     pub(super) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, AdapterError> {
         match self.raw.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -185,7 +186,7 @@ impl Raw<'_> {
         }
     }
 
-    /// A truth value, which may be 0 or 1, as in Python.
+    /// A boolean, which may be spelt 0 or 1, as in Python.
     fn flag(&self, key: &str) -> Result<Option<bool>, AdapterError> {
         match self.raw.get(key).cloned().map(whole) {
             Some(Value::Number(number)) if number.as_u64().is_some_and(|number| number < 2) => {
@@ -231,7 +232,7 @@ impl Raw<'_> {
         })
     }
 
-    /// Refuses a value that is there and that `served` does not accept.
+    /// Refuses the value under `key` if there is one and `served` does not accept it.
     fn only(&self, key: &str, served: impl Fn(&Value) -> bool) -> Result<(), AdapterError> {
         match self.get::<Value>(key)? {
             Some(value) if !served(&value) => Err(AdapterError::unsupported(self.file, key, value)),

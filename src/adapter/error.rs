@@ -1,8 +1,8 @@
-//! What can be wrong with an adapter's files.
+//! Errors in an adapter's files.
 
 use std::path::{Path, PathBuf};
 
-/// An adapter that is refused, or could not be written.
+/// The reason why an adapter is refused, or could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// A file could not be read or written.
@@ -10,10 +10,10 @@ pub enum AdapterError {
     Io {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file is malformed.
     #[error("{}: {reason}", file.display())]
     Malformed {
         /// The file.
@@ -21,42 +21,42 @@ pub enum AdapterError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The configuration asks for what is not served.
+    /// The configuration uses a feature that is not supported.
     #[error("{}: {key} = {found} is not supported", file.display())]
     Unsupported {
         /// The configuration.
         file: PathBuf,
         /// The key.
         key: String,
-        /// Its value, or the module it means.
+        /// The key's value, or the module that the value selects.
         found: String,
     },
-    /// A tensor that the configuration or the base implies is not there.
+    /// A tensor that the configuration or the base requires is missing.
     #[error("{}: tensor {tensor} is missing", file.display())]
     MissingTensor {
         /// The weights file.
         file: PathBuf,
-        /// Its name.
+        /// The tensor's name.
         tensor: String,
     },
-    /// A tensor that nothing in the configuration asks for.
+    /// The file has a tensor that the configuration does not mention.
     #[error("{}: tensor {tensor} belongs to no target of the configuration and to no head of the base", file.display())]
     UnexpectedTensor {
         /// The weights file.
         file: PathBuf,
-        /// Its name.
+        /// The tensor's name.
         tensor: String,
     },
-    /// A tensor has another shape than the base and the configuration say.
+    /// A tensor's shape does not fit the base and the configuration.
     #[error("{}: tensor {tensor}: expected shape {expected}, found {found:?}", file.display())]
     Shape {
         /// The weights file.
         file: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What it should be, `[8, 384]` or `[labels, 384]`.
+        /// The shape that it should have, such as `[8, 384]` or `[labels, 384]`.
         expected: String,
-        /// What it is.
+        /// The shape that it has.
         found: Vec<usize>,
     },
     /// A tensor holds NaN or infinity.
@@ -66,17 +66,17 @@ pub enum AdapterError {
         file: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Which element, row by row.
+        /// The index of the element, counted row by row.
         index: usize,
-        /// NaN or an infinity.
+        /// The element: NaN or an infinity.
         found: f32,
     },
-    /// An adapter in memory has a place for more or fewer sites than the base.
-    #[error("an adapter for {found} sites, asked to be written for a base of {expected}")]
+    /// The adapter to write has more or fewer sites than the base.
+    #[error("the adapter has {found} sites, but the base has {expected}")]
     Sites {
         /// Sites of the base.
         expected: usize,
-        /// Places in the adapter.
+        /// Sites of the adapter.
         found: usize,
     },
     /// The adapter was trained on another base.
@@ -84,11 +84,11 @@ pub enum AdapterError {
     WrongBase {
         /// The file that holds the fingerprint.
         file: PathBuf,
-        /// The fingerprint of the adapter's base.
+        /// The fingerprint of the base that the adapter was trained on.
         expected: String,
-        /// The fingerprint of the base that serves.
+        /// The fingerprint of the loaded base.
         found: String,
-        /// What the two are called, where that is known.
+        /// The names of the two bases, if they are known.
         names: Option<Box<BaseNames>>,
     },
     /// A tensor operation failed.
@@ -96,16 +96,16 @@ pub enum AdapterError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// What the two bases of [`AdapterError::WrongBase`] are called.
+/// The names of the two bases of [`AdapterError::WrongBase`].
 #[derive(Debug)]
 pub struct BaseNames {
-    /// The adapter's, where its configuration names one.
+    /// The base that the adapter was trained on, if its configuration names one.
     pub trained_on: Option<String>,
-    /// The one that serves.
+    /// The loaded base.
     pub loaded: String,
 }
 
-/// A base by its name, where it has one, and its fingerprint.
+/// A base's name, if it is known, and its fingerprint.
 fn base(name: Option<&str>, fingerprint: &str) -> String {
     match name {
         Some(name) => format!("{name} ({fingerprint})"),
@@ -118,7 +118,7 @@ impl AdapterError {
         |source| Self::Io { file: file.to_owned(), source }
     }
 
-    /// Whether a file is not there at all.
+    /// Whether the cause is that a file does not exist.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }

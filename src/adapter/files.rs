@@ -1,4 +1,4 @@
-//! The three files of an adapter's folder, as bytes.
+//! Reads the three files of an adapter's folder as bytes.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 
 use super::AdapterError;
 
-/// PEFT's settings.
+/// PEFT's configuration.
 pub(super) const CONFIG: &str = "adapter_config.json";
 /// The tensors.
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
-/// The tensors as older releases of PEFT pickled them: not read, and told by name.
+/// The tensors as older releases of PEFT pickled them. This file is not read; the error names it.
 const PICKLE: &str = "adapter_model.bin";
-/// What PEFT does not store: labels and what belongs to them.
+/// What PEFT does not store: the labels, the problem type, and facts about the base.
 pub(super) const LABELS: &str = "config.json";
 
-/// PEFT writes some kilobytes.
+/// The largest JSON file that is read. PEFT writes a few kilobytes.
 const LARGEST_JSON: u64 = 4 << 20;
-/// Every linear of the largest encoder at rank 64 takes a tenth of it.
+/// The largest weights file that is read. Rank 64 on every linear of the largest encoder takes a tenth of it.
 const LARGEST_WEIGHTS: u64 = 1 << 30;
 
-/// A file and where it is, or is going to be.
+/// The content of a file, and its path.
 pub(crate) struct Bytes {
     pub(crate) file: PathBuf,
     pub(crate) bytes: Vec<u8>,
@@ -30,7 +30,7 @@ pub(crate) struct Bytes {
 pub(crate) struct Files {
     pub(crate) config: Bytes,
     pub(crate) weights: Bytes,
-    /// Absent beside a file from PEFT.
+    /// PEFT does not write this file.
     pub(crate) labels: Option<Bytes>,
 }
 
@@ -52,7 +52,7 @@ impl Files {
     }
 }
 
-/// The whole of a regular file of at most `largest` bytes: a device or a pipe could be endless.
+/// Reads a regular file of at most `largest` bytes. Devices and pipes are refused, because they could be endless.
 fn read(file: PathBuf, largest: u64) -> Result<Bytes, AdapterError> {
     let metadata = std::fs::metadata(&file).map_err(AdapterError::io(&file))?;
     if !metadata.is_file() {
@@ -66,8 +66,5 @@ fn read(file: PathBuf, largest: u64) -> Result<Bytes, AdapterError> {
     let mut bytes = Vec::new();
     let open = File::open(&file).map_err(AdapterError::io(&file))?;
     open.take(largest + 1).read_to_end(&mut bytes).map_err(AdapterError::io(&file))?;
-    match bytes.len() as u64 > largest {
-        true => Err(too_large(bytes.len() as u64)),
-        false => Ok(Bytes { file, bytes }),
-    }
+    if bytes.len() as u64 > largest { Err(too_large(bytes.len() as u64)) } else { Ok(Bytes { file, bytes }) }
 }

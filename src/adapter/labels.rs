@@ -1,4 +1,4 @@
-//! `config.json` beside PEFT's files: the names of the outputs, what they mean, and the base.
+//! Reads and writes `config.json` beside PEFT's files: the names of the outputs, the problem type, and facts about the base.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,8 +10,8 @@ use super::config::{Raw, whole};
 use super::files::Bytes;
 use super::{Adapter, AdapterError, ProblemType};
 
-/// What is read of it. The first three keys are `transformers`' own, the last is ours. `label2id` counts only where there is no
-/// `id2label`, and is not looked at otherwise.
+/// What is read from `config.json`: the keys `id2label`, `label2id` and `problem_type` of `transformers`, and our own key `polyrank`.
+/// `label2id` is read only if there is no `id2label`.
 #[derive(Debug, Default)]
 pub(super) struct Labels {
     names: Option<Names>,
@@ -19,25 +19,25 @@ pub(super) struct Labels {
     pub(super) polyrank: Ours,
 }
 
-/// Names by id, and the key that they came from.
+/// The names by id, and the key that they were read from.
 #[derive(Debug)]
 struct Names {
     key: &'static str,
     by_id: BTreeMap<usize, String>,
 }
 
-/// What neither PEFT nor `transformers` has a place for.
+/// The key `polyrank`, with facts that neither PEFT nor `transformers` has a key for.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Ours {
     #[serde(default)]
     pub(super) base_fingerprint: Option<String>,
-    /// Layers of the base, for a look at an adapter without it.
+    /// The base's number of layers, for inspecting an adapter without its base.
     #[serde(default)]
     pub(super) layers: Option<usize>,
 }
 
 impl Labels {
-    /// Nothing at all for a file that is absent.
+    /// Parses `config.json`. If there is no such file, every field is empty.
     pub(super) fn parse(bytes: Option<&Bytes>) -> Result<Self, AdapterError> {
         let Some(Bytes { file, bytes }) = bytes else { return Ok(Self::default()) };
         let raw = serde_json::from_slice(bytes).map_err(|error| AdapterError::malformed(file, error))?;
@@ -71,7 +71,7 @@ impl Labels {
         Ok(Self { names, problem_type, polyrank })
     }
 
-    /// A name for each of `outputs`: from `id2label`, else `label2id`, else `LABEL_0`, ... as in `transformers`.
+    /// A name for each of the `outputs` outputs: from `id2label`, else from `label2id`, else `LABEL_0`, ... as in `transformers`.
     pub(super) fn names(&self, file: &Path, outputs: usize) -> Result<Vec<String>, AdapterError> {
         let Some(Names { key, by_id }) = &self.names else {
             return Ok((0..outputs).map(|id| format!("LABEL_{id}")).collect());
@@ -86,7 +86,7 @@ impl Labels {
     }
 }
 
-/// A string, or a number or a truth value as one; whole numbers without a point.
+/// A string, number or boolean as a string; whole numbers are written without a point.
 fn scalar(value: &Value) -> Option<String> {
     match whole(value.clone()) {
         Value::String(text) => Some(text),
@@ -95,7 +95,7 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// Keys of a base's `config.json` that say nothing of a classifier over it.
+/// Keys of a base's `config.json` that do not apply to a classifier on the base.
 const NOT_OF_CLASSIFIER: [&str; 10] = [
     "_name_or_path",
     "_num_labels",
@@ -109,7 +109,7 @@ const NOT_OF_CLASSIFIER: [&str; 10] = [
     "transformers_version",
 ];
 
-/// The JSON of `config.json` for an adapter to a base of `layers` layers, with what describes the base.
+/// The JSON of `config.json` for an adapter to a base of `layers` layers, including the keys of `base_config` that describe the base.
 pub(super) fn json(adapter: &Adapter, layers: usize, base_config: &Map<String, Value>) -> Value {
     let names = || adapter.info.labels.iter().enumerate();
     let id2label: Map<_, _> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();

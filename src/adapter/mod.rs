@@ -1,4 +1,4 @@
-//! Adapters: on disk as PEFT writes them, in memory, and in use.
+//! Adapters: PEFT's files on disk, and adapters as values in memory.
 
 mod config;
 mod error;

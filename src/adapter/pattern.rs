@@ -1,6 +1,6 @@
-//! Which modules a configuration means, and the rank and scale of each, by PEFT's rules.
+//! Finds the modules that a configuration adapts, and the rank and scale of each, by PEFT's rules.
 //!
-//! Patterns are Python's: `fancy-regex` knows its look-around too, and gives up on a pattern that takes too long.
+//! Patterns have Python's syntax. `fancy-regex` supports its look-around, and fails on a pattern that takes too long.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::AdapterError;
 use super::config::{self, PeftConfig};
 use crate::params::{Layout, Site};
 
-/// The key that says which modules are adapted.
+/// The key that selects the adapted modules.
 const TARGETS: &str = "target_modules";
 
 /// A linear that the configuration adapts.
@@ -19,16 +19,16 @@ const TARGETS: &str = "target_modules";
 pub(super) struct Target<T> {
     pub(super) what: T,
     pub(super) rank: usize,
-    /// `alpha / r`, or `alpha / sqrt(r)`, with the module's own.
+    /// `alpha / r`, or `alpha / sqrt(r)` with rsLoRA, from the module's own alpha and rank.
     pub(super) scale: f64,
 }
 
-/// What `config` adapts.
+/// The linears that a configuration adapts.
 #[derive(Debug)]
 pub(super) struct Targets {
-    /// In order of execution.
+    /// The adapted sites, in order of execution.
     pub(super) sites: Vec<Target<Site>>,
-    /// Linears of the head that the base may bring (a pooler), by their names.
+    /// The adapted linears of the head that a base may have (a pooler), by name.
     pub(super) head: Vec<Target<String>>,
 }
 
@@ -39,12 +39,14 @@ pub(super) fn targets(file: &Path, config: &PeftConfig, layout: &Layout) -> Resu
     let mut found = Targets { sites: Vec::new(), head: Vec::new() };
     let of_head = |name: &String| layout.head.iter().any(|parameter| parameter.name == format!("{name}.weight"));
     for name in &layout.other_linears {
-        match select.takes(name)? {
-            false => {}
-            true if of_head(name) => found.head.push(sizes.target(name, name.clone())?),
-            // PEFT would adapt these too; here they are no sites, and half an adapter is none.
-            true => return Err(AdapterError::unsupported(file, TARGETS, name)),
+        if !select.takes(name)? {
+            continue;
         }
+        if !of_head(name) {
+            // PEFT would adapt this linear too, but it is not a site here. An adapter is never loaded in part.
+            return Err(AdapterError::unsupported(file, TARGETS, name));
+        }
+        found.head.push(sizes.target(name, name.clone())?);
     }
     for name in layout.tables.iter().filter(|_| !matches!(select.wanted, Rule::AllLinear)) {
         if select.takes(name)? {
@@ -57,13 +59,13 @@ pub(super) fn targets(file: &Path, config: &PeftConfig, layout: &Layout) -> Resu
             found.sites.push(sizes.target(&name, site)?);
         }
     }
-    match found.sites.is_empty() && found.head.is_empty() {
-        true => Err(AdapterError::malformed(file, "target_modules names no linear of the base's layers")),
-        false => Ok(found),
+    if found.sites.is_empty() && found.head.is_empty() {
+        return Err(AdapterError::malformed(file, "target_modules names no linear of the base's layers"));
     }
+    Ok(found)
 }
 
-/// The rank and the scale of each module.
+/// Gives each module its rank and its scale.
 struct Sizes<'a> {
     file: &'a Path,
     config: &'a PeftConfig,
@@ -93,7 +95,7 @@ impl<'a> Sizes<'a> {
     }
 }
 
-/// A pattern of a configuration, and where it stands, for errors.
+/// A pattern of a configuration, with its file and key for errors.
 struct Expression {
     regex: Regex,
     file: PathBuf,
@@ -114,16 +116,16 @@ impl Expression {
         self.regex.is_match(name).map_err(|error| self.error(error))
     }
 
-    /// What the group `idx` captures.
+    /// The text that the group `idx` captures.
     fn index(&self, name: &str) -> Result<Option<String>, AdapterError> {
         let captures = self.regex.captures(name).map_err(|error| self.error(error))?;
         Ok(captures.and_then(|captures| captures.name("idx").map(|found| found.as_str().to_owned())))
     }
 }
 
-/// How `target_modules` and `exclude_modules` mean modules.
+/// How `target_modules` or `exclude_modules` selects modules.
 enum Rule {
-    /// Of `target_modules` only: as `exclude_modules` it is a regex like any other.
+    /// `all-linear`, in `target_modules` only. In `exclude_modules` it is a regex like any other.
     AllLinear,
     Whole(Expression),
     Names(Vec<String>),
@@ -156,12 +158,12 @@ impl Rule {
     }
 }
 
-/// What `modules_to_save` means: trained in full, saved in full and never a target.
+/// The modules that `modules_to_save` selects. They are trained and saved in full, and are never targets.
 pub(super) struct Saved(Vec<Expression>);
 
 impl Saved {
     pub(super) fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
-        // `SEQ_CLS` implies these two.
+        // PEFT adds these two for the task type `SEQ_CLS`.
         let names = config.modules_to_save.iter().map(String::as_str).chain(["classifier", "score"]);
         Ok(Self(names.map(|name| Self::expression(file, name)).collect::<Result<_, _>>()?))
     }
@@ -170,7 +172,7 @@ impl Saved {
         Expression::new(file, "modules_to_save", &format!(r"^(?:(^|.*\.){name}($|\..*))"))
     }
 
-    /// Whether the module or tensor `name` lies in one of them.
+    /// Whether the module or tensor `name` is one of these modules, or is inside one.
     pub(super) fn holds(&self, name: &str) -> Result<bool, AdapterError> {
         any(&self.0, |pattern| pattern.is_match(name))
     }
@@ -190,9 +192,9 @@ struct Select {
     wanted: Rule,
     excluded: Option<Rule>,
     saved: Saved,
-    /// Empty for all.
+    /// The adapted layers; empty if all are.
     layers: Vec<usize>,
-    /// Each has a group `idx`, the layer.
+    /// Patterns that capture the number of a module's layer in the group `idx`.
     layer_of: Vec<Expression>,
 }
 
@@ -226,7 +228,7 @@ impl Select {
         if self.saved.holds(name)? || !self.wanted.matches(name)? {
             return Ok(false);
         }
-        // A module listed by its whole name is taken whatever its layer.
+        // A module that is listed by its full name is selected in any layer.
         if self.layers.is_empty() || self.wanted.lists(name) {
             return Ok(true);
         }
@@ -239,7 +241,7 @@ impl Select {
     }
 }
 
-/// `rank_pattern` or `alpha_pattern`: the first key that matches a name gives its value.
+/// `rank_pattern` or `alpha_pattern`: the value of a name is that of the first key that matches it.
 struct Values(Vec<(Key, f64)>);
 
 impl Values {
@@ -265,16 +267,18 @@ impl Values {
 
 /// A key of a pattern: PEFT's `re.match(rf"(.*\.)?({key})$", name)`.
 enum Key {
-    /// Letters, digits and dots, as in nearly every file: matched without a regex, of which an adapter would need hundreds.
+    /// A key of letters, digits, underscores and dots, as in nearly every file. It is matched without a regex, because an adapter would
+    /// need hundreds of them.
     Plain(String),
     Pattern(Expression),
 }
 
 impl Key {
     fn new(file: &Path, key: &'static str, pattern: &str) -> Result<Self, AdapterError> {
-        match pattern.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.') {
-            true => Ok(Self::Plain(pattern.to_owned())),
-            false => Ok(Self::Pattern(Expression::new(file, key, &format!(r"^(.*\.)?({pattern})$"))?)),
+        if pattern.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.') {
+            Ok(Self::Plain(pattern.to_owned()))
+        } else {
+            Ok(Self::Pattern(Expression::new(file, key, &format!(r"^(.*\.)?({pattern})$"))?))
         }
     }
 
@@ -286,7 +290,7 @@ impl Key {
     }
 }
 
-/// Whether `key`, its dots standing for any character, is `name` or what follows a dot in it.
+/// Whether `key` matches `name`, or the end of `name` after a dot. A dot in `key` matches any character.
 fn plain_matches(key: &[u8], name: &[u8]) -> bool {
     let Some(start) = name.len().checked_sub(key.len()) else { return false };
     let (before, rest) = name.split_at(start);
@@ -303,13 +307,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plain_key_matches_as_its_regex(key in "[ab.]{0,6}", name in "[ab.]{0,8}") {
+        fn plain_key_matches_like_its_regex(key in "[ab.]{0,6}", name in "[ab.]{0,8}") {
             let regex = Regex::new(&format!(r"^(.*\.)?({key})$")).unwrap();
             prop_assert_eq!(plain_matches(key.as_bytes(), name.as_bytes()), regex.is_match(&name).unwrap());
         }
     }
 
-    /// Every rule and pattern on every name says what Python's `re` says (`make_patterns.py`).
+    /// Every rule and pattern gives the same result on every name as Python's `re` (`make_patterns.py`).
     #[test]
     fn patterns_match_as_in_python() {
         let file = Path::new("adapter_config.json");
@@ -323,7 +327,7 @@ mod tests {
                     _ => Saved::expression(file, pattern)?.is_match(name),
                 }
             };
-            // Null: Python refuses it, so that PEFT cannot have written it.
+            // Null: Python refuses this pattern, so that PEFT cannot have written it.
             let Some(names) = case["names"].as_object() else { continue };
             for (name, expected) in names {
                 assert_eq!(matches(name).unwrap(), expected.as_bool().unwrap(), "{rule} {pattern:?} on {name:?}");

@@ -1,4 +1,4 @@
-//! Looking at an adapter without its base.
+//! Reads an adapter without its base, for inspection.
 
 use std::path::Path;
 
@@ -13,31 +13,35 @@ use crate::base::BaseConfig;
 use crate::base::architecture::{self, Architecture};
 use crate::params::{Layout, Module};
 
-/// More layers than any encoder has; what it keeps out is a name that would size a table.
+/// More layers than any encoder has. It refuses a tensor's name with a huge layer number, for which huge tables would be allocated.
 const MOST_LAYERS: usize = 1024;
 
-/// Reads the adapter in the folder `dir` with [`layout_of`] in place of its base's layout. Of a linear of the head that it adds a
-/// delta to, only the delta is there.
+/// Reads the adapter in the folder `dir` with [`layout_of`] in place of its base's layout. Where the adapter adds a delta to a linear
+/// of the head, the head holds only the delta, because the base's weight is not known.
 ///
 /// # Errors
 /// As [`super::read`] and [`layout_of`].
 pub fn peek(dir: &Path) -> Result<(Layout, Adapter), AdapterError> {
     let files = Files::read(dir)?;
     let layout = guess(&files)?;
-    // A delta of the head's own linear counts as it is served: as the whole linear.
+    // Zeros stand for the base's weights, so that a linear of the head with a delta has its full size, as when it is served.
     let zeros = |_: &str, shape: &[usize]| Ok(Some(Tensor::zeros(shape, DType::F32, &Device::Cpu)?));
     let adapter = parse(&files, &layout, Some(&zeros), &Device::Cpu)?;
     Ok((layout, adapter))
 }
 
-/// What an adapter's own tensors tell of its base: the architecture from their names, `hidden` from the classifier's columns,
-/// the feed-forward's width from an adapted linear into or out of it (else four times `hidden`, which then sizes unadapted
-/// linears only). The number of layers is what polyrank left in `config.json`, else one more than the last adapted layer: layers
-/// after that, which the adapter leaves alone, are not seen. Good for a look; to write or to run an adapter takes its base's
-/// layout.
+/// The layout of an adapter's base, as far as the adapter's own files show it:
+///
+/// - The names of the tensors give the architecture.
+/// - The classifier's columns give `hidden`.
+/// - An adapted linear into or out of the feed-forward gives its width. Otherwise the width is taken to be four times `hidden`; only
+///   linears without a delta depend on it then.
+/// - `config.json` gives the number of layers if polyrank wrote it. Otherwise the last adapted layer counts as the base's last.
+///
+/// It is good enough for inspection. Writing or running an adapter needs its base's own layout.
 ///
 /// # Errors
-/// Files that are missing or malformed, and tensors of no architecture that is served.
+/// A file is missing or malformed, or the tensors fit no architecture that is served.
 pub fn layout_of(dir: &Path) -> Result<Layout, AdapterError> {
     guess(&Files::read(dir)?)
 }
@@ -70,7 +74,7 @@ fn guess(files: &Files) -> Result<Layout, AdapterError> {
             layers = layers.max(1 + layer.filter(|&layer: &usize| layer < MOST_LAYERS).ok_or_else(most)?);
         }
         if layers == 0 {
-            // A delta of the head alone tells of no layer.
+            // An adapter with a delta of the head alone does not show any layer.
             let of_head =
                 |name: &str| probe.other_linears.iter().any(|linear| name == format!("{linear}.lora_A.weight"));
             if !shapes.iter().any(|(name, _)| of_head(name)) {
@@ -86,11 +90,11 @@ fn guess(files: &Files) -> Result<Layout, AdapterError> {
     Err(unknown())
 }
 
-/// The width inside the feed-forward, from the tensors around it; `probe` is a layout where it is 1.
+/// The width inside the feed-forward, from the tensors of its linears. `probe` is a layout in which this width is 1.
 fn width(probe: &Layout, shapes: &[(&str, Vec<usize>)]) -> Option<usize> {
     let find = |module: &Module, end: &str, dim: usize| {
         let end = format!(".{}.{end}.weight", module.name);
-        // BERT's `output.dense` is also the end of `attention.output.dense`.
+        // The name of BERT's `attention.output.dense` also ends in `output.dense`.
         let own = |name: &str| name.ends_with(&end) && !(module.name == "output.dense" && name.contains(".attention."));
         shapes.iter().find(|(name, _)| own(name))?.1.get(dim).copied()
     };
@@ -101,7 +105,7 @@ fn width(probe: &Layout, shapes: &[(&str, Vec<usize>)]) -> Option<usize> {
     })
 }
 
-/// Sizes that an adapter tells.
+/// Sizes of the base that an adapter's files show.
 #[derive(Clone, Copy)]
 struct Sizes {
     layers: usize,
@@ -109,9 +113,9 @@ struct Sizes {
     wide: usize,
 }
 
-/// The layout of a base of these sizes; a layout depends on little else.
+/// The layout of a base of these sizes. It depends on little else.
 fn sketch(architecture: &Architecture, shapes: &[(&str, Vec<usize>)], sizes: Sizes) -> Option<Layout> {
-    // Modules that only some DeBERTas have.
+    // These modules exist only in some DeBERTa bases.
     let has = |module: &str| shapes.iter().any(|(name, _)| name.contains(module));
     let sides: Vec<&str> = [("c2p", ".pos_key_proj."), ("p2c", ".pos_query_proj.")]
         .iter()

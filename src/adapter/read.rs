@@ -1,4 +1,4 @@
-//! Reading a PEFT checkpoint: all of it is checked against the base's layout, or it is refused whole.
+//! Reads a PEFT checkpoint. All of it is checked against the base's layout; if anything is wrong, the whole adapter is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use super::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change};
 use crate::base::{Base, ModelError};
 use crate::params::{Delta, Dim, HeadParameter, Layout};
 
-/// What stands before every name in PEFT's files.
+/// The prefix of every tensor's name in PEFT's files.
 pub(super) const PREFIX: &str = "base_model.model.";
 
-/// Reads the adapter in the folder `dir` for a base of `layout`: `adapter_config.json`, `adapter_model.safetensors`, and
-/// `config.json` where there is one. Tensors are f32 on `device`, whatever they are in the file.
+/// Reads the adapter in the folder `dir` for a base of `layout`: `adapter_config.json`, `adapter_model.safetensors`, and `config.json`
+/// if there is one. The tensors are converted to f32 on `device`. The base's fingerprint is not compared here.
 ///
 /// ```
 /// use std::path::Path;
@@ -40,14 +40,15 @@ pub(super) const PREFIX: &str = "base_model.model.";
 /// ```
 ///
 /// # Errors
-/// Whatever is malformed, missing, superfluous or not served, with its file and its name; a delta of the head's own linear, which
-/// takes [`read_over`]. Nothing is half-loaded. The base's fingerprint is not compared here.
+/// A part of the adapter is malformed, missing, superfluous or not supported; the error names the file and the part. An adapter with a
+/// delta of a linear of the head needs [`read_over`]. An adapter is never loaded in part.
 pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
     parse(&Files::read(dir)?, layout, None, device)
 }
 
-/// As [`read`], for `base`, whose fingerprint is asked for where the adapter names one. Another base is told before what differs
-/// because of it. A delta of a linear of the head (BERT's pooler) is added to the base's weight: the sum is the adapter's own.
+/// As [`read`], for `base`. If the adapter records a fingerprint, it is compared with that of `base` first, so that a wrong base is
+/// reported as such and not as a wrong shape. A delta of a linear of the head (BERT's pooler) is added to the base's weight, and the
+/// sum becomes part of the adapter.
 ///
 /// # Errors
 /// As [`read`], and [`AdapterError::WrongBase`].
@@ -64,17 +65,16 @@ pub fn read_over(dir: &Path, layout: &Layout, base: &Base, device: &Device) -> R
             return Err(AdapterError::WrongBase { file, expected, found, names });
         }
     }
-    let parameter = |name: &str, shape: &[usize]| match base.weights.contains(name) {
-        true => Ok(Some(base.weights.parameter(name, shape)?.tensor()?)),
-        false => Ok(None),
+    let parameter = |name: &str, shape: &[usize]| {
+        if base.weights.contains(name) { Ok(Some(base.weights.parameter(name, shape)?.tensor()?)) } else { Ok(None) }
     };
     parse(&files, layout, Some(&parameter), device)
 }
 
-/// Gives a parameter of a shape of the base's head; `None` where the base lacks it.
+/// Returns a parameter of the base's head, by name and shape; `None` if the base lacks it.
 pub(super) type Parameter<'a> = &'a dyn Fn(&str, &[usize]) -> Result<Option<Tensor>, ModelError>;
 
-/// The adapter in the bytes of its files. Without `base`, deltas of the head's linears are refused.
+/// Parses the adapter in `files`. Without `base`, deltas of the head's linears are refused.
 pub(crate) fn parse(
     files: &Files,
     layout: &Layout,
@@ -94,7 +94,7 @@ pub(crate) fn parse(
         let (name, module) = (layout.name(site), layout.module(site));
         let a = weights.take(&format!("{name}.lora_A.weight"), &[rank, module.in_features])?;
         let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, rank])?;
-        // Kept with a row for each rank, as the kernel reads it.
+        // In memory, `b` has a row for each rank, as the kernel reads it.
         let b = b.t()?.contiguous()?.t()?;
         sites[layout.index(site)] = Some(Change::LowRank(Delta { a, b, scale }));
     }
@@ -116,22 +116,23 @@ pub(crate) fn parse(
     })
 }
 
-/// The tensors of a weights file; offsets and sizes are the file's own from here on.
+/// The tensors of a weights file. From here on, all offsets and sizes are known to be inside the file.
 pub(super) fn tensors(Bytes { file, bytes }: &Bytes) -> Result<SafeTensors<'_>, AdapterError> {
     SafeTensors::deserialize(bytes)
         .map_err(|error| AdapterError::malformed(file, format!("not a safetensors file: {error}")))
 }
 
-/// The tensors of a weights file, each to be taken once.
+/// The tensors of a weights file, each of which is taken once.
 struct Weights<'a> {
     file: &'a Path,
     tensors: &'a SafeTensors<'a>,
     device: &'a Device,
-    /// From a name in the base to the name in the file, for those not taken yet.
+    /// Maps names in the base to names in the file, for the tensors that are not taken yet.
     left: BTreeMap<String, String>,
 }
 
-/// A head's long name, `classifier.modules_to_save.default.weight` with the adapter's name in it, made short.
+/// Shortens the name of a head's tensor: `classifier.modules_to_save.default.weight`, where `default` is the adapter's name, becomes
+/// `classifier.weight`.
 fn short(name: &str) -> String {
     let long = name.split_once(".modules_to_save.").and_then(|(module, rest)| Some((module, rest.split_once('.')?.1)));
     long.map_or_else(|| name.to_owned(), |(module, parameter)| format!("{module}.{parameter}"))
@@ -165,7 +166,7 @@ impl<'a> Weights<'a> {
         AdapterError::MissingTensor { file: self.file(), tensor: format!("{PREFIX}{name}") }
     }
 
-    /// The name in the file and the tensor of `name`.
+    /// The tensor `name`, and its name in the file.
     fn view(&self, name: &str) -> Option<(String, TensorView<'a>)> {
         let full = self.left.get(name)?;
         Some((full.clone(), self.tensors.tensor(full).ok()?))
@@ -182,7 +183,7 @@ impl<'a> Weights<'a> {
         Ok(Tensor::from_vec(data, shape, self.device)?)
     }
 
-    /// The tensors of the head, and its number of outputs: what the first tensor says, the others must say too.
+    /// The tensors of the head, and its number of outputs. The first tensor gives this number, and the others must agree.
     fn take_head(
         &mut self,
         parameters: &[HeadParameter],
@@ -191,7 +192,7 @@ impl<'a> Weights<'a> {
         let (mut head, mut outputs) = (BTreeMap::<String, Tensor>::new(), None);
         for HeadParameter { name, shape, required } in parameters {
             let Some((full, view)) = self.view(name) else {
-                // A pooler's weight without its bias is half a head.
+                // A linear of the head needs its bias as well as its weight.
                 let module = name.rsplit_once('.').map_or("", |(module, _)| module);
                 let begun = head.keys().any(|taken| taken.rsplit_once('.').is_some_and(|(other, _)| other == module));
                 if *required || begun || saved.holds(name)? {
@@ -217,8 +218,8 @@ impl<'a> Weights<'a> {
         Ok((head, outputs.unwrap_or(1)))
     }
 
-    /// Puts into `head` the linear of `target`, the base's with what the adapter adds to it: `W + scale B A`; and the rest of the
-    /// base's head, so that it is whole.
+    /// Puts the linear of `target` into `head`: the base's weight plus the adapter's delta, `W + scale B A`. Also copies the missing
+    /// parameters of the base's head, so that `head` is complete.
     fn merge(
         &mut self,
         Target { what: linear, rank, scale }: &Target<String>,
@@ -231,7 +232,7 @@ impl<'a> Weights<'a> {
         let b = self.take(&format!("{linear}.lora_B.weight"), &[hidden, *rank])?;
         let weight = format!("{linear}.weight");
         if head.contains_key(&weight) {
-            return Err(AdapterError::malformed(self.file, format!("{linear} is there in full and as a delta")));
+            return Err(AdapterError::malformed(self.file, format!("{linear} is saved both in full and as a delta")));
         }
         for HeadParameter { name, shape, .. } in
             layout.head.iter().filter(|parameter| !parameter.shape.contains(&Dim::Labels))
@@ -250,13 +251,14 @@ impl<'a> Weights<'a> {
         Ok(())
     }
 
-    /// Refuses a file that holds more than was taken: by the key of `config` that asked for it, where one did.
+    /// Refuses a file with tensors that were not taken. If `modules_to_save` selects such a tensor, the error names that key.
     fn finish(self, config: &Path, saved: &Saved) -> Result<(), AdapterError> {
         let Some((name, full)) = self.left.first_key_value() else { return Ok(()) };
         let module = name.rsplit_once('.').map_or(&**name, |(module, _)| module);
-        match saved.holds(module)? {
-            true => Err(AdapterError::unsupported(config, "modules_to_save", module)),
-            false => Err(AdapterError::UnexpectedTensor { file: self.file(), tensor: full.clone() }),
+        if saved.holds(module)? {
+            Err(AdapterError::unsupported(config, "modules_to_save", module))
+        } else {
+            Err(AdapterError::UnexpectedTensor { file: self.file(), tensor: full.clone() })
         }
     }
 
@@ -283,7 +285,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// `[labels, 384]`, or `[3, 384]` where the number is known.
+/// A shape as text: `[labels, 384]`, or `[3, 384]` if the number of labels is known.
 fn shape_with_labels(shape: &[Dim], outputs: Option<usize>) -> String {
     let sizes = shape.iter().map(|dim| match dim {
         Dim::Fixed(size) => size.to_string(),

@@ -1,4 +1,4 @@
-//! A task's adapter as a value: what it is, and its weights.
+//! A task's adapter as a value: its description and its weights.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::params::{Delta, Layout, Point, Site};
 
-/// What the outputs mean, as in `transformers`.
+/// The kind of task, which decides what the outputs mean, as in `transformers`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemType {
     /// One label of several: softmax.
     SingleLabelClassification,
-    /// Any of several labels: sigmoid each.
+    /// Any number of several labels: sigmoid of each output.
     MultiLabelClassification,
-    /// A number: the output itself.
+    /// A number, which is the output itself.
     Regression,
 }
 
-/// Ranks by layer for each module, under the module's short name and in the order of execution. In JSON a map:
+/// The ranks of each module by layer. Modules have their short names and are in order of execution. The JSON form is a map:
 /// `{"query": [0, 4, 8], ...}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ranks(pub Vec<(&'static str, Vec<usize>)>);
@@ -30,35 +30,35 @@ impl Serialize for Ranks {
     }
 }
 
-/// What an adapter is, whatever its weights and wherever they are.
+/// The description of an adapter, without its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterInfo {
-    /// A name for each output, in order of id.
+    /// The name of each output, in order of id.
     pub labels: Vec<String>,
-    /// From the adapter's `config.json`; `None` where that says nothing.
+    /// From the adapter's `config.json`; `None` if it is not given there.
     pub problem_type: Option<ProblemType>,
     /// Fingerprint of the base it was trained on; `None` for a file from PEFT.
     pub base_fingerprint: Option<String>,
-    /// `base_model_name_or_path`, for people: never compared.
+    /// `base_model_name_or_path`, for display only: it is never compared.
     pub base_model: Option<String>,
 }
 
-/// What an adapter does to the linear at one site.
+/// An adapter's change to the linear at one site.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// Adds a low-rank delta to its output.
+    /// Adds a low-rank delta to the linear's output.
     LowRank(Delta),
 }
 
 impl Change {
-    /// The rank of what is added.
+    /// The rank of the delta.
     #[must_use]
     pub fn rank(&self) -> usize {
         let Self::LowRank(delta) = self;
         delta.rank()
     }
 
-    /// Numbers that it holds.
+    /// Its number of parameters.
     #[must_use]
     pub fn parameters(&self) -> usize {
         let Self::LowRank(delta) = self;
@@ -76,18 +76,18 @@ impl Change {
 /// An adapter's tensors, all on one device.
 #[derive(Debug, Clone)]
 pub struct AdapterWeights {
-    /// The change of each site by [`Layout::index`]; `None` is rank 0: the site costs nothing.
+    /// The change at each site, by [`Layout::index`]. `None` means rank 0: the site costs nothing.
     pub sites: Vec<Option<Change>>,
-    /// The head by name, as listed in [`Layout::head`].
+    /// The tensors of the head, by the names in [`Layout::head`].
     pub head: BTreeMap<String, Tensor>,
 }
 
-/// One task over one base. Immutable once made: requests share it by `Arc`.
+/// An adapter for one task on one base. It never changes, and requests share it by `Arc`.
 #[derive(Debug, Clone)]
 pub struct Adapter {
-    /// What it is.
+    /// The adapter's description.
     pub info: AdapterInfo,
-    /// Its tensors.
+    /// The adapter's tensors.
     pub weights: AdapterWeights,
 }
 
@@ -105,37 +105,39 @@ impl Adapter {
         Ranks(layout.modules.iter().enumerate().map(|(i, module)| (module.label, of(i))).collect())
     }
 
-    /// Numbers that the changes of its sites hold: of low-rank ones the sum of `r (in + out)`.
+    /// The number of parameters at its sites: for low-rank deltas, the sum of `r (in + out)`.
     #[must_use]
     pub fn delta_parameters(&self) -> usize {
         self.weights.sites.iter().flatten().map(Change::parameters).sum()
     }
 
-    /// What the code of the SoRA paper counts: `2 * hidden` for each rank, in the feed-forward linears too.
+    /// The number of parameters at its sites as the code of the SoRA paper counts them: `2 * hidden` for each rank, even in the
+    /// feed-forward linears.
     #[must_use]
     pub fn paper_parameters(&self, layout: &Layout) -> usize {
         2 * layout.hidden * self.weights.sites.iter().flatten().map(Change::rank).sum::<usize>()
     }
 
-    /// Numbers that the head holds.
+    /// The number of parameters of the head.
     #[must_use]
     pub fn head_parameters(&self) -> usize {
         self.weights.head.values().map(Tensor::elem_count).sum()
     }
 
-    /// Bytes that it keeps resident: the changes of its sites and its head, in f32.
+    /// The bytes that it takes in memory: the changes of its sites and its head, in f32.
     #[must_use]
     pub fn bytes(&self) -> usize {
         size_of::<f32>() * (self.delta_parameters() + self.head_parameters())
     }
 
-    /// Where its rows leave the base's: all that comes before is the same for every adapter. `None` is at the head.
+    /// The point from which its rows differ from the base's. Everything before this point is the same for every adapter. `None` if only
+    /// the head differs.
     #[must_use]
     pub fn leaves(&self, layout: &Layout) -> Option<Point> {
         layout.sites().filter(|&site| self.rank(layout.index(site)) > 0).map(|site| layout.point(site)).min()
     }
 
-    /// The first site with a delta; all before it is the base's own work.
+    /// The first site with a delta. Everything before that site is computed as in the base.
     #[must_use]
     pub fn first_active_site(&self, layout: &Layout) -> Option<Site> {
         layout.sites().find(|&site| self.rank(layout.index(site)) > 0)

@@ -1,4 +1,4 @@
-//! Writing a PEFT checkpoint that `PeftModel.from_pretrained` loads.
+//! Writes a PEFT checkpoint that `PeftModel.from_pretrained` loads.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -15,16 +15,16 @@ use super::{Adapter, AdapterError, labels};
 use crate::params::{Delta, Layout, Site};
 use crate::{atomic_file, base};
 
-/// Writes `adapter` into the folder `dir`, which is made where it is missing. Of `base_config`, the base's own `config.json`, the keys
-/// that describe the model are repeated beside the labels, so that `AutoConfig.from_pretrained` of the folder is the configuration of
-/// the classifier; it may be empty.
+/// Writes `adapter` into the folder `dir`, which is created if it does not exist. `base_config` is the base's own `config.json`, and may
+/// be empty. Its keys that describe the model are copied beside the labels, so that `AutoConfig.from_pretrained` reads the folder as the
+/// configuration of the classifier.
 ///
-/// PEFT knows no rank 0: only survivors are listed, by their full names, which no other module's name matches. Where nothing
-/// survives, a rank 1 with a zero `B` stands on the last linear of the last layer, so that the file still loads and the
-/// shared prefix stays long.
+/// PEFT does not allow rank 0. So only sites with a rank above 0 are listed, by their full names, which match no other module. If there
+/// is no such site, the file gets a delta of rank 1 with a zero `B` at the last linear of the last layer. Then the file still loads, and
+/// the shared prefix stays long.
 ///
-/// All three files are written beside their places and synced before the first is renamed, `adapter_config.json` last: a full
-/// disk leaves the folder as it was.
+/// All three files are written to temporary files and synced before the first is renamed, so that a full disk leaves the folder as it
+/// was. `adapter_config.json` is renamed last.
 ///
 /// ```
 /// use std::path::Path;
@@ -48,7 +48,7 @@ use crate::{atomic_file, base};
 /// ```
 ///
 /// # Errors
-/// Whatever [`super::read`] would refuse (nothing is written then), and what the system says, with the file.
+/// [`super::read`] would refuse the adapter (nothing is written then), or a file cannot be written.
 pub fn write(
     dir: &Path,
     layout: &Layout,
@@ -69,7 +69,7 @@ pub fn write(
     save(dir, files)
 }
 
-/// A site that the file lists, under its full name.
+/// A site with a delta, under its full name.
 struct Survivor {
     name: String,
     delta: Delta,
@@ -89,7 +89,7 @@ fn survivors(layout: &Layout, adapter: &Adapter) -> Result<Vec<Survivor>, Adapte
     Ok(survivors)
 }
 
-/// PEFT's settings, in its order of keys.
+/// The JSON of `adapter_config.json`, with the keys in PEFT's order.
 fn config(layout: &Layout, adapter: &Adapter, survivors: &[Survivor]) -> Value {
     let map = |value: fn(&Delta) -> Value| -> Map<String, Value> {
         survivors.iter().map(|survivor| (survivor.name.clone(), value(&survivor.delta))).collect()
@@ -116,7 +116,7 @@ fn config(layout: &Layout, adapter: &Adapter, survivors: &[Survivor]) -> Value {
     })
 }
 
-/// The base as PEFT finds it: a folder, or an id of the hub and its revision, where that is not the main one.
+/// The base as PEFT finds it: a folder, or a hub id and its revision. The revision is `None` if it is `main`.
 fn base_name(model: Option<&str>) -> (Option<String>, Option<String>) {
     match model.and_then(base::repository) {
         Some((id, revision)) => (Some(id), Some(revision).filter(|revision| revision != "main")),
@@ -124,17 +124,14 @@ fn base_name(model: Option<&str>) -> (Option<String>, Option<String>) {
     }
 }
 
-/// PEFT divides it by the rank; an integer where that gives the very same scale.
+/// The alpha that PEFT divides by the rank to get the scale. It is written as an integer if that gives exactly the same scale.
 fn alpha(delta: &Delta) -> Value {
     let rank = delta.rank() as f64;
     let alpha = delta.scale * rank;
-    match alpha.round() / rank == delta.scale && alpha.abs() < 1e15 {
-        true => json!(alpha.round() as i64),
-        false => json!(alpha),
-    }
+    if alpha.round() / rank == delta.scale && alpha.abs() < 1e15 { json!(alpha.round() as i64) } else { json!(alpha) }
 }
 
-/// The modules that the head's tensors lie in: `classifier`, and `pooler` for `bert.pooler.dense.weight`.
+/// The modules that hold the head's tensors: `classifier`, and `pooler` for `bert.pooler.dense.weight`.
 fn modules_to_save(layout: &Layout, adapter: &Adapter) -> Vec<String> {
     let mut modules: Vec<String> = Vec::new();
     for name in adapter.weights.head.keys() {
@@ -175,7 +172,7 @@ fn text(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-/// Writes and syncs all beside their places, then renames: the configuration, by which a folder is an adapter, last.
+/// Writes and syncs all temporary files, then renames them. The configuration, which makes a folder an adapter, is renamed last.
 fn save(dir: &Path, Files { config, weights, labels }: Files) -> Result<(), AdapterError> {
     std::fs::create_dir_all(dir).map_err(AdapterError::io(dir))?;
     let files = [Some(weights), labels, Some(config)].into_iter().flatten();

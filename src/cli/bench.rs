@@ -1,4 +1,4 @@
-//! `polyrank bench`: how fast a base answers texts of many adapters, in process, tokenization included.
+//! `polyrank bench`: measures how fast a base with many adapters classifies texts, including tokenization and without a server.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -23,25 +23,25 @@ use super::{BaseArgs, Failure, print};
 pub(super) struct BenchArgs {
     #[command(flatten)]
     base: BaseArgs,
-    /// Folder of the adapters; the texts are asked of them in turn
+    /// Folder of adapters; each text goes to one of them, in turn
     #[arg(long, value_name = "DIR", help_heading = "Adapters")]
     adapters: PathBuf,
-    /// Ask each text of every adapter, in one batch
+    /// Classify each text with every adapter, in one batch
     ///
-    /// `texts` then counts answers, and the latency is that of one text with all its answers. The same questions asked one after the
-    /// other, which share nothing, are timed as well.
+    /// `texts` then counts answers, and the latency is that of one text with all its answers. The same work without sharing, one
+    /// adapter after the other, is timed as well.
     #[arg(long, help_heading = "Adapters")]
     ask_all: bool,
-    /// The texts, in a file as for `classify`; - reads standard input
+    /// File of texts, as for `classify`; - reads standard input
     #[arg(long, value_name = "FILE", help_heading = "Texts")]
     input: PathBuf,
-    /// Format of --input [default: by the end of the file's name; jsonl for standard input]
+    /// Format of --input [default: by the file's extension; jsonl for standard input]
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Texts")]
     input_format: Option<Format>,
-    /// The most tokens of a batch
+    /// Maximum number of tokens in a batch
     #[arg(long, value_name = "N", default_value = "2048", help_heading = "Batching")]
     max_batch_tokens: NonZero<usize>,
-    /// How often all texts are answered; the median counts
+    /// How many times to classify all texts; the median time is reported
     #[arg(long, value_name = "N", default_value = "5", help_heading = "Measurement")]
     repeats: NonZero<usize>,
     /// Print JSON
@@ -55,7 +55,7 @@ Examples:
   polyrank bench --adapters adapters --input texts.txt --dtype int8 --json
   polyrank bench --adapters adapters --input texts.txt --ask-all";
 
-/// What was measured.
+/// The measurements.
 #[derive(Serialize)]
 struct Measured {
     texts: usize,
@@ -70,36 +70,36 @@ struct Measured {
     one_by_one: Option<OneByOne>,
 }
 
-/// Of one text alone, from the text to its labels.
+/// The time from one text to its labels, when the text is classified alone.
 #[derive(Serialize)]
 struct Latency {
     p50: f64,
     p99: f64,
 }
 
-/// The questions about one text, each in a pass of its own.
+/// The questions about one text, each in a forward pass of its own.
 #[derive(Serialize)]
 struct OneByOne {
-    /// Until the last is answered.
+    /// The time until the last question is answered.
     latency_ms: Latency,
-    /// How much faster they are answered together (p50).
+    /// How many times faster the questions are answered together (p50).
     speedup: f64,
 }
 
-/// A text and the adapter it is asked of.
+/// A text and the adapter that classifies it.
 struct Question {
     text: String,
     pair: Option<String>,
     adapter: Arc<Adapter>,
 }
 
-/// The most texts that are timed alone.
+/// The maximum number of texts that are timed alone.
 const ALONE: usize = 200;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let rows = Format::open(args.input_format, &args.input)?.collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() {
-        return Err(format!("{}: no text in it", args.input.display()).into());
+        return Err(format!("{}: the file has no texts", args.input.display()).into());
     }
     let engine = Arc::new(args.base.open()?);
     let registry = Registry::new(Arc::<Engine>::clone(&engine), &args.adapters, usize::MAX)?;
@@ -107,7 +107,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let pins = names.map(|name| registry.get(&name)).collect::<Result<Vec<_>, _>>()?;
     let adapters: Vec<_> = pins.iter().map(|pin| Arc::clone(pin.adapter())).collect();
     if adapters.is_empty() {
-        return Err(format!("{}: no adapter in it", args.adapters.display()).into());
+        return Err(format!("{}: the folder has no adapters", args.adapters.display()).into());
     }
     let measured = measure(args, &engine, &questions(rows, &adapters, args.ask_all), adapters.len())?;
     if args.json {
@@ -117,7 +117,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     }
 }
 
-/// Each text for one of the adapters in turn, or for all of them.
+/// Pairs each text with one of the adapters, in turn, or with all of them if `all` is true.
 fn questions(rows: Vec<polyrank::text::rows::Row>, adapters: &[Arc<Adapter>], all: bool) -> Vec<Question> {
     let each = if all { adapters.len() } else { 1 };
     let texts = rows.into_iter().flat_map(|row| std::iter::repeat_n(row, each));
@@ -171,7 +171,7 @@ impl Latency {
     }
 }
 
-/// Answers all questions in batches of at most `limit` tokens, as the server would; the number of their tokens.
+/// Answers all questions in batches of at most `limit` tokens, as the server would. Returns the number of their tokens.
 fn answer(engine: &Engine, questions: &[Question], limit: usize) -> Result<usize, Failure> {
     let encode = |question: &Question| {
         let cut = Limit { max_length: None, truncate: true };
@@ -191,7 +191,7 @@ fn answer(engine: &Engine, questions: &[Question], limit: usize) -> Result<usize
     Ok(tokens)
 }
 
-/// The value that `percent` of `times`, one at least, do not exceed.
+/// The smallest of `times` that at least `percent` percent of them, and at least one, do not exceed.
 fn percentile(times: &mut [Duration], percent: usize) -> Duration {
     times.sort_unstable();
     times[(times.len() * percent).div_ceil(100).clamp(1, times.len()) - 1]
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_by_nearest_rank() {
+    fn percentiles_use_nearest_rank() {
         let times = |n: u64| (1..=n).rev().map(Duration::from_millis).collect::<Vec<_>>();
         for (n, percent, expected) in [(1, 50, 1), (5, 50, 3), (4, 50, 2), (200, 99, 198), (3, 99, 3), (3, 0, 1)] {
             assert_eq!(percentile(&mut times(n), percent), Duration::from_millis(expected), "{n} {percent}");

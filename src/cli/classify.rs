@@ -1,4 +1,4 @@
-//! `polyrank classify`: texts in, JSON lines out.
+//! `polyrank classify`: classifies texts and prints a JSON line for each.
 
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
@@ -16,9 +16,9 @@ use serde::Serialize;
 use super::texts::Format;
 use super::{BaseArgs, Failure};
 
-/// The most tokens of a forward pass.
+/// The maximum number of tokens in a batch.
 const BATCH_TOKENS: usize = 16384;
-/// Texts that are held at once: a file of any length takes no more memory.
+/// The maximum number of texts in memory, so that memory does not grow with the file.
 const TEXTS_AT_ONCE: usize = 1024;
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(super) struct ClassifyArgs {
     adapter: PathBuf,
     #[command(flatten)]
     texts: TextArgs,
-    /// Format of --input [default: by the end of the file's name; jsonl for standard input]
+    /// Format of --input [default: by the file's extension; jsonl for standard input]
     #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "texts", help_heading = "Texts")]
     input_format: Option<Format>,
 }
@@ -42,7 +42,7 @@ Examples:
   printf '%s\\n' '{\"text\": \"Where is my parcel?\"}' | polyrank classify --adapter adapters/intent --input -
   printf '%s\\n' 'Where is my parcel?' | polyrank classify --adapter adapters/intent --input - --input-format txt
 
-An input names its columns or keys: sentence, or sentence1 and sentence2, or text and perhaps text_pair. Other columns are ignored.";
+The columns or keys of an input are named sentence; or sentence1 and sentence2; or text and, for pairs, text_pair. Others are ignored.";
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -50,12 +50,12 @@ struct TextArgs {
     /// A text; may be given several times
     #[arg(long = "text", value_name = "T", allow_hyphen_values = true, help_heading = "Texts")]
     texts: Vec<String>,
-    /// A file of texts, .tsv, .csv, .jsonl, .parquet or .txt (a text a line); - reads standard input
+    /// File of texts: .tsv, .csv, .json, .jsonl, .parquet or .txt (one text on each line); - reads standard input
     #[arg(long, value_name = "FILE", help_heading = "Texts")]
     input: Option<PathBuf>,
 }
 
-/// A text, or a pair of them.
+/// A text, or a pair of texts.
 #[derive(Serialize)]
 struct Text {
     text: String,
@@ -65,14 +65,14 @@ struct Text {
 
 /// One line of output.
 #[derive(Serialize)]
-struct Line<'a> {
+struct OutputLine<'a> {
     #[serde(flatten)]
     text: &'a Text,
     labels: Vec<Scored>,
 }
 
 pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
-    // The file's header is looked at before the base is loaded.
+    // The file's header is read before the base is loaded, so that a wrong file fails at once.
     let mut texts: Box<dyn Iterator<Item = Result<Text, Failure>>> = match &args.texts.input {
         Some(file) => {
             let rows = Format::open(args.input_format, file)?;
@@ -90,14 +90,14 @@ pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
         }
         let scored = score(&engine, &adapter, &some).map_err(|error| format!("{}: {error}", args.adapter.display()))?;
         for (text, labels) in some.iter().zip(scored) {
-            serde_json::to_writer(&mut out, &Line { text, labels }).map_err(io::Error::from)?;
+            serde_json::to_writer(&mut out, &OutputLine { text, labels }).map_err(io::Error::from)?;
             out.write_all(b"\n")?;
         }
         out.flush()?;
     }
 }
 
-/// The labels of each text, in order.
+/// The labels of each text, in the order of the texts.
 fn score(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Text]) -> Result<Vec<Vec<Scored>>, Failure> {
     let limit = Limit { max_length: None, truncate: true };
     let mut waiting = VecDeque::with_capacity(texts.len());

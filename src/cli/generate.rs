@@ -1,4 +1,4 @@
-//! `polyrank completions` and `polyrank man`: files that follow from the command line's own description.
+//! `polyrank completions` and `polyrank man`: files that are generated from the description of the command line.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use super::Failure;
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
-    /// The shell that completes
+    /// Shell to write the script for
     #[arg(value_enum, value_name = "SHELL")]
     shell: Shell,
 }
@@ -24,7 +24,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Folder to write to; it is made where it is missing
+    /// Folder to write to; it is created if it does not exist
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
@@ -35,13 +35,13 @@ Examples:
 
 pub(super) fn completions(args: &CompletionsArgs, command: &mut Command) -> Result<(), Failure> {
     let name = command.get_name().to_owned();
-    // The generator panics where it cannot write.
+    // The generator panics if it cannot write, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, name, &mut script);
     Ok(io::stdout().lock().write_all(&script)?)
 }
 
-/// A page for the program and one for each command.
+/// Writes a manual page for the program and one for each command.
 pub(super) fn man(args: &ManArgs, command: Command) -> Result<(), Failure> {
     let write = |dir: &Path| fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command, dir));
     write(&args.dir).map_err(|error| format!("{}: {error}", args.dir.display()).into())

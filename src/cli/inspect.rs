@@ -1,4 +1,4 @@
-//! `polyrank inspect`: an adapter's ranks, or several adapters side by side.
+//! `polyrank inspect`: prints an adapter's ranks, or compares several adapters.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use super::{Failure, print};
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The adapter's folder; two or more are compared side by side
+    /// Folder of an adapter; two or more are compared side by side
     #[arg(value_name = "DIR", required = true)]
     dirs: Vec<PathBuf>,
-    /// Check each against this base as well: a folder, a hub id or `default`
+    /// Also check that each adapter fits this base: a folder, a hub id or `default`
     #[arg(long, value_name = "M", help_heading = "Model")]
     model_id: Option<String>,
     /// Print JSON

@@ -22,7 +22,7 @@ pub(super) struct ServeArgs {
     /// Address to listen on
     #[arg(long, env = "POLYRANK_HOSTNAME", default_value = "127.0.0.1", help_heading = "Network")]
     hostname: String,
-    /// Port to listen on; 0 takes a free one
+    /// Port to listen on; 0 chooses a free one
     #[arg(long, env = "POLYRANK_PORT", default_value_t = 8080, help_heading = "Network")]
     port: u16,
     /// Log in JSON
@@ -54,20 +54,21 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
         tracing::info!("stopped");
         Ok(())
     });
-    // Threads that still tokenize or read work for requests that are gone.
+    // Threads that still tokenize or read files do so for requests that have already timed out.
     runtime.shutdown_background();
     served
 }
 
-/// Signals within this time count as one: a terminal signals a whole group of processes, and a parent process may pass it on again.
+/// Signals within this time count as one: a terminal sends a signal to a whole group of processes, and a parent process may forward
+/// it as well.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// Ends at the first signal to stop; a second one ends the process.
+/// A future that ends at the first signal to stop. After that, a second signal ends the process.
 fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut signals = Signals::listen()?;
     Ok(async move {
         signals.next().await;
-        tracing::info!("stopping: requests that wait are answered first; a second signal does not wait");
+        tracing::info!("stopping once the waiting requests are answered; a second signal stops at once");
         let first = Instant::now();
         tokio::spawn(async move {
             while first.elapsed() < TOGETHER {
@@ -79,7 +80,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-/// SIGINT and SIGTERM, caught as long as the process lives.
+/// SIGINT and SIGTERM, which are caught until the process ends.
 #[cfg(unix)]
 struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
 

@@ -1,4 +1,4 @@
-//! The texts that a command reads: a data file, or standard input.
+//! Reads the texts of a command from a data file or from standard input.
 
 use std::path::Path;
 
@@ -7,18 +7,18 @@ use polyrank::text::rows::{Row, Rows};
 
 use super::Failure;
 
-/// How `--input` is written.
+/// The format of `--input`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// Tab-separated values without quoting, with a header.
     Tsv,
     /// Comma-separated values with a header.
     Csv,
-    /// A JSON object a line.
+    /// A JSON object on each line, or one array of objects.
     Jsonl,
-    /// Parquet; a file only.
+    /// Parquet; not from standard input.
     Parquet,
-    /// A text a line.
+    /// One text on each line.
     Txt,
 }
 
@@ -29,15 +29,15 @@ const STDIN: &str = "-";
 pub(super) type Texts = Box<dyn Iterator<Item = Result<Row, Failure>>>;
 
 impl Format {
-    /// Opens `input`, where `-` is standard input, and reads its header. Without a format, the end of a file's name tells it, and
-    /// standard input is JSON lines.
+    /// Opens `input`, where `-` is standard input, and reads its header. Without a format, a file's extension decides, and standard
+    /// input is read as JSON lines.
     pub(super) fn open(format: Option<Self>, input: &Path) -> Result<Texts, Failure> {
         let (rows, format) = match (format, input == Path::new(STDIN)) {
             (None, false) => (Rows::open(input), None),
             (Some(format), false) => (Rows::open_as(input, format.extension()), None),
             (Some(Self::Parquet), true) => {
                 return Err(
-                    "standard input cannot be Parquet, whose reader begins at the file's end: name a file".into()
+                    "Parquet cannot be read from standard input, because its reader begins at the file's end: name a file".into()
                 );
             }
             (format, true) => {

@@ -1,4 +1,4 @@
-//! Several adapters: their rank maps side by side, and how these correlate.
+//! Compares several adapters: shows their rank maps side by side, and correlates these.
 
 use std::fmt::{self, Display, Formatter};
 use std::iter::once;
@@ -11,10 +11,10 @@ use crate::correlation::pearson;
 use crate::logging::printable;
 use crate::params::{Layout, NamedSite};
 
-/// Lines of text hold about as many columns.
+/// The width of a line, in columns.
 const LINE: usize = 100;
 
-/// Adapters over bases of one layout, compared by their ranks.
+/// A comparison of the ranks of several adapters whose bases have the same layout.
 ///
 /// [`Display`] gives each adapter a letter. The rank maps come in one table, layer by module, where each module has a column for
 /// each adapter: the ranks of one site stand next to each other. Modules that would make the lines longer than about 100 columns
@@ -40,41 +40,41 @@ const LINE: usize = 100;
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The adapters in the order in which they were asked for.
+    /// The adapters, in the order in which they were given.
     pub adapters: Vec<NamedReport>,
-    /// Pearson's correlation of the ranks of each two adapters over all sites; a site without a delta counts as rank 0. `None`
-    /// where all ranks of one adapter are equal: no correlation is defined then.
+    /// Pearson's correlation of the ranks of each pair of adapters over all sites. A site without a delta counts as rank 0. `None` if
+    /// all ranks of one of the two adapters are equal, because the correlation is not defined then.
     pub correlation: Vec<Vec<Option<f64>>>,
-    /// The mean correlation of the pairs of two adapters that have one; `None` where there is no such pair.
+    /// The mean of the defined correlations of pairs of different adapters; `None` if there are none.
     pub mean_correlation: Option<f64>,
 }
 
 /// An adapter's report under a name that no other adapter of the comparison has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NamedReport {
-    /// The folder's name; of folders with equal names, as much of the path as tells them apart.
+    /// The folder's name. If several folders have the same name, it includes as many parent folders as distinguish them.
     pub name: String,
-    /// What one adapter's report says.
+    /// The adapter's report.
     #[serde(flatten)]
     pub report: Report,
 }
 
-/// Two adapters whose rank maps have different sites, so that they cannot be compared.
+/// The error for two adapters that cannot be compared, because their bases have different layouts.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be compared with {}: {difference}", other.display(), first.display())]
 pub struct LayoutMismatch {
-    /// The folder of the first adapter, whose layout all others should have.
+    /// The folder of the first adapter. All others must have its layout.
     pub first: PathBuf,
-    /// The folder of the adapter that has another.
+    /// The folder of an adapter with another layout.
     pub other: PathBuf,
     /// What differs.
     pub difference: LayoutDifference,
 }
 
-/// What differs between two layouts: expected is the first adapter's.
+/// A difference between two layouts. The first adapter's layout is the expected one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutDifference {
-    /// The architecture, which shows in where a checkpoint keeps its layers.
+    /// The architecture, which shows in the names of a checkpoint's layers.
     #[error("expected an architecture with layers at {expected}, found layers at {found}")]
     Architecture {
         /// `bert.encoder.layer`
@@ -85,9 +85,9 @@ pub enum LayoutDifference {
     /// The width of the hidden states.
     #[error("expected hidden size {expected}, found {found}")]
     Hidden {
-        /// The first adapter's.
+        /// The first adapter's hidden size.
         expected: usize,
-        /// The other's.
+        /// The other adapter's hidden size.
         found: usize,
     },
     /// The linears of a layer.
@@ -97,9 +97,9 @@ pub enum LayoutDifference {
         found.join(", ")
     )]
     Modules {
-        /// Their names inside a layer, in the first adapter.
+        /// The names of the linears inside a layer, in the first adapter.
         expected: Vec<&'static str>,
-        /// Their names in the other.
+        /// Their names in the other adapter.
         found: Vec<&'static str>,
     },
     /// The number of layers.
@@ -108,16 +108,16 @@ pub enum LayoutDifference {
          --model-id does)"
     )]
     Layers {
-        /// The first adapter's.
+        /// The first adapter's number of layers.
         expected: usize,
-        /// The other's.
+        /// The other adapter's number of layers.
         found: usize,
     },
 }
 
 impl LayoutDifference {
-    /// The first difference of the two, if there is any. The width of the feed-forward is not compared: without the base it is
-    /// partly a guess ([`crate::adapter::layout_of`]), and it changes no site.
+    /// The first difference between the two layouts, if there is one. The width of the feed-forward is not compared: without the base
+    /// it is partly a guess ([`crate::adapter::layout_of`]), and the sites do not depend on it.
     fn between(expected: &Layout, found: &Layout) -> Option<Self> {
         let stack = |layout: &Layout| format!("{}.{}", layout.prefix, layout.stack);
         let modules = |layout: &Layout| layout.modules.iter().map(|module| module.name).collect::<Vec<_>>();
@@ -139,7 +139,7 @@ impl Comparison {
     /// Compares adapters, each with its folder and its base's layout.
     ///
     /// # Errors
-    /// An adapter with another layout than the first one: another architecture, hidden size, other modules or number of layers.
+    /// An adapter has another layout than the first one: another architecture, hidden size, number of layers, or other modules.
     pub fn new(adapters: Vec<(PathBuf, Layout, Report)>) -> Result<Self, LayoutMismatch> {
         if let Some((first, expected, _)) = adapters.first() {
             for (other, found, _) in &adapters {
@@ -168,7 +168,7 @@ impl Comparison {
         (0..self.adapters.len()).map(letter).collect()
     }
 
-    /// The letters of the adapters for which `holds`, `A, C`.
+    /// The letters of the adapters for which `holds` is true, as in `A, C`.
     fn which(&self, holds: impl Fn(&Report) -> bool) -> String {
         let those = self.reports().zip(self.letters()).filter(|(report, _)| holds(report));
         those.map(|(_, letter)| letter).collect::<Vec<_>>().join(", ")
@@ -187,7 +187,7 @@ impl Comparison {
         grid(f, &rows, |column| column == 2 || column == 3)
     }
 
-    /// Says so where the adapters' bases are not known to be the same: ranks can still be compared.
+    /// Prints a note if the adapters' bases differ or may differ. Their ranks can still be compared.
     fn note(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut known: Vec<&str> = self.reports().filter_map(|report| report.base_fingerprint.as_deref()).collect();
         known.sort_unstable();
@@ -204,7 +204,7 @@ impl Comparison {
         }
     }
 
-    /// The columns of each module, and those of the totals.
+    /// The columns of each module, and the columns of the totals.
     fn groups(&self) -> Vec<Group> {
         let Some(first) = self.reports().next() else { return Vec::new() };
         let column = |ranks: Vec<usize>| {
@@ -274,9 +274,9 @@ impl Display for Comparison {
 /// Neighbouring columns of the rank maps, one for each adapter, under one label.
 struct Group {
     label: &'static str,
-    /// `[adapter][layer]`, the total last.
+    /// `[adapter][layer]`; the last cell of each column is its total.
     columns: Vec<Vec<String>>,
-    /// Of each column.
+    /// The width of each column.
     widths: Vec<usize>,
 }
 
@@ -305,7 +305,7 @@ impl Group {
     }
 }
 
-/// How many of `groups` a line holds; one at least.
+/// How many of `groups` fit on a line, but at least one.
 fn fitting(groups: &[Group]) -> usize {
     let ends = groups.iter().scan(width("layer"), |end, group| {
         *end += 3 + group.width();
@@ -319,7 +319,7 @@ fn line<'a>(f: &mut Formatter<'_>, first: &str, groups: impl Iterator<Item = (&'
     writeln!(f, "{}", format!("{first:>5}{}", cells.collect::<String>()).trim_end())
 }
 
-/// Columns of one width each, flush left, or `flush_right`.
+/// Prints `rows` in aligned columns. Columns for which `flush_right` is true are flush right, the others flush left.
 fn grid(f: &mut Formatter<'_>, rows: &[Vec<String>], flush_right: impl Fn(usize) -> bool) -> fmt::Result {
     let widest = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max();
     for row in rows {
@@ -332,7 +332,7 @@ fn grid(f: &mut Formatter<'_>, rows: &[Vec<String>], flush_right: impl Fn(usize)
     Ok(())
 }
 
-/// `A` to `Z`, then `AA`, `AB`.
+/// The letters of the adapter with index `i`: `A` to `Z`, then `AA`, `AB` and so on.
 fn letter(i: usize) -> String {
     let last = char::from(b'A' + (i % 26) as u8);
     if i < 26 { last.to_string() } else { format!("{}{last}", letter(i / 26 - 1)) }
@@ -340,7 +340,7 @@ fn letter(i: usize) -> String {
 
 /// `some/base (sha256:5f0c1a9e…)`
 fn base(report: &Report) -> String {
-    // `sha256:` and eight digits.
+    // The length of `sha256:` and eight digits.
     const SHORT: usize = 15;
     let name = report.base_model.as_deref().unwrap_or("not named");
     let Some(fingerprint) = &report.base_fingerprint else { return printable(name) };
@@ -350,7 +350,7 @@ fn base(report: &Report) -> String {
 }
 
 fn coefficient(r: Option<f64>) -> String {
-    // Adding 0 makes 0 of -0.
+    // Adding 0 turns -0 into 0.
     r.map_or_else(|| "-".to_owned(), |r| format!("{:.2}", (r * 100.0).round() / 100.0 + 0.0))
 }
 
@@ -359,7 +359,7 @@ fn rank_map(report: &Report) -> Vec<usize> {
     report.ranks.0.iter().flat_map(|(_, ranks)| ranks).copied().collect()
 }
 
-/// The correlations above the diagonal that exist.
+/// The defined correlations above the diagonal.
 fn defined_pairs(correlation: &[Vec<Option<f64>>]) -> Vec<f64> {
     correlation.iter().enumerate().flat_map(|(i, row)| row.iter().skip(i + 1).copied().flatten()).collect()
 }
@@ -368,8 +368,8 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// A name for each folder: its own, with as many folders above it as tell it from the others. A folder that is listed again gets
-/// a number, `intent (2)`.
+/// A unique name for each folder: its own name, preceded by as many parent folders as distinguish it from the others. A folder that
+/// is listed twice gets a number the second time, as in `intent (2)`.
 fn names(dirs: &[&Path]) -> Vec<String> {
     let paths: Vec<Vec<String>> = dirs.iter().map(|dir| parts(dir)).collect();
     let end = |path: &[String], depth: usize| path[path.len().saturating_sub(depth)..].join("/");
@@ -385,7 +385,8 @@ fn names(dirs: &[&Path]) -> Vec<String> {
     names
 }
 
-/// The parts of a folder's whole path. The last one stays as it was given, even where it is a link: its user knows it by that name.
+/// The parts of a folder's absolute path. The last part is not resolved if it is a link, because the user knows the folder by that
+/// name.
 fn parts(dir: &Path) -> Vec<String> {
     let whole = match (dir.parent(), dir.file_name()) {
         (Some(parent), Some(name)) => {
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_as_short_as_they_can_be() {
+    fn names_are_as_short_as_possible() {
         assert_eq!(named(["/no/adapters/intent", "/no/adapters/topic/"]), ["intent", "topic"]);
         assert_eq!(named(["/no/a/intent", "/no/b/intent", "/no/b/topic"]), ["a/intent", "b/intent", "topic"]);
         assert_eq!(named(["/no/a/x/intent", "/no/b/x/intent"]), ["a/x/intent", "b/x/intent"]);
@@ -421,23 +422,23 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_listed_again_gets_a_number() {
+    fn folder_listed_twice_gets_a_number() {
         assert_eq!(named(["/no/intent", "/no/intent/.", "/no/topic"]), ["intent", "intent (2)", "topic"]);
         assert_eq!(named(["/no/x", "/no/x (2)", "/no/x"]), ["x", "x (2)", "x (3)"]);
     }
 
     #[test]
-    fn a_relative_folder_has_the_name_of_its_place() {
+    fn relative_folder_is_named_by_its_absolute_path() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        // Tests run in the package's folder.
+        // Cargo runs tests in the package's folder.
         assert_eq!(named(["."]).first().cloned(), name(here));
         assert_eq!(named(["src/.."]).first().cloned(), name(here));
         assert_eq!(named(["src", "tests"]), ["src", "tests"]);
     }
 
     #[test]
-    fn letters_go_on_after_z() {
+    fn letters_continue_after_z() {
         assert_eq!([0, 25, 26, 51, 52, 701, 702].map(letter), ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]);
     }
 

@@ -1,29 +1,32 @@
-//! What is accepted: a request must find room in the queue and be answered before its deadline. Everything else is refused at once,
-//! with the time after which it would be accepted. Pure: the numbers come from the queue.
+//! Decides which requests are accepted. A request must fit into the queue, and its answer must be expected before its deadline. Any
+//! other request is refused at once, with the time after which it would be accepted. These are pure functions: the queue passes in
+//! the numbers.
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// Why a request was not accepted.
+/// The reason why a request was not accepted.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum Refused {
-    /// The queue has no room.
+    /// The request does not fit into the queue.
     #[error("{queued} tokens are queued; {tokens} more would exceed {limit}")]
     Overloaded {
-        /// Tokens that wait.
+        /// Tokens in the queue.
         queued: usize,
         /// Tokens of the request.
         tokens: usize,
-        /// The most that may wait.
+        /// The maximum number of tokens in the queue.
         limit: usize,
         /// When the request is expected to be accepted, in whole seconds, at least 1.
         retry_after: Duration,
     },
-    /// The queue has room, but the request would not be answered in time.
-    #[error("{ahead} tokens come first: at {rate:.0} a second this request would have no answer within {timeout:?}")]
+    /// The request fits into the queue, but would not be answered in time.
+    #[error(
+        "{ahead} tokens run first: at {rate:.0} tokens a second this request would not be answered within {timeout:?}"
+    )]
     DeadlineExceeded {
-        /// Tokens that run or wait.
+        /// Tokens that run or are in the queue.
         ahead: usize,
         /// Tokens a second.
         rate: f64,
@@ -37,26 +40,27 @@ pub enum Refused {
     Draining,
 }
 
-/// The measured time that a rate is trusted from, as a share of a request's time-out. The first texts page the base in, so that
-/// their time says little.
+/// How long batches must have run before their rate is trusted, as a share of a request's time-out. The first batches are slow,
+/// because the base's pages are still being loaded.
 const EVIDENCE: f64 = 1.0 / 32.0;
 
-/// The share of a request's time-out that its estimate may fill: the next batches may be slower than the last.
+/// The estimated time until a request's answer may fill this share of its time-out, because the next batches may run slower than the
+/// last ones.
 const MARGIN: f64 = 0.8;
 
-/// The rules.
+/// The rules of admission.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Admission {
-    /// The most tokens that wait.
+    /// The maximum number of tokens in the queue.
     pub(super) limit: usize,
     /// How long a request may take.
     pub(super) timeout: Duration,
 }
 
-/// The work that comes before a new request, and how fast it goes.
+/// The work that comes before a new request, and the speed at which it is done.
 #[derive(Debug, Default)]
 pub(super) struct Load {
-    /// Tokens that wait.
+    /// Tokens in the queue.
     pub(super) waiting: usize,
     /// Tokens of the batch that runs.
     pub(super) running: usize,
@@ -66,7 +70,7 @@ pub(super) struct Load {
 impl Admission {
     /// Whether a request of `tokens` tokens is accepted.
     pub(super) fn check(&self, load: &Load, tokens: usize) -> Result<(), Refused> {
-        // A request larger than the whole queue is accepted where nothing waits: it would never find room otherwise.
+        // An empty queue accepts any request. Otherwise a request that is larger than the whole queue would never be accepted.
         if load.waiting == 0 {
             return Ok(());
         }
@@ -84,20 +88,20 @@ impl Admission {
         }
     }
 
-    /// How many tokens run before the deadline of a request that comes now.
+    /// How many tokens can run before the deadline of a request that arrives now.
     fn tokens_in_time(&self, rate: f64) -> f64 {
         self.timeout.as_secs_f64() * MARGIN * rate
     }
 
-    /// When a refused request is expected to be accepted: the tokens that must run first, over the measured rate. Whole seconds,
-    /// rounded up, at least 1. It is at most the time-out, after which all that waits now has been answered.
+    /// When a refused request is expected to be accepted: the tokens that must run first, divided by the measured rate. It is in whole
+    /// seconds, rounded up, and at least 1. It is at most the time-out, after which every request that waits now has been answered.
     fn retry_after(&self, load: &Load, tokens: usize) -> Duration {
         let must_run = |rate: f64| {
             let over_limit = load.waiting.saturating_add(tokens).saturating_sub(self.limit).min(load.waiting);
-            // Tokens leave the queue when their batch begins, which is after the batch that runs now.
+            // Tokens leave the queue when their batch starts, which is after the batch that runs now.
             let for_room = if over_limit > 0 { load.running.saturating_add(over_limit) } else { 0 };
             let for_deadline = load.ahead().saturating_add(tokens) as f64 - self.tokens_in_time(rate);
-            // Where nothing waits, every request is accepted.
+            // An empty queue accepts every request.
             (for_room as f64).max(for_deadline).min(load.ahead() as f64)
         };
         let seconds = load.throughput.rate(0.0).map_or(0.0, |rate| must_run(rate) / rate);
@@ -113,8 +117,8 @@ impl Load {
     }
 }
 
-/// How fast recent batches ran: tokens over seconds, where earlier batches weigh less. A large batch weighs more than a small one,
-/// because a full queue makes large ones.
+/// How fast recent batches ran: tokens divided by seconds. Older batches weigh less. Large batches weigh more than small ones, because
+/// a full queue produces large batches.
 #[derive(Debug, Default)]
 pub(super) struct Throughput {
     tokens: f64,
@@ -125,7 +129,7 @@ impl Throughput {
     /// Seconds of work after which an earlier batch weighs a third.
     const MEMORY: f64 = 5.0;
 
-    /// Takes in a batch that ran.
+    /// Adds the measurement of a batch.
     pub(super) fn learn(&mut self, tokens: usize, took: Duration) {
         let keep = (-took.as_secs_f64() / Self::MEMORY).exp();
         self.tokens = self.tokens * keep + tokens as f64;
@@ -168,43 +172,43 @@ mod tests {
     }
 
     #[test]
-    fn accepts_what_has_room_and_time() {
+    fn accepts_request_with_room_and_time() {
         admission(100, 30).check(&load(60, 10, 10), 40).unwrap();
-        // Nothing is known of the speed.
+        // The speed is not known yet.
         let load = Load { waiting: 60, running: 10_000, throughput: Throughput::default() };
         admission(100, 1).check(&load, 40).unwrap();
     }
 
     #[test]
-    fn a_request_larger_than_the_queue_is_accepted_where_nothing_waits() {
+    fn empty_queue_accepts_request_larger_than_the_queue() {
         admission(100, 1).check(&load(0, 10_000, 1), usize::MAX).unwrap();
         assert!(matches!(admission(100, 1).check(&load(1, 0, 1), usize::MAX), Err(Refused::Overloaded { .. })));
     }
 
     #[test]
-    fn no_room_tells_when_there_will_be() {
-        // 80 + 50 exceed 100 by 30 tokens, which leave once the 20 that run have: 50 tokens at 10 a second.
+    fn full_queue_estimates_when_there_is_room() {
+        // 80 + 50 exceed 100 by 30 tokens, which leave the queue after the 20 that run: 50 tokens at 10 a second.
         let refused = admission(100, 3600).check(&load(80, 20, 10), 50).unwrap_err();
         assert!(matches!(refused, Refused::Overloaded { queued: 80, tokens: 50, limit: 100, .. }), "{refused:?}");
         assert_eq!(retry_after(&refused), 5);
         // Rounded up.
         assert_eq!(retry_after(&admission(100, 3600).check(&load(80, 21, 10), 50).unwrap_err()), 6);
-        // Larger than the queue, it waits until nothing else does.
+        // A request larger than the queue waits until the queue is empty.
         assert_eq!(retry_after(&admission(100, 3600).check(&load(80, 20, 10), 1000).unwrap_err()), 10);
-        // There is room at once: 1 is the least.
+        // There is room almost at once, but 1 second is the minimum.
         assert_eq!(retry_after(&admission(100, 3600).check(&load(80, 20, 100_000), 50).unwrap_err()), 1);
     }
 
     #[test]
-    fn too_late_tells_when_it_will_be_in_time() {
-        // Within 10 s, of which 8 count, 80 tokens run; 100 come first and 10 are the request's: 30 too many, at 10 a second.
+    fn exceeded_deadline_estimates_when_it_can_be_met() {
+        // 80% of 10 s are 8 s, in which 80 tokens run. 100 tokens come first, and 10 are the request's: 30 too many, at 10 a second.
         let refused = admission(1000, 10).check(&load(90, 10, 10), 10).unwrap_err();
         assert!(matches!(refused, Refused::DeadlineExceeded { ahead: 100, .. }), "{refused:?}");
         assert_eq!(retry_after(&refused), 3);
     }
 
     #[test]
-    fn no_room_waits_for_the_deadline_too() {
+    fn full_queue_estimate_includes_the_deadline() {
         // One token too many for the queue, and 130 tokens too many for the deadline.
         let refused = admission(100, 10).check(&load(91, 109, 10), 10).unwrap_err();
         assert!(matches!(refused, Refused::Overloaded { .. }), "{refused:?}");
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_speed_says_one_second() {
+    fn unknown_speed_estimates_one_second() {
         let load = Load { waiting: 100, running: 100, throughput: Throughput::default() };
         assert_eq!(retry_after(&admission(100, 30).check(&load, 1).unwrap_err()), 1);
     }
@@ -234,7 +238,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the numbers: a refusal says at least one second and at most the time-out.
+        /// For any numbers, `retry_after` is at least one second and at most the time-out.
         #[test]
         fn retry_after_is_bounded(
             waiting in any::<usize>(), running in any::<usize>(), tokens in any::<usize>(), limit in any::<usize>(),
@@ -245,9 +249,9 @@ mod tests {
             }
         }
 
-        /// Once the tokens that the estimate counts on have run, the request is accepted.
+        /// Once as many tokens have run as run in the estimated time, the request is accepted.
         #[test]
-        fn after_that_time_it_is_accepted(
+        fn request_is_accepted_after_retry_after(
             waiting in 1usize..10_000, running in 0usize..1000, tokens in 1usize..2000, limit in 1usize..10_000,
             rate in 1usize..1000, seconds in 1u64..100,
         ) {
@@ -255,7 +259,7 @@ mod tests {
             if let Err(refused) = admission.check(&load(waiting, running, rate), tokens) {
                 let retry_after = retry_after(&refused);
                 let ran = rate * retry_after as usize;
-                // Batches of one token each: what ran first was the running batch.
+                // With batches of one token each, the tokens of the running batch ran first.
                 let left = (waiting + running).saturating_sub(ran);
                 let later = load(left.min(waiting), left.saturating_sub(waiting), rate);
                 prop_assert!(retry_after == seconds || admission.check(&later, tokens).is_ok());

@@ -1,15 +1,15 @@
-//! From waiting requests to batches.
+//! Collects waiting requests into batches, and runs these on one thread.
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `admission` | what is accepted: room in the queue, an answer before the deadline, and when to try again otherwise; pure |
-//! | `policy` | what runs next; pure |
-//! | `reply` | a request's answer, put together from its texts' logits |
-//! | `queue` | the requests that wait, under one lock |
-//! | `worker` | the one thread that owns the forward pass |
+//! | `admission` | decides which requests are accepted: the queue has room, and the answer comes before the deadline (pure functions) |
+//! | `policy` | decides which texts run next (pure functions) |
+//! | `reply` | collects the logits of a request's texts into its answer |
+//! | `queue` | the waiting requests, under one lock |
+//! | `worker` | the one thread that runs the forward pass |
 //!
-//! The unit is the request: it is accepted whole, answered once, and withdrawn when its client goes away. A batch takes texts off
-//! the front of the queue, whatever their adapters, and may take a part of a large request.
+//! A request is accepted whole, answered once, and withdrawn when its client goes away. A batch takes texts from the front of the
+//! queue, whatever their adapters are, and may take only a part of a large request.
 
 #[cfg(feature = "server")]
 mod admission;

@@ -1,10 +1,10 @@
-//! What runs next. Pure functions: they know sizes and keys, and nothing of threads, clocks or clients.
+//! Decides which texts run next. These are pure functions of sizes and keys, without threads, clocks or clients.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// How many texts at the front of the queue make the next batch. `sizes` are the tokens of each text, in the queue's order. As many
-/// texts are taken as fit into `limit` tokens, and always one, so that a text larger than the limit runs alone.
+/// How many texts at the front of the queue form the next batch. `sizes` are the token counts of the texts, in the queue's order. The
+/// batch has as many texts as fit into `limit` tokens, but at least one, so that a text larger than the limit runs alone.
 pub(super) fn batch_size(sizes: impl IntoIterator<Item = usize>, limit: usize) -> usize {
     let mut sum = 0usize;
     let fits = |(position, tokens): &(usize, usize)| {
@@ -15,8 +15,8 @@ pub(super) fn batch_size(sizes: impl IntoIterator<Item = usize>, limit: usize) -
     sizes.into_iter().enumerate().take_while(fits).count()
 }
 
-/// Puts the texts of one adapter next to each other. Adapters stand in the order of their first appearance, the texts of one adapter
-/// in the order that they had.
+/// Puts the texts of each adapter next to each other. Adapters are ordered by their first appearance; the texts of one adapter keep
+/// their order.
 pub(super) fn group<T, K: Eq + Hash>(batch: &mut [T], adapter: impl Fn(&T) -> K) {
     let mut appearance = HashMap::new();
     for text in batch.iter() {
@@ -26,8 +26,8 @@ pub(super) fn group<T, K: Eq + Hash>(batch: &mut [T], adapter: impl Fn(&T) -> K)
     batch.sort_by_key(|text| appearance[&adapter(text)]);
 }
 
-/// Takes the next batch off the front of `queue`, for texts that wait without a server: at most `limit` tokens, grouped by adapter.
-/// A text larger than the limit runs alone.
+/// Takes the next batch from the front of `queue`, for commands that classify without a server: at most `limit` tokens, grouped by
+/// adapter. A text larger than the limit runs alone.
 pub fn take<T, K: Eq + Hash>(
     queue: &mut VecDeque<T>,
     limit: usize,
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_fits_and_always_one() {
+    fn takes_what_fits_and_at_least_one() {
         for (sizes, limit, expected) in [
             (&[][..], 10, 0),
             (&[10], 10, 1),
@@ -71,9 +71,8 @@ mod tests {
     }
 
     proptest! {
-        /// The batch is the longest front of the queue within the limit.
         #[test]
-        fn a_batch_is_the_longest_front_that_fits(sizes in prop::collection::vec(1usize..50, 0..40), limit in 1usize..100) {
+        fn batch_is_the_longest_prefix_that_fits(sizes in prop::collection::vec(1usize..50, 0..40), limit in 1usize..100) {
             let count = batch_size(sizes.iter().copied(), limit);
             let tokens = |count: usize| sizes[..count].iter().sum::<usize>();
             prop_assert!(tokens(count) <= limit || count == 1);
@@ -81,7 +80,7 @@ mod tests {
             prop_assert_eq!(count == 0, sizes.is_empty());
         }
 
-        /// Grouping moves texts and changes none.
+        /// Grouping moves texts and does not change any.
         #[test]
         fn grouping_is_a_stable_permutation(keys in prop::collection::vec(0u8..5, 0..40)) {
             let mut batch: Vec<(usize, u8)> = keys.iter().copied().enumerate().collect();

@@ -1,4 +1,4 @@
-//! The requests that wait, first come first served: bounded by tokens, and closed at shutdown.
+//! The queue of waiting requests, first come first served. Its size is limited in tokens, and it is closed at shutdown.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,27 +11,27 @@ use super::reply::{Answer, PendingReply, ReplySlot};
 use crate::engine::Row;
 use crate::registry::Pin;
 
-/// The rows of one request, accepted together and answered once.
+/// The rows of one request, which are accepted together and answered once.
 #[derive(Debug, Default)]
 pub struct Request {
     /// A row for each text.
     pub rows: Vec<Row>,
-    /// The adapters of the rows, which stay in memory until all rows have run.
+    /// Keep the rows' adapters in memory until all rows have run.
     pub pins: Vec<Pin>,
 }
 
 impl From<Vec<Row>> for Request {
-    /// A request whose adapters somebody else keeps.
+    /// A request without pins: the caller keeps its adapters in memory.
     fn from(rows: Vec<Row>) -> Self {
         Self { rows, pins: Vec::new() }
     }
 }
 
-/// A request, or what of it has not run yet.
+/// A request of which some rows still wait.
 struct Waiting {
-    /// The number of the first row that waits.
+    /// The index of the first row that waits.
     next: usize,
-    /// The rows that wait.
+    /// The waiting rows.
     rows: vec::IntoIter<Row>,
     reply: Arc<PendingReply>,
 }
@@ -45,7 +45,7 @@ pub(super) struct Entry {
 /// The queue.
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Told of new requests and of closing.
+    /// Notified of new requests, and when the queue is closed.
     changed: Condvar,
     admission: Admission,
 }
@@ -74,7 +74,7 @@ impl Waiting {
 }
 
 impl Queue {
-    /// An open queue under these rules.
+    /// An open queue with these rules of admission.
     pub(super) fn new(admission: Admission) -> Self {
         let state = State { requests: VecDeque::new(), load: Load::default(), open: true };
         Self { state: Mutex::new(state), changed: Condvar::new(), admission }
@@ -108,7 +108,7 @@ impl Queue {
         Ok(answer)
     }
 
-    /// Waits for work and takes a batch of at most `max_tokens`; `None` once the queue is closed and empty.
+    /// Waits for requests and takes a batch of at most `max_tokens` tokens. `None` once the queue is closed and empty.
     pub(super) fn next_batch(&self, max_tokens: usize) -> Option<Vec<Entry>> {
         let mut state = self.lock();
         loop {
@@ -124,37 +124,37 @@ impl Queue {
         }
     }
 
-    /// Tells how long the batch took that [`Self::next_batch`] gave last.
+    /// Records how long the last batch of [`Self::next_batch`] took.
     pub(super) fn ran(&self, took: Duration) {
         let load = &mut self.lock().load;
         let tokens = std::mem::take(&mut load.running);
         load.throughput.learn(tokens, took);
     }
 
-    /// Accepts nothing from now on; what waits still runs.
+    /// Accepts no more requests; those in the queue still run.
     pub(super) fn close(&self) {
         self.lock().open = false;
         self.changed.notify_all();
     }
 
-    /// Whether it still accepts.
+    /// Whether it still accepts requests.
     pub(super) fn is_open(&self) -> bool {
         self.lock().open
     }
 
-    /// Tokens that wait.
+    /// The number of tokens in the queue.
     pub(super) fn tokens(&self) -> usize {
         self.lock().load.waiting
     }
 
-    /// Locks; the state is whole between any two statements, so a panic elsewhere does not matter.
+    /// Locks the state, even after a panic: no statement leaves the state inconsistent.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Takes the next batch off the front, grouped by adapter.
+    /// Takes the next batch from the front, grouped by adapter.
     fn take(&mut self, max_tokens: usize) -> Vec<Entry> {
         let sizes = self.requests.iter().flat_map(|request| request.rows.as_slice()).map(tokens);
         let count = policy::batch_size(sizes, max_tokens);
@@ -172,7 +172,7 @@ impl State {
         batch
     }
 
-    /// Drops requests whose clients went away, that have failed, or of which no row waits.
+    /// Drops requests whose client went away, requests that have failed, and requests without waiting rows.
     fn forget_unwanted(&mut self) {
         self.requests.retain(|request| !request.rows.as_slice().is_empty() && request.reply.is_wanted());
         self.load.waiting = self.requests.iter().map(Waiting::tokens).sum();

@@ -1,4 +1,4 @@
-//! A request's answer: its texts may run in several batches, and their logits are put together here.
+//! A request's answer. The texts of a request may run in several batches; their logits are collected here.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::engine::Error;
 use crate::registry::Pin;
 
-/// Why an accepted request has no logits. Each is a bug, or a device that failed.
+/// The reason why an accepted request has no logits: a bug, or a device that failed.
 #[derive(Debug, Clone, Error)]
 pub enum Failed {
     /// The forward pass raised an error.
@@ -17,12 +17,12 @@ pub enum Failed {
     /// The forward pass panicked.
     #[error("forward pass panicked: {0}")]
     Panicked(String),
-    /// The forward pass gave another number of rows than it was asked for.
-    #[error("forward pass gave {found} rows for {expected}")]
+    /// The forward pass returned another number of rows than it was given.
+    #[error("forward pass: expected logits for {expected} rows, found {found}")]
     Rows {
-        /// Rows asked for.
+        /// Rows passed in.
         expected: usize,
-        /// Rows given.
+        /// Rows returned.
         found: usize,
     },
     /// The worker ended without an answer.
@@ -30,18 +30,18 @@ pub enum Failed {
     Lost,
 }
 
-/// Logits `[labels]` of each row, or why there are none.
+/// The logits `[labels]` of each row, or the reason why there are none.
 pub(super) type Outcome = Result<Vec<Vec<f32>>, Failed>;
 
-/// The answer to an accepted request, for the one who waits for it. Dropping it withdraws what has not run yet.
+/// The receiving end of an accepted request's answer. Dropping it withdraws the rows that have not run yet.
 #[derive(Debug)]
 pub struct Answer(oneshot::Receiver<Outcome>);
 
 impl Answer {
-    /// Waits for logits `[labels]` of each row, in the rows' order.
+    /// Waits for the logits `[labels]` of each row, in the rows' order.
     ///
     /// # Errors
-    /// What went wrong in the forward pass.
+    /// The forward pass failed.
     pub async fn wait(self) -> Result<Vec<Vec<f32>>, Failed> {
         self.0.await.unwrap_or(Err(Failed::Lost))
     }
@@ -55,22 +55,23 @@ impl Answer {
     }
 }
 
-/// The answer to an accepted request, for those who make it.
+/// The sending end of an accepted request's answer.
 pub(super) struct PendingReply(Mutex<ReplyState>);
 
 struct ReplyState {
-    /// Of each row; empty until the row has run.
+    /// The logits of each row; empty until the row has run.
     logits: Vec<Vec<f32>>,
     /// Rows that have not run.
     missing: usize,
-    /// Taken by the one answer.
+    /// `None` once the answer is sent.
     sender: Option<oneshot::Sender<Outcome>>,
-    /// The adapters of the rows. Given back before the answer is sent: a client that has its answer finds them unpinned.
+    /// The pins of the rows' adapters. They are dropped before the answer is sent, so that a client with an answer finds its
+    /// adapters unpinned.
     pins: Vec<Pin>,
 }
 
 impl PendingReply {
-    /// For a request of `rows` rows. A request without rows is answered at once.
+    /// Both ends of the answer to a request of `rows` rows. A request without rows is answered at once.
     pub(super) fn new(rows: usize, pins: Vec<Pin>) -> (Arc<Self>, Answer) {
         let (sender, answer) = oneshot::channel();
         let mut state = ReplyState { logits: vec![Vec::new(); rows], missing: rows, sender: Some(sender), pins };
@@ -80,12 +81,12 @@ impl PendingReply {
         (Arc::new(Self(Mutex::new(state))), Answer(answer))
     }
 
-    /// Whether somebody still waits: no answer was given yet, and the client is there.
+    /// Whether the client still waits: the answer has not been sent, and the client has not gone away.
     pub(super) fn is_wanted(&self) -> bool {
         self.lock().sender.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
-    /// Locks; the state is whole between any two statements, so a panic elsewhere does not matter.
+    /// Locks the state, even after a panic: no statement leaves the state inconsistent.
     fn lock(&self) -> MutexGuard<'_, ReplyState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,21 +95,21 @@ impl PendingReply {
 impl ReplyState {
     fn send(&mut self, outcome: Outcome) {
         if let Some(sender) = self.sender.take() {
-            // The client may have gone away: then there is nobody to tell.
+            // Sending fails if the client has gone away.
             let _ = sender.send(outcome);
         }
     }
 }
 
-/// Where the logits of one row go.
+/// The place of one row's logits in the answer.
 pub(super) struct ReplySlot {
-    /// The row's number in its request.
+    /// The row's index in its request.
     pub(super) index: usize,
     pub(super) reply: Arc<PendingReply>,
 }
 
 impl ReplySlot {
-    /// Hands in the row's logits; the last row of a request sends its answer.
+    /// Stores the row's logits. The last row of a request sends its answer.
     pub(super) fn finish(self, logits: Vec<f32>) {
         let mut state = self.reply.lock();
         state.logits[self.index] = logits;
@@ -120,7 +121,7 @@ impl ReplySlot {
         }
     }
 
-    /// Answers the row's request with a failure, unless it was answered before.
+    /// Answers the row's request with a failure, unless it has been answered already.
     pub(super) fn fail(self, failure: Failed) {
         self.reply.lock().send(Err(failure));
     }

@@ -1,4 +1,4 @@
-//! The thread that owns the forward pass.
+//! The thread that runs the forward pass.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,29 +11,29 @@ use super::queue::{Entry, Queue, Request};
 use super::reply::{Answer, Failed, Outcome, ReplySlot};
 use crate::engine::{Error, Row};
 
-/// How much runs and waits at a time.
+/// Limits of batches, of the queue and of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most tokens of a batch; a single text may be longer.
+    /// The maximum number of tokens in a batch; a single text may be longer.
     pub batch_tokens: usize,
-    /// The most tokens that wait.
+    /// The maximum number of tokens in the queue.
     pub queued_tokens: usize,
-    /// How long a request may take: what could not run in time is refused at once.
+    /// How long a request may take. A request that could not be answered in this time is refused at once.
     pub timeout: Duration,
 }
 
-/// A queue with its worker. Every request that it accepts gets exactly one answer.
+/// A queue and its worker. Every accepted request gets exactly one answer.
 pub struct Scheduler {
     queue: Arc<Queue>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Scheduler {
-    /// Starts the worker. `forward` gives logits `[labels]` for each row, in the rows' order; it runs on the worker alone. A
-    /// panic or an error inside fails the requests of that batch, and the worker goes on.
+    /// Starts the worker. `forward` returns the logits `[labels]` of each row, in the rows' order; only the worker calls it. If it
+    /// panics or returns an error, the requests of that batch fail, and the worker continues.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// The system cannot start a thread.
     pub fn start(
         limits: Limits,
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
@@ -54,12 +54,12 @@ impl Scheduler {
     /// Accepts all rows of a request, or none.
     ///
     /// # Errors
-    /// No room for the rows' tokens, no answer in time, or shutting down.
+    /// The queue has no room for the rows' tokens, the answer would be late, or the scheduler is shutting down.
     pub fn submit(&self, request: impl Into<Request>) -> Result<Answer, Refused> {
         self.queue.push(request.into())
     }
 
-    /// Whether a request of at least `tokens` tokens has a chance now: asked before the work of tokenizing.
+    /// Whether a request of at least `tokens` tokens could be accepted now. It is asked before a request's texts are tokenized.
     ///
     /// # Errors
     /// As [`Scheduler::submit`].
@@ -67,7 +67,7 @@ impl Scheduler {
         self.queue.admits(tokens)
     }
 
-    /// Tokens that wait.
+    /// The number of tokens in the queue.
     #[must_use]
     pub fn queued_tokens(&self) -> usize {
         self.queue.tokens()
@@ -79,17 +79,17 @@ impl Scheduler {
         !self.queue.is_open()
     }
 
-    /// Accepts nothing from now on; what waits still runs.
+    /// Accepts no more requests; those in the queue still run.
     pub fn close(&self) {
         self.queue.close();
     }
 
-    /// Closes, and returns once all that was accepted is answered.
+    /// Closes the queue, and returns once every accepted request is answered.
     pub fn drain(&self) {
         self.close();
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(worker) = worker {
-            // The worker catches what the forward pass throws; whatever else ended it has been printed by the panic hook.
+            // The worker catches panics of the forward pass. The panic hook has printed any other panic.
             let _ = worker.join();
         }
     }
@@ -116,7 +116,7 @@ fn run(batch: Vec<Entry>, forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Err
 }
 
 fn outcome(rows: &[Row], forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>) -> Outcome {
-    // What `forward` shares never changes, so that a panic cannot leave it half-changed.
+    // `forward` changes no shared state, so that a panic cannot leave any inconsistent.
     let result = catch_unwind(AssertUnwindSafe(|| forward(rows)));
     let logits = result.map_err(|panic| Failed::Panicked(message(&*panic)))?;
     let logits = logits.map_err(|error| Failed::Forward(Arc::new(error)))?;

@@ -1,26 +1,26 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::sync::Arc;
 
 use super::config::Config;
 use super::error::ApiError;
-use super::tokenising::{Permit, Tokenizing};
+use super::tokenizing::{Permit, Tokenizing};
 use crate::engine::{Engine, Error, Row};
 use crate::registry::{Registry, RegistryError};
 use crate::scheduler::{Limits, Scheduler};
 
-/// Why a server did not start.
+/// An error that keeps a server from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The adapters' folder cannot be read, or the system refuses a thread.
+    /// The adapters' folder cannot be read, or the system cannot start a thread.
     #[error(transparent)]
     Engine(#[from] Error),
-    /// An adapter to preload cannot be had.
+    /// An adapter to preload cannot be loaded.
     #[error(transparent)]
     Preload(#[from] RegistryError),
 }
 
-/// A base, its adapters and the worker, configured.
+/// A server's configuration, base, adapters and worker.
 pub struct App {
     config: Config,
     engine: Arc<Engine>,
@@ -33,7 +33,7 @@ impl App {
     /// Opens the folder of adapters, loads those to be preloaded, and starts the worker over `engine`.
     ///
     /// # Errors
-    /// A folder that cannot be read, or an adapter to preload that cannot be had.
+    /// The folder or an adapter to preload cannot be read, or the preloaded adapters do not fit into `--adapter-memory` together.
     pub fn new(engine: Arc<Engine>, config: Config) -> Result<Self, StartError> {
         let worker = Arc::clone(&engine);
         Self::with_forward(engine, config, move |rows| worker.logits(rows))
@@ -50,7 +50,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let source = Arc::clone(&engine);
         let registry = Arc::new(Registry::new(source, &config.adapters, config.adapter_memory)?);
-        // All are held until the last is loaded, so that one that does not fit is an error and evicts none of the others.
+        // All pins are held until the last adapter is loaded. An adapter that does not fit is then an error, and evicts no other.
         let preloaded: Vec<_> = config.preload.iter().map(|name| registry.get(name)).collect::<Result<_, _>>()?;
         drop(preloaded);
         let limits = Limits {
@@ -63,7 +63,7 @@ impl App {
         Ok(Self { config, engine, registry, scheduler, tokenizing })
     }
 
-    /// How it serves.
+    /// The settings.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
@@ -87,18 +87,18 @@ impl App {
         &self.scheduler
     }
 
-    /// Waits for a permit to tokenize so many bytes of text.
+    /// Waits for a permit to tokenize `bytes` bytes of text.
     ///
     /// # Errors
-    /// Too much waits already.
+    /// Too many requests wait already.
     pub(super) async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
         self.tokenizing.permit(bytes).await
     }
 
-    /// Accepts nothing from now on, and returns once all that was accepted is answered.
+    /// Accepts no more requests, and returns once every accepted request is answered.
     pub(super) async fn drain(self: &Arc<Self>) {
         self.scheduler.close();
-        // A thread that panicked has answered nobody, and the requests know by their channels.
+        // If that thread panics, the channels of the unanswered requests close, and each request gets an error.
         let app = Arc::clone(self);
         let _ = tokio::task::spawn_blocking(move || app.scheduler.drain()).await;
     }

@@ -1,4 +1,4 @@
-//! The API key.
+//! The check of the API key.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use axum::response::Response;
 use super::app::App;
 use super::error::ApiError;
 
-/// Lets a request pass that bears the key, if there is one. What probes ask is open to all: they carry no key.
+/// Rejects a request without the API key, if the server has one. `/health` and `/ready` need no key, because probes carry none.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let open = matches!(request.uri().path(), "/health" | "/ready");
     match &app.config().api_key {
@@ -19,7 +19,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     }
 }
 
-/// The token of `Authorization: Bearer <token>`; the scheme's name is the same in any case.
+/// The token of `Authorization: Bearer <token>`. The scheme's name may be in upper or lower case.
 fn bearer(request: &Request) -> Option<&[u8]> {
     let value = request.headers().get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("bearer ".len())?;

@@ -7,13 +7,13 @@ use axum::body::{Body, HttpBody};
 
 use super::error::ApiError;
 
-/// A body of up to so many times the limit is read to its end and thrown away: a client that is cut off while it writes often does
-/// not read the answer.
+/// A body that is larger than the limit, but at most this many times as large, is read to its end and thrown away. A client whose
+/// connection is closed while it still writes often does not read the answer.
 const DISCARD: usize = 16;
 
 /// The whole body, at most `limit` bytes, whatever its content type.
 pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-    // Nothing of it is read, because it would be cut off before its end anyway.
+    // Such a body would not be read to its end, so that reading a part of it would not help the client.
     if body.size_hint().lower() > (limit as u64).saturating_mul(DISCARD as u64) {
         return Err(ApiError::PayloadTooLarge { limit });
     }

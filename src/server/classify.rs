@@ -15,7 +15,7 @@ use super::app::App;
 use super::body;
 use super::error::ApiError;
 use super::extract::{blocking, path};
-use super::tokenising::Permit;
+use super::tokenizing::Permit;
 use crate::engine::Row;
 use crate::engine::score::{Function, Scored, rank};
 use crate::registry::Pin;
@@ -27,10 +27,10 @@ pub(super) fn parse(body: &[u8]) -> Result<(), ApiError> {
     ClassifyRequest::parse(body).map(|_| ())
 }
 
-/// How many texts of the request lost tokens.
+/// The header that counts the truncated texts of the request.
 const TRUNCATED: &str = "x-truncated";
 
-/// Scores of every text by one adapter.
+/// Answers with the labels and scores that one adapter gives each text.
 pub(super) async fn classify(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
@@ -46,7 +46,7 @@ pub(super) async fn classify(
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
     let permit = match permit(&app, &texts).await {
         Ok(permit) => permit,
-        // To try again would not help where there is no such adapter.
+        // If there is no such adapter, the answer is 404: trying again would not help.
         Err(full) => {
             blocking(move || app.registry().find(&name)).await??;
             return Err(full);
@@ -55,7 +55,7 @@ pub(super) async fn classify(
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
     let prepare = move || {
-        // Held by the thread that tokenizes, which goes on when the request has timed out.
+        // The thread that tokenizes holds the permit, because it goes on after its request has timed out.
         let _permit = permit;
         prepare(&worker, &name, &texts, &limit)
     };
@@ -69,13 +69,14 @@ pub(super) async fn classify(
     Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
 }
 
-/// Waits for a permit to tokenize. A full queue refuses before that work; every text has at least one token.
+/// Waits for a permit to tokenize. A full queue refuses the request before it is tokenized; each text counts as one token there,
+/// which is the least that it can have.
 async fn permit(app: &App, texts: &[Text]) -> Result<Permit, ApiError> {
     app.scheduler().admits(texts.len())?;
     app.permit(texts.iter().map(Text::bytes).sum()).await
 }
 
-/// The adapter, pinned, and the texts as tokens.
+/// Pins the adapter, loading it if need be, and tokenizes the texts.
 fn prepare(app: &App, name: &str, texts: &[Text], limit: &Limit) -> Result<(Pin, Vec<Encoded>), ApiError> {
     let pin = app.registry().get(name)?;
     let encode = |text: &Text| app.engine().encode(&text.text, text.pair.as_deref(), limit);
@@ -95,7 +96,7 @@ fn answer(
         rank(labels, logits, function, top).ok_or_else(|| {
             let (name, labels) = (pin.name(), labels.len());
             if logits.len() == labels {
-                // The adapter's numbers are finite, but too large for this base, or the base's own numbers are not finite.
+                // Either the adapter's weights are finite but too large for this base, or the base's own weights are not finite.
                 ApiError::Unprocessable(format!("adapter {name:?} on this base gives logits that are not finite"))
             } else {
                 ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}"))

@@ -1,5 +1,5 @@
-//! The settings of `polyrank serve`. This is the only place where a setting is declared: its name, environment variable, default and
-//! help all stand here, and clap reads them.
+//! The settings of `polyrank serve`. Each setting is declared here only, with its name, environment variable, default and help, which
+//! clap reads.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, RangedU64Valu
 use clap::{ArgAction, Args};
 use sha2::{Digest, Sha256};
 
-/// How to serve.
+/// The settings of the server.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
-    /// The base as the user named it: a folder, a hub id or `default`. `/info` tells it.
+    /// The base as the user named it: a folder, a hub id or `default`. `/info` reports it.
     #[arg(skip)]
     pub model_id: String,
-    /// Folder of the adapters: each subfolder with an adapter_config.json is an adapter
+    /// Folder of adapters: each subfolder that holds an adapter_config.json is an adapter
     #[arg(long, env = "POLYRANK_ADAPTERS", value_name = "DIR", help_heading = "Adapters")]
     pub adapters: PathBuf,
-    /// The most bytes that adapters take in memory: 1GiB, 64MiB, 4096
+    /// Memory for loaded adapters, in bytes: 1GiB, 64MiB, 4096
     #[arg(long, env = "POLYRANK_ADAPTER_MEMORY", value_name = "BYTES", default_value = "1GiB", value_parser = bytes,
           help_heading = "Adapters")]
     pub adapter_memory: usize,
@@ -27,41 +27,41 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_PRELOAD", value_name = "A,B", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new(),
           help_heading = "Adapters")]
     pub preload: Vec<String>,
-    /// The most tokens of a batch; a single text may be longer
+    /// Maximum number of tokens in a batch; a single text may be longer
     #[arg(long, env = "POLYRANK_MAX_BATCH_TOKENS", value_name = "N", default_value = "16384", value_parser = positive(),
           help_heading = "Batching")]
     pub max_batch_tokens: usize,
-    /// The most tokens that wait; requests beyond that get 429, and so do requests that could not be answered in time
+    /// Maximum number of tokens in the queue; requests beyond that get 429, as do requests that could not be answered in time
     #[arg(long, env = "POLYRANK_MAX_QUEUED_TOKENS", value_name = "N", default_value = "131072", value_parser = positive(),
           help_heading = "Batching")]
     pub max_queued_tokens: usize,
-    /// The most texts of a request
+    /// Maximum number of texts in a request
     #[arg(long, env = "POLYRANK_MAX_CLIENT_BATCH_SIZE", value_name = "N", default_value = "32", value_parser = positive(),
           help_heading = "Limits")]
     pub max_client_batch_size: usize,
-    /// The most bytes of a request's body: 2000000, 4MiB
+    /// Maximum size of a request's body in bytes: 2000000, 4MiB
     #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = bytes,
           help_heading = "Limits")]
     pub payload_limit: usize,
-    /// The most time from a request's head to its answer, and for the head itself: 30s, 500ms, 2m
+    /// Time limit for answering a request, and for reading its head: 30s, 500ms, 2m
     #[arg(long, env = "POLYRANK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration,
           help_heading = "Limits")]
     pub request_timeout: Duration,
-    /// Whether to cut texts that are too long, where a request does not say
+    /// Whether to truncate texts that are too long, unless a request says otherwise
     #[arg(long, env = "POLYRANK_AUTO_TRUNCATE", value_name = "BOOL", default_value = "true", action = ArgAction::Set,
           value_parser = BoolishValueParser::new(), help_heading = "Limits")]
     pub auto_truncate: bool,
-    /// The key that requests must bear, as `Authorization: Bearer K`; /health and /ready need none
+    /// API key that requests must send as `Authorization: Bearer K`; /health and /ready need none
     #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, help_heading = "Security")]
     pub api_key: Option<ApiKey>,
 }
 
-/// A whole number above 0.
+/// Reads a whole number above 0.
 fn positive() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
 
-/// Bytes above 0, as [`parse_size`] reads them.
+/// Reads a number of bytes above 0, in the units of [`parse_size`].
 fn bytes(text: &str) -> Result<usize, String> {
     let bytes = parse_size::parse_size(text).map_err(|error| error.to_string())?;
     match usize::try_from(bytes) {
@@ -71,10 +71,10 @@ fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The longest time that clocks are asked to add: a year.
+/// The longest time that a setting may give: a year. Far longer times would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A time above 0, as [`humantime`] reads it.
+/// Reads a time above 0, in the units of [`humantime`].
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be above 0".into()),
@@ -83,8 +83,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A key that requests must bear. Only its SHA-256 is kept: it cannot appear in a log, and comparing takes the same time wherever two
-/// keys differ.
+/// The API key that requests must send. Only its SHA-256 is kept: the key cannot appear in a log, and the time of a comparison does
+/// not tell where two keys differ.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey([u8; 32]);
 
@@ -95,7 +95,7 @@ impl ApiKey {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
-    /// Whether it is `key`.
+    /// Whether `key` is this key.
     #[must_use]
     pub fn is(&self, key: &[u8]) -> bool {
         self.0 == <[u8; 32]>::from(Sha256::digest(key))
@@ -105,7 +105,7 @@ impl ApiKey {
 impl FromStr for ApiKey {
     type Err = &'static str;
 
-    /// A header can carry a key only without blanks around it.
+    /// Refuses an empty key, and a key with blanks around it, because a header cannot carry those.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.trim() {
             "" => Err("must not be empty"),
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_itself_alone_and_never_printed() {
+    fn api_key_matches_only_itself_and_is_never_printed() {
         let key: ApiKey = "secret".parse().unwrap();
         assert!(key.is(b"secret"));
         for other in [&b""[..], b"secre", b"secret ", b"Secret"] {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_units_and_are_above_zero() {
+    fn bytes_take_units_and_must_be_above_zero() {
         for (text, expected) in [
             ("7B", 7),
             ("4096", 4096),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units_and_are_above_zero() {
+    fn durations_take_units_and_must_be_above_zero() {
         for (text, milliseconds) in [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
@@ -173,9 +173,8 @@ mod tests {
         }
     }
 
-    /// Each setting has its environment variable and its section of `--help`.
     #[test]
-    fn each_setting_is_declared_in_full() {
+    fn every_setting_has_an_environment_variable_help_and_a_section() {
         let command = Config::augment_args(Command::new("serve"));
         for arg in command.get_arguments() {
             let flag = arg.get_long().unwrap();
@@ -186,9 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_above_zero() {
+    fn numbers_must_be_above_zero() {
         let parse = |args: &[&str]| {
-            // A variable of whoever runs the tests must not count.
+            // The environment variables of whoever runs the tests must not count.
             let command = Config::augment_args(Command::new("serve")).mut_args(|arg| arg.env(None::<&str>));
             let matches = command.try_get_matches_from([&["serve", "--adapters", "a"], args].concat())?;
             Config::from_arg_matches(&matches)

@@ -14,10 +14,11 @@ use crate::registry::RegistryError;
 use crate::scheduler::{Failed, Refused};
 use crate::text::TokenizeError;
 
-/// When a client may try again where nothing is measured that would tell.
+/// After this time a client may try again, where no measurement gives a better estimate.
 pub(super) const RETRY_SOON: Duration = Duration::from_secs(1);
 
-/// An error returned to the client. Its text goes there too, except for [`ApiError::Internal`] and [`ApiError::Unavailable`].
+/// An error returned to the client, with its text. The texts of [`ApiError::Internal`] and [`ApiError::Unavailable`] go to the log
+/// instead.
 #[derive(Debug, Error)]
 pub enum ApiError {
     /// Not UTF-8, not JSON, or values of the wrong types.
@@ -35,7 +36,7 @@ pub enum ApiError {
     /// The route is there, but not for this method.
     #[error("{0} is not a method of this route")]
     MethodNotAllowed(String),
-    /// Another version than the one in service.
+    /// The adapter's files are no longer those of the version in service.
     #[error("{0}")]
     Conflict(RegistryError),
     /// A body over the limit.
@@ -45,43 +46,43 @@ pub enum ApiError {
         limit: usize,
     },
     /// More texts than a request may carry.
-    #[error("{texts} texts, and a request may carry {limit}")]
+    #[error("the request has {texts} texts; at most {limit} are allowed")]
     TooManyTexts {
         /// Texts of the request.
         texts: usize,
         /// `--max-client-batch-size`.
         limit: usize,
     },
-    /// Well-formed, but of no use.
+    /// The request is well-formed but unusable.
     #[error("{0}")]
     Unprocessable(String),
-    /// The adapter asked for cannot be served.
+    /// The requested adapter cannot be served.
     #[error("{0}")]
     InvalidAdapter(RegistryError),
-    /// The server has no room for the request now, or could not answer it in time.
+    /// A queue is full, or the request could not be answered in time.
     #[error("{reason}")]
     Overloaded {
-        /// What is full.
+        /// Which queue is full, or how long the answer would take.
         reason: String,
         /// When the request is expected to be accepted, in whole seconds.
         retry_after: Duration,
     },
-    /// The system denies what an adapter's loading needs, for now.
+    /// The system cannot read the adapter at the moment, for example because too many files are open.
     #[error("the adapter cannot be read now; the server's log has the cause")]
     Unavailable(String),
-    /// Shutting down.
+    /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
-    /// No answer within the time of a request.
+    /// The request was not answered within `--request-timeout`.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// A bug. The text is for the log alone.
+    /// A bug. Only the log has the text.
     #[error("{0}")]
     Internal(String),
 }
 
 impl ApiError {
-    /// The table: each error's status and its name for programs.
+    /// The table: each error's status, and its `error_type`.
     #[must_use]
     pub fn status(&self) -> (StatusCode, &'static str) {
         match self {
@@ -103,7 +104,7 @@ impl ApiError {
         }
     }
 
-    /// When the client may try again, where that helps.
+    /// After which time the client may try again, where that helps.
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after, .. } => Some(*retry_after),
@@ -112,7 +113,7 @@ impl ApiError {
         }
     }
 
-    /// What the client is told.
+    /// The text that the client gets.
     fn message(&self) -> String {
         match self {
             Self::Internal(_) => "internal error; the server's log has the cause".into(),
@@ -148,7 +149,7 @@ impl From<RegistryError> for ApiError {
             RegistryError::Busy { .. } => Self::Overloaded { reason: error.to_string(), retry_after: RETRY_SOON },
             RegistryError::TooLarge { .. } => Self::InvalidAdapter(error),
             RegistryError::Invalid { source, .. } => match &**source {
-                Error::Adapter(AdapterError::Io { source, .. }) if !of_the_file(source) => {
+                Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source) => {
                     Self::Unavailable(error.to_string())
                 }
                 // Not the adapter's fault: the base or the device failed.
@@ -160,8 +161,8 @@ impl From<RegistryError> for ApiError {
     }
 }
 
-/// Whether it is the file that is wrong, and not the machine that has no room or no more handles.
-fn of_the_file(error: &std::io::Error) -> bool {
+/// Whether the file is at fault, rather than the machine (which may be out of memory or of file handles).
+fn is_fault_of_file(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(
         error.kind(),
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_is_not_blamed_for_the_machine() {
+    fn failures_of_the_machine_are_not_invalid_adapters() {
         let io = |source: IoError| AdapterError::Io { file: PathBuf::from("x"), source };
         assert_eq!(status(io(ErrorKind::NotFound.into())), 422);
         assert_eq!(status(io(ErrorKind::PermissionDenied.into())), 422);

@@ -1,4 +1,4 @@
-//! What several routes do first: read the path, and leave the asynchronous threads for work that blocks.
+//! What several routes share: reading the path, and moving blocking work off the asynchronous threads.
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
@@ -6,7 +6,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::ApiError;
 
-/// The end of a path that varies: an adapter's name, which may hold a slash.
+/// The variable end of a route's path: an adapter's name, which may contain slashes.
 pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
     match name {
         Ok(Path(name)) => Ok(name),
@@ -14,7 +14,7 @@ pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, 
     }
 }
 
-/// Runs what would hold up other requests on a thread of its own.
+/// Runs `work`, which would hold up other requests, on a thread for blocking work.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     spawn_blocking(work).await.map_err(|error| ApiError::Internal(error.to_string()))
 }

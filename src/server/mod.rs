@@ -1,6 +1,7 @@
-//! HTTP: routes, types, and the table of statuses.
+//! HTTP: routes, types of requests and answers, and the table of statuses.
 //!
-//! [`run`] takes its world as arguments (a listener, an [`App`], a future that ends it), so that tests start it on port 0.
+//! [`run`] takes everything that it needs as arguments: a listener, an [`App`], and a future whose end shuts it down. Tests start it
+//! on port 0.
 
 mod app;
 mod auth;
@@ -10,7 +11,7 @@ mod config;
 mod error;
 mod extract;
 mod routes;
-mod tokenising;
+mod tokenizing;
 
 use std::future::Future;
 use std::pin::pin;
@@ -27,13 +28,13 @@ pub use app::{App, StartError};
 pub use config::{ApiKey, Config};
 pub use error::ApiError;
 
-/// What `POST /classify/{adapter}` makes of a body, thrown away.
+/// Parses a body as `POST /classify/{adapter}` does, and drops the result.
 #[cfg(fuzzing)]
 pub(crate) fn parse_request(body: &[u8]) {
     let _ = classify::parse(body);
 }
 
-/// The time between two tries where no connection can be accepted, mostly because too many files are open.
+/// The pause after a failure to accept a connection. Mostly too many files are open then.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Serves until `shutdown` ends. Then new requests get 503, requests that were accepted before are answered, and connections close.
@@ -72,7 +73,8 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // An answer is written at once, so there is nothing to wait for. Without this option it only comes later.
+                // Each answer is written at once, so that nothing is gained by holding packets back. If setting this fails, answers
+                // only come later.
                 let _ = stream.set_nodelay(true);
                 return stream;
             }

@@ -1,7 +1,7 @@
 //! The routes.
 //!
-//! The time-out and the API key are layers of our own, of a few lines each, because those of `tower-http` answer without our JSON
-//! body, and its check of a bearer token compares it in a time that depends on the token.
+//! The time-out and the check of the API key are layers of our own, of a few lines each. Those of `tower-http` answer without our
+//! JSON body, and the time of its comparison of bearer tokens depends on the token.
 
 use std::sync::Arc;
 
@@ -31,14 +31,14 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/info", get(info))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
-        // The body is read by `body::read`, which has the limit.
+        // `body::read` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&app), time_out))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check))
         .with_state(app)
 }
 
-/// Every request has an answer in time.
+/// Answers a request with an error once `--request-timeout` has passed.
 async fn time_out(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let limit = app.config().request_timeout;
     tokio::time::timeout(limit, next.run(request)).await.map_err(|_| ApiError::TimedOut(limit))
@@ -52,12 +52,12 @@ async fn method_not_allowed(method: Method) -> ApiError {
     ApiError::MethodNotAllowed(method.to_string())
 }
 
-/// Alive.
+/// `GET /health`: the process runs.
 async fn health() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// Takes requests.
+/// `GET /ready`: the server accepts requests.
 async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     if app.scheduler().is_draining() { Err(ApiError::Draining) } else { Ok(Json(json!({ "status": "ready" }))) }
 }

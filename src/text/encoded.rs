@@ -1,12 +1,12 @@
-//! One text as token ids.
+//! A tokenized text.
 
-/// One tokenized text.
+/// A tokenized text, or a pair of texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
-    /// Token ids with special tokens, `[t]`.
+    /// Token ids, including special tokens, `[t]`.
     pub ids: Vec<u32>,
-    /// Segment of each token (0, or 1 in the second text of a pair), `[t]`.
+    /// The segment of each token: 0, or 1 in the second text of a pair, `[t]`.
     pub type_ids: Vec<u32>,
-    /// Whether tokens were cut off to fit.
+    /// Whether the text was truncated.
     pub truncated: bool,
 }

@@ -1,10 +1,10 @@
-//! Texts: from characters to token ids, and from data files to rows.
+//! Tokenizes texts, and reads rows from data files.
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `tokenizer.rs` | from a text or a pair to ids, as `transformers` does |
-//! | `encoded.rs` | a text as ids |
-//! | `rows/` | data files of any format, a row at a time |
+//! | `tokenizer.rs` | turns a text or a pair into token ids, as `transformers` does |
+//! | `encoded.rs` | a tokenized text |
+//! | `rows/` | reads data files of any format, a row at a time |
 
 mod encoded;
 pub mod rows;

@@ -1,4 +1,4 @@
-//! From a text, or a pair, to token ids, as `transformers`' fast tokenizers do.
+//! Turns a text or a pair into token ids, as the fast tokenizers of `transformers` do.
 
 mod class;
 mod side;
@@ -17,7 +17,7 @@ pub(crate) use side::{FILES as SIDE_FILES, Side, Token};
 
 use crate::text::Encoded;
 
-/// A tokenizer that cannot be read, or a text that it cannot take.
+/// A tokenizer that cannot be read, or a text that cannot be tokenized.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizeError {
     /// A file of the tokenizer is missing or malformed.
@@ -28,96 +28,96 @@ pub enum TokenizeError {
         /// What is wrong.
         reason: String,
     },
-    /// A file of the tokenizer asks for what is not served.
+    /// A file of the tokenizer uses a feature that is not supported.
     #[error("{path}: {key}: expected {expected}, found {found}")]
     Unsupported {
         /// The file.
         path: PathBuf,
         /// The key, or the part of `tokenizer.json`.
         key: String,
-        /// What would be served.
+        /// The value that is supported.
         expected: String,
-        /// What it says.
+        /// The value in the file.
         found: String,
     },
-    /// A text is too long and may not be cut.
+    /// A text is too long and must not be truncated.
     #[error("a text of {tokens} tokens is longer than {max_length}, and truncation is off")]
     TooLong {
-        /// With special tokens.
+        /// The text's number of tokens, including special tokens.
         tokens: usize,
-        /// The most that are allowed.
+        /// The maximum number of tokens.
         max_length: usize,
     },
-    /// A limit under which no text fits, or above what the base takes.
+    /// A limit that is too small for any text, or larger than the base allows.
     #[error("max_length: expected {least} to {most}, found {found}")]
     Limit {
-        /// Special tokens and one more.
+        /// The number of special tokens, plus one.
         least: usize,
-        /// What the base takes.
+        /// The longest text that the base allows.
         most: usize,
-        /// What was asked.
+        /// The requested limit.
         found: usize,
     },
-    /// The tokenizer knows a token that the base has no embedding of.
+    /// The tokenizer produced a token for which the base has no embedding.
     #[error("token {content:?} of the text has the id {token}: expected one of the base's {words}")]
     Word {
         /// The token.
         content: String,
         /// Its id.
         token: u32,
-        /// Rows of the base's word table.
+        /// The number of rows of the base's word embeddings.
         words: usize,
     },
-    /// An empty text, of a tokenizer that adds no special tokens: there is nothing to classify.
+    /// The text is empty and the tokenizer adds no special tokens, so that there is nothing to classify.
     #[error("the text has no tokens, and this base's tokenizer adds none")]
     Nothing,
-    /// The tokenizer refused the text.
-    #[error("the text could not be tokenised: {0}")]
+    /// The tokenizer failed on the text.
+    #[error("the text could not be tokenized: {0}")]
     Text(String),
 }
 
-/// How long a text may be, and what happens to a longer one.
+/// How long a text may be, and whether a longer text is truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// The most tokens with special tokens; `None` is what the base takes.
+    /// The maximum number of tokens, including special tokens; `None` is the base's maximum.
     pub max_length: Option<usize>,
-    /// Whether longer texts are cut (a pair's longer text first) or refused.
+    /// Whether longer texts are truncated (the longer text of a pair first) or refused.
     pub truncate: bool,
 }
 
-/// A base's tokenizer. Shared between threads; encoding changes nothing in it.
+/// A base's tokenizer. Threads share it, because encoding does not change it.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_length: usize,
-    /// Rows of the base's word table.
+    /// The number of rows of the base's word embeddings.
     words: usize,
-    /// The side that loses tokens.
+    /// The side at which texts are truncated.
     side: TruncationDirection,
-    /// Whether the model is given type ids; zeros otherwise.
+    /// Whether the model gets the tokenizer's type ids. Otherwise they are all 0.
     typed: bool,
 }
 
-/// What a tokenizer is to know of its base.
+/// What a tokenizer needs to know about its base.
 #[derive(Debug, Clone, Copy)]
 pub struct BaseInputs<'a> {
-    /// The architecture, which decides the tokenizer's class where no file names one.
+    /// The architecture, which decides the tokenizer's class if no file names one.
     pub model_type: &'a str,
     /// The class that the base's configuration names.
     pub tokenizer_class: Option<&'a str>,
-    /// The most tokens of a text.
+    /// The maximum number of tokens of a text.
     pub positions: usize,
-    /// Rows of the word table: ids are below.
+    /// The number of rows of the word embeddings. Token ids must be below it.
     pub words: usize,
 }
 
 impl Tokenizer {
-    /// Reads `dir/tokenizer.json` and the files beside it, and makes of them what `transformers` makes: tokens that other files add,
-    /// and the parts that the tokenizer's class makes by `tokenizer_config.json`. Padding, and the length of a truncation, are
-    /// ignored: texts are cut by [`Limit`] and never padded. The longest text is the lesser of `model_max_length` in
-    /// `tokenizer_config.json`, where that says one, and the base's.
+    /// Reads `dir/tokenizer.json` and the files beside it, and builds the same tokenizer as `transformers`. It includes the tokens that
+    /// the other files add, and the parts that the tokenizer's class makes from `tokenizer_config.json`. The files' padding and
+    /// truncation length are ignored: [`Limit`] truncates texts, and texts are never padded. The maximum length is the smaller of
+    /// `model_max_length` in `tokenizer_config.json`, if given, and the base's maximum.
     ///
     /// # Errors
-    /// A file that is missing or malformed, a class that is not served, or a longest text without room for tokens.
+    /// A file is missing or malformed, the tokenizer's class is not supported, or `model_max_length` leaves no room for tokens.
     pub fn open(dir: &Path, base: &BaseInputs) -> Result<Self, TokenizeError> {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(file(&path))?;
@@ -145,7 +145,7 @@ impl Tokenizer {
         {
             tracing::warn!(token, id, words = base.words, "the base has no embedding of an added token");
         }
-        // Some files say 1e30 for "no limit". The conversion saturates: it becomes the largest integer.
+        // Some files give 1e30 for "no limit", which saturates to the largest integer here.
         let stated = side.get::<f64>("model_max_length")?.or(side.get::<f64>("max_len")?);
         let stated = stated.map_or(usize::MAX, |stated| stated as usize);
         let cut = side.get::<String>("truncation_side")?.or(cut);
@@ -163,24 +163,26 @@ impl Tokenizer {
             },
             typed: class.gives_types(&side)?,
         };
-        match tokenizer.max_length > tokenizer.special(false) {
-            true => Ok(tokenizer),
-            false => Err(file(settings)(format!("model_max_length {} leaves no room", tokenizer.max_length))),
+        if tokenizer.max_length <= tokenizer.special(false) {
+            let reason = format!("model_max_length {} leaves no room for tokens of a text", tokenizer.max_length);
+            return Err(file(settings)(reason));
         }
+        Ok(tokenizer)
     }
 
-    /// The most tokens of a text, special tokens included.
+    /// The maximum number of tokens of a text, including special tokens.
     #[must_use]
     pub fn max_length(&self) -> usize {
         self.max_length
     }
 
-    /// Token ids and segment ids of a text or a pair, with special tokens. What is too long is cut as `transformers` does by
-    /// `longest_first`: of a pair, tokens of the longer text go first. An empty second
-    /// text is one all the same, as in `transformers`' batches.
+    /// Tokenizes a text or a pair into token ids and segment ids, including special tokens. A text that is too long is truncated as by
+    /// `longest_first` in `transformers`: tokens are first removed from the longer text of a pair. An empty second text still makes a
+    /// pair, as in batches of `transformers`.
     ///
     /// # Errors
-    /// A text too long where `limit` forbids to cut it, a limit that leaves no room, a token that the base does not know, or none.
+    /// The text is too long and `limit` forbids truncation, `limit` leaves no room for tokens, the base has no embedding for a token, or
+    /// there are no tokens.
     pub fn encode(&self, text: &str, pair: Option<&str>, limit: &Limit) -> Result<Encoded, TokenizeError> {
         let special = self.special(pair.is_some());
         let max_length = limit.max_length.unwrap_or(self.max_length);
@@ -198,7 +200,7 @@ impl Tokenizer {
         if whole.is_empty() {
             return Err(TokenizeError::Nothing);
         }
-        // One of them would fail every text of its batch.
+        // Such a token would make the forward pass of the whole batch fail.
         if let Some(&token) = whole.get_ids().iter().find(|&&token| token as usize >= self.words) {
             let content = self.inner.id_to_token(token).unwrap_or_default();
             return Err(TokenizeError::Word { content, token, words: self.words });
@@ -207,19 +209,19 @@ impl Tokenizer {
         Ok(Encoded { ids: whole.get_ids().to_vec(), type_ids, truncated })
     }
 
-    /// How many special tokens a text, or a pair, gets.
+    /// How many special tokens a text or a pair gets.
     fn special(&self, pair: bool) -> usize {
         self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 
-    /// A text without special tokens, all in one segment.
+    /// Tokenizes a text without special tokens, all in one segment.
     fn bare(&self, text: &str, segment: u32) -> Result<Encoding, TokenizeError> {
         let mut encoding = self.inner.encode_fast(text, false).map_err(failed)?;
         encoding.set_type_ids(vec![segment; encoding.len()]);
         Ok(encoding)
     }
 
-    /// Cuts to `room` tokens and adds the special ones.
+    /// Truncates to `room` tokens and adds the special tokens.
     fn assemble(&self, first: Encoding, second: Option<Encoding>, room: usize) -> tokenizers::Result<Encoding> {
         let cut = TruncationParams {
             direction: self.side,
@@ -228,7 +230,7 @@ impl Tokenizer {
             stride: 0,
         };
         let (mut first, mut second) = truncate_encodings(first, second, &cut)?;
-        // What was cut off would be post-processed as well, each piece of one text with each of the other.
+        // Otherwise the removed tokens would be post-processed as well, each piece of one text with each piece of the other.
         first.take_overflowing();
         second.as_mut().map(Encoding::take_overflowing);
         self.inner.post_process(first, second, true)

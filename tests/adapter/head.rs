@@ -96,7 +96,7 @@ fn a_delta_without_a_linear_to_add_it_to_is_refused_by_name() {
     }
     candle_core::safetensors::save(&tensors, adapter.path().join("adapter_model.safetensors")).unwrap();
     let error = Engine::open(&goldens("bert"), &Device::Cpu).unwrap().load_adapter(adapter.path()).unwrap_err();
-    assert!(error.to_string().contains("bert.pooler.dense is there in full and as a delta"), "{error}");
+    assert!(error.to_string().contains("bert.pooler.dense is saved both in full and as a delta"), "{error}");
 }
 
 /// What lies before the layers is no site and no head: a delta of it would leave no layer to share.

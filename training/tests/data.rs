@@ -141,7 +141,7 @@ fn what_is_wrong_is_named() {
     refused(&[("train.tsv", "label\tsentence\n")], "is empty");
     refused(
         &[("train.tsv", "label\twords\na\tx\n")],
-        "column sentence is missing; found label, words; expected sentence, or sentence1 and sentence2, or text and perhaps text_pair; \
+        "column sentence is missing; found label, words; expected sentence, or sentence1 and sentence2, or text and optionally text_pair; \
          --label-column, --text-column and --text-pair-column name others",
     );
     refused(&[("train.tsv", "class\tsentence\na\tx\n")], "train.tsv: column label is missing; found class, sentence");

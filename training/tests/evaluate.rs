@@ -195,7 +195,7 @@ fn one_file_is_evaluated_as_it_was_trained_on() {
     refused(
         &args(&output, data.path(), &[]),
         1,
-        "column review is missing; found label, sentence; expected that column, which was asked for",
+        "column review is missing; found label, sentence; expected the column that was asked for",
     );
     let usual = ["--label-column", "label", "--text-column", "sentence"];
     assert_eq!(accuracy(&evaluate(&output, data.path(), &usual)).0, 12);

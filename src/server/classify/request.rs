@@ -1,6 +1,6 @@
-//! The body of `POST /classify/{adapter}`, read strictly: a value of a wrong type is named by its path, as in `inputs[3].text`, and an
-//! unknown parameter is an error. Other keys beside `inputs` and `parameters` are ignored, because clients of hubs send options of
-//! their own.
+//! The body of `POST /classify/{adapter}`. It is read strictly: the error for a value of a wrong type gives its path, such as
+//! `inputs[3].text`, and an unknown parameter is an error. Keys other than `inputs` and `parameters` are ignored, because clients of
+//! Hugging Face's API send further options.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -23,26 +23,26 @@ pub(super) struct Text {
     pub(super) pair: Option<String>,
 }
 
-/// A request that makes sense; what it leaves open is `None`.
+/// A checked request. A parameter that the client left out is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ClassifyRequest {
-    /// At least one.
+    /// The texts, at least one.
     pub(super) texts: Vec<Text>,
-    /// The most labels of a text, at least 1.
+    /// The maximum number of labels for each text, at least 1.
     pub(super) top: usize,
     pub(super) function: Option<Function>,
     pub(super) truncate: Option<bool>,
     pub(super) max_length: Option<usize>,
 }
 
-/// The body by its types; what its values mean is checked afterwards.
+/// The body after its types are checked and before its values are.
 #[derive(Deserialize)]
 struct Body {
     inputs: Inputs,
     parameters: Option<Object<Parameters>>,
 }
 
-/// All are optional; null counts as absent.
+/// All parameters are optional; null counts as absent.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
@@ -53,7 +53,7 @@ struct Parameters {
 }
 
 impl Text {
-    /// The length of both texts.
+    /// The length of the text, or of both texts of a pair.
     pub(super) fn bytes(&self) -> usize {
         self.text.len() + self.pair.as_ref().map_or(0, String::len)
     }
@@ -66,7 +66,7 @@ impl ClassifyRequest {
         let Object(Body { inputs, parameters }) = serde_path_to_error::deserialize(&mut json).map_err(mistyped)?;
         json.end().map_err(not_json)?;
         if inputs.0.is_empty() {
-            return Err(ApiError::Unprocessable("inputs: expected one text at least".into()));
+            return Err(ApiError::Unprocessable("inputs: expected at least one text".into()));
         }
         let Parameters { top_k, max_length, function_to_apply, truncation } =
             parameters.map(|Object(parameters)| parameters).unwrap_or_default();
@@ -95,9 +95,9 @@ fn not_json(error: serde_json::Error) -> ApiError {
     ApiError::BadRequest(format!("the body is not JSON: {error}"))
 }
 
-/// A whole number above 0, as large as it may be.
+/// Reads a whole number above 0. A number that is too large for `usize` becomes `usize::MAX`.
 fn positive(name: &str, number: &Number) -> Result<usize, ApiError> {
-    // Integers beyond 64 bits are read as fractions.
+    // `serde_json` reads integers beyond 64 bits as floats.
     match (number.as_u64(), number.as_f64()) {
         (Some(number @ 1..), _) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
         (None, Some(number)) if number >= 2f64.powi(64) => Ok(usize::MAX),
@@ -121,7 +121,7 @@ fn function(name: &str) -> Result<Function, ApiError> {
     }
 }
 
-/// A JSON object as a `T`. Serde's own structures take a list of their fields as well.
+/// Reads a `T` from a JSON object only. A derived `Deserialize` accepts a list of the fields as well.
 struct Object<T>(T);
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
@@ -163,7 +163,7 @@ impl<'de> Deserialize<'de> for Input {
     }
 }
 
-/// Reads one text, or a list of texts where `LIST` allows it.
+/// Reads one text, or a list of texts if `LIST` is true.
 struct InputVisitor<const LIST: bool>;
 
 impl<'de, const LIST: bool> Visitor<'de> for InputVisitor<LIST> {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_of_inputs_is_read() {
+    fn reads_every_shape_of_inputs() {
         let cases = [
             (r#"{"inputs": "a"}"#, vec![text("a")]),
             (r#"{"inputs": ""}"#, vec![text("")]),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_read_and_null_ones_are_absent() {
+    fn reads_parameters_and_null_counts_as_absent() {
         let parse = |body: &str| ClassifyRequest::parse(body.as_bytes()).unwrap();
         let full = parse(
             r#"{"inputs": "a", "parameters": {"top_k": 2, "function_to_apply": "none", "truncation": false, "max_length": 9}}"#,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_status_and_place() {
+    fn errors_give_status_and_path() {
         let cases: [(&[u8], u16, &str); 32] = [
             (b"", 400, "not JSON"),
             (b"{", 400, "not JSON"),
@@ -267,7 +267,7 @@ mod tests {
             (br#"{"inputs": ["a", {"text": null}]}"#, 400, "inputs[1].text: invalid type: null, expected a string"),
             (br#"{"inputs": {"text": "a", "text_pair": 1}}"#, 400, "inputs.text_pair: invalid type: integer"),
             (br#"{"inputs": {"text": "a", "pair": "b"}}"#, 400, "inputs.pair: unknown field `pair`"),
-            (br#"{"inputs": []}"#, 422, "inputs: expected one text at least"),
+            (br#"{"inputs": []}"#, 422, "inputs: expected at least one text"),
             (br#"{"inputs": "a", "parameters": []}"#, 400, "parameters: invalid type: sequence, expected an object"),
             (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "parameters.topk: unknown field `topk`"),
             (br#"{"inputs": "a", "parameters": {"top_k": "1"}}"#, 400, "parameters.top_k: invalid type: string \"1\""),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_nested_without_end_is_refused() {
+    fn refuses_deeply_nested_body() {
         let body = format!("{{\"inputs\": {}", "[".repeat(100_000));
         assert_eq!(ClassifyRequest::parse(body.as_bytes()).unwrap_err().status().0.as_u16(), 400);
     }

@@ -1,4 +1,4 @@
-//! The objects of an array in JSON, one at a time.
+//! Reads the objects of a JSON array, one at a time.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,19 @@ use super::RowsError;
 use super::lines::LONGEST_LINE;
 use super::scan::shortened;
 
-/// Elements of the array at the beginning of a file. None is longer than a line may be, so that memory does not grow with the file.
+/// The elements of the array at the beginning of a file. An element may be at most as long as a line, so that memory does not grow with
+/// the file.
 pub(super) struct Elements<R> {
     path: PathBuf,
     reader: R,
-    /// Elements that were begun.
+    /// The number of elements that were begun.
     row: usize,
     element: Vec<u8>,
     ended: bool,
 }
 
 impl<R: BufRead> Elements<R> {
-    /// The array whose bracket comes next in `reader`.
+    /// The elements of the array whose opening bracket comes next in `reader`.
     pub(super) fn new(path: &Path, reader: R) -> Self {
         Self { path: path.to_owned(), reader, row: 0, element: Vec::new(), ended: false }
     }
@@ -28,7 +29,7 @@ impl<R: BufRead> Elements<R> {
         if self.ended {
             return Ok(None);
         }
-        // The bracket, or what follows an element.
+        // The opening bracket, or the byte after an element.
         let before = self.take_after_blanks()?;
         let first = self.row == 0;
         self.row += 1;
@@ -52,7 +53,7 @@ impl<R: BufRead> Elements<R> {
         Ok(Some((self.row, &self.element)))
     }
 
-    /// Nothing but blanks may follow the array.
+    /// Ends the array, and checks that only blanks follow it.
     fn end(&mut self) -> Result<Option<(usize, &[u8])>, RowsError> {
         self.ended = true;
         match self.take_after_blanks()? {
@@ -61,7 +62,7 @@ impl<R: BufRead> Elements<R> {
         }
     }
 
-    /// Takes an object into `element`, up to its last brace.
+    /// Reads an object into `element`, up to its closing brace.
     fn object(&mut self) -> Result<(), RowsError> {
         self.element.clear();
         let (mut depth, mut quoted, mut escaped) = (0, false, false);
@@ -91,7 +92,7 @@ impl<R: BufRead> Elements<R> {
         Ok(self.reader.fill_buf().map_err(RowsError::io(&self.path))?.first().copied())
     }
 
-    /// What stands there, for a message.
+    /// The rest of the line, for an error message.
     fn rest_of_line(&mut self) -> Result<String, RowsError> {
         const MOST: usize = 100;
         self.element.clear();
@@ -118,7 +119,7 @@ impl<R: BufRead> Elements<R> {
         Ok(byte)
     }
 
-    /// After an error, nothing more comes.
+    /// An error at the current element. No elements follow an error.
     fn wrong(&mut self, reason: &str) -> RowsError {
         self.ended = true;
         RowsError::line(&self.path, self.row, reason)

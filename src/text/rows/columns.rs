@@ -1,4 +1,4 @@
-//! Where the fields of a row lie, by the names of the columns.
+//! Finds the columns of a row's fields by their names.
 
 use std::path::Path;
 
@@ -6,33 +6,33 @@ use serde::{Deserialize, Serialize};
 
 use super::{Label, Row, RowsError};
 
-/// Names of the columns to read, where they are not the usual ones ([`super::Rows`]).
+/// The names of the columns to read, if they are not the usual ones ([`super::Rows`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnNames {
     /// The column of labels, instead of `label`.
     pub label: Option<String>,
-    /// The column of texts. Where it is given, there is a second text only if [`Self::pair`] names its column.
+    /// The column of texts. If it is given, a second text is read only if [`Self::pair`] names its column.
     pub text: Option<String>,
     /// The column of second texts.
     pub pair: Option<String>,
 }
 
-/// What is read where no column of texts is named.
-const USUAL: &str = "sentence, or sentence1 and sentence2, or text and perhaps text_pair";
+/// The columns of texts that are read by default.
+const USUAL: &str = "sentence, or sentence1 and sentence2, or text and optionally text_pair";
 
-/// Places of the columns that are read.
+/// The indices of the columns that are read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Columns {
     pub(super) label: Option<usize>,
     pub(super) text: usize,
     pub(super) pair: Option<usize>,
-    /// How many there are in all.
+    /// The number of all columns.
     count: usize,
 }
 
 impl Columns {
-    /// Finds the columns in a header, or in the keys of the object at `line`. A column of labels may be missing unless it is
-    /// named or `labelled` asks for it.
+    /// Finds the columns in a header, or in the keys of the object at `line`. The column of labels may be missing, unless `names` gives
+    /// it or `labelled` is true.
     pub(super) fn find<'a>(
         path: &Path,
         line: Option<usize>,
@@ -40,7 +40,7 @@ impl Columns {
         names: &ColumnNames,
         labelled: bool,
     ) -> Result<Self, RowsError> {
-        // By preference, wherever they stand.
+        // The first of `names` that is a column, in whichever order the columns are.
         let at =
             |names: &[&str]| names.iter().find_map(|name| header.clone().position(|column| column.trim() == *name));
         let missing = |column: &str, expected: &'static str| RowsError::Column {
@@ -51,7 +51,7 @@ impl Columns {
             expected,
         };
         let named = |name: &Option<String>| match name {
-            Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, "that column, which was asked for")),
+            Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, "the column that was asked for")),
             None => Ok(None),
         };
         let (text, mut pair, mut label) = (named(&names.text)?, named(&names.pair)?, named(&names.label)?);
@@ -69,7 +69,7 @@ impl Columns {
         Ok(Self { label, text, pair, count: header.count() })
     }
 
-    /// The row of these `fields`, one a column. Only those that are read must be UTF-8.
+    /// The row of `fields`, one for each column. Only the fields that are read must be UTF-8.
     pub(super) fn row<'a>(
         &self,
         path: &Path,

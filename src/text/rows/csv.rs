@@ -1,4 +1,4 @@
-//! Comma-separated values with quotes (RFC 4180).
+//! Reads comma-separated values with quotes (RFC 4180).
 
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -8,29 +8,29 @@ use csv::{ByteRecord, ByteRecordsIntoIter};
 use super::lines::{Decoded, LONGEST_LINE};
 use super::{ColumnNames, Columns, Row, RowsError};
 
-/// Follows the file as a line of its own. A field that has swallowed it was never closed, of which the csv crate says nothing: it
-/// would take all rows after a stray quote for the text of one.
+/// This line is appended to the file. If a field contains it, the field's quote was never closed. The csv crate does not report that: it
+/// would read all rows after a stray quote as one field.
 const END: &str = "\u{1}end of file\u{1}";
 
-/// A file as the csv crate reads it. It counts lines itself, because the csv crate counts half of `\r\n` only, and tells no line of
-/// what follows a bare `\r`. No record may take more than [`LONGEST_LINE`]: one whose quote is never closed would be read whole.
+/// The file that the csv crate reads. It counts lines itself, because the csv crate miscounts them after `\r\n` and after a bare `\r`. It
+/// also limits a record to [`LONGEST_LINE`] bytes. Otherwise a record with an unclosed quote would be read up to the file's end.
 struct Followed<R> {
     inner: R,
-    /// Bytes that the record may still take.
+    /// How many more bytes the current record may take.
     left: u64,
-    /// What was read last; records end in it.
+    /// The bytes that were read last. The current record ends in them.
     chunk: Vec<u8>,
-    /// Where the chunk lies in the file.
+    /// The offset of the chunk in the file.
     offset: u64,
-    /// Bytes of the chunk that records were given of, and blank lines.
+    /// The number of bytes of the chunk that belong to finished records and blank lines.
     at: usize,
-    /// What ends a line: `\r` in a file whose header ends so.
+    /// The byte that ends a line: `\n`, or `\r` if the header ends in a bare `\r`.
     line_end: u8,
-    /// Lines that ended before `at`.
+    /// The number of lines that end before `at`.
     lines: usize,
-    /// The line at which the next record begins, once its first byte was read.
+    /// The line at which the next record begins, once its first byte has been read.
     begins: Option<usize>,
-    /// Whether a bare `\r` stands before that record.
+    /// Whether that record follows a bare `\r`.
     bare: bool,
 }
 
@@ -40,7 +40,7 @@ impl<R: Read> Followed<R> {
         Self { inner, left: LONGEST_LINE, chunk, offset: 0, at: 0, line_end: b'\n', lines: 0, begins, bare: false }
     }
 
-    /// A record has ended before the byte `to` of the file.
+    /// Records that a record ended before the file's byte `to`.
     fn record_ended(&mut self, to: u64) {
         let to = (to.saturating_sub(self.offset) as usize).min(self.chunk.len());
         self.bare = to > 0 && self.chunk[to - 1] == b'\r' && self.chunk.get(to) != Some(&b'\n');
@@ -56,7 +56,7 @@ impl<R: Read> Followed<R> {
         self.at = to;
     }
 
-    /// Before a record, the csv crate skips these.
+    /// Skips line ends before a record, as the csv crate does.
     fn skip_line_ends(&mut self) {
         while self.begins.is_none() && self.at < self.chunk.len() {
             match self.chunk[self.at] {
@@ -66,7 +66,7 @@ impl<R: Read> Followed<R> {
         }
     }
 
-    /// The line at which the record begins that was not given yet.
+    /// The line at which the next record begins.
     fn line(&self) -> usize {
         self.begins.unwrap_or(self.lines + 1)
     }
@@ -115,7 +115,7 @@ pub(super) fn rows(
     }))
 }
 
-/// A row whose fields are not as many as the columns, beside a bare `\r`, which most programs write without quotes by mistake.
+/// Explains a wrong number of fields next to a bare `\r`. Such a `\r` is mostly part of a text that should have been quoted.
 fn ended_by_bare(error: RowsError) -> RowsError {
     match error {
         RowsError::Line { path, line, reason } if reason.contains(" fields, found ") => {
@@ -126,7 +126,7 @@ fn ended_by_bare(error: RowsError) -> RowsError {
     }
 }
 
-/// Records, each with the line that it begins at.
+/// The records, each with the line at which it begins.
 struct Records<R> {
     path: PathBuf,
     inner: ByteRecordsIntoIter<Followed<R>>,
@@ -154,7 +154,7 @@ impl<R: Read> Records<R> {
         self.inner.reader().get_ref()
     }
 
-    /// Takes the end of the header for that of every line.
+    /// Sets the byte that ends lines to the one that ended the header.
     fn header_ended(&mut self) {
         let file = self.inner.reader_mut().get_mut();
         if file.bare {
@@ -164,7 +164,7 @@ impl<R: Read> Records<R> {
     }
 }
 
-/// What went wrong in the record that begins at line `start`.
+/// An error in the record that begins at line `start`.
 fn failed(path: &Path, start: usize, error: csv::Error) -> RowsError {
     match error.into_kind() {
         csv::ErrorKind::Io(source) if source.kind() == io::ErrorKind::Other => {

@@ -1,11 +1,11 @@
-//! What can be wrong with a data file.
+//! Errors in data files.
 
 use std::path::{Path, PathBuf};
 
 /// A data file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RowsError {
-    /// A format that is not read.
+    /// The file's extension is not that of a known format.
     #[error("{}: its name ends in none of .tsv, .csv, .jsonl, .json, .parquet, .txt", path.display())]
     Format {
         /// The file.
@@ -16,40 +16,40 @@ pub enum RowsError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file without even a header.
+    /// The file has no header.
     #[error("{}: the file is empty: expected a header and rows", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// A column, or a key of an object, that is needed.
+    /// A column, or a key of a JSON object, is missing.
     #[error("{}{}: column {column} is missing; found {found}; expected {expected}", path.display(), at(*line))]
     Column {
         /// The file.
         path: PathBuf,
-        /// Of the object, where each row has keys of its own.
+        /// The line of the JSON object; `None` for a file with a header.
         line: Option<usize>,
-        /// Which.
+        /// The missing column.
         column: String,
         /// The columns that are there.
         found: String,
         /// The columns that are accepted.
         expected: &'static str,
     },
-    /// A line that cannot be read, or a row of a Parquet file or of an array in JSON.
+    /// A line, a row of a Parquet file, or an object of a JSON array is malformed.
     #[error("{}:{line}: {reason}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// The number of the line, row or object, from 1.
         line: usize,
         /// What is wrong.
         reason: String,
     },
-    /// A file that is not what its name says.
+    /// The file does not have the format that its name says.
     #[error("{}: {reason}", path.display())]
     Malformed {
         /// The file.

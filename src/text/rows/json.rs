@@ -1,4 +1,4 @@
-//! JSON: an object a line, or one array of objects.
+//! Reads JSON: one object on each line, or one array of objects.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn row(path: &Path, number: usize, object: &[u8], names: &ColumnNames, labelled:
     let members = members(object).map_err(|reason| RowsError::line(path, number, reason))?;
     let keys = members.iter().map(|(key, _)| key.as_str());
     let columns = Columns::find(path, Some(number), keys, names, labelled)?;
-    // Of equal keys the last one counts, as for most readers of JSON.
+    // If a key occurs several times, its last value counts, as in most JSON parsers.
     let last = |i: usize| members.iter().rfind(|(key, _)| *key == members[i].0).unwrap_or(&members[i]);
     let text = |i: usize| -> Result<Option<String>, RowsError> {
         let (key, spelt) = last(i);
@@ -62,10 +62,10 @@ fn label(spelt: &[u8]) -> Label {
     match serde_json::from_slice(spelt) {
         Ok(Value::String(text)) => Label::Text(text.trim().to_owned()),
         Ok(Value::Null) => Label::Text(String::new()),
-        // As it is spelt: a number may have more digits than a float.
+        // The number is kept as it is spelt, because it may have more digits than a float.
         Ok(Value::Bool(_) | Value::Number(_)) => Label::Text(String::from_utf8_lossy(spelt).into_owned()),
         Ok(Value::Array(_)) => Label::List(shortened(spelt)),
-        // A number beyond the range of floats is one of these.
+        // `Err` includes numbers beyond the range of floats.
         Ok(Value::Object(_)) | Err(_) => Label::Other(shortened(spelt)),
     }
 }

@@ -1,4 +1,4 @@
-//! A file of text, decoded and line by line.
+//! Decodes a text file and reads its lines.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Chain, Cursor, Read};
@@ -8,13 +8,14 @@ use encoding_rs_io::DecodeReaderBytes;
 
 use super::RowsError;
 
-/// No line is longer: a file without line ends would be read whole.
+/// The maximum length of a line in bytes, so that a file without line ends is not read into memory.
 pub(super) const LONGEST_LINE: u64 = 16 << 20;
 
-/// The text of a file: UTF-8 as it is, less its byte-order mark; UTF-16 by its mark.
+/// The text of a file: UTF-8 without its byte-order mark, or UTF-16 (known by its byte-order mark) converted to UTF-8.
 pub(super) type Decoded = Box<dyn Read + Send>;
 
-/// Opens a file of text; `-` is standard input. What is neither UTF-8 nor UTF-16 with its mark comes out as it is, for the reader to refuse.
+/// Opens a text file; `-` is standard input. Other encodings than UTF-8 and UTF-16 with a byte-order mark are passed on unchanged, and
+/// the caller refuses them.
 pub(super) fn decoded(path: &Path) -> Result<Decoded, RowsError> {
     let mut file: Decoded = match path.to_str() {
         Some("-") => Box::new(std::io::stdin()),
@@ -44,7 +45,7 @@ impl Lines {
         Ok(Self { path: path.to_owned(), reader, number: 0, line: Vec::new() })
     }
 
-    /// Skips blanks and blank lines; the first byte after them, which is not taken.
+    /// Skips blanks and blank lines, and returns the first byte after them without consuming it.
     pub(super) fn first_byte(&mut self) -> Result<Option<u8>, RowsError> {
         loop {
             let buffer = self.reader.fill_buf().map_err(RowsError::io(&self.path))?;
@@ -58,12 +59,12 @@ impl Lines {
         }
     }
 
-    /// The file from here on, which is not read by lines.
+    /// The rest of the file, for reading it other than by lines.
     pub(super) fn into_reader(self) -> BufReader<Decoded> {
         self.reader
     }
 
-    /// The next line and its number, from 1, whatever its bytes mean.
+    /// The next line and its number, from 1. The line need not be UTF-8.
     pub(super) fn next_bytes(&mut self) -> Result<Option<(usize, &[u8])>, RowsError> {
         self.line.clear();
         let read = Read::by_ref(&mut self.reader).take(LONGEST_LINE + 1).read_until(b'\n', &mut self.line);
@@ -79,7 +80,7 @@ impl Lines {
         Ok(Some((self.number, line.strip_suffix(b"\r").unwrap_or(line))))
     }
 
-    /// The next line and its number, from 1.
+    /// The next line, which must be UTF-8, and its number, from 1.
     pub(super) fn next_line(&mut self) -> Result<Option<(usize, &str)>, RowsError> {
         let path = self.path.clone();
         let Some((number, line)) = self.next_bytes()? else { return Ok(None) };

@@ -1,6 +1,6 @@
-//! Rows of a data file, one at a time: TSV without quoting, CSV, JSON (an object a line, or an array of objects), Parquet, or plain
-//! lines. Training reads its splits by
-//! it, `polyrank classify --input` its texts. A file is never held whole, so that memory does not grow with it.
+//! Reads the rows of a data file, one at a time: TSV without quoting, CSV, JSON (one object on each line, or an array of objects),
+//! Parquet, or plain lines. Training reads its splits and `polyrank classify --input` reads its texts this way. Memory does not grow
+//! with the file, because it is never read into memory as a whole.
 
 mod array;
 mod columns;
@@ -20,23 +20,23 @@ pub use error::RowsError;
 use self::columns::Columns;
 use self::lines::{Lines, decoded};
 
-/// What a row has in its column of labels.
+/// The value in a row's column of labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Label {
-    /// A string, a number or a truth value, as it is spelt, without blanks around it; empty where the cell is empty or null.
+    /// A string, a number or a boolean as it is spelt, without blanks around it. It is empty if the cell is empty or null.
     Text(String),
-    /// A list (JSON, Parquet), as it is spelt: several labels.
+    /// A list of labels as it is spelt (JSON, Parquet).
     List(String),
-    /// An object, or something that JSON does not know (`NaN`), as it is spelt.
+    /// An object, or something that is not JSON (`NaN`), as it is spelt.
     Other(String),
 }
 
-/// A row, its label still as written.
+/// A row, with its label as it is spelt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Where it begins in the file, from 1; in a Parquet file and in an array of JSON, the number of the row.
+    /// The line at which it begins, from 1. In a Parquet file or a JSON array, the number of the row.
     pub line: usize,
-    /// `None` where the file has no column of labels.
+    /// `None` if the file has no column of labels.
     pub label: Option<Label>,
     /// The text.
     pub text: String,
@@ -44,12 +44,12 @@ pub struct Row {
     pub pair: Option<String>,
 }
 
-/// The names that a file may end in, without the dot.
+/// The extensions of the known formats.
 pub const EXTENSIONS: [&str; 6] = ["tsv", "csv", "jsonl", "json", "parquet", "txt"];
 
-/// The rows of a file, by the end of its name. `.txt` is a text a line, blank ones too; elsewhere blank lines are skipped. Columns
-/// are found by name: `label` (optional here), and `sentence`, or `sentence1` and `sentence2`, or `text` and perhaps `text_pair`,
-/// or those that [`ColumnNames`] names. The values of other columns are not looked at. Text is UTF-8, or UTF-16 with its
+/// The rows of a file, whose extension gives its format. In a `.txt` file, each line is a text, even a blank line; other formats skip
+/// blank lines. Columns are found by name: `label` (optional), and `sentence`, or `sentence1` and `sentence2`, or `text` and optionally
+/// `text_pair`, or those that [`ColumnNames`] gives. The values of other columns are not read. Text is UTF-8, or UTF-16 with a
 /// byte-order mark.
 ///
 /// ```
@@ -72,21 +72,21 @@ impl Rows {
     /// Opens `path` and reads its header.
     ///
     /// # Errors
-    /// The file cannot be read, is of another kind, is empty, or lacks the columns of a text.
+    /// The file cannot be read, has an unknown format, is empty, or lacks the columns of a text.
     pub fn open(path: &Path) -> Result<Self, RowsError> {
         Self::select(path, &ColumnNames::default(), false)
     }
 
-    /// Opens `path` to read the columns that `names` tells, among them a column of labels if `labelled`.
+    /// Opens `path` to read the columns that `names` gives. If `labelled` is true, there must be a column of labels.
     ///
     /// # Errors
-    /// As [`Self::open`]; a column that is named or needed and not there.
+    /// As [`Self::open`]; or a column that is given or required is missing.
     pub fn select(path: &Path, names: &ColumnNames, labelled: bool) -> Result<Self, RowsError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         Self::read(path, extension, names, labelled)
     }
 
-    /// [`Self::open`] for a file in the format of names that end in `extension`. The path `-` is standard input, except for Parquet.
+    /// Opens a file in the format of `extension`, whatever its name is. The path `-` is standard input, except for Parquet.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -114,7 +114,7 @@ impl Iterator for Rows {
     }
 }
 
-/// A text a line.
+/// Reads one text from each line.
 fn plain(mut lines: Lines) -> impl Iterator<Item = Result<Row, RowsError>> + Send {
     std::iter::from_fn(move || {
         let line = lines.next_line().transpose()?;

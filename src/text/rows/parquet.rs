@@ -1,4 +1,4 @@
-//! Parquet, the form that the hub keeps data sets in: only the columns that count are read, a page at a time.
+//! Reads Parquet, the format in which the hub stores data sets. Only the columns that are needed are read, a page at a time.
 
 use std::fs::File;
 use std::path::Path;
@@ -62,7 +62,7 @@ pub(super) fn rows(
     }))
 }
 
-/// The text of a string; `None` for other values.
+/// The text of a string; `None` for values of other types.
 fn string(value: &Field) -> Option<Result<String, &'static str>> {
     match value {
         Field::Str(text) => Some(Ok(text.clone())),

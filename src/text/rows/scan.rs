@@ -1,9 +1,10 @@
-//! A JSON object taken apart without a look into its values: a value that nobody reads may be anything that ends, `NaN` too.
+//! Splits a JSON object into its keys and values without parsing the values. So a value that is not read may be invalid JSON, such as
+//! `NaN`.
 
-/// The keys of the object and its values as they are spelt, in order.
+/// The object's keys, each with its value as it is spelt, in order.
 ///
 /// # Errors
-/// What is wrong, in words, where `json` is not one object.
+/// A message, if `json` is not one object.
 pub(super) fn members(json: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
     let mut scan = Scan { json, at: 0 };
     let mut members: Vec<(String, &[u8])> = Vec::new();
@@ -28,7 +29,7 @@ pub(super) fn members(json: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
     if scan.peek().is_some() { Err(scan.wrong("the end of the line after the object")) } else { Ok(members) }
 }
 
-/// The beginning of what stands there, for messages.
+/// The beginning of `json`, for error messages.
 pub(super) fn shortened(json: &[u8]) -> String {
     const MOST: usize = 60;
     let text = String::from_utf8_lossy(json);
@@ -57,12 +58,14 @@ impl<'a> Scan<'a> {
 
     fn wrong(&self, expected: &str) -> String {
         match self.peek() {
-            None => "the object does not end here: expected an object a line, or one array of objects".to_owned(),
+            None => {
+                "the object does not end here: expected one object on each line, or one array of objects".to_owned()
+            }
             Some(_) => format!("expected {expected}, found {}", shortened(&self.json[self.at..])),
         }
     }
 
-    /// Takes one of `bytes` after blanks.
+    /// Skips blanks and takes one of `bytes`.
     fn expect(&mut self, bytes: &[u8], what: &str) -> Result<u8, String> {
         self.skip_blanks();
         match self.peek() {
@@ -74,7 +77,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// A key, its colon and its value.
+    /// Takes a key, its colon and its value.
     fn member(&mut self) -> Result<(String, &'a [u8]), String> {
         if self.peek() != Some(b'"') {
             return Err(self.wrong("a key in quotes"));
@@ -82,7 +85,7 @@ impl<'a> Scan<'a> {
         let start = self.at;
         self.string()?;
         let spelt = &self.json[start..self.at];
-        // A key that is malformed is nobody's.
+        // A malformed key is kept as it is spelt; it is the name of no column that is read.
         let key = serde_json::from_slice(spelt).unwrap_or_else(|_| String::from_utf8_lossy(spelt).into_owned());
         self.expect(b":", "a colon")?;
         self.skip_blanks();
@@ -91,7 +94,7 @@ impl<'a> Scan<'a> {
         if self.at == start { Err(self.wrong("a value")) } else { Ok((key, &self.json[start..self.at])) }
     }
 
-    /// Passes a string.
+    /// Skips a string.
     fn string(&mut self) -> Result<(), String> {
         self.at += 1;
         loop {
@@ -106,7 +109,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Passes a value of any kind.
+    /// Skips a value of any type.
     fn value(&mut self) -> Result<(), String> {
         let mut depth = 0;
         while let Some(byte) = self.peek() {

@@ -247,7 +247,7 @@ fn an_array_of_objects_is_read_however_it_is_laid_out() {
         ("[{\"text\": \"a\"}, [\"b\", 1]]", ":2: expected an object, found [\"b\", 1]]"),
         ("[\"a\", \"b\"]", ":1: expected an object, found \"a\", \"b\"]"),
         ("[{\"text\": \"a\"}, {\"label\": 1}]", ":2: column sentence is missing; found label; expected sentence,"),
-        ("{\n\"text\": \"a\"\n}", ":1: the object does not end here: expected an object a line, or one array"),
+        ("{\n\"text\": \"a\"\n}", ":1: the object does not end here: expected one object on each line, or one array"),
         ("{\"data\": [{\"text\": \"a\"}]}", ":1: column sentence is missing; found data; expected sentence,"),
         ("\"a\"", ":1: expected an object, found \"a\""),
     ] {

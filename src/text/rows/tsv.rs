@@ -1,4 +1,4 @@
-//! Tab-separated values as GLUE has them: split on tabs only, a quote is text.
+//! Reads tab-separated values in GLUE's format: only tabs separate fields, and quotes are part of the text.
 
 use super::{ColumnNames, Columns, Lines, Row, RowsError};
 

@@ -1,6 +1,6 @@
-//! The rules of `transformers`' tokenizer classes: each makes its normaliser, its pre-tokenizer and its special tokens from
-//! `tokenizer_config.json`, whatever `tokenizer.json` says of them. As release 5.24 has it; where `tokenizer.json` holds parts that
-//! the class would not make, releases differ in which they follow, and the tokenizer is refused.
+//! The rules of the tokenizer classes of `transformers`, as in release 5.24. Each class makes its normaliser, its pre-tokenizer and its
+//! special tokens from `tokenizer_config.json`, and ignores those in `tokenizer.json`. If `tokenizer.json` has parts that the class
+//! would not make, some releases follow the file and others the class; such a tokenizer is refused.
 
 use serde_json::{Map, Value, json};
 use tokenizers::PostProcessorWrapper;
@@ -8,13 +8,13 @@ use tokenizers::PostProcessorWrapper;
 use super::side::{Side, Token};
 use super::{BaseInputs, TokenizeError, file};
 
-/// A class that takes `tokenizer.json` as it is.
+/// A class that uses `tokenizer.json` as it is.
 const AS_IT_IS: &str = "PreTrainedTokenizerFast";
 
-/// Classes that take `tokenizer.json` as it is.
+/// All classes that use `tokenizer.json` as it is.
 const PLAIN: [&str; 4] = [AS_IT_IS, "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"];
 
-/// Classes of `transformers` with rules of their own, which are not known here.
+/// Classes of `transformers` whose rules are not implemented here.
 #[rustfmt::skip]
 const OTHERS: &[&str] = &[
     "AlbertTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BertGenerationTokenizer", "BertJapaneseTokenizer", "BertweetTokenizer",
@@ -30,7 +30,7 @@ const OTHERS: &[&str] = &[
     "T5Tokenizer", "TapasTokenizer", "WhisperTokenizer", "XGLMTokenizer", "XLMTokenizer", "XLNetTokenizer",
 ];
 
-/// The rules that a class follows.
+/// The rules of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rules {
     Bert,
@@ -38,7 +38,7 @@ enum Rules {
     Roberta,
     XlmRoberta,
     DebertaV2,
-    /// What `tokenizer.json` says.
+    /// `tokenizer.json` is used as it is.
     File,
 }
 
@@ -47,15 +47,15 @@ enum Rules {
 pub(super) struct Class {
     name: String,
     rules: Rules,
-    /// Whether a model is given type ids where `model_input_names` is absent.
+    /// Whether a model gets type ids if `model_input_names` is absent.
     typed: bool,
 }
 
 impl Class {
-    /// The class that `AutoTokenizer` takes for a base.
+    /// The class that `AutoTokenizer` uses for a base.
     ///
     /// # Errors
-    /// A class whose rules are not known.
+    /// The rules of the class are not implemented.
     pub(super) fn of(side: &Side, base: &BaseInputs) -> Result<Self, TokenizeError> {
         let named = side.get::<String>("tokenizer_class")?.or_else(|| base.tokenizer_class.map(str::to_owned));
         let own = match base.model_type {
@@ -63,7 +63,7 @@ impl Class {
             "roberta" => "RobertaTokenizer",
             "xlm-roberta" => "XLMRobertaTokenizer",
             "deberta-v2" => "DebertaV2Tokenizer",
-            // `transformers` trusts no class that a ModernBERT names.
+            // `transformers` ignores the class that a ModernBERT names.
             "modernbert" => AS_IT_IS,
             _ => "BertTokenizer",
         };
@@ -89,27 +89,27 @@ impl Class {
                     path: side.path().to_owned(),
                     key: "tokenizer_class".to_owned(),
                     expected: format!(
-                        "the class of a base that is served, or {AS_IT_IS} to take tokenizer.json as it is"
+                        "the class of a base that is served, or {AS_IT_IS} to use tokenizer.json as it is"
                     ),
                     found: named,
                 });
             }
-            // One that `transformers` does not know either.
+            // A class that `transformers` does not know either.
             _ => (Rules::File, false),
         };
         Ok(Self { name: name.to_owned(), rules, typed })
     }
 
-    /// Whether the model is given type ids.
+    /// Whether the model gets type ids.
     ///
     /// # Errors
-    /// A `model_input_names` that is no list of names.
+    /// `model_input_names` is not a list of names.
     pub(super) fn gives_types(&self, side: &Side) -> Result<bool, TokenizeError> {
         let names = side.get::<Vec<String>>("model_input_names")?;
         Ok(names.map_or(self.typed, |names| names.iter().any(|name| name == "token_type_ids")))
     }
 
-    /// Special tokens where the files say nothing. `file` is the whole of `tokenizer.json`.
+    /// The special tokens for which the files give no value. `file` is the whole `tokenizer.json`.
     pub(super) fn defaults(&self, file: &Value) -> Vec<(&'static str, Token)> {
         let bare = |key, content: &str| (key, Token::Bare(content.to_owned()));
         let common = |unknown| {
@@ -145,7 +145,7 @@ impl Class {
         }
     }
 
-    /// The flags of a bare string among the special tokens: MPNet's mask takes the space before it.
+    /// Adds flags to a special token that is a bare string: MPNet's mask includes the space before it.
     pub(super) fn flags(&self, key: &str, token: Token) -> Token {
         match token {
             Token::Bare(content) if self.rules == Rules::MpNet => {
@@ -155,11 +155,11 @@ impl Class {
         }
     }
 
-    /// Makes of `whole`, a `tokenizer.json`, what the class makes of it. Its added tokens and its frame are left for
-    /// [`Side::to_add`] and [`Self::frame`].
+    /// Changes `whole`, a `tokenizer.json`, as the class does. [`Side::to_add`] and [`Self::frame`] supply the added tokens and the
+    /// post-processor.
     ///
     /// # Errors
-    /// Parts that the class would not make.
+    /// `whole` has parts that the class would not make.
     pub(super) fn apply(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
         match self.rules {
             Rules::Bert | Rules::MpNet => self.word_piece(whole, side)?,
@@ -176,7 +176,7 @@ impl Class {
         Ok(())
     }
 
-    /// `BertNormalizer` and `BertPreTokenizer` by the keys of the settings.
+    /// Makes `BertNormalizer` and `BertPreTokenizer` from `tokenizer_config.json`.
     fn word_piece(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
         self.expect(side, "normalizer: type", &whole["normalizer"]["type"], "BertNormalizer")?;
         self.expect(side, "normalizer: clean_text", &whole["normalizer"]["clean_text"], true)?;
@@ -186,7 +186,7 @@ impl Class {
         self.expect(side, "model: continuing_subword_prefix", &model["continuing_subword_prefix"], "##")?;
         self.expect(side, "model: max_input_chars_per_word", &model["max_input_chars_per_word"], 100)?;
         let chinese = side.get::<bool>("tokenize_chinese_chars")?;
-        // Only later releases look at this key for MPNet.
+        // For MPNet, only later releases read this key.
         if self.rules == Rules::MpNet && chinese.is_none() {
             self.expect(side, "normalizer: handle_chinese_chars", &whole["normalizer"]["handle_chinese_chars"], true)?;
         }
@@ -208,7 +208,7 @@ impl Class {
         Ok(())
     }
 
-    /// The file's steps, with or without lower case and punctuation as the settings say.
+    /// Keeps the file's steps, and adds or removes those for lower case and punctuation as `tokenizer_config.json` says.
     fn unigram(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
         for (part, steps, step, key) in [
             ("normalizer", "normalizers", json!({"type": "Lowercase"}), "do_lower_case"),
@@ -229,7 +229,7 @@ impl Class {
             }
             whole[part] = json!({"type": "Sequence", steps: all});
         }
-        // Later releases look the token for unknown words up by its piece's score, which is 0.
+        // Later releases find the piece for unknown words by its score, which is 0.
         let unknown = self.required(side, "unk_token")?;
         let pieces = whole["model"]["vocab"].as_array().into_iter().flatten();
         let id = pieces.into_iter().position(|piece| piece[0] == *unknown && piece[1].as_f64() == Some(0.0));
@@ -258,18 +258,18 @@ impl Class {
         Err(TokenizeError::Unsupported { path, key: part.to_owned(), expected, found: found.to_string() })
     }
 
-    /// The content of the special token `key`, which the class does not do without.
+    /// The content of the special token `key`, which the class requires.
     fn required(&self, side: &Side, key: &str) -> Result<String, TokenizeError> {
         let default = self.defaults(&Value::Null).into_iter().find(|(name, _)| *name == key).map(|(_, token)| token);
         let token = if side.is_null(key) { None } else { side.token(key)?.or(default) };
-        let missing = || file(side.path())(format!("{key} is null, and {} needs one", self.name));
+        let missing = || file(side.path())(format!("{key} is null, but {} requires one", self.name));
         token.map(|token| token.content().to_owned()).ok_or_else(missing)
     }
 
-    /// What stands around texts; `None` where that is the file's. `id` is a token's id.
+    /// The post-processor, which puts special tokens around texts; `None` if the file's own is used. `id` returns a token's id.
     ///
     /// # Errors
-    /// A class without one of its special tokens.
+    /// A special token that the class requires is null or is not in the vocabulary.
     pub(super) fn frame(
         &self,
         side: &Side,
@@ -295,7 +295,7 @@ impl Class {
     }
 }
 
-/// `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, or with a second `[SEP]` between.
+/// The post-processor for `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`. If `twice` is true, there are two `[SEP]` between `a` and `b`.
 pub(crate) fn template([first, last]: [&(String, u32); 2], twice: bool, second_segment: u32) -> Value {
     let special = |(token, _): &(String, u32), segment: u32| json!({"SpecialToken": {"id": token, "type_id": segment}});
     let text = |id: &str, segment: u32| json!({"Sequence": {"id": id, "type_id": segment}});
@@ -312,7 +312,7 @@ pub(crate) fn template([first, last]: [&(String, u32); 2], twice: bool, second_s
            "special_tokens": tokens})
 }
 
-/// The steps of a normaliser or a pre-tokenizer, which may be a sequence, one step, or none.
+/// The steps of a normaliser or a pre-tokenizer, which may be a sequence, a single step, or null.
 fn sequence(part: &Value, steps: &str) -> Vec<Value> {
     match part {
         Value::Null => Vec::new(),
@@ -321,7 +321,7 @@ fn sequence(part: &Value, steps: &str) -> Vec<Value> {
     }
 }
 
-/// Sets when `Metaspace` puts a space before a text.
+/// Sets whether and when `Metaspace` puts a space before a text.
 fn prepend(split: &mut Value, scheme: &str) {
     let mut all = sequence(split, "pretokenizers");
     for step in all.iter_mut().filter(|step| step["type"] == "Metaspace") {

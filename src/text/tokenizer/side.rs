@@ -1,4 +1,4 @@
-//! The files beside `tokenizer.json`, merged as `transformers` merges them: `tokenizer_config.json`, `special_tokens_map.json`,
+//! Reads the files beside `tokenizer.json` and merges them as `transformers` does: `tokenizer_config.json`, `special_tokens_map.json` and
 //! `added_tokens.json`.
 
 use std::collections::{BTreeMap, HashSet};
@@ -16,40 +16,40 @@ const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const ADDED: &str = "added_tokens.json";
 
-/// The special tokens that every tokenizer has a name for, in the order in which `transformers` adds them.
+/// The names of the special tokens that every tokenizer may have, in the order in which `transformers` adds them.
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-/// The special tokens without a name.
+/// The key of the special tokens without a name.
 const EXTRA: &str = "extra_special_tokens";
-/// What `extra_special_tokens` was called before.
+/// The former name of `extra_special_tokens`.
 const ADDITIONAL: &str = "additional_special_tokens";
-/// All added tokens by their ids. Where it is there, the older files are not read.
+/// The key of all added tokens by id. If it exists, the older files are not read.
 const DECODER: &str = "added_tokens_decoder";
 
 /// The files that are read here.
 pub(crate) const FILES: [&str; 3] = [CONFIG, SPECIAL, ADDED];
 
-/// What the files beside a `tokenizer.json` say.
+/// The content of the files beside a `tokenizer.json`.
 #[derive(Debug, Default)]
 pub(crate) struct Side {
     /// `tokenizer_config.json`, for errors.
     path: PathBuf,
-    /// Its keys, and over them those of `special_tokens_map.json`.
+    /// The keys of `tokenizer_config.json`, overridden by those of `special_tokens_map.json`.
     keys: Map<String, Value>,
-    /// Special tokens under names of the tokenizer's own, where `extra_special_tokens` is a map.
+    /// Special tokens under the tokenizer's own names, if `extra_special_tokens` is a map.
     own: Map<String, Value>,
-    /// Tokens to add, by the ids that they are listed under. They get ids in this order, which need not be these.
+    /// The tokens to add, by the ids under which they are listed. They are added in this order, and may get other ids.
     added: BTreeMap<u32, AddedToken>,
 }
 
-/// What a tokenizer's class says of special tokens.
+/// What a tokenizer's class defines about special tokens.
 pub(super) struct SpecialTokens<'a> {
-    /// The tokens that stand where the files name none, by their keys.
+    /// The default tokens by key, for keys that the files do not have.
     pub(super) defaults: &'a [(&'static str, Token)],
-    /// A token of a key with the flags that the class gives it.
+    /// Adds the flags that the class gives to the token of a key.
     pub(super) flags: &'a dyn Fn(&str, Token) -> Token,
 }
 
-/// A token of a key: a bare string, or one with its flags.
+/// The token of a key: a bare string, or a string with flags.
 #[derive(Debug, Clone)]
 pub(crate) enum Token {
     Bare(String),
@@ -72,7 +72,7 @@ impl Token {
     }
 }
 
-/// A token as JSON has it. What is left out is the default of `tokenizers`.
+/// A token's JSON form. Missing flags get the defaults of `tokenizers`.
 #[derive(Deserialize)]
 struct Flags {
     content: String,
@@ -94,10 +94,10 @@ impl From<Flags> for AddedToken {
 }
 
 impl Side {
-    /// Reads the files in `dir`; one that is missing says nothing. `listed` are the `added_tokens` of `tokenizer.json`.
+    /// Reads the files in `dir`; each may be missing. `listed` are the `added_tokens` of `tokenizer.json`.
     ///
     /// # Errors
-    /// A file that is malformed, with the key.
+    /// A file is malformed; the error names the key.
     pub(crate) fn read(dir: &Path, listed: Option<&Value>) -> Result<Self, TokenizeError> {
         let keys = object(&dir.join(CONFIG))?.unwrap_or_default();
         let mut side = Self { path: dir.join(CONFIG), keys, ..Self::default() };
@@ -126,7 +126,7 @@ impl Side {
         Ok(side)
     }
 
-    /// What the files said before there was `added_tokens_decoder`.
+    /// Reads the files of releases that did not have `added_tokens_decoder` yet.
     fn read_older_files(&mut self, dir: &Path, listed: Option<&Value>) -> Result<(), TokenizeError> {
         let path = dir.join(SPECIAL);
         for (key, value) in object(&path)?.unwrap_or_default() {
@@ -136,7 +136,7 @@ impl Side {
                     all.extend(more.into_iter().filter(|token| !all.contains(token)).collect::<Vec<_>>());
                     Value::Array(all)
                 }
-                // Whatever is in this file is special.
+                // All tokens in this file are special.
                 Value::Object(mut token) if key != EXTRA => {
                     token.insert("special".to_owned(), Value::Bool(true));
                     Value::Object(token)
@@ -148,7 +148,7 @@ impl Side {
         self.move_own();
         let path = dir.join(ADDED);
         if let Some(ids) = object(&path)? {
-            // One with flags of its own in `tokenizer_config.json` does not count here.
+            // A token with its own flags in `tokenizer_config.json` does not count here.
             let counts = |value: &&Value| value.get("__type").is_none();
             let named = NAMES.iter().filter_map(|name| self.keys.get(*name)).filter(|value| !value.is_null());
             let extra = self.keys.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
@@ -169,7 +169,7 @@ impl Side {
         Ok(())
     }
 
-    /// Releases before the fifth of `transformers` write the tokens without a name under another key.
+    /// Renames the key under which `transformers` wrote the special tokens without a name before release 5.
     fn rename_additional(&mut self) {
         if !self.keys.contains_key(EXTRA)
             && let Some(additional) = self.keys.remove(ADDITIONAL)
@@ -178,7 +178,7 @@ impl Side {
         }
     }
 
-    /// A map of tokens by names stands for itself, and leaves its key to a list.
+    /// Moves a map of named tokens out of `extra_special_tokens`, so that this key always holds a list.
     fn move_own(&mut self) {
         if self.keys.get(EXTRA).is_some_and(Value::is_object)
             && let Some(Value::Object(own)) = self.keys.remove(EXTRA)
@@ -192,10 +192,10 @@ impl Side {
         &self.path
     }
 
-    /// The value under `key`; `None` where it is absent or null.
+    /// The value under `key`; `None` if it is absent or null.
     ///
     /// # Errors
-    /// A value of another type.
+    /// The value has another type.
     pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, TokenizeError> {
         match self.keys.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -203,10 +203,10 @@ impl Side {
         }
     }
 
-    /// The special token under `key`, with the flags that the files list it with anywhere.
+    /// The special token under `key`, with the flags that it has among the added tokens, if it is listed there.
     ///
     /// # Errors
-    /// A value that is no token.
+    /// The value is not a token.
     pub(crate) fn token(&self, key: &str) -> Result<Option<Token>, TokenizeError> {
         match self.keys.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -214,7 +214,7 @@ impl Side {
         }
     }
 
-    /// Whether `key` is there and null.
+    /// Whether `key` exists and is null.
     pub(crate) fn is_null(&self, key: &str) -> bool {
         self.keys.get(key).is_some_and(Value::is_null)
     }
@@ -223,13 +223,13 @@ impl Side {
         Ok(self.as_added(token(&self.path, key, value)?))
     }
 
-    /// With the flags under which it is listed among the added tokens.
+    /// The token with the flags that it has among the added tokens, if it is listed there.
     fn as_added(&self, token: Token) -> Token {
         let known = self.added.values().find(|known| known.content == token.content());
         known.map_or(token, |known| Token::Flagged(known.clone()))
     }
 
-    /// The tokens of a list.
+    /// The tokens of the list under `key`.
     fn listed(&self, key: &str) -> Result<Vec<Token>, TokenizeError> {
         let items = self.keys.get(key).and_then(Value::as_array);
         items.into_iter().flatten().map(|item| token(&self.path, key, item)).collect()
@@ -241,14 +241,14 @@ impl Side {
         for name in NAMES {
             let default = special.defaults.iter().find(|(key, _)| *key == name).map(|(_, token)| token.clone());
             let token = match self.keys.get(name) {
-                // A token that is null is none.
+                // Null means that there is no such token.
                 Some(Value::Null) => None,
                 Some(value) => Some(self.known(name, value)?),
                 None => default.map(|token| self.as_added(token)),
             };
             named.extend(token.map(|token| (special.flags)(name, token)));
         }
-        // Tokens under names of the tokenizer's own.
+        // Tokens under the tokenizer's own names.
         let own = |(key, value): &(&String, &Value)| {
             key.ends_with("_token") && !NAMES.contains(&key.as_str()) && (value.is_string() || value.is_object())
         };
@@ -261,10 +261,10 @@ impl Side {
         Ok(named)
     }
 
-    /// The tokens that `transformers` adds to a tokenizer which has added those of `there` already, in its order.
+    /// The tokens that `transformers` adds to a tokenizer that already has the added tokens `there`, in the order in which it adds them.
     ///
     /// # Errors
-    /// A value that is no token.
+    /// A value is not a token.
     pub(super) fn to_add(
         &self,
         there: &HashSet<String>,
@@ -274,7 +274,7 @@ impl Side {
         let listed = tokens.len();
         let named = self.named(special)?;
         for token in named.iter().cloned().chain(self.listed(EXTRA)?) {
-            // Of two that differ in their flags the latter counts.
+            // If two tokens differ only in their flags, the latter counts.
             if !there.contains(token.content())
                 && !tokens[..listed].iter().any(|known| known.content == token.content())
             {
@@ -288,7 +288,7 @@ impl Side {
     }
 }
 
-/// The JSON object in the file at `path`; `None` where there is no such file.
+/// The JSON object in the file at `path`; `None` if the file does not exist.
 fn object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizeError> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(file(path)),

@@ -1,5 +1,5 @@
-//! How much text is tokenized at once. A tokenizer takes hundreds of bytes of memory for each byte of a text, even where the text is
-//! cut afterwards, so requests wait for permits here: one for each kilobyte of text.
+//! Limits how much text is tokenized at once. A tokenizer takes hundreds of bytes of memory for each byte of text, even if the text is
+//! truncated afterwards. So each request waits here for permits: one for each kibibyte of its text.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,29 +8,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, RETRY_SOON};
 
-/// Bytes of a permit.
+/// Bytes of text that one permit stands for.
 const UNIT: usize = 1024;
 
-/// Requests may wait for so many times all permits. Requests beyond that would end in time-outs.
+/// Requests may together wait for at most this many times the number of all permits. Further requests would time out.
 const WAITING: usize = 4;
 
-/// Requests may always wait for so many permits, because these are free again soon.
+/// Requests may always wait for this many permits together, because so few are soon free again.
 const FEWEST: usize = 1024;
 
-/// The permits: as many as the largest request needs.
+/// The permits: as many as the largest body needs.
 pub(super) struct Tokenizing {
     permits: Arc<Semaphore>,
     most: u32,
-    /// Permits that requests wait for.
+    /// The number of permits that requests wait for.
     waiting: AtomicUsize,
 }
 
-/// Permission to tokenize, until it is dropped. The semaphore is never closed, so there always is a permit inside.
-pub(super) struct Permit(
-    #[expect(dead_code, reason = "it gives its permits back when it is dropped")] Option<OwnedSemaphorePermit>,
-);
+/// Permission to tokenize, until it is dropped. It is never `None`, because the semaphore is never closed.
+pub(super) struct Permit(#[expect(dead_code, reason = "dropping it returns the permits")] Option<OwnedSemaphorePermit>);
 
-/// Counts permits that a request waits for. Dropping it ends the count, as when the request times out.
+/// Counts the permits that a request waits for, until it is dropped: when the request gets them, or times out.
 struct Waiting<'a>(&'a AtomicUsize, usize);
 
 impl Drop for Waiting<'_> {
@@ -40,19 +38,19 @@ impl Drop for Waiting<'_> {
 }
 
 impl Tokenizing {
-    /// For `most` bytes at once.
+    /// Permits for tokenizing `most` bytes at once.
     pub(super) fn new(most: usize) -> Self {
         let most = u32::try_from(most.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Self { permits: Arc::new(Semaphore::new(most as usize)), most, waiting: AtomicUsize::new(0) }
     }
 
-    /// Waits for permits for `bytes`, first come first served. A request that needs more than all permits gets all of them.
+    /// Waits for permits for `bytes` bytes of text, first come first served. A request for more than all permits gets all of them.
     ///
     /// # Errors
     /// Too many requests wait already.
     pub(super) async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
         let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.most);
-        // This fails where others wait, so that nobody is overtaken.
+        // This fails while other requests wait, so that no request overtakes another.
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(permits) {
             return Ok(Permit(Some(permit)));
         }
@@ -100,7 +98,7 @@ mod tests {
         drop(others);
         assert!(now(1).is_none());
         drop(all);
-        // The first to wait gets it.
+        // The permits go to the request that waited first.
         assert!(now(1).is_none());
         assert!(matches!(first.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
         assert!(now(1).unwrap().is_ok());
