@@ -184,41 +184,42 @@ fn a_file_with_another_digest_is_refused() {
     }
 }
 
+/// Weights that the hub keeps at `elsewhere` arrive only if their digest is the stated one. `redirect` leads there.
+fn assert_digest_is_heeded(redirect: impl Fn(&mut HashMap<&'static str, Answer>)) {
+    for (body, fits) in [(&b"other weights"[..], false), (WEIGHTS, true)] {
+        let mut files = files();
+        redirect(&mut files);
+        files.insert("elsewhere", ok(body));
+        let hub = Hub::play(files);
+        if fits {
+            assert_eq!(fs::read(hub.pull(&PLAIN).unwrap().join("model.safetensors")).unwrap(), WEIGHTS);
+        } else {
+            assert!(matches!(hub.fail(&PLAIN), ModelError::Checksum { .. }));
+        }
+    }
+}
+
 /// As the hub does with big files: the digest comes with a redirect, the bytes from elsewhere.
 #[test]
 fn a_redirect_is_followed_and_the_digest_that_it_states_is_heeded() {
-    for (body, fits) in [(&b"other weights"[..], false), (WEIGHTS, true)] {
-        let mut files = files();
+    assert_digest_is_heeded(|files| {
         let headers = vec![
             ("x-linked-etag", format!("\"{WEIGHTS_SHA256}\"")),
             ("location", "/org/name/resolve/main/elsewhere".to_owned()),
         ];
         files.insert("model.safetensors", Answer { status: 302, headers, ..ok("") });
-        files.insert("elsewhere", ok(body));
-        let hub = Hub::play(files);
-        match fits {
-            true => assert_eq!(fs::read(hub.pull(&PLAIN).unwrap().join("model.safetensors")).unwrap(), WEIGHTS),
-            false => assert!(matches!(hub.fail(&PLAIN), ModelError::Checksum { .. })),
-        }
-    }
+    });
 }
 
 /// A repository that was renamed: the hub leads to where it is now, and states there what its files are.
 #[test]
 fn a_renamed_repositorys_digests_are_heeded() {
-    for (body, fits) in [(&b"other weights"[..], false), (WEIGHTS, true)] {
-        let mut files = files();
+    assert_digest_is_heeded(|files| {
         let to = |file: &str| ("location", format!("/org/name/resolve/main/{file}"));
         files.insert("model.safetensors", Answer { status: 307, headers: vec![to("now")], ..ok("") });
         let stated = ("x-linked-etag", format!("\"{WEIGHTS_SHA256}\""));
         files.insert("now", Answer { status: 302, headers: vec![stated, to("elsewhere")], ..ok("") });
-        files.insert("elsewhere", ok(body));
-        let hub = Hub::play(files);
-        match fits {
-            true => assert_eq!(fs::read(hub.pull(&PLAIN).unwrap().join("model.safetensors")).unwrap(), WEIGHTS),
-            false => assert!(matches!(hub.fail(&PLAIN), ModelError::Checksum { .. })),
-        }
-    }
+    });
 }
 
 /// What another process of this number left is not taken for the beginning of this file.
