@@ -1,4 +1,4 @@
-//! Where bases are kept, and from where they are fetched: what the environment says.
+//! The cache of bases and the sources to fetch them from, as the environment says.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,31 +9,31 @@ use etcetera::BaseStrategy;
 use super::ModelError;
 use super::recipe::Recipe;
 
-/// Where the hub is, unless `HF_ENDPOINT` says otherwise.
+/// The hub's address, unless `HF_ENDPOINT` names another.
 const ENDPOINT: &str = "https://huggingface.co";
-/// The folder of the cache that holds models.
+/// The folder in the cache that holds models.
 pub(super) const MODELS: &str = "models";
 
-/// Where bases are kept and fetched from.
+/// The cache of bases and the sources to fetch them from.
 #[derive(Clone)]
 pub struct Sources {
-    /// The cache; models lie in `models/ORG--NAME/` in it.
+    /// The cache. Models are in `models/ORG--NAME/` inside it.
     pub home: PathBuf,
-    /// The hub's address, without a slash at the end.
+    /// The hub's address, without a trailing slash.
     pub endpoint: String,
-    /// Sent to the hub, where there is one.
+    /// The token to send to the hub, if there is one.
     pub token: Option<String>,
-    /// Never ask the hub: what is not in the cache is not there.
+    /// Never contact the hub. A model that is not in the cache is then an error.
     pub offline: bool,
-    /// The command that is pip, asked for the default base where the hub fails; `None`: never asked.
+    /// The command that runs pip, which is tried for the default base if the hub fails; `None` to never try it.
     pub pip: Option<Vec<OsString>>,
 }
 
 impl Sources {
-    /// As the environment says: `POLYRANK_HOME`, or else the platform's folder for caches; `HF_ENDPOINT`, `HF_TOKEN`.
+    /// Reads the environment: `POLYRANK_HOME`, or else the platform's cache folder; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// An environment that tells no folder for caches.
+    /// If the environment does not tell the cache folder.
     pub fn from_env() -> Result<Self, ModelError> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         let text = |name| variable(name).and_then(|value| value.into_string().ok());
@@ -59,7 +59,7 @@ impl Sources {
         self.home.join(MODELS)
     }
 
-    /// Where a hub's model lies in the cache.
+    /// The folder of a hub's model in the cache.
     pub(super) fn folder(&self, recipe: &Recipe) -> PathBuf {
         self.models().join(recipe.folder_name())
     }

@@ -1,4 +1,4 @@
-//! A base's `config.json`, as `transformers` writes it, in one vocabulary for every architecture.
+//! A base's `config.json`, as `transformers` writes it, with the same keys for every architecture.
 
 use std::path::{Path, PathBuf};
 
@@ -10,46 +10,46 @@ use super::ModelError;
 use super::architecture::{self, Architecture};
 use crate::text::BaseInputs;
 
-/// What an encoder needs to know of its base. Keys are BERT's; other architectures' own names for the same are translated
-/// ([`Architecture::aliases`]), and what a file leaves out is `transformers`' default.
+/// What an encoder needs to know about its base. The keys are BERT's. Other architectures' names for them are translated
+/// ([`Architecture::aliases`]), and keys that a file leaves out get the defaults of `transformers`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct BaseConfig {
-    /// The architecture, `bert`.
+    /// The architecture, such as `bert`.
     pub model_type: String,
-    /// Rows of the word table.
+    /// The number of rows of the word table.
     pub vocab_size: usize,
-    /// Width of the hidden states.
+    /// The width of the hidden states.
     pub hidden_size: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of attention; divides `hidden_size`.
+    /// The number of attention heads, which divides `hidden_size`.
     pub num_attention_heads: usize,
-    /// Width inside the feed-forward.
+    /// The width inside the feed-forward.
     pub intermediate_size: usize,
-    /// Activation of the feed-forward.
+    /// The activation of the feed-forward.
     pub hidden_act: String,
     /// Dropout of hidden states in training.
     pub hidden_dropout_prob: f64,
     /// Dropout of attention weights in training.
     pub attention_probs_dropout_prob: f64,
-    /// Dropout before the classifier in training; `hidden_dropout_prob` where absent.
+    /// Dropout before the classifier in training; `hidden_dropout_prob` if absent.
     #[serde(default)]
     pub classifier_dropout: Option<f64>,
-    /// Added to variances.
+    /// The number added to variances.
     pub layer_norm_eps: f64,
-    /// Rows of the position table, or what bounds a text where positions are relative.
+    /// The number of rows of the position table; the largest length of a text if positions are relative.
     pub max_position_embeddings: usize,
-    /// Rows of the segment table; 0 where there is none.
+    /// The number of rows of the segment table; 0 if there is none.
     pub type_vocab_size: usize,
-    /// The token that fills up batches, where there is one; nothing here pads. Some files say -1 for none.
+    /// The padding token, if there is one. This crate never pads. Some files say -1 for none.
     #[serde(default)]
     pub pad_token_id: Option<i64>,
     #[serde(skip, default = "bert")]
     architecture: &'static Architecture,
-    /// All keys, translated, for what one architecture has alone.
+    /// All keys after translation, including those that only one architecture has.
     #[serde(skip)]
     raw: Map<String, Value>,
-    /// Where it was read.
+    /// The file that was read.
     #[serde(skip)]
     path: PathBuf,
 }
@@ -58,7 +58,8 @@ impl BaseConfig {
     /// Reads and checks `dir/config.json`.
     ///
     /// # Errors
-    /// A file that is missing or malformed, sizes that no encoder has, and whatever is not served, by key.
+    /// If the file is missing or malformed, a size is not one that an encoder can have, or a value is not supported (the error
+    /// names its key).
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let bytes = std::fs::read(&path).map_err(ModelError::io(&path))?;
@@ -67,14 +68,14 @@ impl BaseConfig {
         Self::parse(&path, value)
     }
 
-    /// Checks what was read from `path`.
+    /// Checks the contents of the file `path`.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// As for [`Self::read`].
     pub fn parse(path: &Path, value: Value) -> Result<Self, ModelError> {
         let json = |source| ModelError::Config { path: path.to_owned(), source };
         let raw: Map<String, Value> = serde_json::from_value(value).map_err(json)?;
-        // Before the rest is read: other architectures name their sizes otherwise.
+        // First of all, because the names of the other keys depend on the architecture.
         let architecture = architecture(path, &raw)?;
         let raw = translated(raw, architecture);
         served(path, &raw, architecture)?;
@@ -84,26 +85,26 @@ impl BaseConfig {
         Ok(config)
     }
 
-    /// The row of the table that `model_type` names.
+    /// The row of the table of architectures for `model_type`.
     #[must_use]
     pub fn architecture(&self) -> &'static Architecture {
         self.architecture
     }
 
-    /// The padding token, where positions are counted from its id as RoBERTa's are ([`Architecture::padding`]).
+    /// The padding token, if positions are counted from its id as in RoBERTa ([`Architecture::padding`]).
     #[must_use]
     pub fn padding(&self) -> Option<u32> {
         (self.architecture.padding)(self)
     }
 
-    /// The most tokens of a text: RoBERTa's positions begin behind the padding's.
+    /// The largest number of tokens of a text. In RoBERTa, the positions up to the padding token's id are not used for tokens.
     #[must_use]
     pub fn longest_text(&self) -> usize {
         let before = self.padding().map_or(0, |padding| padding as usize + 1);
         self.max_position_embeddings.saturating_sub(before)
     }
 
-    /// What a tokenizer is to know of the base.
+    /// What a tokenizer needs to know about the base.
     #[must_use]
     pub fn tokenizer_inputs(&self) -> BaseInputs<'_> {
         BaseInputs {
@@ -114,26 +115,26 @@ impl BaseConfig {
         }
     }
 
-    /// Dropout of what the head reads, in training, where an architecture drops it at all.
+    /// Dropout of the head's input in training, for architectures that have it.
     #[must_use]
     pub fn head_input_dropout(&self) -> f64 {
         let own = self.raw.get("pooler_dropout").and_then(Value::as_f64);
         own.unwrap_or(self.classifier_dropout.unwrap_or(self.hidden_dropout_prob))
     }
 
-    /// Keys that one architecture has alone.
+    /// Reads the keys that only one architecture has.
     ///
     /// # Errors
-    /// A key that is missing or of another type.
+    /// If a key is missing or has another type.
     pub fn own<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
         let json = |source| ModelError::Config { path: self.path.clone(), source };
-        // Null is what is not said.
+        // Null means that a key is absent.
         let said = self.raw.iter().filter(|(_, value)| !value.is_null());
         let said: Map<String, Value> = said.map(|(key, value)| (key.clone(), value.clone())).collect();
         serde_json::from_value(Value::Object(said)).map_err(json)
     }
 
-    /// Refuses a value that no encoder has.
+    /// Rejects a value that no encoder can have, unless `holds`.
     pub(crate) fn demand(
         &self,
         holds: bool,
@@ -141,9 +142,10 @@ impl BaseConfig {
         expected: String,
         found: impl ToString,
     ) -> Result<(), ModelError> {
-        match holds {
-            true => Ok(()),
-            false => Err(ModelError::Value { path: self.path.clone(), key, expected, found: found.to_string() }),
+        if holds {
+            Ok(())
+        } else {
+            Err(ModelError::Value { path: self.path.clone(), key, expected, found: found.to_string() })
         }
     }
 
@@ -171,7 +173,7 @@ impl BaseConfig {
         for (key, p) in probabilities {
             self.demand((0.0..1.0).contains(&p), key, "0 to less than 1".to_owned(), p)?;
         }
-        // Positions are counted from the one behind it.
+        // Positions are counted from the one after this id.
         if self.architecture.model_type.contains("roberta")
             && let Some(padding) = self.pad_token_id
         {
@@ -182,12 +184,12 @@ impl BaseConfig {
     }
 }
 
-/// Stands until the configuration's own is known.
+/// A placeholder until the configuration's own architecture is known.
 fn bert() -> &'static Architecture {
     &architecture::ARCHITECTURES[0]
 }
 
-/// Far above the size of any encoder; what it keeps out is a product of sizes that overflows.
+/// An upper bound of sizes, far above any encoder's. It keeps products of sizes from overflowing.
 const MOST: usize = 1 << 24;
 
 fn architecture(path: &Path, raw: &Map<String, Value>) -> Result<&'static Architecture, ModelError> {
@@ -199,14 +201,14 @@ fn architecture(path: &Path, raw: &Map<String, Value>) -> Result<&'static Archit
     })
 }
 
-/// Keys in BERT's vocabulary, and defaults where there are none: the architecture's, or else BERT's.
+/// Translates keys to BERT's names, and fills in missing keys with the architecture's defaults, or else BERT's.
 fn translated(mut raw: Map<String, Value>, architecture: &Architecture) -> Map<String, Value> {
     for (own, common) in architecture.aliases {
         if let Some(value) = raw.remove(*own) {
             raw.insert((*common).to_owned(), value);
         }
     }
-    // Whole numbers, however they are spelt.
+    // Whole numbers may be written as floats, such as 12.0.
     for value in raw.values_mut() {
         if let Some(float) =
             value.as_f64().filter(|float| value.is_f64() && float.fract() == 0.0 && float.abs() < MOST as f64)
@@ -228,16 +230,16 @@ fn translated(mut raw: Map<String, Value>, architecture: &Architecture) -> Map<S
     raw
 }
 
-/// Refuses by name what would be computed otherwise than the checkpoint means. Absent keys are the defaults.
+/// Rejects, by name, values with which this crate would not compute what the checkpoint means. Absent keys have their defaults.
 fn served(path: &Path, raw: &Map<String, Value>, architecture: &Architecture) -> Result<(), ModelError> {
     let everywhere = [
-        // The exact one, by erf; `gelu_new` and its like are approximations.
+        // The exact GELU, with erf. `gelu_new` and similar functions are approximations.
         ("hidden_act", Value::from("gelu")),
         ("position_embedding_type", Value::from("absolute")),
         ("is_decoder", Value::from(false)),
     ];
     for (key, expected) in everywhere.into_iter().chain((architecture.only)()) {
-        // Null is what is not said; `gelu_python` is the same function.
+        // Null means that a key is absent. `gelu_python` is the same function as `gelu`.
         let other = |found: &&Value| {
             !found.is_null() && **found != expected && !(*found == "gelu_python" && expected == "gelu")
         };

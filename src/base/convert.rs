@@ -1,5 +1,5 @@
-//! What the hub holds in older forms, brought once into the one that is served: `model.safetensors` from shards or from
-//! `pytorch_model.bin`, `tokenizer.json` from a SentencePiece model or a vocabulary.
+//! Converts older formats once to the format that is served: `model.safetensors` from shards or from `pytorch_model.bin`, and
+//! `tokenizer.json` from a SentencePiece model or a vocabulary.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -16,16 +16,17 @@ use super::weights::map;
 use super::{BaseConfig, ModelError, pickle, tokenizer_files};
 use crate::atomic_file;
 
-/// What an archive begins with.
+/// The first bytes of a zip archive.
 const ARCHIVE: &[u8] = b"PK";
 
-/// What all tensors of a pickle may take, in sizes of the file.
+/// The largest total size of a pickle's tensors, as a multiple of the file's size.
 const GROWTH: u64 = 4;
 
-/// Makes in `dir` what is not there in the form that is served, and removes what it was made from.
+/// Makes the weights and the tokenizer in `dir` if they are not in the format that is served, and removes the weights files that
+/// they were made from.
 ///
 /// # Errors
-/// Files that are malformed, and a folder that holds none to convert.
+/// If a file is malformed, or the folder has no file to convert from.
 pub(crate) fn complete(dir: &Path) -> Result<(), ModelError> {
     if !dir.join(WEIGHTS).is_file() {
         weights(dir)?;
@@ -42,7 +43,7 @@ pub(crate) fn complete(dir: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Whether `dir` has a configuration and weights and a tokenizer in some form.
+/// Whether `dir` has a configuration, and weights and a tokenizer in any supported format.
 pub(super) fn is_convertible(dir: &Path) -> bool {
     let any = |names: &[&str]| names.iter().any(|name| dir.join(name).is_file());
     any(&["config.json"])
@@ -73,7 +74,7 @@ fn weights(dir: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// The files that an index names, each once. A name is one of the same folder.
+/// The files that an index names, each once. They must be in the index's own folder.
 pub(super) fn shards(index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     #[derive(Deserialize)]
     struct Index {
@@ -88,14 +89,17 @@ pub(super) fn shards(index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if names.is_empty() {
         return Err(convert("weight_map names no file".to_owned()));
     }
-    let inside = |name: &String| match Path::new(name).file_name() == Some(name.as_ref()) {
-        true => Ok(dir.join(name)),
-        false => Err(convert(format!("weight_map names {name:?}, which is no file of this folder"))),
+    let inside = |name: &String| {
+        if Path::new(name).file_name() == Some(name.as_ref()) {
+            Ok(dir.join(name))
+        } else {
+            Err(convert(format!("weight_map names {name:?}, which is no file of this folder")))
+        }
     };
     names.iter().map(inside).collect()
 }
 
-/// One file of all shards' tensors.
+/// Writes the tensors of all shards to one file.
 fn merge(dir: &Path, shards: &[PathBuf]) -> Result<(), ModelError> {
     let mut maps = Vec::with_capacity(shards.len());
     for path in shards {
@@ -115,7 +119,7 @@ fn merge(dir: &Path, shards: &[PathBuf]) -> Result<(), ModelError> {
     atomic_file::restore_mode_and_sync(&path).map_err(ModelError::io(&path))
 }
 
-/// What `torch.save` wrote, in either of its forms.
+/// A file that `torch.save` wrote, in its current or its legacy format.
 enum Pickle {
     Archive(PthTensors),
     Legacy(Legacy),
@@ -127,7 +131,7 @@ impl Pickle {
         let malformed = |_| convert("a tensor's arguments are malformed".to_owned());
         let file = File::open(path).map_err(ModelError::io(path))?;
         let map = map(&file).map_err(ModelError::io(path))?;
-        // Candle's readers index the arguments of a tensor without looking how many there are.
+        // Candle's readers index a tensor's arguments without checking their number, so they may panic.
         if legacy::is_legacy(&map) {
             let read =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Legacy::open(map))).map_err(malformed)?;
@@ -155,7 +159,7 @@ impl Pickle {
     fn get(&self, name: &str, info: &TensorInfo) -> Result<Tensor, String> {
         match self {
             Self::Archive(archive) => match archive.get(name) {
-                Ok(tensor) => tensor.ok_or_else(|| "it is listed and not there".to_owned()),
+                Ok(tensor) => tensor.ok_or_else(|| "it is listed but missing".to_owned()),
                 Err(error) => Err(error.to_string()),
             },
             Self::Legacy(legacy) => legacy.get(info),
@@ -163,7 +167,7 @@ impl Pickle {
     }
 }
 
-/// One file of all pickles' float tensors, in their own types.
+/// Writes the float tensors of all pickles to one file, in their own types.
 fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
     for path in pickles {
@@ -172,8 +176,8 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
         let pickle = Pickle::open(path)?;
         let mut all = 0u64;
         for (name, info) in pickle.tensors() {
-            // A pickle may claim any shape: no tensor is larger than the file that holds it. And it may give one storage many names,
-            // which is memory for each: `torch.save` does so where weights are tied, twice or so.
+            // A pickle may claim any shape, but no tensor is larger than the file. A pickle may also give one storage many names,
+            // each of which takes memory. `torch.save` does this for tied weights, but only about twice.
             let elements = info.layout.dims().iter().try_fold(1u64, |product, dim| product.checked_mul(*dim as u64));
             let size = elements.and_then(|elements| elements.checked_mul(info.dtype.size_in_bytes() as u64));
             if size.is_none_or(|size| size > bytes) {
@@ -187,7 +191,7 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
             }
             all = all.saturating_add(size.unwrap_or(u64::MAX));
             if all > bytes.saturating_mul(GROWTH) {
-                return Err(convert(format!("its tensors take more than {GROWTH} times the file")));
+                return Err(convert(format!("its tensors take more than {GROWTH} times the file's size")));
             }
             let tensor = pickle.get(name, info).map_err(|error| convert(format!("tensor {name}: {error}")))?;
             tensors.insert(name.clone(), tensor);
@@ -196,7 +200,7 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
     let path = dir.join(WEIGHTS);
     let convert = |error: candle_core::Error| ModelError::Convert { path: path.clone(), reason: error.to_string() };
     if tensors.is_empty() {
-        return Err(ModelError::Convert { path: pickles[0].clone(), reason: "no float tensor in it".to_owned() });
+        return Err(ModelError::Convert { path: pickles[0].clone(), reason: "it has no float tensors".to_owned() });
     }
     candle_core::safetensors::save(&tensors, &path).map_err(convert)?;
     atomic_file::restore_mode_and_sync(&path).map_err(ModelError::io(&path))

@@ -1,4 +1,4 @@
-//! Digests as text.
+//! Writes digests as text.
 
 /// Bytes as lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {

@@ -1,4 +1,4 @@
-//! One file on its way from a reader to the disk: hashed and checked.
+//! Copies one file from a reader to the disk, and checks its digest and its size.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,18 +10,18 @@ use super::ModelError;
 use super::digest::hex;
 use super::progress::Progress;
 
-/// Where a file comes from, and what it must be.
+/// The source of a file, and what its contents must be.
 pub(super) struct Download<'a> {
-    /// An address, or a place in a package.
+    /// An address, or a path in a package.
     pub(super) from: &'a str,
-    /// SHA-256, where it is known.
+    /// The expected SHA-256, if it is known.
     pub(super) sha256: Option<&'a str>,
-    /// Its size, where it is known.
+    /// The expected size, if it is known.
     pub(super) bytes: Option<u64>,
 }
 
 impl Download<'_> {
-    /// Writes what `reader` gives to `path`, and checks it.
+    /// Writes the contents of `reader` to `path`, and checks them.
     pub(super) fn save(&self, reader: impl Read, path: &Path, progress: &dyn Progress) -> Result<(), ModelError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         progress.begin(&name, self.bytes);
@@ -36,7 +36,7 @@ impl Download<'_> {
         }
     }
 
-    /// The SHA-256 of what was written.
+    /// Copies the contents and returns their SHA-256.
     fn copy(&self, mut reader: impl Read, path: &Path, progress: &dyn Progress) -> Result<String, ModelError> {
         let fetch = |reason: String| ModelError::Fetch { from: self.from.to_owned(), reason };
         let mut file = File::create_new(path).map_err(ModelError::io(path))?;
@@ -52,9 +52,9 @@ impl Download<'_> {
             progress.advance(read as u64);
         }
         if let Some(expected) = self.bytes.filter(|&expected| expected != bytes) {
-            return Err(fetch(format!("expected {expected} bytes, {bytes} came")));
+            return Err(fetch(format!("expected {expected} bytes, received {bytes}")));
         }
-        // Before the rename that makes it visible, so that a crash leaves no empty file there.
+        // Synced before the rename that makes the file visible, so that a crash does not leave an empty file there.
         file.sync_all().map_err(ModelError::io(path))?;
         Ok(hex(&hash.finalize()))
     }

@@ -1,10 +1,10 @@
-//! What can be wrong with a base.
+//! The errors of finding, fetching and reading a base.
 
 use std::path::{Path, PathBuf};
 
 use crate::text::TokenizeError;
 
-/// A base that cannot be found, fetched or used.
+/// An error while a base is found, fetched or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file could not be read or written.
@@ -12,7 +12,7 @@ pub enum ModelError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A configuration is not JSON, or lacks a key, or holds a value of another type.
@@ -20,42 +20,42 @@ pub enum ModelError {
     Config {
         /// The file.
         path: PathBuf,
-        /// Where and what.
+        /// The JSON error, with its position.
         source: serde_json::Error,
     },
-    /// A configuration holds a value that no encoder has.
+    /// A configuration has a value that no encoder can have.
     #[error("{path}: {key}: expected {expected}, found {found}")]
     Value {
         /// The file.
         path: PathBuf,
-        /// The key in it.
+        /// The key in the file.
         key: &'static str,
-        /// What would do.
+        /// The values that are possible.
         expected: String,
-        /// What it says.
+        /// The value in the file.
         found: String,
     },
-    /// A configuration asks for what is not served.
+    /// A configuration has a value that is not supported.
     #[error("{path}: {key} {found} is not supported, only {expected}")]
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// The key in it.
+        /// The key in the file.
         key: &'static str,
-        /// What would be served.
+        /// The supported values.
         expected: String,
-        /// What it says.
+        /// The value in the file.
         found: String,
     },
-    /// A weights file is no safetensors file, or is cut short.
+    /// A weights file is not a safetensors file, or is truncated.
     #[error("{path}: not a safetensors file: {source}")]
     Header {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its header.
+        /// The error in its header.
         source: safetensors::SafeTensorError,
     },
-    /// A tensor that the architecture needs is not there.
+    /// The weights file lacks a tensor that the architecture needs.
     #[error("{path}: tensor {tensor} is missing")]
     MissingTensor {
         /// The weights file.
@@ -63,50 +63,50 @@ pub enum ModelError {
         /// The tensor's name in a classifier's checkpoint.
         tensor: String,
     },
-    /// A tensor has another shape than the configuration says.
+    /// A tensor's shape is not the one that the configuration says.
     #[error("{path}: tensor {tensor}: expected shape {expected:?}, found {found:?}")]
     Shape {
         /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// By the configuration.
+        /// The shape by the configuration.
         expected: Vec<usize>,
-        /// In the file.
+        /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor is of a type that no parameter has.
+    /// A tensor's type is not one that a parameter can have.
     #[error("{path}: tensor {tensor}: expected f64, f32, f16 or bf16, found {found}")]
     Dtype {
         /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// In the file.
+        /// The type in the file.
         found: String,
     },
-    /// A file in an older form could not be converted.
+    /// A file in an older format could not be converted.
     #[error("{path}: {reason}")]
     Convert {
-        /// The file, or the folder that lacks it.
+        /// The file, or the folder without such a file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// Offline mode, and the model is not in the cache.
+    /// Offline mode is on, and the model is not in the cache.
     #[error("{model} is not in the cache, and offline mode is on (HF_HUB_OFFLINE)")]
     Offline {
-        /// What was asked for.
+        /// The requested model.
         model: String,
     },
-    /// A file that was fetched is not the one that was asked for.
+    /// A fetched file does not have the expected digest.
     #[error("{path}: expected SHA-256 {expected}, found {found}")]
     Checksum {
-        /// Where it came from.
+        /// The file's source.
         path: String,
-        /// The digest it should have.
+        /// The expected digest.
         expected: String,
-        /// The digest it has.
+        /// The digest of the fetched file.
         found: String,
     },
     /// A file could not be fetched.
@@ -114,36 +114,36 @@ pub enum ModelError {
     Fetch {
         /// An address, or a command.
         from: String,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
-    /// A model that is neither a folder, nor in the cache.
+    /// The model is neither a folder nor in the cache.
     #[error(
-        "no model {model:?}: no such folder, and no model of that name in {cache}; `polyrank pull` fetches the default one, \
-         `polyrank pull ORG/NAME` one of the hub{}",
+        "no model {model:?}: there is no such folder, and no such model in the cache {cache}; `polyrank pull` fetches the default \
+         model, `polyrank pull ORG/NAME` a model from the hub{}",
         suggested(suggestion)
     )]
     NotFound {
-        /// What was asked for.
+        /// The requested model.
         model: String,
-        /// The id of a hub's model that may be meant.
+        /// The id of a model on the hub that the user may have meant.
         suggestion: Option<String>,
         /// The cache.
         cache: PathBuf,
     },
-    /// No source of a model answered.
+    /// No source could provide the model.
     #[error(
-        "could not fetch {model}{tried}\nBring a folder with config.json, tokenizer.json and model.safetensors by hand, and name \
-         it with --model-id FOLDER"
+        "could not fetch {model}{tried}\nTo use a local copy, pass a folder with config.json, tokenizer.json and \
+         model.safetensors: --model-id FOLDER"
     )]
     Unreachable {
-        /// What was asked for.
+        /// The requested model.
         model: String,
-        /// A line for each source, with why it failed.
+        /// One line for each source, with the reason of its failure.
         tried: String,
     },
-    /// The system tells no folder for caches.
-    #[error("no cache folder is known: set POLYRANK_HOME")]
+    /// The cache folder is unknown.
+    #[error("the cache folder is unknown: set POLYRANK_HOME")]
     NoCache,
     /// A file of the tokenizer is malformed.
     #[error(transparent)]
@@ -154,12 +154,11 @@ pub enum ModelError {
 }
 
 fn suggested(id: &Option<String>) -> String {
-    id.as_ref()
-        .map_or_else(String::new, |id| format!(". A model of the hub is named with its owner: did you mean {id}?"))
+    id.as_ref().map_or_else(String::new, |id| format!(". Names on the hub include the owner: did you mean {id}?"))
 }
 
 impl ModelError {
-    /// For `map_err` on what reads or writes `path`.
+    /// Makes an error for `map_err` from an error of reading or writing `path`.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Io { path: path.to_owned(), source }
     }

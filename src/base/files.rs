@@ -1,4 +1,4 @@
-//! The files of bases and adapters, and the leftovers of pulls among them.
+//! The names of the files of bases and adapters, and the removal of what interrupted pulls left behind.
 
 use std::fs;
 use std::path::Path;
@@ -6,32 +6,32 @@ use std::time::{Duration, SystemTime};
 
 use crate::atomic_file;
 
-/// The configuration comes first: a base that is not served is refused before its weights come.
+/// The configuration. It is fetched first, so that an unsupported base is rejected before its weights are fetched.
 pub(super) const CONFIG: &str = "config.json";
-/// What every base has besides.
+/// The other files that every base has.
 pub(super) const REQUIRED: [&str; 2] = ["tokenizer.json", "model.safetensors"];
-/// What most bases have.
+/// A file that most bases have.
 pub(super) const OPTIONAL: &str = "tokenizer_config.json";
 
-/// What an adapter has, the configuration by which a folder is one last.
+/// The files of an adapter. The configuration comes last, because a folder with it counts as an adapter.
 pub(super) const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_config.json"];
 
-/// One file of all weights, as it is served.
+/// The file with all weights, in the format that is served.
 pub(super) const WEIGHTS: &str = "model.safetensors";
-/// Which shard holds which tensor.
+/// The index that names the shard of each tensor.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// What `torch.save` wrote.
+/// The weights as `torch.save` writes them.
 pub(super) const PICKLE: &str = "pytorch_model.bin";
-/// Which pickle holds which tensor.
+/// The index that names the pickle of each tensor.
 pub(super) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
-/// The tokenizer, as it is served.
+/// The tokenizer, in the format that is served.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
-/// Files on their way begin so.
+/// The prefix of files that are being downloaded.
 pub(super) const PARTIAL: &str = ".partial-";
-/// Folders of pulls that run, or that were interrupted, begin so.
+/// The prefix of the folders of running and interrupted pulls.
 pub(super) const STAGING: &str = ".pull-";
-/// A pull does not take so long: what is older was interrupted.
+/// No pull takes this long, so anything older was interrupted.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether `dir` holds the files of a base.
@@ -44,7 +44,8 @@ pub(super) fn is_adapter(dir: &Path) -> bool {
     ADAPTER.iter().all(|name| dir.join(name).is_file())
 }
 
-/// Removes what interrupted pulls, or writers of other files, left behind in a folder of the cache; what cannot be removed stays.
+/// Removes what interrupted pulls, or interrupted writers of other files, left behind in a folder of the cache. Anything that
+/// cannot be removed stays.
 pub(super) fn sweep(folder: &Path) {
     let stale = |entry: &fs::DirEntry| {
         let age =

@@ -1,4 +1,4 @@
-//! Bases from the Hugging Face hub, or a server that speaks its protocol.
+//! Fetches bases from the Hugging Face hub, or a server that speaks its protocol.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,21 +16,21 @@ use super::tokenizer_files::SOURCES;
 use super::{BaseConfig, ModelError, convert};
 use crate::text::SIDE_FILES;
 
-/// Name and connection: where there is no way to the hub, that is to be known soon.
+/// The time limit of resolving the name and of connecting: short, so that an unreachable hub is reported soon.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Each read. A download as a whole may take as long as it takes.
+/// The time limit of each read. A whole download has no limit.
 const READ: Duration = Duration::from_secs(30);
 
-/// The header that states a big file's SHA-256.
+/// The header with a big file's SHA-256.
 const LINKED: &str = "x-linked-etag";
 
-/// Times that a repository may have been renamed.
+/// The number of redirects that are followed for renamed repositories.
 const RENAMES: usize = 5;
 
-/// Times that a download goes on from where it broke, before it is given up.
+/// The number of times that a broken download is resumed before it fails.
 const RETRIES: usize = 3;
 
-/// Fetches the files of `recipe` into `dir`, and converts what is in an older form.
+/// Fetches the files of `recipe` into `dir`, and converts those in older formats.
 pub(super) fn fetch(sources: &Sources, recipe: &Recipe, dir: &Path, progress: &dyn Progress) -> Result<(), ModelError> {
     let hub = Hub::new(sources, recipe, dir, progress);
     hub.required(CONFIG)?;
@@ -39,7 +39,7 @@ pub(super) fn fetch(sources: &Sources, recipe: &Recipe, dir: &Path, progress: &d
         hub.optional(name)?;
     }
     if !hub.optional(TOKENIZER)? {
-        // Whichever there are; a repository without any is told by the file that it should have.
+        // Fetches all that exist. If none does, the error names the file that should exist.
         let mut found = false;
         for name in SOURCES {
             found |= hub.optional(name)?;
@@ -66,7 +66,7 @@ pub(super) fn fetch_adapter(
     hub.optional(CONFIG).map(drop)
 }
 
-/// A repository on the hub, and where its files go.
+/// A repository on the hub, and the folder for its files.
 struct Hub<'a> {
     agent: Agent,
     sources: &'a Sources,
@@ -83,7 +83,7 @@ impl<'a> Hub<'a> {
             .timeout_per_read(Some(READ))
             .http_status_as_error(false)
             .user_agent(concat!("polyrank/", env!("CARGO_PKG_VERSION")))
-            // Big files lie on other hosts, which must not see the token.
+            // Big files are on other hosts, which must not see the token.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost);
         Self { agent: config.build().into(), sources, recipe, dir, progress }
     }
@@ -101,7 +101,7 @@ impl<'a> Hub<'a> {
         if self.optional(name)? { Ok(()) } else { Err(self.missing(name)) }
     }
 
-    /// The shards of an index; false where there is no such index.
+    /// Fetches the shards of an index; false if there is no such index.
     fn sharded(&self, index: &str) -> Result<bool, ModelError> {
         if !self.optional(index)? {
             return Ok(false);
@@ -113,8 +113,7 @@ impl<'a> Hub<'a> {
         Ok(true)
     }
 
-    /// The file `name`; false where there is none. A download that breaks goes on from where it broke, in this call or in a later
-    /// one.
+    /// Fetches the file `name`; false if it does not exist. A broken download is resumed, in this call or in a later one.
     fn optional(&self, name: &str) -> Result<bool, ModelError> {
         let from = self.address(name);
         let stated = self.stated(&from)?;
@@ -125,10 +124,10 @@ impl<'a> Hub<'a> {
             match self.attempt(&from, &partial, stated.etag.as_deref()) {
                 Ok(false) => return Ok(false),
                 Ok(true) => break,
-                // What is there already is told anew only where the connection broke.
+                // Resumed only if this attempt received some bytes; otherwise the error is returned.
                 Err(ModelError::Fetch { reason, .. }) if attempt < RETRIES && partial.grew() => {
                     attempt += 1;
-                    tracing::warn!(%from, %reason, "the download broke, going on from there");
+                    tracing::warn!(%from, %reason, "the download broke; resuming");
                 }
                 Err(error) => return Err(error),
             }
@@ -138,7 +137,7 @@ impl<'a> Hub<'a> {
         Ok(true)
     }
 
-    /// Adds to `partial` what it lacks of the file.
+    /// Downloads the part of the file that `partial` still lacks; false if the file does not exist.
     fn attempt(&self, from: &str, partial: &Partial, etag: Option<&str>) -> Result<bool, ModelError> {
         let fetch = |reason: String| ModelError::Fetch { from: from.to_owned(), reason };
         let mut request = self.authorized(self.agent.get(from));
@@ -151,9 +150,9 @@ impl<'a> Hub<'a> {
         let append = match response.status().as_u16() {
             200 => false,
             206 if range.starts_with(&format!("bytes {begun}-")) => true,
-            206 => return Err(fetch(format!("expected the bytes from {begun} on, found {range:?}"))),
+            206 => return Err(fetch(format!("expected the bytes from {begun}, found {range:?}"))),
             404 => return Ok(false),
-            // All of it was there already.
+            // The whole file had been downloaded already.
             416 if begun > 0 && range == format!("bytes */{begun}") => return Ok(true),
             status => return Err(fetch(format!("HTTP status {status}"))),
         };
@@ -163,8 +162,8 @@ impl<'a> Hub<'a> {
         Ok(true)
     }
 
-    /// What the hub states of a file: for a big one its SHA-256. It does so where it redirects to the file, so that is not
-    /// followed; a redirection on the hub itself that states nothing, of a repository that was renamed, is.
+    /// What the hub states about a file, such as a big file's SHA-256. The hub sends this with the redirect to the file, so that
+    /// redirect is not followed. A redirect within the hub that states nothing, as after a rename of the repository, is followed.
     fn stated(&self, from: &str) -> Result<Stated, ModelError> {
         let head = |address: &str| -> Result<Response<Body>, ModelError> {
             let request = self.agent.head(address).config().max_redirects(0).max_redirects_will_error(false).build();
@@ -194,15 +193,15 @@ impl<'a> Hub<'a> {
     }
 }
 
-/// `https://host` of an address.
+/// The `https://host` part of an address.
 fn origin(address: &str) -> &str {
     let host = address.find("://").map_or(0, |at| at + 3);
     &address[..address[host..].find('/').map_or(address.len(), |at| host + at)]
 }
 
-/// What the hub says of a file before it sends it.
+/// What the hub states about a file before it sends the file.
 struct Stated {
     sha256: Option<String>,
-    /// Of this version of the file.
+    /// The etag of this version of the file.
     etag: Option<String>,
 }

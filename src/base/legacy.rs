@@ -1,7 +1,8 @@
-//! What `torch.save` wrote before release 1.6 of torch: no archive, but pickles one after the other, and behind them the numbers.
+//! Reads the format that `torch.save` wrote before torch 1.6: not an archive, but several pickles, followed by the tensors'
+//! elements.
 //!
-//! In order: a magic number, the protocol's version, facts of the machine, the object (its tensors name storages by keys), the list
-//! of keys; then each key's storage, its length (8 bytes) before its elements.
+//! The file consists of a magic number, the protocol's version, facts about the machine, the object (whose tensors name storages by
+//! keys), the list of keys, and then for each key its storage: the number of elements (8 bytes) and the elements.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,10 +17,10 @@ use super::pickle::Scan;
 /// The pickles of the magic number and of the protocol's version, 1001.
 const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.";
 
-/// Far above what a state dict without its numbers takes.
+/// An upper bound of a pickle's size, far above that of a state dict without its elements.
 const LARGEST_PICKLE: usize = 16 << 20;
 
-/// Classes of storages, and the bytes of an element.
+/// The classes of storages, and the bytes of one element.
 const STORAGES: [(&str, usize); 10] = [
     ("FloatStorage", 4),
     ("DoubleStorage", 8),
@@ -33,7 +34,7 @@ const STORAGES: [(&str, usize); 10] = [
     ("BoolStorage", 1),
 ];
 
-/// Whether a file that begins so is in this form.
+/// Whether a file that begins with `bytes` has this format.
 pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
@@ -41,17 +42,17 @@ pub(super) fn is_legacy(bytes: &[u8]) -> bool {
 /// An opened file.
 pub(super) struct Legacy {
     map: Mmap,
-    /// By name; their paths are the keys of their storages.
+    /// The tensors by name. Their `path` is the key of their storage.
     tensors: HashMap<String, TensorInfo>,
-    /// Where the elements of each storage lie in the file.
+    /// The byte range of each storage's elements in the file.
     storages: HashMap<String, Range<usize>>,
 }
 
 impl Legacy {
-    /// Reads the pickles of a file that [`is_legacy`].
+    /// Reads the pickles of a file for which [`is_legacy`] is true.
     ///
     /// # Errors
-    /// Why it is malformed.
+    /// The reason why the file is malformed.
     pub(super) fn open(map: Mmap) -> Result<Self, String> {
         let mut at = MAGIC.len();
         let machine = next(&map, &mut at, "the facts of the machine")?;
@@ -73,7 +74,7 @@ impl Legacy {
             if widths.insert(key.clone(), width).is_some_and(|before| before != width) {
                 return Err(format!("storage {key} has two types"));
             }
-            // A type that candle does not have is none of a weight.
+            // A type that candle does not have is not a weight's type.
             if let Ok(Some(mut tensor)) = value.into_tensor_info(name, Path::new("")) {
                 tensor.path = key;
                 tensors.insert(tensor.name.clone(), tensor);
@@ -81,8 +82,8 @@ impl Legacy {
         }
         let mut storages = HashMap::new();
         for key in keys {
-            let Object::Unicode(key) = key else { return Err("a storage's key is no text".to_owned()) };
-            // What no tensor names: how large its elements are, nothing says.
+            let Object::Unicode(key) = key else { return Err("a storage's key is not a string".to_owned()) };
+            // The element size of a storage that no tensor names is unknown.
             let width = widths.get(&key).ok_or_else(|| format!("storage {key} belongs to no tensor"))?;
             let length = map.get(at..at + size_of::<u64>()).and_then(|bytes| bytes.try_into().ok());
             let length = u64::from_le_bytes(length.ok_or_else(|| format!("it ends before storage {key}"))?);
@@ -96,21 +97,21 @@ impl Legacy {
         Ok(Self { map, tensors, storages })
     }
 
-    /// Its tensors, but for those of types that no weight has.
+    /// The tensors, except those of types that a weight cannot have.
     pub(super) fn tensors(&self) -> &HashMap<String, TensorInfo> {
         &self.tensors
     }
 
-    /// The tensor of `info`.
+    /// Reads the tensor of `info`.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub(super) fn get(&self, info: &TensorInfo) -> Result<Tensor, String> {
         let (layout, dtype) = (&info.layout, info.dtype);
-        let storage = self.storages.get(&info.path).ok_or_else(|| format!("storage {} is not there", info.path))?;
-        let turned = !layout.is_contiguous();
-        if turned && !layout.is_fortran_contiguous() {
-            return Err(format!("its elements lie apart, with strides {:?}", layout.stride()));
+        let storage = self.storages.get(&info.path).ok_or_else(|| format!("storage {} is missing", info.path))?;
+        let transposed = !layout.is_contiguous();
+        if transposed && !layout.is_fortran_contiguous() {
+            return Err(format!("its elements are not contiguous: strides {:?}", layout.stride()));
         }
         let elements = layout.dims().iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
         let size = elements.and_then(|elements| elements.checked_mul(dtype.size_in_bytes()));
@@ -119,26 +120,27 @@ impl Legacy {
         let range = range.filter(|range| range.end <= storage.end);
         let range = range.ok_or_else(|| format!("shape {:?} does not fit its storage", layout.dims()))?;
         let mut dims = layout.dims().to_vec();
-        if turned {
+        if transposed {
             dims.reverse();
         }
         let read = || -> candle_core::Result<Tensor> {
             let tensor = Tensor::from_raw_buffer(&self.map[range], dtype, &dims, &Device::Cpu)?;
-            match turned {
-                true => tensor.permute((0..dims.len()).rev().collect::<Vec<_>>())?.contiguous(),
-                false => Ok(tensor),
+            if transposed {
+                tensor.permute((0..dims.len()).rev().collect::<Vec<_>>())?.contiguous()
+            } else {
+                Ok(tensor)
             }
         };
         read().map_err(|error| error.to_string())
     }
 }
 
-/// The object of the pickle at `at`, which moves behind it.
+/// Reads the object of the pickle at `at`, and moves `at` past it.
 fn next(map: &Mmap, at: &mut usize, what: &str) -> Result<Object, String> {
     let told = |reason: String| format!("{what}: {reason}");
     let rest = map.get(*at..).unwrap_or_default();
     let length = Scan::new(&rest[..rest.len().min(LARGEST_PICKLE)]).run().map_err(told)?;
-    // Once more, with a limit by the pickle's own length.
+    // Scanned again, because the limit depends on the pickle's own length.
     let pickle = &rest[..length];
     Scan::new(pickle).run().map_err(told)?;
     *at += length;
@@ -147,7 +149,7 @@ fn next(map: &Mmap, at: &mut usize, what: &str) -> Result<Object, String> {
     stack.finalize().map_err(|error| told(error.to_string()))
 }
 
-/// The key of a tensor's storage, and the bytes of an element; `None` for what is no tensor.
+/// The key of a tensor's storage and the bytes of one element; `None` if `value` is not a tensor.
 fn storage(value: &Object) -> Result<Option<(String, usize)>, String> {
     let Some(id) = persistent(value) else { return Ok(None) };
     let Object::Tuple(id) = id else { return Err("a storage is malformed".to_owned()) };
@@ -161,7 +163,7 @@ fn storage(value: &Object) -> Result<Option<(String, usize)>, String> {
     width.map(|width| Some((key.clone(), width))).ok_or_else(|| format!("storage {key} is a {class_name}"))
 }
 
-/// The storage in a call that rebuilds a tensor, or a parameter around one.
+/// The storage in a call that rebuilds a tensor, or a parameter around a tensor.
 fn persistent(value: &Object) -> Option<&Object> {
     let Object::Reduce { args, .. } = value else { return None };
     let Object::Tuple(args) = &**args else { return None };
@@ -172,12 +174,12 @@ fn persistent(value: &Object) -> Option<&Object> {
     }
 }
 
-/// Whether `bytes` begin a tar archive, which `torch.save` wrote before release 0.1.10.
+/// Whether a file that begins with `bytes` is a tar archive, the format of `torch.save` before torch 0.1.10.
 pub(super) fn is_tar(bytes: &[u8]) -> bool {
     bytes.get(257..262) == Some(b"ustar")
 }
 
-/// How to bring the file at `path` into a form that is read.
+/// Advice on how to convert the file at `path` by hand.
 pub(super) fn advice(path: &Path) -> String {
     let name = PathBuf::from(path.file_name().unwrap_or_default());
     format!(

@@ -1,4 +1,4 @@
-//! Where a base comes from: a folder, the hub, a Python package; what it says of itself; its weights in place.
+//! A base: where it comes from (a folder, the hub, a Python package), its configuration and its mapped weights.
 
 pub mod architecture;
 mod cache;
@@ -58,14 +58,15 @@ impl Base {
     /// Opens the base in the folder `dir`.
     ///
     /// # Errors
-    /// A file that is missing or malformed, or a base that is not served.
+    /// If a file is missing or malformed, or the base is not supported.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config = BaseConfig::read(dir)?;
         let weights = Weights::open(&dir.join("model.safetensors"))?;
         Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
     }
 
-    /// Its name for people, clients of a server among them: the id of a hub's model in the cache, or else its folder's last part.
+    /// The name that is shown to users and clients: the hub's id if the base is in the cache, else the last part of its folder's
+    /// path.
     #[must_use]
     pub fn name(&self) -> String {
         let dir = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
@@ -74,43 +75,44 @@ impl Base {
         source::id_of(&dir).unwrap_or_else(folder)
     }
 
-    /// `sha256:...` over the encoder's weights: equal for copies of one encoder, whatever prefix or head they carry. Read and
-    /// hashed when first asked for.
+    /// `sha256:...` of the encoder's weights. It is equal for copies of one encoder, whatever prefix or head they have. The first
+    /// call reads and hashes the weights.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         self.fingerprint.get_or_init(|| self.remembered().unwrap_or_else(|| self.weights.fingerprint()))
     }
 
-    /// Remembers fingerprints in the folder `cache`, so that a file is hashed once for as long as it does not change.
+    /// Stores fingerprints in the folder `cache`, so that a file is hashed again only after it has changed.
     #[must_use]
     pub fn cached(self, cache: Option<PathBuf>) -> Self {
         Self { cache, ..self }
     }
 
-    /// Prepacks the linears at the sites of `layout`; in the cache, where there is one.
+    /// Prepacks the linears at the sites of `layout`, using the cache if there is one.
     ///
     /// # Errors
-    /// Weights that are missing or of another shape.
+    /// If weights are missing or have the wrong shape.
     pub(crate) fn prepack(&mut self, layout: &Layout, precision: Precision) -> Result<(), ModelError> {
         let prepack = prepack::prepack(self, layout, precision, self.cache.as_deref())?;
         self.weights.set_prepack(prepack);
         Ok(())
     }
 
-    /// The fingerprint by the cache, which learns it if need be; `None` without a cache that can be read and written.
+    /// The fingerprint from the cache, where it is stored if it is missing; `None` if there is no cache, or the file's state is
+    /// unknown.
     fn remembered(&self) -> Option<String> {
         let folder = self.cache.as_ref()?.join("fingerprints");
         let path = folder.join(digest::hex(&Sha256::digest(self.weights.identity()?)));
-        // What a crash or another program has left there is not taken for one.
+        // Ignores a file that is not a fingerprint, such as one that a crash or another program left.
         if let Some(known) = fs::read_to_string(&path).ok().filter(|known| weights::is_fingerprint(known)) {
             return Some(known);
         }
         let fingerprint = self.weights.fingerprint();
-        let learn = || -> std::io::Result<()> {
+        let store = || -> std::io::Result<()> {
             fs::create_dir_all(&folder)?;
             atomic_file::write(&path, fingerprint.as_bytes())
         };
-        if let Err(error) = learn() {
+        if let Err(error) = store() {
             tracing::debug!("{}: {error}", path.display());
         }
         Some(fingerprint)

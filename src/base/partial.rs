@@ -1,4 +1,4 @@
-//! A file on its way: kept where it broke off, so that the next try goes on from there.
+//! A partially downloaded file, kept so that the next attempt can resume it.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -12,45 +12,45 @@ use super::digest::hex;
 use super::files::PARTIAL;
 use super::progress::Progress;
 
-/// One version of one file, as far as it has come. Its lock is held: pulls at once do not write to one file.
+/// The downloaded part of one version of one file. It is locked, so that simultaneous pulls do not write to the same file.
 pub(super) struct Partial {
     path: PathBuf,
     file: File,
-    /// Without an etag nobody can tell whether the rest belongs to what is there: then it begins anew.
+    /// Whether the download can be resumed: only with an etag, which tells whether the rest belongs to the same version.
     resumes: bool,
-    /// Its length at the last look.
+    /// Its length at the last call of [`Self::grew`].
     known: Cell<u64>,
     published: Cell<bool>,
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Nothing to go on from.
+        // There is nothing to resume.
         if !self.published.get() && self.len() == 0 {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// How a reply continues what is there.
+/// How a response continues the file.
 pub(super) struct Fill {
-    /// Whether it is the rest, or the whole.
+    /// Whether the response is the rest of the file rather than the whole file.
     pub(super) append: bool,
-    /// Its own length, where it is told.
+    /// The response's own length, if it is known.
     pub(super) bytes: Option<u64>,
 }
 
 impl Partial {
-    /// What has come of the version `etag` of the file at the address `from`; kept in `models`.
+    /// Opens the partial download of the version `etag` of the file at the address `from`, in the folder `models`.
     ///
     /// # Errors
-    /// A folder that cannot be written to.
+    /// If the folder cannot be written to.
     pub(super) fn of(models: &Path, from: &str, etag: Option<&str>) -> Result<Self, ModelError> {
         let name = hex(&Sha256::digest(format!("{from}\n{}", etag.unwrap_or_default())));
         let mut path = models.join(format!("{PARTIAL}{}", &name[..24]));
         let mut alone = false;
         loop {
-            // Of a name with this process's number in it another process may have left something.
+            // A file with this process's number in its name may be left over from an earlier process, so it is truncated.
             let open = OpenOptions::new().create(true).truncate(alone).read(true).write(true).open(&path);
             let file = open.map_err(ModelError::io(&path))?;
             match file.try_lock() {
@@ -60,9 +60,9 @@ impl Partial {
                     partial.known.set(partial.len());
                     return Ok(partial);
                 }
-                // Published by another pull between the two calls.
+                // Another pull published the file between the two calls, so try again.
                 Ok(()) => {}
-                // Another pull is at it: this one goes alone.
+                // Another pull is downloading this file, so this one uses a file of its own.
                 Err(TryLockError::WouldBlock) => {
                     let me = (std::process::id(), std::thread::current().id());
                     path = models.join(format!("{PARTIAL}{}-{}-{:?}", &name[..24], me.0, me.1));
@@ -73,21 +73,21 @@ impl Partial {
         }
     }
 
-    /// Bytes that are there and can be gone on from.
+    /// The number of bytes from which the download can be resumed.
     pub(super) fn len(&self) -> u64 {
         if self.resumes { self.file.metadata().map_or(0, |metadata| metadata.len()) } else { 0 }
     }
 
-    /// Whether more has come since the last look.
+    /// Whether the file has grown since the last call.
     pub(super) fn grew(&self) -> bool {
         let before = self.known.replace(self.len());
         self.len() > before
     }
 
-    /// Writes what `reader` gives.
+    /// Writes the contents of `reader` to the file.
     ///
     /// # Errors
-    /// A reader that breaks, or gives less than was told; what came stays if it can be gone on from.
+    /// If the reader fails or gives fewer bytes than it stated. The bytes received stay if the download can be resumed.
     pub(super) fn fill(
         &self,
         from: &str,
@@ -112,13 +112,13 @@ impl Partial {
             Err(Side::Writer(error)) => return Err(io()(error)),
         };
         match bytes.filter(|&expected| expected != copied) {
-            Some(expected) => Err(fetch(format!("expected {expected} bytes, {copied} came"))),
-            // Before the rename that makes it visible, so that a crash leaves no empty file there.
+            Some(expected) => Err(fetch(format!("expected {expected} bytes, received {copied}"))),
+            // Synced before the rename that makes the file visible, so that a crash does not leave an empty file there.
             None => file.sync_all().map_err(io()),
         }
     }
 
-    /// Compares with the digest that it should have; what has another is thrown away.
+    /// Compares the file's digest with the expected one. If they differ, the contents are discarded.
     pub(super) fn check(&self, from: &str, sha256: Option<&str>) -> Result<(), ModelError> {
         let Some(expected) = sha256 else { return Ok(()) };
         let (mut file, mut hash) = (&self.file, Sha256::new());
@@ -132,7 +132,7 @@ impl Partial {
         Err(ModelError::Checksum { path: from.to_owned(), expected: expected.to_owned(), found })
     }
 
-    /// Moves the whole file to its place.
+    /// Moves the complete file to `path`.
     pub(super) fn publish(&self, path: &Path) -> Result<(), ModelError> {
         fs::rename(&self.path, path).map_err(ModelError::io(path))?;
         self.published.set(true);
@@ -168,7 +168,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     inode(file.metadata()).is_some_and(|own| inode(fs::metadata(path)) == Some(own))
 }
 
-/// A file that is open is not renamed here.
+/// On these systems an open file cannot be renamed.
 #[cfg(not(unix))]
 fn is_at(_: &File, path: &Path) -> bool {
     path.is_file()

@@ -1,6 +1,6 @@
-//! What `torch.save` wrote, looked over before candle reads it: its reader allocates what a string's length claims, and copies
-//! what the memo names, so that a small file could ask for any memory. Here every length must lie inside the file, and what the
-//! values of the stack would hold is counted without making them.
+//! Checks what `torch.save` wrote before candle reads it. Candle's reader allocates the length that a string claims, and copies the
+//! values that the memo names, so a small file could make it allocate any amount of memory. Here every length must lie inside the
+//! file, and the sizes of the values on the stack are counted without making the values.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,15 +9,15 @@ use std::path::Path;
 
 use super::ModelError;
 
-/// Deeper nesting than this no state dict has; candle's values are dropped by recursion.
+/// The deepest nesting of values; no state dict nests deeper. The limit matters because candle drops values by recursion.
 const DEEPEST: usize = 64;
-/// Bytes that values may hold, for each byte of the file: what `torch.save` writes stays below 10.
+/// The largest size of all values, as a multiple of the pickle's size. For pickles of `torch.save` it stays below 10.
 const GROWTH: usize = 64;
 
-/// Refuses the archive at `path` if one of its pickles would not be read in memory proportional to the file.
+/// Rejects the archive at `path` if reading one of its pickles could take memory out of proportion to the file.
 ///
 /// # Errors
-/// A file that is no archive, and a pickle that is malformed or grows.
+/// If the file is not an archive, or a pickle is malformed or grows too much.
 pub(super) fn check(path: &Path) -> Result<(), ModelError> {
     let convert = |reason: String| ModelError::Convert { path: path.to_owned(), reason };
     let file = File::open(path).map_err(ModelError::io(path))?;
@@ -30,7 +30,7 @@ pub(super) fn check(path: &Path) -> Result<(), ModelError> {
             continue;
         }
         let mut bytes = Vec::new();
-        // Inflated pickles count against the file as well.
+        // The inflated pickles together must not be larger than the file.
         entry.take(room as u64 + 1).read_to_end(&mut bytes).map_err(ModelError::io(path))?;
         room = room.checked_sub(bytes.len()).ok_or_else(|| convert(format!("{name} is larger than the file")))?;
         Scan::new(&bytes).run().map_err(|reason| convert(format!("{name}: {reason}")))?;
@@ -38,7 +38,7 @@ pub(super) fn check(path: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// What a value would hold: bytes or values, and how deep they nest.
+/// The size of a value, in bytes or contained values, and the depth of its nesting.
 #[derive(Debug, Clone, Copy, Default)]
 struct Weight {
     size: usize,
@@ -51,34 +51,34 @@ impl Weight {
     }
 }
 
-/// The pickle machine over weights. A mark is `None`.
+/// Runs the pickle machine on the weights of values instead of the values. A mark is `None`.
 pub(super) struct Scan<'a> {
     length: usize,
     rest: &'a [u8],
     stack: Vec<Option<Weight>>,
     memo: HashMap<u32, Weight>,
-    /// All that was ever made.
+    /// The total size of all values made so far.
     made: usize,
     limit: usize,
 }
 
 impl<'a> Scan<'a> {
-    /// Over `bytes`, which begin with a pickle.
+    /// Scans `bytes`, which begin with a pickle.
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         let limit = bytes.len().saturating_mul(GROWTH).saturating_add(4096);
         Self { length: bytes.len(), rest: bytes, stack: Vec::new(), memo: HashMap::new(), made: 0, limit }
     }
 
-    /// The length of the pickle.
+    /// Returns the length of the pickle.
     ///
     /// # Errors
-    /// Why it would not be read, or not in memory proportional to `bytes`.
+    /// The reason why candle would not read it, or not in memory proportional to `bytes`.
     pub(super) fn run(mut self) -> Result<usize, String> {
         while self.step()? {}
         Ok(self.length - self.rest.len())
     }
 
-    /// One operation; whether more follow. The operations are those that candle reads.
+    /// Runs one operation and returns whether more follow. The operations are those that candle reads.
     fn step(&mut self) -> Result<bool, String> {
         let [code] = self.take()?;
         match code {
@@ -147,7 +147,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// The length of what precedes a line feed, which is passed.
+    /// Reads up to a line feed and returns the length before it.
     fn line(&mut self) -> Result<usize, String> {
         let end = self.rest.iter().position(|&byte| byte == b'\n').ok_or("a name has no end")?;
         self.skip(end + 1)?;
@@ -203,7 +203,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Puts `value` into the collection on top.
+    /// Adds `value` to the collection on top of the stack.
     fn add(&mut self, value: Weight) -> Result<(), String> {
         let top = self.stack.last_mut().and_then(Option::as_mut).ok_or("a collection is missing")?;
         *top = top.with(Weight { depth: value.depth + 1, ..value });
@@ -230,7 +230,7 @@ impl<'a> Scan<'a> {
 mod tests {
     use super::Scan;
 
-    fn refused(bytes: &[u8], reason: &str) {
+    fn assert_error(bytes: &[u8], reason: &str) {
         match Scan::new(bytes).run() {
             Err(found) => assert!(found.contains(reason), "{found:?} where {reason:?} was expected"),
             Ok(_) => panic!("{bytes:?} passed where {reason:?} was expected"),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_state_dict_passes() {
+    fn accepts_a_small_state_dict() {
         let mut pickle = b"\x80\x02}q\x00(X\x01\x00\x00\x00wq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02(".to_vec();
         pickle.extend(
             b"(X\x07\x00\x00\x00storageq\x03ctorch\nFloatStorage\nq\x04X\x01\x00\x00\x000q\x05X\x03\x00\x00\x00cpu",
@@ -253,44 +253,44 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_length_must_lie_inside() {
-        refused(b"X\xff\xff\xff\xffabc.", "4294967295 bytes are claimed where 4 are left");
-        refused(b"\x8a\x20\x01.", "32 bytes are claimed where 2 are left");
-        refused(b"\x8a\x09123456789.", "a number of 9 bytes");
+    fn rejects_lengths_beyond_the_end() {
+        assert_error(b"X\xff\xff\xff\xffabc.", "4294967295 bytes are claimed where 4 are left");
+        assert_error(b"\x8a\x20\x01.", "32 bytes are claimed where 2 are left");
+        assert_error(b"\x8a\x09123456789.", "a number of 9 bytes");
     }
 
     #[test]
-    fn copies_of_copies_are_refused() {
+    fn rejects_copies_of_copies() {
         let mut pickle = b"]q\x00".to_vec();
         for _ in 0..40 {
             pickle.extend(b"h\x00h\x00\x86q\x00");
         }
         pickle.push(b'.');
-        refused(&pickle, "grow to more than");
+        assert_error(&pickle, "grow to more than");
     }
 
     #[test]
-    fn deep_nesting_is_refused() {
+    fn rejects_deep_nesting() {
         let mut pickle = b"N".to_vec();
         pickle.extend([0x85; 100]);
         pickle.push(b'.');
-        refused(&pickle, "nest deeper");
+        assert_error(&pickle, "nest deeper");
         let mut lists = vec![b']'; 100];
         lists.extend([b'a'; 99]);
         lists.push(b'.');
-        refused(&lists, "nest deeper");
+        assert_error(&lists, "nest deeper");
     }
 
     #[test]
-    fn what_is_not_there_is_refused() {
-        refused(b"R.", "a value is missing");
-        refused(b"Nt.", "a mark is missing");
-        refused(b"h\x07.", "nothing was kept as 7");
-        refused(b"(a.", "a value is missing");
-        refused(b"Na.", "a collection is missing");
-        refused(b"q\x00.", "a value to keep is missing");
-        refused(b"cos\nsystem", "a name has no end");
-        refused(b"i.", "operation 0x69");
-        refused(b"", "it ends early");
+    fn rejects_missing_operands() {
+        assert_error(b"R.", "a value is missing");
+        assert_error(b"Nt.", "a mark is missing");
+        assert_error(b"h\x07.", "nothing was kept as 7");
+        assert_error(b"(a.", "a value is missing");
+        assert_error(b"Na.", "a collection is missing");
+        assert_error(b"q\x00.", "a value to keep is missing");
+        assert_error(b"cos\nsystem", "a name has no end");
+        assert_error(b"i.", "operation 0x69");
+        assert_error(b"", "it ends early");
     }
 }

@@ -1,8 +1,8 @@
-//! Prepacked weights, kept in the cache folder and mapped: processes share their pages, and a start takes milliseconds.
+//! Prepacked weights in the cache folder, which are memory-mapped: processes share their pages, and a start takes milliseconds.
 //!
-//! A file is a safetensors file of words (`U32`), one tensor a linear, `prepacked/DIGEST-PRECISION.safetensors`, where the digest is
-//! of all that was packed. Each has a checksum in the header, which is compared once a process, when the file is mapped. Whatever
-//! does not fit what is asked for is made anew.
+//! A file `prepacked/DIGEST-PRECISION.safetensors` is a safetensors file of words (`U32`) with one tensor for each linear. The
+//! digest is that of all weights that were packed. The header holds a checksum of each tensor, which is verified when a process
+//! maps the file. A file that does not match the request is written again.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, Write};
@@ -23,25 +23,25 @@ use super::{Base, ModelError};
 use crate::atomic_file;
 use crate::params::{Layout, Precision, Prepacked, Words};
 
-/// Of the panels' form: files of another are made anew.
+/// The version of the format of panels. Files of other versions are written again.
 const VERSION: &str = "3";
 
-/// Where the words begin is a multiple of this: a cache line.
+/// The alignment of the first word: a cache line.
 const ALIGNMENT: usize = 64;
 
-/// A weight that is to be prepacked: name, `[out, in]`, what its products run in.
+/// A weight to prepack: its name, `[out, in]`, and the precision of its products.
 struct Wanted {
     name: String,
     shape: [usize; 2],
     precision: Precision,
 }
 
-/// The linears at the sites of `layout`, prepacked in `precision`, and the base's other ones in f32: mapped from the folder
-/// `cache`, into which they are written first where they are not there. Without a folder, or where that cannot be written, they
-/// are held in memory.
+/// The linears at the sites of `layout`, prepacked in `precision`, and the base's other linears, prepacked in f32. They are mapped
+/// from a file in the folder `cache`, which is written first if it is missing. Without a folder, or if the file cannot be written,
+/// they are kept in memory.
 ///
 /// # Errors
-/// Weights that are missing or of another shape.
+/// If weights are missing or have the wrong shape.
 pub(crate) fn prepack(
     base: &Base,
     layout: &Layout,
@@ -49,7 +49,7 @@ pub(crate) fn prepack(
     cache: Option<&Path>,
 ) -> Result<Prepack, ModelError> {
     let wanted = wanted(base, layout, precision);
-    let Some(cache) = cache else { return held(base, &wanted) };
+    let Some(cache) = cache else { return in_memory(base, &wanted) };
     let path = file(cache, base, layout, precision);
     if let Some(found) = open(&path, &wanted) {
         return Ok(found);
@@ -57,11 +57,11 @@ pub(crate) fn prepack(
     match write(&path, base, &wanted, precision)? {
         Ok(()) => match open(&path, &wanted) {
             Some(written) => Ok(written),
-            None => held(base, &wanted),
+            None => in_memory(base, &wanted),
         },
         Err(error) => {
-            tracing::warn!("{}: {error}; prepacked weights are held in memory", path.display());
-            held(base, &wanted)
+            tracing::warn!("{}: {error}; prepacked weights are kept in memory", path.display());
+            in_memory(base, &wanted)
         }
     }
 }
@@ -72,7 +72,7 @@ fn wanted(base: &Base, layout: &Layout, precision: Precision) -> Vec<Wanted> {
         let module = layout.module(site);
         Wanted { name: name(&layout.name(site)), shape: [module.out_features, module.in_features], precision }
     };
-    // A base may lack them, and knows their shapes.
+    // A base may lack these linears; their shapes are known only from its weights.
     let other = |linear: &String| {
         let &[out, width] = &base.weights.find(&name(linear))?.shape[..] else { return None };
         let shape = [out, width];
@@ -82,7 +82,8 @@ fn wanted(base: &Base, layout: &Layout, precision: Precision) -> Vec<Wanted> {
 }
 
 fn file(cache: &Path, base: &Base, layout: &Layout, precision: Precision) -> PathBuf {
-    // Of the sites the fingerprint tells, but poolers and the like, which are packed too, differ between bases that it holds for one.
+    // The fingerprint covers the linears at sites. Poolers and similar linears are packed too, but bases with the same fingerprint
+    // may differ in them, so their digest is added.
     let others: Vec<String> = layout.other_linears.iter().map(|linear| format!("{linear}.weight")).collect();
     let others = base.weights.digest(others.iter().map(String::as_str));
     let digest = hex(&Sha256::digest(format!("{} {others}", base.fingerprint())));
@@ -94,16 +95,19 @@ fn pack(base: &Base, Wanted { name, shape: [out, width], precision }: &Wanted) -
     Ok(Prepacked::new(weight.slice().unwrap_or_default(), *out, *width, *precision))
 }
 
-fn held(base: &Base, wanted: &[Wanted]) -> Result<Prepack, ModelError> {
+fn in_memory(base: &Base, wanted: &[Wanted]) -> Result<Prepack, ModelError> {
     wanted.iter().map(|wanted| Ok((wanted.name.clone(), pack(base, wanted)?))).collect()
 }
 
-/// What the file at `path` holds, if that is all that is wanted, and whole.
+/// The weights in the file at `path`, if it has all `wanted` ones and is undamaged.
 fn open(path: &Path, wanted: &[Wanted]) -> Option<Prepack> {
     let map = Arc::new(map(&File::open(path).ok()?).ok()?);
     let found = contents(&map, wanted);
     if found.is_none() {
-        tracing::warn!("{}: prepacked weights of another version, or damaged; they are made anew", path.display());
+        tracing::warn!(
+            "{}: the prepacked weights have another version or are damaged; writing them again",
+            path.display()
+        );
     }
     found
 }
@@ -133,12 +137,12 @@ fn checksum_key(name: &str) -> String {
     format!("crc32 {name}")
 }
 
-/// Of the same length for every value, so that the header does not grow when it is filled in.
+/// A checksum as text. Its length is the same for every value, so that the header does not grow when it is filled in.
 fn checksum(value: u32) -> String {
     format!("{value:08x}")
 }
 
-/// Writes the file whole or not at all, a weight at a time. The outer error is of the base, the inner one of the file.
+/// Writes the file atomically, one weight at a time. The outer error is about the base, the inner one about the file.
 fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> Result<io::Result<()>, ModelError> {
     let mut checksums = vec![0; wanted.len()];
     let head = header(wanted, &checksums, precision);
@@ -164,7 +168,7 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
         *checksum = crc32fast::hash(bytes);
     }
     let end = || {
-        // The checksums are known only now; the header is as long as before.
+        // The checksums are known only now. The new header has the same length.
         file.seek(io::SeekFrom::Start(size_of::<u64>() as u64))?;
         file.write_all(header(wanted, &checksums, precision).as_bytes())?;
         atomic_file::publish(file.into_inner().map_err(io::IntoInnerError::into_error)?, path)
@@ -172,7 +176,7 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
     Ok(end())
 }
 
-/// A safetensors header, with spaces at its end so that what follows is aligned.
+/// A safetensors header, padded with spaces so that the words after it are aligned.
 fn header(wanted: &[Wanted], checksums: &[u32], precision: Precision) -> String {
     let mut entries = Map::new();
     let mut about = Map::new();
@@ -218,27 +222,27 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_once_and_mapped() {
+    fn writes_the_file_once_and_maps_it() {
         let cache = tempfile::tempdir().unwrap();
         let (base, layout) = base(cache.path());
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let path = file(cache.path(), &base, &layout, precision);
             let expected = prepack(&base, &layout, precision, None).unwrap();
-            // The pooler too.
+            // The pooler is packed too.
             assert_eq!(expected.len(), layout.len() + 1);
             let made = prepack(&base, &layout, precision, Some(cache.path())).unwrap();
             let inode = fs::metadata(&path).unwrap().ino();
             let again = prepack(&base, &layout, precision, Some(cache.path())).unwrap();
-            assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "{precision} was made again");
+            assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "{precision} was written again");
             assert!(words(&made) == words(&expected) && words(&again) == words(&expected), "{precision}");
             let first = again.values().next().unwrap().words().as_ptr() as usize;
             assert!(first.is_multiple_of(ALIGNMENT), "{precision} is not aligned");
         }
     }
 
-    /// Another user of the cache maps it too.
+    /// Other users of the cache must be able to map the file.
     #[test]
-    fn a_file_is_readable_by_whom_the_umask_lets() {
+    fn file_mode_follows_the_umask() {
         let cache = tempfile::tempdir().unwrap();
         let (base, layout) = base(cache.path());
         prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
@@ -248,9 +252,9 @@ mod tests {
         assert_eq!(mode(&file(cache.path(), &base, &layout, Precision::Int8)), mode(&plain));
     }
 
-    /// The fingerprint holds them for one base, and their linears at sites are the same.
+    /// Bases that differ only in the pooler have the same fingerprint, but must not share the pooler's packed weight.
     #[test]
-    fn bases_with_another_pooler_have_each_its_own() {
+    fn bases_with_different_poolers_do_not_share_files() {
         const POOLER: &str = "bert.pooler.dense.weight";
         let (cache, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (first, layout) = base(cache.path());
@@ -273,9 +277,9 @@ mod tests {
         }
     }
 
-    /// Whatever is wrong with the file, the weights are right, and the file is afterwards.
+    /// A file that does not match is replaced, and the weights returned are right.
     #[test]
-    fn a_file_that_does_not_fit_is_made_anew() {
+    fn rewrites_files_that_do_not_match() {
         let cache = tempfile::tempdir().unwrap();
         let (base, layout) = base(cache.path());
         let path = file(cache.path(), &base, &layout, Precision::Int8);
@@ -294,9 +298,9 @@ mod tests {
         }
     }
 
-    /// One bit that flips on the disk leads to no wrong answer: the file is made anew, unless nothing reads the byte.
+    /// A bit that flips on disk never changes the weights: the file is written again, unless nothing reads the byte.
     #[test]
-    fn a_flipped_bit_anywhere_is_found() {
+    fn detects_flipped_bits() {
         let cache = tempfile::tempdir().unwrap();
         let (base, layout) = base(cache.path());
         let path = file(cache.path(), &base, &layout, Precision::Int8);
@@ -311,12 +315,12 @@ mod tests {
             fs::write(&path, &flipped).unwrap();
             let made = prepack(&base, &layout, Precision::Int8, Some(cache.path())).unwrap();
             assert!(words(&made) == words(&expected), "byte {at}");
-            assert!(at < start || fs::read(&path).unwrap() == whole, "byte {at} was not mended");
+            assert!(at < start || fs::read(&path).unwrap() == whole, "byte {at} was not repaired");
         }
     }
 
     #[test]
-    fn a_cache_that_cannot_be_written_is_done_without() {
+    fn keeps_weights_in_memory_if_the_cache_cannot_be_written() {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("a file");
         fs::write(&cache, "").unwrap();
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_is_remembered_until_the_file_changes() {
+    fn fingerprints_are_cached_until_the_file_changes() {
         let (cache, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert");
         for name in ["config.json", "model.safetensors"] {
@@ -337,15 +341,15 @@ mod tests {
         assert_eq!(first, Base::open(&golden).unwrap().fingerprint());
         let known: Vec<_> = fs::read_dir(cache.path().join("fingerprints")).unwrap().collect();
         assert_eq!(known.len(), 1);
-        // What is remembered is what is told: nothing is hashed again.
+        // The cached fingerprint is returned as it is: nothing is hashed again.
         let remembered = format!("sha256:{}", "0".repeat(64));
         fs::write(known[0].as_ref().unwrap().path(), &remembered).unwrap();
         assert_eq!(open().fingerprint(), remembered);
         for wrong in ["", "sha256:", "sha256:remembered", &remembered[1..]] {
             fs::write(known[0].as_ref().unwrap().path(), wrong).unwrap();
-            assert_eq!(open().fingerprint(), first, "{wrong:?} is no fingerprint");
+            assert_eq!(open().fingerprint(), first, "{wrong:?} is not a fingerprint");
         }
-        // Other weights of the same size and time, as a copy that keeps times makes them.
+        // Other weights with the same size and time, as from a copy that keeps times.
         let weights = dir.path().join("model.safetensors");
         let time = fs::metadata(&weights).unwrap().modified().unwrap();
         let mut bytes = fs::read(&weights).unwrap();

@@ -1,29 +1,29 @@
-//! How far a fetch is, on standard error.
+//! Shows the progress of a fetch on standard error.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Told how far a fetch is.
+/// Receives the progress of a fetch.
 pub trait Progress {
-    /// `what` begins; it has so many bytes, where that is known.
+    /// `what` begins; `bytes` is its size, if it is known.
     fn begin(&self, what: &str, bytes: Option<u64>);
 
-    /// So many bytes more have come.
+    /// `bytes` more bytes have been received.
     fn advance(&self, bytes: u64);
 
-    /// What began has ended, well or not.
+    /// The current item has ended, successfully or not.
     fn end(&self);
 }
 
-/// Silence.
+/// Shows nothing.
 impl Progress for () {
     fn begin(&self, _what: &str, _bytes: Option<u64>) {}
     fn advance(&self, _bytes: u64) {}
     fn end(&self) {}
 }
 
-/// A bar on standard error while that is a terminal; a spinner where the number of bytes is not known.
+/// A progress bar on standard error if that is a terminal; a spinner if the number of bytes is unknown.
 pub struct Bar(ProgressBar);
 
 impl Default for Bar {

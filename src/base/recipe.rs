@@ -1,33 +1,33 @@
-//! Where a model is to be had, and what its files must be.
+//! The sources of a model and the digests of its files.
 
 /// How to fetch a base.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recipe<'a> {
-    /// Its id on the hub.
+    /// The id on the hub.
     pub(super) id: &'a str,
     /// A branch, tag or commit.
     pub(super) revision: &'a str,
-    /// Files with their SHA-256, wherever they come from.
+    /// The SHA-256 of files, from whichever source they come.
     pub(super) pins: Pins,
-    /// A Python package that holds it too.
+    /// A Python package that also contains the base.
     pub(super) wheel: Option<Wheel>,
 }
 
-/// Names of files, and their SHA-256.
+/// File names with their SHA-256.
 pub(super) type Pins = &'static [(&'static str, &'static str)];
 
-/// A Python package that holds a base.
+/// A Python package that contains a base.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wheel {
-    /// Its name.
+    /// The package's name.
     pub(super) package: &'static str,
-    /// The base's folder in it.
+    /// The base's folder in the package.
     pub(super) folder: &'static str,
-    /// Its own files with their SHA-256, besides those of the recipe.
+    /// The SHA-256 of the package's own files, in addition to the recipe's.
     pub(super) pins: Pins,
 }
 
-/// all-MiniLM-L6-v2. Only the wheel's copies of the two configurations are pinned: the hub may write the same otherwise.
+/// all-MiniLM-L6-v2. The two configurations are pinned only in the wheel: the hub may format the same contents differently.
 pub(super) const DEFAULT: Recipe = Recipe {
     id: "sentence-transformers/all-MiniLM-L6-v2",
     revision: "main",
@@ -46,13 +46,13 @@ pub(super) const DEFAULT: Recipe = Recipe {
 };
 
 impl Recipe<'_> {
-    /// `ORG--NAME`, and behind it a revision that is not the main one.
+    /// `ORG--NAME`, followed by `@` and the revision if that is not the main one.
     pub(super) fn folder_name(&self) -> String {
         let revision = if self.revision == "main" { String::new() } else { format!("@{}", self.escaped_revision()) };
         format!("{}{revision}", self.id.replace('/', "--"))
     }
 
-    /// The revision as one part of a path or an address, which no other revision is written as: `refs%2Fpr%2F1`.
+    /// The revision as one component of a path or an address, such as `refs%2Fpr%2F1`. No two revisions have the same form.
     pub(super) fn escaped_revision(&self) -> String {
         self.revision.replace('/', "%2F")
     }

@@ -1,4 +1,4 @@
-//! What the name of a model means, and the way from it to a folder.
+//! Finds the folder of a model by its name, and fetches the model if it is missing.
 
 use std::path::{Path, PathBuf};
 
@@ -11,17 +11,17 @@ use super::pull::{convert_local, pull as fetch, pull_adapter as fetch_adapter};
 use super::recipe::{self, Recipe};
 use super::{ModelError, convert, files, weights};
 
-/// What folders of converted models that lay elsewhere begin with.
+/// The prefix of the folders of converted local models.
 const LOCAL: &str = "local";
 
 /// The name of the default base.
 const DEFAULT: &str = "default";
 
 impl Sources {
-    /// The folder of `model`: a folder's path, `default`, or a hub's id (`ORG/NAME`) whose model is in the cache.
+    /// The folder of `model`, which is a folder's path, `default`, or the id of a hub's model (`ORG/NAME`) in the cache.
     ///
     /// # Errors
-    /// [`ModelError::NotFound`].
+    /// [`ModelError::NotFound`], if there is no such model.
     pub fn locate(&self, model: &str) -> Result<PathBuf, ModelError> {
         if let Some(dir) = folder(model) {
             return Ok(dir);
@@ -32,14 +32,14 @@ impl Sources {
             .ok_or_else(|| not_found(model, self.models()))
     }
 
-    /// [`locate`](Self::locate), and where `model` is not in the cache yet, fetches it.
+    /// The folder of `model`, as [`locate`](Self::locate) finds it. A model that is not in the cache yet is fetched.
     ///
     /// # Errors
-    /// What is neither a folder nor an id, a model that no source gives, and one that is not served.
+    /// If `model` is neither a folder nor an id, no source has it, or it is not supported.
     pub fn ensure(&self, model: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
-        // A folder, though its path may look like an id.
+        // A folder takes precedence, even if its path looks like an id.
         if let Some(dir) = folder(model) {
-            return self.served(dir);
+            return self.convertible(dir);
         }
         match (self.locate(model), recipe(model)) {
             (Err(ModelError::NotFound { .. }), Some(_)) if self.offline => {
@@ -50,8 +50,8 @@ impl Sources {
         }
     }
 
-    /// A folder whose files are in older forms is converted once, into the cache; its own files stay as they are.
-    fn served(&self, dir: PathBuf) -> Result<PathBuf, ModelError> {
+    /// The folder to serve. A folder with files in older formats is converted once, into the cache; its own files are not changed.
+    fn convertible(&self, dir: PathBuf) -> Result<PathBuf, ModelError> {
         if files::is_base(&dir) {
             return Ok(dir);
         }
@@ -67,10 +67,10 @@ impl Sources {
         Ok(target)
     }
 
-    /// Brings the adapter `id` of the hub into the cache: its folder. What is there already is not fetched again.
+    /// Fetches the adapter `id` from the hub into the cache, unless it is there already, and returns its folder.
     ///
     /// # Errors
-    /// What is no id, and an adapter that the hub does not give.
+    /// If `id` is not an id, or the hub does not provide the adapter.
     pub fn adapter(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
         let not_found = || not_found(id, self.home.join("adapters"));
         let recipe = recipe(id).filter(|recipe| recipe.wheel.is_none()).ok_or_else(not_found)?;
@@ -86,41 +86,42 @@ impl Sources {
     }
 }
 
-/// The folder of `model`, as [`Sources::locate`] by the environment.
+/// The folder of `model`, as [`Sources::locate`] finds it with the environment's settings.
 ///
 /// # Errors
-/// As [`Sources::locate`].
+/// As for [`Sources::locate`].
 pub fn locate(model: &str) -> Result<PathBuf, ModelError> {
-    // A folder needs no cache.
+    // A folder does not need the cache.
     folder(model).map_or_else(|| Sources::from_env()?.locate(model), Ok)
 }
 
-/// The folder of `model`, fetched where it is missing, as [`Sources::ensure`] by the environment, with a bar on standard error.
+/// The folder of `model`, fetched if it is missing, as by [`Sources::ensure`] with the environment's settings and a progress bar on
+/// standard error.
 ///
 /// # Errors
-/// As [`Sources::ensure`].
+/// As for [`Sources::ensure`].
 pub fn ensure(model: &str) -> Result<PathBuf, ModelError> {
-    // A folder that is served as it is needs no cache.
+    // A folder that needs no conversion does not need the cache.
     match folder(model).filter(|dir| files::is_base(dir) || !convert::is_convertible(dir)) {
         Some(dir) => Ok(dir),
         None => Sources::from_env()?.ensure(model, &Bar::default()),
     }
 }
 
-/// Brings the adapter `id` of the hub into the cache, as [`Sources::adapter`] by the environment.
+/// Fetches the adapter `id` from the hub into the cache, as [`Sources::adapter`] does with the environment's settings.
 ///
 /// # Errors
-/// As [`Sources::adapter`].
+/// As for [`Sources::adapter`].
 pub fn pull_adapter(id: &str) -> Result<PathBuf, ModelError> {
     Sources::from_env()?.adapter(id, &Bar::default())
 }
 
-/// A digest of what files are in `dir`, how large and how old.
+/// A digest of the names, sizes and times of the files in `dir`.
 fn state_of(dir: &Path) -> Result<String, ModelError> {
     let (dir, mut files) = (&*dir.canonicalize().map_err(ModelError::io(dir))?, Vec::new());
     for entry in std::fs::read_dir(dir).map_err(ModelError::io(dir))? {
         let entry = entry.map_err(ModelError::io(dir))?;
-        // Of what a link points at, which is what is read.
+        // The metadata of a link's target, because the target is what is read.
         let path = entry.path();
         let metadata = std::fs::metadata(&path).map_err(ModelError::io(&path))?;
         files.push(format!("{path:?} {:?}", weights::state(&metadata)));
@@ -129,27 +130,27 @@ fn state_of(dir: &Path) -> Result<String, ModelError> {
     Ok(hex(&Sha256::digest(files.join("\n")))[..16].to_owned())
 }
 
-/// Brings `model`, or without one the default base, into the cache: its folder. What is there already is not fetched again.
+/// Fetches `model`, or the default base, into the cache, unless it is there already, and returns its folder.
 ///
 /// # Errors
-/// As [`Sources::ensure`].
+/// As for [`Sources::ensure`].
 pub fn pull(model: Option<&str>) -> Result<PathBuf, ModelError> {
     ensure(model.unwrap_or(DEFAULT))
 }
 
-/// The id on the hub and the revision that `model` means, `default` too; `None` for a folder and what is no id.
+/// The hub's id and the revision that `model` means, also for `default`; `None` if it is a folder or not an id.
 #[must_use]
 pub fn repository(model: &str) -> Option<(String, String)> {
     let recipe = recipe(model).filter(|_| folder(model).is_none())?;
     Some((recipe.id.to_owned(), recipe.revision.to_owned()))
 }
 
-/// The folder that `model` is the path of; `default` is never one.
+/// The folder whose path is `model`, if there is one. `default` is never a path.
 fn folder(model: &str) -> Option<PathBuf> {
     Some(Path::new(model)).filter(|path| model != DEFAULT && path.is_dir()).map(Path::to_owned)
 }
 
-/// How to fetch `model`, if it is `default` or an id of the hub.
+/// The recipe to fetch `model`, if it is `default` or an id of the hub.
 fn recipe(model: &str) -> Option<Recipe<'_>> {
     let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
     match model {
@@ -159,14 +160,14 @@ fn recipe(model: &str) -> Option<Recipe<'_>> {
     }
 }
 
-/// The id of the model whose folder in a cache is `dir`.
+/// The id of the model whose folder in the cache is `dir`.
 pub(super) fn id_of(dir: &Path) -> Option<String> {
     let (parent, name) = (dir.parent()?.file_name()?, dir.file_name()?.to_str()?);
-    let (organisation, rest) = name.split_once("--").filter(|(organisation, _)| *organisation != LOCAL)?;
-    (parent == MODELS).then(|| format!("{organisation}/{}", rest.replace("%2F", "/")))
+    let (organization, rest) = name.split_once("--").filter(|(organization, _)| *organization != LOCAL)?;
+    (parent == MODELS).then(|| format!("{organization}/{}", rest.replace("%2F", "/")))
 }
 
-/// Owners on the hub of models whose bare names are known, by what the names begin with.
+/// The owners of well-known models on the hub, by the prefix of the models' names; used for suggestions.
 const OWNERS: [(&str, &str); 13] = [
     ("bert-", "google-bert"),
     ("roberta-", "FacebookAI"),
@@ -189,17 +190,18 @@ fn not_found(model: &str, cache: PathBuf) -> ModelError {
     ModelError::NotFound { model: model.to_owned(), suggestion, cache }
 }
 
-/// A branch, tag, commit or `refs/pr/N`.
+/// Whether `revision` is a branch, tag, commit or `refs/pr/N`.
 fn is_revision(revision: &str) -> bool {
     revision.split('/').all(is_name)
 }
 
-/// `ORG/NAME` of letters, digits, `.`, `_` and `-`: what the hub allows. So an id can name no path outside the cache.
+/// Whether `model` is `ORG/NAME` of letters, digits, `.`, `_` and `-`, which is what the hub allows. Such an id cannot name a path
+/// outside the cache.
 fn is_id(model: &str) -> bool {
-    model.split_once('/').is_some_and(|(organisation, name)| is_name(organisation) && is_name(name))
+    model.split_once('/').is_some_and(|(organization, name)| is_name(organization) && is_name(name))
 }
 
-/// What can stand in a path and leads nowhere.
+/// Whether `part` is safe as one component of a path.
 fn is_name(part: &str) -> bool {
     part.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
         && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
@@ -210,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_is_known_by_its_repository() {
+    fn finds_the_repository_of_a_model() {
         let found = |model| repository(model).map(|(id, revision)| format!("{id} {revision}"));
         assert_eq!(found("default").as_deref(), Some("sentence-transformers/all-MiniLM-L6-v2 main"));
         assert_eq!(found("org/name").as_deref(), Some("org/name main"));
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_told_from_paths() {
+    fn distinguishes_ids_from_paths() {
         for id in ["sentence-transformers/all-MiniLM-L6-v2", "a/b", "o_1/n.2-x"] {
             assert!(is_id(id), "{id}");
         }

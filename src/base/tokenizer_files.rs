@@ -1,6 +1,6 @@
-//! `tokenizer.json` from what repositories held before it: a SentencePiece model, a WordPiece vocabulary, a byte-level BPE.
+//! Makes `tokenizer.json` from older files: a SentencePiece model, a WordPiece vocabulary, or a byte-level BPE.
 //!
-//! Each is what `transformers`' own converter makes of the same file (`convert_slow_tokenizer.py`).
+//! The result equals that of `transformers`' own converter for the same file (`convert_slow_tokenizer.py`).
 
 use std::fs;
 use std::path::Path;
@@ -13,22 +13,22 @@ use serde_json::{Map, Value, json};
 use super::ModelError;
 use crate::text::{Side, Token, template};
 
-/// DeBERTa-v2's and v3's SentencePiece model.
+/// The SentencePiece model of DeBERTa-v2 and v3.
 const SPM: &str = "spm.model";
-/// XLM-R's.
+/// The SentencePiece model of XLM-R.
 const XLM_SPM: &str = "sentencepiece.bpe.model";
-/// WordPiece, a token a line.
+/// A WordPiece vocabulary, with one token on each line.
 const WORD_PIECE: &str = "vocab.txt";
-/// Byte-level BPE.
+/// The files of a byte-level BPE.
 const BPE: [&str; 2] = ["vocab.json", "merges.txt"];
 
-/// Files that a tokenizer can be made of.
+/// The files from which a tokenizer can be made.
 pub(super) const SOURCES: [&str; 5] = [SPM, XLM_SPM, WORD_PIECE, BPE[0], BPE[1]];
 
-/// The tokenizer of the files in `dir`, for a base of `model_type`.
+/// Makes the tokenizer from the files in `dir`, for a base of `model_type`.
 ///
 /// # Errors
-/// Files that are malformed, of another kind than is read, or missing.
+/// If files are missing, malformed or of an unsupported kind.
 pub(super) fn tokenizer(dir: &Path, model_type: &str) -> Result<Value, ModelError> {
     let there = |name: &str| dir.join(name).is_file();
     match model_type {
@@ -38,24 +38,26 @@ pub(super) fn tokenizer(dir: &Path, model_type: &str) -> Result<Value, ModelErro
         "mpnet" if there(WORD_PIECE) => word_piece(dir, &MPNET_TOKENS),
         "roberta" if there(BPE[0]) && there(BPE[1]) => byte_level(dir),
         _ => {
-            let reason =
-                format!("expected tokenizer.json, or for {model_type} one of {}, found neither", SOURCES.join(", "));
+            let reason = format!(
+                "expected tokenizer.json, or for {model_type} files among {}; found neither",
+                SOURCES.join(", ")
+            );
             Err(ModelError::Convert { path: dir.to_owned(), reason })
         }
     }
 }
 
-/// The files beside the tokenizer's.
+/// Reads the settings files beside the tokenizer.
 fn side(dir: &Path) -> Result<Side, ModelError> {
     Ok(Side::read(dir, None)?)
 }
 
-/// Whether the settings say yes to `key`.
+/// The setting `key`, or `default` if it is absent.
 fn says(side: &Side, key: &str, default: bool) -> Result<bool, ModelError> {
     Ok(side.get::<bool>(key)?.unwrap_or(default))
 }
 
-/// The fields of `sentencepiece_model.proto` that decide ids.
+/// The fields of `sentencepiece_model.proto` that determine token ids.
 #[derive(Clone, PartialEq, Message)]
 struct ModelProto {
     #[prost(message, repeated, tag = "1")]
@@ -92,7 +94,7 @@ struct NormalizerSpec {
     precompiled_charsmap: Option<Vec<u8>>,
 }
 
-/// A SentencePiece model with what ids need of it.
+/// The parts of a SentencePiece model that determine token ids.
 struct SentencePiece {
     pieces: Vec<(String, f32, i32)>,
     unk_id: usize,
@@ -104,7 +106,7 @@ impl SentencePiece {
         let convert = |reason: String| ModelError::Convert { path: path.to_owned(), reason };
         let bytes = fs::read(path).map_err(ModelError::io(path))?;
         let proto =
-            ModelProto::decode(&bytes[..]).map_err(|error| convert(format!("no SentencePiece model: {error}")))?;
+            ModelProto::decode(&bytes[..]).map_err(|error| convert(format!("not a SentencePiece model: {error}")))?;
         let trainer = proto.trainer_spec.unwrap_or_default();
         let kind = trainer.model_type.unwrap_or(1);
         if kind != 1 {
@@ -119,26 +121,26 @@ impl SentencePiece {
         Ok(Self { pieces, unk_id, charsmap })
     }
 
-    /// The normaliser that the model was trained with, where it has one.
+    /// The normalizer with which the model was trained, if it has one.
     fn charsmap(&self) -> Option<Value> {
         let map = STANDARD.encode(&self.charsmap);
         (!self.charsmap.is_empty()).then(|| json!({"type": "Precompiled", "precompiled_charsmap": map}))
     }
 }
 
-/// One added token.
+/// An added token.
 fn added(id: usize, content: &str, special: bool) -> Value {
     json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": !special,
            "special": special})
 }
 
-/// What stands around texts, of the tokens `[first, last]` with their `ids`.
+/// The post-processor that puts the tokens `[first, last]` with these `ids` around texts.
 fn frame(tokens: [&str; 2], ids: [usize; 2], twice: bool, second_segment: u32) -> Value {
     let [first, last] = [0, 1].map(|i| (tokens[i].to_owned(), ids[i] as u32));
     template([&first, &last], twice, second_segment)
 }
 
-/// A special token of the settings, or the architecture's own; whether the settings name it.
+/// A special token, from the settings or else the architecture's own; and whether the settings name it.
 fn special(side: &Side, key: &str, own: &str) -> Result<(Token, bool), ModelError> {
     Ok(match side.token(key)? {
         Some(token) => (token, true),
@@ -154,7 +156,7 @@ fn sequence(kind: &str, key: &str, steps: Vec<Value>) -> Value {
     json!({"type": kind, key: steps})
 }
 
-fn whole(
+fn tokenizer_json(
     normalizer: Value,
     pre_tokenizer: Value,
     post_processor: Value,
@@ -169,7 +171,7 @@ fn unigram(vocab: &[(String, f32)], unk_id: usize) -> Value {
     json!({"type": "Unigram", "unk_id": unk_id, "vocab": vocab, "byte_fallback": false})
 }
 
-/// `DebertaV2Converter`.
+/// As `DebertaV2Converter` does.
 fn deberta(dir: &Path) -> Result<Value, ModelError> {
     let path = dir.join(SPM);
     let (model, side) = (SentencePiece::read(&path)?, side(dir)?);
@@ -192,7 +194,7 @@ fn deberta(dir: &Path) -> Result<Value, ModelError> {
         ids.push(id);
         tokens.push((id, added(id, token, true)));
     }
-    // The mask is no piece: it comes behind them.
+    // The mask is not a piece, so it comes after the pieces.
     if find("[MASK]").is_none() {
         tokens.push((vocab.len(), added(vocab.len(), "[MASK]", true)));
     }
@@ -204,7 +206,7 @@ fn deberta(dir: &Path) -> Result<Value, ModelError> {
         tokens.push((id, token));
     }
     tokens.sort_by_key(|(id, _)| *id);
-    Ok(whole(
+    Ok(tokenizer_json(
         sequence("Sequence", "normalizers", steps),
         sequence("Sequence", "pretokenizers", pieces),
         frame(["[CLS]", "[SEP]"], [ids[1], ids[2]], false, 1),
@@ -213,8 +215,8 @@ fn deberta(dir: &Path) -> Result<Value, ModelError> {
     ))
 }
 
-/// `XLMRobertaConverter`: fairseq's four tokens stand before the pieces, whose own first three are left out. Blanks at a text's end
-/// count for nothing, as SentencePiece has it.
+/// As `XLMRobertaConverter` does: fairseq's four tokens come before the pieces, whose own first three are left out. Blanks at the
+/// end of a text are ignored, as in SentencePiece.
 fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     let model = SentencePiece::read(&dir.join(XLM_SPM))?;
     let first = ["<s>", "<pad>", "</s>", "<unk>"];
@@ -222,14 +224,14 @@ fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     vocab.extend(model.pieces.iter().skip(3).map(|(piece, score, _)| (piece.clone(), *score)));
     vocab.push(("<mask>".to_owned(), 0.0));
     let mut tokens: Vec<Value> = first.iter().enumerate().map(|(id, token)| added(id, token, true)).collect();
-    // The mask takes the space before it.
+    // The mask includes the space before it.
     let mut mask = added(vocab.len() - 1, "<mask>", true);
     mask["lstrip"] = json!(true);
     tokens.push(mask);
     let mut steps: Vec<Value> = model.charsmap().into_iter().collect();
     steps.push(json!({"type": "Strip", "strip_left": false, "strip_right": true}));
     steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u{2581}"}));
-    Ok(whole(
+    Ok(tokenizer_json(
         sequence("Sequence", "normalizers", steps),
         metaspace(),
         frame(["<s>", "</s>"], [0, 2], true, 0),
@@ -238,20 +240,20 @@ fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     ))
 }
 
-/// The special tokens around a vocabulary.
+/// The special tokens of an architecture.
 struct SpecialTokens {
     first: &'static str,
     last: &'static str,
     padding: &'static str,
     unknown: &'static str,
     mask: &'static str,
-    /// Whether the mask takes the space before it.
+    /// Whether the mask includes the space before it.
     mask_takes_space: bool,
-    /// Whether a pair has two of `last` between its texts, and how its second segment is numbered.
+    /// Whether a pair has two `last` tokens between its texts, and the number of its second segment.
     pair: (bool, u32),
 }
 
-/// `BertConverter`'s.
+/// Those of `BertConverter`.
 const BERT_TOKENS: SpecialTokens = SpecialTokens {
     first: "[CLS]",
     last: "[SEP]",
@@ -262,7 +264,7 @@ const BERT_TOKENS: SpecialTokens = SpecialTokens {
     pair: (false, 1),
 };
 
-/// `MPNetTokenizer`'s, which numbers no segments.
+/// Those of `MPNetTokenizer`, which does not number segments.
 const MPNET_TOKENS: SpecialTokens = SpecialTokens {
     first: "<s>",
     last: "</s>",
@@ -273,21 +275,24 @@ const MPNET_TOKENS: SpecialTokens = SpecialTokens {
     pair: (true, 0),
 };
 
-/// `RobertaConverter`'s.
+/// Those of `RobertaConverter`.
 const ROBERTA_TOKENS: SpecialTokens = SpecialTokens { unknown: "<unk>", pair: (true, 0), ..MPNET_TOKENS };
 
-/// The special tokens of a vocabulary: those of the settings, or else the architecture's own.
+/// The special tokens found in a vocabulary: those of the settings, or else the architecture's own.
 struct Found {
-    /// As `tokenizer.json` lists them. A token of the settings that the vocabulary lacks gets its id where the tokenizer is opened.
+    /// The tokens as `tokenizer.json` lists them. A token of the settings that is not in the vocabulary gets its id when the
+    /// tokenizer is opened.
     listed: Vec<Value>,
-    /// The first and the last token, where the vocabulary has both.
+    /// The first and the last token, if the vocabulary has both.
     ends: Option<[(String, u32); 2]>,
     unknown: String,
 }
 
 impl SpecialTokens {
+    /// Finds the special tokens' ids with `find`, in the vocabulary of the file at `path`.
+    ///
     /// # Errors
-    /// A token of the architecture's own that `find` does not know, of the file at `path`.
+    /// If one of the architecture's own tokens is not in the vocabulary.
     fn find(&self, side: &Side, path: &Path, find: impl Fn(&str) -> Option<usize>) -> Result<Found, ModelError> {
         let mut listed = Vec::new();
         let mut names = Vec::new();
@@ -328,7 +333,7 @@ impl SpecialTokens {
     }
 }
 
-/// `BertConverter`, with the special tokens of an architecture.
+/// As `BertConverter` does, with the special tokens of an architecture.
 fn word_piece(dir: &Path, special: &SpecialTokens) -> Result<Value, ModelError> {
     let path = dir.join(WORD_PIECE);
     let text = fs::read_to_string(&path).map_err(ModelError::io(&path))?;
@@ -341,7 +346,7 @@ fn word_piece(dir: &Path, special: &SpecialTokens) -> Result<Value, ModelError> 
         "handle_chinese_chars": says(&side, "tokenize_chinese_chars", true)?, "strip_accents": side.get::<bool>("strip_accents")?,
     });
     let post = ends.map_or(Value::Null, |[first, last]| template([&first, &last], special.pair.0, special.pair.1));
-    Ok(whole(
+    Ok(tokenizer_json(
         normalizer,
         json!({"type": "BertPreTokenizer"}),
         post,
@@ -355,7 +360,7 @@ fn id_of(vocab: &Map<String, Value>, token: &str) -> Option<usize> {
     vocab.get(token).and_then(Value::as_u64).map(|id| id as usize)
 }
 
-/// `RobertaConverter`.
+/// As `RobertaConverter` does.
 fn byte_level(dir: &Path) -> Result<Value, ModelError> {
     let [vocab_path, merges_path] = BPE.map(|name| dir.join(name));
     let bytes = fs::read(&vocab_path).map_err(ModelError::io(&vocab_path))?;
@@ -376,5 +381,5 @@ fn byte_level(dir: &Path) -> Result<Value, ModelError> {
     let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
                        "end_of_word_suffix": "", "fuse_unk": false, "vocab": vocab, "merges": merges});
     let split = json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
-    Ok(whole(Value::Null, split, post, listed, model))
+    Ok(tokenizer_json(Value::Null, split, post, listed, model))
 }

@@ -1,4 +1,4 @@
-//! A base's weights, memory-mapped and used in place.
+//! A base's weights, memory-mapped and read in place.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -25,18 +25,18 @@ pub struct Weights {
     path: PathBuf,
     file: File,
     map: Arc<Mmap>,
-    /// By canonical name.
+    /// The tensors by canonical name.
     tensors: BTreeMap<String, TensorInfo>,
-    /// Where the tensors' bytes begin in the file.
+    /// The offset of the tensors' bytes in the file.
     start: usize,
     prepack: Prepack,
 }
 
 impl Weights {
-    /// Maps the file at `path`; reads nothing but its header.
+    /// Maps the file at `path`, and reads only its header.
     ///
     /// # Errors
-    /// A file that is missing, or whose header is malformed or does not fit the file.
+    /// If the file is missing, or its header is malformed or does not fit the file.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         let map = map(&file).map_err(ModelError::io(path))?;
@@ -47,25 +47,26 @@ impl Weights {
         Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, prepack: Prepack::new() })
     }
 
-    /// Shape and type of the tensor `name` (as in a classifier's checkpoint, `bert.encoder.layer.0.output.dense.weight`). The
-    /// file may lack the prefix `bert.` (a bare encoder), and may name a norm's parameters `gamma` and `beta` (an old one).
+    /// The shape and the type of the tensor `name`, its name in a classifier's checkpoint, such as
+    /// `bert.encoder.layer.0.output.dense.weight`. The file may leave out the prefix `bert.`, as bare encoders do, and may name a
+    /// norm's parameters `gamma` and `beta`, as old files do.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(&canonical(name))
     }
 
-    /// Gives the parameters that `prepack` has their prepacked form from now on.
+    /// Attaches the prepacked form to the parameters that `prepack` contains.
     pub(super) fn set_prepack(&mut self, prepack: Prepack) {
         self.prepack = prepack;
     }
 
-    /// The file and what tells that it is still the same.
+    /// The file's path and its [`state`].
     pub(super) fn identity(&self) -> Option<String> {
         let (path, metadata) = (self.path.canonicalize().ok()?, self.file.metadata().ok()?);
         Some(format!("{}\n{}", path.display(), state(&metadata)?))
     }
 
-    /// SHA-256 of the tensors `names`, of those that there are.
+    /// The SHA-256 of those of the tensors `names` that exist.
     pub(super) fn digest<'a>(&self, names: impl Iterator<Item = &'a str>) -> String {
         let mut hash = Sha256::new();
         for name in names {
@@ -87,10 +88,10 @@ impl Weights {
         self.find(name).is_some()
     }
 
-    /// The parameter `name` of the given shape. f32 stays where it is mapped; other types are converted once.
+    /// The parameter `name` with this shape. f32 elements stay mapped; other types are converted once.
     ///
     /// # Errors
-    /// A tensor that is missing, of another shape, or of a type that is no float.
+    /// If the tensor is missing, has another shape, or has a type that is not a float.
     pub fn parameter(&self, name: &str, shape: &[usize]) -> Result<Frozen, ModelError> {
         let (path, tensor) = (|| self.path.clone(), || name.to_owned());
         let info = self.find(name).ok_or_else(|| ModelError::MissingTensor { path: path(), tensor: tensor() })?;
@@ -114,17 +115,18 @@ impl Weights {
         Ok(Frozen::new(name, shape, data).with_prepacked(prepacked))
     }
 
-    /// Where the tensor's bytes lie in the file; [`SafeTensors::read_metadata`] has checked that they do.
+    /// The tensor's byte range in the file. [`SafeTensors::read_metadata`] has checked that it lies inside.
     fn range(&self, info: &TensorInfo) -> Range<usize> {
         self.start + info.data_offsets.0..self.start + info.data_offsets.1
     }
 
-    /// SHA-256 over the encoder's float tensors in order of name: name, type, shape and bytes of each. What varies between
-    /// copies of one encoder stays out: prefix, old names of norms, heads, integer buffers, the file's own order and metadata.
+    /// The SHA-256 of the encoder's float tensors in order of name, with the name, type, shape and bytes of each. It leaves out
+    /// what differs between copies of one encoder: the prefix, old names of norms, heads, integer buffers, and the file's order and
+    /// metadata.
     pub(super) fn fingerprint(&self) -> String {
         let encoder = |name: &str| ENCODER.iter().any(|part| name.starts_with(part));
         let float = |dtype| matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
-        // A mapping of its own, so that the word table's pages, of which texts need few, do not stay resident.
+        // Uses a mapping of its own, so that the pages of the word table, of which texts need few, do not stay in memory.
         let passing = map(&self.file);
         let map = passing.as_ref().unwrap_or(&self.map);
         let mut hash = Sha256::new();
@@ -135,7 +137,7 @@ impl Weights {
     }
 }
 
-/// What fingerprints begin with.
+/// The prefix of fingerprints.
 const FINGERPRINT: &str = "sha256:";
 
 pub(super) fn is_fingerprint(text: &str) -> bool {
@@ -143,8 +145,8 @@ pub(super) fn is_fingerprint(text: &str) -> bool {
     digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
-/// What changes with a file's content: its size, when it was written, and, where the system tells, which file it is and when
-/// anything of it changed. The last no copy sets back, as it does the time of writing.
+/// A string that changes when the file's contents change: its size and modification time and, on Unix, its device, inode and change
+/// time. A copy can restore the modification time, but not the change time.
 pub(super) fn state(metadata: &Metadata) -> Option<String> {
     let written = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
     let state = format!("{} {}", metadata.len(), written.as_nanos());
@@ -159,18 +161,19 @@ pub(super) fn state(metadata: &Metadata) -> Option<String> {
 }
 
 pub(super) fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: a mapped file must be neither changed nor truncated. What this crate writes, bases and prepacked weights, appears
-    // whole, by a rename, and is never written again. For a folder that a user brings, the README asks it of the user.
+    // SAFETY: a mapped file must be neither changed nor truncated. The files that this crate writes, bases and prepacked weights,
+    // appear complete, by a rename, and are never written again. For a folder that a user provides, the README asks the user not to
+    // change it.
     unsafe { Mmap::map(file) }
 }
 
-/// What classifiers put before the names of their encoder.
+/// The prefixes that classifiers put before the names of their encoder.
 const PREFIXES: [&str; 7] = ["bert.", "roberta.", "electra.", "distilbert.", "deberta.", "mpnet.", "model."];
 
-/// What bare encoders' names begin with; poolers and heads differ from copy to copy.
+/// The prefixes of names in bare encoders. Poolers and heads, which differ between copies, have others.
 const ENCODER: [&str; 6] = ["embeddings.", "embeddings_project.", "encoder.", "transformer.", "layers.", "final_norm."];
 
-/// The name that a bare encoder gives a tensor today.
+/// The tensor's current name in a bare encoder.
 fn canonical(name: &str) -> String {
     let name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
     match name.rsplit_once('.') {

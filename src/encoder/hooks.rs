@@ -29,6 +29,7 @@ pub enum DropPoint {
 }
 
 /// An encoder's hooks. Every method defaults to the bare, frozen base.
+///
 /// Serving implements them with a mixed batch ([`crate::engine::Mixed`]), training with its method. [`Identity`] is the bare base.
 pub trait Hooks {
     /// The tensor that replaces the parameter `name`, which is its name in a classifier's checkpoint, such as

@@ -18,25 +18,25 @@ pub const TOKENS: usize = 128;
 /// is ranges of texts, none of them empty.
 #[must_use]
 pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
-    let mut passes = Vec::new();
+    let mut ranges = Vec::new();
     let (mut start, mut end, mut tokens) = (0, 0, 0usize);
     for length in lengths {
         end += 1;
         tokens = tokens.saturating_add(length);
         if tokens >= most {
-            passes.push(start..end);
+            ranges.push(start..end);
             (start, tokens) = (end, 0);
         }
     }
     if start < end {
-        passes.push(start..end);
+        ranges.push(start..end);
     }
-    passes
+    ranges
 }
 
 thread_local! {
     /// Whether this thread is inside [`with_spinning_pool`].
-    static SPINNING: Cell<bool> = const { Cell::new(false) };
+    static IN_JOB: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `job` while the pool's other threads spin. Its operations are shorter than the time a sleeping thread needs to wake.
@@ -49,7 +49,7 @@ pub fn with_spinning_pool<T: Send>(job: impl FnOnce() -> T + Send) -> T {
             // A thread that starts late sees that the job is done.
             rayon::spawn_broadcast(move |_| {
                 // Skip threads that are themselves inside `with_spinning_pool`.
-                while !SPINNING.get() && !done.load(Ordering::Acquire) {
+                while !IN_JOB.get() && !done.load(Ordering::Acquire) {
                     if rayon::yield_now() != Some(rayon::Yield::Executed) {
                         // Yield to other threads, which tokenize texts or write responses.
                         std::thread::yield_now();
@@ -57,26 +57,26 @@ pub fn with_spinning_pool<T: Send>(job: impl FnOnce() -> T + Send) -> T {
                 }
             });
         }
-        let _end = SpinGuard::new(&done);
+        let _end = JobGuard::new(&done);
         job()
     })
 }
 
 /// Stops the spinning threads when it is dropped, even after a panic.
-struct SpinGuard<'a> {
+struct JobGuard<'a> {
     done: &'a AtomicBool,
     before: bool,
 }
 
-impl<'a> SpinGuard<'a> {
+impl<'a> JobGuard<'a> {
     fn new(done: &'a AtomicBool) -> Self {
-        Self { done, before: SPINNING.replace(true) }
+        Self { done, before: IN_JOB.replace(true) }
     }
 }
 
-impl Drop for SpinGuard<'_> {
+impl Drop for JobGuard<'_> {
     fn drop(&mut self) {
-        SPINNING.set(self.before);
+        IN_JOB.set(self.before);
         self.done.store(true, Ordering::Release);
     }
 }
@@ -89,6 +89,7 @@ pub struct Workers {
 impl Workers {
     /// Makes groups for batches of about `tokens` tokens: as many groups as there are micro-batches or threads, whichever is fewer.
     /// The threads are divided evenly among the groups.
+    ///
     /// # Errors
     /// If threads cannot be started.
     pub fn new(tokens: usize) -> Result<Self, ThreadPoolBuildError> {
@@ -180,7 +181,7 @@ mod tests {
     fn a_panic_in_a_spinning_pool_propagates_and_frees_the_threads() {
         assert!(std::panic::catch_unwind(|| with_spinning_pool(|| panic!("broken"))).is_err());
         assert_eq!(with_spinning_pool(|| rayon::join(|| 1, || 2)), (1, 2));
-        assert!(!SPINNING.get());
+        assert!(!IN_JOB.get());
     }
 
     #[test]

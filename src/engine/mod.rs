@@ -187,11 +187,11 @@ impl Engine {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
         let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), self.micro_batch_sizes());
-        let pass = |plan: &Plan| self.pass(&adapters, &asked, plan);
+        let run = |plan: &Plan| self.run(&adapters, &asked, plan);
         let answers = match &plans[..] {
-            [alone] if self.backend.on_host() => micro_batches::with_spinning_pool(|| pass(alone))?,
+            [plan] if self.backend.on_host() => micro_batches::with_spinning_pool(|| run(plan))?,
             plans => {
-                let answers = self.workers.map(plans.len(), |i| pass(&plans[i]));
+                let answers = self.workers.map(plans.len(), |i| run(&plans[i]));
                 answers.into_iter().collect::<Result<Vec<_>, _>>()?.concat()
             }
         };
@@ -224,7 +224,7 @@ impl Engine {
     }
 
     /// Runs one micro-batch. Returns the rows that it answers, each with its logits.
-    fn pass(&self, adapters: &[Arc<Adapter>], asked: &[Asked], plan: &Plan) -> Result<Vec<(usize, Vec<f32>)>, Error> {
+    fn run(&self, adapters: &[Arc<Adapter>], asked: &[Asked], plan: &Plan) -> Result<Vec<(usize, Vec<f32>)>, Error> {
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
         let hooks = Mixed::new(self.layout(), plan, adapters);
         let hidden = self.encoder.forward(&batch, &hooks)?;

@@ -7,7 +7,8 @@ use candle_core::Device;
 use thiserror::Error;
 
 /// The error for a CUDA device in a build without CUDA.
-const NO_CUDA: &str = "this build has no CUDA; build with the feature `cuda`: cargo build --release --features cuda (needs CUDA 13.0's nvcc)";
+const NO_CUDA: &str = "this build has no CUDA; build with the feature `cuda`: cargo build --release --features cuda \
+     (needs CUDA 13.0's nvcc)";
 
 /// A device that cannot be opened.
 #[derive(Debug, Error)]

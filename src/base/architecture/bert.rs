@@ -1,4 +1,4 @@
-//! BERT (Devlin et al. 2019): absolute positions; its classifier reads the pooled first token.
+//! BERT (Devlin et al. 2019): absolute positions; the classifier reads the pooled first token.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! DeBERTa-v2 and v3 (He et al. 2021): its own keys, its sites and its head.
+//! DeBERTa-v2 and v3 (He et al. 2021): the keys of `config.json` that only they have, their sites and their head.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -41,7 +41,7 @@ pub(crate) const HEAD: HeadSpec = HeadSpec {
 
 pub(crate) const EMBED_PROJECTION: &str = "deberta.embeddings.embed_proj";
 
-/// Keys of its own.
+/// The keys of `config.json` that only this architecture has.
 #[derive(Deserialize)]
 pub(crate) struct Settings {
     #[serde(default)]
@@ -116,7 +116,7 @@ impl Settings {
         }
     }
 
-    /// Relative positions on either side of 0 that have a row.
+    /// The number of rows for relative positions on either side of 0.
     pub(crate) fn span(&self, config: &BaseConfig) -> usize {
         if self.position_buckets > 0 { self.position_buckets as usize } else { self.reach(config) }
     }

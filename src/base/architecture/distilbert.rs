@@ -1,4 +1,4 @@
-//! DistilBERT (Sanh et al. 2019): other names, no segments, a head of two linears with ReLU between.
+//! DistilBERT (Sanh et al. 2019): names of its own, no segments, and a head of two linears with ReLU between them.
 
 use serde_json::json;
 
@@ -21,7 +21,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         json!({"vocab_size": 30522, "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 6,
                "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 0, "classifier_dropout": 0.2})
     },
-    // The norms' epsilon is no key of its configuration.
+    // Its configuration has no key for the norms' epsilon.
     only: || vec![("layer_norm_eps", json!(1e-12))],
     padding: |_| None,
     layout: |config| SPEC.layout(config),

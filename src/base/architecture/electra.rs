@@ -1,5 +1,5 @@
-//! ELECTRA (Clark et al. 2020), the discriminator: embeddings may be narrower than the layers; a head of two linears with GELU
-//! between.
+//! The discriminator of ELECTRA (Clark et al. 2020): embeddings that may be narrower than the layers, and a head of two linears
+//! with GELU between them.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ static SPEC: PostNormSpec = PostNormSpec {
     head: HeadSpec { activation: Activation::Gelu, ..HeadSpec::ROBERTA },
 };
 
-/// Keys of its own.
+/// The keys of `config.json` that only this architecture has.
 #[derive(Deserialize)]
 struct Settings {
     embedding_size: usize,

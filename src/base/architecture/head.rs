@@ -1,8 +1,8 @@
-//! What a classifier is made of, and what its tensors are called.
+//! The layers of a classifier, and the names of its tensors.
 
 use crate::params::{Dim, HeadParameter};
 
-/// What lies between the two linears of a head.
+/// The activation between the two linears of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {
     Tanh,
@@ -10,20 +10,21 @@ pub(crate) enum Activation {
     Relu,
 }
 
-/// A head as every architecture has it: a linear over the hidden state, an activation, perhaps a norm, a linear to labels.
+/// The head that every architecture has: a linear over the hidden state, an activation, optionally a norm, and a linear to the
+/// labels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadSpec {
-    /// The first linear's name in checkpoints, `bert.pooler.dense`.
+    /// The first linear's name in checkpoints, such as `bert.pooler.dense`.
     pub(crate) dense: &'static str,
     /// Whether it has a bias.
     pub(crate) dense_bias: bool,
-    /// What follows.
+    /// The activation after it.
     pub(crate) activation: Activation,
-    /// A norm, and whether it has a bias.
+    /// The name of the norm, and whether it has a bias.
     pub(crate) norm: Option<(&'static str, bool)>,
-    /// The last linear, `classifier`.
+    /// The last linear's name, such as `classifier`.
     pub(crate) output: &'static str,
-    /// Whether the hidden state is dropped too, in training.
+    /// Whether dropout also applies to the hidden state in training.
     pub(crate) drops_input: bool,
 }
 
@@ -38,7 +39,7 @@ impl HeadSpec {
         drops_input: true,
     };
 
-    /// The head's tensors. Those of the last linear are always the adapter's; the others' need not be, if the base has them.
+    /// The head's tensors. An adapter must carry those of the last linear; it may leave out the others if the base has them.
     pub(crate) fn parameters(&self, hidden: usize) -> Vec<HeadParameter> {
         let parameter = |module: &str, kind: &str, shape: &[Dim], required| HeadParameter {
             name: format!("{module}.{kind}"),

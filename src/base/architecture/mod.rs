@@ -1,7 +1,7 @@
-//! What tells one architecture from another, known from a configuration alone: names, sizes, sites, heads. Reading a base and
-//! running it both stand on it.
+//! How architectures differ, as far as a configuration tells: names, sizes, sites, heads. The code that reads a base and the code
+//! that runs it both use this module.
 //!
-//! An architecture is one file and one row of [`ARCHITECTURES`]:
+//! Each architecture is one file and one row of [`ARCHITECTURES`]:
 //!
 //! | file | architecture |
 //! | --- | --- |
@@ -13,7 +13,7 @@
 //! | `deberta.rs` | DeBERTa-v2 and v3 |
 //! | `modernbert.rs` | ModernBERT |
 //!
-//! The first five describe one encoder, `post_norm.rs`; `head.rs` describes classifiers.
+//! The first five configure one encoder, described by `post_norm.rs`; `head.rs` describes classifiers.
 
 mod bert;
 pub(crate) mod deberta;
@@ -39,7 +39,7 @@ use crate::params::Layout;
 /// The encoder that runs an architecture.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Family {
-    /// Norms after the residuals, told apart by names.
+    /// An encoder with norms after the residuals.
     PostNorm(&'static PostNormSpec),
     /// DeBERTa.
     Deberta,
@@ -51,22 +51,22 @@ pub(crate) enum Family {
 pub struct Architecture {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// Keys of its configuration that BERT names otherwise: (its own name, BERT's).
+    /// The keys of its configuration for which BERT has another name: (its own name, BERT's name).
     pub aliases: &'static [(&'static str, &'static str)],
-    /// `transformers`' values of keys that a configuration leaves out, where they are not BERT's.
+    /// The defaults of `transformers` for keys that a configuration leaves out, if they differ from BERT's.
     pub defaults: fn() -> Value,
-    /// The only values that are served of some keys; anything else is refused by name.
+    /// Keys of which only one value is supported, with that value. Any other value is rejected by name.
     pub only: fn() -> Vec<(&'static str, Value)>,
-    /// The padding token, where positions are counted from its id: a text's first token has the position behind it. `None` where
-    /// they are counted from 0.
+    /// The id of the padding token, if positions are counted from it: a text's first token then has the position after it. `None`
+    /// if positions are counted from 0.
     pub padding: fn(&BaseConfig) -> Option<u32>,
-    /// Its sites, from the configuration alone. Parameters of heads that a base may bring are not required.
+    /// The sites, from the configuration alone. Head tensors that a base may have are not marked as required.
     pub layout: fn(&BaseConfig) -> Result<Layout, ModelError>,
     /// The encoder that runs it.
     pub(crate) family: Family,
 }
 
-/// Every architecture that is served.
+/// All supported architectures.
 pub static ARCHITECTURES: &[Architecture] = &[
     bert::ARCHITECTURE,
     roberta::ROBERTA,
@@ -99,7 +99,7 @@ impl Debug for Architecture {
 /// The sites of a base, from its configuration alone.
 ///
 /// # Errors
-/// A configuration whose own keys are malformed.
+/// If a key that only this architecture has is malformed.
 pub fn layout(config: &BaseConfig) -> Result<Layout, ModelError> {
     (config.architecture().layout)(config)
 }

@@ -1,4 +1,4 @@
-//! ModernBERT (Warner et al. 2024): its own keys, its sites and its head.
+//! ModernBERT (Warner et al. 2024): the keys of `config.json` that only it has, its sites and its head.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -30,7 +30,7 @@ pub(crate) const ATTENTION_OUTPUT: usize = 1;
 pub(crate) const INTERMEDIATE: usize = 2;
 pub(crate) const OUTPUT: usize = 3;
 
-/// Keys of its own.
+/// The keys of `config.json` that only this architecture has.
 #[derive(Deserialize)]
 pub(crate) struct Settings {
     #[serde(default)]
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) local_attention: usize,
     #[serde(default)]
     pub(crate) rope_parameters: Option<Ropes>,
-    /// As older files have it, for layers of both kinds.
+    /// The form in older files, for both types of layers.
     #[serde(default, rename = "rope_scaling")]
     pub(crate) _rope_scaling: Option<Rope>,
     #[serde(default)]
@@ -67,7 +67,7 @@ pub(crate) enum LayerType {
     SlidingAttention,
 }
 
-/// Rotary settings by kind of layer, as newer files have them.
+/// Rotary settings by type of layer, the form in newer files.
 #[derive(Default, Deserialize)]
 pub(crate) struct Ropes {
     pub(crate) full_attention: Option<Rope>,
@@ -81,7 +81,7 @@ pub(crate) struct Rope {
     pub(crate) rope_theta: Option<f64>,
 }
 
-/// Other types stretch the positions; files that ask for them are refused where they are read.
+/// The only supported type. Other types stretch the positions; a file that names one is rejected when it is read.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RopeType {

@@ -1,5 +1,5 @@
-//! MPNet (Song et al. 2020): BERT's layers under other names, positions counted as RoBERTa's, RoBERTa's head, and a bias of the
-//! scores by distance that all layers share.
+//! MPNet (Song et al. 2020): BERT's layers under other names, positions counted as in RoBERTa, RoBERTa's head, and a bias of the
+//! attention scores by distance that all layers share.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,10 +22,10 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     family: Family::PostNorm(&SPEC),
 };
 
-/// `MPNetEmbeddings` counts from this one, whatever `pad_token_id` says.
+/// `MPNetEmbeddings` counts positions from this id, whatever `pad_token_id` says.
 const PADDING: u32 = 1;
 
-/// `MPNetEncoder` looks up this many buckets, whatever `relative_attention_num_buckets` says of the table's rows.
+/// `MPNetEncoder` uses this many buckets, even if `relative_attention_num_buckets` gives the table more rows.
 const BUCKETS: usize = 32;
 
 static SPEC: PostNormSpec = PostNormSpec {
@@ -51,26 +51,27 @@ static SPEC: PostNormSpec = PostNormSpec {
     head: HeadSpec::ROBERTA,
 };
 
-/// Keys of its own.
+/// The keys of `config.json` that only this architecture has.
 #[derive(Deserialize)]
 struct Settings {
     relative_attention_num_buckets: usize,
 }
 
-/// Rows of the table of biases, of which the first [`BUCKETS`] are used.
+/// The number of rows of the bias table. Only the first [`BUCKETS`] are used.
 fn rows(config: &BaseConfig) -> Result<usize, ModelError> {
     let rows = config.own::<Settings>()?.relative_attention_num_buckets;
     config.demand(rows >= BUCKETS, "relative_attention_num_buckets", format!("{BUCKETS} or more"), rows)?;
     Ok(rows)
 }
 
-/// The bucket of the distance `j - i` of key j from query i, as T5's (`relative_position_bucket`): half of them for keys behind
-/// the query; of each half, the first half for a distance each, the others for distances up to 128 by their logarithm.
+/// The bucket of the distance `j - i` of key j from query i, as in T5 (`relative_position_bucket`). Half of the buckets are for
+/// each side of the query. On each side, the first half of the buckets holds one distance each; the second half covers distances up
+/// to 128 by their logarithm.
 fn bucket(distance: i64) -> usize {
     const SIDE: usize = BUCKETS / 2;
     const EXACT: usize = SIDE / 2;
     let (side, far) = (if distance > 0 { SIDE } else { 0 }, distance.unsigned_abs() as usize);
-    // log(far / 8) / log(128 / 8) * 8, rounded down, is the binary logarithm of (far / 8)^2.
+    // log(far / 8) / log(128 / 8) * 8, rounded down, equals the binary logarithm of (far / 8)^2, rounded down.
     let within = if far < EXACT { far } else { EXACT + ((far * far).ilog2() - (EXACT * EXACT).ilog2()) as usize };
     side + within.min(SIDE - 1)
 }
@@ -79,9 +80,9 @@ fn bucket(distance: i64) -> usize {
 mod tests {
     use super::bucket;
 
-    /// `relative_position_bucket(torch.arange(-600, 601))`, made by transformers 5.23.0.
+    /// `relative_position_bucket(torch.arange(-600, 601))`, computed by transformers 5.23.0.
     #[test]
-    fn distances_fall_into_the_buckets_of_transformers() {
+    fn buckets_match_transformers() {
         let golden = include_str!("../../../tests/goldens/mpnet_buckets.json");
         let golden: Vec<usize> = serde_json::from_str(golden).unwrap_or_default();
         assert_eq!(golden.len(), 1201);

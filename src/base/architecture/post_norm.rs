@@ -1,4 +1,4 @@
-//! The encoder of the original Transformer, norms after the residuals: what tells BERT and its like from each other.
+//! Encoders with norms after the residuals, as in the original Transformer: how BERT and its relatives differ.
 
 use super::HeadSpec;
 use crate::base::{BaseConfig, ModelError};
@@ -12,7 +12,7 @@ pub(crate) const ATTENTION_OUTPUT: usize = 3;
 pub(crate) const INTERMEDIATE: usize = 4;
 pub(crate) const OUTPUT: usize = 5;
 
-/// What a layer's parameters are called.
+/// The names of a layer's parameters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Names {
     /// The six linears: query, key, value, the attention's output, into and out of the feed-forward.
@@ -21,11 +21,11 @@ pub(crate) struct Names {
     pub(crate) attention_norm: &'static str,
     /// The norm after the feed-forward.
     pub(crate) output_norm: &'static str,
-    /// Whether the attention's output is dropped in training.
+    /// Whether dropout applies to the attention's output in training.
     pub(crate) drops_attention: bool,
 }
 
-/// BERT's names, which most follow.
+/// BERT's names, which most architectures use.
 pub(crate) const BERT: Names = Names {
     linears: [
         "attention.self.query",
@@ -40,32 +40,33 @@ pub(crate) const BERT: Names = Names {
     drops_attention: true,
 };
 
-/// What tells one such encoder from another.
+/// The description of one encoder with norms after the residuals.
 #[derive(Debug)]
 pub(crate) struct PostNormSpec {
-    /// What stands before its names, `bert`.
+    /// The prefix of its names, such as `bert`.
     pub(crate) prefix: &'static str,
-    /// Where its layers are, `encoder.layer`.
+    /// The path of its layers, such as `encoder.layer`.
     pub(crate) stack: &'static str,
-    /// What is in them.
+    /// The names inside a layer.
     pub(crate) names: Names,
-    /// Its tables in `embeddings`: words, positions, and perhaps segments.
+    /// Its tables in `embeddings`: words, positions and, if it has them, segments.
     pub(crate) tables: &'static [&'static str],
-    /// Width of its embeddings, and the linear that brings them to the hidden size where they differ.
+    /// The width of its embeddings. If that is not the hidden size, the linear [`Self::projection`] follows.
     pub(crate) embedding: fn(&BaseConfig) -> std::result::Result<usize, ModelError>,
+    /// The name of that linear.
     pub(crate) projection: &'static str,
-    /// What its layers add to their scores by distance, where they do.
+    /// The bias of attention scores by distance, if it has one.
     pub(crate) relative: Option<Relative>,
     /// Its classifier.
     pub(crate) head: HeadSpec,
 }
 
-/// A bias of attention scores by head and distance, one for all layers.
+/// A bias of attention scores by head and distance, shared by all layers.
 #[derive(Debug)]
 pub(crate) struct Relative {
-    /// The table `[rows, heads]`, `encoder.relative_attention_bias`.
+    /// The name of the table `[rows, heads]`, such as `encoder.relative_attention_bias`.
     pub(crate) table: &'static str,
-    /// Its rows.
+    /// The number of rows.
     pub(crate) rows: fn(&BaseConfig) -> std::result::Result<usize, ModelError>,
     /// The row of the distance `j - i` of key j from query i.
     pub(crate) row: fn(i64) -> usize,
@@ -90,11 +91,11 @@ pub(crate) fn modules(config: &BaseConfig, names: &Names) -> Vec<Module> {
 }
 
 impl PostNormSpec {
-    /// The sites of such an encoder.
+    /// The sites of this encoder.
     pub(crate) fn layout(&self, config: &BaseConfig) -> std::result::Result<Layout, ModelError> {
         let projects = (self.embedding)(config)? != config.hidden_size;
         let mut other_linears: Vec<String> = projects.then(|| self.projection.to_owned()).into_iter().collect();
-        // What lies under `classifier` is never a target to PEFT.
+        // PEFT never adapts modules under `classifier`.
         if !self.head.dense.starts_with("classifier.") {
             other_linears.push(self.head.dense.to_owned());
         }

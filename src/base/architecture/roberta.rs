@@ -1,4 +1,4 @@
-//! RoBERTa (Liu et al. 2019) and XLM-R: positions counted from the padding token's id, a head of two linears.
+//! RoBERTa (Liu et al. 2019) and XLM-R: positions counted from the padding token's id, and a head of two linears.
 
 use serde_json::{Value, json};
 
@@ -10,13 +10,13 @@ pub(super) const ROBERTA: Architecture = Architecture {
     aliases: &[],
     defaults: || json!({"pad_token_id": 1}),
     only: Vec::<(&str, Value)>::new,
-    // -1 counts from 0: no token has it.
+    // With -1, which is no token's id, positions are counted from 0.
     padding: |config| u32::try_from(config.pad_token_id.unwrap_or_default()).ok(),
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
 };
 
-/// The same under another name, with another tokenizer.
+/// The same encoder under another name, with another tokenizer.
 pub(super) const XLM_ROBERTA: Architecture = Architecture { model_type: "xlm-roberta", ..ROBERTA };
 
 static SPEC: PostNormSpec = PostNormSpec {

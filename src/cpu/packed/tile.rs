@@ -295,7 +295,10 @@ mod x86 {
     /// Writes a loop from the CPU features it needs, its vector type, the number of words in a vector, the number of vectors in a
     /// pass, and its operations. The columns that do not fit in one pass take another pass over the same rows.
     macro_rules! tile {
-        ($name:ident, $features:literal, [$vector:ty; $lanes:literal] x $vectors:literal, $zero:ident, $splat:expr, $load:expr, $add:expr, $store:expr) => {
+        (
+            $name:ident, $features:literal, [$vector:ty; $lanes:literal] x $vectors:literal, $zero:ident, $splat:expr, $load:expr,
+            $add:expr, $store:expr
+        ) => {
             #[target_feature(enable = $features)]
             unsafe fn $name<const R: usize>(
                 x: *const u32,

@@ -78,8 +78,8 @@ pub struct Readout {
 /// one text has more work than all the others together.
 #[must_use]
 pub fn plans(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Plan> {
-    let (shared, passes) = shared_text::cut(asked, questions, share, sizes);
-    passes.into_iter().map(|pass| Plan::of(&shared[pass])).collect()
+    let (shared, ranges) = shared_text::cut(asked, questions, share, sizes);
+    ranges.into_iter().map(|range| Plan::of(&shared[range])).collect()
 }
 
 /// The rows of a text at one stage, and the queries that they serve.

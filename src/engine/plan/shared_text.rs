@@ -71,8 +71,8 @@ impl Sizes {
         if total < 2 * self.least.max(largest) {
             return usize::MAX;
         }
-        let passes = total.div_ceil(self.most.max(1)).next_multiple_of(self.cores.max(1));
-        total.div_ceil(passes).max(self.least)
+        let count = total.div_ceil(self.most.max(1)).next_multiple_of(self.cores.max(1));
+        total.div_ceil(count).max(self.least)
     }
 }
 
@@ -87,6 +87,6 @@ pub(super) fn cut(
     shared.sort_by_cached_key(|text| text.queries.iter().map(|query| query.adapter).collect::<Vec<_>>());
     let costs: Vec<usize> = shared.iter().map(|text| text.cost(&share)).collect();
     let most = sizes.share(costs.iter().sum(), costs.iter().copied().max().unwrap_or(0));
-    let passes = micro_batches::cut(costs, most);
-    (shared, passes)
+    let ranges = micro_batches::cut(costs, most);
+    (shared, ranges)
 }

@@ -157,12 +157,12 @@ proptest! {
         let asked = batch.asked();
         let all: Vec<usize> = (0..asked.len()).collect();
         let sizes = Sizes { least, most: least + more, cores };
-        let passes = cut(&asked, &all, |point| 1.0 - (point.layer * INPUTS + point.input as usize) as f64 / 12.0, sizes);
+        let micro_batches = cut(&asked, &all, |point| 1.0 - (point.layer * INPUTS + point.input as usize) as f64 / 12.0, sizes);
         let mut of = vec![None; asked.len()];
-        for (pass, questions) in passes.iter().enumerate() {
+        for (index, questions) in micro_batches.iter().enumerate() {
             prop_assert!(!questions.is_empty());
             for &question in questions {
-                prop_assert_eq!(of[question].replace(pass), None);
+                prop_assert_eq!(of[question].replace(index), None);
             }
         }
         for (a, b) in all.iter().flat_map(|&a| all.iter().map(move |&b| (a, b))) {
@@ -221,20 +221,20 @@ fn different_texts_are_grouped_by_adapter_and_cut_by_tokens() {
     let texts: Vec<Encoded> = (0..8).map(|i| encoded(&[i; 10])).collect();
     let asked: Vec<Asked> = (0..8).map(|i| Asked { text: &texts[i], adapter: i % 2, leaves: at(0, 0) }).collect();
     let all: Vec<usize> = (0..8).collect();
-    let passes = |asked: &[Asked], least, most, cores| {
+    let micro_batches = |asked: &[Asked], least, most, cores| {
         cut(asked, &(0..asked.len()).collect::<Vec<_>>(), |_| 1.0, Sizes { least, most, cores })
     };
-    assert_eq!(passes(&asked, 20, 20, 1), [[0, 2], [4, 6], [1, 3], [5, 7]]);
-    assert_eq!(passes(&asked, 20, 30, 1).len(), 3);
-    assert_eq!(passes(&asked, 20, 30, 2).len(), 4, "the same number for each core");
-    assert_eq!(passes(&asked, 10, 80, 8).len(), 8);
-    assert_eq!(passes(&asked, 20, 80, 8).len(), 4, "no micro-batch below the least work");
-    assert_eq!(passes(&asked, 41, 41, 1).len(), 1, "too little work for two");
+    assert_eq!(micro_batches(&asked, 20, 20, 1), [[0, 2], [4, 6], [1, 3], [5, 7]]);
+    assert_eq!(micro_batches(&asked, 20, 30, 1).len(), 3);
+    assert_eq!(micro_batches(&asked, 20, 30, 2).len(), 4, "the same number for each core");
+    assert_eq!(micro_batches(&asked, 10, 80, 8).len(), 8);
+    assert_eq!(micro_batches(&asked, 20, 80, 8).len(), 4, "no micro-batch below the least work");
+    assert_eq!(micro_batches(&asked, 41, 41, 1).len(), 1, "too little work for two");
     assert_eq!(Plan::new(&asked, &all).runs_of_first(), [(0..40, Some(0)), (40..80, Some(1))]);
-    // A text with more than half of the work makes the batch run as one pass.
+    // A text with more than half of the work makes the batch run as one micro-batch.
     let long = encoded(&[1; 90]);
     let asked: Vec<Asked> = [asked, vec![Asked { text: &long, adapter: 0, leaves: None }]].concat();
-    assert_eq!(passes(&asked, 20, 20, 2).len(), 1);
+    assert_eq!(micro_batches(&asked, 20, 20, 2).len(), 1);
 }
 
 #[test]
