@@ -1,4 +1,4 @@
-//! Adapters on disk: what PEFT writes is read, what we write is read back, and what is malformed is refused by name.
+//! Adapters on disk: PEFT's files and our own are read, and malformed files are refused with an error that names the cause.
 
 mod head;
 mod inspect;
@@ -17,7 +17,7 @@ use safetensors::tensor::{Dtype, TensorView};
 const HIDDEN: usize = 32;
 const WIDE: usize = 64;
 
-/// The layout of the goldens' base, by hand.
+/// The layout of the goldens' base, written by hand.
 fn layout() -> Layout {
     let module =
         |name, label, in_features, out_features, input| Module { name, label, in_features, out_features, input };

@@ -11,13 +11,13 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert").join(name)
 }
 
-/// Runs the program with `input` on its standard input, and a cache of its own.
+/// Runs the program with `input` on its standard input, and with its own cache.
 fn run_with(args: &[&str], input: &[u8]) -> Output {
     let home = TempDir::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank"));
     command.args(args).env("POLYRANK_HOME", home.path()).env_remove("RUST_LOG");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // A program that refuses its arguments reads nothing.
+    // Writing fails if the program refuses its arguments, because it does not read its input then.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -31,7 +31,7 @@ fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).unwrap()
 }
 
-/// Standard error, which must be one line.
+/// The program's standard error, which must be one line.
 fn one_line(output: &Output) -> &str {
     let text = std::str::from_utf8(&output.stderr).unwrap().strip_suffix('\n').unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -45,7 +45,7 @@ fn classify(args: &[&str], input: &[u8]) -> Output {
     run_with(&[&fixed, args].concat(), input)
 }
 
-/// The texts, and the second texts, of lines of JSON.
+/// The texts and second texts of the JSON lines that were printed.
 fn texts(output: &Output) -> Vec<(String, Option<String>)> {
     let lines = stdout(output).lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -67,7 +67,7 @@ fn commands_of_training_point_to_polyrank_train() {
 
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn a_build_without_cuda_says_how_to_build_with_it() {
+fn build_without_cuda_says_how_to_build_with_it() {
     let output = classify(&["--text", "good", "--device", "cuda"], b"");
     assert_eq!(output.status.code(), Some(1));
     let line = one_line(&output);
@@ -75,7 +75,7 @@ fn a_build_without_cuda_says_how_to_build_with_it() {
 }
 
 #[test]
-fn standard_input_is_json_lines_or_what_the_flag_says() {
+fn standard_input_is_json_lines_unless_a_flag_names_another_format() {
     let single = |text: &str| (text.to_owned(), None);
     let pair = |text: &str, pair: &str| (text.to_owned(), Some(pair.to_owned()));
     let json = b"{\"text\": \"good, really\"}\n\n{\"sentence1\": \"a\", \"sentence2\": \"b\", \"id\": 3}\n";
@@ -89,14 +89,14 @@ fn standard_input_is_json_lines_or_what_the_flag_says() {
 }
 
 #[test]
-fn the_answers_to_standard_input_are_those_to_flags() {
+fn standard_input_and_flags_give_the_same_answers() {
     let by_flag = classify(&["--text", "good", "--text", "The plot was bad."], b"");
     let by_input = classify(&["--input", "-", "--input-format", "txt"], b"good\nThe plot was bad.\n");
     assert_eq!(stdout(&by_flag), stdout(&by_input));
 }
 
 #[test]
-fn standard_input_in_another_format_is_told_with_the_flag() {
+fn error_on_standard_input_names_the_format_flag() {
     let output = classify(&["--input", "-"], b"good\n");
     assert_eq!(output.status.code(), Some(1));
     let line = one_line(&output);
@@ -108,7 +108,7 @@ fn standard_input_in_another_format_is_told_with_the_flag() {
 }
 
 #[test]
-fn a_file_is_read_in_the_format_that_the_flag_says() {
+fn input_format_flag_overrides_the_extension() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("texts.log");
     std::fs::write(&file, "good\n").unwrap();
@@ -138,7 +138,7 @@ fn help_has_sections_examples_and_variables() {
 }
 
 #[test]
-fn completions_are_printed_for_each_shell() {
+fn prints_completions_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let output = run(&["completions", shell]);
         let script = stdout(&output);
@@ -150,7 +150,7 @@ fn completions_are_printed_for_each_shell() {
 }
 
 #[test]
-fn each_command_has_a_manual_page() {
+fn writes_a_manual_page_for_each_command() {
     let folder = TempDir::new().unwrap();
     let dir = folder.path().join("share/man1");
     assert_eq!(stdout(&run(&["man", dir.to_str().unwrap()])), "");
@@ -158,14 +158,14 @@ fn each_command_has_a_manual_page() {
         let page = std::fs::read_to_string(dir.join(name).with_extension("1")).unwrap();
         assert!(page.contains(part), "{page}");
     }
-    // A file is no folder.
+    // The path of a file is refused, because a folder is needed.
     let output = run(&["man", dir.join("polyrank.1").to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(one_line(&output).contains("polyrank.1"));
 }
 
 #[test]
-fn settings_of_serve_must_make_sense() {
+fn serve_refuses_invalid_settings() {
     for (flag, value) in [
         ("--max-batch-tokens", "0"),
         ("--payload-limit", "0"),

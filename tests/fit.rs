@@ -1,4 +1,4 @@
-//! Whether an adapter fits its base: a pooler that one of them must have, and the base's fingerprint.
+//! Whether an adapter fits its base: one of them must have a pooler, and the fingerprint must be that of the base.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn rewrite(path: &Path, edit: impl FnOnce(&mut Value)) {
     std::fs::write(path, value.to_string()).unwrap();
 }
 
-/// Takes the tensors that `taken` chooses out of a safetensors file.
+/// Removes the tensors for which `taken` is true from a safetensors file, and returns them.
 fn take(path: &Path, taken: impl Fn(&str) -> bool) -> Vec<(String, Tensor)> {
     let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
     let (out, left): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|(name, _)| taken(name));
@@ -64,9 +64,9 @@ fn lacks(engine: &Engine, adapter: &Path, expected: &str) {
     }
 }
 
-/// PEFT does not save DeBERTa's pooler unless it is told to, and no base on the hub has one.
+/// PEFT does not save DeBERTa's pooler by default, and no base on the hub has one.
 #[test]
-fn a_deberta_without_a_pooler_anywhere_is_refused() {
+fn refuses_deberta_without_pooler_in_adapter_or_base() {
     let (base, adapter) = (copy("encoders/deberta"), copy("encoders/deberta/plain"));
     let whole = open(base.path());
     let expected = answer(&whole, whole.load_adapter(adapter.path()).unwrap());
@@ -74,7 +74,7 @@ fn a_deberta_without_a_pooler_anywhere_is_refused() {
     rewrite(&adapter.path().join("adapter_config.json"), |config| config["modules_to_save"] = json!(["classifier"]));
     assert_eq!(pooler.len(), 2);
     lacks(&whole, adapter.path(), "base_model.model.pooler.dense.weight");
-    // A base that has one will do.
+    // It is accepted on a base that has a pooler.
     let weights = base.path().join("model.safetensors");
     let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
     tensors.extend(pooler.into_iter().map(|(name, tensor)| (name.replace("base_model.model.", ""), tensor)));
@@ -85,7 +85,7 @@ fn a_deberta_without_a_pooler_anywhere_is_refused() {
 }
 
 #[test]
-fn a_bert_without_a_pooler_takes_the_adapters() {
+fn bert_without_pooler_uses_the_adapters() {
     let (base, adapter) = (copy("bert"), golden("bert/pooler"));
     let whole = open(&golden("bert"));
     let expected = answer(&whole, whole.load_adapter(&adapter).unwrap());
@@ -96,9 +96,9 @@ fn a_bert_without_a_pooler_takes_the_adapters() {
 }
 
 #[test]
-fn an_adapter_of_another_base_is_refused_by_its_fingerprint_alone() {
+fn only_the_fingerprint_decides_whether_the_base_is_wrong() {
     let (engine, adapter) = (open(&golden("bert")), copy("bert/plain"));
-    // A file from PEFT has none, and its name of the base says nothing.
+    // A file from PEFT has no fingerprint, and the name of its base is not compared.
     rewrite(&adapter.path().join("adapter_config.json"), |config| {
         config["base_model_name_or_path"] = json!("some/other")
     });
@@ -109,7 +109,7 @@ fn an_adapter_of_another_base_is_refused_by_its_fingerprint_alone() {
     rewrite(&labels, |config| config["polyrank"] = json!({"base_fingerprint": "sha256:12"}));
     match engine.load_adapter(adapter.path()) {
         Err(Error::Adapter(error)) => {
-            // Both bases by their names, too.
+            // The error names both bases.
             let text = error.to_string();
             assert!(text.contains("some/other (sha256:12)") && text.contains("on bert (sha256:"), "{text}");
             let AdapterError::WrongBase { file, expected, found, .. } = error else { panic!("{text}") };
@@ -119,9 +119,8 @@ fn an_adapter_of_another_base_is_refused_by_its_fingerprint_alone() {
     }
 }
 
-/// What is converted is the same base.
 #[test]
-fn a_converted_base_keeps_the_fingerprint_of_its_source() {
+fn converted_base_keeps_the_fingerprint_of_its_source() {
     let (home, source) = (TempDir::new().unwrap(), copy("legacy/deberta"));
     std::fs::remove_file(source.path().join("pytorch_model.bin")).unwrap();
     std::fs::copy(golden("legacy/deberta.safetensors"), source.path().join("model.safetensors")).unwrap();

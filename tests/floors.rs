@@ -1,10 +1,10 @@
-//! The modules form floors: each imports only floors below its own. `src/lib.rs` shows them; this test keeps them.
+//! The modules form floors, and each imports only floors below its own. `src/lib.rs` lists the floors; this test enforces them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the ground up. Modules of one floor do not know each other.
+/// The floors, from the lowest to the highest. Modules of one floor do not import each other.
 const FLOORS: [&[&str]; 14] = [
     &["allocator", "atomic_file", "correlation", "logging"],
     &["params"],
@@ -41,13 +41,13 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The source without comments, so that links in documentation are no imports.
+/// The source without comments, so that links in documentation do not count as imports.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The modules that `code` names after `start`, `crate::` or `polyrank::`, alone or in braces.
+/// The modules that `code` names after `start` (`crate::` or `polyrank::`), alone or in braces.
 fn named(code: &str, start: &str) -> BTreeSet<String> {
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let mut all = BTreeSet::new();
@@ -87,13 +87,12 @@ fn no_module_imports_a_floor_above_its_own() {
             }
         }
     }
-    // A test that sees no imports would hold for anything.
+    // If no imports were found, the test would always pass.
     assert!(imports["engine"].contains("encoder") && imports["ops"].contains("cpu") && imports["cli"].len() > 2);
 }
 
-/// The map in the crate's documentation names every module.
 #[test]
-fn the_map_names_every_floor() {
+fn crate_documentation_names_every_module() {
     let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     for module in FLOORS.iter().copied().flatten().filter(|module| !["fuzzing", "main"].contains(module)) {
         assert!(map.contains(&format!("`{module}`")), "src/lib.rs does not show {module}");

@@ -1,4 +1,4 @@
-//! Bases in older forms are converted once, into the cache: `goldens/make_legacy.py` made them and what their tokenizers give.
+//! Bases in older formats are converted once, into the cache. `goldens/make_legacy.py` made the bases and the expected token ids.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Write};
@@ -27,7 +27,7 @@ fn sources(home: &TempDir) -> Sources {
     }
 }
 
-/// A copy of a golden that a test may spoil.
+/// A copy of a golden, which a test may change.
 fn copy(name: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     for entry in std::fs::read_dir(golden(name)).unwrap() {
@@ -51,7 +51,7 @@ fn ensure(home: &TempDir, dir: &Path) -> Result<PathBuf, ModelError> {
 }
 
 #[test]
-fn tokenizers_of_older_repositories_give_their_ids() {
+fn tokenizers_of_older_repositories_give_the_expected_ids() {
     let expected: Value = serde_json::from_slice(&std::fs::read(golden("expected.json")).unwrap()).unwrap();
     let home = TempDir::new().unwrap();
     for name in ["deberta", "bert", "roberta"] {
@@ -62,18 +62,18 @@ fn tokenizers_of_older_repositories_give_their_ids() {
             let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
             let limit = Limit { max_length: None, truncate: true };
             let found = engine.encode(text.as_str().unwrap(), None, &limit).unwrap();
-            // What is longer than the positions is cut, and ends in the last special token.
+            // A text that is longer than the positions is truncated, and ends in the last special token.
             let most = engine.max_length().min(ids.len());
             assert_eq!(found.ids[..most - 1], ids[..most - 1], "{name}: {text}");
             assert_eq!(found.ids.last(), ids.last(), "{name}: {text}");
         }
-        // What is converted once is used again.
+        // The converted base is used again.
         assert_eq!(ensure(&home, &golden(name)).unwrap(), dir);
     }
 }
 
 #[test]
-fn weights_are_the_same_whatever_they_lay_in() {
+fn weights_are_the_same_from_every_format() {
     let home = TempDir::new().unwrap();
     for (name, source) in [("deberta", golden("deberta.safetensors")), ("bert", golden("../bert/model.safetensors"))] {
         let dir = ensure(&home, &golden(name)).unwrap();
@@ -87,7 +87,7 @@ fn weights_are_the_same_whatever_they_lay_in() {
             let tolerance = if name == "bert" { 1e-3 } else { 0.0 };
             assert!(worst <= tolerance, "{name}: {key}");
         }
-        // The sources were copied, not taken.
+        // The old formats are not copied into the cache.
         assert!(!dir.join("pytorch_model.bin").exists() && !dir.join("model.safetensors.index.json").exists());
         assert!(
             golden(name)
@@ -97,16 +97,16 @@ fn weights_are_the_same_whatever_they_lay_in() {
     }
 }
 
-/// A folder of the base of `deberta` with these bytes as its weights.
+/// A folder with the base `deberta`, and with these bytes as its weights.
 fn with_weights(bytes: &[u8]) -> TempDir {
     let dir = copy("deberta");
     std::fs::write(dir.path().join("pytorch_model.bin"), bytes).unwrap();
     dir
 }
 
-/// `goldens/make_legacy_pickle.py` wrote the same weights as torch did then.
+/// `goldens/make_legacy_pickle.py` wrote the same weights in the format of that time.
 #[test]
-fn weights_from_before_torch_1_6_are_read() {
+fn reads_weights_from_before_torch_1_6() {
     let (home, source) = (TempDir::new().unwrap(), with_weights(&std::fs::read(golden("before_1_6.bin")).unwrap()));
     let dir = ensure(&home, source.path()).unwrap();
     let found = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
@@ -131,7 +131,7 @@ fn weights_from_before_torch_1_6_are_read() {
 }
 
 #[test]
-fn weights_in_no_form_of_torch_are_told_how_to_save() {
+fn error_on_unknown_weights_says_how_to_save_them() {
     let home = TempDir::new().unwrap();
     let mut tar = vec![0; 1024];
     tar[..8].copy_from_slice(b"sys_info");
@@ -154,12 +154,12 @@ fn weights_in_no_form_of_torch_are_told_how_to_save() {
     }
 }
 
-/// What `torch.save` writes, around a pickle.
+/// An archive as `torch.save` writes it, with this pickle.
 fn archive(pickle: &[u8]) -> Vec<u8> {
     zipped(&[("archive/data.pkl".to_owned(), pickle.to_vec())])
 }
 
-/// An archive of files by their names, stored as `torch.save` stores them.
+/// An archive of files with these names, stored as `torch.save` stores them.
 fn zipped(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
@@ -170,7 +170,7 @@ fn zipped(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     archive.finish().unwrap().into_inner()
 }
 
-/// The files in the golden that `torch.save` wrote, the pickle first.
+/// The files in the golden that `torch.save` wrote. The pickle comes first.
 static SAVED: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
     let mut archive = zip::ZipArchive::new(File::open(golden("deberta/pytorch_model.bin")).unwrap()).unwrap();
     let mut files = Vec::new();
@@ -197,9 +197,9 @@ fn pickled(pickle: &[u8]) -> TempDir {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any damage to what `torch.save` pickled leaves a base or an error that names the file.
+    /// A damaged pickle of `torch.save` gives either a base or an error that names the file.
     #[test]
-    fn a_damaged_pickle_is_read_or_refused(hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), cut in any::<Option<prop::sample::Index>>()) {
+    fn damaged_pickle_is_read_or_refused(hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), cut in any::<Option<prop::sample::Index>>()) {
         let (home, mut pickle) = (TempDir::new().unwrap(), SAVED[0].1.clone());
         let whole = pickle.len();
         for (at, byte) in &hits {
@@ -218,7 +218,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
-    /// Any damage to what torch wrote before 1.6 leaves a base or an error that names the file.
+    /// Damaged weights from before torch 1.6 give either a base or an error that names the file.
     #[test]
     fn damaged_weights_from_before_torch_1_6_are_read_or_refused(hits in prop::collection::vec((0..4000_usize, any::<u8>()), 1..6)) {
         let (home, mut bytes) = (TempDir::new().unwrap(), std::fs::read(golden("before_1_6.bin")).unwrap());
@@ -233,7 +233,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_malformed_is_named_and_leaves_nothing_behind() {
+fn error_names_malformed_file_and_leaves_no_files_behind() {
     let home = TempDir::new().unwrap();
     let spoil = |name: &str, file: &str, bytes: &[u8], words: &str| {
         let dir = copy(name);
@@ -260,9 +260,9 @@ fn what_is_malformed_is_named_and_leaves_nothing_behind() {
     assert_eq!(std::fs::read_dir(models).unwrap().count(), 0);
 }
 
-/// One storage under many names is memory for each of them.
+/// If one storage has many names, each of them takes memory.
 #[test]
-fn a_pickle_that_grows_is_refused() {
+fn refuses_pickle_whose_tensors_are_far_larger_than_the_file() {
     const FLOATS: u16 = 8000;
     let pickled = |names: usize| {
         let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
@@ -291,9 +291,9 @@ fn a_pickle_that_grows_is_refused() {
     assert!(error.contains("its tensors take more than 4 times the file"), "{error}");
 }
 
-/// Of a vocabulary alone: texts and pairs get MPNet's special tokens, and the mask takes the space before it.
+/// The base has only a vocabulary. Texts and pairs get MPNet's special tokens, and the mask includes the space before it.
 #[test]
-fn a_vocabulary_of_mpnet_gives_its_ids() {
+fn mpnet_vocabulary_gives_the_expected_ids() {
     let (home, dir) = (TempDir::new().unwrap(), without_tokenizer("../encoders/mpnet"));
     let base = golden("../encoders/mpnet");
     let json = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(base.join(name)).unwrap()).unwrap() };
@@ -316,9 +316,9 @@ fn a_vocabulary_of_mpnet_gives_its_ids() {
     assert_eq!(made, whole);
 }
 
-/// As SentencePiece and `XLMRobertaConverter` have it.
+/// As in SentencePiece and `XLMRobertaConverter`.
 #[test]
-fn blanks_at_the_end_count_for_nothing_to_xlm_roberta() {
+fn xlm_roberta_ignores_blanks_at_the_end() {
     let (home, dir) = (TempDir::new().unwrap(), without_tokenizer("../encoders/xlm-roberta"));
     std::fs::copy(golden("deberta/spm.model"), dir.path().join("sentencepiece.bpe.model")).unwrap();
     let tokenizer = ensure(&home, dir.path()).unwrap().join("tokenizer.json");
@@ -330,16 +330,16 @@ fn blanks_at_the_end_count_for_nothing_to_xlm_roberta() {
     assert_eq!(ids("good film <mask>"), ids("good film<mask>"));
 }
 
-/// A server may run as another user.
+/// A server may run as another user, who must be able to read the files.
 #[cfg(unix)]
 #[test]
-fn what_is_converted_is_readable_by_whom_the_umask_lets() {
+fn converted_files_have_the_mode_of_the_umask() {
     use std::os::unix::fs::PermissionsExt;
     let home = TempDir::new().unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
     let plain = home.path().join("plain");
     std::fs::write(&plain, "").unwrap();
-    // From a pickle, and from shards.
+    // One base is converted from a pickle, the other from shards.
     for name in ["deberta", "bert"] {
         let dir = ensure(&home, &golden(name)).unwrap();
         for name in ["model.safetensors", "tokenizer.json", "config.json"] {
@@ -348,9 +348,9 @@ fn what_is_converted_is_readable_by_whom_the_umask_lets() {
     }
 }
 
-/// The files beside a vocabulary count before there is a `tokenizer.json`, and after.
+/// The files beside a vocabulary count both before and after the conversion to `tokenizer.json`.
 #[test]
-fn tokens_that_are_added_to_a_vocabulary_keep_their_ids() {
+fn added_tokens_keep_their_ids() {
     let (home, dir) = (TempDir::new().unwrap(), copy("bert"));
     let ids = |text: &str, home: &TempDir| {
         let converted = ensure(home, dir.path()).unwrap();
@@ -364,14 +364,14 @@ fn tokens_that_are_added_to_a_vocabulary_keep_their_ids() {
     write("added_tokens.json", r#"{"<ent>": 117}"#);
     write("tokenizer_config.json", r#"{"additional_special_tokens": ["<new>"]}"#);
     assert_eq!(ids("a bad <ent> film <new>", &home), [2, 22, 87, 117, 90, 118, 3]);
-    // Special tokens of the settings, in the vocabulary and not.
+    // Special tokens of `tokenizer_config.json`, of which some are in the vocabulary and some are not.
     write("tokenizer_config.json", r#"{"cls_token": "good", "sep_token": "<end>", "do_lower_case": false}"#);
     assert_eq!(ids("a bad <ent> film", &home), [86, 22, 87, 117, 90, 118]);
     assert_eq!(ids("A film", &home)[1], 1);
 }
 
 #[test]
-fn offline_nothing_is_asked() {
+fn offline_no_request_is_made() {
     let home = TempDir::new().unwrap();
     for model in ["default", "org/name", "org/name@v2"] {
         assert!(matches!(sources(&home).ensure(model, &()), Err(ModelError::Offline { .. })), "{model}");

@@ -1,4 +1,4 @@
-//! The runtime's integration tests, one binary.
+//! The runtime's integration tests, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::type_complexity, missing_docs)]
 
 mod adapter;

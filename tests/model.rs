@@ -1,4 +1,4 @@
-//! A base's folder: its configuration, its weights in place, its fingerprint; and every way in which its files can be wrong.
+//! A base's folder: its configuration, its mapped weights and its fingerprint, and every error in its files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert")
 }
 
-/// A folder with the goldens' `config.json`, changed.
+/// A folder with a changed copy of the goldens' `config.json`.
 fn configured(change: impl FnOnce(&mut Value)) -> TempDir {
     let mut config = serde_json::from_slice(&fs::read(golden().join("config.json")).unwrap()).unwrap();
     change(&mut config);
@@ -27,7 +27,7 @@ fn configured(change: impl FnOnce(&mut Value)) -> TempDir {
 }
 
 #[test]
-fn a_configuration_is_read() {
+fn reads_configuration() {
     let config = BaseConfig::read(&golden()).unwrap();
     let file: Value = serde_json::from_slice(&fs::read(golden().join("config.json")).unwrap()).unwrap();
     for (key, found) in [
@@ -52,7 +52,7 @@ fn a_configuration_is_read() {
 }
 
 #[test]
-fn what_is_not_served_is_refused_by_key() {
+fn refuses_unsupported_features_by_key() {
     for (key, value) in [
         ("model_type", json!("gpt2")),
         ("hidden_act", json!("gelu_new")),
@@ -67,13 +67,13 @@ fn what_is_not_served_is_refused_by_key() {
             other => panic!("{key}: {other:?}"),
         }
     }
-    // An architecture with other keys is refused for what it is.
+    // An unknown architecture is refused by its `model_type`, even if it has other keys.
     let dir = configured(|config| *config = json!({"model_type": "t5", "d_model": 8}));
     assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Unsupported { key: "model_type", .. })));
 }
 
 #[test]
-fn values_that_no_encoder_has_are_refused_by_key() {
+fn refuses_impossible_values_by_key() {
     for (key, value) in [
         ("vocab_size", json!(0)),
         ("hidden_size", json!(0)),
@@ -96,9 +96,9 @@ fn values_that_no_encoder_has_are_refused_by_key() {
     }
 }
 
-/// What `transformers` reads and means the same by.
+/// `transformers` accepts these spellings too, with the same meaning.
 #[test]
-fn unusual_spellings_of_a_configuration_are_read() {
+fn reads_unusual_spellings_of_a_configuration() {
     let plain = BaseConfig::read(&golden()).unwrap();
     for (key, value) in [
         ("position_embedding_type", json!(null)),
@@ -132,7 +132,7 @@ fn unusual_spellings_of_a_configuration_are_read() {
         let config = read(config).unwrap();
         polyrank::base::layout(&config).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
-    // RoBERTa's positions begin behind the padding: behind -1 at 0.
+    // RoBERTa's positions start after `pad_token_id`. If that is -1, they start at 0.
     let roberta = |padding: i64| {
         let mut config: Value =
             serde_json::from_slice(&fs::read(golden().join("../encoders/roberta/config.json")).unwrap()).unwrap();
@@ -146,9 +146,9 @@ fn unusual_spellings_of_a_configuration_are_read() {
     }
 }
 
-/// Keys that an MPNet's file may leave out, and what `transformers` counts whatever the others say.
+/// An MPNet's file may leave out some keys, and `transformers` ignores some others.
 #[test]
-fn an_mpnet_is_read() {
+fn reads_mpnet_configuration() {
     let read = |config: Value| {
         let dir = configured(|file| *file = config);
         BaseConfig::read(dir.path()).unwrap()
@@ -171,9 +171,9 @@ fn an_mpnet_is_read() {
     assert!(error.contains("relative_attention_num_buckets") && error.contains("32 or more"), "{error}");
 }
 
-/// Positions that are stretched are not served, in whichever of its spellings a file asks for them.
+/// Stretched positions (RoPE scaling) are not supported. They are refused in each of their spellings.
 #[test]
-fn stretched_positions_are_refused() {
+fn refuses_stretched_positions() {
     let golden = golden().join("../encoders/modernbert");
     let open = |change: &dyn Fn(&mut Value)| {
         let dir = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn stretched_positions_are_refused() {
 }
 
 #[test]
-fn a_malformed_configuration_is_refused() {
+fn refuses_malformed_configuration() {
     for change in [json!(null), json!([]), json!({"model_type": "bert"})] {
         let dir = configured(|config| *config = change);
         assert!(matches!(BaseConfig::read(dir.path()), Err(ModelError::Config { .. })));
@@ -242,23 +242,23 @@ fn open(entries: &[Entry]) -> (TempDir, Weights) {
 }
 
 #[test]
-fn f32_is_used_where_it_is_mapped() {
+fn f32_weights_are_mapped_and_not_copied() {
     let data = random(0, 6);
     let (_dir, weights) = open(&[("bert.encoder.w", Dtype::F32, &[2, 3], bytes(&data))]);
     let first = weights.parameter("bert.encoder.w", &[2, 3]).unwrap();
     assert_eq!((first.name(), first.shape(), first.slice().unwrap()), ("bert.encoder.w", &[2, 3][..], &data[..]));
-    // The same memory each time: no copy was made.
+    // Both slices are the same memory, so that no copy was made.
     let second = weights.parameter("bert.encoder.w", &[2, 3]).unwrap();
     assert_eq!(first.slice().unwrap().as_ptr(), second.slice().unwrap().as_ptr());
     assert!(first.device().is_cpu());
     assert_eq!(first.tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), data);
-    // It outlives the file's name and the weights.
+    // The mapping outlives the file's name and the weights.
     drop((_dir, weights, second));
     assert_eq!(first.slice().unwrap(), data);
 }
 
 #[test]
-fn other_floats_and_misaligned_ones_are_converted() {
+fn other_precisions_and_misaligned_floats_are_converted() {
     let data = random(1, 8);
     let halves: Vec<u8> = data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
     let brains: Vec<u8> = data.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
@@ -274,7 +274,7 @@ fn other_floats_and_misaligned_ones_are_converted() {
     let expected: Vec<f32> = data.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
     assert_eq!(weights.parameter("brain", &[2, 4]).unwrap().slice().unwrap(), expected);
 
-    // A header of a length that no multiple of four follows.
+    // The header's length makes the data misaligned.
     let mut header = r#"{"w":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}}"#.to_owned();
     while (header.len() + 8) % 4 != 1 {
         header.push(' ');
@@ -288,7 +288,7 @@ fn other_floats_and_misaligned_ones_are_converted() {
 }
 
 #[test]
-fn names_go_without_prefix_and_with_old_names_of_norms() {
+fn finds_names_without_prefix_and_with_old_names_of_norms() {
     let data = random(2, 4);
     let norm = "bert.encoder.layer.0.output.LayerNorm";
     for name in ["bert.encoder.layer.0.output.LayerNorm.gamma", "encoder.layer.0.output.LayerNorm.weight"] {
@@ -298,7 +298,7 @@ fn names_go_without_prefix_and_with_old_names_of_norms() {
         let found = weights.parameter(&format!("{norm}.weight"), &[4]).unwrap();
         assert_eq!((found.name(), found.slice().unwrap()), (&*format!("{norm}.weight"), &data[..]));
     }
-    // As sentence encoders over MPNet are saved.
+    // Sentence encoders on MPNet are saved with these names.
     let (_dir, weights) = open(&[("encoder.relative_attention_bias.weight", Dtype::F32, &[4], bytes(&data))]);
     assert!(weights.contains("mpnet.encoder.relative_attention_bias.weight"));
     let (_dir, weights) = open(&[("encoder.layer.0.output.LayerNorm.beta", Dtype::F32, &[4], bytes(&data))]);
@@ -306,7 +306,7 @@ fn names_go_without_prefix_and_with_old_names_of_norms() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_refused_by_name() {
+fn errors_name_tensors_that_do_not_fit() {
     let (dir, weights) = open(&[
         ("w", Dtype::F32, &[2, 3], bytes(&random(3, 6))),
         ("ids", Dtype::I64, &[1], vec![1; 8]),
@@ -332,7 +332,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
-fn malformed_weights_are_refused() {
+fn refuses_malformed_weights() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     assert!(matches!(Weights::open(&path), Err(ModelError::Io { .. })));
@@ -371,7 +371,7 @@ fn base(entries: &[Entry]) -> (TempDir, Base) {
 }
 
 #[test]
-fn the_fingerprint_is_of_the_encoder_alone() {
+fn fingerprint_depends_only_on_the_encoder() {
     let (table, weight, bias) = (bytes(&random(4, 12)), bytes(&random(5, 4)), bytes(&random(6, 4)));
     let fingerprint = |entries: &[Entry]| base(entries).1.fingerprint().to_owned();
     let plain = fingerprint(&[
@@ -402,9 +402,9 @@ fn the_fingerprint_is_of_the_encoder_alone() {
     assert_ne!(norm(&weight, &bias, &[4, 3]), plain);
 }
 
-/// Adapters carry it: what it is must not change from version to version.
+/// Adapters record the fingerprint, so that it must not change between versions.
 #[test]
-fn the_fingerprint_of_the_goldens_stays() {
+fn fingerprint_of_the_goldens_never_changes() {
     let base = Base::open(&golden()).unwrap();
     assert_eq!(base.fingerprint(), "sha256:c68e0511957c58acae57cc2f605bb32ad4ed51b3d704cc74b69c872ec5c7cf12");
 }

@@ -1,7 +1,7 @@
-//! Against `transformers` + `peft` on the same files: `goldens/make_bert.py` and `goldens/make_encoders.py` made the bases, the
-//! adapters and what they answer.
+//! Compares with `transformers` + `peft` on the same files. `goldens/make_bert.py` and `goldens/make_encoders.py` made the bases, the
+//! adapters and the expected answers.
 //!
-//! One body for every architecture and every backend: [`goldens`] lists them.
+//! Each test runs on every architecture and every backend, which [`goldens`] lists.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,17 +100,17 @@ impl Golden {
 
 pub(crate) fn worst(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
-    // `max` passes over what is no number.
+    // `f32::max` ignores NaN.
     assert!(found.iter().all(|x| x.is_finite()), "{found:?}");
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]
-fn token_ids_are_transformers() {
+fn token_ids_equal_transformers() {
     for base in BASES {
         let golden = Golden::open(base, &Backend::cpu());
         assert_eq!(golden.engine.max_length() as u64, golden.expected["max_length"].as_u64().unwrap(), "{base}");
-        // A table of one segment, or none, is asked for the first whatever the tokenizer says.
+        // If the base has at most one segment, the type ids do not matter.
         let typed = golden.engine.config().type_vocab_size > 1;
         for (text, expected) in golden.texts().iter().zip(golden.expected["texts"].as_array().unwrap()) {
             let list = |key: &str| serde_json::from_value::<Vec<u32>>(expected[key].clone()).unwrap();
@@ -122,7 +122,7 @@ fn token_ids_are_transformers() {
 }
 
 #[test]
-fn hidden_states_are_transformers() {
+fn hidden_states_equal_transformers() {
     for backend in backends() {
         let golden = bert(&backend);
         let texts = golden.texts();
@@ -138,7 +138,7 @@ fn hidden_states_are_transformers() {
 }
 
 #[test]
-fn adapters_alone_answer_as_peft() {
+fn adapters_alone_answer_like_peft() {
     for golden in goldens() {
         for (name, adapter, expected) in golden.adapters() {
             for (i, (text, expected)) in golden.texts().into_iter().zip(&expected).enumerate() {
@@ -152,10 +152,10 @@ fn adapters_alone_answer_as_peft() {
 }
 
 #[test]
-fn packed_and_mixed_is_alone() {
+fn packed_and_mixed_answers_equal_answers_alone() {
     for golden in goldens() {
         let (base, texts, adapters) = (golden.base, golden.texts(), golden.adapters());
-        // Every text of every adapter in one forward pass, neighbours of other lengths and other adapters side by side.
+        // One forward pass runs every text with every adapter, so that texts of different lengths and adapters are neighbours.
         let mut rows = Vec::new();
         let mut expected = Vec::new();
         for (i, text) in texts.iter().enumerate() {
@@ -175,9 +175,9 @@ fn packed_and_mixed_is_alone() {
     }
 }
 
-/// In bf16 and int8 too, a text's neighbours change nothing, and what is rounded stays near what is exact.
+/// In bf16 and int8, too, a text's answer does not depend on its neighbours, and is close to the answer in f32.
 #[test]
-fn every_precision_is_near_the_exact_one() {
+fn every_precision_is_close_to_f32() {
     for (precision, most) in [(Precision::Bf16, 0.02), (Precision::Int8, 0.05)] {
         for base in BASES {
             let golden = Golden::prepacked(base, precision);
@@ -204,7 +204,7 @@ fn every_precision_is_near_the_exact_one() {
 }
 
 #[test]
-fn an_adapter_of_rank_0_is_bit_identical_to_the_base() {
+fn adapter_of_rank_0_is_bit_identical_to_the_base() {
     for backend in backends() {
         for base in BASES {
             rank_0_is_the_base(&Golden::open(base, &backend));
@@ -220,7 +220,8 @@ fn rank_0_is_the_base(golden: &Golden) {
     let empty = Arc::new(empty);
     let encoder = &**golden.engine.encoder();
     let mut rows: Vec<Row> = texts.iter().map(|text| Row { text: text.clone(), adapter: Arc::clone(&empty) }).collect();
-    // Each alone: a machine of many cores cuts a batch into micro-batches, and a product of fewer rows may round otherwise.
+    // Each text runs alone, because a machine with many cores splits a batch into micro-batches, and products of fewer rows may round
+    // differently.
     let mut pure = Vec::new();
     for (text, row) in texts.iter().zip(&rows) {
         let batch = Packed::new([text]);
@@ -230,7 +231,7 @@ fn rank_0_is_the_base(golden: &Golden) {
         assert_eq!(found, base.to_vec2::<f32>().unwrap());
         pure.extend(found);
     }
-    // Beside neighbours that do change their rows.
+    // Now together with adapters that do change their rows.
     rows.push(Row { text: texts[0].clone(), adapter: Arc::clone(donor) });
     let beside = golden.engine.logits(&rows).unwrap();
     for (beside, pure) in beside.iter().zip(&pure) {
@@ -239,7 +240,7 @@ fn rank_0_is_the_base(golden: &Golden) {
 }
 
 #[test]
-fn resident_bytes_are_the_sum_of_true_ranks() {
+fn resident_bytes_follow_from_the_true_ranks() {
     let golden = bert(&Backend::cpu());
     for (name, adapter, _) in golden.adapters() {
         let layout = golden.engine.layout();
@@ -258,7 +259,7 @@ fn resident_bytes_are_the_sum_of_true_ranks() {
 }
 
 #[test]
-fn the_encoder_is_candle_transformers_bert() {
+fn encoder_equals_bert_of_candle_transformers() {
     use candle_nn::VarBuilder;
     use candle_transformers::models::bert::{BertModel, Config};
     let golden = bert(&Backend::cpu());
@@ -278,16 +279,15 @@ fn the_encoder_is_candle_transformers_bert() {
     }
 }
 
-/// A batch large enough for several passes answers each text as it is answered alone.
 #[test]
-fn a_batch_in_several_passes_answers_as_each_text_alone() {
+fn batch_in_several_micro_batches_answers_as_each_text_alone() {
     let golden = bert(&Backend::cpu());
     let (texts, adapters) = (golden.texts(), golden.adapters());
-    // Every text of every adapter: equal rows would run once.
+    // The batch has every text with every adapter, without duplicates, because equal rows run only once.
     let pairs = texts.iter().flat_map(|text| adapters.iter().map(move |(_, adapter, _)| (text, adapter)));
     let rows: Vec<Row> =
         pairs.map(|(text, adapter)| Row { text: text.clone(), adapter: Arc::clone(adapter) }).collect();
-    // A pass takes 256 tokens at most.
+    // A micro-batch has at most 256 tokens.
     assert!(rows.iter().map(|row| row.text.ids.len()).sum::<usize>() > 1024);
     let together = golden.engine.logits(&rows).unwrap();
     for (row, together) in rows.iter().zip(&together) {

@@ -1,4 +1,4 @@
-//! Equal texts asked of several adapters run together until each adapter's first active site, and answer as alone.
+//! Equal texts for several adapters run once until each adapter's first active site. The answers are the same as for each text alone.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::parity::{Golden, goldens, worst};
 
-/// An adapter with random deltas at the sites that `active` takes, and the head of `donor`.
+/// An adapter with random deltas at the sites for which `active` is true, and with the head of `donor`.
 fn random(donor: &Adapter, layout: &Layout, seed: u64, active: impl Fn(Site) -> bool) -> Arc<Adapter> {
     let mut rng = StdRng::seed_from_u64(seed);
     let device = donor.weights.head.values().next().unwrap().device().clone();
@@ -33,8 +33,8 @@ fn random(donor: &Adapter, layout: &Layout, seed: u64, active: impl Fn(Site) -> 
     Arc::new(Adapter { weights: AdapterWeights { sites, head: donor.weights.head.clone() }, ..donor.clone() })
 }
 
-/// peft's adapters, one that is first active at each point (with gaps later on), one that changes relative positions alone where
-/// the base has linears for them, one of the last site alone, and two of no site.
+/// These adapters: peft's; for each point, one that is first active there (with gaps after it); one that changes only the relative
+/// positions, if the base has linears for them; one with a delta at the last site only; and two without any delta.
 fn adapters(golden: &Golden) -> Vec<Arc<Adapter>> {
     let layout = golden.engine.layout();
     let mut all: Vec<Arc<Adapter>> = golden.adapters().into_iter().map(|(_, adapter, _)| adapter).collect();
@@ -62,7 +62,8 @@ fn row(text: &Encoded, adapter: &Arc<Adapter>) -> Row {
     Row { text: text.clone(), adapter: Arc::clone(adapter) }
 }
 
-/// That `rows`, in batches of `size`, answer as each alone, with differences in units of a row's largest logit if that is over 1.
+/// Checks that `rows`, in batches of `size`, give the same answers as each row alone. If a row's largest logit is above 1, the
+/// difference is divided by it.
 fn answers_as_alone(golden: &Golden, rows: &[Row], size: usize, tolerance: f32) {
     for batch in rows.chunks(size) {
         for (row, found) in batch.iter().zip(golden.engine.logits(batch).unwrap()) {
@@ -79,34 +80,34 @@ fn equal_texts_of_several_adapters_answer_as_alone() {
     for golden in goldens() {
         let (adapters, texts) = (adapters(&golden), golden.texts());
         let mut rows: Vec<Row> = texts.iter().flat_map(|text| adapters.iter().map(move |a| row(text, a))).collect();
-        // One text asked twice of one adapter, and one of one adapter only.
+        // One text is there twice for one adapter, and one text is there for one adapter only.
         rows.push(rows[3].clone());
         let reversed = Encoded { ids: texts[0].ids.iter().rev().copied().collect(), ..texts[0].clone() };
         rows.push(row(&reversed, &adapters[1]));
         rand::seq::SliceRandom::shuffle(&mut rows[..], &mut StdRng::seed_from_u64(5));
-        // All in one batch, and in parts that hold some of a text's questions.
+        // All rows run in one batch, and then in smaller batches, which split the rows of one text.
         answers_as_alone(&golden, &rows, rows.len(), 1e-5);
         answers_as_alone(&golden, &rows, 37, 1e-5);
     }
 }
 
-/// The products of a large batch round otherwise than those of a short text; within 64 rows they are (but for a convolution) the
-/// same, and so is what a text shared with others answers.
+/// Products of a large batch round differently from those of a short text. Up to 64 rows they round alike, except in a convolution,
+/// and so a shared text gives the same answers as alone.
 #[test]
-fn a_short_text_of_several_adapters_answers_as_alone_to_rounding() {
+fn short_text_of_several_adapters_answers_as_alone_to_rounding() {
     for golden in goldens() {
         let adapters = adapters(&golden);
         for text in golden.texts().into_iter().take(3) {
             let cut = |list: &[u32]| list.iter().copied().take(4).collect();
             let text = Encoded { ids: cut(&text.ids), type_ids: cut(&text.type_ids), truncated: true };
             let rows: Vec<Row> = adapters.iter().map(|adapter| row(&text, adapter)).collect();
-            // What is packed and what is not sum in other orders; how far apart that is depends on the machine's vectors.
+            // Packed and unpacked products sum in different orders. The difference depends on the machine's vector width.
             answers_as_alone(&golden, &rows, 15, 1e-5);
         }
     }
 }
 
-/// The batch's answers, with the rows that it was asked for at each site.
+/// The hooks of a batch, which record how many rows the encoder has at each site.
 struct Counting<'a> {
     mixed: Mixed<'a>,
     rows: RefCell<BTreeMap<Site, Vec<usize>>>,
@@ -136,7 +137,7 @@ impl Hooks for Counting<'_> {
 }
 
 #[test]
-fn every_encoder_runs_the_rows_that_are_planned() {
+fn every_encoder_runs_the_planned_rows() {
     for golden in goldens() {
         let (adapters, texts, layout) = (adapters(&golden), golden.texts(), golden.engine.layout());
         let ask = |text| {
@@ -153,7 +154,7 @@ fn every_encoder_runs_the_rows_that_are_planned() {
         for site in layout.sites().filter(|&site| layout.module(site).input != Input::Positions) {
             let point = layout.point(site);
             let left = adapters.iter().filter(|adapter| adapter.leaves(layout).is_some_and(|at| at <= point)).count();
-            // Those of no site never leave.
+            // Adapters without any delta share the rows of the base to the end.
             assert_eq!(rows[&site], [tokens * (left + 1)], "{} at {site:?}", golden.base);
         }
     }

@@ -1,4 +1,4 @@
-//! The registry over a source that is made up: an adapter is a head as large as its file says.
+//! The registry over a fake source. The size of an adapter's head is the number in its file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,8 @@ use polyrank::registry::{Registry, RegistryError, Source, Tier};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-/// Counts loads. `adapter_model.safetensors` holds the adapter's size in numbers; anything else is malformed.
+/// A fake source that counts loads. `adapter_model.safetensors` holds the adapter's number of parameters as text; any other content
+/// is malformed.
 struct Counting {
     layout: Layout,
     loads: AtomicUsize,
@@ -30,7 +31,7 @@ impl Source for Counting {
             let (expected, found) = ("a number".into(), text);
             return Err(AdapterError::WrongBase { file, expected, found, names: None }.into());
         };
-        // The second of two sites has a rank, which takes 4 numbers; the head takes the rest.
+        // Of the two sites, the second has a delta of 4 parameters. The head has the other parameters.
         let random = |shape: (usize, usize)| Tensor::rand(-1f32, 1f32, shape, &Device::Cpu);
         let delta = Delta { a: random((1, 2))?, b: random((2, 1))?, scale: 1.0 };
         Ok(Adapter {
@@ -52,7 +53,7 @@ impl Source for Counting {
     }
 }
 
-/// A folder of adapters and a registry over it with room for `budget` numbers.
+/// A folder of adapters, and a registry over it with memory for `budget` parameters.
 struct World {
     source: Arc<Counting>,
     registry: Registry,
@@ -108,7 +109,7 @@ fn write(dir: &Path, model: &str) {
 }
 
 #[test]
-fn requests_that_come_at_once_load_once() {
+fn concurrent_requests_load_once() {
     let world = World::new(100, &[("a", "10"), ("b", "20")]);
     let barrier = Barrier::new(16);
     let loaded: Vec<_> = thread::scope(|scope| {
@@ -128,7 +129,7 @@ fn requests_that_come_at_once_load_once() {
 }
 
 #[test]
-fn the_least_recently_used_gives_way() {
+fn evicts_the_least_recently_used() {
     let world = World::new(30, &[("a", "10"), ("b", "10"), ("c", "10"), ("d", "15")]);
     for name in ["a", "b", "c", "a"] {
         world.registry.get(name).unwrap();
@@ -142,15 +143,15 @@ fn the_least_recently_used_gives_way() {
 }
 
 #[test]
-fn what_a_request_holds_stays() {
+fn never_evicts_pinned_adapters() {
     let world = World::new(30, &[("a", "10"), ("b", "10"), ("c", "10"), ("d", "15")]);
     let a = world.registry.get("a").unwrap();
-    // A clone pins by itself.
+    // A clone of a pin is a pin too.
     let b = world.registry.get("b").unwrap().clone();
     world.registry.get("c").unwrap();
     let error = world.registry.get("d").unwrap_err();
     assert!(matches!(error, RegistryError::Busy { bytes: 60, held: 80, budget: 120, .. }), "{error:?}");
-    assert_eq!(world.in_memory(), ["a", "b", "c"], "nothing leaves in vain");
+    assert_eq!(world.in_memory(), ["a", "b", "c"], "nothing is evicted if that would not make enough room");
     drop(b);
     world.registry.get("d").unwrap();
     assert_eq!(world.in_memory(), ["a", "d"]);
@@ -158,7 +159,7 @@ fn what_a_request_holds_stays() {
 }
 
 #[test]
-fn an_adapter_larger_than_the_budget_is_refused() {
+fn refuses_adapter_larger_than_the_budget() {
     let world = World::new(12, &[("a", "10"), ("large", "13")]);
     world.registry.get("a").unwrap();
     let error = world.registry.get("large").unwrap_err();
@@ -167,13 +168,13 @@ fn an_adapter_larger_than_the_budget_is_refused() {
 }
 
 #[test]
-fn files_that_changed_are_told_even_after_eviction() {
+fn reports_changed_files_even_after_eviction() {
     let world = World::new(20, &[("a", "10"), ("b", "20")]);
     let before = world.registry.get("a").unwrap();
     write(&world.root.join("a"), "11 ");
     let changed = |error| assert!(matches!(&error, RegistryError::Changed { name } if name == "a"), "{error:?}");
     changed(world.registry.get("a").unwrap_err());
-    assert_eq!(before.adapter().bytes(), 40, "who holds it goes on");
+    assert_eq!(before.adapter().bytes(), 40, "a pin keeps the old version");
     drop(before);
     world.registry.get("b").unwrap();
     assert_eq!(world.in_memory(), ["b"]);
@@ -181,10 +182,10 @@ fn files_that_changed_are_told_even_after_eviction() {
     assert_eq!(world.registry.describe("a").unwrap().bytes, Some(40));
 }
 
-/// The same sizes and times, as copies that keep them and layers of images have.
+/// Sizes and times are equal, as with copies that preserve times, and in layers of container images.
 #[cfg(unix)]
 #[test]
-fn a_link_that_leads_elsewhere_is_a_change() {
+fn redirected_link_counts_as_change() {
     let world = World::new(20, &[]);
     let time = std::time::SystemTime::now();
     for (version, model) in [("v1", "10"), ("v2", "11")] {
@@ -203,7 +204,7 @@ fn a_link_that_leads_elsewhere_is_a_change() {
 }
 
 #[test]
-fn a_file_that_comes_or_goes_is_a_change() {
+fn added_or_removed_file_counts_as_change() {
     for (file, comes) in [("config.json", true), ("adapter_model.safetensors", false)] {
         let world = World::new(20, &[("a", "10")]);
         world.registry.get("a").unwrap();
@@ -222,7 +223,7 @@ fn a_file_that_comes_or_goes_is_a_change() {
 }
 
 #[test]
-fn only_a_folder_with_an_adapter_under_the_root_has_a_name() {
+fn finds_only_adapter_folders_inside_the_root() {
     let world = World::new(20, &[("a", "10")]);
     fs::create_dir(world.root.join("empty")).unwrap();
     fs::write(world.root.join("file"), "x").unwrap();
@@ -237,7 +238,7 @@ fn only_a_folder_with_an_adapter_under_the_root_has_a_name() {
 }
 
 #[test]
-fn adapters_that_peft_saved_beside_another_have_names_with_a_slash() {
+fn adapters_inside_anothers_folder_have_names_with_a_slash() {
     let world = World::new(60, &[("a", "10"), ("plain", "10")]);
     write(&world.root.join("a/second"), "12");
     write(&world.root.join("group/third"), "14");
@@ -253,7 +254,7 @@ fn adapters_that_peft_saved_beside_another_have_names_with_a_slash() {
 
 #[cfg(unix)]
 #[test]
-fn symlinks_stay_inside_the_root() {
+fn refuses_symlinks_that_leave_the_root() {
     use std::os::unix::fs::symlink;
 
     let world = World::new(20, &[("a", "10")]);
@@ -276,7 +277,7 @@ fn symlinks_stay_inside_the_root() {
 }
 
 #[test]
-fn a_malformed_adapter_is_named_and_may_be_mended() {
+fn malformed_adapter_is_an_error_until_it_is_repaired() {
     let world = World::new(20, &[("a", "10"), ("bad", "x")]);
     let a = world.registry.get("a").unwrap();
     let error = world.registry.get("bad").unwrap_err();
@@ -289,7 +290,7 @@ fn a_malformed_adapter_is_named_and_may_be_mended() {
 }
 
 #[test]
-fn the_list_tells_what_is_known_and_loads_nothing() {
+fn list_shows_what_is_known_without_loading() {
     let world = World::new(10, &[("b", "10"), ("a", "8"), ("bad", "x")]);
     world.registry.get("b").unwrap().count_request();
     let list = world.registry.list().unwrap();
@@ -305,18 +306,18 @@ fn the_list_tells_what_is_known_and_loads_nothing() {
              "first_active_site": null},
         ])
     );
-    // Describing loads, and what gave way stays known.
+    // Describing an adapter loads it. The facts about an evicted adapter stay known.
     let a = world.registry.describe("a").unwrap();
     assert_eq!((a.tier, a.generation, a.bytes), (Tier::Memory, Some(2), Some(32)));
     let b = world.registry.describe("b").unwrap();
     assert_eq!((b.tier, b.generation, b.requests), (Tier::Disk, Some(1), 1));
     assert!(matches!(world.registry.describe("bad"), Err(RegistryError::Invalid { .. })));
-    // The same files come back as the same version.
+    // Unchanged files are loaded again as the same version.
     assert_eq!(world.registry.get("b").unwrap().generation(), 1);
 }
 
 #[test]
-fn a_new_folder_is_found_when_asked_for() {
+fn finds_new_folder_on_request() {
     let world = World::new(20, &[]);
     assert!(matches!(world.registry.get("late"), Err(RegistryError::NotFound { .. })));
     write(&world.root.join("late"), "10");
@@ -324,7 +325,7 @@ fn a_new_folder_is_found_when_asked_for() {
 }
 
 #[test]
-fn a_root_that_is_no_folder_is_refused_by_name() {
+fn error_names_root_that_is_not_a_folder() {
     let world = World::new(20, &[]);
     for path in [world.root.join("missing"), {
         fs::write(world.root.join("file"), "x").unwrap();
@@ -338,9 +339,9 @@ fn a_root_that_is_no_folder_is_refused_by_name() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// However adapters are asked for, held and let go, memory never holds more than the budget, and bytes are the sum.
+    /// In any sequence of requests, pins and releases, memory stays within the budget, and the reported bytes are the sum.
     #[test]
-    fn the_budget_holds(steps in prop::collection::vec((0usize..6, any::<bool>()), 1..60)) {
+    fn memory_stays_within_the_budget(steps in prop::collection::vec((0usize..6, any::<bool>()), 1..60)) {
         let sizes = ["5", "8", "10", "13", "20", "30"];
         let names = ["a", "b", "c", "d", "e", "f"];
         let adapters: Vec<_> = names.into_iter().zip(sizes).collect();

@@ -1,4 +1,4 @@
-//! The scheduler over forward passes that are made up: what it accepts, batches, answers and withdraws.
+//! The scheduler over fake forward passes: which requests it accepts, batches, answers and withdraws.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
@@ -31,12 +31,12 @@ fn row(id: u32, tokens: usize, adapter: &Arc<Adapter>) -> Row {
     Row { text, adapter: Arc::clone(adapter) }
 }
 
-/// The logits by which a test knows a row again.
+/// Logits by which a test recognises each row.
 fn echo(rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
     Ok(rows.iter().map(|row| vec![row.text.ids[0] as f32, row.text.ids.len() as f32]).collect())
 }
 
-/// A forward pass that waits for leave, and tells of every batch the first token of each row.
+/// A fake forward pass. It reports the first token of each row of a batch, and waits until the test lets the batch pass.
 struct Gate {
     began: Receiver<Vec<u32>>,
     leave: Sender<()>,
@@ -54,7 +54,7 @@ impl Gate {
         (Self { began, leave }, Scheduler::start(limits, forward).unwrap())
     }
 
-    /// Waits until a batch runs, and tells its rows.
+    /// Waits until a batch runs, and returns the first tokens of its rows.
     fn began(&self) -> Vec<u32> {
         self.began.recv().unwrap()
     }
@@ -65,8 +65,8 @@ impl Gate {
 }
 
 proptest! {
-    /// Whatever waits: each row is taken once, a batch is the front of the line, keeps its limit unless it is one row, leaves
-    /// out nothing that fits, and keeps the rows of an adapter together and in order.
+    /// For any queue: each row is taken once. A batch is the longest front of the queue that keeps the limit, or one row. The rows of
+    /// an adapter are next to each other and in order.
     #[test]
     fn batches_take_every_row_once_in_order(
         rows in prop::collection::vec((0usize..40, 0usize..4), 0..60),
@@ -100,7 +100,7 @@ proptest! {
         prop_assert!(take(&mut queue, limit, |row| row.1, |row| row.2).is_empty());
     }
 
-    /// Requests of any shape, at any limit, get their own rows' logits in their own order.
+    /// For any requests and limits, each request gets the logits of its own rows, in its own order.
     #[test]
     fn every_request_gets_its_own_logits(
         requests in prop::collection::vec(prop::collection::vec((1usize..20, 0usize..3), 0..8), 1..12),
@@ -127,7 +127,7 @@ proptest! {
 }
 
 #[test]
-fn what_waits_runs_together_whatever_its_adapter() {
+fn waiting_requests_of_different_adapters_run_in_one_batch() {
     let (gate, scheduler) = Gate::start(ROOMY);
     let (a, b) = (adapter(), adapter());
     let first = scheduler.submit(vec![row(1, 3, &a)]).unwrap();
@@ -143,7 +143,7 @@ fn what_waits_runs_together_whatever_its_adapter() {
 }
 
 #[test]
-fn too_many_tokens_are_refused_at_once_and_room_comes_back() {
+fn full_queue_refuses_at_once_until_there_is_room() {
     let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10, timeout: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
@@ -171,9 +171,9 @@ fn too_many_tokens_are_refused_at_once_and_room_comes_back() {
     }
 }
 
-/// Room there is, but not the time.
+/// The queue has room, but the deadline could not be met.
 #[test]
-fn what_could_not_run_in_time_is_refused_at_once() {
+fn refuses_at_once_what_could_not_run_in_time() {
     let forward = |rows: &[Row]| {
         std::thread::sleep(Duration::from_millis(2 * rows.iter().map(|row| row.text.ids.len() as u64).sum::<u64>()));
         echo(rows)
@@ -181,7 +181,8 @@ fn what_could_not_run_in_time_is_refused_at_once() {
     let a = adapter();
     let submitted = |timeout| {
         let scheduler = Scheduler::start(Limits { batch_tokens: 10, queued_tokens: 1000, timeout }, forward).unwrap();
-        // It learns how fast it is, 500 tokens a second at most; of the first batch at the latest when the second has run.
+        // The queue measures the speed, which is at most 500 tokens a second. The measurement of the first batch is in when the second
+        // batch has run.
         for _ in 0..2 {
             scheduler.submit(vec![row(1, 10, &a)]).unwrap().wait_blocking().unwrap();
         }
@@ -204,9 +205,9 @@ fn what_could_not_run_in_time_is_refused_at_once() {
     assert_eq!(submitted(HOUR), []);
 }
 
-/// It would be told to come again for ever.
+/// Otherwise it would be refused for ever.
 #[test]
-fn what_is_larger_than_the_line_waits_alone() {
+fn empty_queue_accepts_request_larger_than_the_queue() {
     let (gate, scheduler) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10, timeout: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 40, &a)]).unwrap();
@@ -220,7 +221,7 @@ fn what_is_larger_than_the_line_waits_alone() {
 }
 
 #[test]
-fn a_panic_fails_its_batch_alone() {
+fn panic_fails_only_its_batch() {
     let scheduler = Scheduler::start(ROOMY, |rows| match rows[0].text.ids[0] {
         13 => panic!("unlucky {}", rows.len()),
         _ => echo(rows),
@@ -233,7 +234,7 @@ fn a_panic_fails_its_batch_alone() {
 }
 
 #[test]
-fn an_error_or_a_wrong_number_of_rows_fails_every_request_of_the_batch() {
+fn error_or_wrong_number_of_rows_fails_every_request_of_the_batch() {
     let a = adapter();
     let scheduler = Scheduler::start(ROOMY, |_| Err(candle_core::Error::Msg("out of luck".into()).into())).unwrap();
     let failure = scheduler.submit(vec![row(1, 2, &a)]).unwrap().wait_blocking().unwrap_err();
@@ -245,7 +246,7 @@ fn an_error_or_a_wrong_number_of_rows_fails_every_request_of_the_batch() {
 }
 
 #[test]
-fn the_rest_of_a_failed_request_does_not_run() {
+fn rest_of_a_failed_request_does_not_run() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
     let forward = move |rows: &[Row]| {
@@ -265,7 +266,7 @@ fn the_rest_of_a_failed_request_does_not_run() {
 }
 
 #[test]
-fn who_went_away_is_passed_over_and_gives_room() {
+fn requests_of_disconnected_clients_leave_the_queue() {
     let (gate, scheduler) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10, timeout: HOUR });
     let a = adapter();
     let first = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
@@ -282,7 +283,7 @@ fn who_went_away_is_passed_over_and_gives_room() {
 }
 
 #[test]
-fn draining_answers_what_was_accepted_and_refuses_the_rest() {
+fn draining_answers_accepted_requests_and_refuses_others() {
     let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100, timeout: HOUR });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
@@ -300,7 +301,7 @@ fn draining_answers_what_was_accepted_and_refuses_the_rest() {
 }
 
 #[test]
-fn an_answered_request_pins_nothing() {
+fn answered_request_holds_no_pins() {
     let scheduler = Scheduler::start(ROOMY, echo).unwrap();
     let a = adapter();
     for id in 0..200 {
@@ -310,14 +311,14 @@ fn an_answered_request_pins_nothing() {
 }
 
 #[test]
-fn a_request_without_rows_is_answered_at_once() {
+fn request_without_rows_is_answered_at_once() {
     let (_gate, scheduler) = Gate::start(ROOMY);
     assert!(scheduler.submit(Vec::new()).unwrap().wait_blocking().unwrap().is_empty());
 }
 
-/// Pins are values of the request: they keep its adapters in memory while it waits and runs, and are gone with its answer.
+/// A request holds its pins, which keep its adapters in memory while it waits and runs. They are dropped when it is answered.
 #[test]
-fn a_request_pins_its_adapters_until_it_is_answered() {
+fn request_pins_its_adapters_until_it_is_answered() {
     struct One;
     impl Source for One {
         fn load(&self, _: &Path) -> Result<Adapter, Error> {
@@ -346,7 +347,7 @@ fn a_request_pins_its_adapters_until_it_is_answered() {
         std::fs::create_dir(root.path().join(name)).unwrap();
         std::fs::write(root.path().join(name).join("adapter_config.json"), "{}").unwrap();
     }
-    // Room for one adapter.
+    // The registry has memory for one adapter.
     let registry = Registry::new(Arc::new(One), root.path(), 8).unwrap();
     let (gate, scheduler) = Gate::start(ROOMY);
     let pin = registry.get("a").unwrap();

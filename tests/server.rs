@@ -1,4 +1,4 @@
-//! The server over a real socket, on the goldens' tiny base.
+//! The server on a real socket, with the goldens' tiny base.
 
 mod harness;
 
@@ -35,7 +35,7 @@ fn assert_error(answer: &Answer, status: u16, error_type: &str, part: &str) {
 }
 
 #[test]
-fn answers_are_those_of_peft_also_when_adapters_are_asked_at_once() {
+fn concurrent_requests_of_several_adapters_answer_like_peft() {
     let server = World::new().start();
     let expected = golden();
     let texts = expected["texts"].as_array().unwrap().iter();
@@ -62,7 +62,7 @@ fn answers_are_those_of_peft_also_when_adapters_are_asked_at_once() {
 }
 
 #[test]
-fn every_shape_of_inputs_is_answered_nested() {
+fn every_shape_of_inputs_gets_a_nested_answer() {
     let server = World::new().start();
     let one = server.classify("plain", TEXT);
     assert_eq!(one.status, 200, "{one:?}");
@@ -79,20 +79,20 @@ fn every_shape_of_inputs_is_answered_nested() {
 }
 
 #[test]
-fn the_best_come_first_and_top_k_is_cut_to_the_labels() {
+fn labels_are_sorted_by_score_and_limited_by_top_k() {
     let server = World::new().start();
     let ask =
         |parameters: &str| server.classify("bighead", format!(r#"{{"inputs": "good", "parameters": {parameters}}}"#));
     let all = ask("{}").body[0].clone();
     assert_eq!(all.as_array().unwrap().len(), 17);
     assert!(scores(&all).is_sorted_by(|a, b| a >= b));
-    assert!((scores(&all).iter().sum::<f64>() - 1.0).abs() < 1e-5, "several labels take a softmax");
+    assert!((scores(&all).iter().sum::<f64>() - 1.0).abs() < 1e-5, "several labels get a softmax");
     assert_eq!(ask(r#"{"top_k": 3}"#).body[0].as_array().unwrap()[..], all.as_array().unwrap()[..3]);
     assert_eq!(ask(r#"{"top_k": 18446744073709551615}"#).body[0], all);
     let sigmoid = ask(r#"{"function_to_apply": "sigmoid"}"#).body[0].clone();
     assert_eq!(labels(&sigmoid), labels(&all));
     assert!(scores(&sigmoid).iter().all(|score| (0.0..1.0).contains(score)));
-    // A regression is the value itself.
+    // A regression answers with the value itself.
     let value = server.classify("onelabel", r#"{"inputs": "good"}"#).body[0].clone();
     assert_eq!(labels(&value), ["similarity"]);
     let expected = golden()["adapters"]["onelabel"]["logits"][0][0].as_f64().unwrap();
@@ -100,7 +100,7 @@ fn the_best_come_first_and_top_k_is_cut_to_the_labels() {
 }
 
 #[test]
-fn truncation_is_told_or_refused() {
+fn truncation_is_reported_or_refused() {
     let long = "this film is fun and ".repeat(50);
     let body = |parameters: Value| json!({"inputs": [long, "good"], "parameters": parameters}).to_string();
     let server = World::new().start();
@@ -118,7 +118,7 @@ fn truncation_is_told_or_refused() {
 }
 
 #[test]
-fn any_content_type_will_do() {
+fn accepts_any_content_type() {
     let server = World::new().start();
     for content_type in [None, Some("application/json"), Some("text/plain"), Some("nonsense")] {
         let mut head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".to_owned();
@@ -131,7 +131,7 @@ fn any_content_type_will_do() {
 }
 
 #[test]
-fn an_adapter_inside_anothers_folder_is_named_with_a_slash() {
+fn adapter_inside_anothers_folder_is_named_with_a_slash() {
     let world = World::new();
     let inner = world.root.join("plain/other");
     fs::create_dir(&inner).unwrap();
@@ -147,7 +147,7 @@ fn an_adapter_inside_anothers_folder_is_named_with_a_slash() {
 }
 
 #[test]
-fn what_is_unknown_is_404_and_405_in_json() {
+fn unknown_adapters_routes_and_methods_get_json_errors() {
     let server = World::new().start();
     for name in ["nobody", "..", "%2e%2e", "..%2Fgoldens", "plain%2F..%2Fragged", "plain%00", "config.json", "%20"] {
         assert_error(&server.classify(name, TEXT), 404, "UnknownAdapter", "");
@@ -161,7 +161,7 @@ fn what_is_unknown_is_404_and_405_in_json() {
 }
 
 #[test]
-fn what_is_malformed_is_refused_before_it_runs() {
+fn malformed_requests_are_refused() {
     let server = World::new().with(|config| config.max_client_batch_size = 2).start();
     let cases: [(&[u8], u16, &str, &str); 8] = [
         (b"", 400, "BadRequest", "not JSON"),
@@ -180,11 +180,11 @@ fn what_is_malformed_is_refused_before_it_runs() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_413_however_it_comes() {
+fn body_over_the_limit_gets_413() {
     let server = World::new().with(|config| config.payload_limit = 1000).start();
     let body = |length: usize| format!("{{\"inputs\": \"{}\"}}", "a".repeat(length - 14));
     assert_eq!(server.classify("plain", body(1000)).status, 200);
-    // Some of it is still being written when the limit is passed; the client must see the answer nonetheless.
+    // The client still writes when the limit is exceeded, and must get the answer nonetheless.
     for length in [1001, 15_000] {
         assert_error(&server.classify("plain", body(length)), 413, "PayloadTooLarge", "1000 bytes");
     }
@@ -192,14 +192,14 @@ fn a_body_over_the_limit_is_413_however_it_comes() {
     let head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
     let reply = server.raw(format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes());
     assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
-    // What is announced to be far too long is refused before any of it is sent, and not asked for.
+    // A body whose announced length is far too long is refused before the client sends any of it.
     let head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n";
     let reply = server.raw(head.as_bytes());
     assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
 }
 
 #[test]
-fn an_adapter_that_cannot_be_served_is_named() {
+fn error_names_file_of_invalid_adapter() {
     let world = World::new();
     fs::copy(world.root.join("config.json"), world.root.join("plain/adapter_model.safetensors")).unwrap();
     let server = world.start();
@@ -210,15 +210,15 @@ fn an_adapter_that_cannot_be_served_is_named() {
     assert_eq!(server.classify("ragged", TEXT).status, 200);
 }
 
-/// That of another base, too, is told by its base and not by the first shape that differs.
+/// The error names the base, and not the first shape that differs.
 #[test]
-fn an_adapter_of_another_base_is_named_as_such() {
+fn error_says_that_an_adapter_is_of_another_base() {
     let world = World::new();
     let path = world.root.join("ragged/config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["polyrank"] = json!({"base_fingerprint": "sha256:other"});
     fs::write(&path, config.to_string()).unwrap();
-    // Whose tensors are of other shapes as well.
+    // The shapes of this adapter's tensors differ as well.
     fs::copy(world.root.join("bighead/adapter_model.safetensors"), world.root.join("ragged/adapter_model.safetensors"))
         .unwrap();
     assert_error(
@@ -230,16 +230,16 @@ fn an_adapter_of_another_base_is_named_as_such() {
 }
 
 #[test]
-fn the_precision_is_told() {
+fn info_reports_the_precision() {
     let world = World::new();
     let base = world.root.clone();
     let engine = Engine::prepacked(&base, &Device::Cpu, Precision::Int8, None).unwrap();
     assert_eq!(world.start_over(engine).get("/info").body["dtype"], "int8");
 }
 
-/// The operations in another form, end to end: the same answers to 1e-4, for every adapter, alone and several texts at once.
+/// The reference and the CPU's kernels give the same answers to 1e-4, for every adapter, for one text and for several.
 #[test]
-fn a_server_on_the_reference_answers_as_on_the_cpu() {
+fn server_on_the_reference_answers_as_on_the_cpu() {
     let cpu = World::new().start();
     let world = World::new();
     let reference = Backend::reference(Device::Cpu);
@@ -291,7 +291,7 @@ fn a_server_on_the_reference_answers_as_on_the_cpu() {
     assert!(worst <= 1e-4, "scores differ by {worst}");
 }
 
-/// However many come at once, their texts are tokenized a few at a time, and each is answered.
+/// However many requests arrive at once, only a few are tokenized at a time, and each is answered.
 #[test]
 fn large_texts_wait_for_permits_to_be_tokenized() {
     let server = World::new().with(|config| config.payload_limit = 600_000).start();
@@ -310,7 +310,7 @@ fn large_texts_wait_for_permits_to_be_tokenized() {
 }
 
 #[test]
-fn files_that_changed_are_a_conflict() {
+fn changed_files_are_a_conflict() {
     let server = World::new().start();
     assert_eq!(server.classify("plain", TEXT).status, 200);
     let file = server.root.join("plain/adapter_config.json");
@@ -321,8 +321,8 @@ fn files_that_changed_are_a_conflict() {
 }
 
 #[test]
-fn adapters_within_memory_and_without() {
-    // Room for plain alone: ragged is larger.
+fn adapters_are_evicted_refused_or_pinned_within_memory() {
+    // The memory is just enough for `plain`; `ragged` is larger.
     let bytes = {
         let server = World::new().start();
         server.get("/adapters/plain").body["bytes"].as_u64().unwrap() as usize
@@ -330,9 +330,9 @@ fn adapters_within_memory_and_without() {
     let server = World::new().with(|config| config.adapter_memory = bytes).start();
     assert_eq!(server.classify("plain", TEXT).status, 200);
     assert_error(&server.classify("ragged", TEXT), 422, "InvalidAdapter", &format!("{bytes} bytes"));
-    assert_eq!(server.classify("absent", TEXT).status, 200, "plain gives way");
+    assert_eq!(server.classify("absent", TEXT).status, 200, "plain is evicted");
     assert_eq!(server.get("/adapters/plain").body["tier"], "disk");
-    // Held by a request that runs, it does not give way.
+    // It is not evicted while a running request pins it.
     let gate = Gate::default();
     let server = World::new().with(|config| config.adapter_memory = bytes).start_with(gate.forward());
     thread::scope(|scope| {
@@ -348,7 +348,7 @@ fn adapters_within_memory_and_without() {
 }
 
 #[test]
-fn the_server_tells_of_itself_and_its_adapters() {
+fn reports_its_settings_and_adapters() {
     let server = World::new().with(|config| config.preload = vec!["onelabel".into()]).start();
     assert_eq!(server.get("/health").status, 200);
     assert_eq!(server.get("/ready").status, 200);
@@ -375,12 +375,12 @@ fn the_server_tells_of_itself_and_its_adapters() {
     assert_eq!(plain["ranks"]["query"], json!([4, 4, 4]));
     assert_eq!(plain["ranks"]["key"], json!([0, 0, 0]));
     assert_eq!(plain["first_active_site"], json!({"layer": 0, "module": "attention.self.query"}));
-    // query and value 32 x 32, intermediate 32 x 64, rank 4, three layers; a head of two labels.
+    // Deltas of rank 4 for query and value (32 x 32) and intermediate (32 x 64) in three layers, and a head of two labels.
     assert_eq!(plain["bytes"], 4 * (3 * 4 * (64 + 64 + 96) + 2 * 32 + 2));
 }
 
 #[test]
-fn a_key_is_asked_for_everywhere_but_by_probes() {
+fn every_route_except_probes_needs_the_api_key() {
     let server = World::new().with(|config| config.api_key = Some(ApiKey::new("s3cret"))).start();
     for path in ["/health", "/ready"] {
         assert_eq!(server.get(path).status, 200, "probes carry no key");
@@ -406,7 +406,7 @@ fn a_key_is_asked_for_everywhere_but_by_probes() {
 }
 
 #[test]
-fn a_full_queue_is_told_at_once() {
+fn full_queue_refuses_at_once() {
     let gate = Gate::default();
     let server = World::new().with(|config| config.max_queued_tokens = 10).start_with(gate.forward());
     thread::scope(|scope| {
@@ -425,8 +425,8 @@ fn a_full_queue_is_told_at_once() {
     });
 }
 
-/// A forward pass that takes a second for its first batch, and waits for the gate with all others: the speed is known, and the queue
-/// stands still.
+/// A fake forward pass. Its first batch takes a second, so that the speed is known. All others wait for the gate, so that the queue
+/// does not move.
 fn slow_then(gate: &Gate) -> impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static {
     let (gated, first) = (gate.forward(), AtomicBool::new(true));
     move |rows| {
@@ -438,12 +438,13 @@ fn slow_then(gate: &Gate) -> impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + S
     }
 }
 
-/// A body of `texts` texts of 3 tokens each.
+/// A body with `texts` texts of 3 tokens each.
 fn good(texts: usize) -> String {
     json!({"inputs": vec!["good"; texts]}).to_string()
 }
 
-/// The answer to `asked` texts while 2 run and `waiting` wait, on a server that has measured 6 tokens a second, or a little less.
+/// The answer to `asked` texts while 2 texts run and `waiting` are in the queue. The server has measured 6 tokens in slightly more
+/// than a second.
 fn refused_behind(server: &Running, gate: &Gate, waiting: usize, asked: usize) -> Answer {
     assert_eq!(server.classify("plain", good(2)).status, 200);
     thread::scope(|scope| {
@@ -459,23 +460,24 @@ fn refused_behind(server: &Running, gate: &Gate, waiting: usize, asked: usize) -
 }
 
 #[test]
-fn a_full_queue_tells_when_it_will_have_room() {
+fn full_queue_estimates_when_it_has_room() {
     let gate = Gate::default();
     let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(slow_then(&gate));
-    // The 6 that run and 12 of the 30 that wait come first: a little more than 3 s.
+    // The 6 tokens that run and 12 of the 30 in the queue come first, which takes slightly more than 3 s.
     let refused = refused_behind(&server, &gate, 10, 4);
     assert_error(&refused, 429, "Overloaded", "30 tokens are queued; 4 more");
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-    // Before they are tokenized its texts count as a token each: 6 + 4 at 6 a second; a slow machine measures less.
+    // Before the texts are tokenized, each counts as one token: 6 + 4 tokens at 6 tokens a second. A slow machine measures a lower
+    // speed.
     assert!((2..=6).contains(&seconds), "{seconds}");
 }
 
 #[test]
-fn a_request_that_would_be_late_is_told_when_it_will_not() {
+fn exceeded_deadline_estimates_when_it_can_be_met() {
     let gate = Gate::default();
     let timed = World::new().with(|config| config.request_timeout = Duration::from_secs(10));
     let server = timed.start_with(slow_then(&gate));
-    // 48 tokens would run within 8 of the 10 s. 66 come first: 19 too many, which take a little more than 3 s.
+    // 48 tokens can run in 8 of the 10 s. 66 tokens come first, which are 19 too many and take slightly more than 3 s.
     let refused = refused_behind(&server, &gate, 20, 1);
     assert_error(&refused, 429, "Overloaded", "would not be answered within 10s");
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
@@ -483,7 +485,7 @@ fn a_request_that_would_be_late_is_told_when_it_will_not() {
 }
 
 #[test]
-fn a_request_ends_with_its_time() {
+fn request_times_out() {
     let gate = Gate::default();
     let timed = World::new().with(|config| config.request_timeout = Duration::from_millis(50));
     let server = timed.start_with(gate.forward());
@@ -491,9 +493,9 @@ fn a_request_ends_with_its_time() {
     gate.open();
 }
 
-/// A head that never comes whole.
+/// The client never completes the head of its request.
 #[test]
-fn a_connection_that_says_nothing_is_closed_in_time() {
+fn silent_connection_is_closed_in_time() {
     let mut server = World::new().with(|config| config.request_timeout = Duration::from_millis(300)).start();
     let mut idle: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     for (i, stream) in idle.iter_mut().enumerate() {
@@ -508,9 +510,9 @@ fn a_connection_that_says_nothing_is_closed_in_time() {
     server.ended();
 }
 
-/// It would be told to come again, for ever.
+/// With 429, the client would try again for ever.
 #[test]
-fn an_unknown_adapter_is_404_also_where_the_queue_is_full() {
+fn unknown_adapter_gets_404_even_if_the_queue_is_full() {
     let gate = Gate::default();
     let server = World::new().with(|config| config.max_queued_tokens = 1).start_with(gate.forward());
     thread::scope(|scope| {
@@ -526,7 +528,7 @@ fn an_unknown_adapter_is_404_also_where_the_queue_is_full() {
 }
 
 #[test]
-fn a_bug_is_500_tells_nothing_and_passes() {
+fn bug_gets_500_without_details_and_the_server_continues() {
     let server = World::new().start_with(|rows| match rows[0].text.ids.len() {
         3 => panic!("secret panic"),
         2 => Err(candle_core::Error::Msg("secret error".into()).into()),
@@ -537,7 +539,7 @@ fn a_bug_is_500_tells_nothing_and_passes() {
         assert_error(&answer, 500, "Internal", "internal error");
         assert!(!answer.body.to_string().contains("secret"), "{answer:?}");
     }
-    // No bug of the server's, but an adapter that is no use on this text.
+    // Logits that are not finite are the adapter's fault, not a bug of the server.
     let answer = server.classify("plain", r#"{"inputs": "A great movie, and the acting is THE best ever!"}"#);
     assert_error(&answer, 422, "Unprocessable", "adapter \"plain\" on this base gives logits that are not finite");
     let answer = server.classify("plain", TEXT);
@@ -546,7 +548,7 @@ fn a_bug_is_500_tells_nothing_and_passes() {
 }
 
 #[test]
-fn who_hangs_up_is_passed_over() {
+fn requests_of_disconnected_clients_do_not_run() {
     let gate = Gate::default();
     let server = World::new().start_with(gate.forward());
     thread::scope(|scope| {
@@ -558,7 +560,7 @@ fn who_hangs_up_is_passed_over() {
         wait_until(|| server.app.scheduler().queued_tokens() > 0);
         drop(stream);
         wait_until(|| {
-            // A request that can never fit makes the queue forget whom nobody waits for.
+            // A request that does not fit makes the queue drop the requests of clients that went away.
             let _ = server.app.scheduler().admits(usize::MAX);
             server.app.scheduler().queued_tokens() == 0
         });
@@ -569,7 +571,7 @@ fn who_hangs_up_is_passed_over() {
 }
 
 #[test]
-fn stopping_answers_what_waits_and_turns_away_what_comes() {
+fn shutdown_answers_waiting_requests_and_refuses_new_ones() {
     let gate = Gate::default();
     let mut server = World::new().start_with(gate.forward());
     let mut kept = TcpStream::connect(server.address).unwrap();
@@ -592,19 +594,19 @@ fn stopping_answers_what_waits_and_turns_away_what_comes() {
         assert_eq!(waiting.join().unwrap().status, 200);
     });
     server.ended();
-    // An idle connection is closed, and does not hold the end up.
+    // An idle connection is closed, and does not delay the shutdown.
     assert_eq!(kept.read(&mut [0; 1]).unwrap(), 0);
 }
 
 #[test]
-fn an_adapter_to_preload_must_be_there() {
+fn start_fails_if_preloaded_adapters_are_missing_or_do_not_fit() {
     let preload = |names: [&str; 2], memory| {
         let names = names.map(str::to_owned).to_vec();
         World::new().with(|config| (config.preload, config.adapter_memory) = (names, memory)).app()
     };
     let error = preload(["plain", "nobody"], 1 << 30).err().unwrap();
     assert!(error.to_string().contains("nobody"), "{error}");
-    // Each of them fits alone; none gives way to the other.
+    // Each of the adapters fits alone, and neither may evict the other.
     let both = preload(["plain", "ragged"], 1 << 30).unwrap().registry().bytes();
     let error = preload(["plain", "ragged"], both - 1).err().unwrap();
     assert!(error.to_string().contains("adapters in use hold"), "{error}");
@@ -612,7 +614,7 @@ fn an_adapter_to_preload_must_be_there() {
 }
 
 #[test]
-fn a_connection_serves_many_requests() {
+fn one_connection_serves_many_requests() {
     let server = World::new().start();
     let request = format!("POST /classify/plain HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{TEXT}", TEXT.len());
     let last = request.replace("Host: x\r\n", "Host: x\r\nConnection: close\r\n");

@@ -1,4 +1,4 @@
-//! Texts and pairs to ids, against `transformers`: `goldens/make_tokenize.py` made what is expected.
+//! Compares token ids of texts and pairs with `transformers`. `goldens/make_tokenize.py` made the expected ids.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-/// Its `tokenizer.json` carries a truncation and a padding, both to be ignored.
+/// The goldens' `tokenizer.json` sets a truncation and a padding, which must be ignored.
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
 }
@@ -23,7 +23,7 @@ fn with_config(config: Option<&str>) -> TempDir {
     dir
 }
 
-/// Rows of the goldens' word table.
+/// The number of rows of the goldens' word embeddings.
 const WORDS: usize = 117;
 
 fn inputs(positions: usize, words: usize) -> BaseInputs<'static> {
@@ -38,12 +38,12 @@ fn limit(max_length: impl Into<Option<usize>>, truncate: bool) -> Limit {
     Limit { max_length: max_length.into(), truncate }
 }
 
-/// `truncation_side`, text, pair, `max_length` (none: not cut), ids, segment ids.
+/// `truncation_side`, text, pair, `max_length` (`None`: not truncated), ids, segment ids.
 #[derive(Deserialize)]
 struct Case(String, String, Option<String>, Option<usize>, Vec<u32>, Vec<u32>);
 
 #[test]
-fn ids_are_those_of_transformers() {
+fn ids_equal_those_of_transformers() {
     let left = with_config(Some(r#"{"truncation_side": "left"}"#));
     let right = open(&golden("bert"), 512, WORDS).unwrap();
     let left = open(left.path(), 512, WORDS).unwrap();
@@ -58,12 +58,12 @@ fn ids_are_those_of_transformers() {
         assert_eq!(found.truncated, whole.ids.len() > ids.len());
         cut += usize::from(found.truncated);
     }
-    assert!(cut > 50, "only {cut} cases are cut");
+    assert!(cut > 50, "only {cut} cases are truncated");
 }
 
-/// Nothing can be classified by no token; most tokenizers add some to any text.
+/// Most tokenizers add special tokens to any text. Without them, an empty text has no tokens to classify.
 #[test]
-fn a_text_without_a_token_is_refused() {
+fn refuses_text_without_tokens() {
     let dir = with_config(Some(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#));
     let path = dir.path().join("tokenizer.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -79,7 +79,7 @@ fn a_text_without_a_token_is_refused() {
 }
 
 #[test]
-fn the_longest_text_is_the_lesser_of_what_the_files_say() {
+fn max_length_is_the_smaller_of_tokenizer_and_base() {
     let max_length = |config, positions| open(with_config(config).path(), positions, WORDS).unwrap().max_length();
     assert_eq!(max_length(None, 77), 77);
     assert_eq!(max_length(Some("{}"), 77), 77);
@@ -90,7 +90,7 @@ fn the_longest_text_is_the_lesser_of_what_the_files_say() {
 }
 
 #[test]
-fn a_text_too_long_is_refused_where_it_may_not_be_cut() {
+fn refuses_too_long_text_without_truncation() {
     let tokenizer = open(&golden("bert"), 16, WORDS).unwrap();
     let long = "good ".repeat(15);
     match tokenizer.encode(&long, None, &limit(None, false)) {
@@ -107,7 +107,7 @@ fn a_text_too_long_is_refused_where_it_may_not_be_cut() {
 }
 
 #[test]
-fn a_limit_without_room_or_above_the_base_is_refused() {
+fn refuses_limits_without_room_or_above_the_base() {
     let tokenizer = open(&golden("bert"), 16, WORDS).unwrap();
     for (pair, max_length, least) in [(None, 0, 3), (None, 2, 3), (None, 17, 3), (Some("film"), 3, 4)] {
         for truncate in [false, true] {
@@ -120,9 +120,9 @@ fn a_limit_without_room_or_above_the_base_is_refused() {
     assert_eq!(tokenizer.encode("good film", None, &limit(3, true)).unwrap().ids.len(), 3);
 }
 
-/// In a batch it would fail its neighbours.
+/// Otherwise the whole batch of such a text would fail.
 #[test]
-fn a_token_that_the_base_does_not_know_is_refused() {
+fn refuses_token_without_embedding() {
     let known = open(&golden("bert"), 16, WORDS).unwrap().encode("good film", None, &limit(None, true)).unwrap();
     let largest = *known.ids.iter().max().unwrap();
     let refused = open(&golden("bert"), 16, largest as usize).unwrap();
@@ -137,7 +137,7 @@ fn a_token_that_the_base_does_not_know_is_refused() {
 }
 
 #[test]
-fn malformed_files_are_refused_by_name() {
+fn errors_name_malformed_files() {
     let refused = |dir: &Path, file: &str| match open(dir, 512, WORDS).map(|tokenizer| tokenizer.max_length()) {
         Err(TokenizeError::File { path, reason }) => assert_eq!(path, dir.join(file), "{reason}"),
         other => panic!("{other:?}"),
@@ -157,9 +157,9 @@ fn malformed_files_are_refused_by_name() {
     }
 }
 
-/// The pieces cut off a long pair number thousands on either side; their combinations must not be made.
+/// Truncating both texts of a long pair removes thousands of pieces from each. Their combinations must not be computed.
 #[test]
-fn a_pair_of_a_megabyte_is_cut() {
+fn truncates_a_pair_of_a_megabyte() {
     let tokenizer = open(&golden("bert"), 64, WORDS).unwrap();
     let (text, pair) = ("good film ".repeat(100_000), "great story ".repeat(90_000));
     let found = tokenizer.encode(&text, Some(&pair), &limit(None, true)).unwrap();
@@ -168,7 +168,7 @@ fn a_pair_of_a_megabyte_is_cut() {
     assert_eq!(found, short);
 }
 
-/// `goldens/make_side_files.py` made what is expected.
+/// `goldens/make_side_files.py` made the expected ids.
 #[test]
 fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(golden("side_files.json")).unwrap()).unwrap();
@@ -211,9 +211,10 @@ fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
     assert!(wrong.is_empty(), "{}\n{} answers are wrong", wrong.join("\n"), wrong.len());
 }
 
-/// A part of `tokenizer.json` that the class would not make: older releases of `transformers` follow the file, later ones the class.
+/// Where a part of `tokenizer.json` is not what the class would make, older releases of `transformers` follow the file, and later
+/// releases follow the class.
 #[test]
-fn parts_in_which_releases_differ_are_refused_by_name() {
+fn errors_name_parts_in_which_releases_differ() {
     let refused = |base: &str, model_type: &'static str, config: Value, edits: Value, key: &str| {
         let dir = tempfile::tempdir().unwrap();
         let mut tokenizer: Value =
@@ -228,7 +229,7 @@ fn parts_in_which_releases_differ_are_refused_by_name() {
             Err(TokenizeError::Unsupported { key: found, .. }) => assert_eq!(found, key),
             other => panic!("{key}: {other:?}"),
         }
-        // As the message says: so the file is taken as it is.
+        // With the setting that the message names, the file is used as it is.
         let mut config = config;
         config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
         fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
@@ -266,7 +267,7 @@ fn parts_in_which_releases_differ_are_refused_by_name() {
 }
 
 #[test]
-fn malformed_files_beside_the_tokenizer_are_refused_by_name() {
+fn errors_name_malformed_files_beside_the_tokenizer() {
     let refused = |name: &str, value: Value, words: &str| {
         let dir = with_config(None);
         fs::write(dir.path().join(name), value.to_string()).unwrap();
@@ -291,15 +292,15 @@ fn malformed_files_beside_the_tokenizer_are_refused_by_name() {
     refused("added_tokens.json", json!([]), "expected a map");
     refused("added_tokens.json", json!({"<x>": -1}), "<x> = -1");
     refused("special_tokens_map.json", json!("x"), "expected a map");
-    // A token of no word that the model could fall back on.
+    // The model has no token for unknown words.
     let dir = with_config(Some(r#"{"unk_token": "<nowhere>"}"#));
     let unknown = open(dir.path(), 512, WORDS).unwrap().encode("☃", None, &limit(None, true)).unwrap_err();
     assert!(matches!(unknown, TokenizeError::Text(_)), "{unknown}");
 }
 
-/// Its id comes behind the vocabulary, where this base has no embedding; texts without it are served.
+/// The added token's id is beyond the vocabulary, where this base has no embedding. Texts without this token are still tokenized.
 #[test]
-fn an_added_token_without_an_embedding_is_refused_by_name() {
+fn error_names_added_token_without_embedding() {
     let dir = with_config(Some(r#"{"additional_special_tokens": ["<ent>"]}"#));
     let tokenizer = open(dir.path(), 512, WORDS).unwrap();
     assert!(tokenizer.encode("good film", None, &limit(None, true)).is_ok());

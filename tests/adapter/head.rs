@@ -1,5 +1,5 @@
-//! Deltas of a linear of the head: folded into the adapter's own head over its base. `goldens/make_head_lora.py` made the adapters
-//! and what PEFT answers.
+//! Deltas of a linear of the head, which are added to the base's weight. `goldens/make_head_lora.py` made the adapters and PEFT's
+//! answers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn goldens(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
 }
 
-/// Answers of the adapter in `dir` to the texts of `golden`.
+/// The answers of the adapter in `dir` to the texts of `golden`.
 fn answers(engine: &Engine, dir: &Path, golden: &Value) -> Vec<Vec<f32>> {
     let adapter = Arc::new(engine.load_adapter(dir).unwrap());
     let row = |text: &Value| {
@@ -30,7 +30,7 @@ fn answers(engine: &Engine, dir: &Path, golden: &Value) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn a_pooler_with_a_delta_answers_as_in_peft() {
+fn pooler_with_a_delta_answers_like_peft() {
     let expected: Value = serde_json::from_slice(&std::fs::read(goldens("head_lora/expected.json")).unwrap()).unwrap();
     let mut adapters = 0;
     for (base, golden) in expected.as_object().unwrap() {
@@ -46,7 +46,7 @@ fn a_pooler_with_a_delta_answers_as_in_peft() {
                     assert!(worst(found, expected) <= 1e-4, "{name}: {found:?} where PEFT has {expected:?}");
                 }
             }
-            // Written, it has a head of its own, and answers the same.
+            // After it is written, the adapter has its own head, and gives the same answers.
             let (again, adapter) = (tempfile::tempdir().unwrap(), engines[0].load_adapter(&dir).unwrap());
             write(again.path(), engines[0].layout(), &adapter, &serde_json::Map::new()).unwrap();
             assert_eq!(answers(&engines[0], again.path(), golden), answers(&engines[0], &dir, golden), "{name}");
@@ -57,9 +57,9 @@ fn a_pooler_with_a_delta_answers_as_in_peft() {
     assert_eq!(adapters, 4);
 }
 
-/// What cannot be folded is refused by name: without a base, over one that lacks the linear, and with a tensor too few.
+/// The base is missing, the base lacks the linear, or one of the delta's tensors is missing.
 #[test]
-fn a_delta_without_a_linear_to_add_it_to_is_refused_by_name() {
+fn error_names_delta_that_cannot_be_added() {
     let dir = goldens("head_lora/bert-all");
     match read(&dir, &layout(), &Device::Cpu) {
         Err(AdapterError::Unsupported { key, found, .. }) => {
@@ -88,7 +88,7 @@ fn a_delta_without_a_linear_to_add_it_to_is_refused_by_name() {
     tensors.remove("base_model.model.bert.pooler.dense.lora_B.weight").unwrap();
     candle_core::safetensors::save(&tensors, adapter.path().join("adapter_model.safetensors")).unwrap();
     assert_eq!(missing(&goldens("bert"), adapter.path()), "base_model.model.bert.pooler.dense.lora_B.weight");
-    // Twice there.
+    // The linear is saved twice.
     let mut tensors = candle_core::safetensors::load(dir.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
     for (name, shape) in [("weight", vec![32, 32]), ("bias", vec![32])] {
         let tensor = candle_core::Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -99,9 +99,9 @@ fn a_delta_without_a_linear_to_add_it_to_is_refused_by_name() {
     assert!(error.to_string().contains("bert.pooler.dense is saved both in full and as a delta"), "{error}");
 }
 
-/// What lies before the layers is no site and no head: a delta of it would leave no layer to share.
+/// Linears before the layers are neither sites nor part of the head. With a delta there, no layer could be shared.
 #[test]
-fn a_delta_of_a_projection_before_the_layers_is_refused_by_name() {
+fn error_names_delta_of_a_projection_before_the_layers() {
     for (base, name) in [("electra", "electra.embeddings_project"), ("deberta-v2", "deberta.embeddings.embed_proj")] {
         let dir = tempfile::tempdir().unwrap();
         let source = goldens("encoders").join(base);

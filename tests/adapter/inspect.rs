@@ -1,4 +1,4 @@
-//! The report, as JSON and as a table.
+//! The report on an adapter, as JSON and as a table.
 
 mod compare;
 
@@ -14,7 +14,7 @@ fn report(name: &str) -> Report {
 }
 
 #[test]
-fn the_table() {
+fn prints_report_as_table() {
     let expected = "\
 base          base
 problem type  single_label_classification
@@ -33,7 +33,7 @@ total      9   16     16                 9            11      17     78
 }
 
 #[test]
-fn rank_0_is_a_dot() {
+fn rank_0_is_shown_as_a_dot() {
     let shown = report("absent").to_string();
     let rows: Vec<&str> = shown.lines().skip_while(|line| !line.starts_with("layer")).skip(1).collect();
     assert_eq!(
@@ -50,7 +50,7 @@ fn rank_0_is_a_dot() {
 }
 
 #[test]
-fn the_json() {
+fn serializes_report_as_json() {
     let found = serde_json::to_value(report("absent")).unwrap();
     let expected = json!({
         "base_model": "base",
@@ -74,7 +74,7 @@ fn the_json() {
 }
 
 #[test]
-fn labels_that_could_be_read_as_several_are_quoted() {
+fn quotes_labels_that_look_like_several() {
     let mut report = report("bighead");
     report.labels = ["no", "yes, but", "a\"b", "", "back\\slash", "it's", "naïve", "a:b"].map(str::to_owned).to_vec();
     let expected = r#"labels        8: no, "yes, but", "a\"b", "", "back\\slash", "it's", naïve, a:b"#;
@@ -82,7 +82,7 @@ fn labels_that_could_be_read_as_several_are_quoted() {
 }
 
 #[test]
-fn names_of_others_do_not_steer_the_terminal() {
+fn control_characters_in_names_are_replaced() {
     let mut report = report("bighead");
     assert!(report.to_string().contains("labels        17: \"topic 0\", \"topic 1\","));
     report.labels = (0..5000).map(|i| format!("label \u{1b}[2J{i}\n")).collect();

@@ -1,4 +1,4 @@
-//! Every way to be malformed has its error, and the error its operands.
+//! Each kind of malformed file gives its own error, which names the values at fault.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +17,7 @@ const QUERY_B: &str = "base_model.model.bert.encoder.layer.1.attention.self.quer
 const CLASSIFIER: &str = "base_model.model.classifier.weight";
 const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
 
-/// A copy of an adapter that PEFT wrote, to be spoilt.
+/// A copy of an adapter that PEFT wrote, for a test to damage.
 struct Spoilt(TempDir);
 
 impl Spoilt {
@@ -66,7 +66,7 @@ impl Spoilt {
         self.read().expect_err("a malformed adapter was read")
     }
 
-    /// Expects a malformed `file`, and `words` in the reason.
+    /// Expects an error about a malformed `file` whose reason contains `words`.
     #[track_caller]
     fn malformed(&self, file: &str, words: &[&str]) {
         let error = self.error();
@@ -90,7 +90,7 @@ fn plain() -> Spoilt {
 }
 
 #[test]
-fn features_that_are_not_served_are_named() {
+fn errors_name_unsupported_features() {
     let features = [
         ("peft_type", json!("IA3")),
         ("peft_type", json!("ADALORA")),
@@ -121,7 +121,7 @@ fn features_that_are_not_served_are_named() {
     for (key, value) in features {
         plain().config(key, value.clone()).unsupported(key, &value.to_string());
     }
-    // Off, or of no consequence to a trained adapter.
+    // These features are switched off, or do not matter once an adapter is trained.
     for (key, value) in [
         ("use_dora", json!(null)),
         ("layer_replication", json!([])),
@@ -136,7 +136,7 @@ fn features_that_are_not_served_are_named() {
 }
 
 #[test]
-fn targets_that_are_no_sites_are_named() {
+fn errors_name_targets_that_are_not_sites() {
     let targets = |value| plain().config("target_modules", value);
     targets(json!(["query", "dense"])).unsupported("target_modules", "bert.pooler.dense");
     targets(json!(".*dense")).unsupported("target_modules", "bert.pooler.dense");
@@ -145,7 +145,7 @@ fn targets_that_are_no_sites_are_named() {
     targets(json!(["query", "word_embeddings"])).unsupported("target_modules", table);
     targets(json!(["q_proj", "wquery"])).malformed("adapter_config.json", &["target_modules"]);
     targets(json!([])).malformed("adapter_config.json", &["target_modules"]);
-    // Names of other architectures beside ours are of no consequence: PEFT passes over them as well.
+    // Names of other architectures among the targets are ignored, as in PEFT.
     assert!(targets(json!(["query", "value", "intermediate.dense", "q_proj"])).read().is_ok());
 }
 
@@ -171,7 +171,7 @@ fn malformed_configurations() {
     config("rank_pattern", json!({"(": 4})).malformed(file, &["rank_pattern"]);
     config("modules_to_save", json!(["("])).malformed(file, &["modules_to_save"]);
     config("layers_pattern", json!("layer")).malformed(file, &["layers_pattern without layers_to_transform"]);
-    // Exponential for a backtracking matcher: it gives up.
+    // A backtracking matcher needs exponential time for this pattern, and gives up.
     let endless = r"(?=(b|be|r|er|t|rt|.)*$)((.*)*)*\1\1\1x";
     config("target_modules", json!(endless)).malformed(file, &["target_modules"]);
     for key in ["layers_to_transform", "layers_pattern"] {
@@ -184,7 +184,7 @@ fn malformed_configurations() {
 }
 
 #[test]
-fn missing_files_are_named() {
+fn errors_name_missing_files() {
     for file in FILES {
         let spoilt = Spoilt::new("ragged");
         std::fs::remove_file(spoilt.path().join(file)).unwrap();
@@ -222,9 +222,9 @@ fn labels_that_do_not_fit_the_head() {
     .malformed("config.json", &["label2id", "found 1"]);
 }
 
-/// Scalars are names and ids in any spelling, and what is not needed is not looked at.
+/// Names and ids may be scalars of any type, and keys that are not needed are not read.
 #[test]
-fn label_maps_of_other_types_are_read() {
+fn reads_label_maps_of_other_types() {
     let named = |edit: Value| {
         let spoilt = Spoilt::new("ragged").json("config.json", |config| {
             config.as_object_mut().unwrap().remove("label2id");
@@ -259,9 +259,9 @@ fn label_maps_of_other_types_are_read() {
     refused(json!({"polyrank": {"base_fingerprint": 3}}), &["polyrank"]);
 }
 
-/// Python's whole numbers may have a point, its truth values may be numbers, and null is PEFT's default.
+/// Python may write whole numbers with a point and booleans as numbers, and null means PEFT's default.
 #[test]
-fn unusual_spellings_of_a_configuration_are_read() {
+fn reads_unusual_spellings_of_a_configuration() {
     let bits = |adapter: &Adapter| {
         let scales = adapter
             .weights
@@ -308,7 +308,7 @@ fn unusual_spellings_of_a_configuration_are_read() {
 }
 
 #[test]
-fn the_fingerprint_is_carried() {
+fn reads_the_fingerprint() {
     let spoilt = plain();
     let config = json!({"polyrank": {"base_fingerprint": "sha256:12", "layers": 3}});
     std::fs::write(spoilt.path().join("config.json"), config.to_string()).unwrap();
@@ -316,12 +316,12 @@ fn the_fingerprint_is_carried() {
 }
 
 #[test]
-fn missing_tensors_are_named() {
+fn errors_name_missing_tensors() {
     for name in [QUERY_A, QUERY_B, CLASSIFIER, "base_model.model.classifier.bias"] {
         let spoilt = plain().tensors(|tensors| drop(tensors.remove(name)));
         assert!(matches!(spoilt.error(), AdapterError::MissingTensor { tensor, .. } if tensor == name));
     }
-    // Half a pooler, and a pooler that is announced but absent.
+    // A pooler without its bias, and a pooler that the configuration lists but the file lacks.
     let bias = "base_model.model.bert.pooler.dense.bias";
     let spoilt =
         Spoilt::new("pooler").config("modules_to_save", json!(null)).tensors(|tensors| drop(tensors.remove(bias)));
@@ -332,7 +332,7 @@ fn missing_tensors_are_named() {
 }
 
 #[test]
-fn tensors_beyond_the_configuration_are_named() {
+fn errors_name_unexpected_tensors() {
     let extra = [
         "base_model.model.bert.encoder.layer.1.attention.self.key.lora_A.weight",
         "base_model.model.bert.encoder.layer.7.attention.self.query.lora_A.weight",
@@ -353,9 +353,9 @@ fn tensors_beyond_the_configuration_are_named() {
     spoilt.malformed("adapter_model.safetensors", &["two names", CLASSIFIER]);
 }
 
-/// PEFT trains and saves any module in full; here only heads are.
+/// PEFT can train and save any module in full. Here this is supported for heads only.
 #[test]
-fn a_module_to_save_that_is_no_head_is_named_by_its_key() {
+fn error_names_module_to_save_that_is_not_a_head() {
     let saved = |modules: Value, tensor: &str| {
         let raw = (Dtype::F32, vec![32], f32_bytes(&[0.5; 32]));
         plain().config("modules_to_save", modules).tensors(|tensors| drop(tensors.insert(tensor.into(), raw)))
@@ -369,7 +369,7 @@ fn a_module_to_save_that_is_no_head_is_named_by_its_key() {
 }
 
 #[test]
-fn wrong_shapes_tell_tensor_expected_and_found() {
+fn shape_errors_give_tensor_expected_and_found() {
     let shape = |spoilt: Spoilt, name: &str, wanted: &str, got: &[usize]| {
         let error = spoilt.error();
         let AdapterError::Shape { tensor, expected, found, .. } = &error else { panic!("{error:?}") };
@@ -389,7 +389,7 @@ fn wrong_shapes_tell_tensor_expected_and_found() {
     shape(reshaped(CLASSIFIER, &[64]), CLASSIFIER, "[labels, 32]", &[64]);
     let bias = "base_model.model.classifier.bias";
     shape(reshaped(bias, &[3]), bias, "[2]", &[3]);
-    // The rank of the configuration is not the tensor's.
+    // The configuration's rank differs from the tensor's.
     let query_0 = QUERY_A.replace("layer.1", "layer.0");
     shape(plain().config("rank_pattern", json!({"query": 5})), &query_0, "[5, 32]", &[4, 32]);
     let most = usize::MAX >> 11;
@@ -397,7 +397,7 @@ fn wrong_shapes_tell_tensor_expected_and_found() {
 }
 
 #[test]
-fn numbers_that_are_none_are_named() {
+fn errors_name_elements_that_are_not_finite() {
     for (name, bad) in [(QUERY_B, f32::NAN), (QUERY_A, f32::INFINITY), (CLASSIFIER, f32::NEG_INFINITY)] {
         let spoilt = plain().tensors(|tensors| {
             tensors.get_mut(name).unwrap().2[4 * 17..4 * 18].copy_from_slice(&bad.to_le_bytes());
@@ -411,7 +411,7 @@ fn numbers_that_are_none_are_named() {
 }
 
 #[test]
-fn weights_that_are_cut_off_or_lie() {
+fn refuses_truncated_weights_and_false_sizes() {
     let file = "adapter_model.safetensors";
     let weights = |edit: &dyn Fn(&mut Vec<u8>)| plain().bytes(file, edit);
     let size = std::fs::metadata(golden("plain").join(file)).unwrap().len() as usize;
@@ -423,7 +423,7 @@ fn weights_that_are_cut_off_or_lie() {
         weights(&|bytes| bytes[..8].copy_from_slice(&header.to_le_bytes()))
             .malformed(file, &["not a safetensors file"]);
     }
-    // A tensor larger than memory, in 100 bytes; and one whose size overflows.
+    // A file of 100 bytes claims a tensor larger than memory, and another claims one whose size overflows.
     for (shape, end) in [("[1099511627776,1099511627776]", 0), ("[1099511627776]", 4u64 << 40), ("[4]", 15)] {
         let header = format!(r#"{{"{QUERY_A}":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{end}]}}}}"#);
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[1; 16]].concat();
@@ -432,7 +432,7 @@ fn weights_that_are_cut_off_or_lie() {
 }
 
 #[test]
-fn a_guess_refuses_what_it_cannot_know() {
+fn guessing_a_layout_refuses_unknown_tensors() {
     let renamed = |from: &str, to: &str| {
         plain().tensors(|tensors| {
             *tensors = std::mem::take(tensors).into_iter().map(|(name, raw)| (name.replace(from, to), raw)).collect();
@@ -451,11 +451,11 @@ fn a_guess_refuses_what_it_cannot_know() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any damage to any file is an adapter still whole or an error: never a panic.
+    /// With any damage to any file, reading gives a complete adapter or an error, and never panics.
     #[test]
     fn damage_never_panics(which in 0..3usize, cut in any::<prop::sample::Index>(), hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), truncate: bool) {
         let spoilt = Spoilt::new("ragged").bytes(FILES[which], |bytes| {
-            // Headers are where damage tells: half of the hits fall there.
+            // Damage in headers has the most effects, so that half of the changed bytes are there.
             let near = bytes.len().min(2048);
             for (i, (at, byte)) in hits.iter().enumerate() {
                 let at = at.index(if i % 2 == 0 { near } else { bytes.len() });

@@ -1,4 +1,4 @@
-//! Files that PEFT wrote: every site has the rank, the scale and the numbers that PEFT gave it.
+//! Reads files that PEFT wrote, and checks the rank, the scale and the values of every site.
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -12,7 +12,7 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
     tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
-/// Reads a golden and checks each site against `expected(layer, module) -> (rank, scale)`, rank 0 where PEFT adapts nothing.
+/// Reads a golden and checks each site against `expected(layer, module) -> (rank, scale)`. The rank is 0 where PEFT has no delta.
 fn check(name: &str, expected: impl Fn(usize, &str) -> (usize, f64)) -> Adapter {
     let layout = layout();
     let adapter = read(&golden(name), &layout, &Device::Cpu).unwrap();
@@ -54,7 +54,7 @@ fn targets_as_suffixes() {
 }
 
 #[test]
-fn a_rank_and_an_alpha_for_every_site() {
+fn ranks_and_alphas_by_site() {
     const RANKS: [usize; 18] = [1, 4, 9, 2, 7, 3, 5, 8, 6, 1, 2, 9, 3, 4, 1, 6, 2, 5];
     let modules: Vec<_> = layout().modules.iter().map(|module| module.name).collect();
     let adapter = check("ragged", |layer, module| {
@@ -77,7 +77,7 @@ fn rslora_divides_by_the_root_of_each_modules_own_rank() {
 }
 
 #[test]
-fn targets_by_full_name_leave_the_rest_absent() {
+fn targets_by_full_name_match_no_other_site() {
     let adapter = check("absent", |layer, module| match (layer, module) {
         (1, "attention.self.value") | (2, "attention.self.value" | "output.dense") => (3, 2.0),
         (1, "output.dense") => (1, 6.0),
@@ -90,7 +90,7 @@ fn targets_by_full_name_leave_the_rest_absent() {
 fn targets_as_a_regex() {
     check("regex", |layer, module| match (layer, module) {
         (0 | 2, "attention.self.query" | "attention.self.key" | "attention.output.dense" | "output.dense") => {
-            // The pattern stands after `layer.N.`, so that `attention.output.dense` is not `output.dense`.
+            // The pattern follows `layer.N.`, so that `output.dense` does not match `attention.output.dense`.
             if module == "attention.output.dense" { (0, 0.0) } else { (2, 2.0) }
         }
         _ => (0, 0.0),
@@ -121,7 +121,7 @@ fn excluded_modules_and_chosen_layers() {
 }
 
 #[test]
-fn heads_of_any_size_and_a_pooler_of_ones_own() {
+fn heads_of_any_size_and_own_poolers() {
     let value = |rank, scale| {
         move |_: usize, module: &str| {
             if module == "attention.self.value" { (rank, scale) } else { (0, 0.0) }
@@ -143,7 +143,7 @@ fn heads_of_any_size_and_a_pooler_of_ones_own() {
 }
 
 #[test]
-fn a_module_to_save_is_no_target_though_listed() {
+fn module_to_save_is_not_a_target_even_if_listed() {
     check("all_linear", |_, _| (1, 2.0));
 }
 
@@ -169,7 +169,7 @@ fn ranks(dir: &std::path::Path) -> Vec<usize> {
 }
 
 #[test]
-fn all_linear_and_look_around_as_python_has_them() {
+fn all_linear_and_look_around_work_as_in_python() {
     let dir = copied("all_linear");
     for pattern in [
         "all-linear",
@@ -182,16 +182,16 @@ fn all_linear_and_look_around_as_python_has_them() {
     }
 }
 
-/// As `exclude_modules` it is a regex, which no name matches.
+/// In `exclude_modules`, `all-linear` is a regex, which matches no name.
 #[test]
-fn all_linear_excludes_nothing() {
+fn all_linear_in_exclude_modules_excludes_nothing() {
     let dir = copied("all_linear");
     rewrite_config(dir.path(), |config| config["exclude_modules"] = "all-linear".into());
     assert_eq!(ranks(dir.path()), [1; 18]);
 }
 
 #[test]
-fn pefts_defaults_stand_for_what_is_absent() {
+fn absent_keys_have_pefts_defaults() {
     // r 8, alpha 8, query and value.
     let dir = copied("plain");
     std::fs::write(dir.path().join("adapter_config.json"), r#"{"peft_type": "LORA"}"#).unwrap();
@@ -212,7 +212,7 @@ fn pefts_defaults_stand_for_what_is_absent() {
 }
 
 #[test]
-fn a_number_as_layers_to_transform_and_a_name_listed_whole() {
+fn layers_to_transform_as_a_number_and_a_target_by_full_name() {
     let dir = copied("layers");
     let mut tensors = raw_tensors(dir.path());
     tensors.retain(|name, _| !name.contains("layer.2.") || name.contains("layer.2.attention.self.key"));
@@ -220,7 +220,7 @@ fn a_number_as_layers_to_transform_and_a_name_listed_whole() {
     rewrite_config(dir.path(), |config| {
         config["layers_to_transform"] = 1.into();
         config["layers_pattern"] = serde_json::Value::Null;
-        // Listed by its whole name, a module is taken whatever its layer.
+        // A module that is listed by its full name is selected in any layer.
         config["target_modules"] =
             serde_json::json!(["query", "key", "output.dense", "bert.encoder.layer.2.attention.self.key"]);
     });
@@ -229,7 +229,7 @@ fn a_number_as_layers_to_transform_and_a_name_listed_whole() {
 }
 
 #[test]
-fn the_long_names_of_heads() {
+fn reads_long_names_of_heads() {
     let dir = copied("pooler");
     let short = read(dir.path(), &layout(), &Device::Cpu).unwrap();
     let long = |name: String| {
@@ -300,7 +300,7 @@ fn double_precision_becomes_f32() {
     {
         assert_eq!((bits(&double.a), bits(&double.b)), (bits(&single.a), bits(&single.b)));
     }
-    // What f32 does not hold is no number there.
+    // Values beyond f32's range become infinite.
     let (_, _, bytes) = tensors.get_mut("base_model.model.classifier.bias").unwrap();
     bytes[..8].copy_from_slice(&1e300_f64.to_le_bytes());
     write_raw_tensors(dir.path(), &tensors);
@@ -309,10 +309,10 @@ fn double_precision_becomes_f32() {
 }
 
 #[test]
-fn a_layout_is_guessed_from_the_tensors() {
+fn guesses_layout_from_the_tensors() {
     for name in ["plain", "ragged", "absent", "patterns", "layers", "bighead", "onelabel", "pooler", "all_linear"] {
         let mut guessed = layout_of(&golden(name)).unwrap();
-        // Where no feed-forward is adapted, its width is BERT's four times.
+        // If no linear of the feed-forward has a delta, its width is taken to be four times the hidden size, as in BERT.
         if ["bighead", "pooler"].contains(&name) {
             assert_eq!((guessed.modules[4].out_features, guessed.modules[5].in_features), (128, 128));
             (guessed.modules[4].out_features, guessed.modules[5].in_features) = (64, 64);

@@ -1,4 +1,4 @@
-//! What is written is what PEFT's rules read, and is read back as it was.
+//! Written adapters follow PEFT's rules, and are read back unchanged.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn random(rng: &mut StdRng, rows: usize, columns: usize) -> Tensor {
     Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap()
 }
 
-/// An adapter with these ranks, and everything else at random.
+/// An adapter with these ranks and otherwise random values.
 fn adapter(ranks: &[usize], labels: usize, pooler: bool, seed: u64) -> Adapter {
     let (layout, mut rng) = (layout(), StdRng::seed_from_u64(seed));
     let sites = layout.sites().zip(ranks).map(|(site, &rank)| {
@@ -54,7 +54,7 @@ fn adapter(ranks: &[usize], labels: usize, pooler: bool, seed: u64) -> Adapter {
     }
 }
 
-/// The delta of the `site`-th site, to be changed.
+/// A mutable reference to the delta at the `site`-th site.
 fn delta(adapter: &mut Adapter, site: usize) -> &mut Delta {
     let Some(Change::LowRank(delta)) = &mut adapter.weights.sites[site] else { panic!("no delta at site {site}") };
     delta
@@ -90,7 +90,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn written_is_read_back(
+    fn written_adapter_is_read_back(
         mut ranks in prop::collection::vec(0..6usize, 18), labels in 1..7usize, pooler: bool, seed: u64,
     ) {
         ranks[seed as usize % 18] = 3;
@@ -104,7 +104,7 @@ proptest! {
         let survivors: Vec<&String> = names.iter().zip(&ranks).filter(|&(_, &rank)| rank > 0).map(|(name, _)| name).collect();
         prop_assert_eq!(&config["target_modules"], &json!(survivors));
         for (name, &rank) in names.iter().zip(&ranks) {
-            // PEFT's rule, key by key: each matches one module, so that their order is of no consequence.
+            // By PEFT's rule, each key matches exactly one module, so that the order of the keys does not matter.
             let matches = |key: &String| Regex::new(&format!(r"^(.*\.)?({key})$")).unwrap().is_match(name).unwrap();
             let patterns = config["rank_pattern"].as_object().unwrap();
             let keys: Vec<&String> = patterns.keys().filter(|key| matches(key)).collect();
@@ -117,7 +117,7 @@ proptest! {
 }
 
 #[test]
-fn alphas_are_integers_where_they_can_be() {
+fn alphas_are_integers_where_possible() {
     let (dir, layout) = (tempdir().unwrap(), layout());
     let mut ranks = [0; 18];
     (ranks[4], ranks[11], ranks[12]) = (3, 7, 5);
@@ -147,7 +147,7 @@ fn alphas_are_integers_where_they_can_be() {
 }
 
 #[test]
-fn where_nothing_survives_a_zero_stands_on_the_last_linear() {
+fn adapter_without_deltas_gets_a_zero_delta_at_the_last_linear() {
     let (dir, layout) = (tempdir().unwrap(), layout());
     write(dir.path(), &layout, &adapter(&[0; 18], 2, false, 2), &serde_json::Map::new()).unwrap();
     let read = read(dir.path(), &layout, &Device::Cpu).unwrap();
@@ -160,7 +160,7 @@ fn where_nothing_survives_a_zero_stands_on_the_last_linear() {
 }
 
 #[test]
-fn what_peft_wrote_survives_a_rewrite() {
+fn rewriting_an_adapter_of_peft_keeps_its_values() {
     let layout = layout();
     for name in ["plain", "ragged", "rslora", "absent", "regex", "patterns", "layers", "pooler", "all_linear"] {
         let dir = tempdir().unwrap();
@@ -180,7 +180,7 @@ fn listing(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_write_replaces_what_was_there_and_leaves_nothing_else() {
+fn writing_replaces_files_and_leaves_no_temporary_ones() {
     let (parent, layout) = (tempdir().unwrap(), layout());
     let dir = parent.path().join("new/folder");
     for seed in [3, 4] {
@@ -192,7 +192,7 @@ fn a_write_replaces_what_was_there_and_leaves_nothing_else() {
 }
 
 #[test]
-fn what_would_not_be_read_is_not_written() {
+fn refuses_to_write_what_could_not_be_read() {
     let (dir, layout) = (tempdir().unwrap(), layout());
     let good = adapter(&[1; 18], 2, false, 5);
     write(dir.path(), &layout, &good, &serde_json::Map::new()).unwrap();
@@ -220,14 +220,14 @@ fn what_would_not_be_read_is_not_written() {
 }
 
 #[test]
-fn a_write_that_fails_names_the_file_and_leaves_nothing_half_written() {
+fn failed_write_names_the_file_and_leaves_no_partial_files() {
     let (dir, layout) = (tempdir().unwrap(), layout());
     let good = adapter(&[1; 18], 2, false, 7);
     let occupied = dir.path().join("file");
     std::fs::write(&occupied, "x").unwrap();
     let error = write(&occupied, &layout, &good, &serde_json::Map::new()).unwrap_err();
     assert!(matches!(&error, AdapterError::Io { file, .. } if *file == occupied), "{error}");
-    // A rename that cannot be: the folder is no adapter, and nothing temporary stays.
+    // The rename fails. The folder does not become an adapter, and no temporary files stay.
     let dir = dir.path().join("adapter");
     std::fs::create_dir_all(dir.join("config.json/in the way")).unwrap();
     let error = write(&dir, &layout, &good, &serde_json::Map::new()).unwrap_err();
@@ -236,9 +236,9 @@ fn a_write_that_fails_names_the_file_and_leaves_nothing_half_written() {
     assert_eq!(listing(&dir), ["adapter_model.safetensors", "config.json"]);
 }
 
-/// PEFT knows no `default`, and has a key of its own for a revision; a folder stays one.
+/// PEFT does not know `default`, and has its own key for a revision. A folder's path is not changed.
 #[test]
-fn the_base_is_named_as_peft_finds_it() {
+fn names_the_base_as_peft_finds_it() {
     let (dir, layout) = (tempdir().unwrap(), layout());
     let folder = dir.path().to_str().unwrap();
     for (model, name, revision) in [

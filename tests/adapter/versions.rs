@@ -1,4 +1,4 @@
-//! Configurations of older releases of PEFT, which `goldens/make_versions.py` had them write.
+//! Configurations that older releases of PEFT wrote. `goldens/make_versions.py` ran these releases.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 
 use super::{golden, layout};
 
-/// The golden `plain` under another configuration.
+/// The golden `plain` with another configuration.
 fn plain_under(config: &Value) -> TempDir {
     let dir = tempdir().unwrap();
     let weights = "adapter_model.safetensors";
@@ -24,7 +24,7 @@ fn read_plain(dir: &Path) -> Result<Adapter, AdapterError> {
     read(dir, &layout(), &Device::Cpu)
 }
 
-/// What is logged while `f` runs.
+/// The log lines that are written while `f` runs.
 fn logged(f: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
@@ -45,7 +45,7 @@ fn logged(f: impl FnOnce()) -> String {
 }
 
 #[test]
-fn every_release_of_peft_means_the_same_adapter() {
+fn every_release_of_peft_gives_the_same_adapter() {
     let file = include_str!("../goldens/peft_versions.json");
     let versions: Map<String, Value> = serde_json::from_str(file).unwrap();
     let expected = read_plain(&golden("plain")).unwrap();
@@ -59,7 +59,7 @@ fn every_release_of_peft_means_the_same_adapter() {
             })
             .collect()
     };
-    // The first wrote keys that are gone, the last three times as many as the second.
+    // The first release wrote keys that no longer exist, and the last wrote three times as many keys as the second.
     assert!(versions["0.2.0"].get("merge_weights").is_some() && versions["0.3.0"].get("use_rslora").is_none());
     assert!(versions.len() >= 8 && versions["0.19.0"].as_object().unwrap().len() > 36);
     for (version, config) in &versions {
@@ -78,7 +78,7 @@ fn every_release_of_peft_means_the_same_adapter() {
 }
 
 #[test]
-fn what_only_old_releases_have_is_refused_where_it_is_on() {
+fn refuses_features_of_old_releases_that_are_on() {
     let file = include_str!("../goldens/peft_versions.json");
     let versions: Map<String, Value> = serde_json::from_str(file).unwrap();
     let mut config = versions["0.2.0"].clone();
@@ -90,14 +90,14 @@ fn what_only_old_releases_have_is_refused_where_it_is_on() {
         }
         other => panic!("{other:?}"),
     }
-    // It merged A and B into the base to compute, and saved them apart.
+    // `merge_weights` merged A and B into the base for computing, but saved them separately.
     config["enable_lora"] = json!(null);
     config["merge_weights"] = json!(true);
     assert!(read_plain(plain_under(&config).path()).is_ok());
 }
 
 #[test]
-fn a_pickle_of_weights_is_told_by_name() {
+fn error_names_pickled_weights() {
     let dir = plain_under(&json!({"peft_type": "LORA"}));
     std::fs::rename(dir.path().join("adapter_model.safetensors"), dir.path().join("adapter_model.bin")).unwrap();
     match read_plain(dir.path()) {
@@ -110,7 +110,7 @@ fn a_pickle_of_weights_is_told_by_name() {
 }
 
 #[test]
-fn an_unknown_key_is_warned_of_by_name() {
+fn warning_names_unknown_key() {
     let mut config: Value =
         serde_json::from_slice(&std::fs::read(golden("plain").join("adapter_config.json")).unwrap()).unwrap();
     let warnings = |config: &Value| {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-/// What the goldens' maker computed.
+/// The expected values that the goldens' script computed.
 pub(super) fn golden() -> Value {
     serde_json::from_slice(&fs::read(goldens().join("expected.json")).unwrap()).unwrap()
 }
@@ -38,7 +38,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         copy(&goldens(), &root);
-        // A variable of whoever runs the tests must not count.
+        // The environment variables of whoever runs the tests must not count.
         let command = Config::augment_args(Command::new("serve")).mut_args(|arg| arg.env(None::<&str>));
         let matches = command.get_matches_from([OsStr::new("serve"), OsStr::new("--adapters"), root.as_os_str()]);
         let config = Config { model_id: "tiny".into(), ..Config::from_arg_matches(&matches).unwrap() };
@@ -70,7 +70,7 @@ impl World {
         self.serve(app)
     }
 
-    /// Serves with a forward pass that is made up.
+    /// Serves with a fake forward pass.
     pub(super) fn start_with(
         self,
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
@@ -117,18 +117,18 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A server that runs; it stops when dropped.
+/// A running server, which stops when dropped.
 pub(super) struct Running {
     pub(super) app: Arc<App>,
     pub(super) address: SocketAddr,
-    /// The folder of adapters, a copy.
+    /// The folder of adapters, which is a copy.
     pub(super) root: PathBuf,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     thread: Option<JoinHandle<()>>,
     _folder: TempDir,
 }
 
-/// What came back.
+/// A response of the server.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -159,7 +159,7 @@ impl Running {
         answer(agent().get(format!("http://{}{path}", self.address)).call().unwrap())
     }
 
-    /// Sends bytes as they are, and reads until the server closes.
+    /// Sends raw bytes, and reads until the server closes the connection.
     pub(super) fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.write_all(bytes).unwrap();
@@ -168,12 +168,12 @@ impl Running {
         reply
     }
 
-    /// Tells it to stop.
+    /// Tells the server to stop.
     pub(super) fn stop(&self) {
         drop(self.stop.lock().unwrap().take());
     }
 
-    /// Waits until it has stopped.
+    /// Waits until the server has stopped.
     pub(super) fn ended(&mut self) {
         self.thread.take().unwrap().join().unwrap();
     }
@@ -182,7 +182,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
-        // A test that failed may have left the forward pass waiting for ever.
+        // After a failed test, the forward pass may wait for ever.
         if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
             let _ = thread.join();
         }
@@ -199,7 +199,7 @@ fn answer(mut response: ureq::http::Response<ureq::Body>) -> Answer {
     Answer { status: response.status().as_u16(), body: response.body_mut().read_json().unwrap(), headers }
 }
 
-/// A forward pass that tells of each batch and waits until the gate is open. All logits are 0.5.
+/// A fake forward pass that reports each batch and waits until the gate is open. All logits are 0.5.
 pub(super) struct Gate {
     began: (Sender<()>, Receiver<()>),
     closed: Mutex<Option<Sender<()>>>,
@@ -219,7 +219,7 @@ impl Gate {
         let opened = self.opened.lock().unwrap().take().unwrap();
         move |rows| {
             let _ = began.send(());
-            // Nothing is ever sent: the wait ends when the sender is dropped.
+            // Nothing is ever sent. The wait ends when the sender is dropped.
             opened.recv().unwrap_err();
             Ok(rows.iter().map(|row| vec![0.5; row.adapter.info.labels.len()]).collect())
         }
@@ -230,13 +230,13 @@ impl Gate {
         self.began.1.recv().unwrap();
     }
 
-    /// Lets all batches pass, this one and those to come.
+    /// Lets this batch and all later batches pass.
     pub(super) fn open(&self) {
         drop(self.closed.lock().unwrap().take());
     }
 }
 
-/// Waits for what another thread brings about.
+/// Waits until another thread makes a condition true.
 pub(super) fn wait_until(condition: impl Fn() -> bool) {
     while !condition() {
         thread::yield_now();

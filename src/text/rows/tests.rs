@@ -39,7 +39,7 @@ fn rows(rows: &[(usize, Option<&str>, &str, Option<&str>)]) -> Vec<Row> {
 }
 
 #[test]
-fn tables_are_read_by_their_columns() {
+fn reads_tables_by_their_columns() {
     let quoted = rows(&[(2, Some("1"), "\"a", None), (4, Some("0"), "b", None)]);
     assert_eq!(read_as("x.tsv", b"label\tsentence\n1\t\"a\n\n0\tb\n").unwrap(), quoted);
     let pair = rows(&[(2, Some("1"), "a", Some("b"))]);
@@ -52,9 +52,9 @@ fn tables_are_read_by_their_columns() {
     );
 }
 
-/// Whatever stands first in the file.
+/// The order of the columns in the file does not matter.
 #[test]
-fn columns_are_preferred_by_name() {
+fn prefers_columns_by_name() {
     let pair = rows(&[(2, None, "b", Some("c"))]);
     assert_eq!(read_as("x.tsv", b"text\tsentence1\tsentence2\na\tb\tc\n").unwrap(), pair);
     assert_eq!(read_as("x.csv", b"sentence2,text,sentence1,text_pair\nc,a,b,d\n").unwrap(), pair);
@@ -62,9 +62,9 @@ fn columns_are_preferred_by_name() {
     assert_eq!(read_as("x.jsonl", json).unwrap(), rows(&[(1, None, "b", Some("c"))]));
 }
 
-/// As HTTP has it: no second text is none, and a text is a string.
+/// As in HTTP requests: null stands for no second text, and a text must be a string.
 #[test]
-fn null_is_nothing() {
+fn null_is_no_second_text_and_never_a_text() {
     let json = br#"{"text": "a", "text_pair": null, "label": null}"#;
     assert_eq!(read_as("x.jsonl", json).unwrap(), rows(&[(1, Some(""), "a", None)]));
     let message = read_as("x.jsonl", br#"{"text": null}"#).unwrap_err().to_string();
@@ -72,7 +72,7 @@ fn null_is_nothing() {
 }
 
 #[test]
-fn json_lines_and_plain_lines_are_read() {
+fn reads_json_lines_and_plain_lines() {
     let json = "{\"text\": \"a\", \"label\": 1}\n\n{\"sentence2\": \"c\", \"sentence1\": \"b\", \"idx\": [1]}\r\n{\"sentence\": \"\\t\", \"label\": null}";
     let expected = rows(&[(1, Some("1"), "a", None), (3, None, "b", Some("c")), (4, Some(""), "\t", None)]);
     assert_eq!(read_as("x.jsonl", json.as_bytes()).unwrap(), expected);
@@ -82,7 +82,7 @@ fn json_lines_and_plain_lines_are_read() {
 }
 
 #[test]
-fn byte_order_marks_are_followed_and_other_encodings_refused() {
+fn reads_utf_16_by_its_byte_order_mark_and_refuses_other_encodings() {
     let text = "label\ttext\n1\tnaïve 日本 🦀\n";
     let expected = rows(&[(2, Some("1"), "naïve 日本 🦀", None)]);
     let with_mark = |mark: &[u8], units: fn(u16) -> [u8; 2]| {
@@ -100,7 +100,7 @@ fn byte_order_marks_are_followed_and_other_encodings_refused() {
 }
 
 #[test]
-fn what_is_malformed_is_named() {
+fn errors_name_malformed_parts() {
     let missing = Path::new("no such folder/x.tsv");
     assert!(matches!(Rows::open(missing), Err(RowsError::Io { path, .. }) if path == missing));
     let folder = tempfile::tempdir().unwrap();
@@ -171,7 +171,7 @@ fn parquet_of(path: &Path, texts: &[String], compression: Compression) {
         column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
         column.close().unwrap();
         let mut column = row_group.next_column().unwrap().unwrap();
-        // Every seventh has none.
+        // Every seventh label is null.
         let there: Vec<i16> = numbers.iter().map(|i| i16::from(i % 7 != 0)).collect();
         let labels: Vec<i64> = numbers.iter().filter(|i| *i % 7 != 0).map(|i| i % 3).collect();
         column.typed::<Int64Type>().write_batch(&labels, Some(&there), None).unwrap();
@@ -182,7 +182,7 @@ fn parquet_of(path: &Path, texts: &[String], compression: Compression) {
 }
 
 #[test]
-fn parquet_in_several_groups_and_compressions() {
+fn reads_parquet_in_several_groups_and_compressions() {
     let texts: Vec<String> = (0..130).map(|i| format!("text \"{i}\",\t日本")).collect();
     let brotli = Compression::BROTLI(Default::default());
     for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default()), brotli] {
@@ -198,9 +198,9 @@ fn parquet_in_several_groups_and_compressions() {
     }
 }
 
-/// Labels that are lists come out as such, and do not matter to who reads texts only.
+/// Lists of labels are read as lists, and do not prevent the texts from being read.
 #[test]
-fn parquet_with_lists_of_labels() {
+fn reads_parquet_with_lists_of_labels() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.parquet");
     let schema = "message m { required binary text (UTF8); \
@@ -223,7 +223,7 @@ fn parquet_with_lists_of_labels() {
 }
 
 #[test]
-fn an_array_of_objects_is_read_however_it_is_laid_out() {
+fn reads_array_of_objects_in_any_layout() {
     let expected = rows(&[(1, Some("1"), "a ] }", None), (2, Some("x"), "b\"", Some("c"))]);
     let (one, two) = (
         r#"{"text": "a ] }", "label": 1, "more": [{"a": [1, {}]}]}"#,
@@ -256,9 +256,9 @@ fn an_array_of_objects_is_read_however_it_is_laid_out() {
     }
 }
 
-/// The next object is not looked at before it is asked for, and none is taken whole that never ends.
+/// An object is read only when it is requested, and an object that never ends is refused.
 #[test]
-fn an_array_is_read_an_object_at_a_time() {
+fn reads_array_one_object_at_a_time() {
     let array = format!("[{},", "{\"text\": \"a\"},\n".repeat(3));
     let (_folder, path) = file("x.json", array.as_bytes());
     let mut read = Rows::open(&path).unwrap();
@@ -270,7 +270,7 @@ fn an_array_is_read_an_object_at_a_time() {
 }
 
 #[test]
-fn values_that_nobody_reads_may_be_anything() {
+fn unread_values_may_be_anything() {
     let expected = rows(&[(1, Some("1"), "a", None)]);
     for other in [
         "NaN",
@@ -295,7 +295,7 @@ fn values_that_nobody_reads_may_be_anything() {
     assert_eq!(read_as("x.jsonl", b"{\"label\": 1, \"x\": \"na\xefve\", \"text\": \"a\"}").unwrap(), expected);
     let twice = b"{\"text\": 1, \"label\": NaN, \"text\": \"a\", \"label\": 1}";
     assert_eq!(read_as("x.jsonl", twice).unwrap(), expected, "the last of equal keys counts");
-    // What is read is named.
+    // Errors name the values that are read.
     for (line, words) in [
         (&b"{\"text\": NaN}"[..], ":1: text is NaN: expected a string"),
         (b"{\"text\": {\"a\": 1}}", ":1: text is {\"a\": 1}: expected a string"),
@@ -307,9 +307,9 @@ fn values_that_nobody_reads_may_be_anything() {
     }
 }
 
-/// As they are spelt: what a label means, who trains on it decides.
+/// Training, not the reader, decides what a label means.
 #[test]
-fn labels_of_json_come_out_as_they_are_spelt() {
+fn json_labels_keep_their_spelling() {
     for (spelt, label) in [
         ("1", Label::Text("1".into())),
         ("1.0", Label::Text("1.0".into())),
@@ -328,7 +328,7 @@ fn labels_of_json_come_out_as_they_are_spelt() {
 }
 
 #[test]
-fn columns_are_read_by_the_names_that_are_given() {
+fn reads_the_given_columns() {
     let names = |label: Option<&str>, text: Option<&str>, pair: Option<&str>| ColumnNames {
         label: label.map(Into::into),
         text: text.map(Into::into),
@@ -358,9 +358,9 @@ fn columns_are_read_by_the_names_that_are_given() {
     assert!(message.ends_with("x.csv: column label is missing; found stars, text; expected label"), "{message}");
 }
 
-/// Lines as an editor counts them, which takes a bare carriage return for no end of a line, unless all lines end so.
+/// Lines are counted as in an editor, where a bare carriage return ends a line only if it ends all lines.
 #[test]
-fn lines_of_csv_are_counted_right_beside_bare_carriage_returns() {
+fn counts_csv_lines_correctly_after_bare_carriage_returns() {
     for (content, words) in [
         ("label,text\n1,a\rb\n0,c\n", ":2: expected 2 fields, found 1; a carriage return outside quotes ends a row"),
         ("label,text\r\n1,a\r\n1,a\rb\r\n0,c\r\n", ":3: expected 2 fields, found 1; a carriage"),
@@ -373,7 +373,7 @@ fn lines_of_csv_are_counted_right_beside_bare_carriage_returns() {
         let message = read_as("x.csv", content.as_bytes()).unwrap_err().to_string();
         assert!(message.contains(words), "expected {words:?} in {message:?} of {content:?}");
     }
-    // Wherever the buffers of the reader end.
+    // The result does not depend on where the reader's buffers end.
     for long in 0..40 {
         let text = "x".repeat(8170 + long);
         let content = format!("label,text\r\n1,{text}\r\n\r\n1,\"a\r\nb\"\r\n1,{text}\r\n\n0,c\n");
@@ -382,10 +382,10 @@ fn lines_of_csv_are_counted_right_beside_bare_carriage_returns() {
     }
 }
 
-/// A pipe as a file without end: rows come out while the rest is not written yet, so that no more than a buffer is ever held.
+/// The file is a pipe. Rows come out before the rest is written, so that at most a buffer is in memory at any time.
 #[cfg(unix)]
 #[test]
-fn a_hundred_thousand_rows_stream() {
+fn streams_a_hundred_thousand_rows() {
     const ROWS: usize = 100_000;
     let text =
         |i: usize| format!("the {i}th of many texts, \"quoted\" and as long as a sentence of a task's data mostly is");
@@ -424,9 +424,9 @@ fn a_hundred_thousand_rows_stream() {
 }
 
 proptest! {
-    /// What a writer wrote comes back, whatever the texts hold.
+    /// Any texts that are written are read back unchanged.
     #[test]
-    fn any_text_survives_csv_and_json(texts in prop::collection::vec(("\\PC+", "\\PC*"), 1..20)) {
+    fn any_text_round_trips_through_csv_and_json(texts in prop::collection::vec(("\\PC+", "\\PC*"), 1..20)) {
         let mut writer = ::csv::Writer::from_writer(Vec::new());
         writer.write_record(["text", "text_pair"]).unwrap();
         let mut json = String::new();

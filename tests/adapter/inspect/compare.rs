@@ -1,4 +1,4 @@
-//! Several adapters side by side.
+//! Comparisons of several adapters.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ use tempfile::tempdir;
 
 use crate::adapter::{golden, layout};
 
-// By Python's `statistics.correlation`, of the ranks that `make_bert.py` asks for.
+// Computed by Python's `statistics.correlation` from the ranks in `make_bert.py`.
 const RAGGED_PLAIN: f64 = -0.127_000_127_000_190_5;
 const RAGGED_LAYERS: f64 = 0.359_210_604_053_549_8;
 const PLAIN_LAYERS: f64 = -0.235_702_260_395_515_87;
@@ -27,7 +27,7 @@ fn compare(names: &[&str]) -> Comparison {
     Comparison::new(names.iter().map(|name| look(&golden(name))).collect()).unwrap()
 }
 
-/// `ragged` with the ranks of all sites replaced, by layer.
+/// The report on `ragged` with the ranks of all sites replaced, by layer.
 fn with_ranks(name: &str, ranks: [[usize; 6]; 3]) -> (PathBuf, Layout, Report) {
     let (_, layout, mut report) = look(&golden("ragged"));
     for (module, (_, column)) in report.ranks.0.iter_mut().enumerate() {
@@ -83,7 +83,7 @@ mean of 0 of 1 pair: -
 }
 
 #[test]
-fn the_table() {
+fn prints_comparison_as_table() {
     let expected = "   adapter  parameters  total rank  first active                   base
 A  ragged        5,888          78  layer 0, attention.self.query  base
 B  layers          896          12  layer 1, attention.self.query  base
@@ -108,7 +108,7 @@ mean of 3 pairs: 0.15
 }
 
 #[test]
-fn modules_that_do_not_fit_follow_below() {
+fn modules_that_do_not_fit_go_into_a_second_table() {
     let found = compare(&["ragged"; 9]).to_string();
     let maps = found.lines().skip_while(|line| !line.is_empty()).take_while(|line| !line.starts_with("correlation"));
     let maps: Vec<&str> = maps.collect();
@@ -117,13 +117,13 @@ fn modules_that_do_not_fit_follow_below() {
     let heads: Vec<String> = maps.iter().filter(|line| line.starts_with("      ")).map(|line| labels(line)).collect();
     assert_eq!(heads, ["query, key, value", "attention output, intermediate, output", "total"]);
     assert!(maps.iter().all(|line| line.chars().count() <= 100), "{found}");
-    // A map too wide for any line is shown all the same.
+    // A map that is wider than a line is still shown.
     let found = compare(&["ragged"; 40]).to_string();
     assert!(found.contains("AN"), "{found}");
 }
 
 #[test]
-fn the_json() {
+fn serializes_comparison_as_json() {
     let found = serde_json::to_value(compare(&["ragged", "absent"])).unwrap();
     assert_eq!(found.as_object().unwrap().keys().collect::<Vec<_>>(), ["adapters", "correlation", "mean_correlation"]);
     for (entry, name) in found["adapters"].as_array().unwrap().iter().zip(["ragged", "absent"]) {
@@ -171,7 +171,7 @@ fn fingerprints_are_shortened() {
 }
 
 #[test]
-fn names_of_others_do_not_steer_the_terminal() {
+fn control_characters_in_names_are_replaced() {
     let (_, layout, mut report) = look(&golden("ragged"));
     report.base_model = Some("a\u{7}b".into());
     report.base_fingerprint = Some("c\u{1b}d".into());
@@ -179,7 +179,7 @@ fn names_of_others_do_not_steer_the_terminal() {
     assert!(!shown.contains(['\u{1b}', '\u{7}']), "{shown}");
 }
 
-/// The refusal of `found` after `expected`, which has to name both folders.
+/// The error for comparing `found` with `expected`, which must name both folders.
 fn refusal(expected: &Layout, found: &Layout) -> LayoutMismatch {
     let report = look(&golden("ragged")).2;
     let adapters = vec![
@@ -194,7 +194,7 @@ fn refusal(expected: &Layout, found: &Layout) -> LayoutMismatch {
 }
 
 #[test]
-fn other_layouts_are_refused() {
+fn refuses_other_layouts() {
     use LayoutDifference::{Architecture, Hidden, Layers, Modules};
     let bert = layout();
     let other = Layout { prefix: "electra", ..bert.clone() };
@@ -214,7 +214,7 @@ fn other_layouts_are_refused() {
 }
 
 #[test]
-fn a_guessed_feed_forward_is_no_difference() {
+fn ignores_guessed_width_of_the_feed_forward() {
     let mut wider = layout();
     wider.modules[4].out_features *= 2;
     let report = look(&golden("ragged")).2;
@@ -232,7 +232,7 @@ fn printed(args: &[&str], dirs: &[&Path]) -> String {
 }
 
 #[test]
-fn the_command_reports_one_and_compares_several() {
+fn command_reports_one_and_compares_several() {
     let (ragged, absent) = (golden("ragged"), golden("absent"));
     let report = look(&ragged).2;
     assert_eq!(printed(&[], &[&ragged]), format!("{report}\n"));
@@ -242,14 +242,14 @@ fn the_command_reports_one_and_compares_several() {
     assert_eq!(printed(&[], &dirs), format!("{compared}\n"));
     let json = format!("{}\n", serde_json::to_string(&compared).unwrap());
     assert_eq!(printed(&["--json"], &dirs), json);
-    // Over their base they are what they are by themselves.
+    // With the base, the reports are the same as without it.
     assert_eq!(printed(&["--json", "--model-id", golden("").to_str().unwrap()], &dirs), json);
     assert_eq!(inspect(&[], &[]).status.code(), Some(2));
 }
 
-/// Without the base's layout, an adapter's layers end at the last adapted one.
+/// Without the base's layout, the last adapted layer counts as the last layer.
 #[test]
-fn a_base_shows_all_layers() {
+fn base_shows_all_layers() {
     let room = tempdir().unwrap();
     let (ragged, lower) = (golden("ragged"), room.path().join("lower"));
     let mut adapter = read(&ragged, &layout(), &Device::Cpu).unwrap();
@@ -269,7 +269,7 @@ fn a_base_shows_all_layers() {
 }
 
 #[test]
-fn architectures_do_not_mix() {
+fn refuses_different_architectures() {
     let distilbert = golden("../encoders/distilbert/plain");
     let found = Comparison::new(vec![look(&golden("ragged")), look(&distilbert)]).unwrap_err();
     assert!(matches!(found.difference, LayoutDifference::Architecture { .. }), "{found}");
