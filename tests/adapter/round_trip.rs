@@ -27,9 +27,10 @@ fn adapter(ranks: &[usize], labels: usize, pooler: bool, seed: u64) -> Adapter {
     let (layout, mut rng) = (layout(), StdRng::seed_from_u64(seed));
     let sites = layout.sites().zip(ranks).map(|(site, &rank)| {
         let module = layout.module(site);
-        let scale = match rng.random_bool(0.5) {
-            true => f64::from(rng.random_range(1..40)) / rank as f64,
-            false => rng.random_range(-3.0..3.0),
+        let scale = if rng.random_bool(0.5) {
+            f64::from(rng.random_range(1..40)) / rank as f64
+        } else {
+            rng.random_range(-3.0..3.0)
         };
         let (a, b) = (random(&mut rng, rank, module.in_features), random(&mut rng, module.out_features, rank));
         (rank > 0).then_some(Change::LowRank(Delta { a, b, scale }))

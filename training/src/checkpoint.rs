@@ -1,5 +1,5 @@
-//! A run's state on disk: `run/checkpoint-N` after epoch N, whole or not at all, after a power cut too. The best and the last are
-//! kept, or all.
+//! A run's state on disk. After epoch N it is in `run/checkpoint-N`, which is complete or absent, even after a power cut. Either the
+//! best and the last checkpoint are kept, or all.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,20 +13,20 @@ use crate::error::Error;
 use crate::method::Method;
 use crate::optim::{Moments, Optimizer, Variable};
 
-/// Folders of checkpoints on their way begin so.
+/// The names of checkpoints that are being written begin with this.
 const UNFINISHED: &str = ".checkpoint-";
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Epochs done.
+    /// The number of finished epochs.
     pub epoch: usize,
-    /// The best value of the primary metric on validation, among epochs that may be chosen.
+    /// The best value of the primary metric on the validation split, among the epochs that may be chosen.
     pub best: Option<f64>,
-    /// The loss on validation at that epoch, which decides between equal values.
+    /// The validation loss of that epoch, which decides between equal values.
     #[serde(default)]
     pub best_loss: Option<f64>,
-    /// Its epoch.
+    /// The best epoch.
     pub best_epoch: usize,
 }
 
@@ -34,7 +34,7 @@ pub struct Progress {
 struct State {
     progress: Progress,
     step: usize,
-    /// Steps that each variable's moments hold, in order.
+    /// The number of steps in each variable's moments, in the variables' order.
     moments: Vec<usize>,
 }
 
@@ -44,10 +44,10 @@ pub fn folder(run: &Path, epoch: usize) -> PathBuf {
     run.join(format!("checkpoint-{epoch}"))
 }
 
-/// Writes the checkpoint of `progress.epoch` beside the others, then lets it appear by a rename.
+/// Writes the checkpoint of `progress.epoch` to a temporary folder, and renames it.
 ///
 /// # Errors
-/// A file that cannot be written; nothing half-written stays.
+/// A file cannot be written. No partial checkpoint is left.
 pub fn save(run: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
     let room = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(run).map_err(Error::io(run))?;
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
@@ -76,14 +76,14 @@ pub fn save(run: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &P
         fs::remove_dir_all(&target).map_err(Error::io(&target))?;
     }
     fs::rename(room.path(), &target).map_err(Error::io(&target))?;
-    // Before those that it replaces go.
+    // The checkpoint is on the disk before the ones that it replaces are removed.
     atomic_file::sync_folder(run).map_err(Error::io(run))
 }
 
-/// Removes the checkpoints that are neither of the best epoch nor of the last.
+/// Removes all checkpoints except those of the best epoch and of the last.
 ///
 /// # Errors
-/// A folder that cannot be read or removed.
+/// A folder cannot be read or removed.
 pub fn forget(run: &Path, progress: &Progress) -> Result<(), Error> {
     for (epoch, path) in all(run)? {
         if epoch != progress.epoch && epoch != progress.best_epoch {
@@ -93,10 +93,10 @@ pub fn forget(run: &Path, progress: &Progress) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what a process that was killed while it saved left behind.
+/// Removes the temporary files of a process that was killed while it saved a checkpoint.
 ///
 /// # Errors
-/// A folder that cannot be read or removed.
+/// A folder cannot be read or removed.
 pub fn sweep(run: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(run).map_err(Error::io(run))? {
         let entry = entry.map_err(Error::io(run))?;
@@ -107,7 +107,7 @@ pub fn sweep(run: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a file of that name in a run's folder is a checkpoint, or was to become one.
+/// Whether a file with this name in a run's folder is a checkpoint, or the beginning of one.
 #[must_use]
 pub fn is_checkpoint(name: &str) -> bool {
     name.starts_with(UNFINISHED) || epoch_of(name).is_some()
@@ -117,7 +117,7 @@ fn epoch_of(name: &str) -> Option<usize> {
     name.strip_prefix("checkpoint-")?.parse().ok()
 }
 
-/// Checkpoints of a run by epoch.
+/// All checkpoints of a run, with their epochs.
 fn all(run: &Path) -> Result<Vec<(usize, PathBuf)>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(run).map_err(Error::io(run))? {
@@ -129,10 +129,10 @@ fn all(run: &Path) -> Result<Vec<(usize, PathBuf)>, Error> {
     Ok(found)
 }
 
-/// The checkpoint of the most epochs, if there is one.
+/// The checkpoint of the last epoch, if there is one.
 ///
 /// # Errors
-/// A folder that cannot be read.
+/// The folder cannot be read.
 pub fn last(run: &Path) -> Result<Option<PathBuf>, Error> {
     if !run.is_dir() {
         return Ok(None);
@@ -140,10 +140,10 @@ pub fn last(run: &Path) -> Result<Option<PathBuf>, Error> {
     Ok(all(run)?.pop().map(|(_, path)| path))
 }
 
-/// Puts a checkpoint's variables and state into `method` and `optimizer`, whose variables are the method's.
+/// Restores `method` and `optimizer`, which has the method's variables, from a checkpoint.
 ///
 /// # Errors
-/// A file that is missing or malformed, or a tensor that is missing or of another shape than the settings make it.
+/// A file is missing or malformed, or a tensor is missing or does not have the shape that follows from the settings.
 pub fn load(checkpoint: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
     let stored = Stored::read(checkpoint)?;
     stored.restore(method)?;
@@ -160,7 +160,7 @@ pub fn load(checkpoint: &Path, method: &mut dyn Method, optimizer: &mut Optimize
     Ok(stored.state.progress)
 }
 
-/// Puts a checkpoint's variables into `method`, to be exported.
+/// Restores only `method` from a checkpoint, for an export.
 ///
 /// # Errors
 /// As [`load`].
@@ -170,9 +170,9 @@ pub fn load_method(checkpoint: &Path, method: &mut dyn Method) -> Result<Progres
     Ok(stored.state.progress)
 }
 
-/// A checkpoint's files.
+/// The content of a checkpoint's files.
 struct Stored {
-    /// Its tensors' file.
+    /// The file of the tensors.
     path: PathBuf,
     state: State,
     tensors: HashMap<String, Tensor>,
@@ -190,7 +190,7 @@ impl Stored {
         Ok(Self { path, state, tensors })
     }
 
-    /// The tensor `kind.name`, which must have the shape `expected`.
+    /// Returns the tensor `kind.name`, which must have the shape `expected`.
     fn get(&self, kind: &str, name: &str, expected: &[usize]) -> Result<&Tensor, Error> {
         let full = format!("{kind}.{name}");
         match self.tensors.get(&full) {
@@ -204,7 +204,7 @@ impl Stored {
         }
     }
 
-    /// Sets the method's variables and its own state.
+    /// Restores the method's variables and its state.
     fn restore(&self, method: &mut dyn Method) -> Result<(), Error> {
         let variables = method.variables();
         if self.state.moments.len() != variables.len() {

@@ -1,4 +1,5 @@
-//! The command line. Exit codes: 0, 1 for a failure told in one line, 2 for wrong usage, 130 for a run that a signal stopped.
+//! The command line. Exit codes: 0 for success, 1 for a failure (printed in one line), 2 for wrong usage, 130 for a run that a signal
+//! stopped.
 
 mod flags;
 mod interrupt;
@@ -81,23 +82,23 @@ enum Command {
     /// Print an adapter's metrics on a split as JSON.
     #[command(after_help = EVALUATE_EXAMPLES)]
     Evaluate(Box<EvaluateArgs>),
-    /// Print the completions of a shell.
+    /// Print a completion script for a shell.
     #[command(hide = true)]
     Completions {
         /// bash, zsh, fish, ...
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages into a folder.
+    /// Write manual pages, one for each command.
     #[command(hide = true)]
     Man {
-        /// The folder, which is made where it is missing.
+        /// Folder to write to; it is created if it does not exist.
         dir: PathBuf,
     },
 }
 
 #[derive(Debug, Args)]
 struct TrainArgs {
-    /// Folder with train.*, validation.* and perhaps labels.txt; or one file, of which a share is held out.
+    /// Folder with train.*, validation.* and optionally labels.txt; or one file, of which a share is held out.
     #[arg(long, value_name = "PATH", help_heading = DATA)]
     data: PathBuf,
     /// The adapter's folder.
@@ -106,16 +107,16 @@ struct TrainArgs {
     /// Folder of the log and the checkpoints [default: run in the output folder].
     #[arg(long, value_name = "DIR", help_heading = RUN)]
     run_dir: Option<PathBuf>,
-    /// Settings in TOML, by the names of the flags that are not paths, with underscores (target_ratio); flags come first.
+    /// Settings in TOML, named like the flags but with underscores (target_ratio), without paths; flags override them.
     #[arg(long, value_name = "FILE.toml", help_heading = RUN)]
     config: Option<PathBuf>,
     /// Continue from the last checkpoint.
     #[arg(long, conflicts_with = "overwrite", help_heading = RUN)]
     resume: bool,
-    /// Replace the adapter and the run that the folders hold.
+    /// Replace the adapter and the run in the folders.
     #[arg(long, help_heading = RUN)]
     overwrite: bool,
-    /// Keep the checkpoints of all epochs, not only of the best and the last.
+    /// Keep the checkpoints of all epochs, not only the best and the last.
     #[arg(long, help_heading = RUN)]
     keep_checkpoints: bool,
     /// Where to compute: cpu, cuda or cuda:N.
@@ -127,12 +128,12 @@ struct TrainArgs {
 
 #[derive(Debug, Args)]
 struct PruneArgs {
-    /// A folder checkpoint-N of a run.
+    /// The folder checkpoint-N of a run.
     checkpoint: PathBuf,
-    /// The base, where it is no longer found as the run found it.
+    /// The base, if it is no longer where the run found it.
     #[arg(long, value_name = "M")]
     model_id: Option<String>,
-    /// Where the adapter goes; an empty or absent folder.
+    /// Folder to write the adapter to; it must be empty or absent.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 }
@@ -145,31 +146,31 @@ struct EvaluateArgs {
     /// The adapter's folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// Folder with the task's data, or one file; without train.* and labels.txt, the adapter's labels are the data's.
+    /// Folder with the task's data, or one file; without train.* and labels.txt, labels are read by the adapter's labels.
     #[arg(long, value_name = "PATH", help_heading = DATA)]
     data: PathBuf,
-    /// validation, test, train, or a split by its file's name.
+    /// Split to evaluate on: validation, test, train, or the name of another file.
     #[arg(long, default_value = "validation", help_heading = DATA)]
     split: String,
-    /// Name of the task, which decides its metric [default: the adapter's run's, else the folder's name].
+    /// Name of the task, which decides the metric [default: as in the adapter's run, else the folder's name].
     #[arg(long, help_heading = DATA)]
     task: Option<String>,
-    /// The column of labels [default: as the adapter's run, else label].
+    /// Column of the labels [default: as in the adapter's run, else label].
     #[arg(long, value_name = "NAME", help_heading = DATA)]
     label_column: Option<String>,
-    /// The column of texts [default: as the adapter's run, else sentence, sentence1 or text].
+    /// Column of the texts [default: as in the adapter's run, else sentence, sentence1 or text].
     #[arg(long, value_name = "NAME", help_heading = DATA)]
     text_column: Option<String>,
-    /// The column of second texts [default: as the adapter's run, else sentence2 or text_pair].
+    /// Column of the second texts [default: as in the adapter's run, else sentence2 or text_pair].
     #[arg(long, value_name = "NAME", help_heading = DATA)]
     text_pair_column: Option<String>,
-    /// Most tokens of a text [default: what the base takes, as in serving].
+    /// Maximum number of tokens of a text [default: the base's maximum, as in serving].
     #[arg(long, help_heading = DATA)]
     max_length: Option<usize>,
-    /// Share of train held out, where there is no validation file [default: as the adapter's run did].
+    /// Share of train that was held out, if there is no validation file [default: as in the adapter's run].
     #[arg(long, help_heading = DATA)]
     validation_split: Option<f64>,
-    /// Random seed of that choice [default: as the adapter's run did].
+    /// Random seed that chose the held-out rows [default: as in the adapter's run].
     #[arg(long, help_heading = DATA)]
     seed: Option<u64>,
     /// Folder of the adapter's run [default: run in the adapter's folder].
@@ -178,10 +179,10 @@ struct EvaluateArgs {
     /// Where to compute: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu", help_heading = DEVICE)]
     device: DeviceName,
-    /// What the base's products run in.
+    /// Precision of the base's matrix products.
     #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = DEVICE)]
     dtype: Precision,
-    /// Print on one line.
+    /// Print the JSON on one line.
     #[arg(long)]
     json: bool,
 }
@@ -212,23 +213,23 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Writes a page for each command that is not hidden.
+/// Writes a manual page for each command that is not hidden.
 fn write_manual(dir: &Path) -> Result<(), Error> {
     let io = |source| Error::Io { path: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(io)?;
     clap_mangen::generate_to(Cli::command(), dir).map_err(io)
 }
 
-/// A base, with the folder that it lies in.
+/// A base and its folder.
 struct Base {
     dir: PathBuf,
     engine: Engine,
 }
 
-/// The base, pulled if it is missing.
+/// Opens the base, which is downloaded if it is missing.
 fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Error> {
     let dir = base::ensure(model_id)?;
-    // A folder may be trained on where there is no cache.
+    // A base in a folder can be trained on without a cache.
     let cache = Sources::from_env().ok().map(|sources| sources.home);
     let engine = Engine::prepacked(&dir, &device.open().map_err(polyrank::engine::Error::from)?, dtype, cache)?;
     allocator::retain_pages();
@@ -237,7 +238,7 @@ fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Er
 
 fn train(args: &TrainArgs) -> Result<(), Error> {
     let flags = args.flags.over(args.config.as_deref())?;
-    // What makes no sense is told before anything is read.
+    // Invalid settings are reported before any data is read.
     let asked = flags.settings(0, 0);
     asked.check()?;
     let data = TaskData::load(&args.data, &flags.data())?;
@@ -255,7 +256,7 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     let folders = Folders::new(&args.output, args.run_dir.as_deref());
     run::check(&folders, existing, &settings, &facts)?;
     let trainer = Trainer::new(&settings, engine, &data, args.resume.then_some(&folders.run))?;
-    // Nothing was touched before this.
+    // No file was changed before this point.
     let held = run::begin(&folders, existing, &settings, &facts)?;
     tell(Plan { rows: data.train.len(), schedule: settings.schedule() });
     let stop = interrupt::flag()?;
@@ -264,19 +265,19 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     held.exported()
 }
 
-/// Says what was read how.
+/// Prints how the labels were read, and the warnings about them.
 fn tell_of(data: &TaskData) {
     tell(format_args!("labels: {}", printable(&data.reading)));
     data.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
 }
 
-/// Prunes the checkpoint and writes the adapter; prints its ranks.
+/// Prunes the checkpoint, writes the adapter and prints its ranks.
 fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
     let engine = &base.engine;
     let (adapter, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
     fs::create_dir_all(output).map_err(|source| Error::Io { path: output.to_owned(), source })?;
     adapter::write(output, engine.layout(), &adapter, &config_of(&base.dir)?)?;
-    // As it was written: a file of PEFT's holds one rank at least.
+    // The report is on the written files, because PEFT's format needs at least one rank.
     let written = engine.load_adapter(output)?;
     let report = Report::new(engine.layout(), &written);
     print(&format!("{report}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
@@ -289,13 +290,13 @@ fn config_of(base: &Path) -> Result<serde_json::Map<String, serde_json::Value>, 
     serde_json::from_slice(&bytes).map_err(|error| Error::Malformed { path, reason: error.to_string() })
 }
 
-/// To standard error, for people.
+/// Prints a line to standard error, for the user.
 fn tell(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn prune(args: &PruneArgs) -> Result<(), Error> {
-    // The folder around `.` is told by the whole path only.
+    // The parent of a path such as `.` is known only from the absolute path.
     let checkpoint = args.checkpoint.canonicalize().unwrap_or_else(|_| args.checkpoint.clone());
     let run = checkpoint.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
     let (mut settings, facts) = run::begun(&run)?;
@@ -315,7 +316,7 @@ fn run_evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     let engine = open(&args.model_id, args.device, args.dtype)?.engine;
     let adapter = engine.load_adapter(&args.adapter)?;
     if adapter.info.problem_type == Some(ProblemType::MultiLabelClassification) {
-        let reason = "an adapter of several labels a text cannot be judged: a row of data has one";
+        let reason = "an adapter for several labels a text cannot be evaluated, because a row of data has one label";
         return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
     }
     let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
@@ -339,7 +340,7 @@ fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Fa
     let columns = facts.map(|facts| facts.columns.clone()).unwrap_or_default();
     let options = DataOptions {
         task: args.task.clone().or(facts.map(|facts| facts.task.clone())),
-        // One output without a word is a regression to `transformers` too.
+        // For `transformers`, too, an adapter with one output and no problem type is a regression.
         problem: adapter.info.problem_type.or((adapter.info.labels.len() == 1).then_some(ProblemType::Regression)),
         hold_out,
         columns: ColumnNames {
@@ -353,13 +354,13 @@ fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Fa
         return Ok(TaskData::load(&args.data, &options)?);
     };
     if args.data.is_file() {
-        // The file that the run trained on, or one of other rows.
+        // The file may be the one that the run trained on, or one with other rows.
         return match TaskData::load(&args.data, &options) {
             Ok(data) if facts.held_out_of(&data) => Ok(data),
             _ => {
                 let data = TaskData::load(&args.data, &DataOptions { hold_out: None, ..options })?;
                 tell(format_args!(
-                    "{}: these are not the rows that the adapter's run held a share out of; all are evaluated",
+                    "{}: the adapter's run did not hold out a share of these rows; all of them are evaluated",
                     args.data.display()
                 ));
                 Ok(data)
@@ -373,7 +374,7 @@ fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Fa
     Ok(data)
 }
 
-/// To standard output; a reader that went away is no failure of ours.
+/// Prints to standard output. It is not an error if the program that reads it has ended.
 fn print(text: &str) -> Result<(), Error> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {

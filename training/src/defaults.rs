@@ -1,34 +1,34 @@
-//! Epochs, batch size and learning rate where the user says nothing: by the number of training rows and the base's width.
+//! Default epochs, batch size and learning rate. They depend on the number of training rows and the base's width.
 //!
-//! | what | rule | why |
+//! | setting | rule | reason |
 //! | --- | --- | --- |
-//! | batch size | 16 below 3,000 rows, else 32 | few rows make few steps, and ranks need steps to be told apart |
-//! | epochs | as many as make about 1,000 steps; from 3 to 20 | more passes over few rows only learn them by heart |
-//! | rate | 1e-3 up to width 384, then falling with the width: 5e-4 at 768; half as much again below 1,000 rows | wide bases diverge at rates that narrow ones need; few steps must be larger |
+//! | batch size | 16 below 3,000 rows, else 32 | few rows give few steps, and it takes steps to find out which ranks matter |
+//! | epochs | as many as give about 1,000 steps, but 3 to 20 | further epochs over few rows only memorise them |
+//! | rate | 1e-3 up to width 384, then falling with the width: 5e-4 at 768; 1.5 times as much below 1,000 rows | wide bases diverge at the rates that narrow bases need; if there are few steps, they must be larger |
 //!
-//! `--epochs`, `--batch-size` and `--lr` replace each by itself; epochs follow a batch size that was given. On the three example tasks
-//! (246 rows) a batch of 8 at 2e-3 diverged once in three, and at 1e-3 two of them lost 3 and 4 points.
+//! `--epochs`, `--batch-size` and `--lr` each replace one default; the epochs follow from a given batch size. On the three example tasks
+//! (246 rows), a batch size of 8 with a rate of 2e-3 diverged in one of three runs, and with 1e-3 two of them lost 3 and 4 points.
 
 use std::fmt::{self, Display, Formatter};
 
-/// Steps that a run aims at.
+/// The number of steps that a run should have.
 const STEPS: usize = 1000;
-/// Rows below which a run has so few steps that each must be larger.
+/// With fewer rows than this, a run has so few steps that they must be larger.
 const FEW: usize = 1000;
 
-/// What a run does that nobody set.
+/// The epochs, batch size and learning rate of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     /// Passes over the training data.
     pub epochs: usize,
-    /// Texts a step.
+    /// The number of texts in a step.
     pub batch_size: usize,
     /// Peak learning rate.
     pub lr: f64,
 }
 
 impl Schedule {
-    /// For `rows` of training data over a base of width `hidden`, with the batch size that the user gave, if any.
+    /// The defaults for `rows` rows of training data and a base of width `hidden`, with the user's batch size, if there is one.
     #[must_use]
     pub fn new(rows: usize, hidden: usize, batch_size: Option<usize>) -> Self {
         let batch_size = batch_size.unwrap_or(match rows {
@@ -42,12 +42,12 @@ impl Schedule {
     }
 }
 
-/// What a run is about to do: `246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015`.
+/// The plan of a run, printed as `246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     /// Rows of training data.
     pub rows: usize,
-    /// How they are gone through.
+    /// Epochs, batch size and learning rate.
     pub schedule: Schedule,
 }
 
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_says_its_steps() {
+    fn plan_shows_its_steps() {
         let plan = Plan { rows: 246, schedule: Schedule::new(246, 384, None) };
         assert_eq!(plan.to_string(), "246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015");
     }

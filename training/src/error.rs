@@ -1,4 +1,4 @@
-//! Every error of training.
+//! The errors of training.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +8,13 @@ use polyrank::text::TokenizeError;
 
 use crate::data::DataError;
 
-/// What training, pruning or evaluating can raise.
+/// An error in training, pruning or evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data.
+    /// An error in the data.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The base or the forward pass.
+    /// An error in the base, an adapter or the forward pass.
     #[error(transparent)]
     Runtime(#[from] polyrank::engine::Error),
     /// A file could not be read or written.
@@ -22,10 +22,10 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file is malformed.
     #[error("{path}: {reason}")]
     Malformed {
         /// The file.
@@ -33,44 +33,44 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// Settings that make no sense, or not together.
+    /// Settings are invalid, or contradict each other.
     #[error("{0}")]
     Settings(String),
-    /// The output folder holds something.
+    /// The output folder is not empty.
     #[error("{0} is not empty: continue its run with --resume, or replace it with --overwrite")]
     OutputExists(PathBuf),
-    /// The output folder holds no run that could go on.
-    #[error("{0} holds no run to go on with; --overwrite replaces an adapter")]
+    /// The output folder has no run to continue.
+    #[error("{0} has no run to continue; --overwrite replaces an adapter")]
     NoRun(PathBuf),
-    /// What is to be overwritten is no work of ours.
-    #[error("{0} is neither an adapter's nor a run's: --overwrite does not replace it")]
+    /// A file to be overwritten belongs to neither an adapter nor a run.
+    #[error("{0} belongs to neither an adapter nor a run: --overwrite does not replace it")]
     Foreign(PathBuf),
-    /// A second process in one run's folder.
+    /// Another process trains in the same folder.
     #[error("{0}: another process trains here")]
     Busy(PathBuf),
-    /// Rows that were held out once, and are not what the data gives today.
+    /// The held-out rows of the data are no longer those of the run.
     #[error(
         "{0}: the data has changed since this run held out a share of it: give --validation-split and --seed, or a validation file"
     )]
     HeldOut(PathBuf),
-    /// A run that is to go on, but with other settings, data or base.
-    #[error("--resume: {path}: the run was begun with {entry} = {before}; this call has {now}")]
+    /// A run cannot be continued with other settings, another base or other data.
+    #[error("--resume: {path}: the run was started with {entry} = {before}; this call has {now}")]
     OtherRun {
         /// The run's file.
         path: PathBuf,
-        /// What differs.
+        /// The entry that differs.
         entry: String,
-        /// As the run was begun.
+        /// The entry's value in the run.
         before: String,
-        /// As it would go on.
+        /// The entry's value in this call.
         now: String,
     },
-    /// Answers that are no numbers: the run, or the one that made the adapter, has diverged.
-    #[error("text {text}: the logits are {logits:?}: expected finite numbers; a lower learning rate keeps them so")]
+    /// Logits are not finite: this run, or the run that made the adapter, has diverged.
+    #[error("text {text}: the logits are {logits:?}: expected finite numbers; lower the learning rate")]
     NotFinite {
-        /// Which of the split, from 1.
+        /// The number of the text in its split, from 1.
         text: usize,
-        /// What it was answered with.
+        /// The text's logits.
         logits: Vec<f32>,
     },
     /// The loss is NaN or infinite.
@@ -81,12 +81,12 @@ pub enum Error {
         /// The loss.
         loss: f32,
     },
-    /// The run was told to stop, in the middle of an epoch.
+    /// A signal stopped the run in the middle of an epoch.
     #[error("stopped after {done} of {epochs} epochs")]
     Stopped {
-        /// Epochs that have ended, and whose state is on disk.
+        /// The number of finished epochs, whose state is on disk.
         done: usize,
-        /// Epochs of the whole run.
+        /// The number of epochs of the whole run.
         epochs: usize,
     },
     /// Threads could not be started.

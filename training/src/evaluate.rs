@@ -1,4 +1,4 @@
-//! An adapter's metrics on a split, by the path that serves it.
+//! Computes an adapter's metrics on a split, with the same forward pass as serving.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
 use crate::metric::{metrics_for, score};
 
-/// Tokens of a batch.
+/// The maximum number of tokens in a batch.
 const BATCH_TOKENS: usize = 2048;
 
-/// What `polyrank-train evaluate` prints.
+/// The result that `polyrank-train evaluate` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Name of the task.
@@ -24,28 +24,28 @@ pub struct Evaluation {
     pub split: String,
     /// Number of examples.
     pub examples: usize,
-    /// Values by metric.
+    /// The value of each metric.
     pub metrics: BTreeMap<&'static str, f64>,
-    /// Parameters by part.
+    /// The numbers of parameters.
     pub parameters: Parameters,
-    /// What is uncertain about them, for people.
+    /// Warnings about the metrics, for the user.
     #[serde(skip)]
     pub warnings: Vec<String>,
 }
 
-/// Numbers that an adapter holds.
+/// An adapter's numbers of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Parameters {
-    /// Sum of `r (in + out)`.
+    /// Parameters of the deltas: the sum of `r (in + out)`.
     pub adapter: usize,
-    /// The head.
+    /// Parameters of the head.
     pub head: usize,
 }
 
-/// Logits `[labels]` of each text, in order.
+/// The logits `[labels]` of each text, in order.
 ///
 /// # Errors
-/// What the forward pass raises; logits that are not finite, which no metric is defined on.
+/// The forward pass fails, or logits are not finite, so that no metric is defined.
 pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
     let (mut all, mut rows, mut tokens) = (Vec::with_capacity(texts.len()), Vec::new(), 0);
     for text in texts {
@@ -64,10 +64,10 @@ pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Res
     }
 }
 
-/// The metrics of `adapter` on a split of `data`, its texts cut to `max_length` tokens or, as in serving, to what the base takes.
+/// The metrics of `adapter` on a split of `data`. Texts are truncated to `max_length` tokens or, as in serving, to the base's maximum.
 ///
 /// # Errors
-/// A split that is not there, data of another number of labels than the adapter's, and what the forward pass raises.
+/// The split does not exist, the data has another number of labels than the adapter, or the forward pass fails.
 pub fn evaluate(
     engine: &Engine,
     adapter: Adapter,
@@ -78,7 +78,7 @@ pub fn evaluate(
     let examples = data.split(split)?;
     if adapter.info.labels.len() != data.labels.len() {
         let (adapter, data) = (adapter.info.labels.len(), data.labels.len());
-        return Err(Error::Settings(format!("the adapter has {adapter} labels, the data {data}")));
+        return Err(Error::Settings(format!("the adapter has {adapter} labels, but the data has {data}")));
     }
     let (places, warning) = places(&data.labels, &adapter.info.labels)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
@@ -97,9 +97,9 @@ pub fn evaluate(
     })
 }
 
-/// Where among the adapter's outputs each of the data's labels stands: the same names may come in another order, and F1 is of the
-/// data's class 1. Where one side has no names (`LABEL_0`, ...), or there is one output, they are matched by id; with a warning where
-/// the ids of the data's names are a guess.
+/// The index among the adapter's outputs of each of the data's labels. The adapter may have the same names in another order, and F1
+/// needs the data's class 1. Labels are matched by id if one side has no names (`LABEL_0`, ...), or if there is only one output. There
+/// is a warning if the ids of the data's names are a guess.
 fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<String>), Error> {
     const MOST: usize = 5;
     let places: Vec<Option<usize>> = data.iter().map(|name| adapter.iter().position(|other| other == name)).collect();
@@ -119,6 +119,6 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
     }
     let places = places.into_iter().collect::<Option<Vec<usize>>>();
     let places = places
-        .ok_or_else(|| Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data {data:?}")))?;
+        .ok_or_else(|| Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data has {data:?}")))?;
     Ok((places, None))
 }

@@ -1,4 +1,4 @@
-//! From a method's variables to an adapter.
+//! Makes an adapter from a method's variables.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use crate::method::Method;
 use crate::run::Facts;
 use crate::settings::Settings;
 
-/// The method's variables as they stand, pruned exactly, with what an adapter's files say besides.
+/// The adapter of the method's current variables, pruned exactly, with its description.
 ///
 /// # Errors
-/// Candle's own.
+/// A tensor operation fails.
 pub fn adapter_of(
     method: &dyn Method,
     engine: &Engine,
@@ -31,10 +31,10 @@ pub fn adapter_of(
     Ok(method.export(info)?)
 }
 
-/// The adapter of a checkpoint of the run that `settings` and `facts` describe, and how far the run was.
+/// The adapter of a checkpoint, and the progress at that checkpoint. `settings` and `facts` describe its run.
 ///
 /// # Errors
-/// A checkpoint that is malformed or does not fit the settings.
+/// The checkpoint is malformed or does not fit the settings.
 pub fn from_checkpoint(
     checkpoint: &Path,
     engine: &Engine,

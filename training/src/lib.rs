@@ -2,20 +2,20 @@
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | [`data`] | a task's folder or file: TSV, CSV, JSON or Parquet, labels, splits |
+//! | [`data`] | a task's data: a folder or a file, in TSV, CSV, JSON or Parquet; labels and splits |
 //! | [`metric`] | GLUE's metrics |
 //! | [`optim`] | the optimiser over variables and their groups: AdamW, clipping, the learning rate |
 //! | [`method`] | the trait [`method::Method`] and its methods, one file each: SoRA, LoRA |
-//! | [`defaults`] | epochs, batch size and rate where the user says nothing |
-//! | [`settings`] | the settings of a run, resolved, and the method that they name |
+//! | [`defaults`] | the default epochs, batch size and learning rate |
+//! | [`settings`] | the resolved settings of a run, and the method that they name |
 //! | [`run`] | a run's folder: settings, facts of its data and base, the log |
-//! | [`checkpoint`] | a run's state on disk, whole or not at all |
-//! | [`export`] | a method's variables, or a checkpoint, as an adapter |
+//! | [`checkpoint`] | a run's state on disk, written atomically |
+//! | [`export`] | makes an adapter from a method's variables or from a checkpoint |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
-//! | [`evaluate`] | an adapter's metrics, by the path that serves it |
-//! | [`error`] | every error of training, with its operands |
+//! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
+//! | [`error`] | the errors of training |
 //!
-//! The runtime never depends on this crate: SoRA's gate exists here only, and pruning folds it away.
+//! The runtime never depends on this crate. SoRA's gates exist here only, because pruning folds them into the weights.
 
 pub mod checkpoint;
 pub mod data;

@@ -4,7 +4,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Tensor operations return fresh buffers; this allocator keeps their pages.
+/// Tensor operations return fresh buffers. This allocator keeps the pages of freed buffers.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

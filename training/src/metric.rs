@@ -1,27 +1,27 @@
-//! GLUE's metrics, with scikit-learn's and scipy's conventions.
+//! GLUE's metrics, with the conventions of scikit-learn and scipy.
 
 use polyrank::adapter::ProblemType;
 use polyrank::correlation::pearson;
 
 use crate::data::Target;
 
-/// How answers are judged. All are better when larger.
+/// A metric. Larger values are better for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
-    /// Share of right answers.
+    /// The share of right answers.
     Accuracy,
-    /// F1 of class 1, of two.
+    /// F1 of class 1, for two classes.
     F1,
-    /// Matthews correlation coefficient, of any number of classes.
+    /// The Matthews correlation coefficient, for any number of classes.
     Matthews,
     /// Pearson correlation.
     Pearson,
-    /// Spearman correlation: Pearson of ranks, ties at their mean rank.
+    /// Spearman correlation: the Pearson correlation of ranks, where ties get their mean rank.
     Spearman,
 }
 
 impl Metric {
-    /// Its name in logs and reports.
+    /// The metric's name in logs and reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -34,7 +34,8 @@ impl Metric {
     }
 }
 
-/// The metrics of a task, the one to select on first: GLUE's own for its tasks, else accuracy, or the correlations.
+/// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics; others have accuracy, or the
+/// correlations for a regression.
 #[must_use]
 pub fn metrics_for(task: &str, problem: ProblemType) -> &'static [Metric] {
     match (problem, task.to_lowercase().as_str()) {
@@ -45,7 +46,7 @@ pub fn metrics_for(task: &str, problem: ProblemType) -> &'static [Metric] {
     }
 }
 
-/// The value of `metric` for `logits [examples][outputs]`; 0 where it is not defined.
+/// The value of `metric` for `logits [examples][outputs]`; 0 if it is not defined.
 #[must_use]
 pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
     match metric {
@@ -82,8 +83,8 @@ pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
     }
 }
 
-/// The mean loss of `logits [examples][outputs]`, as in training: cross-entropy, or the squared error of the one output. Breaks ties of
-/// metrics that count right answers.
+/// The mean loss of `logits [examples][outputs]`, as in training: the cross-entropy, or the squared error of the one output. It decides
+/// between epochs with equal metrics, which are frequent with metrics that count right answers.
 #[must_use]
 pub fn mean_loss(logits: &[Vec<f32>], targets: &[Target]) -> f64 {
     let loss = |(logits, target): (&Vec<f32>, &Target)| match *target {

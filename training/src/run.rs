@@ -1,4 +1,5 @@
-//! A run's folder, `DIR/run` unless it was put elsewhere: what was asked (`config.toml`), of what data and base (`task.json`), the log, the checkpoints.
+//! A run's folder (`DIR/run` by default): the settings (`config.toml`), facts about the data and the base (`task.json`), the log, and
+//! the checkpoints.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
@@ -21,12 +22,12 @@ use crate::settings::Settings;
 const CONFIG: &str = "config.toml";
 const FACTS: &str = "task.json";
 const LOG: &str = "log.jsonl";
-/// Held by the process that trains.
+/// The process that trains holds a lock on this file.
 const LOCK: &str = "lock";
-/// While this file is there, the adapter beside the run is an earlier run's, which this one is to replace.
+/// While this file exists, the adapter beside the run is that of an earlier run, which this run will replace.
 const REPLACING: &str = "replacing";
 
-/// What a run was made of besides its settings: with other facts it is another run.
+/// What determines a run besides its settings. A run cannot be continued with other facts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// Name of the task, which decides its metric.
@@ -37,28 +38,28 @@ pub struct Facts {
     pub labels: Vec<String>,
     /// Fingerprint of the base.
     pub base: String,
-    /// What was trained on.
+    /// The training examples.
     pub train: Part,
-    /// What was selected on.
+    /// The examples by which the best epoch is selected.
     pub validation: Part,
-    /// What of the training file was set aside for validation.
+    /// The share of the training file that was held out for validation.
     pub held_out: Option<HoldOut>,
-    /// The columns that were read, where they are not the usual ones.
+    /// The columns that were read, if they are not the usual ones.
     #[serde(default)]
     pub columns: ColumnNames,
 }
 
-/// Examples, by their content.
+/// A set of examples, identified by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// How many.
+    /// The number of examples.
     pub examples: usize,
-    /// Of their texts and labels, in order.
+    /// The SHA-256 of their texts and labels, in order.
     pub sha256: String,
 }
 
 impl Facts {
-    /// Of a run on `data` over the base with the fingerprint `base`.
+    /// The facts of a run on `data` and on the base with the fingerprint `base`.
     #[must_use]
     pub fn new(data: &TaskData, base: &str) -> Self {
         Self {
@@ -73,15 +74,15 @@ impl Facts {
         }
     }
 
-    /// Reads those of the run in the folder `run`; `None` where there are none.
+    /// Reads the facts of the run in the folder `run`; `None` if there are none.
     ///
     /// # Errors
-    /// A file that cannot be read or understood.
+    /// The file cannot be read or is malformed.
     pub fn read(run: &Path) -> Result<Option<Self>, Error> {
         read(&run.join(FACTS), |text| serde_json::from_str(text).map_err(|error| error.to_string()))
     }
 
-    /// Those of the run in the folder `run` that made the adapter which it belongs to; `None` where nobody knows.
+    /// The facts of the run in the folder `run`, if this run made the adapter; `None` if it is not known which run did.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -95,22 +96,24 @@ impl Facts {
         self.validation == Part::new(data.validation.first().map_or(&[], |split| &split.examples))
     }
 
+    /// Checks that the rows held out of `data` are those of this run, which is in the folder `run`.
+    ///
     /// # Errors
-    /// Rows held out of `data` that are not those of the run in the folder `run`.
+    /// The rows differ.
     pub fn check_held_out(&self, run: &Path, data: &TaskData) -> Result<(), Error> {
         if self.held_out_of(data) { Ok(()) } else { Err(Error::HeldOut(run.join(FACTS))) }
     }
 
+    /// Checks that this run, which is in the folder `run`, was on the base with the fingerprint `found`.
+    ///
     /// # Errors
-    /// A run over another base than that with the fingerprint `found`.
+    /// It was on another base.
     pub fn check_base(&self, run: &Path, found: &str) -> Result<(), Error> {
-        match self.base == found {
-            true => Ok(()),
-            false => {
-                let (expected, found) = (self.base.clone(), found.to_owned());
-                Err(AdapterError::WrongBase { file: run.join(FACTS), expected, found, names: None }.into())
-            }
+        if self.base == found {
+            return Ok(());
         }
+        let (expected, found) = (self.base.clone(), found.to_owned());
+        Err(AdapterError::WrongBase { file: run.join(FACTS), expected, found, names: None }.into())
     }
 }
 
@@ -134,39 +137,39 @@ impl Part {
     }
 }
 
-/// What may be done with an output folder that is not empty.
+/// What to do with an output folder that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Nothing.
+    /// Refuse it.
     Refuse,
-    /// Its run goes on.
+    /// Continue its run.
     Resume,
-    /// It is replaced.
+    /// Replace its content.
     Overwrite,
 }
 
-/// Where a run's files go.
+/// The folders of a run's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folders {
-    /// The adapter's.
+    /// The folder of the adapter.
     pub output: PathBuf,
-    /// The log's and the checkpoints'.
+    /// The folder of the log and the checkpoints.
     pub run: PathBuf,
 }
 
 impl Folders {
-    /// The adapter in `output`; the rest in `run`, or else in the folder of that name in `output`.
+    /// The folders for an adapter in `output` and a run in `run`, or in `output/run` by default.
     #[must_use]
     pub fn new(output: &Path, run: Option<&Path>) -> Self {
         Self { output: output.to_owned(), run: run.map_or_else(|| output.join("run"), Path::to_owned) }
     }
 }
 
-/// Whether a run may begin, or go on, in these folders. Touches nothing.
+/// Checks that a run may start or continue in these folders. Changes no files.
 ///
 /// # Errors
-/// A folder that is not empty; a run there that has other settings or facts, which are named; something to go on with that is no
-/// run, or something to overwrite that is neither run nor adapter.
+/// A folder is not empty; the run to continue has other settings or facts (the error names them) or does not exist; or a file to
+/// overwrite belongs to neither a run nor an adapter.
 pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
     let Folders { output, run } = folders;
     let (held, run_holds) = (names(output)?, names(run)?);
@@ -193,7 +196,7 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
     }
 }
 
-/// What the folder `dir` holds; nothing where there is none.
+/// The files in the folder `dir`; none if it does not exist.
 fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.map(|entry| Ok(entry.map_err(Error::io(dir))?.path())).collect(),
@@ -202,42 +205,42 @@ fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// A run's folder, held for this process until it ends.
+/// A run's folder, locked for this process.
 #[must_use]
 pub struct Held {
     run: PathBuf,
-    /// Its lock goes with it.
+    /// Dropping the file releases its lock.
     _lock: fs::File,
 }
 
 impl Held {
-    /// The folder.
+    /// The run's folder.
     #[must_use]
     pub fn run(&self) -> &Path {
         &self.run
     }
 
-    /// Says that the adapter beside the run is this run's now.
+    /// Records that the adapter beside the run is now this run's own.
     ///
     /// # Errors
-    /// What the system says.
+    /// A file cannot be removed.
     pub fn exported(&self) -> Result<(), Error> {
         let path = self.run.join(REPLACING);
         absent_or(fs::remove_file(&path)).map_err(Error::io(&path))
     }
 }
 
-/// Whether a run wrote the file or folder of that name.
+/// Whether a run writes files or folders with this name.
 fn is_of_run(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     [CONFIG, FACTS, LOG, REPLACING].contains(&&*name) || checkpoint::is_checkpoint(&name)
 }
 
-/// Makes the run's folder, or clears it of another run's files. What [`check`] allows. An adapter that is to be replaced stays, and
+/// Creates the run's folder, or removes another run's files from it. Call [`check`] first. An adapter that is to be replaced stays, and
 /// can be served, until the new one is written.
 ///
 /// # Errors
-/// Another process that trains there; what the system says, with the file.
+/// Another process trains there, or a file cannot be written or removed.
 pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<Held, Error> {
     let Folders { output, run } = folders;
     fs::create_dir_all(run).map_err(Error::io(run))?;
@@ -253,7 +256,7 @@ pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: 
         }
     }
     checkpoint::sweep(run)?;
-    // A run that goes on keeps its files; the configuration, by which it is one, comes last.
+    // A continued run keeps its files. The configuration, which marks the folder as a run, is written last.
     if !run.join(CONFIG).exists() {
         describe(run, settings, facts)?;
     }
@@ -270,7 +273,7 @@ fn hold(run: &Path) -> Result<Held, Error> {
     }
 }
 
-/// Writes what the run is of.
+/// Writes the run's settings and facts.
 fn describe(run: &Path, settings: &Settings, facts: &Facts) -> Result<(), Error> {
     let path = run.join(FACTS);
     let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
@@ -280,17 +283,17 @@ fn describe(run: &Path, settings: &Settings, facts: &Facts) -> Result<(), Error>
     atomic_file::write(&path, toml.as_bytes()).map_err(Error::io(&path))
 }
 
-/// The settings and facts of the run in the folder `run`.
+/// Reads the settings and facts of the run in the folder `run`.
 ///
 /// # Errors
-/// A file that is missing or malformed.
+/// A file is missing or malformed.
 pub fn begun(run: &Path) -> Result<(Settings, Facts), Error> {
     let missing = |name| Error::io(&run.join(name))(ErrorKind::NotFound.into());
     let settings = read(&run.join(CONFIG), |text| toml::from_str(text).map_err(|error| error.to_string()))?;
     Ok((settings.ok_or_else(|| missing(CONFIG))?, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
 }
 
-/// Values of metrics by name, the one to select on first.
+/// The values of metrics by name. The best epoch is selected by the first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores(pub Vec<(&'static str, f64)>);
 
@@ -300,31 +303,31 @@ impl Serialize for Scores {
     }
 }
 
-/// An epoch that has ended: a line of the log.
+/// A finished epoch, which is a line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Epoch {
-    /// From 1.
+    /// The number of the epoch, from 1.
     pub epoch: usize,
-    /// Steps of the run so far.
+    /// The number of steps of the run so far.
     pub step: usize,
-    /// Mean over the epoch's examples.
+    /// The mean training loss over the epoch's examples.
     pub loss: f64,
-    /// On the split that is selected on.
+    /// The metrics on the split by which the best epoch is selected.
     pub metrics: Scores,
-    /// Mean loss there.
+    /// The mean loss on that split.
     pub validation_loss: f64,
-    /// On the others, by name (MNLI's `validation_mismatched`).
+    /// The metrics on other splits, by name (MNLI's `validation_mismatched`).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, Scores>,
-    /// Over adapted sites.
+    /// The mean rank over adapted sites.
     pub mean_rank: f64,
-    /// Of the deltas, without what is pruned.
+    /// The number of parameters of the deltas, without pruned ones.
     pub parameters: usize,
-    /// Their share.
+    /// The share of the deltas' parameters that is left.
     pub kept: f64,
-    /// What the steps took.
+    /// The duration of the steps.
     pub seconds: f64,
-    /// Of training.
+    /// The speed of training.
     pub tokens_per_second: f64,
 }
 
@@ -347,7 +350,7 @@ impl Display for Epoch {
 /// Adds a line to the run's log.
 ///
 /// # Errors
-/// What the system says.
+/// The file cannot be written.
 pub fn log(run: &Path, epoch: &Epoch) -> Result<(), Error> {
     let path = run.join(LOG);
     let entry = serde_json::to_string(epoch).map_err(|error| Error::malformed(&path, error))?;
@@ -355,10 +358,10 @@ pub fn log(run: &Path, epoch: &Epoch) -> Result<(), Error> {
     file.write_all(format!("{entry}\n").as_bytes()).map_err(Error::io(&path))
 }
 
-/// Takes out of the log what a run that stands after `epoch` has not done yet, or what was cut off.
+/// Removes the lines of epochs after `epoch`, and incomplete lines, from the log.
 ///
 /// # Errors
-/// What the system says.
+/// The file cannot be read or written.
 pub fn trim_log(run: &Path, epoch: usize) -> Result<(), Error> {
     let path = run.join(LOG);
     let Some(text) = read(&path, |text| Ok(text.to_owned()))? else { return Ok(()) };
@@ -370,7 +373,7 @@ pub fn trim_log(run: &Path, epoch: usize) -> Result<(), Error> {
     if kept == text { Ok(()) } else { atomic_file::write(&path, kept.as_bytes()).map_err(Error::io(&path)) }
 }
 
-/// `None` where there is no such file.
+/// Reads and parses a file; `None` if it does not exist.
 fn read<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => parse(&text).map(Some).map_err(|reason| Error::malformed(path, reason)),
@@ -386,7 +389,7 @@ fn absent_or(done: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
-/// Names the first entry in which `now` is not what the file `path` says the run was begun with.
+/// Checks that `now` equals `before`, which the run recorded in the file `path`. The error names the first entry that differs.
 fn same<T: Serialize + DeserializeOwned + PartialEq>(path: &Path, before: &T, now: &T) -> Result<(), Error> {
     if before == now {
         return Ok(());

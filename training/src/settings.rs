@@ -1,4 +1,4 @@
-//! The settings of a run, as resolved from flags, file and defaults.
+//! The settings of a run, resolved from flags, a file and defaults.
 
 use std::fmt::Display;
 
@@ -11,24 +11,24 @@ use crate::error::Error;
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
 use crate::method::{Lora, LowRankSettings, Method};
 
-/// What is trained.
+/// The name of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodName {
-    /// Gated LoRA that goes sparse, then pruned.
+    /// SoRA: LoRA with gates that become sparse and are pruned.
     Sora,
     /// Plain LoRA.
     Lora,
 }
 
-/// Most tokens of a text where the user says nothing.
+/// The default maximum number of tokens of a text.
 pub const DEFAULT_LENGTH: usize = 128;
 
-/// Everything but the data and the base's weights that decides a run, as resolved from flags, file and defaults. Written to
-/// `run/config.toml`.
+/// Everything that determines a run except the data and the base's weights. It is resolved from flags, a file and defaults, and written
+/// to `run/config.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// What is trained.
+    /// The method of training.
     pub method: MethodName,
     /// The base, as the user named it.
     pub model_id: String,
@@ -38,56 +38,56 @@ pub struct Settings {
     pub alpha: f64,
     /// Names of the adapted modules, `query`, ... or `attention.self.query`.
     pub target_modules: Vec<String>,
-    /// How gates step.
+    /// How gates start and learn.
     pub gate: GateRule,
-    /// Share of parameters to keep; steers xi.
+    /// The share of parameters to keep, to which xi is steered.
     pub target_ratio: Option<f64>,
-    /// A constant xi instead.
+    /// A constant xi, instead of a share.
     pub xi: Option<f64>,
-    /// `xi = rate * lambda` instead.
+    /// `xi = rate * lambda`, instead of a share.
     pub lambda: Option<f64>,
     /// The authors' penalty in the loss, `sparse_lambda * sum|g| / gates`.
     pub sparse_lambda: f64,
     /// Passes over the training data.
     pub epochs: usize,
-    /// Texts a step.
+    /// The number of texts in a step.
     pub batch_size: usize,
     /// Peak learning rate.
     pub lr: f64,
-    /// Peak learning rate of the gates; `None` takes [`Self::lr`].
+    /// Peak learning rate of the gates; `None` means [`Self::lr`].
     #[serde(default)]
     pub gate_lr: Option<f64>,
-    /// Share of the steps in which the learning rate rises.
+    /// The share of the steps during which the learning rate rises.
     pub warmup: f64,
-    /// Decay of weights and head.
+    /// Weight decay of the low-rank factors and the head.
     pub weight_decay: f64,
-    /// Largest global norm of the gradients.
+    /// The maximum global norm of the gradients.
     pub clip: f64,
-    /// Dropout in place of the base's own rates.
+    /// Dropout rate instead of the base's own rates.
     pub dropout: Option<f64>,
-    /// Epochs that drop nothing, before dropout begins (late dropout, Liu et al. 2023).
+    /// The number of epochs before dropout starts (late dropout, Liu et al. 2023).
     #[serde(default)]
     pub dropout_after: usize,
-    /// What the base's products run in.
+    /// Precision of the base's matrix products.
     #[serde(default)]
     pub dtype: Precision,
-    /// Most tokens of a text; by default [`DEFAULT_LENGTH`], or what the base takes.
+    /// The maximum number of tokens of a text; by default [`DEFAULT_LENGTH`], or the base's maximum if that is smaller.
     pub max_length: Option<usize>,
     /// Random seed.
     pub seed: u64,
 }
 
 impl Settings {
-    /// How the training data is gone through.
+    /// Epochs, batch size and learning rate.
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         Schedule { epochs: self.epochs, batch_size: self.batch_size, lr: self.lr }
     }
 
-    /// The method over the base that `engine` holds, with fresh variables: the one place that knows all methods by name.
+    /// The method with fresh variables, for the base of `engine`. Only this function knows all methods by name.
     ///
     /// # Errors
-    /// As [`Self::modules`]; a rank that no adapted module can have.
+    /// As [`Self::modules`]; or the rank is too large for the adapted modules.
     pub fn method(&self, engine: &Engine, labels: usize) -> Result<Box<dyn Method>, Error> {
         let (layout, device) = (engine.layout(), engine.device());
         let shape = self.low_rank(engine, labels)?;
@@ -111,10 +111,10 @@ impl Settings {
         }
     }
 
-    /// Indices of the adapted modules.
+    /// The indices of the adapted modules.
     ///
     /// # Errors
-    /// A name that is no module of the base.
+    /// A name is not a module of the base.
     pub fn modules(&self, engine: &Engine) -> Result<Vec<usize>, Error> {
         let modules = &engine.layout().modules;
         let find = |name: &String| {
@@ -122,7 +122,10 @@ impl Settings {
                 modules.iter().position(|m| m.name == name || m.label == name || m.label.replace(' ', "_") == *name);
             found.ok_or_else(|| {
                 let known: Vec<_> = modules.iter().map(|m| m.name).collect();
-                Error::Settings(format!("--target-modules: unknown module {name:?}; expected of {}", known.join(", ")))
+                Error::Settings(format!(
+                    "--target-modules: unknown module {name:?}; expected one of {}",
+                    known.join(", ")
+                ))
             })
         };
         if self.target_modules.is_empty() {
@@ -131,7 +134,7 @@ impl Settings {
         self.target_modules.iter().map(find).collect()
     }
 
-    /// Most tokens of a text over this base.
+    /// The maximum number of tokens of a text on this base.
     #[must_use]
     pub fn longest(&self, engine: &Engine) -> usize {
         self.max_length.unwrap_or_else(|| engine.max_length().min(DEFAULT_LENGTH))
@@ -148,8 +151,10 @@ impl Settings {
         Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, modules, labels, seed: self.seed })
     }
 
+    /// Checks the values that do not depend on the base.
+    ///
     /// # Errors
-    /// Values that no run can have.
+    /// A value is invalid.
     pub fn check(&self) -> Result<(), Error> {
         let counts =
             [("--rank", Some(self.rank)), ("--epochs", Some(self.epochs)), ("--batch-size", Some(self.batch_size))];

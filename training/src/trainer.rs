@@ -1,4 +1,4 @@
-//! One training run: epochs over packed batches, evaluation by the serving path, the best checkpoint, the log.
+//! One training run: epochs over packed batches, evaluation with the forward pass of serving, the best checkpoint, the log.
 
 use std::io::Write;
 use std::path::Path;
@@ -29,19 +29,19 @@ use crate::optim::{Optimizer, Rule, linear_rate};
 use crate::run::{self, Epoch, Scores};
 use crate::settings::Settings;
 
-/// A split to be scored.
+/// A split to evaluate on.
 struct Held {
     name: String,
     texts: Vec<Encoded>,
     targets: Vec<Target>,
 }
 
-/// What a run does besides training.
+/// Options of a run that do not change its result.
 #[derive(Debug, Clone, Copy)]
 pub struct Control<'a> {
-    /// Keeps the checkpoints of all epochs, not only of the best and the last.
+    /// Keeps the checkpoints of all epochs, not only the best and the last.
     pub keep_checkpoints: bool,
-    /// Once it is set, the run ends with [`Error::Stopped`] after the step that it is in.
+    /// Once it is set, the run ends with [`Error::Stopped`] after its current step.
     pub stop: &'a AtomicBool,
 }
 
@@ -54,7 +54,7 @@ pub struct Trainer<'a> {
     optimizer: Optimizer,
     progress: Progress,
     texts: Vec<Encoded>,
-    /// The first is selected on.
+    /// The validation splits. The best epoch is selected by the first.
     held: Vec<Held>,
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
@@ -64,10 +64,10 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A fresh run, or the one whose last checkpoint lies in `run`, if `resume`.
+    /// A new run, or with `resume` the run in that folder, continued from its last checkpoint.
     ///
     /// # Errors
-    /// Settings that make no sense, and a checkpoint that does not fit them.
+    /// The settings are invalid, or the checkpoint does not fit them.
     pub fn new(
         settings: &'a Settings,
         engine: &'a Engine,
@@ -119,10 +119,10 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Trains to the end; checkpoints and the log go to the folder `run`. Returns the folder of the best checkpoint.
+    /// Trains to the end. Writes checkpoints and the log to the folder `run`, and returns the folder of the best checkpoint.
     ///
     /// # Errors
-    /// A loss that is not finite, files that cannot be written, and a run that was told to stop.
+    /// The loss is not finite, a file cannot be written, or the run was stopped.
     pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<std::path::PathBuf, Error> {
         run::trim_log(run, self.progress.epoch)?;
         let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.done as u64);
@@ -135,7 +135,7 @@ impl<'a> Trainer<'a> {
             self.progress.epoch += 1;
             let done = self.done(loss, tokens, seconds)?;
             self.choose(done.metrics.0[0].1, done.validation_loss);
-            // The line first: one of an epoch without a checkpoint is taken out when the run goes on.
+            // The log's line is written first. If there is no checkpoint for it, it is removed when the run is continued.
             run::log(run, &done)?;
             checkpoint::save(run, &*self.method, &self.optimizer, &self.progress)?;
             if !control.keep_checkpoints {
@@ -147,7 +147,7 @@ impl<'a> Trainer<'a> {
         Ok(checkpoint::folder(run, self.progress.best_epoch))
     }
 
-    /// What there is to tell of the epoch that has ended.
+    /// The log's line about the epoch that has ended.
     fn done(&self, loss: f64, tokens: usize, seconds: f64) -> Result<Epoch, Error> {
         let adapter = Arc::new(self.adapter()?);
         let (metrics, validation_loss) = self.scores(&self.held[0], &adapter)?;
@@ -168,20 +168,20 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Steps of the whole run.
+    /// The number of steps of the whole run.
     fn total(&self) -> usize {
         self.steps_per_epoch * self.settings.epochs
     }
 
-    /// The metrics and the mean loss.
+    /// The metrics and the mean loss on a split.
     fn scores(&self, held: &Held, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
         let logits = evaluate::logits(self.engine, adapter, &held.texts)?;
         let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &held.targets)));
         Ok((Scores(scores.collect()), mean_loss(&logits, &held.targets)))
     }
 
-    /// Takes the epoch that has ended for the best if it is: the better metric, or an equal one with a lower loss. Only an epoch that
-    /// the method finds eligible may be chosen.
+    /// Records the epoch that has ended as the best if its metric is better, or equal with a lower loss. Only an epoch that the method
+    /// finds eligible may be chosen.
     fn choose(&mut self, score: f64, loss: f64) {
         self.last = Some(score);
         let eligible = self.method.eligible(self.optimizer.done, self.total());
@@ -193,7 +193,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// One pass over the training data: the mean loss and the tokens seen.
+    /// Runs one epoch, and returns the mean loss and the number of tokens.
     fn epoch(&mut self, bar: &ProgressBar, stop: &AtomicBool) -> Result<(f64, usize), Error> {
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
@@ -212,10 +212,10 @@ impl<'a> Trainer<'a> {
         Ok((sum / order.len() as f64, tokens))
     }
 
-    /// One step on `rows` of the training data; the mean loss.
+    /// Makes one step on `rows` of the training data, and returns the mean loss.
     fn step(&mut self, rows: &[usize]) -> Result<f32, Error> {
         let lengths = rows.iter().map(|&row| self.texts[row].ids.len());
-        // A GPU takes the batch whole.
+        // A GPU runs the batch as a whole.
         let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
         let cuts = micro_batches::cut(lengths, most);
         let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
@@ -239,7 +239,7 @@ impl<'a> Trainer<'a> {
         Ok(loss)
     }
 
-    /// Forward and backward of some rows of a batch of `of` rows: their share of the mean loss, and its gradients.
+    /// Runs forward and backward on some rows of a batch of `of` rows. Returns their share of the mean loss, and its gradients.
     fn pass(&self, rows: &[usize], of: usize, index: usize) -> Result<(f32, Vec<Option<Tensor>>), Error> {
         let batch = Packed::new(rows.iter().map(|&row| &self.texts[row]));
         let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
@@ -268,7 +268,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The bar's message: the metric is the last epoch's.
+    /// The progress bar's message, with the metric of the last epoch.
     fn state(&self, loss: f32) -> Result<String, Error> {
         let metric = self.last.map_or(String::new(), |last| format!(", {} {last:.3}", self.metrics[0].name()));
         let report = self.method.report()?;
@@ -281,7 +281,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// The sum of two gradients, where an absent one is zero.
+/// The sum of two gradients. An absent gradient is zero.
 fn add(a: Option<Tensor>, b: Option<Tensor>) -> candle_core::Result<Option<Tensor>> {
     match (a, b) {
         (Some(a), Some(b)) => Ok(Some((a + b)?)),
@@ -289,10 +289,10 @@ fn add(a: Option<Tensor>, b: Option<Tensor>) -> candle_core::Result<Option<Tenso
     }
 }
 
-/// Mean over the batch: cross-entropy of `logits [B, labels]`, or the squared error of the one output.
+/// The mean loss over the batch: the cross-entropy of `logits [B, labels]`, or the squared error of the one output.
 ///
 /// # Errors
-/// Candle's own.
+/// A tensor operation fails.
 pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> candle_core::Result<Tensor> {
     let device: &Device = logits.device();
     let value = |target: &Target| match target {

@@ -154,7 +154,7 @@ fn what_is_wrong_is_named() {
         TaskData::load(folder(&[("train.tsv", &lonely)]).path(), &DataOptions { hold_out, ..options() }).err()
     });
     let message = without.unwrap().to_string();
-    assert!(message.contains("every row that the validation split leaves has the label \"a\""), "{message}");
+    assert!(message.contains("every row that is not held out has the label \"a\""), "{message}");
     refused(&[("train.tsv", "label\tsentence\na\tx\nb\t \n")], "train.tsv:3: the text is empty");
     refused(
         &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("validation.tsv", "label\tsentence\nc\tx\n")],
@@ -196,7 +196,7 @@ fn what_is_wrong_is_named() {
     );
     refused(
         &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("labels.txt", "a\nb\na\n")],
-        "labels.txt:3: the label \"a\" stands here a second time",
+        "labels.txt:3: the label \"a\" is listed twice",
     );
     refused(&[("train.tsv", "label\tsentence\na\tx\n"), ("labels.txt", "\n")], "labels.txt: the file is empty");
     for (share, words) in
@@ -302,9 +302,9 @@ fn a_label_is_what_its_value_says_and_not_its_spelling() {
         (&["0.5", "1"], "", None, &["LABEL_0"], &[0.5, 1.0], "numbers read as the values of a regression"),
         (&["1", "2"], "", VALUES, &["LABEL_0"], &[1.0, 2.0], "numbers read as the values of a regression"),
         (&["-1", "2.0"], "", VALUES, &["LABEL_0"], &[-1.0, 2.0], "the values of a regression"),
-        (&["2.5", "5"], "similarity", None, &["similarity"], &[2.5, 5.0], "called similarity by labels.txt"),
-        (&["2.0", "5"], "similarity", None, &["similarity"], &[2.0, 5.0], "called similarity by labels.txt"),
-        (&["0.0", "1.0"], "neg pos", VALUES, &["LABEL_0"], &[0.0, 1.0], "no use for the names of labels.txt"),
+        (&["2.5", "5"], "similarity", None, &["similarity"], &[2.5, 5.0], "named similarity by labels.txt"),
+        (&["2.0", "5"], "similarity", None, &["similarity"], &[2.0, 5.0], "named similarity by labels.txt"),
+        (&["0.0", "1.0"], "neg pos", VALUES, &["LABEL_0"], &[0.0, 1.0], "ignores the names of labels.txt"),
     ];
     for &(labels, listed, problem, names, expected, reading) in values {
         let data = read_as(labels, listed, problem).unwrap_or_else(|error| panic!("{labels:?} {listed}: {error}"));
@@ -337,7 +337,12 @@ fn a_label_is_what_its_value_says_and_not_its_spelling() {
         (&["0", "1", "NaN"], "", CLASSES, "train.tsv:4: unknown label \"NaN\""),
         (&["0.5", "1e999"], "", None, "train.tsv:3: unknown label \"1e999\""),
         (&["a", "b"], "", VALUES, "train.tsv:2: unknown label \"a\"; expected a finite number"),
-        (&["0", "1"], "", Some(ProblemType::MultiLabelClassification), "multi-label training is not there yet"),
+        (
+            &["0", "1"],
+            "",
+            Some(ProblemType::MultiLabelClassification),
+            "training with several labels a row is not supported yet",
+        ),
     ];
     for &(labels, listed, problem, words) in wrong {
         let message = read_as(labels, listed, problem).unwrap_err().to_string();
@@ -394,7 +399,7 @@ fn splits_may_spell_a_label_differently() {
 fn several_labels_a_row_are_refused_with_the_row() {
     let row = |label: &str| format!("{{\"text\": \"a\", \"label\": {label}}}");
     for (label, words) in [
-        ("[1, 0]", "label [1, 0]: several labels a row: multi-label training is not there yet"),
+        ("[1, 0]", "label [1, 0]: expected one label a row: training with several labels is not supported yet"),
         ("[\"x\"]", "label [\"x\"]: several labels a row"),
         ("[]", "label []: several labels a row"),
         ("{\"a\": 1}", "label {\"a\": 1}: expected a string, a whole number or a number"),

@@ -205,7 +205,7 @@ fn one_file_is_evaluated_as_it_was_trained_on() {
     fine(&resume);
     fs::write(&file, rows.replacen("stars\treview", "stars\ttext", 1)).unwrap();
     let resume: Vec<&str> = resume.into_iter().filter(|arg| !["--text-column", "review"].contains(arg)).collect();
-    refused(&resume, 1, "the run was begun with columns = ");
+    refused(&resume, 1, "the run was started with columns = ");
 }
 
 /// Names in an order that is guessed are told.

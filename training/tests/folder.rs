@@ -27,13 +27,13 @@ fn overwriting_replaces_adapters_and_runs_only() {
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
         fs::copy(base_dir().join(name), base.join(name)).unwrap();
     }
-    foreign(&base, "config.json is neither an adapter's nor a run's");
+    foreign(&base, "config.json belongs to neither an adapter nor a run");
     assert_eq!(names(&base), ["config.json", "model.safetensors", "tokenizer.json"]);
     // Another program's.
     let project = room.path().join("project");
     fs::create_dir_all(project.join("run")).unwrap();
     fs::write(project.join("run/precious.txt"), "mine").unwrap();
-    foreign(&project, "run is neither an adapter's nor a run's");
+    foreign(&project, "run belongs to neither an adapter nor a run");
     assert_eq!(read(&project.join("run/precious.txt")), b"mine");
 }
 
@@ -68,7 +68,7 @@ fn only_a_run_goes_on() {
     fine(&resume);
     fs::remove_dir_all(output.join("run")).unwrap();
     let before = read(&output.join(ADAPTER[1]));
-    refused(&resume, 1, "holds no run to go on with");
+    refused(&resume, 1, "has no run to continue");
     assert_eq!((read(&output.join(ADAPTER[1])), names(&output)), (before, ADAPTER.map(str::to_owned).to_vec()));
 }
 

@@ -233,7 +233,7 @@ fn how_labels_were_read_is_told() {
     assert!(told.contains("labels: whole numbers read as ids without names (4 classes)\n"), "{told}");
     assert!(told.contains("warning: no row of ") && told.contains("2 of the 4 classes: LABEL_0, LABEL_2;"), "{told}");
     let many = train(from, "/nowhere/at/all", &["--problem-type", "multi_label_classification"]);
-    refused(&many, 1, "multi-label training is not there yet");
+    refused(&many, 1, "training with several labels a row is not supported yet");
 }
 
 fn sora(engine: &Engine, shape: &LowRankSettings) -> Sora {
@@ -275,13 +275,13 @@ fn a_run_goes_on_with_its_own_settings_data_and_base_only() {
         refused(&train(data, to, &[&["--resume"], more].concat()), 1, words);
     };
     let same = ["--epochs", "2", "--task", "t"];
-    resume(from, &["--epochs", "5", "--task", "t"], "the run was begun with epochs = 2; this call has 5");
-    resume(from, &["--epochs", "2", "--task", "cola"], "the run was begun with task = \"t\"; this call has \"cola\"");
-    resume(other.path().to_str().unwrap(), &same, "the run was begun with labels = [\"bad\",\"good\"]");
+    resume(from, &["--epochs", "5", "--task", "t"], "the run was started with epochs = 2; this call has 5");
+    resume(from, &["--epochs", "2", "--task", "cola"], "the run was started with task = \"t\"; this call has \"cola\"");
+    resume(other.path().to_str().unwrap(), &same, "the run was started with labels = [\"bad\",\"good\"]");
     let rows = String::from_utf8(read(&first.path().join("train.tsv"))).unwrap();
     std::fs::remove_file(other.path().join("labels.txt")).unwrap();
     std::fs::write(other.path().join("train.tsv"), rows.replace("plot and", "plot or")).unwrap();
-    resume(other.path().to_str().unwrap(), &same, "the run was begun with train = ");
+    resume(other.path().to_str().unwrap(), &same, "the run was started with train = ");
 
     // The same base by name, with other weights in it.
     let moved = room.path().join("base");

@@ -68,9 +68,12 @@ impl Golden {
         let file = folder().join(format!("{method}.safetensors"));
         let regression = method == "regression";
         let key = if regression { "regression_labels" } else { "labels" };
-        let target = |value: &Value| match regression {
-            true => Target::Value(value.as_f64().unwrap()),
-            false => Target::Class(value.as_u64().unwrap() as usize),
+        let target = |value: &Value| {
+            if regression {
+                Target::Value(value.as_f64().unwrap())
+            } else {
+                Target::Class(value.as_u64().unwrap() as usize)
+            }
         };
         Self {
             engine: engine(),

@@ -1,4 +1,4 @@
-//! Settings from flags, then a file, then defaults.
+//! Resolves settings from flags, then a file, then defaults.
 
 use std::fs;
 use std::path::Path;
@@ -14,38 +14,38 @@ use polyrank_training::method::sora::GateRule;
 use polyrank_training::settings::{MethodName, Settings};
 use serde::{Deserialize, Serialize};
 
-/// Headings of the help.
+/// The headings of `--help`.
 pub(super) const DATA: &str = "Data";
 pub(super) const METHOD: &str = "Method";
 pub(super) const OPTIMISER: &str = "Optimiser";
 pub(super) const DEVICE: &str = "Device";
 
-/// Share of train that is held out where nobody says.
+/// The default share of the training rows that is held out.
 pub(super) const VALIDATION_SPLIT: f64 = 0.1;
 
-/// What may be given by flag or by file.
+/// The settings that may be given by a flag or by a file.
 #[derive(Debug, Default, Clone, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Flags {
-    /// What to train [default: sora].
+    /// Method of training [default: sora].
     #[arg(long, help_heading = METHOD)]
     method: Option<MethodName>,
     /// The base: a folder, a hub id or default [default: default].
     #[arg(long, value_name = "M", help_heading = METHOD)]
     model_id: Option<String>,
-    /// Name of the task, which decides its metric [default: the folder's name].
+    /// Name of the task, which decides the metric [default: the folder's name].
     #[arg(long, help_heading = DATA)]
     task: Option<String>,
-    /// The column of labels [default: label].
+    /// Column of the labels [default: label].
     #[arg(long, value_name = "NAME", help_heading = DATA)]
     label_column: Option<String>,
-    /// The column of texts [default: sentence, sentence1 or text]; there is a second text only with --text-pair-column then.
+    /// Column of the texts [default: sentence, sentence1 or text]; with this flag, second texts need --text-pair-column.
     #[arg(long, value_name = "NAME", help_heading = DATA)]
     text_column: Option<String>,
-    /// The column of second texts [default: sentence2 or text_pair].
+    /// Column of the second texts [default: sentence2 or text_pair].
     #[arg(long, value_name = "NAME", help_heading = DATA)]
     text_pair_column: Option<String>,
-    /// What the labels mean, where they do not tell.
+    /// What the labels mean [default: decided by the labels].
     #[arg(long, value_enum, help_heading = DATA)]
     problem_type: Option<Problem>,
     /// Rank of each site before pruning [default: 8].
@@ -57,26 +57,26 @@ pub(super) struct Flags {
     /// Adapted modules, comma-separated [default: all linears of a layer].
     #[arg(long, value_delimiter = ',', help_heading = METHOD)]
     target_modules: Option<Vec<String>>,
-    /// How gates learn: adaptive starts them equal and drops the ranks that do least for the loss; paper and authors start them at
-    /// random and shrink them all alike, by a plain gradient step or by Adam's [default: adaptive; authors with --xi or --lambda].
+    /// How gates learn: adaptive starts them equal and drops the ranks that reduce the loss least; paper and authors start them at
+    /// random and shrink all of them alike, after a plain gradient step or Adam's step [default: adaptive; authors with --xi or --lambda].
     #[arg(long, help_heading = METHOD)]
     gate: Option<GateRule>,
     /// Share of the adapter's parameters to keep [default: 0.65].
     #[arg(long, conflicts_with_all = ["xi", "lambda"], help_heading = METHOD)]
     target_ratio: Option<f64>,
-    /// A constant threshold instead of a ratio.
+    /// Constant threshold, instead of a ratio.
     #[arg(long, conflicts_with = "lambda", help_heading = METHOD)]
     xi: Option<f64>,
-    /// The threshold as learning rate times lambda instead of a ratio.
+    /// Threshold as learning rate times lambda, instead of a ratio.
     #[arg(long, help_heading = METHOD)]
     lambda: Option<f64>,
-    /// The authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
+    /// Weight of the authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
     #[arg(long, help_heading = METHOD)]
     sparse_lambda: Option<f64>,
-    /// Passes over the training data [default: as many as make about 1,000 steps, from 3 to 20].
+    /// Passes over the training data [default: as many as give about 1,000 steps, from 3 to 20].
     #[arg(long, help_heading = OPTIMISER)]
     epochs: Option<usize>,
-    /// Texts a step [default: 16 below 3,000 rows, else 32].
+    /// Number of texts in a step [default: 16 below 3,000 rows, else 32].
     #[arg(long, help_heading = OPTIMISER)]
     batch_size: Option<usize>,
     /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384].
@@ -85,31 +85,31 @@ pub(super) struct Flags {
     /// Peak learning rate of the gates [default: that of --lr].
     #[arg(long, help_heading = OPTIMISER)]
     gate_lr: Option<f64>,
-    /// Share of the steps in which the rate rises [default: 0.06].
+    /// Share of the steps during which the learning rate rises [default: 0.06].
     #[arg(long, help_heading = OPTIMISER)]
     warmup: Option<f64>,
-    /// Decay of matrices and head, never of gates [default: 0.01].
+    /// Weight decay of matrices and head, but not of gates [default: 0.01].
     #[arg(long, help_heading = OPTIMISER)]
     weight_decay: Option<f64>,
-    /// Most of the gradients' norm [default: 1].
+    /// Maximum norm of the gradients [default: 1].
     #[arg(long, help_heading = OPTIMISER)]
     clip: Option<f64>,
-    /// Dropout [default: the base's own rates].
+    /// Dropout rate [default: the base's own rates].
     #[arg(long, help_heading = OPTIMISER)]
     dropout: Option<f64>,
-    /// Epochs that drop nothing before dropout begins [default: 1 of several].
+    /// Number of epochs before dropout starts [default: 1, or 0 for a single epoch].
     #[arg(long, value_name = "EPOCHS", help_heading = OPTIMISER)]
     dropout_after: Option<usize>,
-    /// What the base's products run in; train on what you serve on [default: f32].
+    /// Precision of the base's matrix products; train in the precision that you serve in [default: f32].
     #[arg(long, value_enum, help_heading = DEVICE)]
     dtype: Option<Precision>,
-    /// Most tokens of a text [default: 128, or what the base takes].
+    /// Maximum number of tokens of a text [default: 128, or the base's maximum if that is smaller].
     #[arg(long, help_heading = DATA)]
     max_length: Option<usize>,
     /// Random seed [default: 0].
     #[arg(long, help_heading = OPTIMISER)]
     seed: Option<u64>,
-    /// Share of train to hold out where there is no validation file [default: 0.1].
+    /// Share of train to hold out if there is no validation file [default: 0.1].
     #[arg(long, help_heading = DATA)]
     validation_split: Option<f64>,
 }
@@ -121,7 +121,7 @@ pub(super) enum Problem {
     SingleLabelClassification,
     #[value(name = "regression")]
     Regression,
-    /// Refused until there is training for it.
+    /// Multi-label training is not supported yet, so that this is refused.
     #[value(name = "multi_label_classification", hide = true)]
     MultiLabelClassification,
 }
@@ -137,7 +137,7 @@ impl From<Problem> for ProblemType {
 }
 
 impl Flags {
-    /// These flags, and of the settings in the TOML file `path` what they leave open.
+    /// These flags, completed with the settings in the TOML file `path`.
     pub(super) fn over(&self, path: Option<&Path>) -> Result<Self, Error> {
         let file: Self = match path {
             None => Self::default(),
@@ -153,14 +153,16 @@ impl Flags {
         };
         self.check_gate(self.method.or(file.method))?;
         let flags = self.clone();
-        // A threshold by flag replaces whatever the file says of it.
-        let thresholds = match flags.target_ratio.is_some() || flags.xi.is_some() || flags.lambda.is_some() {
-            true => (flags.target_ratio, flags.xi, flags.lambda),
-            false => (file.target_ratio, file.xi, file.lambda),
+        // A threshold by flag replaces any kind of threshold in the file.
+        let by_flag = flags.target_ratio.is_some() || flags.xi.is_some() || flags.lambda.is_some();
+        let thresholds = if by_flag {
+            (flags.target_ratio, flags.xi, flags.lambda)
+        } else {
+            (file.target_ratio, file.xi, file.lambda)
         };
         let (target_ratio, xi, lambda) = thresholds;
         if [target_ratio, xi, lambda].into_iter().flatten().count() > 1 {
-            return Err(Error::Settings("target_ratio, xi and lambda exclude each other".to_owned()));
+            return Err(Error::Settings("only one of target_ratio, xi and lambda may be given".to_owned()));
         }
         Ok(Self {
             method: flags.method.or(file.method),
@@ -194,7 +196,7 @@ impl Flags {
         })
     }
 
-    /// A gate asked for by flag needs a method that has one; a file's may be there for another run.
+    /// Refuses a flag about gates if the method has no gates. Such settings in a file are ignored, because the file may serve several runs.
     fn check_gate(&self, method: Option<MethodName>) -> Result<(), Error> {
         let gated = [
             ("--gate", self.gate.is_some()),
@@ -212,7 +214,7 @@ impl Flags {
         }
     }
 
-    /// What they say, or the defaults for `rows` of training data over a base of width `hidden`.
+    /// The settings, with defaults for `rows` rows of training data and a base of width `hidden`.
     pub(super) fn settings(&self, rows: usize, hidden: usize) -> Settings {
         let schedule = Schedule::new(rows, hidden, self.batch_size);
         let method = self.method.unwrap_or(MethodName::Sora);
@@ -240,7 +242,7 @@ impl Flags {
             weight_decay: self.weight_decay.unwrap_or(0.01),
             clip: self.clip.unwrap_or(1.0),
             dropout: self.dropout,
-            // Dropout from the first step keeps some tasks (CoLA) at the majority class for epochs.
+            // With dropout from the first step, some tasks (CoLA) predict only the majority class for several epochs.
             dropout_after: self.dropout_after.unwrap_or(usize::from(epochs > 1)),
             dtype: self.dtype.unwrap_or_default(),
             max_length: self.max_length,
@@ -248,7 +250,7 @@ impl Flags {
         }
     }
 
-    /// How the task's folder is to be read.
+    /// The options for reading the task's data.
     pub(super) fn data(&self) -> DataOptions {
         DataOptions {
             task: self.task.clone(),

@@ -1,4 +1,4 @@
-//! Ctrl-C: the run ends after the step that it is in, and its user is told how it goes on.
+//! Ctrl-C: the run ends after its current step, and the user is told how to continue it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,35 +7,35 @@ use std::sync::atomic::AtomicBool;
 use polyrank_training::error::Error;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// What a shell reports of a command that was ended by SIGINT.
+/// The exit code that a shell reports for a command that SIGINT ended.
 pub(super) const EXIT_CODE: u8 = 130;
 
-/// A flag that the first SIGINT or SIGTERM from now on sets; the second ends the process at once.
+/// A flag that is set by the next SIGINT or SIGTERM. A second signal ends the process at once.
 pub(super) fn flag() -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         let io = |source| Error::Io { path: PathBuf::from("signals"), source };
-        // First, so that it does not see the flag of the same signal.
+        // This is registered first, so that it does not see the flag that the same signal sets.
         signal_hook::flag::register_conditional_shutdown(signal, EXIT_CODE.into(), Arc::clone(&stop)).map_err(io)?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(io)?;
     }
     Ok(stop)
 }
 
-/// What a run that was stopped has kept, and the command that continues it.
+/// The message about a stopped run: which epochs are saved, and the command that continues it.
 pub(super) fn how_to_go_on(done: usize, epochs: usize, args: impl Iterator<Item = String>) -> String {
     let mut command: Vec<String> = args.filter(|arg| arg != "--overwrite").map(|arg| quoted(&arg)).collect();
     if !command.iter().any(|arg| arg == "--resume") {
         command.push("--resume".to_owned());
     }
     let kept = match done {
-        0 => "no epoch had ended, so the run begins anew with".to_owned(),
-        _ => format!("the steps since the end of epoch {done} are lost, the rest goes on with"),
+        0 => "no epoch was finished, so that the run starts anew with".to_owned(),
+        _ => format!("the steps since the end of epoch {done} are lost; continue the run with"),
     };
     format!("stopped in epoch {} of {epochs}; {kept}\n{}", done + 1, command.join(" "))
 }
 
-/// As a POSIX shell takes it.
+/// The argument quoted for a POSIX shell.
 fn quoted(arg: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
     if !arg.is_empty() && arg.chars().all(plain) { arg.to_owned() } else { format!("'{}'", arg.replace('\'', "'\\''")) }
@@ -46,12 +46,12 @@ mod tests {
     use super::how_to_go_on;
 
     #[test]
-    fn the_command_that_goes_on_is_told() {
+    fn message_has_the_command_that_continues() {
         let args = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>().into_iter();
         let told = how_to_go_on(2, 5, args(&["polyrank-train", "train", "--data", "my task's", "--overwrite"]));
         assert!(told.starts_with("stopped in epoch 3 of 5; the steps since the end of epoch 2 are lost"), "{told}");
         assert!(told.ends_with("\npolyrank-train train --data 'my task'\\''s' --resume"), "{told}");
         let told = how_to_go_on(0, 5, args(&["polyrank-train", "train", "--resume"]));
-        assert!(told.contains("begins anew") && told.ends_with("train --resume"), "{told}");
+        assert!(told.contains("starts anew") && told.ends_with("train --resume"), "{told}");
     }
 }

@@ -1,4 +1,4 @@
-//! From examples to token ids.
+//! Tokenizes examples.
 
 use polyrank::engine::Engine;
 use polyrank::text::{Encoded, Limit};
@@ -9,7 +9,7 @@ use crate::error::Error;
 /// Tokenizes every example's text.
 ///
 /// # Errors
-/// A `max_length` that the base does not take.
+/// `max_length` is too small, or larger than the base allows.
 pub fn encode(engine: &Engine, examples: &[Example], max_length: usize) -> Result<Vec<Encoded>, Error> {
     let limit = Limit { max_length: Some(max_length), truncate: true };
     let encode = |example: &Example| Ok(engine.encode(&example.text, example.pair.as_deref(), &limit)?);

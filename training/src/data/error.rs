@@ -1,46 +1,46 @@
-//! What can be wrong with a task's data.
+//! Errors in a task's data.
 
 use std::path::{Path, PathBuf};
 
 use polyrank::text::rows::RowsError;
 
-/// Data that cannot be trained or evaluated on.
+/// The reason why data cannot be used for training or evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The folder, or file, is not there.
+    /// The folder or file does not exist.
     #[error("{0}: no such folder or file")]
     NoFolder(PathBuf),
-    /// There is nothing to train on.
+    /// The folder has no training file.
     #[error(
-        "{0}: expected train.tsv, train.csv, train.jsonl, train.json or train.parquet; a file of another name is given as a whole: --data FILE"
+        "{0}: expected train.tsv, train.csv, train.jsonl, train.json or train.parquet; for a file of another name, give --data FILE"
     )]
     NoTrain(PathBuf),
-    /// There is nothing to evaluate on.
+    /// The folder has no file to evaluate on.
     #[error(
         "{0}: expected train, validation, validation_matched, dev or test, with .tsv, .csv, .jsonl, .json or .parquet"
     )]
     NoData(PathBuf),
-    /// One split in two files.
+    /// Two files hold the same split.
     #[error("{first} and {second}: expected one file for a split")]
     TwoFiles {
-        /// One.
+        /// One of the files.
         first: PathBuf,
-        /// The other.
+        /// The other file.
         second: PathBuf,
     },
     /// A data file could not be read.
     #[error("{error}{hint}", error = .0, hint = column_hint(.0))]
     Rows(#[from] RowsError),
-    /// A file without a row.
+    /// The file has no rows.
     #[error("{path}: the file is empty: expected a header and rows")]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// Labels of a kind that nothing is trained on yet.
-    #[error("--problem-type multi_label_classification: several labels a row: multi-label training is not there yet")]
+    /// Multi-label training is not supported yet.
+    #[error("--problem-type multi_label_classification: training with several labels a row is not supported yet")]
     MultiLabel,
-    /// A label with two meanings.
+    /// A label is one class as an id and another as a name.
     #[error(
         "{path}:{line}: the label {label} is ambiguous: it is the name of id {named} in {from}, and as an id from 0 to {} it is another;          let the names in {from} be whole numbers that hold every label, or words, or spell the labels as names", count - 1
     )]
@@ -51,14 +51,14 @@ pub enum DataError {
         line: usize,
         /// What it says.
         label: String,
-        /// Where the names come from.
+        /// The source of the names.
         from: &'static str,
-        /// Its id as a name.
+        /// The label's id, if it is read as a name.
         named: usize,
-        /// Names there are.
+        /// The number of names.
         count: usize,
     },
-    /// A line that cannot be read.
+    /// A line is malformed.
     #[error("{path}:{line}: {reason}")]
     Line {
         /// The file.
@@ -68,7 +68,7 @@ pub enum DataError {
         /// What is wrong.
         reason: String,
     },
-    /// A label that training does not know.
+    /// A label is not one of the known labels.
     #[error("{path}:{line}: unknown label {label:?}; expected {expected}")]
     UnknownLabel {
         /// The file.
@@ -77,46 +77,46 @@ pub enum DataError {
         line: usize,
         /// What it says.
         label: String,
-        /// What is known.
+        /// The known labels.
         expected: String,
     },
-    /// Nothing to tell apart.
+    /// All rows have the same label.
     #[error("{path}: {rows} has the label {label:?}: expected two classes or more")]
     OneClass {
         /// The training file.
         path: PathBuf,
-        /// Which of its rows.
+        /// Which of the file's rows.
         rows: &'static str,
         /// The label.
         label: String,
     },
-    /// A split that is not there.
+    /// The split does not exist.
     #[error("{folder}: no labelled split {split:?}{}", hint(split))]
     NoSplit {
         /// The task's folder.
         folder: PathBuf,
-        /// What was asked for.
+        /// The requested split.
         split: String,
     },
-    /// What is no share, whether one is needed or not.
+    /// The share to hold out is not between 0 and 1.
     #[error("--validation-split: expected above 0 and below 1, found {share}")]
     Share {
         /// The share asked for.
         share: f64,
     },
-    /// A share that leaves a side without rows.
+    /// Holding out this share leaves no rows for training or for validation.
     #[error("{path}: a validation split of {share} of {rows} rows leaves one side empty")]
     Split {
         /// The training file.
         path: PathBuf,
         /// The share asked for.
         share: f64,
-        /// Rows there are.
+        /// The number of rows.
         rows: usize,
     },
 }
 
-/// How to name columns.
+/// A hint on how to name columns.
 fn column_hint(error: &RowsError) -> &'static str {
     match error {
         RowsError::Column { .. } => "; --label-column, --text-column and --text-pair-column name others",
@@ -124,10 +124,10 @@ fn column_hint(error: &RowsError) -> &'static str {
     }
 }
 
-/// What else may be meant where there is no file.
+/// A hint for a split that has no file.
 fn hint(split: &str) -> &'static str {
     match split {
-        "validation" => "; where training held out a share of train, --validation-split and --seed say which",
+        "validation" => "; if training held out a share of train, give its --validation-split and --seed",
         _ => "",
     }
 }

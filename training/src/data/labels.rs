@@ -1,16 +1,16 @@
-//! What a column of labels means: ids, names or numbers. The rules, in the order in which they are tried:
+//! Decides what a column of labels means: ids, names or numbers. The rules, in the order in which they are tried:
 //!
-//! | the labels | `labels.txt` | they are |
+//! | labels | `labels.txt` | meaning of the labels |
 //! | --- | --- | --- |
 //! | numbers, with `--problem-type regression` | any | values |
-//! | whole numbers, however they are spelt | names that are whole numbers too, every label among them | names |
-//! | whole numbers | other names, some of the labels among them in another place | refused: ambiguous |
-//! | whole numbers | one name, of a regression | values |
+//! | whole numbers in any spelling | all names are whole numbers, and every label is a name | names |
+//! | whole numbers | other names; as a name, a label has another id than as a number | refused: ambiguous |
+//! | whole numbers | one name, that of a regression | values |
 //! | whole numbers | other names, or none | ids |
 //! | numbers with a fraction | none, or one name | values |
-//! | anything else | any | names, in its order or sorted |
+//! | anything else | any | names, in the order of `labels.txt`, or sorted |
 //!
-//! With `--problem-type single_label_classification`, numbers that cannot be ids are names as well.
+//! With `--problem-type single_label_classification`, numbers that cannot be ids are names, too.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,31 +22,31 @@ use super::rows::Row;
 use super::spelling::{is_no_number, number, whole};
 use super::{DataError, Example, Target};
 
-/// The labels of a task.
+/// How the labels of a task are read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Labels {
-    /// Numbers, under one name.
+    /// As numbers; the one output has a name.
     Values { name: String },
-    /// Names in order of id. Whole numbers in files are ids.
+    /// As ids. The names are in order of id.
     Ids { names: Vec<String> },
-    /// Names in order of id, as they stand in files, or numbers of the same value.
+    /// As names, which are in order of id. Files may spell them as numbers with the same value.
     Names { names: Vec<String>, ids: BTreeMap<String, usize>, numbers: BTreeMap<i128, usize> },
 }
 
-/// Where the names of labels come from besides the rows.
+/// Names of labels that do not come from the rows.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Listed {
     pub(super) names: Vec<String>,
-    /// For messages: `labels.txt`, or what an adapter says.
+    /// Their source, for messages: `labels.txt`, or the adapter's labels.
     pub(super) from: &'static str,
 }
 
-/// More classes than this is a column of something else.
+/// A column with larger ids does not hold classes.
 const MOST_CLASSES: usize = 10_000;
 
 impl Labels {
-    /// Decides by the rows of `path`, the `listed` names, where there are any, and `problem`, where somebody says it. Returns what
-    /// was read how, too.
+    /// Decides from the rows of `path`, the `listed` names if there are any, and `problem` if the user gave it. Also returns a message
+    /// about the decision.
     pub(super) fn decide(
         path: &Path,
         rows: &[Row],
@@ -69,13 +69,12 @@ impl Labels {
         match listed {
             Some(Listed { mut names, from }) if names.len() == 1 => {
                 let name = names.remove(0);
-                let read = format!("{read}, called {name} by {from}");
+                let read = format!("{read}, named {name} by {from}");
                 (Self::Values { name }, read)
             }
-            Some(Listed { from, .. }) => (
-                Self::Values { name: "LABEL_0".to_owned() },
-                format!("{read}, which has no use for the names of {from}"),
-            ),
+            Some(Listed { from, .. }) => {
+                (Self::Values { name: "LABEL_0".to_owned() }, format!("{read}, which ignores the names of {from}"))
+            }
             None => (Self::Values { name: "LABEL_0".to_owned() }, read.to_owned()),
         }
     }
@@ -84,7 +83,7 @@ impl Labels {
         let ids = names.iter().cloned().enumerate().map(|(id, name)| (name, id)).collect();
         let mut numbers = BTreeMap::new();
         for (id, value) in names.iter().enumerate().filter_map(|(id, name)| Some((id, whole(name)?))) {
-            // Names that are told apart by their spelling only are not known by their value.
+            // Names with the same value, which only differ in their spelling, are not recognised by value.
             numbers.entry(value).and_modify(|known| *known = names.len()).or_insert(id);
         }
         numbers.retain(|_, id| *id < names.len());
@@ -105,13 +104,13 @@ impl Labels {
         }
     }
 
-    /// Whether a row of a test file has a label: GLUE's have none, or -1, which may be a class elsewhere.
+    /// Whether a row of a test file has a label. GLUE's test files have none, or -1, which may be a class in other files.
     pub(super) fn is_label(&self, label: &str) -> bool {
         let minus_one = whole(label) == Some(-1);
         !label.is_empty() && !(minus_one && (matches!(self, Self::Values { .. }) || self.target(label).is_none()))
     }
 
-    /// Rows with their labels understood.
+    /// Turns rows into examples, with the meaning of their labels.
     pub(super) fn apply(&self, path: &Path, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
         let targets: Option<Vec<Target>> = rows.iter().map(|row| self.target(&row.label)).collect();
         let Some(targets) = targets else { return Err(self.unknown(path, &rows)) };
@@ -119,7 +118,7 @@ impl Labels {
         Ok(rows.into_iter().zip(targets).map(example).collect())
     }
 
-    /// The first label that is not known; among ids a name rather, by which all of them are taken for names.
+    /// The error for the first unknown label. If labels are ids, it is preferably for a name, because one name makes all labels names.
     fn unknown(&self, path: &Path, rows: &[Row]) -> DataError {
         let unknown = rows.iter().filter(|row| self.target(&row.label).is_none());
         let row = unknown.min_by_key(|row| (whole(&row.label).is_some(), row.line));
@@ -158,11 +157,11 @@ impl Labels {
     }
 }
 
-/// The labels of a file, before it is known what they mean.
+/// The labels of a file before their meaning is decided.
 struct Column<'a> {
     path: &'a Path,
     rows: &'a [Row],
-    /// Each label as a whole number; `None` where one is none.
+    /// All labels as whole numbers; `None` if one of them is not a whole number.
     whole: Option<Vec<i128>>,
 }
 
@@ -171,7 +170,7 @@ impl<'a> Column<'a> {
         Self { path, rows, whole: rows.iter().map(|row| whole(&row.label)).collect() }
     }
 
-    /// Whether the labels are numbers but for those that programs write where a number is missing.
+    /// Whether all labels are numbers, except those that programs write for a missing number.
     fn is_numeric(&self) -> bool {
         let known = |row: &Row| number(&row.label).is_some();
         self.rows.iter().any(known) && self.rows.iter().all(|row| known(row) || is_no_number(&row.label))
@@ -189,7 +188,7 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// `asked`: classes, and no regression, whatever the labels are.
+    /// Decides between classes and values. `asked` is true if the user asked for classes.
     fn classes_or_values(&self, listed: Option<Listed>, asked: bool) -> Result<(Labels, String), DataError> {
         let one_name = |listed: &Listed| listed.names.len() == 1 && number(&listed.names[0]).is_none();
         let differ = self.rows.iter().any(|row| row.label != self.rows[0].label);
@@ -219,12 +218,12 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// Whether every label stands in `listed` as it is spelt.
+    /// Whether every label is in `listed` with the same spelling.
     fn all_named(&self, listed: &Listed) -> bool {
         self.rows.iter().all(|row| listed.names.contains(&row.label))
     }
 
-    /// Whole numbers where there are names: one spelling, perhaps with two meanings.
+    /// Decides whether whole numbers are ids or names, where there are names. A label may be ambiguous.
     fn ids_or_names(&self, values: &[i128], listed: Listed) -> Result<(Labels, String), DataError> {
         let by_name = Labels::named(listed.names.clone());
         let count = listed.names.len();
@@ -236,7 +235,7 @@ impl<'a> Column<'a> {
         if all_named && listed.names.iter().all(|name| whole(name).is_some()) {
             return Ok((by_name, format!("whole numbers read as the names of {} ({count} classes)", listed.from)));
         }
-        // By its place a label is one class and by its name another.
+        // A label that is one class as an id and another as a name.
         let two = |(row, &value): (&'a Row, &i128)| Some((row, place(row).filter(|&id| id as i128 != value)?));
         if let Some((row, named)) = self.rows.iter().zip(values).find_map(two) {
             return Err(DataError::Ambiguous {
@@ -252,7 +251,7 @@ impl<'a> Column<'a> {
         Ok((Labels::Ids { names: listed.names }, read))
     }
 
-    /// Whole numbers without names.
+    /// Decides what whole numbers mean if there are no names.
     fn ids(&self, values: &[i128], asked: bool) -> Result<(Labels, String), DataError> {
         let fits = |value: &i128| usize::try_from(*value).is_ok_and(|id| id < MOST_CLASSES);
         match self.rows.iter().zip(values).find(|(_, value)| !fits(value)) {
@@ -277,7 +276,7 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// The labels, each once: numbers by their values, and of equal ones the first spelling.
+    /// The different labels, sorted. Numbers with equal values count once, with their first spelling.
     fn sorted(&self) -> Vec<String> {
         let Some(values) = &self.whole else {
             let mut names: Vec<String> = self.rows.iter().map(|row| row.label.clone()).collect();
@@ -290,7 +289,7 @@ impl<'a> Column<'a> {
     }
 }
 
-/// The lines of `labels.txt`, where there is one.
+/// The lines of `labels.txt`, if it exists.
 pub(super) fn listed(path: &Path) -> Result<Option<Listed>, DataError> {
     if !path.exists() {
         return Ok(None);
@@ -301,7 +300,7 @@ pub(super) fn listed(path: &Path) -> Result<Option<Listed>, DataError> {
         match row.text.trim() {
             "" => {}
             name if names.iter().any(|known| known == name) => {
-                return Err(DataError::line(path, row.line, format!("the label {name:?} stands here a second time")));
+                return Err(DataError::line(path, row.line, format!("the label {name:?} is listed twice")));
             }
             name => names.push(name.to_owned()),
         }

@@ -1,4 +1,4 @@
-//! A task's data: a folder with `train.*`, `validation.*`, perhaps `test.*` and `labels.txt`, or one file.
+//! A task's data: a folder with `train.*`, `validation.*`, and optionally `test.*` and `labels.txt`; or one file.
 
 mod encode;
 mod error;
@@ -22,23 +22,23 @@ pub use error::DataError;
 use self::labels::{Labels, Listed};
 use self::rows::Row;
 
-/// What a text should be answered with.
+/// The expected answer to a text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
     /// The id of a label.
     Class(usize),
-    /// A number, in regression.
+    /// A number, for a regression.
     Value(f64),
 }
 
-/// A labelled text, or pair.
+/// A text or pair with its label.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// The text.
     pub text: String,
     /// The second text of a pair.
     pub pair: Option<String>,
-    /// Its label.
+    /// The label.
     pub target: Target,
 }
 
@@ -47,74 +47,74 @@ pub struct Example {
 pub struct Split {
     /// `validation`, `validation_matched`, ...
     pub name: String,
-    /// Its examples, in the file's order.
+    /// The split's examples, in the file's order.
     pub examples: Vec<Example>,
 }
 
-/// How a part of train is set aside where there is no validation file.
+/// How a part of the training rows is held out if there is no validation file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct HoldOut {
-    /// Its share of the rows.
+    /// The share of the rows that is held out.
     pub share: f64,
-    /// Of the choice.
+    /// The random seed that chooses the rows.
     pub seed: u64,
 }
 
-/// A task, read and checked.
+/// A task's data, read and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskData {
     /// The folder, or the one file.
     source: PathBuf,
     meaning: Labels,
-    /// How the labels were read, for people: `whole numbers read as ids into labels.txt (2 classes)`.
+    /// How the labels were read, for the user: `whole numbers read as ids into labels.txt (2 classes)`.
     pub reading: String,
-    /// What is odd about the labels, for people.
+    /// Warnings about the labels, for the user.
     pub warnings: Vec<String>,
-    /// The columns that were read, where they are not the usual ones.
+    /// The columns that were read, if they are not the usual ones.
     pub columns: ColumnNames,
-    /// The folder's name, the one file's, or `--task`.
+    /// The name of the task: the folder's or file's name, or `--task`.
     pub task: String,
     /// Classification or regression.
     pub problem: ProblemType,
     /// Label names in order of id.
     pub labels: Vec<String>,
-    /// What is trained on; empty where [`DataOptions::labels`] stood in for it.
+    /// The training examples; empty if [`DataOptions::labels`] replaced them.
     pub train: Vec<Example>,
-    /// What is evaluated on; the first is selected on. Empty where there is no file of it and nothing was to be held out.
+    /// The validation splits. The best epoch is selected by the first. Empty if there is no validation file and nothing was held out.
     pub validation: Vec<Split>,
-    /// How it was set aside, where there is no file of it.
+    /// How the validation split was held out, if there is no file of it.
     pub held_out: Option<HoldOut>,
 }
 
-/// How a folder is to be read.
+/// Options for reading a task's data.
 #[derive(Debug, Clone, Default)]
 pub struct DataOptions {
-    /// Name of the task; the folder's by default.
+    /// The name of the task; by default the folder's name.
     pub task: Option<String>,
-    /// Classification or regression, where the labels do not tell.
+    /// Classification or regression, if the labels are not to decide.
     pub problem: Option<ProblemType>,
-    /// What to set aside of train where there is no validation file. One file without it is all validation where
-    /// [`Self::labels`] are known.
+    /// What to hold out of the training rows if there is no validation file. If this is `None`, and [`Self::labels`] are known, a single
+    /// file is used for validation as a whole.
     pub hold_out: Option<HoldOut>,
-    /// The columns to read, where they are not the usual ones.
+    /// The columns to read, if they are not the usual ones.
     pub columns: ColumnNames,
-    /// Names of the labels in order of id, as an adapter knows them: without a train file, which tells them to training, and
-    /// without `labels.txt`, the other splits are read by these.
+    /// An adapter's label names, in order of id. They are used to read the other splits if there are neither a training file nor
+    /// `labels.txt`.
     pub labels: Option<Vec<String>>,
 }
 
-/// Files that may hold the validation split, by preference.
+/// The names of files that may hold the validation split, in order of preference.
 const VALIDATION: [&str; 3] = ["validation", "validation_matched", "dev"];
-/// Files that hold labelled rows.
+/// The extensions of files with labelled rows.
 const EXTENSIONS: [&str; 5] = ["tsv", "csv", "jsonl", "json", "parquet"];
 const TRAIN: &str = "train";
 const TEST: &str = "test";
 
 impl TaskData {
-    /// Reads the task in the folder `source`, or in the one file of that name.
+    /// Reads the task in the folder or file `source`.
     ///
     /// # Errors
-    /// What is missing or malformed, with its file and line.
+    /// A part of the data is missing or malformed. The error names the file and line.
     pub fn load(source: &Path, options: &DataOptions) -> Result<Self, DataError> {
         let one = source.is_file();
         if !one && !source.is_dir() {
@@ -173,7 +173,7 @@ impl TaskData {
         Ok(data)
     }
 
-    /// Reads the validation files of a folder, where there are any.
+    /// Reads the validation files of a folder, if there are any.
     fn read_validation(&mut self) -> Result<(), DataError> {
         for name in VALIDATION {
             if self.validation.is_empty()
@@ -189,7 +189,7 @@ impl TaskData {
         Ok(())
     }
 
-    /// Says what is odd about the classes of the rows that are trained on.
+    /// Adds warnings about the classes of the training rows.
     fn warn(&mut self, path: &Path) {
         const MOST: usize = 5;
         if self.problem == ProblemType::Regression {
@@ -209,7 +209,7 @@ impl TaskData {
             let (count, named) = (absent.len(), absent[..absent.len().min(MOST)].join(", "));
             let all = seen.len();
             self.warnings.push(format!(
-                "no row of {} has {count} of the {all} classes: {named}{more}; they get an output each all the same",
+                "no row of {} has {count} of the {all} classes: {named}{more}; each still gets an output",
                 path.display()
             ));
         }
@@ -221,11 +221,11 @@ impl TaskData {
         }
     }
 
-    /// The split called `name`; `validation` is the one selected on, whatever its file. `test`, and others by their files' names, are
-    /// read here only: nothing else may depend on them.
+    /// The split `name`. `validation` is the split by which the best epoch is selected, whatever its file is called. `test` and other
+    /// files are read only here, so that training cannot depend on them.
     ///
     /// # Errors
-    /// A split that is not there or has no labels, and what is malformed in the test file.
+    /// The split does not exist or has no labels, or its file is malformed.
     pub fn split(&self, name: &str) -> Result<Cow<'_, [Example]>, DataError> {
         let missing = || DataError::NoSplit { folder: self.source.clone(), split: name.to_owned() };
         match name {
@@ -234,7 +234,7 @@ impl TaskData {
                 let named = self.validation.iter().find(|split| split.name == name);
                 match named.or(self.validation.first().filter(|_| name == VALIDATION[0])) {
                     Some(split) => Ok(Cow::Borrowed(&split.examples)),
-                    // The name of a file beside the others, not a path.
+                    // The name must be that of a file in the folder, not a path.
                     None if name == TRAIN || name.contains(['/', '\\']) || self.source.is_file() => Err(missing()),
                     None => Ok(Cow::Owned(self.read(name)?.ok_or_else(missing)?.examples)),
                 }
@@ -242,7 +242,7 @@ impl TaskData {
         }
     }
 
-    /// The split in a file of its own; `None` where there is none, or without a single label, as GLUE's test files are.
+    /// Reads a split from its own file. `None` if there is no file, or if it has no labels, as GLUE's test files.
     fn read(&self, name: &str) -> Result<Option<Split>, DataError> {
         let Some(path) = find(&self.source, name)? else { return Ok(None) };
         let rows = rows::read(&path, &self.columns, name == TEST)?;
@@ -281,11 +281,11 @@ impl TaskData {
         });
         self.validation.push(Split { name: "validation".to_owned(), examples });
         self.held_out = Some(hold_out);
-        self.check_classes(path, "every row that the validation split leaves")
+        self.check_classes(path, "every row that is not held out")
     }
 }
 
-/// The name of the folder, or of the one file where that is no split's.
+/// The name of the folder; or of the file, unless it is the name of a split.
 fn task_name(source: &Path, one: bool) -> String {
     let stem = source.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let splits = [TRAIN, TEST, "validation_mismatched"];
@@ -293,21 +293,19 @@ fn task_name(source: &Path, one: bool) -> String {
         return stem;
     }
     let whole = || source.canonicalize().unwrap_or_else(|_| source.to_owned());
-    let folder = match one {
-        true => whole().parent().map(Path::to_owned).unwrap_or_default(),
-        // A link's own name, and the real one of `.`.
-        false => {
-            if source.file_name().is_some() {
-                source.to_owned()
-            } else {
-                whole()
-            }
-        }
+    let folder = if one {
+        whole().parent().map(Path::to_owned).unwrap_or_default()
+    } else if source.file_name().is_some() {
+        // If the folder is a link, the link's own name counts.
+        source.to_owned()
+    } else {
+        // For `.`, the folder's real name counts.
+        whole()
     };
     folder.file_name().map_or_else(|| "task".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The first file there is of a split that is not trained on.
+/// The first existing file of a split other than train.
 fn any(dir: &Path) -> Result<PathBuf, DataError> {
     for name in VALIDATION.into_iter().chain([TEST]) {
         if let Some(path) = find(dir, name)? {
@@ -317,7 +315,7 @@ fn any(dir: &Path) -> Result<PathBuf, DataError> {
     Err(DataError::NoData(dir.to_owned()))
 }
 
-/// The one file of a split.
+/// The file of a split.
 fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
     let mut found =
         EXTENSIONS.iter().map(|extension| dir.join(format!("{name}.{extension}"))).filter(|path| path.exists());

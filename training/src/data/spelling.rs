@@ -1,6 +1,6 @@
-//! Numbers as data files spell them: `1`, `1.0`, `1e0` and `+01` are one whole number.
+//! Reads numbers as data files spell them: `1`, `1.0`, `1e0` and `+01` are the same whole number.
 
-/// The whole number that `text` spells, whatever way; `None` for anything else, and for more than 38 digits.
+/// The whole number that `text` spells in any way; `None` for anything else, and for more than 38 digits.
 pub(super) fn whole(text: &str) -> Option<i128> {
     let (negative, unsigned) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -28,13 +28,13 @@ pub(super) fn whole(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
-/// The number that `text` spells; `None` for words, NaN and infinity among them.
+/// The number that `text` spells; `None` for anything else, and for NaN and infinity.
 pub(super) fn number(text: &str) -> Option<f64> {
     let digits = text.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit() || c == '.');
     text.parse().ok().filter(|value: &f64| digits && value.is_finite())
 }
 
-/// Whether `text` is what programs write in place of a number that is missing or too large.
+/// Whether `text` is something that programs write for a missing or too large number.
 pub(super) fn is_no_number(text: &str) -> bool {
     text.parse().is_ok_and(|value: f64| !value.is_finite()) || ["<NA>", "null", "None"].contains(&text)
 }
@@ -44,7 +44,7 @@ mod tests {
     use super::{is_no_number, number, whole};
 
     #[test]
-    fn whole_numbers_are_known_however_they_are_spelt() {
+    fn reads_whole_numbers_in_any_spelling() {
         for text in ["1", "+1", "01", "1.", "1.0", "1.000", "1e0", "1E0", "0.1e1", "10e-1", "+1.0e+0", "100E-2"] {
             assert_eq!(whole(text), Some(1), "{text}");
         }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_no_numbers() {
+    fn words_are_not_numbers() {
         for text in ["NaN", "nan", "inf", "-inf", "infinity", "1e999", "one", ""] {
             assert_eq!(number(text), None, "{text}");
         }
