@@ -4,6 +4,7 @@ mod compare;
 
 use std::fmt::{self, Display, Formatter};
 
+use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
 pub use self::compare::{Comparison, LayoutDifference, LayoutMismatch, NamedReport};
@@ -87,7 +88,7 @@ impl Report {
         let Parameters { adapter, paper, head } = self.parameters;
         let counts = [adapter, paper, head].map(thousands);
         writeln!(f, "parameters    {} ({} as the paper's code counts), head {}", counts[0], counts[1], counts[2])?;
-        writeln!(f, "memory        {}", bytes(self.bytes))?;
+        writeln!(f, "memory        {}", HumanBytes(self.bytes as u64))?;
         match self.first_active_site {
             Some(NamedSite { layer, module }) => writeln!(f, "first active  layer {layer}, {module}"),
             None => writeln!(f, "first active  none: only the head differs from the base"),
@@ -184,18 +185,5 @@ fn bar(share: usize, whole: usize) -> String {
 
 /// `47,104`
 fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let head = digits.len() % 3;
-    let groups = digits.as_bytes()[head..].chunks(3).map(|group| String::from_utf8_lossy(group));
-    let first = (head > 0).then(|| digits[..head].into());
-    first.into_iter().chain(groups).collect::<Vec<_>>().join(",")
-}
-
-/// `46.5 KiB`
-fn bytes(bytes: usize) -> String {
-    match bytes as f64 {
-        few if few < 1024.0 => format!("{bytes} bytes"),
-        some if some < 1024.0 * 1024.0 => format!("{:.1} KiB", some / 1024.0),
-        many => format!("{:.1} MiB", many / 1024.0 / 1024.0),
-    }
+    HumanCount(number as u64).to_string()
 }

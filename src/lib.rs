@@ -1,6 +1,43 @@
 //! `polyrank` serves many text-classification tasks from **one** frozen encoder. Each task is a LoRA adapter whose rank differs
 //! from layer to layer.
 //!
+//! # Example
+//!
+//! Two texts, each asked of two adapters, in one batch. `examples/classify.rs` is the same as a program.
+//!
+//! ```
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use polyrank::engine::score::{Function, rank};
+//! use polyrank::engine::{Engine, Row};
+//! use polyrank::params::Backend;
+//! use polyrank::text::Limit;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A folder with a base and, in its subfolders, adapters. `polyrank::base::ensure` gives the folder of a base on the hub.
+//! let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
+//! let engine = Engine::open(dir, Backend::cpu())?;
+//! let sentiment = Arc::new(engine.load_adapter(&dir.join("ragged"))?);
+//! let topic = Arc::new(engine.load_adapter(&dir.join("bighead"))?);
+//!
+//! let limit = Limit { max_length: None, truncate: true };
+//! let mut rows = Vec::new();
+//! for text in ["the film was great", "the plot was boring"] {
+//!     let text = engine.encode(text, None, &limit)?;
+//!     rows.push(Row { text: text.clone(), adapter: Arc::clone(&sentiment) });
+//!     rows.push(Row { text, adapter: Arc::clone(&topic) });
+//! }
+//! for (Row { adapter, .. }, logits) in rows.iter().zip(engine.logits(&rows)?) {
+//!     let best = rank(&adapter.info.labels, &logits, Function::of(adapter), 2).ok_or("a logit is not finite")?;
+//!     for scored in best {
+//!         println!("{}: {:.3}", scored.label, scored.score);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Layout
 //!
 //! The modules form floors. Each imports only floors below its own; `tests/floors.rs` keeps it so. From the top:

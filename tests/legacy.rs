@@ -37,6 +37,15 @@ fn copy(name: &str) -> TempDir {
     dir
 }
 
+/// A copy of a golden's configuration and weights.
+fn without_tokenizer(name: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden(name).join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
 fn ensure(home: &TempDir, dir: &Path) -> Result<PathBuf, ModelError> {
     sources(home).ensure(dir.to_str().unwrap(), &())
 }
@@ -285,11 +294,8 @@ fn refuses_pickle_whose_tensors_are_far_larger_than_the_file() {
 /// The base has only a vocabulary. Texts and pairs get MPNet's special tokens, and the mask includes the space before it.
 #[test]
 fn mpnet_vocabulary_gives_the_expected_ids() {
-    let (home, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (home, dir) = (TempDir::new().unwrap(), without_tokenizer("../encoders/mpnet"));
     let base = golden("../encoders/mpnet");
-    for name in ["config.json", "model.safetensors"] {
-        std::fs::copy(base.join(name), dir.path().join(name)).unwrap();
-    }
     let json = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(base.join(name)).unwrap()).unwrap() };
     let vocabulary = json("tokenizer.json")["model"]["vocab"].clone();
     let mut tokens: Vec<(u64, String)> =
@@ -313,11 +319,7 @@ fn mpnet_vocabulary_gives_the_expected_ids() {
 /// As in SentencePiece and `XLMRobertaConverter`.
 #[test]
 fn xlm_roberta_ignores_blanks_at_the_end() {
-    let (home, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let base = golden("../encoders/xlm-roberta");
-    for name in ["config.json", "model.safetensors"] {
-        std::fs::copy(base.join(name), dir.path().join(name)).unwrap();
-    }
+    let (home, dir) = (TempDir::new().unwrap(), without_tokenizer("../encoders/xlm-roberta"));
     std::fs::copy(golden("deberta/spm.model"), dir.path().join("sentencepiece.bpe.model")).unwrap();
     let tokenizer = ensure(&home, dir.path()).unwrap().join("tokenizer.json");
     let tokenizer = tokenizers::Tokenizer::from_file(tokenizer).unwrap();

@@ -15,7 +15,7 @@ use polyrank::params::{Backend, Precision};
 use polyrank::server::ApiKey;
 use serde_json::{Value, json};
 
-use self::harness::{Answer, Gate, World, golden, wait_until};
+use self::harness::{Answer, Gate, Running, World, golden, wait_until};
 
 const TEXT: &str = r#"{"inputs": "The plot was not very good."}"#;
 
@@ -443,27 +443,33 @@ fn good(texts: usize) -> String {
     json!({"inputs": vec!["good"; texts]}).to_string()
 }
 
-#[test]
-fn full_queue_estimates_when_it_has_room() {
-    let gate = Gate::default();
-    let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(slow_then(&gate));
-    // These are 6 tokens in slightly more than a second.
+/// The answer to `asked` texts while 2 texts run and `waiting` are in the queue. The server has measured 6 tokens in slightly more
+/// than a second.
+fn refused_behind(server: &Running, gate: &Gate, waiting: usize, asked: usize) -> Answer {
     assert_eq!(server.classify("plain", good(2)).status, 200);
     thread::scope(|scope| {
         let running = scope.spawn(|| server.classify("plain", good(2)));
         gate.began();
-        let waiting = scope.spawn(|| server.classify("ragged", good(10)));
-        wait_until(|| server.app.scheduler().queued_tokens() == 30);
-        // The 6 tokens that run and 12 of the 30 in the queue come first, which takes slightly more than 3 s.
-        let refused = server.classify("plain", good(4));
-        assert_error(&refused, 429, "Overloaded", "30 tokens are queued; 4 more");
-        let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-        // Before the texts are tokenized, each counts as one token: 6 + 4 tokens at 6 tokens a second. A slow machine measures a lower
-        // speed.
-        assert!((2..=6).contains(&seconds), "{seconds}");
+        let waiting_request = scope.spawn(|| server.classify("ragged", good(waiting)));
+        wait_until(|| server.app.scheduler().queued_tokens() == 3 * waiting);
+        let refused = server.classify("plain", good(asked));
         gate.open();
-        assert_eq!([running.join().unwrap().status, waiting.join().unwrap().status], [200; 2]);
-    });
+        assert_eq!([running.join().unwrap().status, waiting_request.join().unwrap().status], [200; 2]);
+        refused
+    })
+}
+
+#[test]
+fn full_queue_estimates_when_it_has_room() {
+    let gate = Gate::default();
+    let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(slow_then(&gate));
+    // The 6 tokens that run and 12 of the 30 in the queue come first, which takes slightly more than 3 s.
+    let refused = refused_behind(&server, &gate, 10, 4);
+    assert_error(&refused, 429, "Overloaded", "30 tokens are queued; 4 more");
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    // Before the texts are tokenized, each counts as one token: 6 + 4 tokens at 6 tokens a second. A slow machine measures a lower
+    // speed.
+    assert!((2..=6).contains(&seconds), "{seconds}");
 }
 
 #[test]
@@ -471,20 +477,11 @@ fn exceeded_deadline_estimates_when_it_can_be_met() {
     let gate = Gate::default();
     let timed = World::new().with(|config| config.request_timeout = Duration::from_secs(10));
     let server = timed.start_with(slow_then(&gate));
-    assert_eq!(server.classify("plain", good(2)).status, 200);
-    thread::scope(|scope| {
-        let running = scope.spawn(|| server.classify("plain", good(2)));
-        gate.began();
-        let waiting = scope.spawn(|| server.classify("ragged", good(20)));
-        wait_until(|| server.app.scheduler().queued_tokens() == 60);
-        // 48 tokens can run in 8 of the 10 s. 66 tokens come first, which are 19 too many and take slightly more than 3 s.
-        let refused = server.classify("plain", good(1));
-        assert_error(&refused, 429, "Overloaded", "would not be answered within 10s");
-        let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-        assert!((3..=6).contains(&seconds), "{seconds}");
-        gate.open();
-        assert_eq!([running.join().unwrap().status, waiting.join().unwrap().status], [200; 2]);
-    });
+    // 48 tokens can run in 8 of the 10 s. 66 tokens come first, which are 19 too many and take slightly more than 3 s.
+    let refused = refused_behind(&server, &gate, 20, 1);
+    assert_error(&refused, 429, "Overloaded", "would not be answered within 10s");
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((3..=6).contains(&seconds), "{seconds}");
 }
 
 #[test]

@@ -23,6 +23,22 @@ pub(super) const PREFIX: &str = "base_model.model.";
 /// Reads the adapter in the folder `dir` for a base of `layout`: `adapter_config.json`, `adapter_model.safetensors`, and `config.json`
 /// if there is one. The tensors are converted to f32 on `device`. The base's fingerprint is not compared here.
 ///
+/// ```
+/// use std::path::Path;
+///
+/// use candle_core::Device;
+/// use polyrank::adapter;
+/// use polyrank::base::{BaseConfig, layout};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let base = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
+/// let layout = layout(&BaseConfig::read(base)?)?;
+/// let adapter = adapter::read(&base.join("ragged"), &layout, &Device::Cpu)?;
+/// assert_eq!(adapter.info.labels, ["negative", "neutral", "positive"]);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// A part of the adapter is malformed, missing, superfluous or not supported; the error names the file and the part. An adapter with a
 /// delta of a linear of the head needs [`read_over`]. An adapter is never loaded in part.

@@ -26,6 +26,27 @@ use crate::{atomic_file, base};
 /// All three files are written to temporary files and synced before the first is renamed, so that a full disk leaves the folder as it
 /// was. `adapter_config.json` is renamed last.
 ///
+/// ```
+/// use std::path::Path;
+///
+/// use candle_core::Device;
+/// use polyrank::adapter;
+/// use polyrank::base::{BaseConfig, layout};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let base = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
+/// let layout = layout(&BaseConfig::read(base)?)?;
+/// let adapter = adapter::read(&base.join("ragged"), &layout, &Device::Cpu)?;
+///
+/// let dir = tempfile::tempdir()?;
+/// let base_config = serde_json::from_slice(&std::fs::read(base.join("config.json"))?)?;
+/// adapter::write(dir.path(), &layout, &adapter, &base_config)?;
+/// let same = adapter::read(dir.path(), &layout, &Device::Cpu)?;
+/// assert_eq!(same.ranks(&layout), adapter.ranks(&layout));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`super::read`] would refuse the adapter (nothing is written then), or a file cannot be written.
 pub fn write(

@@ -1,4 +1,6 @@
 //! The errors of finding, fetching and reading a base.
+//!
+//! Each error of the file system names its file here, so `fs-err` would name the file twice.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,7 @@
 //! Fetches bases from the Hugging Face hub, or a server that speaks its protocol.
+//!
+//! The crate `hf-hub` (1.0) is not used, because its downloads are neither checked by SHA-256 nor resumed after a broken connection. It
+//! would also add an asynchronous runtime, `reqwest` and `hf-xet` to every build, where a few requests with `ureq` are enough.
 
 use std::path::Path;
 use std::time::Duration;

@@ -29,9 +29,6 @@ const VERSION: &str = "3";
 /// The alignment of the first word: a cache line.
 const ALIGNMENT: usize = 64;
 
-/// The number of words in one write.
-const CHUNK: usize = 4096;
-
 /// A weight to prepack: its name, `[out, in]`, and the precision of its products.
 struct Wanted {
     name: String,
@@ -164,16 +161,11 @@ fn write(path: &Path, base: &Base, wanted: &[Wanted], precision: Precision) -> R
     };
     for (wanted, checksum) in wanted.iter().zip(&mut checksums) {
         let packed = pack(base, wanted)?;
-        let mut hash = crc32fast::Hasher::new();
-        let written = packed.words().chunks(CHUNK).try_for_each(|words| {
-            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            hash.update(&bytes);
-            file.write_all(&bytes)
-        });
-        if let Err(error) = written {
+        let bytes = bytemuck::cast_slice(packed.words());
+        if let Err(error) = file.write_all(bytes) {
             return Ok(Err(error));
         }
-        *checksum = hash.finalize();
+        *checksum = crc32fast::hash(bytes);
     }
     let end = || {
         // The checksums are known only now. The new header has the same length.

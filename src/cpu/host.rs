@@ -4,7 +4,6 @@ use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 use pulp::Simd;
-use pulp::bytemuck::cast_slice;
 
 /// The contiguous f32 elements of `layout` in `storage`.
 pub(crate) fn slice<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -85,7 +84,7 @@ pub(crate) fn write<S: Simd>(_: S, room: &mut [MaybeUninit<f32>], value: S::f32s
     match whole.first_mut() {
         Some(room) => drop(room.write(value)),
         None => {
-            for (room, &value) in rest.iter_mut().zip(cast_slice(std::slice::from_ref(&value))) {
+            for (room, &value) in rest.iter_mut().zip(bytemuck::cast_slice(std::slice::from_ref(&value))) {
                 room.write(value);
             }
         }

@@ -4,16 +4,21 @@
 //! changes the positions too. The base's own projections of the positions are computed once and kept. An adapter's deltas on them
 //! are computed for each batch, only for the distances that occur in its texts.
 
+mod conv;
+mod positions;
+
 use std::sync::OnceLock;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use self::conv::Conv;
+use self::positions::{Positions, Relative};
 use super::fork::Texts;
 use super::head::Classifier;
-use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
+use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv};
 use super::post_norm::PostAttention;
 use super::{DropPoint, Encoder, Head, Hooks, Packed};
-use crate::base::architecture::deberta::{self, ConvActivation, EMBED_PROJECTION, HEAD, NAMES, Settings};
+use crate::base::architecture::deberta::{self, EMBED_PROJECTION, HEAD, NAMES, Settings};
 use crate::base::architecture::{KEY, QUERY, VALUE};
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Disentangled, Heads, Ops, TextPositions};
@@ -31,64 +36,6 @@ pub(super) struct Deberta {
     conv: Option<Conv>,
     classifier: Classifier,
     parameters: Vec<Frozen>,
-}
-
-/// The table of relative positions.
-struct Positions {
-    table: Frozen,
-    norm: Option<Norm>,
-    span: usize,
-    buckets: Buckets,
-}
-
-/// How distances are mapped to buckets.
-#[derive(Debug, Clone, Copy)]
-struct Buckets {
-    /// The number of buckets; 0 if every distance has its own.
-    size: usize,
-    reach: usize,
-}
-
-impl Buckets {
-    /// `make_log_bucket_position` of `transformers`, in f32 as there.
-    fn of(self, distance: i64) -> i64 {
-        let middle = (self.size / 2) as i64;
-        if self.size == 0 || distance.abs() <= middle {
-            return distance;
-        }
-        let (far, mid) = (distance.unsigned_abs() as f32, middle as f32);
-        let widest = ((self.reach as f64 - 1.0) / middle as f64) as f32;
-        let log = ((far / mid).ln() / widest.ln() * (mid - 1.0)).ceil() as i64 + middle;
-        log * distance.signum()
-    }
-}
-
-/// The part of the table that a batch needs: the rows of the distances in its texts.
-struct TableSlice {
-    first: usize,
-    rows: usize,
-    /// The row of each distance from `-(longest - 1)`, counted from `first`.
-    distances: Vec<usize>,
-}
-
-impl Positions {
-    fn slice(&self, longest: usize) -> TableSlice {
-        let farthest = longest.saturating_sub(1) as i64;
-        let last = 2 * self.span as i64 - 1;
-        let row = |distance| (self.buckets.of(distance) + self.span as i64).clamp(0, last) as usize;
-        let first = row(-farthest);
-        let distances: Vec<usize> = (-farthest..=farthest).map(|distance| row(distance) - first).collect();
-        TableSlice { first, rows: distances.last().map_or(0, |last| last + 1), distances }
-    }
-
-    /// The whole table after its norm, `[2 span, hidden]`.
-    fn whole(&self, hooks: &dyn Hooks) -> Result<Tensor> {
-        let table = resolve(&self.table, hooks)?.tensor()?;
-        match &self.norm {
-            Some(norm) => norm.without_residual(&table, hooks),
-            None => Ok(table),
-        }
-    }
 }
 
 /// One layer.
@@ -240,14 +187,6 @@ impl Layer {
     }
 }
 
-/// The relative positions of one batch.
-struct Relative {
-    slice: TableSlice,
-    whole: Tensor,
-    /// Whether the table is frozen.
-    frozen: bool,
-}
-
 /// Texts grouped by the deltas that the hooks add to them.
 struct Groups {
     count: usize,
@@ -260,44 +199,6 @@ impl Groups {
         let ranges = hooks.groups(layer, offsets.last().copied().unwrap_or(0));
         let of = |span: &[usize]| ranges.iter().position(|range| range.contains(&span[0])).unwrap_or(0);
         Self { count: ranges.len().max(1), of_text: offsets.windows(2).map(of).collect() }
-    }
-}
-
-/// The convolution that deberta-v2-xlarge runs beside its first layer.
-struct Conv {
-    ops: &'static dyn Ops,
-    weight: Frozen,
-    bias: Frozen,
-    norm: Norm,
-    size: usize,
-    activation: ConvActivation,
-}
-
-impl Conv {
-    /// The norm of `residual` plus the convolution of `x`, both `[T, hidden]`. The convolution does not cross the bounds of a text.
-    fn forward(&self, x: &Tensor, residual: &Tensor, offsets: &[usize], hooks: &dyn Hooks) -> Result<Tensor> {
-        let (tokens, hidden) = x.dims2()?;
-        let half = self.size / 2;
-        // A row of zeros stands in for rows outside the text.
-        let padded = Tensor::cat(&[x, &Tensor::zeros((1, hidden), DType::F32, x.device())?], 0)?;
-        let mut rows = Vec::with_capacity(tokens * self.size);
-        for span in offsets.windows(2) {
-            for t in span[0]..span[1] {
-                let near =
-                    (0..self.size).map(|s| (t + s).checked_sub(half).filter(|at| (span[0]..span[1]).contains(at)));
-                rows.extend(near.map(|at| at.unwrap_or(tokens) as u32));
-            }
-        }
-        let rows = Tensor::from_vec(rows, tokens * self.size, x.device())?;
-        let unfolded = padded.index_select(&rows, 0)?.reshape((tokens, self.size * hidden))?;
-        let weight = resolve(&self.weight, hooks)?.tensor()?.transpose(1, 2)?.reshape((hidden, self.size * hidden))?;
-        let h = unfolded.matmul(&weight.t()?)?.broadcast_add(&resolve(&self.bias, hooks)?.tensor()?)?;
-        let h = match self.activation {
-            ConvActivation::Tanh => h.tanh()?,
-            ConvActivation::Gelu => self.ops.gelu(&h)?,
-            ConvActivation::Relu => h.relu()?,
-        };
-        self.norm.forward(&h, residual, hooks)
     }
 }
 
@@ -326,42 +227,11 @@ impl Deberta {
             if settings.relative_attention { Some(Positions::load(&mut loader, config, &settings)?) } else { None };
         let layers = (0..layout.layers).map(|index| Layer::load(&mut loader, &layout, config, &settings, index));
         let layers = layers.collect::<std::result::Result<_, _>>()?;
-        let conv = match settings.conv_kernel_size {
-            0 => None,
-            size => Some(Conv {
-                ops: loader.ops(),
-                weight: loader.take("deberta.encoder.conv.conv.weight", &[hidden, hidden, size])?,
-                bias: loader.take("deberta.encoder.conv.conv.bias", &[hidden])?,
-                norm: loader.norm("deberta.encoder.conv.LayerNorm", hidden, eps, true)?,
-                size,
-                activation: settings.conv_act,
-            }),
-        };
+        let convolves = settings.conv_kernel_size > 0;
+        let conv = convolves.then(|| Conv::load(&mut loader, config, &settings)).transpose()?;
         let classifier = Classifier::open(HEAD, &mut loader, &mut layout, eps)?;
         let (ops, parameters) = (loader.ops(), loader.taken());
         Ok(Self { ops, layout, tables, projection, norm, positions, layers, conv, classifier, parameters })
-    }
-
-    fn relative(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Option<Relative>> {
-        let Some(positions) = &self.positions else { return Ok(None) };
-        // A trained table or norm changes at every step, so its projections are not kept.
-        let whole = positions.whole(hooks)?;
-        Ok(Some(Relative { slice: positions.slice(batch.longest()), frozen: !whole.track_op(), whole }))
-    }
-}
-
-impl Positions {
-    fn load(loader: &mut Loader, config: &BaseConfig, settings: &Settings) -> std::result::Result<Self, ModelError> {
-        let (span, hidden) = (settings.span(config), config.hidden_size);
-        let norms = settings.norm_rel_ebd.as_deref().unwrap_or("none").to_lowercase();
-        let norm = if norms.split('|').any(|each| each.trim() == "layer_norm") {
-            Some(loader.norm("deberta.encoder.LayerNorm", hidden, config.layer_norm_eps, true)?)
-        } else {
-            None
-        };
-        let table = loader.take("deberta.encoder.rel_embeddings.weight", &[2 * span, hidden])?;
-        let size = usize::try_from(settings.position_buckets).unwrap_or(0);
-        Ok(Self { table, norm, span, buckets: Buckets { size, reach: settings.reach(config) } })
     }
 }
 
@@ -380,7 +250,8 @@ impl Encoder for Deberta {
             x = projection.forward(&x, hooks)?;
         }
         x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
-        let relative = self.relative(batch, hooks)?;
+        let relative = self.positions.as_ref();
+        let relative = relative.map(|positions| positions.relative(batch.longest(), hooks)).transpose()?;
         let mut texts = Texts::new(&batch.offsets, hooks);
         texts.kept = self.conv.as_ref().map(|_| x.clone());
         for layer in &self.layers {
@@ -394,31 +265,5 @@ impl Encoder for Deberta {
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
         self.classifier.logits(pooled, head, hooks)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Buckets;
-
-    /// `make_log_bucket_position(torch.arange(512), 256, 512)`, and the same for small tables, computed by transformers 5.23.0. The
-    /// file lists the bucket of each distance.
-    #[test]
-    fn buckets_match_transformers() {
-        let golden = include_str!("../../tests/goldens/deberta_buckets.json");
-        let golden: serde_json::Value = serde_json::from_str(golden).unwrap_or_default();
-        let tables = golden.as_array().map(Vec::as_slice).unwrap_or_default();
-        assert_eq!(tables.len(), 3);
-        for table in tables {
-            let number = |key: &str| table[key].as_u64().unwrap_or_default() as usize;
-            let buckets = Buckets { size: number("size"), reach: number("reach") };
-            let expected = table["buckets"].as_array().map(Vec::as_slice).unwrap_or_default();
-            assert!(!expected.is_empty());
-            for (distance, expected) in expected.iter().enumerate() {
-                let distance = distance as i64;
-                assert_eq!(Some(buckets.of(distance)), expected.as_i64(), "{distance} in {buckets:?}");
-                assert_eq!(buckets.of(-distance), -buckets.of(distance));
-            }
-        }
     }
 }

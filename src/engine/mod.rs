@@ -36,6 +36,25 @@ use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
 const MICRO_BATCH_TOKENS: RangeInclusive<usize> = micro_batches::TOKENS..=2 * micro_batches::TOKENS;
 
 /// One frozen base. It is shared by `Arc` and never changes.
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use polyrank::engine::{Engine, Row};
+/// use polyrank::params::Backend;
+/// use polyrank::text::Limit;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
+/// let engine = Engine::open(dir, Backend::cpu())?;
+/// let adapter = Arc::new(engine.load_adapter(&dir.join("ragged"))?);
+/// let text = engine.encode("the film was great", None, &Limit { max_length: None, truncate: true })?;
+/// let logits = engine.logits(&[Row { text, adapter: Arc::clone(&adapter) }])?;
+/// assert_eq!(logits[0].len(), adapter.info.labels.len());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Engine {
     base: Base,
     tokenizer: Tokenizer,

@@ -135,6 +135,20 @@ pub trait Ops: Debug + Send + Sync {
 }
 
 /// The operations of a backend. Nothing else chooses their form.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use polyrank::ops;
+/// use polyrank::params::Backend;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let x = Tensor::new(&[-1f32, 0.0, 1.0], &Device::Cpu)?;
+/// let kernel = ops::of(&Backend::cpu()).gelu(&x)?.to_vec1::<f32>()?;
+/// let reference = ops::of(&Backend::reference(Device::Cpu)).gelu(&x)?.to_vec1::<f32>()?;
+/// assert!(kernel.iter().zip(reference).all(|(kernel, reference)| (kernel - reference).abs() < 1e-6));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub fn of(backend: &Backend) -> &'static dyn Ops {
     match backend.form() {

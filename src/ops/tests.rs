@@ -118,6 +118,22 @@ fn tensor(seed: u64, shape: &[usize]) -> Tensor {
     Tensor::from_vec(random(seed, shape), shape, CPU).unwrap()
 }
 
+/// Attention of a batch matches the reference, and each text gets the same bits alone.
+fn assert_attention_matches(qkv: [&Tensor; 3], how: &Heads, tolerance: f32) {
+    let reference = Reference.attention(qkv, how).unwrap();
+    simd::each(|| {
+        let whole = Cpu.attention(qkv, how).unwrap();
+        assert!(max_difference(&whole, &reference) <= tolerance);
+        for span in how.offsets.windows(2) {
+            let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+            let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
+            let [q, k, v] = qkv.map(part);
+            let alone = Cpu.attention([&q, &k, &v], &how).unwrap();
+            assert_eq!(bits(&alone), bits(&part(&whole)));
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -187,17 +203,7 @@ proptest! {
         let shape = [*offsets.last().unwrap(), heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: None, dropout: None };
-        let reference = Reference.attention([&q, &k, &v], &how).unwrap();
-        simd::each(|| {
-            let whole = Cpu.attention([&q, &k, &v], &how).unwrap();
-            assert!(max_difference(&whole, &reference) <= 2e-5);
-            for span in offsets.windows(2) {
-                let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
-                let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
-                let alone = Cpu.attention([&part(&q), &part(&k), &part(&v)], &how).unwrap();
-                assert_eq!(bits(&alone), bits(&part(&whole)));
-            }
-        });
+        assert_attention_matches([&q, &k, &v], &how, 2e-5);
     }
 
     #[test]
@@ -236,17 +242,7 @@ proptest! {
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         let bias = table(seed ^ 3, heads, MAX_FUSED_LEN + 30);
         let how = Heads { offsets: &offsets, heads, scale, window: None, bias: Some(&bias), dropout: None };
-        let reference = Reference.attention([&q, &k, &v], &how).unwrap();
-        simd::each(|| {
-            let whole = Cpu.attention([&q, &k, &v], &how).unwrap();
-            assert!(max_difference(&whole, &reference) <= 5e-5);
-            for span in offsets.windows(2) {
-                let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
-                let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
-                let alone = Cpu.attention([&part(&q), &part(&k), &part(&v)], &how).unwrap();
-                assert_eq!(bits(&alone), bits(&part(&whole)));
-            }
-        });
+        assert_attention_matches([&q, &k, &v], &how, 5e-5);
     }
 
     /// The gradient of a trained bias matches a finite difference of the result.

@@ -28,6 +28,15 @@ impl Form {
 }
 
 /// A form of the operations and the device that it runs on.
+///
+/// ```
+/// use candle_core::Device;
+/// use polyrank::params::{Backend, Form};
+///
+/// assert_eq!(Backend::native(Device::Cpu).form(), Form::Cpu);
+/// assert_eq!(Backend::reference(Device::Cpu).name(), "reference");
+/// assert!(Backend::new(Form::Cuda, Device::Cpu).is_none());
+/// ```
 #[derive(Debug, Clone)]
 pub struct Backend {
     form: Form,

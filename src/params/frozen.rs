@@ -34,7 +34,8 @@ impl Data {
     /// # Panics
     /// If the range lies outside the mapping or is misaligned. The caller must have checked both.
     pub(crate) fn mapped(map: Arc<Mmap>, range: Range<usize>) -> Self {
-        assert!(map[range.clone()].as_ptr().cast::<f32>().is_aligned(), "f32 at {range:?} are misaligned");
+        let elements = bytemuck::try_cast_slice::<u8, f32>(&map[range.clone()]);
+        assert!(elements.is_ok(), "no f32 at {range:?}: {elements:?}");
         Self::Mapped { map, range }
     }
 }
@@ -80,12 +81,7 @@ impl Frozen {
     #[must_use]
     pub fn slice(&self) -> Option<&[f32]> {
         match &self.data {
-            Data::Mapped { map, range } => {
-                let bytes = &map[range.clone()];
-                // SAFETY: `Data::mapped` promises alignment, the slice just taken promises its length, and any four bytes are an
-                // f32. The mapping is read-only and lives as long as `self`.
-                Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<f32>()) })
-            }
+            Data::Mapped { map, range } => Some(bytemuck::cast_slice(&map[range.clone()])),
             Data::Owned(data) => Some(data),
             Data::Device(_) => None,
         }

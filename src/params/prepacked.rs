@@ -68,19 +68,13 @@ impl Words {
     #[must_use]
     pub fn mapped(map: Arc<Mmap>, start: usize, len: usize) -> Option<Self> {
         let bytes = map.get(start..start.checked_add(len.checked_mul(size_of::<u32>())?)?)?;
-        let aligned = bytes.as_ptr().cast::<u32>().is_aligned() && start.is_multiple_of(size_of::<u32>());
-        aligned.then(|| Self(Storage::Mapped(map, start, len)))
+        bytemuck::try_cast_slice::<u8, u32>(bytes).is_ok().then(|| Self(Storage::Mapped(map, start, len)))
     }
 
     fn slice(&self) -> &[u32] {
         match &self.0 {
             Storage::Owned(words) => words,
-            Storage::Mapped(map, start, len) => {
-                let bytes = &map[*start..*start + *len * size_of::<u32>()];
-                // SAFETY: `Words::mapped` promises alignment, the slice just taken promises its length, and any four bytes are
-                // a u32. The mapping is read-only and lives as long as `self`.
-                unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), *len) }
-            }
+            Storage::Mapped(map, start, len) => bytemuck::cast_slice(&map[*start..*start + *len * size_of::<u32>()]),
         }
     }
 }

@@ -51,6 +51,27 @@ impl Source for Engine {
 }
 
 /// The adapters of one folder. Shared by `Arc`; its methods may block on the disk.
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use polyrank::engine::Engine;
+/// use polyrank::params::Backend;
+/// use polyrank::registry::Registry;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
+/// let engine = Arc::new(Engine::open(dir, Backend::cpu())?);
+/// // The adapters lie in subfolders of the base's own folder here, and may take 1 MiB of memory.
+/// let registry = Registry::new(engine, dir, 1 << 20)?;
+/// let pin = registry.get("ragged")?;
+/// assert_eq!(pin.adapter().info.labels, ["negative", "neutral", "positive"]);
+/// assert_eq!(registry.resident(), 1);
+/// assert!(registry.get("unknown").is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Registry {
     source: Arc<dyn Source>,
     /// The adapters' folder as a canonical path.

@@ -20,7 +20,7 @@ base          base
 problem type  single_label_classification
 labels        3: negative, neutral, positive
 parameters    5,888 (4,992 as the paper's code counts), head 99
-memory        23.4 KiB
+memory        23.39 KiB
 first active  layer 0, attention.self.query
 
 layer  query  key  value  attention output  intermediate  output  total

@@ -25,14 +25,7 @@ static SPEC: PostNormSpec = PostNormSpec {
     embedding: |config| Ok(config.own::<Settings>()?.embedding_size),
     projection: "electra.embeddings_project",
     relative: None,
-    head: HeadSpec {
-        dense: "classifier.dense",
-        dense_bias: true,
-        activation: Activation::Gelu,
-        norm: None,
-        output: "classifier.out_proj",
-        drops_input: true,
-    },
+    head: HeadSpec { activation: Activation::Gelu, ..HeadSpec::ROBERTA },
 };
 
 /// The keys of `config.json` that only this architecture has.

@@ -29,6 +29,16 @@ pub(crate) struct HeadSpec {
 }
 
 impl HeadSpec {
+    /// The head of RoBERTa, which other architectures have too.
+    pub(crate) const ROBERTA: Self = Self {
+        dense: "classifier.dense",
+        dense_bias: true,
+        activation: Activation::Tanh,
+        norm: None,
+        output: "classifier.out_proj",
+        drops_input: true,
+    };
+
     /// The head's tensors. An adapter must carry those of the last linear; it may leave out the others if the base has them.
     pub(crate) fn parameters(&self, hidden: usize) -> Vec<HeadParameter> {
         let parameter = |module: &str, kind: &str, shape: &[Dim], required| HeadParameter {

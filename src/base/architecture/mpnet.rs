@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::post_norm::{Names, PostNormSpec, Relative};
-use super::{Activation, Architecture, Family, HeadSpec};
+use super::{Architecture, Family, HeadSpec};
 use crate::base::{BaseConfig, ModelError};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -48,14 +48,7 @@ static SPEC: PostNormSpec = PostNormSpec {
     embedding: |config| Ok(config.hidden_size),
     projection: "",
     relative: Some(Relative { table: "encoder.relative_attention_bias", rows, row: bucket }),
-    head: HeadSpec {
-        dense: "classifier.dense",
-        dense_bias: true,
-        activation: Activation::Tanh,
-        norm: None,
-        output: "classifier.out_proj",
-        drops_input: true,
-    },
+    head: HeadSpec::ROBERTA,
 };
 
 /// The keys of `config.json` that only this architecture has.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::post_norm::{BERT, PostNormSpec};
-use super::{Activation, Architecture, Family, HeadSpec};
+use super::{Architecture, Family, HeadSpec};
 
 pub(super) const ROBERTA: Architecture = Architecture {
     model_type: "roberta",
@@ -27,12 +27,5 @@ static SPEC: PostNormSpec = PostNormSpec {
     embedding: |config| Ok(config.hidden_size),
     projection: "",
     relative: None,
-    head: HeadSpec {
-        dense: "classifier.dense",
-        dense_bias: true,
-        activation: Activation::Tanh,
-        norm: None,
-        output: "classifier.out_proj",
-        drops_input: true,
-    },
+    head: HeadSpec::ROBERTA,
 };

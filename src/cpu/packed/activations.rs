@@ -16,7 +16,7 @@ pub(super) struct Activations<'a> {
 impl<'a> Activations<'a> {
     pub(super) fn new(x: &'a [f32], width: usize, precision: Precision) -> Self {
         match precision {
-            Precision::F32 => Self { words: Cow::Borrowed(bits(x)), scales: Vec::new() },
+            Precision::F32 => Self { words: Cow::Borrowed(bytemuck::cast_slice(x)), scales: Vec::new() },
             Precision::Bf16 => Self { words: Cow::Owned(to_bf16(x, width)), scales: Vec::new() },
             Precision::Int8 => {
                 let (words, scales) = to_int8(x, width);
@@ -24,12 +24,6 @@ impl<'a> Activations<'a> {
             }
         }
     }
-}
-
-/// The bits of `x`.
-fn bits(x: &[f32]) -> &[u32] {
-    // SAFETY: f32 and u32 have the same size and alignment, and any bits are a u32.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }
 
 /// The bits of the nearest bf16, with ties to even. NaN stays NaN.

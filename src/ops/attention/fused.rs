@@ -4,13 +4,18 @@
 //! are transposed once, so that vectors run along the keys. Then a few rows of scores are computed, normalized and multiplied with
 //! the values while they are in the cache. A row's sums always run in the same order, whichever rows are computed beside it.
 
+mod positions;
+mod tile;
+
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
 
+pub(in crate::ops) use self::positions::{Keys, Positions, pack, packed_row};
+use self::tile::{ROWS, Rows, WIDEST, columns, exponentials, tiles};
 use crate::cpu::transpose::{Submatrix, transpose};
-use crate::cpu::{host, math, simd};
+use crate::cpu::{host, simd};
 
 /// The largest number of tokens of a text for this kernel. Longer texts run by GEMM, which blocks its operands for the caches.
 pub(in crate::ops) const MAX_FUSED_LEN: usize = 512;
@@ -23,15 +28,6 @@ const MIN_ROWS: usize = 64;
 pub(in crate::ops) fn rows_per_block(len: usize, texts: usize) -> usize {
     len.div_ceil(rayon::current_num_threads().div_ceil(texts.max(1))).next_multiple_of(ROWS).max(MIN_ROWS)
 }
-
-/// The largest number of rows in a tile.
-const ROWS: usize = 8;
-
-/// The number of elements after the last column of packed positions: a tile reads whole vectors, some of which reach past the end.
-const SLACK: usize = ROWS + WIDEST;
-
-/// The number of f32 in the widest vectors.
-const WIDEST: usize = 16;
 
 /// The attention of one text, or of some of its rows, over `k`, `v` `[len, heads * size]`.
 pub(in crate::ops) struct TextAttention<'a> {
@@ -47,55 +43,6 @@ pub(in crate::ops) struct TextAttention<'a> {
     pub(in crate::ops) positions: Positions<'a>,
     /// The result, with the shape of `q`. Every element is written.
     pub(in crate::ops) y: &'a mut [MaybeUninit<f32>],
-}
-
-/// What relative positions add to the scores of a text. Each row is [`packed_row`] long.
-#[derive(Clone, Copy, Default)]
-pub(in crate::ops) struct Positions<'a> {
-    /// What query i adds to its score with key j, in column `j - i + middle`.
-    pub(in crate::ops) keys: Option<Keys<'a>>,
-    /// What key j adds to its score with query i, in column `i - j + middle`: position queries packed by [`pack`].
-    pub(in crate::ops) queries: Option<&'a [f32]>,
-    /// The column of distance 0.
-    pub(in crate::ops) middle: usize,
-}
-
-/// What a query adds to its scores, by the key's relative position.
-#[derive(Clone, Copy)]
-pub(in crate::ops) enum Keys<'a> {
-    /// The query's products with position keys, which are packed by [`pack`]: `[heads, size, packed_row(middle)]`. The scale
-    /// applies to them.
-    Products(&'a [f32]),
-    /// A bias that is the same for every query, `[heads, packed_row(middle)]`. The scale does not apply to it.
-    Bias(&'a [f32]),
-}
-
-impl<'a> Keys<'a> {
-    /// The positions of one head of `size` columns.
-    fn head(self, head: usize, size: usize, middle: usize) -> Self {
-        let part =
-            |data: &'a [f32], rows: usize| &data[head * rows * packed_row(middle)..][..rows * packed_row(middle)];
-        match self {
-            Self::Products(keys) => Self::Products(part(keys, size)),
-            Self::Bias(bias) => Self::Bias(part(bias, 1)),
-        }
-    }
-}
-
-/// The number of columns of packed positions for distances from `-middle` to `middle`, with the slack.
-pub(in crate::ops) fn packed_row(middle: usize) -> usize {
-    2 * middle + 1 + SLACK
-}
-
-/// Packs one head's positions for [`Positions`] by transposing them: column m of `packed [size, packed_row(middle)]` becomes the
-/// row `row_of(m)`.
-pub(in crate::ops) fn pack<'a>(packed: &mut [f32], middle: usize, row_of: impl Fn(usize) -> &'a [f32]) {
-    let width = packed_row(middle);
-    for m in 0..=2 * middle {
-        for (packed, value) in packed.chunks_exact_mut(width).zip(row_of(m)) {
-            packed[m] = *value;
-        }
-    }
 }
 
 thread_local! {
@@ -385,120 +332,4 @@ fn split<const N: usize>(mut scratch: &mut [f32], lengths: [usize; N]) -> [&mut 
             part
         },
     )
-}
-
-/// Calls `f` with the height and the first row of each tile, until the tiles cover `len` rows.
-#[inline(always)]
-fn tiles<S: Simd>(len: usize, mut f: impl FnMut(usize, usize)) {
-    // Two vectors of sums for each row must fit in the registers.
-    let most = if S::REGISTER_COUNT >= 32 { ROWS } else { 4 };
-    let mut at = 0;
-    while at < len {
-        let left = (len - at).min(most);
-        let rows = 1 << left.ilog2();
-        f(rows, at);
-        at += rows;
-    }
-}
-
-/// `size` elements of each row; rows are `row` elements apart.
-struct Rows<'a> {
-    data: &'a [f32],
-    row: usize,
-    size: usize,
-}
-
-impl<'a> Rows<'a> {
-    #[inline(always)]
-    fn tile<const R: usize>(&self, at: usize) -> [&'a [f32]; R] {
-        std::array::from_fn(
-            #[inline(always)]
-            |r| &self.data[(at + r) * self.row..][..self.size],
-        )
-    }
-}
-
-/// Multiplies `R` rows with `vectors` vectors of columns of `right`, whose rows are `row` elements apart. `put` receives each sum
-/// with the index of its vector and of its row.
-#[inline(always)]
-fn columns<S: Simd, const R: usize>(
-    simd: S,
-    left: [&[f32]; R],
-    right: &[f32],
-    row: usize,
-    vectors: usize,
-    mut put: impl FnMut(usize, usize, S::f32s),
-) {
-    let mut at = 0;
-    while at + 2 <= vectors {
-        let sums = product::<S, R, 2>(simd, left, &right[at * S::F32_LANES..], row);
-        for (r, sums) in sums.into_iter().enumerate() {
-            put(at, r, sums[0]);
-            put(at + 1, r, sums[1]);
-        }
-        at += 2;
-    }
-    if at < vectors {
-        let sums = product::<S, R, 1>(simd, left, &right[at * S::F32_LANES..], row);
-        for (r, [sum]) in sums.into_iter().enumerate() {
-            put(at, r, sum);
-        }
-    }
-}
-
-/// Multiplies `R` rows with the first `C` vectors of columns, with the sums in registers.
-#[inline(always)]
-fn product<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    left: [&[f32]; R],
-    right: &[f32],
-    row: usize,
-) -> [[S::f32s; C]; R] {
-    let mut sums = [[simd.splat_f32s(0.0); C]; R];
-    let depth = left[0].len();
-    let left = left.map(
-        #[inline(always)]
-        |left| &left[..depth],
-    );
-    for l in 0..depth {
-        let right = S::as_simd_f32s(&right[l * row..][..C * S::F32_LANES]).0;
-        let right: [S::f32s; C] = std::array::from_fn(
-            #[inline(always)]
-            |c| right[c],
-        );
-        for (sums, left) in sums.iter_mut().zip(left) {
-            let left = simd.splat_f32s(left[l]);
-            for (sum, right) in sums.iter_mut().zip(right) {
-                *sum = simd.mul_add_e_f32s(left, right, *sum);
-            }
-        }
-    }
-    sums
-}
-
-/// Replaces `R` rows of scores by `e^(scale (x - max))`, where `most` holds each row's largest score, lane by lane. Returns 1 / sum
-/// of each row.
-#[inline(always)]
-fn exponentials<S: Simd, const R: usize>(simd: S, scores: &mut [S::f32s], most: [S::f32s; R], scale: f32) -> [f32; R] {
-    let mut shifts = [simd.splat_f32s(0.0); R];
-    for (shift, most) in shifts.iter_mut().zip(most) {
-        *shift = simd.splat_f32s(-scale * simd.reduce_max_f32s(most));
-    }
-    let scale = simd.splat_f32s(scale);
-    let mut sums = [simd.splat_f32s(0.0); R];
-    let vectors = scores.len() / R;
-    for vector in 0..vectors {
-        // Alternates between the rows, so that one row's instructions run while another's wait for their operands.
-        for (r, (sum, shift)) in sums.iter_mut().zip(shifts).enumerate() {
-            let score = &mut scores[r * vectors + vector];
-            // Scores past the end become e^-87, which vanishes beside the largest, 1.
-            *score = math::exps(simd, simd.mul_add_e_f32s(*score, scale, shift));
-            *sum = simd.add_f32s(*sum, *score);
-        }
-    }
-    let mut scales = [0.0; R];
-    for (scale, sum) in scales.iter_mut().zip(sums) {
-        *scale = 1.0 / simd.reduce_sum_f32s(sum);
-    }
-    scales
 }

@@ -51,6 +51,21 @@ pub const EXTENSIONS: [&str; 6] = ["tsv", "csv", "jsonl", "json", "parquet", "tx
 /// blank lines. Columns are found by name: `label` (optional), and `sentence`, or `sentence1` and `sentence2`, or `text` and optionally
 /// `text_pair`, or those that [`ColumnNames`] gives. The values of other columns are not read. Text is UTF-8, or UTF-16 with a
 /// byte-order mark.
+///
+/// ```
+/// use polyrank::text::rows::{Label, Rows};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file = tempfile::Builder::new().suffix(".tsv").tempfile()?;
+/// std::fs::write(&file, "label\tsentence\nbilling\tI was charged twice.\n")?;
+/// for row in Rows::open(file.path())? {
+///     let row = row?;
+///     assert_eq!((row.line, row.text.as_str()), (2, "I was charged twice."));
+///     assert_eq!(row.label, Some(Label::Text("billing".into())));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Rows(Box<dyn Iterator<Item = Result<Row, RowsError>> + Send>);
 
 impl Rows {

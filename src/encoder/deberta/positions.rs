@@ -1,0 +1,125 @@
+//! The table of relative positions, and the rows of it that a batch needs.
+
+use candle_core::{Result, Tensor};
+
+use super::super::Hooks;
+use super::super::layers::{Loader, Norm, resolve};
+use crate::base::architecture::deberta::Settings;
+use crate::base::{BaseConfig, ModelError};
+use crate::params::Frozen;
+
+/// The table of relative positions.
+pub(super) struct Positions {
+    table: Frozen,
+    norm: Option<Norm>,
+    span: usize,
+    buckets: Buckets,
+}
+
+impl Positions {
+    pub(super) fn load(
+        loader: &mut Loader,
+        config: &BaseConfig,
+        settings: &Settings,
+    ) -> std::result::Result<Self, ModelError> {
+        let (span, hidden) = (settings.span(config), config.hidden_size);
+        let norms = settings.norm_rel_ebd.as_deref().unwrap_or("none").to_lowercase();
+        let norm = if norms.split('|').any(|each| each.trim() == "layer_norm") {
+            Some(loader.norm("deberta.encoder.LayerNorm", hidden, config.layer_norm_eps, true)?)
+        } else {
+            None
+        };
+        let table = loader.take("deberta.encoder.rel_embeddings.weight", &[2 * span, hidden])?;
+        let size = usize::try_from(settings.position_buckets).unwrap_or(0);
+        Ok(Self { table, norm, span, buckets: Buckets { size, reach: settings.reach(config) } })
+    }
+
+    /// The relative positions of a batch whose longest text has `longest` tokens.
+    pub(super) fn relative(&self, longest: usize, hooks: &dyn Hooks) -> Result<Relative> {
+        let whole = self.whole(hooks)?;
+        // A trained table or norm changes at every step, so its projections are not kept.
+        Ok(Relative { slice: self.slice(longest), frozen: !whole.track_op(), whole })
+    }
+
+    fn slice(&self, longest: usize) -> TableSlice {
+        let farthest = longest.saturating_sub(1) as i64;
+        let last = 2 * self.span as i64 - 1;
+        let row = |distance| (self.buckets.of(distance) + self.span as i64).clamp(0, last) as usize;
+        let first = row(-farthest);
+        let distances: Vec<usize> = (-farthest..=farthest).map(|distance| row(distance) - first).collect();
+        TableSlice { first, rows: distances.last().map_or(0, |last| last + 1), distances }
+    }
+
+    /// The whole table after its norm, `[2 span, hidden]`.
+    fn whole(&self, hooks: &dyn Hooks) -> Result<Tensor> {
+        let table = resolve(&self.table, hooks)?.tensor()?;
+        match &self.norm {
+            Some(norm) => norm.without_residual(&table, hooks),
+            None => Ok(table),
+        }
+    }
+}
+
+/// The part of the table that a batch needs: the rows of the distances in its texts.
+pub(super) struct TableSlice {
+    pub(super) first: usize,
+    pub(super) rows: usize,
+    /// The row of each distance from `-(longest - 1)`, counted from `first`.
+    pub(super) distances: Vec<usize>,
+}
+
+/// The relative positions of one batch.
+pub(super) struct Relative {
+    pub(super) slice: TableSlice,
+    pub(super) whole: Tensor,
+    /// Whether the table is frozen.
+    pub(super) frozen: bool,
+}
+
+/// How distances are mapped to buckets.
+#[derive(Debug, Clone, Copy)]
+struct Buckets {
+    /// The number of buckets; 0 if every distance has its own.
+    size: usize,
+    reach: usize,
+}
+
+impl Buckets {
+    /// `make_log_bucket_position` of `transformers`, in f32 as there.
+    fn of(self, distance: i64) -> i64 {
+        let middle = (self.size / 2) as i64;
+        if self.size == 0 || distance.abs() <= middle {
+            return distance;
+        }
+        let (far, mid) = (distance.unsigned_abs() as f32, middle as f32);
+        let widest = ((self.reach as f64 - 1.0) / middle as f64) as f32;
+        let log = ((far / mid).ln() / widest.ln() * (mid - 1.0)).ceil() as i64 + middle;
+        log * distance.signum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Buckets;
+
+    /// `make_log_bucket_position(torch.arange(512), 256, 512)`, and the same for small tables, computed by transformers 5.23.0. The
+    /// file lists the bucket of each distance.
+    #[test]
+    fn buckets_match_transformers() {
+        let golden = include_str!("../../../tests/goldens/deberta_buckets.json");
+        let golden: serde_json::Value = serde_json::from_str(golden).unwrap_or_default();
+        let tables = golden.as_array().map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(tables.len(), 3);
+        for table in tables {
+            let number = |key: &str| table[key].as_u64().unwrap_or_default() as usize;
+            let buckets = Buckets { size: number("size"), reach: number("reach") };
+            let expected = table["buckets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            assert!(!expected.is_empty());
+            for (distance, expected) in expected.iter().enumerate() {
+                let distance = distance as i64;
+                assert_eq!(Some(buckets.of(distance)), expected.as_i64(), "{distance} in {buckets:?}");
+                assert_eq!(buckets.of(-distance), -buckets.of(distance));
+            }
+        }
+    }
+}
