@@ -3,7 +3,6 @@
 //! Only the linears' operations are counted (2 a parameter and token), so whatever else the forward does counts as time lost.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use polyrank::engine::{Engine, Row};
 use polyrank::params::{Layout, Precision, Prepacked};
@@ -61,12 +60,7 @@ pub(crate) fn print() -> Result<(), Failure> {
 fn batches(rows: Vec<Row>) -> Vec<Vec<Row>> {
     let (mut waiting, mut batches) = (VecDeque::from(rows), Vec::new());
     while !waiting.is_empty() {
-        batches.push(scheduler::take(
-            &mut waiting,
-            BATCH_TOKENS,
-            |row| row.text.ids.len(),
-            |row| Arc::as_ptr(&row.adapter),
-        ));
+        batches.push(scheduler::take(&mut waiting, BATCH_TOKENS, |row| row.text.ids.len()));
     }
     batches
 }

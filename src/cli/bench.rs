@@ -182,7 +182,7 @@ fn answer(engine: &Engine, questions: &[Question], limit: usize) -> Result<usize
     let tokens = rows.iter().map(|row| row.text.ids.len()).sum();
     let mut waiting = VecDeque::from(rows);
     while !waiting.is_empty() {
-        let batch = scheduler::take(&mut waiting, limit, |row| row.text.ids.len(), |row| Arc::as_ptr(&row.adapter));
+        let batch = scheduler::take(&mut waiting, limit, |row: &Row| row.text.ids.len());
         for (row, logits) in batch.iter().zip(engine.logits(&batch)?) {
             let labels = rank(&row.adapter.info.labels, &logits, Function::of(&row.adapter), usize::MAX);
             labels.ok_or_else(|| format!("logits {logits:?} for {} labels", row.adapter.info.labels.len()))?;

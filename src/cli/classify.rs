@@ -108,7 +108,7 @@ fn score(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Text]) -> Result<Vec<
     let function = Function::of(adapter);
     let mut scored = Vec::with_capacity(texts.len());
     while !waiting.is_empty() {
-        let rows: Vec<Row> = scheduler::take(&mut waiting, BATCH_TOKENS, |row| row.text.ids.len(), |_| ());
+        let rows: Vec<Row> = scheduler::take(&mut waiting, BATCH_TOKENS, |row| row.text.ids.len());
         for logits in engine.logits(&rows)? {
             let labels = rank(&adapter.info.labels, &logits, function, usize::MAX);
             scored.push(labels.ok_or_else(|| format!("the logits of {:?} are {logits:?}", texts[scored.len()].text))?);

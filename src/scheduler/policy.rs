@@ -1,7 +1,7 @@
-//! Decides which texts run next. These are pure functions of sizes and keys, without threads, clocks or clients.
+//! Decides which texts run next. These are pure functions of sizes, without threads, clocks or clients. The engine's plan groups
+//! the texts of a batch by adapter.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::collections::VecDeque;
 
 /// How many texts at the front of the queue form the next batch. `sizes` are the token counts of the texts, in the queue's order. The
 /// batch has as many texts as fit into `limit` tokens, but at least one, so that a text larger than the limit runs alone.
@@ -15,29 +15,11 @@ pub(super) fn batch_size(sizes: impl IntoIterator<Item = usize>, limit: usize) -
     sizes.into_iter().enumerate().take_while(fits).count()
 }
 
-/// Puts the texts of each adapter next to each other. Adapters are ordered by their first appearance; the texts of one adapter keep
-/// their order.
-pub(super) fn group<T, K: Eq + Hash>(batch: &mut [T], adapter: impl Fn(&T) -> K) {
-    let mut appearance = HashMap::new();
-    for text in batch.iter() {
-        let next = appearance.len();
-        appearance.entry(adapter(text)).or_insert(next);
-    }
-    batch.sort_by_key(|text| appearance[&adapter(text)]);
-}
-
-/// Takes the next batch from the front of `queue`, for commands that classify without a server: at most `limit` tokens, grouped by
-/// adapter. A text larger than the limit runs alone.
-pub fn take<T, K: Eq + Hash>(
-    queue: &mut VecDeque<T>,
-    limit: usize,
-    tokens: impl Fn(&T) -> usize,
-    adapter: impl Fn(&T) -> K,
-) -> Vec<T> {
+/// Takes the next batch from the front of `queue`, for commands that classify without a server: at most `limit` tokens. A text
+/// larger than the limit runs alone.
+pub fn take<T>(queue: &mut VecDeque<T>, limit: usize, tokens: impl Fn(&T) -> usize) -> Vec<T> {
     let count = batch_size(queue.iter().map(tokens), limit);
-    let mut batch: Vec<T> = queue.drain(..count).collect();
-    group(&mut batch, adapter);
-    batch
+    queue.drain(..count).collect()
 }
 
 #[cfg(test)]
@@ -63,13 +45,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn groups_by_first_appearance() {
-        let mut batch = [(0, 'b'), (1, 'a'), (2, 'b'), (3, 'c'), (4, 'a')];
-        group(&mut batch, |text| text.1);
-        assert_eq!(batch, [(0, 'b'), (2, 'b'), (1, 'a'), (4, 'a'), (3, 'c')]);
-    }
-
     proptest! {
         #[test]
         fn batch_is_the_longest_prefix_that_fits(sizes in prop::collection::vec(1usize..50, 0..40), limit in 1usize..100) {
@@ -78,20 +53,6 @@ mod tests {
             prop_assert!(tokens(count) <= limit || count == 1);
             prop_assert!(count == sizes.len() || tokens(count + 1) > limit);
             prop_assert_eq!(count == 0, sizes.is_empty());
-        }
-
-        /// Grouping moves texts and does not change any.
-        #[test]
-        fn grouping_is_a_stable_permutation(keys in prop::collection::vec(0u8..5, 0..40)) {
-            let mut batch: Vec<(usize, u8)> = keys.iter().copied().enumerate().collect();
-            group(&mut batch, |text| text.1);
-            let runs = batch.chunk_by(|a, b| a.1 == b.1);
-            let distinct: std::collections::HashSet<u8> = keys.iter().copied().collect();
-            prop_assert_eq!(runs.clone().count(), distinct.len());
-            prop_assert!(runs.clone().all(|run| run.is_sorted_by_key(|text| text.0)));
-            prop_assert!(runs.map(|run| run[0].0).is_sorted());
-            batch.sort_unstable();
-            prop_assert!(batch.iter().map(|text| text.1).eq(keys));
         }
     }
 }

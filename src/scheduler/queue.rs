@@ -154,7 +154,7 @@ impl Queue {
 }
 
 impl State {
-    /// Takes the next batch from the front, grouped by adapter.
+    /// Takes the next batch from the front.
     fn take(&mut self, max_tokens: usize) -> Vec<Entry> {
         let sizes = self.requests.iter().flat_map(|request| request.rows.as_slice()).map(tokens);
         let count = policy::batch_size(sizes, max_tokens);
@@ -166,7 +166,6 @@ impl State {
                 None => drop(self.requests.pop_front()),
             }
         }
-        policy::group(&mut batch, |entry| Arc::as_ptr(&entry.row.adapter));
         self.load.running = batch.iter().map(|entry| tokens(&entry.row)).sum();
         self.load.waiting -= self.load.running;
         batch
