@@ -1,0 +1,180 @@
+//! Attention, with and without a window or a bias.
+
+use super::*;
+
+/// Attention of a batch matches the reference, and each text gets the same bits alone.
+fn assert_attention_matches(qkv: [&Tensor; 3], how: &Heads, tolerance: f32) {
+    let reference = Reference.attention(qkv, how).unwrap();
+    simd::each(|| {
+        let whole = Cpu.attention(qkv, how).unwrap();
+        assert!(max_difference(&whole, &reference) <= tolerance);
+        for span in how.offsets.windows(2) {
+            let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+            let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
+            let [q, k, v] = qkv.map(part);
+            let alone = Cpu.attention([&q, &k, &v], &how).unwrap();
+            assert_eq!(bits(&alone), bits(&part(&whole)));
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn attention_matches_reference(offsets in spans(), heads in 1usize..5, size in 1usize..20, p in 0f32..0.6, seed: u64) {
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        for dropout in [None, Some(Dropout { p, seed })] {
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: None, dropout };
+            let reference = Reference.attention([&q, &k, &v], &how).unwrap();
+            simd::each(|| same(&Cpu.attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
+        }
+    }
+
+    #[test]
+    fn attention_matches_reference_at_any_length_and_size(
+        lengths in lengths(), heads in 1usize..4, size in 1usize..=80, seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: None, dropout: None };
+        assert_attention_matches([&q, &k, &v], &how, 2e-5);
+    }
+
+    #[test]
+    fn windowed_attention_matches_reference(offsets in spans(), window in 0usize..6, p in 0f32..0.6, seed: u64) {
+        let shape = [*offsets.last().unwrap(), 12];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        for dropout in [None, Some(Dropout { p, seed })] {
+            let how = Heads { offsets: &offsets, heads: 3, scale: 0.7, window: Some(window), bias: None, dropout };
+            let reference = Reference.attention([&q, &k, &v], &how).unwrap();
+            simd::each(|| same(&Cpu.attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
+        }
+    }
+
+    #[test]
+    fn biased_attention_matches_reference(
+        offsets in spans(), heads in 1usize..5, size in 1usize..20, window in prop::option::of(0usize..6), beyond in 0usize..4,
+        p in 0f32..0.6, seed: u64,
+    ) {
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        // The bias may cover longer texts than the longest here.
+        let bias = table(seed ^ 3, heads, 19 + beyond);
+        for dropout in [None, Some(Dropout { p, seed })] {
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, window, bias: Some(&bias), dropout };
+            let reference = Reference.attention([&q, &k, &v], &how).unwrap();
+            simd::each(|| same(&Cpu.attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 5e-5));
+        }
+    }
+
+    #[test]
+    fn biased_attention_matches_reference_at_any_length_and_size(
+        lengths in lengths(), heads in 1usize..4, size in 1usize..=80, scale in 0.05f64..1.5, seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        let bias = table(seed ^ 3, heads, MAX_FUSED_LEN + 30);
+        let how = Heads { offsets: &offsets, heads, scale, window: None, bias: Some(&bias), dropout: None };
+        assert_attention_matches([&q, &k, &v], &how, 5e-5);
+    }
+
+    /// The gradient of a trained bias matches a finite difference of the result.
+    #[test]
+    fn bias_gradient_matches_finite_differences(offsets in spans(), heads in 1usize..4, size in 1usize..8, seed: u64) {
+        let shape = [*offsets.last().unwrap(), heads * size];
+        let [q, k, v, weighting] = [0, 1, 2, 3].map(|i| Tensor::from_vec(random(seed ^ i, &shape), &shape[..], CPU).unwrap());
+        let (bias, direction) = (var(seed ^ 4, &[heads, 37]), table(seed ^ 5, heads, 19));
+        let value = |bias: &Tensor| {
+            let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: Some(bias), dropout: None };
+            (Cpu.attention([&q, &k, &v], &how).unwrap() * &weighting).unwrap().sum_all().unwrap()
+        };
+        let gradients = value(&bias).backward().unwrap();
+        let along = (gradients.get(&bias).unwrap() * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        let step = 1e-2;
+        let [above, below] = [step, -step].map(|step| {
+            let moved = (bias.as_detached_tensor() + (&direction * step).unwrap()).unwrap();
+            value(&moved).to_scalar::<f32>().unwrap()
+        });
+        let slope = (above - below) / (2.0 * step as f32);
+        prop_assert!((slope - along).abs() <= 0.02 * along.abs() + 3e-3, "slope {slope}, gradient {along}");
+    }
+
+    #[test]
+    fn attention_of_a_text_does_not_depend_on_other_texts(offsets in spans(), seed: u64) {
+        let shape = [*offsets.last().unwrap(), 12];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        let how = Heads { offsets: &offsets, heads: 3, scale: 0.5, window: None, bias: None, dropout: None };
+        let whole = Cpu.attention([&q, &k, &v], &how).unwrap();
+        for span in offsets.windows(2) {
+            let part = |x: &Var| x.narrow(0, span[0], span[1] - span[0]).unwrap();
+            let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
+            let alone = Cpu.attention([&part(&q), &part(&k), &part(&v)], &how).unwrap();
+            prop_assert!(max_difference(&alone, &whole.narrow(0, span[0], span[1] - span[0]).unwrap()) <= 1e-5);
+        }
+    }
+}
+
+/// NaN and infinity propagate; they must not become an ordinary weight.
+#[test]
+fn attention_propagates_nan_and_infinity() {
+    for len in [7, 40, MAX_FUSED_LEN + 3] {
+        for (bad, at) in [(f32::NAN, 0), (f32::INFINITY, 3)] {
+            let mut q = random(1, &[len, 8]);
+            q[8 * (len - 2) + at] = bad;
+            let q = Tensor::from_vec(q, (len, 8), CPU).unwrap();
+            let [k, v] = [2, 3].map(|seed| Tensor::from_vec(random(seed, &[len, 8]), (len, 8), CPU).unwrap());
+            let how = Heads { offsets: &[0, len], heads: 2, scale: 0.7, window: None, bias: None, dropout: None };
+            simd::each(|| {
+                let y = Cpu.attention([&q, &k, &v], &how).unwrap().to_vec2::<f32>().unwrap();
+                assert!(
+                    y[len - 2][..4].iter().all(|x| x.is_nan()),
+                    "{bad} in a text of {len} tokens: {:?}",
+                    y[len - 2]
+                );
+                assert!(y[0].iter().chain(&y[len - 2][4..]).all(|x| x.is_finite()));
+            });
+        }
+    }
+}
+
+/// A long text is divided among threads; a longer or windowed one is divided into blocks that see only their keys. The result must
+/// not depend on the division.
+#[test]
+fn attention_of_long_texts_does_not_depend_on_threads() {
+    let dropout = Some(Dropout { p: 0.3, seed: 5 });
+    let bias = &table(4, 3, 700);
+    for (offsets, window, bias, dropout) in [
+        (&[0, 200][..], None, None, None),
+        (&[0, 512], None, None, None),
+        (&[0, 512], None, Some(bias), None),
+        (&[0, 301, 512], None, None, None),
+        (&[0, 700, 701], None, None, None),
+        (&[0, 700, 701], None, Some(bias), None),
+        (&[0, 600, 1200], Some(40), None, None),
+        (&[0, 600, 1200], Some(40), Some(bias), None),
+        (&[0, 300, 310], Some(300), None, None),
+        (&[0, 530], Some(70), None, dropout),
+        (&[0, 530], Some(70), Some(bias), dropout),
+    ] {
+        let shape = [*offsets.last().unwrap(), 3 * 8];
+        let (q, k, v) = (var(1, &shape), var(2, &shape), var(3, &shape));
+        let how = Heads { offsets, heads: 3, scale: 0.7, window, bias, dropout };
+        let attended = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| Cpu.attention([&q, &k, &v], &how).unwrap())
+        };
+        let reference = Reference.attention([&q, &k, &v], &how).unwrap();
+        simd::each(|| {
+            let alone = attended(1);
+            same(&alone, &reference, &[&q, &k, &v], 2e-4);
+            assert!(max_difference(&alone, &reference) <= 2e-5, "{how:?}");
+            for threads in [2, 3, 8] {
+                assert_eq!(bits(&attended(threads)), bits(&alone), "{how:?}, {threads} threads");
+            }
+        });
+    }
+}
