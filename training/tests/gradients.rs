@@ -102,7 +102,7 @@ fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> Te
 
 #[test]
 fn gradients_are_slopes() {
-    for engine in [engine(), Engine::open(&base_dir(), &Backend::reference(Device::Cpu)).unwrap()] {
+    for engine in [engine(), Engine::open(&base_dir(), Backend::reference(Device::Cpu)).unwrap()] {
         check(&engine, &anywhere(&engine), StepDropout::default());
     }
 }
@@ -111,7 +111,7 @@ fn gradients_are_slopes() {
 #[test]
 fn gradients_are_slopes_under_dropout() {
     let rates = Rates { hidden: 0.2, attention: 0.2, head: 0.2, head_input: 0.2 };
-    for engine in [engine(), Engine::open(&base_dir(), &Backend::reference(Device::Cpu)).unwrap()] {
+    for engine in [engine(), Engine::open(&base_dir(), Backend::reference(Device::Cpu)).unwrap()] {
         check(&engine, &anywhere(&engine), StepDropout { rates, seed: 41 });
     }
 }
