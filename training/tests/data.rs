@@ -48,7 +48,8 @@ fn tsv_csv_and_json_lines_give_the_same_rows() {
     ])
     .unwrap();
     assert_eq!(csv.train, tsv.train);
-    let json = "{\"label\": \"b\", \"text\": \"say \\\"x\", \"text_pair\": \"and y\"}\n{\"text\": \"z\", \"text_pair\": \"w\", \"label\": \"a\"}\n";
+    let json = "{\"label\": \"b\", \"text\": \"say \\\"x\", \"text_pair\": \"and y\"}\n\
+                {\"text\": \"z\", \"text_pair\": \"w\", \"label\": \"a\"}\n";
     let json = load(&[("train.jsonl", json), ("validation.csv", "text,label,text_pair\nq,a,r\n")]).unwrap();
     assert_eq!(json.train, tsv.train);
 }
