@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From nothing to a served adapter: builds, pulls the default base, trains and prunes three SoRA adapters on examples/data, shows
-# their ranks, serves them and classifies over HTTP. Needs cargo and python3.
-#   usage: quickstart.sh [--once]        --once ends the server after the answers
-#   environment: PORT (8080; 0 takes a free one), PROFILE (dev, so that `cargo test` reuses the build; or release), CARGO_TARGET_DIR
+# Shows the whole way to served adapters: builds, pulls the default base, trains and prunes three SoRA adapters on examples/data,
+# shows their ranks, serves them and classifies texts over HTTP. Needs cargo and python3.
+#   usage: quickstart.sh [--once]        with --once, the server stops after the answers
+#   environment: PORT (8080; 0 chooses a free one), PROFILE (dev, which `cargo test` reuses; or release), CARGO_TARGET_DIR
 set -euo pipefail
 case "${1:-}" in
   "" | --once) ;;
@@ -27,7 +27,7 @@ for task in intent sentiment urgency; do
     --target-ratio 0.65 --overwrite
 done
 
-step "What they learnt (validation)"
+step "Evaluating on the validation split"
 for task in intent sentiment urgency; do
   "$binaries/polyrank-train" evaluate --model-id default --adapter "$adapters/$task" --data "examples/data/$task" --json
 done
@@ -46,7 +46,7 @@ for _ in $(seq 100); do
   kill -0 "$server" 2>/dev/null || { echo "the server did not start:" >&2; cat "$log" >&2; exit 1; }
   sleep 0.1
 done
-[ -n "$url" ] || { echo "the server told no address within 10 s:" >&2; cat "$log" >&2; exit 1; }
+[ -n "$url" ] || { echo "the server did not print its address within 10 s:" >&2; cat "$log" >&2; exit 1; }
 
 ask() { # adapter text
   python3 - "$url/classify/$1" "$2" <<'PY'

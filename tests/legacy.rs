@@ -199,7 +199,10 @@ proptest! {
 
     /// A damaged pickle of `torch.save` gives either a base or an error that names the file.
     #[test]
-    fn damaged_pickle_is_read_or_refused(hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), cut in any::<Option<prop::sample::Index>>()) {
+    fn damaged_pickle_is_read_or_refused(
+        hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<Option<prop::sample::Index>>(),
+    ) {
         let (home, mut pickle) = (TempDir::new().unwrap(), SAVED[0].1.clone());
         let whole = pickle.len();
         for (at, byte) in &hits {

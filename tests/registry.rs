@@ -355,7 +355,8 @@ proptest! {
                 Err(error) => panic!("{error}"),
             }
             let memory = world.in_memory();
-            let sum: usize = adapters.iter().filter(|(n, _)| memory.iter().any(|m| m == n)).map(|(_, s)| 4 * s.parse::<usize>().unwrap()).sum();
+            let resident = adapters.iter().filter(|(n, _)| memory.iter().any(|m| m == n));
+            let sum: usize = resident.map(|(_, s)| 4 * s.parse::<usize>().unwrap()).sum();
             prop_assert_eq!(world.registry.bytes(), sum);
             prop_assert!(sum <= 35 * 4);
             prop_assert!(held.iter().all(|loaded| memory.iter().any(|name| name == loaded.name())));

@@ -193,7 +193,8 @@ fn body_over_the_limit_gets_413() {
     let reply = server.raw(format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes());
     assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
     // A body whose announced length is far too long is refused before the client sends any of it.
-    let head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n";
+    let head = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\n\
+                Expect: 100-continue\r\n\r\n";
     let reply = server.raw(head.as_bytes());
     assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
 }

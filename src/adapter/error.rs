@@ -80,7 +80,12 @@ pub enum AdapterError {
         found: usize,
     },
     /// The adapter was trained on another base.
-    #[error("{}: trained on the base {}, asked to run on {}", file.display(), base(names.as_ref().and_then(|names| names.trained_on.as_deref()), expected), base(names.as_ref().map(|names| &*names.loaded), found))]
+    #[error(
+        "{}: trained on the base {}, asked to run on {}",
+        file.display(),
+        base(names.as_ref().and_then(|names| names.trained_on.as_deref()), expected),
+        base(names.as_ref().map(|names| &*names.loaded), found)
+    )]
     WrongBase {
         /// The file that holds the fingerprint.
         file: PathBuf,

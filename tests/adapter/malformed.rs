@@ -453,7 +453,10 @@ proptest! {
 
     /// With any damage to any file, reading gives a complete adapter or an error, and never panics.
     #[test]
-    fn damage_never_panics(which in 0..3usize, cut in any::<prop::sample::Index>(), hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), truncate: bool) {
+    fn damage_never_panics(
+        which in 0..3usize, cut in any::<prop::sample::Index>(),
+        hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), truncate: bool,
+    ) {
         let spoilt = Spoilt::new("ragged").bytes(FILES[which], |bytes| {
             // Damage in headers has the most effects, so that half of the changed bytes are there.
             let near = bytes.len().min(2048);

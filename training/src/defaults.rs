@@ -4,7 +4,8 @@
 //! | --- | --- | --- |
 //! | batch size | 16 below 3,000 rows, else 32 | few rows give few steps, and it takes steps to find out which ranks matter |
 //! | epochs | as many as give about 1,000 steps, but 3 to 20 | further epochs over few rows only memorise them |
-//! | rate | 1e-3 up to width 384, then falling with the width: 5e-4 at 768; 1.5 times as much below 1,000 rows | wide bases diverge at the rates that narrow bases need; if there are few steps, they must be larger |
+//! | rate | 1e-3 up to width 384, less for wider bases (5e-4 at 768) | wide bases diverge at the rates that narrow bases need |
+//! | rate below 1,000 rows | 1.5 times as much | if there are few steps, they must be larger |
 //!
 //! `--epochs`, `--batch-size` and `--lr` each replace one default; the epochs follow from a given batch size. On the three example tasks
 //! (246 rows), a batch size of 8 with a rate of 2e-3 diverged in one of three runs, and with 1e-3 two of them lost 3 and 4 points.

@@ -1,4 +1,4 @@
-//! A task's folder: formats, labels, splits, and a named error for each thing that can be wrong.
+//! Reading a task's data: formats, labels, splits, and an error for each kind of malformed data.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use polyrank::text::rows::ColumnNames;
 use polyrank_training::data::{DataError, DataOptions, HoldOut, Target, TaskData};
 use tempfile::TempDir;
 
-/// A folder with these files.
+/// A temporary folder with these files.
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (name, text) in files {
@@ -32,7 +32,7 @@ fn refused(files: &[(&str, &str)], words: &str) {
 }
 
 #[test]
-fn tsv_is_split_on_tabs_only_and_csv_and_json_lines_say_the_same() {
+fn tsv_csv_and_json_lines_give_the_same_rows() {
     let tsv = load(&[
         ("train.tsv", "\u{feff}label\tsentence1\tsentence2\r\nb\tsay \"x\tand y\r\na\tz\tw\r\n"),
         ("dev.tsv", "label\tsentence1\tsentence2\na\tq\tr\n"),
@@ -48,13 +48,14 @@ fn tsv_is_split_on_tabs_only_and_csv_and_json_lines_say_the_same() {
     ])
     .unwrap();
     assert_eq!(csv.train, tsv.train);
-    let json = "{\"label\": \"b\", \"text\": \"say \\\"x\", \"text_pair\": \"and y\"}\n{\"text\": \"z\", \"text_pair\": \"w\", \"label\": \"a\"}\n";
+    let json = "{\"label\": \"b\", \"text\": \"say \\\"x\", \"text_pair\": \"and y\"}\n\
+                {\"text\": \"z\", \"text_pair\": \"w\", \"label\": \"a\"}\n";
     let json = load(&[("train.jsonl", json), ("validation.csv", "text,label,text_pair\nq,a,r\n")]).unwrap();
     assert_eq!(json.train, tsv.train);
 }
 
 #[test]
-fn integers_are_ids_into_labels_txt_and_fractions_are_values() {
+fn whole_numbers_are_ids_into_labels_txt_and_fractions_are_values() {
     let rows = "label\tsentence\n1\tx\n0\ty\n1\tz\n0\tw\n";
     let named = load(&[("train.tsv", rows), ("labels.txt", "\u{feff}no\nyes\nmaybe\n")]).unwrap();
     assert_eq!(named.labels, ["no", "yes", "maybe"], "less the byte-order mark");
@@ -68,7 +69,7 @@ fn integers_are_ids_into_labels_txt_and_fractions_are_values() {
 }
 
 #[test]
-fn an_adapters_labels_stand_in_for_a_train_file() {
+fn adapters_labels_replace_a_training_file() {
     let options = || DataOptions { labels: Some(["b", "a", "c"].map(str::to_owned).to_vec()), ..options() };
     let known = |files: &[(&str, &str)]| TaskData::load(folder(files).path(), &options());
     let targets = |data: &TaskData, split: &str| -> Vec<Target> {
@@ -77,15 +78,15 @@ fn an_adapters_labels_stand_in_for_a_train_file() {
     let (names, ids) = ("label\tsentence\na\tx\nb\ty\n", "label\tsentence\n1\tx\n0\ty\n");
     for rows in [names, ids] {
         let dir = folder(&[("test.tsv", rows)]);
-        // Kept: the test split is read when it is asked for.
+        // The folder is kept, because the test split is read only on request.
         let data = TaskData::load(dir.path(), &options()).unwrap();
         assert_eq!(data.labels, ["b", "a", "c"]);
         assert_eq!(targets(&data, "test"), [Target::Class(1), Target::Class(0)]);
-        // No share of what is not there is held out.
+        // Without a training file, nothing is held out.
         assert!(matches!(data.split("train"), Err(DataError::NoSplit { .. })));
         assert!(matches!(data.split("validation"), Err(DataError::NoSplit { .. })));
     }
-    // Both files of the folder tell more than the adapter.
+    // A training file or `labels.txt` takes precedence over the adapter's labels.
     let listed = known(&[("dev.tsv", ids), ("labels.txt", "no\nyes\n")]).unwrap();
     assert_eq!(listed.labels, ["no", "yes"]);
     assert_eq!(targets(&listed, "validation"), [Target::Class(1), Target::Class(0)]);
@@ -97,7 +98,7 @@ fn an_adapters_labels_stand_in_for_a_train_file() {
 }
 
 #[test]
-fn a_split_of_train_is_seeded_and_keeps_every_row_once() {
+fn held_out_split_is_seeded_and_keeps_every_row_once() {
     let rows: String = (0..40).map(|i| format!("{}\ttext {i}\n", i % 2)).collect();
     let dir = folder(&[("train.tsv", &format!("label\tsentence\n{rows}"))]);
     let hold_out = |seed| Some(HoldOut { share: 0.25, seed });
@@ -117,7 +118,7 @@ fn a_split_of_train_is_seeded_and_keeps_every_row_once() {
 }
 
 #[test]
-fn the_test_split_is_read_when_asked_for() {
+fn test_split_is_read_only_on_request() {
     let train = ("train.tsv", "label\tsentence\na\tx\nb\ty\n");
     let validation = ("validation.tsv", "label\tsentence\na\tx\n");
     let test = |content| {
@@ -134,7 +135,7 @@ fn the_test_split_is_read_when_asked_for() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_malformed_data() {
     assert!(matches!(TaskData::load(Path::new("/nowhere/at/all"), &options()), Err(DataError::NoFolder(_))));
     refused(&[], "expected train.tsv");
     refused(&[("train.tsv", "")], "is empty");
@@ -213,13 +214,13 @@ fn what_is_wrong_is_named() {
     assert!(message.contains("train.tsv:3: not UTF-8"), "{message}");
 }
 
-/// Rows with these labels, each text another.
+/// Rows with these labels and different texts.
 fn labelled(labels: &[&str]) -> String {
     let row = |(i, label): (usize, &&str)| format!("{label}\ttext {i}\n");
     format!("label\tsentence\n{}", labels.iter().enumerate().map(row).collect::<String>())
 }
 
-/// What the labels of a train file are read as, with `labels.txt` of these words where there are any.
+/// Reads a training file with these labels, and with a `labels.txt` of the words in `listed`, if there are any.
 fn read_as(labels: &[&str], listed: &str, problem: Option<ProblemType>) -> Result<TaskData, DataError> {
     let rows = labelled(labels);
     let mut files = vec![("train.tsv", &*rows), ("validation.tsv", &*rows)];
@@ -230,9 +231,9 @@ fn read_as(labels: &[&str], listed: &str, problem: Option<ProblemType>) -> Resul
     TaskData::load(folder(&files).path(), &DataOptions { problem, ..options() })
 }
 
-/// The contract on labels, row by row: labels, `labels.txt`, `--problem-type`; names, targets, and what is told.
+/// The rules on labels. Each case has the labels, `labels.txt` and `--problem-type`, and the expected names, targets and message.
 #[test]
-fn a_label_is_what_its_value_says_and_not_its_spelling() {
+fn value_of_a_label_counts_and_not_its_spelling() {
     const CLASSES: Option<ProblemType> = Some(ProblemType::SingleLabelClassification);
     const VALUES: Option<ProblemType> = Some(ProblemType::Regression);
     type Case<'a, T> = (&'a [&'a str], &'a str, Option<ProblemType>, &'a [&'a str], &'a [T], &'a str);
@@ -315,7 +316,7 @@ fn a_label_is_what_its_value_says_and_not_its_spelling() {
         assert!(data.reading.contains(reading), "expected {reading:?} in {:?}", data.reading);
     }
     let wrong: &[(&[&str], &str, Option<ProblemType>, &str)] = &[
-        // Both readings fit, and differ.
+        // The labels fit both as ids and as names, with different classes.
         (
             &["0", "1", "2"],
             "1 0 other",
@@ -324,14 +325,14 @@ fn a_label_is_what_its_value_says_and_not_its_spelling() {
         ),
         (&["0", "1", "4"], "1 2 3 4 5", None, "train.tsv:3: the label 1 is ambiguous"),
         (&["1.0", "0.0"], "1 0 other", CLASSES, "train.tsv:2: the label 1.0 is ambiguous"),
-        // Neither fits.
+        // The labels fit neither as ids nor as names.
         (&["0", "2"], "neg pos", None, "train.tsv:3: unknown label \"2\"; expected an id from 0 to 1"),
         (&["0", "-1"], "neg pos", None, "unknown label \"-1\"; expected an id from 0 to 1"),
         (&["0.5", "1.5"], "neg pos", None, "train.tsv:2: unknown label \"0.5\"; expected neg, pos"),
         (&["-1", "1"], "", None, "label -1: expected an id from 0"),
         (&["-1", "1"], "", None, "--problem-type single_label_classification"),
         (&["0", "12345678901234567890123"], "", None, "label 12345678901234567890123: expected an id from 0"),
-        // What stands for a number that is missing.
+        // A word that stands for a missing number.
         (&["0.0", "NaN", "1.0"], "neg pos", None, "train.tsv:3: unknown label \"NaN\"; expected a finite number"),
         (&["0", "1", "inf"], "", None, "train.tsv:4: unknown label \"inf\""),
         (&["0", "1", "NaN"], "", CLASSES, "train.tsv:4: unknown label \"NaN\""),
@@ -360,7 +361,7 @@ impl MapOwned for [&str] {
     }
 }
 
-/// What train decides holds for the other files, whose labels may be spelt in another way.
+/// The training file decides the meaning of the labels in all files.
 #[test]
 fn splits_may_spell_a_label_differently() {
     let data = |train: &[&str], listed: &str, test: &[&str]| {
@@ -378,7 +379,7 @@ fn splits_may_spell_a_label_differently() {
     assert_eq!(data(&["0", "1"], "", &["1.0", "0.0"]).unwrap(), classes(&[1, 0]));
     assert_eq!(data(&["1", "2"], "1 2 3", &["1.0", "3e0"]).unwrap(), classes(&[0, 2]));
     assert_eq!(data(&["1", "good"], "", &["1.0", "good"]).unwrap(), classes(&[0, 1]));
-    // -1 is a class where it has a name, else the mark of GLUE's test files.
+    // -1 is a class if it is listed as a name. Otherwise it marks missing labels, as in GLUE's test files.
     assert_eq!(data(&["-1", "1"], "-1 0 1", &["-1", "-1"]).unwrap(), classes(&[0, 0]));
     for unlabelled in ["-1", "-1.0", ""] {
         let found = data(&["0", "1"], "neg pos", &[unlabelled, unlabelled]);
@@ -396,12 +397,12 @@ fn splits_may_spell_a_label_differently() {
 }
 
 #[test]
-fn several_labels_a_row_are_refused_with_the_row() {
+fn error_names_row_with_several_labels() {
     let row = |label: &str| format!("{{\"text\": \"a\", \"label\": {label}}}");
     for (label, words) in [
         ("[1, 0]", "label [1, 0]: expected one label a row: training with several labels is not supported yet"),
-        ("[\"x\"]", "label [\"x\"]: several labels a row"),
-        ("[]", "label []: several labels a row"),
+        ("[\"x\"]", "label [\"x\"]: expected one label a row"),
+        ("[]", "label []: expected one label a row"),
         ("{\"a\": 1}", "label {\"a\": 1}: expected a string, a whole number or a number"),
         ("NaN", "label NaN: expected a string"),
         ("null", "the label is empty"),
@@ -413,7 +414,7 @@ fn several_labels_a_row_are_refused_with_the_row() {
 }
 
 #[test]
-fn odd_labels_are_told() {
+fn warns_of_unusual_labels() {
     let warnings = |labels: &[&str], listed: &str| read_as(labels, listed, None).unwrap().warnings;
     assert_eq!(warnings(&["0", "1"], ""), [""; 0]);
     assert_eq!(warnings(&["0", "1"], "no yes"), [""; 0]);
@@ -432,7 +433,7 @@ fn odd_labels_are_told() {
 }
 
 #[test]
-fn one_file_is_a_task() {
+fn reads_a_task_from_one_file() {
     let rows: String = (0..20).map(|i| format!("{},text {i}\n", ["neg", "pos"][i % 2])).collect();
     let dir = folder(&[("reviews.csv", &format!("stars,review\n{rows}")), ("other.csv", "stars,review\n")]);
     let columns = ColumnNames { label: Some("stars".into()), text: Some("review".into()), pair: None };
@@ -443,7 +444,7 @@ fn one_file_is_a_task() {
     assert_eq!((&*data.task, data.train.len(), data.validation[0].examples.len()), ("reviews", 15, 5));
     assert_eq!((&data.columns, data.held_out), (&columns, options().hold_out));
     assert!(matches!(data.split("test"), Err(DataError::NoSplit { .. })));
-    // Without a share to hold out, and with an adapter's labels, it is what is evaluated on.
+    // With an adapter's labels and without a share to hold out, the whole file is the validation split.
     let labels = Some(["pos", "neg"].map_owned());
     let all = load("reviews.csv", DataOptions { labels: labels.clone(), ..DataOptions::default() }).unwrap();
     assert_eq!(
@@ -454,7 +455,7 @@ fn one_file_is_a_task() {
     let empty = load("other.csv", options()).unwrap_err();
     assert!(matches!(empty, DataError::Empty { .. }), "{empty}");
     assert!(matches!(load("none.csv", options()), Err(DataError::NoFolder(_))));
-    // A split's name says nothing of the task; labels.txt beside it counts.
+    // If the file has the name of a split, the folder names the task, and `labels.txt` in the folder counts.
     std::fs::write(dir.path().join("labels.txt"), "pos\nneg\n").unwrap();
     std::fs::rename(dir.path().join("reviews.csv"), dir.path().join("train.csv")).unwrap();
     let data = load("train.csv", options()).unwrap();
@@ -470,7 +471,7 @@ fn one_file_is_a_task() {
 }
 
 #[test]
-fn every_task_of_the_shared_data_loads() {
+fn loads_every_task_of_the_shared_data() {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     if !shared.is_dir() {
         println!("skipped: no shared data beside the project");

@@ -1,4 +1,4 @@
-//! `polyrank-train evaluate`: which rows, which labels, which metric.
+//! `polyrank-train evaluate`: its choice of rows, labels and metric.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn accuracy(found: &Value) -> (u64, f64) {
     (found["examples"].as_u64().unwrap(), found["metrics"]["accuracy"].as_f64().unwrap())
 }
 
-/// An adapter in `room` that has learnt [`data`]'s task by heart.
+/// Trains an adapter in `room` until it has memorised the task of [`data`].
 fn learnt(data: &Path, room: &Path, more: &[&str]) -> std::path::PathBuf {
     let output = room.join("adapter");
     let settings = ["--method", "lora", "--epochs", "8", "--lr", "1e-2"];
@@ -35,9 +35,9 @@ fn learnt(data: &Path, room: &Path, more: &[&str]) -> std::path::PathBuf {
     output
 }
 
-/// Labels without sense, so that rows that were trained on are answered better than those that were not.
+/// The labels are random, so that the training rows are answered better than the held-out rows.
 #[test]
-fn what_was_held_out_is_evaluated() {
+fn evaluates_the_held_out_rows() {
     let (data, room) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let words = ["plot", "the", "of", "and", "was"];
     let row =
@@ -51,32 +51,32 @@ fn what_was_held_out_is_evaluated() {
     let best = log(&output).iter().map(|entry| entry["metrics"]["accuracy"].as_f64().unwrap()).fold(0.0, f64::max);
     let found = evaluate(&output, data.path(), &[]);
     assert_eq!(accuracy(&found), (10, best));
-    // Either flag by itself leaves the other as the run had it.
+    // If only one of the flags is given, the other has the run's value.
     assert_eq!(evaluate(&output, data.path(), &["--seed", "3"]), found);
     assert_ne!(evaluate(&output, data.path(), &["--seed", "0"]), found, "other rows have another score");
     assert_eq!(evaluate(&output, data.path(), &["--validation-split", "0.25"]), found);
     assert_eq!(accuracy(&evaluate(&output, data.path(), &["--split", "train"])).0, 30);
     assert_eq!(accuracy(&evaluate(&output, data.path(), &["--validation-split", "0.5"])).0, 20);
-    // The same share of other rows was trained on, most of it.
+    // With another seed, most of the held-out rows are training rows.
     for changed in [&rows[1..], &rows.iter().rev().cloned().collect::<Vec<_>>()] {
         write(changed);
         refused(&args(&output, data.path(), &[]), 1, "the data has changed since this run held out a share of it");
         refused(&args(&output, data.path(), &["--split", "train"]), 1, "the data has changed");
         fine(&args(&output, data.path(), &held));
     }
-    // Nobody knows any more what was trained on.
+    // It is no longer known which rows were trained on.
     fs::remove_dir_all(output.join("run")).unwrap();
     refused(&args(&output, data.path(), &[]), 1, "no labelled split \"validation\"; where training held out a share");
 }
 
 #[test]
-fn any_labelled_file_of_the_folder_is_a_split() {
+fn every_labelled_file_of_the_folder_is_a_split() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = learnt(data.path(), room.path(), &["--task", "cola"]);
     let found = evaluate(&output, data.path(), &[]);
     assert_eq!((found["task"].as_str(), found["metrics"]["matthews"].is_f64()), (Some("cola"), true), "{found}");
     assert_eq!(evaluate(&output, data.path(), &["--task", "t"])["metrics"]["matthews"], Value::Null);
-    // The same rows as the only file of a folder: the adapter knows what its labels mean.
+    // The folder has only this file, so that the adapter's labels are used.
     let alone = TempDir::new().unwrap();
     for (name, split) in [("test.tsv", "test"), ("dev.tsv", "validation"), ("hard.tsv", "hard")] {
         fs::copy(data.path().join("validation.tsv"), alone.path().join(name)).unwrap();
@@ -88,14 +88,14 @@ fn any_labelled_file_of_the_folder_is_a_split() {
     {
         refused(&args(&output, alone.path(), &["--split", split]), 1, words);
     }
-    // As GLUE's test files are.
+    // The test file has no labels, as in GLUE.
     let unlabelled = TempDir::new().unwrap();
     fs::write(unlabelled.path().join("test.tsv"), "label\tsentence\n-1\tthe plot\n").unwrap();
     refused(&args(&output, unlabelled.path(), &["--split", "test"]), 1, "no labelled split \"test\"\n");
 }
 
 #[test]
-fn labels_meet_by_name_or_by_id_but_never_by_chance() {
+fn labels_match_by_name_or_by_id() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = learnt(data.path(), room.path(), &[]);
     let found = evaluate(&output, data.path(), &[]);
@@ -110,14 +110,14 @@ fn labels_meet_by_name_or_by_id_but_never_by_chance() {
         dir
     };
     assert_eq!(evaluate(&output, renamed("0", "1").path(), &[])["metrics"], found["metrics"]);
-    // Sorted, the second's first label is the first's second.
+    // In sorted order, these names would swap the classes.
     refused(&args(&output, renamed("z_no", "a_yes").path(), &[]), 1, "labels differ");
     refused(&args(&output, renamed("bad", "a_yes").path(), &[]), 1, "labels differ");
 }
 
-/// As `transformers` has it.
+/// As in `transformers`.
 #[test]
-fn one_output_is_a_regression_unless_its_file_says_else() {
+fn one_output_is_a_regression_unless_its_file_says_otherwise() {
     let (adapter, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
         fs::copy(base_dir().join("onelabel").join(name), adapter.path().join(name)).unwrap();
@@ -129,7 +129,7 @@ fn one_output_is_a_regression_unless_its_file_says_else() {
 
 #[cfg(unix)]
 #[test]
-fn a_linked_folder_has_its_links_name() {
+fn linked_folder_is_named_by_its_link() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let link = room.path().join("cola");
     std::os::unix::fs::symlink(data.path(), &link).unwrap();
@@ -137,14 +137,14 @@ fn a_linked_folder_has_its_links_name() {
     assert_eq!(log(&output)[0]["metrics"].as_object().unwrap().keys().next().unwrap(), "matthews");
 }
 
-/// F1 is of the data's class 1, whichever way round the adapter has the labels.
+/// The adapter may have the labels in another order.
 #[test]
-fn f1_is_of_the_datas_class_1() {
+fn f1_is_that_of_the_datas_class_1() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
     fine(&train(from, to, &["--epochs", "6", "--method", "lora"]));
-    // Half of the bad ones called good, so that the classes' F1 differ.
+    // Half of the bad rows are labelled good, so that the classes have different F1.
     let rows = String::from_utf8(read(&data.path().join("validation.tsv"))).unwrap();
     let rows: Vec<(&str, &str)> = rows.lines().skip(1).map(|line| line.split_once('\t').unwrap()).collect();
     let rows: Vec<(&str, &str)> =
@@ -175,9 +175,9 @@ fn f1_is_of_the_datas_class_1() {
     }
 }
 
-/// The columns of the run are those of its evaluation, and of one file the rows that it held out.
+/// The evaluation uses the run's columns, and the rows of the file that the run held out.
 #[test]
-fn one_file_is_evaluated_as_it_was_trained_on() {
+fn one_file_is_evaluated_with_the_runs_columns_and_held_out_rows() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
     let rows = rows.replacen("label\tsentence", "stars\treview", 1);
@@ -191,7 +191,7 @@ fn one_file_is_evaluated_as_it_was_trained_on() {
     assert_eq!(accuracy(&evaluate(&output, &file, &[])).0, 12);
     assert_eq!(accuracy(&evaluate(&output, &file, &["--split", "train"])).0, 36);
     assert_eq!(accuracy(&evaluate(&output, &other, &[])).0, 10);
-    // A folder with the usual names, which the run's are not.
+    // This folder's columns have the usual names, but the run's columns have others.
     refused(
         &args(&output, data.path(), &[]),
         1,
@@ -199,7 +199,7 @@ fn one_file_is_evaluated_as_it_was_trained_on() {
     );
     let usual = ["--label-column", "label", "--text-column", "sentence"];
     assert_eq!(accuracy(&evaluate(&output, data.path(), &usual)).0, 12);
-    // A run goes on with its own columns only.
+    // A run can be continued only with its own columns.
     let mut resume = train(file.to_str().unwrap(), output.to_str().unwrap(), &columns);
     resume.extend(["--method", "lora", "--epochs", "8", "--lr", "1e-2", "--validation-split", "0.25", "--resume"]);
     fine(&resume);
@@ -208,9 +208,8 @@ fn one_file_is_evaluated_as_it_was_trained_on() {
     refused(&resume, 1, "the run was started with columns = ");
 }
 
-/// Names in an order that is guessed are told.
 #[test]
-fn names_that_are_taken_for_ids_are_told() {
+fn warns_if_the_order_of_names_is_a_guess() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = learnt(data.path(), room.path(), &[]);
     let told = |more: &[&str]| {

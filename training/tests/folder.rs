@@ -1,4 +1,4 @@
-//! The output folder: what a run takes, what it leaves, and what it never touches.
+//! The output folder: which folders a run accepts, which files it writes, and which it never changes.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::{base_dir, engine};
 const ADAPTER: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
 
 #[test]
-fn overwriting_replaces_adapters_and_runs_only() {
+fn overwrite_replaces_only_adapters_and_runs() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let from = data.path().to_str().unwrap();
     let args = |to: &Path| -> Vec<String> {
@@ -21,7 +21,7 @@ fn overwriting_replaces_adapters_and_runs_only() {
         let args = args(to);
         refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, words);
     };
-    // A base's own folder.
+    // The folder of a base.
     let base = room.path().join("base");
     fs::create_dir(&base).unwrap();
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
@@ -29,7 +29,7 @@ fn overwriting_replaces_adapters_and_runs_only() {
     }
     foreign(&base, "config.json belongs to neither an adapter nor a run");
     assert_eq!(names(&base), ["config.json", "model.safetensors", "tokenizer.json"]);
-    // Another program's.
+    // The folder of another program.
     let project = room.path().join("project");
     fs::create_dir_all(project.join("run")).unwrap();
     fs::write(project.join("run/precious.txt"), "mine").unwrap();
@@ -37,9 +37,9 @@ fn overwriting_replaces_adapters_and_runs_only() {
     assert_eq!(read(&project.join("run/precious.txt")), b"mine");
 }
 
-/// A server goes on with it, and a run that fails costs nothing.
+/// A server can use the old adapter until then, and a run that fails does not remove it.
 #[test]
-fn an_adapter_stays_until_the_new_one_is_written() {
+fn adapter_stays_until_the_new_one_is_written() {
     let (data, room) = (data(), TempDir::new().unwrap());
     fs::remove_file(data.path().join("validation.tsv")).unwrap();
     let output = room.path().join("adapter");
@@ -49,7 +49,7 @@ fn an_adapter_stays_until_the_new_one_is_written() {
     let again = ["--overwrite", "--epochs", "1", "--validation-split", "0.5"];
     refused(&train(from, to, &[&again[..], &["--lr", "1e30"]].concat()), 1, "the loss is");
     assert_eq!(ADAPTER.map(|name| read(&output.join(name))), before);
-    // What the failed run held out says nothing of the adapter that is there.
+    // The rows that the failed run held out do not belong to the adapter in the folder.
     let base = base_dir();
     let evaluate = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
     refused(&evaluate, 1, "no labelled split \"validation\"");
@@ -59,12 +59,12 @@ fn an_adapter_stays_until_the_new_one_is_written() {
 }
 
 #[test]
-fn only_a_run_goes_on() {
+fn resume_needs_a_run() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
     let resume = train(from, to, &["--resume", "--epochs", "1"]);
-    // Nothing there yet: a job that is started again and again needs no other call the first time.
+    // `--resume` in an empty folder starts a run, so that a job that is restarted uses the same command each time.
     fine(&resume);
     fs::remove_dir_all(output.join("run")).unwrap();
     let before = read(&output.join(ADAPTER[1]));
@@ -73,7 +73,7 @@ fn only_a_run_goes_on() {
 }
 
 #[test]
-fn one_process_trains_in_a_folder() {
+fn only_one_process_trains_in_a_folder() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
@@ -89,9 +89,9 @@ fn one_process_trains_in_a_folder() {
     fine(&train(from, to, &["--epochs", "1", "--overwrite"]));
 }
 
-/// A base that has moved is named anew; a checkpoint is found from within; other users can read it.
+/// The base may have moved, the command may run inside the checkpoint's folder, and other users can read the files.
 #[test]
-fn a_checkpoint_is_pruned_from_anywhere() {
+fn prunes_a_checkpoint_from_anywhere() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let (first, moved) = (room.path().join("first"), room.path().join("moved"));
     fs::create_dir(&first).unwrap();
@@ -129,9 +129,9 @@ fn a_checkpoint_is_pruned_from_anywhere() {
     }
 }
 
-/// Several passes a batch, which threads share: 128 tokens each, and a batch has 360.
+/// A batch has 360 tokens and a micro-batch 128, so that the threads share several micro-batches.
 #[test]
-fn threads_do_not_change_a_run() {
+fn number_of_threads_does_not_change_a_run() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let engine = engine();
     let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
@@ -158,9 +158,9 @@ fn threads_do_not_change_a_run() {
     assert!(run("3") == one, "three threads make another adapter than one");
 }
 
-/// The adapter's folder alone is served; the run's goes elsewhere.
+/// The adapter's folder then has only the files that are served.
 #[test]
-fn a_run_goes_to_the_folder_it_is_given() {
+fn run_dir_holds_the_log_and_the_checkpoints() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let (output, run, base) = (room.path().join("adapter"), room.path().join("runs/one"), base_dir());
     let (from, to, at) = (data.path().to_str().unwrap(), output.to_str().unwrap(), run.to_str().unwrap());
@@ -179,25 +179,25 @@ fn a_run_goes_to_the_folder_it_is_given() {
         ["config.toml", "log.jsonl", "task.json", "checkpoint-2"].iter().all(|name| files.contains(&(*name).into()))
     );
     fine(&strs(&args(&["--resume"])));
-    // What the run held out is evaluated, where it is told where the run is.
+    // With `--run-dir`, `evaluate` finds the rows that the run held out.
     let evaluate = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
     refused(&evaluate, 1, "no labelled split \"validation\"");
     assert!(fine(&[&evaluate[..], &["--run-dir", at]].concat()).contains("\"examples\":12"));
-    // A checkpoint is found in it, too.
+    // Its checkpoints can be pruned, too.
     let pruned = room.path().join("pruned");
     fine(&["prune", run.join("checkpoint-2").to_str().unwrap(), "--output", pruned.to_str().unwrap()]);
-    // Only a run's own files are replaced.
+    // Only the run's own files are replaced.
     fs::write(run.join("notes.txt"), "mine").unwrap();
     fine(&strs(&args(&["--overwrite"])));
     assert_eq!(read(&run.join("notes.txt")), b"mine");
-    // Either folder that is full needs a word.
+    // If either folder is not empty, `--resume` or `--overwrite` is needed.
     refused(&strs(&args(&[])), 1, "adapter is not empty");
     fs::remove_dir_all(&output).unwrap();
     refused(&strs(&args(&[])), 1, "one is not empty");
 }
 
 #[test]
-fn all_checkpoints_are_kept_if_asked() {
+fn keep_checkpoints_keeps_those_of_all_epochs() {
     let (data, room) = (data(), TempDir::new().unwrap());
     for (more, expected) in [(&["--keep-checkpoints"][..], 4), (&[], 2)] {
         let output = room.path().join(expected.to_string());
@@ -210,9 +210,9 @@ fn all_checkpoints_are_kept_if_asked() {
     }
 }
 
-/// So that `AutoConfig.from_pretrained` of the adapter's folder is the classifier's configuration.
+/// `AutoConfig.from_pretrained` then reads the adapter's folder as the configuration of the classifier.
 #[test]
-fn the_adapters_configuration_describes_its_base() {
+fn adapters_config_json_describes_its_base() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "1"]));

@@ -1,4 +1,5 @@
-//! Gradients against finite differences, through the whole encoder: matrices, gates and head of SoRA; and all parameters of a base.
+//! Compares gradients through the whole encoder with finite differences, for SoRA's matrices, gates and head and for all parameters of
+//! a base.
 
 use candle_core::{Device, Tensor, Var};
 use polyrank::adapter::ProblemType;
@@ -16,7 +17,7 @@ use rand::{Rng, SeedableRng};
 
 use super::{ENCODERS, backends, base_dir, encoder_on, engine};
 
-/// A point where nothing is zero: `Wu` begins at zero, and then no gate has a gradient.
+/// SoRA at a point where no variable is zero. At the start `Wu` is zero, so that no gate has a gradient.
 fn anywhere(engine: &Engine) -> Sora {
     let modules = (0..engine.layout().modules.len()).collect();
     let shape = LowRankSettings { rank: 3, alpha: 6.0, modules, labels: 3, seed: 5 };
@@ -58,7 +59,7 @@ fn loss(engine: &Engine, method: &Sora, dropout: StepDropout) -> Tensor {
     (loss_of(engine, &method.head(), &TrainingPass { method, dropout }) + penalty).unwrap()
 }
 
-/// `var + size * direction`, in place.
+/// Sets `var` to `var + size * direction`.
 fn shift(var: &Var, direction: &Tensor, size: f64) {
     let moved = (var.as_detached_tensor() + (direction * size).unwrap()).unwrap();
     var.set(&moved).unwrap();
@@ -68,7 +69,7 @@ fn check(engine: &Engine, method: &Sora, dropout: StepDropout) {
     check_slopes(engine, method.variables(), || loss(engine, method, dropout));
 }
 
-/// In each variable, along a random direction: the slope of the loss is the gradient's part in that direction.
+/// Checks each variable along a random direction. The slope of the loss must equal the gradient's component in that direction.
 fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> Tensor) {
     let gradients = loss().backward().unwrap();
     let value = || f64::from(loss().to_scalar::<f32>().unwrap());
@@ -76,14 +77,14 @@ fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> Te
     for Variable { name, var, .. } in variables {
         let gradient = gradients.get(&var).unwrap();
         let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt().max(1e-6);
-        // Half along the gradient, so that the slope stands above f32's noise; half at random.
+        // The direction is half along the gradient, so that the slope is larger than f32's noise, and half random.
         let noise: Vec<f32> = (0..gradient.elem_count()).map(|_| rng.random_range(-1.0..1.0)).collect();
         let length = noise.iter().map(|x| x * x).sum::<f32>().sqrt();
         let noise = Tensor::from_vec(noise, gradient.shape(), &Device::Cpu).unwrap();
         let direction = ((gradient / f64::from(norm)).unwrap() + (noise / f64::from(length)).unwrap()).unwrap();
         let expected = f64::from((gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
         let start = var.as_detached_tensor().copy().unwrap();
-        // DistilBERT's head has a ReLU: a shorter step crosses fewer of its kinks.
+        // DistilBERT's head has a ReLU, and a smaller step crosses fewer of its kinks.
         let step = if engine.config().model_type == "distilbert" { 5e-4 } else { 4e-3 };
         shift(&var, &direction, step);
         let above = value();
@@ -101,15 +102,15 @@ fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> Te
 }
 
 #[test]
-fn gradients_are_slopes() {
+fn gradients_equal_slopes() {
     for engine in [engine(), Engine::open(&base_dir(), Backend::reference(Device::Cpu)).unwrap()] {
         check(&engine, &anywhere(&engine), StepDropout::default());
     }
 }
 
-/// The masks of a step are the same in every pass, so that the loss is one function, and the backward pass sees them too.
+/// All passes of a step have the same masks, so that the loss is a fixed function. The backward pass uses the same masks.
 #[test]
-fn gradients_are_slopes_under_dropout() {
+fn gradients_equal_slopes_under_dropout() {
     let rates = Rates { hidden: 0.2, attention: 0.2, head: 0.2, head_input: 0.2 };
     for engine in [engine(), Engine::open(&base_dir(), Backend::reference(Device::Cpu)).unwrap()] {
         check(&engine, &anywhere(&engine), StepDropout { rates, seed: 41 });
@@ -117,7 +118,7 @@ fn gradients_are_slopes_under_dropout() {
 }
 
 #[test]
-fn gradients_of_every_architecture_are_slopes() {
+fn gradients_of_every_architecture_equal_slopes() {
     let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
     for backend in backends() {
         for name in ENCODERS {
@@ -128,9 +129,9 @@ fn gradients_of_every_architecture_are_slopes() {
     }
 }
 
-/// The bias by distance is a parameter as any other.
+/// MPNet's relative bias is a parameter, too.
 #[test]
-fn gradients_of_all_parameters_of_mpnet_are_slopes() {
+fn gradients_of_all_parameters_of_mpnet_equal_slopes() {
     backends().iter().for_each(|backend| all_parameters_are_slopes(&encoder_on("mpnet", backend)));
 }
 

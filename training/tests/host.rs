@@ -1,4 +1,4 @@
-//! Steps against the plainest code that does the same on slices in host memory: on the CPU both give the same bits.
+//! Compares steps with plain code on slices in host memory. On the CPU, both give the same bits.
 
 use candle_core::{Device, Tensor};
 use polyrank_training::method::sora::{Controller, GateRule, SoraSettings, Threshold};
@@ -39,7 +39,7 @@ impl Plain {
     }
 }
 
-/// A whole step over all variables: what a method and the optimiser do, without tensors.
+/// A complete step of all variables, as a method and the optimiser make it, but without tensors.
 fn step(all: &mut [Plain], mut gradients: Vec<Vec<f32>>, number: usize, rate: f64, sora: &SoraSettings, cost: usize) {
     let adaptive = sora.gate == GateRule::Adaptive;
     let controller = match sora.threshold {
@@ -140,7 +140,7 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
-    // The sign of a zero is of no account.
+    // The sign of a zero does not matter.
     values.iter().map(|x| (x + 0.0).to_bits()).collect()
 }
 
@@ -148,8 +148,8 @@ fn shape() -> LowRankSettings {
     LowRankSettings { rank: RANK, alpha: 8.0, modules: vec![0], labels: 3, seed: 7 }
 }
 
-/// Runs both for a whole run and compares all variables and moments after each step. Returns whether some gates went and some
-/// stayed.
+/// Makes a complete run with both, and compares all variables and moments after each step. Returns whether some gates became 0 and
+/// some did not.
 fn compare(mut method: impl Method, settings: &SoraSettings) -> bool {
     let rule = Rule { weight_decay: DECAY, eps: 1e-8, clip: Some(CLIP), total: TOTAL };
     let mut optimizer = Optimizer::new(method.variables(), rule).unwrap();
@@ -175,14 +175,14 @@ fn compare(mut method: impl Method, settings: &SoraSettings) -> bool {
     let module = engine().layout().modules[0].clone();
     let cost = module.in_features + module.out_features;
     for number in 1..=TOTAL {
-        // The size varies, so that some steps are clipped and some are not.
+        // The gradients' sizes vary, so that some steps are clipped and others are not.
         let size = [0.01, 0.1, 1.0][number % 3];
         let gradients: Vec<Vec<f32>> = all
             .iter()
             .map(|variable| variable.values.iter().map(|_| size * rng.random_range(-1.0f32..1.0)).collect())
             .collect();
         let tensors = all.iter().zip(&gradients).zip(&optimizer.variables).map(|((_, gradient), variable)| {
-            // As backward passes give them: matrices may come transposed.
+            // As in backward passes, matrices may be transposed in memory.
             let tensor = Tensor::from_slice(gradient, variable.var.shape(), &Device::Cpu).unwrap();
             Some(if tensor.rank() == 2 { tensor.t().unwrap().contiguous().unwrap().t().unwrap() } else { tensor })
         });
@@ -203,14 +203,14 @@ fn compare(mut method: impl Method, settings: &SoraSettings) -> bool {
 }
 
 #[test]
-fn lora_steps_as_plain_code() {
+fn lora_steps_like_plain_code() {
     let settings =
         SoraSettings { gate: GateRule::Authors, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 0.0 };
     compare(Lora::new(engine().layout(), &shape(), &Device::Cpu).unwrap(), &settings);
 }
 
 #[test]
-fn sora_steps_as_plain_code() {
+fn sora_steps_like_plain_code() {
     for (gate, threshold) in [
         (GateRule::Adaptive, Threshold::Ratio(0.5)),
         (GateRule::Paper, Threshold::Ratio(0.5)),

@@ -1,4 +1,4 @@
-//! From repositories of the hub in older layouts to an answer over HTTP, by the two binaries.
+//! The two binaries together, from hub repositories in older layouts to an answer over HTTP.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,15 +14,15 @@ use super::base_dir;
 use super::run::data;
 use super::serve::{Server, polyrank};
 
-/// A repository in DeBERTa-v3's layout: `pytorch_model.bin` by `torch.save`, `spm.model` by SentencePiece.
+/// A repository in DeBERTa-v3's layout: `pytorch_model.bin` from `torch.save`, and `spm.model` from SentencePiece.
 const ID: &str = "org/old-deberta";
-/// What the hub asks of its users.
+/// The token that the hub requires.
 const TOKEN: &str = "a-secret";
 
-/// Ids of repositories, and the folders that hold their files.
+/// The ids of repositories, and the folders with their files.
 type Repositories = Vec<(&'static str, PathBuf)>;
 
-/// A hub on a free port of this machine, that counts what it is asked.
+/// A fake hub on a free port of this machine, which counts requests.
 struct Hub {
     endpoint: String,
     asked: Arc<AtomicUsize>,
@@ -66,11 +66,11 @@ fn answer(mut stream: TcpStream, repositories: &Repositories) {
     };
     let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
     let body = if method == "HEAD" { Vec::new() } else { body };
-    // The client may have had enough.
+    // The client may have closed the connection.
     drop(stream.write_all(&[head.into_bytes(), body].concat()));
 }
 
-/// A binary in the environment of a machine that has nothing but this hub.
+/// A binary in an environment with an empty cache and this hub only.
 fn command(binary: &Path, home: &TempDir, hub: &Hub) -> Command {
     let mut command = Command::new(binary);
     command.env("POLYRANK_HOME", home.path()).env("HF_ENDPOINT", &hub.endpoint).env("HF_TOKEN", TOKEN);
@@ -88,13 +88,13 @@ fn value(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
-/// The ranks of every site, as `inspect` tells them.
+/// The ranks of every site, as `inspect` prints them.
 fn ranks(facts: &Value) -> Vec<u64> {
     let modules = facts["ranks"].as_object().unwrap().values();
     modules.flat_map(|of| of.as_array().unwrap()).map(|rank| rank.as_u64().unwrap()).collect()
 }
 
-/// Whether a list of labels with scores is another, to rounding.
+/// Checks that two lists of labels with scores are equal up to rounding.
 fn assert_same(ours: &Value, theirs: &Value) {
     let (ours, theirs) = (ours.as_array().unwrap(), theirs.as_array().unwrap());
     assert_eq!((ours.len(), theirs.len()), (2, 2));
@@ -109,7 +109,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 #[test]
-fn an_old_deberta_is_pulled_trained_on_pruned_and_served() {
+fn pulls_trains_prunes_and_serves_an_old_deberta() {
     let (home, data, room) = (TempDir::new().unwrap(), data(), TempDir::new().unwrap());
     let (adapters, again) = (room.path().join("adapters"), room.path().join("again"));
     let (from, to) = (data.path(), adapters.join("plots"));
@@ -117,14 +117,14 @@ fn an_old_deberta_is_pulled_trained_on_pruned_and_served() {
     let runtime = || command(polyrank(), &home, &hub);
     let training = || command(Path::new(env!("CARGO_BIN_EXE_polyrank-train")), &home, &hub);
 
-    // Pulled: what lies in the cache is what is served, and the hub is not asked again.
+    // Pull: the cached base is the one that is served, and there are no further requests to the hub.
     let base = PathBuf::from(fine(runtime().args(["pull", ID])).trim());
     assert!(base.starts_with(home.path()) && !base.join("pytorch_model.bin").exists(), "{base:?}");
     assert!(["config.json", "model.safetensors", "tokenizer.json"].iter().all(|name| base.join(name).is_file()));
     let asked = hub.asked();
     assert!(asked > 4, "{asked}");
 
-    // Trained: the pooler is new, and saved with the adapter.
+    // Train: the pooler is new, and is saved with the adapter.
     let mut train = training();
     train.args(["train", "--model-id", ID, "--method", "sora", "--data"]).arg(from).arg("--output").arg(&to);
     train.args(["--epochs", "20", "--batch-size", "8", "--rank", "4", "--seed", "5", "--lr", "1e-2"]);
@@ -135,7 +135,7 @@ fn an_old_deberta_is_pulled_trained_on_pruned_and_served() {
         fine(training().args(["evaluate", "--model-id", ID, "--json", "--data"]).arg(from).arg("--adapter").arg(&to));
     assert!(value(metrics.as_bytes())["metrics"]["accuracy"].as_f64().unwrap() > 0.8, "{metrics}");
 
-    // Pruned: the checkpoint of the epoch that was exported gives the same adapter, of ranks that differ.
+    // Prune: the checkpoint of the exported epoch gives the same adapter, with different ranks by site.
     let exported = std::fs::read(to.join("adapter_model.safetensors")).unwrap();
     let entries = std::fs::read_dir(to.join("run")).unwrap().map(|entry| entry.unwrap().path());
     let mut checkpoints = entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("checkpoint-"));
@@ -148,7 +148,7 @@ fn an_old_deberta_is_pulled_trained_on_pruned_and_served() {
     let ranks = ranks(&value(fine(runtime().arg("inspect").arg(&to).arg("--json")).as_bytes()));
     assert!(ranks.iter().any(|rank| *rank < 4) && ranks.iter().any(|rank| *rank > 0), "{ranks:?}");
 
-    // Served: over HTTP as from the command line.
+    // Serve: HTTP and the command line give the same answers.
     let texts = ["the plot was very good", "the plot and was not good", "naïve ½ 東京"];
     let mut classify = runtime();
     classify.args(["classify", "--model-id", ID, "--adapter"]).arg(&to);
@@ -162,9 +162,9 @@ fn an_old_deberta_is_pulled_trained_on_pruned_and_served() {
     assert_eq!(hub.asked(), asked, "the hub was asked again");
 }
 
-/// In shards, half of them f16, with a `vocab.txt`; and with RoBERTa's `vocab.json` and `merges.txt`.
+/// One base has shards (half of them f16) and a `vocab.txt`, the other has RoBERTa's `vocab.json` and `merges.txt`.
 #[test]
-fn what_comes_from_the_hub_is_what_lies_in_a_folder() {
+fn base_from_the_hub_equals_the_same_base_in_a_folder() {
     let home = TempDir::new().unwrap();
     let hub = Hub::play(vec![("org/bert", golden("bert")), ("org/roberta", golden("roberta"))]);
     for name in ["bert", "roberta"] {
@@ -182,7 +182,7 @@ fn what_comes_from_the_hub_is_what_lies_in_a_folder() {
 }
 
 #[test]
-fn an_adapter_is_pulled_and_offline_nothing_is() {
+fn pulls_an_adapter_but_not_offline() {
     let (home, plain) = (TempDir::new().unwrap(), base_dir().join("plain"));
     let hub = Hub::play(vec![("org/plain", plain.clone())]);
     let run = || command(polyrank(), &home, &hub);

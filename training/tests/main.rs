@@ -1,4 +1,4 @@
-//! Training's integration tests, one binary.
+//! The integration tests of training, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod data;
@@ -21,7 +21,7 @@ use polyrank::engine::Engine;
 use polyrank::params::{Backend, Precision};
 use polyrank::text::Encoded;
 
-/// Tiny bases of the runtime's goldens besides BERT, below `tests/goldens/encoders`.
+/// The tiny bases of the runtime's goldens other than BERT, in `tests/goldens/encoders`.
 const ENCODERS: [&str; 9] = [
     "roberta",
     "xlm-roberta",
@@ -44,7 +44,7 @@ fn home() -> &'static str {
     env!("CARGO_TARGET_TMPDIR")
 }
 
-/// As the commands open it.
+/// The tiny BERT, opened as by the commands.
 fn engine() -> Engine {
     Engine::prepacked(&base_dir(), &Device::Cpu, Precision::F32, None).unwrap()
 }
@@ -60,7 +60,7 @@ fn backends() -> [Backend; 2] {
     [Backend::cpu(), Backend::reference(Device::Cpu)]
 }
 
-/// Ids and segments as the goldens' `batch.json` lists them.
+/// Packs texts given by ids and segments, as in the goldens' `batch.json`.
 fn pack(texts: &serde_json::Value) -> Packed {
     let ids = |text: &serde_json::Value, key: &str| -> Vec<u32> { serde_json::from_value(text[key].clone()).unwrap() };
     let texts: Vec<Encoded> = texts

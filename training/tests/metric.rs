@@ -1,4 +1,4 @@
-//! Metrics against scikit-learn's and scipy's values, printed by:
+//! Compares metrics with the values of scikit-learn and scipy, printed by:
 //! `matthews_corrcoef([0,1,2,2,1,0,2,1],[0,2,2,2,1,0,1,1])`, `f1_score([1,0,1,1,0,1],[1,1,1,0,0,1])`,
 //! `pearsonr(...)`, `spearmanr(...)` of the numbers below.
 
@@ -17,7 +17,7 @@ fn close(found: f64, expected: f64) {
 }
 
 #[test]
-fn classification_metrics_are_scikit_learns() {
+fn classification_metrics_equal_scikit_learn() {
     let (wanted, found) = ([0, 1, 2, 2, 1, 0, 2, 1], [0, 2, 2, 2, 1, 0, 1, 1]);
     close(classes(Metric::Accuracy, &wanted, &found, 3), 0.75);
     close(classes(Metric::Matthews, &wanted, &found, 3), 0.619_047_619);
@@ -27,19 +27,19 @@ fn classification_metrics_are_scikit_learns() {
 }
 
 #[test]
-fn correlations_are_scipys() {
+fn correlations_equal_scipy() {
     let found: Vec<Vec<f32>> = [1.0, 2.0, 2.0, 3.5, -1.0].iter().map(|&x| vec![x]).collect();
     let wanted = [0.5, 1.5, 4.0, 3.0, 0.5].map(Target::Value);
     close(score(Metric::Pearson, &found, &wanted), 0.701_868_573);
     close(score(Metric::Spearman, &found, &wanted), 0.789_473_684);
-    // What is no number has a rank all the same.
+    // NaN has a rank, too.
     let with_nan = [f32::NAN, 1.0, f32::NAN, 2.0].map(|x| vec![x]);
     close(score(Metric::Spearman, &with_nan, &[3.5, 1.0, 3.5, 2.0].map(Target::Value)), 1.0);
     close(score(Metric::Pearson, &[vec![1.0], vec![1.0]], &[Target::Value(1.0), Target::Value(2.0)]), 0.0);
 }
 
 #[test]
-fn glue_tasks_bring_their_metric() {
+fn glue_tasks_have_their_own_metrics() {
     let primary = |task| metrics_for(task, ProblemType::SingleLabelClassification)[0];
     assert_eq!(
         [primary("cola"), primary("mrpc"), primary("trec")],

@@ -1,4 +1,4 @@
-//! Whole runs of `polyrank-train` on the tiny base: train, resume, prune, evaluate, and what it refuses.
+//! Complete runs of `polyrank-train` on the tiny base: train, resume, prune, evaluate, and refused calls.
 
 use std::io::Write;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(crate) fn refused(args: &[&str], code: i32, words: &str) {
     assert!(message.contains(words), "expected {words:?} in {message:?}");
 }
 
-/// A task that a word decides.
+/// A task in which one word decides the label.
 pub(crate) fn data() -> TempDir {
     let dir = TempDir::new().unwrap();
     let row = |i: usize| {
@@ -67,7 +67,7 @@ pub(crate) fn read(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn a_run_lands_on_its_ratio_and_its_checkpoint_prunes_to_the_same_adapter() {
+fn run_reaches_its_ratio_and_its_checkpoint_gives_the_same_adapter() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
@@ -90,14 +90,14 @@ fn a_run_lands_on_its_ratio_and_its_checkpoint_prunes_to_the_same_adapter() {
     let log = std::fs::read_to_string(output.join("run/log.jsonl")).unwrap();
     let entries: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(entries.len(), 6);
-    // The exported adapter is the best of the epochs whose support is final, as the served path measures it.
+    // The exported adapter is the best among the epochs with final ranks, as measured with the forward pass of serving.
     let best = entries[2..].iter().map(|entry| entry["metrics"]["accuracy"].as_f64().unwrap()).fold(0.0, f64::max);
     let base = base_dir();
     let json = fine(&["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"]);
     let found: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((found["metrics"]["accuracy"].as_f64().unwrap(), found["examples"].as_u64()), (best, Some(12)));
     assert_eq!(found["parameters"]["adapter"].as_u64().unwrap() as usize, adapter.delta_parameters());
-    // Of epochs that are equally right the one with the least loss.
+    // Among epochs with equal metrics, it is the one with the lowest loss.
     let equal = entries.iter().skip(2).filter(|entry| entry["metrics"]["accuracy"].as_f64() == Some(best));
     let loss = |entry: &&serde_json::Value| entry["validation_loss"].as_f64().unwrap();
     let chosen = equal.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap();
@@ -116,7 +116,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The lines of a run's log, less what its speed was.
+/// The lines of a run's log, without duration and speed.
 pub(crate) fn log(output: &Path) -> Vec<serde_json::Value> {
     let text = String::from_utf8(read(&output.join("run/log.jsonl"))).unwrap();
     let mut entries: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -142,17 +142,17 @@ fn killed(args: &[&str], output: &Path, after: usize) {
 }
 
 #[test]
-fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+fn resumed_run_after_a_kill_gives_the_same_result() {
     let data = data();
     let from = data.path().to_str().unwrap();
-    // While gates go, and after they have been folded away.
+    // It is killed while gates become 0, and after they have been folded.
     for (gate, after) in [("authors", 1), ("paper", 1), ("authors", 10), ("adaptive", 1), ("adaptive", 10)] {
         let room = TempDir::new().unwrap();
         let (whole, parted) = (room.path().join(gate), room.path().join(format!("{gate}-parted")));
         let more = ["--epochs", "20", "--lr", "3e-3", "--gate", gate];
         fine(&train(from, whole.to_str().unwrap(), &more));
         killed(&train(from, parted.to_str().unwrap(), &more), &parted, after);
-        // What a process leaves that is killed while it saves, or writes its log.
+        // The files that remain if a process is killed while it saves a checkpoint or writes the log.
         std::fs::create_dir(parted.join("run/.checkpoint-half")).unwrap();
         let mut log_file = std::fs::OpenOptions::new().append(true).open(parted.join("run/log.jsonl")).unwrap();
         log_file.write_all(b"{\"epoch\": 1").unwrap();
@@ -173,10 +173,11 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     }
 }
 
-/// A signal ends it after a step, and says how it goes on; from the end of the last epoch, it is the same run.
+/// A signal ends the run after a step, and the program prints how to continue. Continued from the end of the last epoch, the run gives
+/// the same result.
 #[cfg(unix)]
 #[test]
-fn a_run_that_a_signal_stops_goes_on_with_resume() {
+fn run_stopped_by_a_signal_continues_with_resume() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let from = data.path().to_str().unwrap();
     let (whole, parted) = (room.path().join("whole"), room.path().join("parted"));
@@ -204,7 +205,7 @@ fn a_run_that_a_signal_stops_goes_on_with_resume() {
 }
 
 #[test]
-fn the_command_line_describes_itself() {
+fn prints_help_completions_and_manual_pages() {
     let help = fine(&["train", "--help"]);
     for words in ["Data:", "Run:", "Method:", "Optimiser:", "Device:", "Examples:", "Random seed"] {
         assert!(help.contains(words), "{words}");
@@ -220,9 +221,9 @@ fn the_command_line_describes_itself() {
     assert!(expected.iter().all(|page| found.contains(&(*page).to_owned())), "{found:?}");
 }
 
-/// What the labels were read as, and what is odd about them, is told before the run begins.
+/// The message and the warnings are printed before the run starts.
 #[test]
-fn how_labels_were_read_is_told() {
+fn prints_how_labels_were_read() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
     std::fs::write(data.path().join("train.tsv"), rows.replace("good\t", "3\t").replace("bad\t", "1.0\t")).unwrap();
@@ -242,9 +243,9 @@ fn sora(engine: &Engine, shape: &LowRankSettings) -> Sora {
     Sora::new(engine.layout(), shape, settings, engine.device()).unwrap()
 }
 
-/// An equal score does not replace the best, whatever its decimals: 56/60 was read back a bit lower than it was written.
+/// An equal score must not replace the best one after a restart. Once, 56/60 was read back slightly lower than it was written.
 #[test]
-fn the_best_score_comes_back_from_disk_as_it_was() {
+fn best_score_is_read_back_exactly() {
     let room = TempDir::new().unwrap();
     let shape = LowRankSettings { rank: 1, alpha: 1.0, modules: vec![0], labels: 2, seed: 0 };
     let mut method = sora(&engine(), &shape);
@@ -264,7 +265,7 @@ fn the_best_score_comes_back_from_disk_as_it_was() {
 }
 
 #[test]
-fn a_run_goes_on_with_its_own_settings_data_and_base_only() {
+fn resume_needs_the_same_settings_data_and_base() {
     let (first, other, room) = (data(), data(), TempDir::new().unwrap());
     std::fs::write(other.path().join("labels.txt"), "good\nbad\n").unwrap();
     let output = room.path().join("adapter");
@@ -283,7 +284,7 @@ fn a_run_goes_on_with_its_own_settings_data_and_base_only() {
     std::fs::write(other.path().join("train.tsv"), rows.replace("plot and", "plot or")).unwrap();
     resume(other.path().to_str().unwrap(), &same, "the run was started with train = ");
 
-    // The same base by name, with other weights in it.
+    // A base with the same name, but with other weights.
     let moved = room.path().join("base");
     std::fs::create_dir(&moved).unwrap();
     for name in names(&base_dir()).iter().filter(|name| base_dir().join(name).is_file()) {
@@ -322,11 +323,11 @@ fn a_run_goes_on_with_its_own_settings_data_and_base_only() {
 }
 
 #[test]
-fn both_of_mnlis_splits_are_reported() {
+fn reports_both_validation_splits_of_mnli() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let rows = String::from_utf8(read(&data.path().join("validation.tsv"))).unwrap();
     std::fs::rename(data.path().join("validation.tsv"), data.path().join("validation_matched.tsv")).unwrap();
-    // All of them wrong where the others are right.
+    // The labels are swapped, so that all answers are wrong here and right on the other split.
     let swapped = rows.replace("good\t", "x\t").replace("bad\t", "good\t").replace("x\t", "bad\t");
     std::fs::write(data.path().join("validation_mismatched.tsv"), swapped).unwrap();
     let output = room.path().join("adapter");
@@ -338,9 +339,9 @@ fn both_of_mnlis_splits_are_reported() {
     }
 }
 
-/// A last step that goes wild leaves no adapter, and no loop without end.
+/// If the last step diverges, the run ends with an error and writes no adapter.
 #[test]
-fn a_run_that_diverges_at_its_end_is_an_error() {
+fn divergence_in_the_last_step_is_an_error() {
     for (one, two) in [("good", "bad"), ("0.5", "1.5")] {
         let (data, room) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let rows = format!("label\tsentence\n{}", format!("{one}\tthe plot\n{two}\tand the\n").repeat(4));
@@ -364,7 +365,7 @@ fn pruning_changes_outputs_by_rounding_only() {
         let mut values: Vec<f32> =
             (0..shape.elem_count()).map(|j| ((i * 31 + j * 17) % 23) as f32 / 23.0 - 0.5).collect();
         if trainable.name.ends_with(".gate") {
-            // Some ranks pruned everywhere, whole sites now and then.
+            // Some ranks are pruned at every site, and sometimes all ranks of a site.
             values
                 .iter_mut()
                 .enumerate()
@@ -395,9 +396,9 @@ fn pruning_changes_outputs_by_rounding_only() {
     }
 }
 
-/// What is trained on the int8 base answers on it as it was validated, and otherwise on the exact one.
+/// An adapter that was trained on the int8 base gives the validated metrics on that base, and other answers on the f32 base.
 #[test]
-fn an_adapter_is_trained_on_the_base_that_serves_it() {
+fn trains_on_the_int8_base_that_serves() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
@@ -427,7 +428,7 @@ fn an_adapter_is_trained_on_the_base_that_serves_it() {
 }
 
 #[test]
-fn wrong_settings_touch_nothing() {
+fn invalid_settings_change_no_files() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
@@ -479,7 +480,7 @@ fn wrong_settings_touch_nothing() {
     refused(&["prune", "/nowhere/run/checkpoint-1", "--output", to], 1, "config.toml");
     refused(&train(from, to, &["--max-length", "999"]), 1, "max_length");
     assert!(!output.exists());
-    // What is there stays until the call is known to make sense.
+    // An existing adapter stays until all settings have been checked.
     fine(&train(from, to, &["--epochs", "1"]));
     let before = read(&output.join("adapter_model.safetensors"));
     refused(&train(from, to, &["--overwrite", "--max-length", "999"]), 1, "max_length");
@@ -488,10 +489,10 @@ fn wrong_settings_touch_nothing() {
     assert_eq!(log(&output).len(), 2);
 }
 
-/// A file may grow to a few kilobytes only, as on a full disk: the run ends with the file's name, and leaves nothing half-written.
+/// Files may have at most a few kilobytes, which acts like a full disk. The error names the file, and no partial file is left.
 #[cfg(unix)]
 #[test]
-fn no_room_for_a_checkpoint_is_an_error_and_leaves_nothing_half_written() {
+fn full_disk_is_an_error_and_leaves_no_partial_checkpoint() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");
     let args = train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "2"]);
@@ -506,7 +507,7 @@ fn no_room_for_a_checkpoint_is_an_error_and_leaves_nothing_half_written() {
     let left = ["config.toml", "lock", "log.jsonl", "task.json"];
     assert_eq!(names(&output.join("run")), left);
     let before = left.map(|name| read(&output.join("run").join(name)));
-    // Without room at all it does not go on, and loses nothing.
+    // While the disk is full, the run does not continue, and loses nothing.
     let mut shell = Command::new("bash");
     shell.args(["-c", &limited.replace("-f 8", "-f 0"), "bash", env!("CARGO_BIN_EXE_polyrank-train")]).args(&args);
     let again = shell.arg("--resume").env("POLYRANK_HOME", room.path().join("home")).output().unwrap();
@@ -514,7 +515,7 @@ fn no_room_for_a_checkpoint_is_an_error_and_leaves_nothing_half_written() {
     for (name, before) in left.into_iter().zip(before).filter(|(name, _)| *name != "log.jsonl") {
         assert_eq!(read(&output.join("run").join(name)), before, "{name}");
     }
-    // With room again, the run goes on from where it stands: the beginning.
+    // Once there is room again, the run continues from its state, which is the beginning.
     fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "2", "--resume"]));
     assert_eq!(log(&output).len(), 2);
 }

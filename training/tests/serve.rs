@@ -1,4 +1,4 @@
-//! From a task's folder to an answer over HTTP, by the two binaries as users run them.
+//! The two binaries as users run them, from a task's folder to an answer over HTTP.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use super::run::{data, fine, train};
 use super::{base_dir, home};
 
-/// The runtime's binary of this build. `cargo test --workspace` leaves it beside ours; Cargo tells a test only its own package's
-/// binaries, so where that one is missing, or older than its sources, it is built here.
+/// The runtime's binary of this build. `cargo test --workspace` puts it beside the binary of this package. Cargo tells a test only the
+/// binaries of its own package, so if the runtime's binary is missing or older than its sources, it is built here.
 pub(crate) fn polyrank() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -32,7 +32,7 @@ pub(crate) fn polyrank() -> &'static Path {
     })
 }
 
-/// When the youngest file under `dir` was written.
+/// The time at which the newest file under `dir` was written.
 fn newest(dir: &Path) -> SystemTime {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries
@@ -47,7 +47,7 @@ fn ask(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A server process whose log nobody reads once it told its address; killed when the test is over.
+/// A server process, which is killed when the test ends. Its log is read only up to the line with its address.
 pub(crate) struct Server {
     process: Child,
     url: String,
@@ -58,7 +58,7 @@ impl Server {
         Self::spawn(Command::new(polyrank()).env("POLYRANK_HOME", home()), base_dir().to_str().unwrap(), adapters)
     }
 
-    /// Starts `command`, the runtime's binary in an environment of its own, over a base by any name.
+    /// Starts `command`, which is the runtime's binary in its own environment, on the base with this name.
     pub(crate) fn spawn(command: &mut Command, base: &str, adapters: &str) -> Self {
         let args = ["serve", "--model-id", base, "--adapters", adapters, "--port", "0"];
         let mut process = command.args(args).stderr(Stdio::piped()).spawn().unwrap();
@@ -86,13 +86,13 @@ impl Drop for Server {
 }
 
 #[test]
-fn what_is_trained_is_served() {
+fn trained_adapters_are_served() {
     let (data, adapters) = (data(), TempDir::new().unwrap());
     let output = adapters.path().join("plots");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
     let printed = fine(&train(from, to, &["--epochs", "6", "--target-ratio", "0.5"]));
 
-    // The table that training prints is the one that `inspect` reads from the files, but for the names of base and folder.
+    // Training prints the same table as `inspect`, except for the names of the base and the folder.
     let table = |text: &str| text[text.find("layer  query").unwrap()..text.rfind("total").unwrap()].to_owned();
     assert_eq!(table(&printed), table(&ask(&["inspect", to])));
     let facts: Value = serde_json::from_str(&ask(&["inspect", to, "--json"])).unwrap();
@@ -121,9 +121,9 @@ fn what_is_trained_is_served() {
     assert_eq!(told["requests"], 1);
 }
 
-/// A folder's path of two parts looks like an id of the hub.
+/// A relative path of two parts looks like a hub id.
 #[test]
-fn a_folder_in_older_forms_is_converted_by_any_path() {
+fn converts_folder_in_older_formats_under_any_path() {
     let (room, golden) = (TempDir::new().unwrap(), base_dir().join("../legacy/bert"));
     std::fs::create_dir_all(room.path().join("bases/bert")).unwrap();
     for entry in golden.read_dir().unwrap() {
@@ -157,7 +157,7 @@ fn terminate(server: &Server) {
 
 #[cfg(unix)]
 #[test]
-fn sigterm_ends_a_server_in_peace() {
+fn sigterm_ends_a_server_with_success() {
     let adapters = TempDir::new().unwrap();
     let mut server = Server::start(adapters.path().to_str().unwrap());
     assert_eq!(server.get("/adapters"), json!([]));
@@ -167,14 +167,14 @@ fn sigterm_ends_a_server_in_peace() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_sigterm_does_not_wait_for_clients() {
+fn second_sigterm_does_not_wait_for_clients() {
     let adapters = TempDir::new().unwrap();
     let mut server = Server::start(adapters.path().to_str().unwrap());
-    // A body that never comes holds a server up for its request time-out.
+    // A client that never sends its body delays the shutdown by up to the request time-out.
     let mut client = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
     client.write_all(b"POST /classify/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{").unwrap();
     assert_eq!(server.get("/adapters"), json!([]));
-    // Signals that come together count as one, so there are as many as it takes.
+    // Signals within a second count as one, so they are repeated until the server ends.
     let status = loop {
         terminate(&server);
         match server.process.try_wait().unwrap() {

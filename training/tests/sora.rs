@@ -1,4 +1,4 @@
-//! SoRA's gates over the steps of a run, with gradients that the test makes up.
+//! SoRA's gates over the steps of a run, with made-up gradients.
 
 use candle_core::{Device, Tensor};
 use polyrank_training::method::sora::{Controller, GateRule, SoraSettings, Threshold};
@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::engine;
 
-/// A run of ten steps over the tiny base's queries, two ranks each, with any values.
+/// A run of ten steps on the query linears of the tiny base, with two ranks each and random values.
 struct Run {
     method: Sora,
     optimizer: Optimizer,
@@ -30,7 +30,7 @@ impl Run {
         Self { method, optimizer }
     }
 
-    /// Gradients for all variables; for gates `of_gates`, where it is given.
+    /// Gradients for all variables. Those of gates are `of_gates`, if given.
     fn gradients(&self, rng: &mut StdRng, of_gates: Option<[f32; 2]>) -> Vec<Vec<f32>> {
         let of = |i: usize| match of_gates {
             Some(gradient) if self.is_gate(i) => gradient.to_vec(),
@@ -39,7 +39,7 @@ impl Run {
         (0..self.optimizer.variables.len()).map(of).collect()
     }
 
-    /// One step at the rate 0.01; the gradients' norm.
+    /// Makes one step at the rate 0.01, and returns the gradients' norm.
     fn step(&mut self, gradients: &[Vec<f32>]) -> f64 {
         let tensors = self.optimizer.variables.iter().zip(gradients);
         let tensors = tensors
@@ -65,7 +65,8 @@ fn norm(gradients: &[Vec<f32>]) -> f64 {
     gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt()
 }
 
-/// A twin that never settles has the same product; ours goes on without gates.
+/// A second run, which never settles, has the same product of gate and `Wu` at the time of folding. Afterwards, the first run is
+/// trained without gates.
 #[test]
 fn settled_gates_are_folded_once() {
     let mut rng = StdRng::seed_from_u64(2);
@@ -82,7 +83,7 @@ fn settled_gates_are_folded_once() {
     for i in (1..expected.len()).filter(|&i| ours.is_gate(i)) {
         let gate = std::mem::replace(&mut expected[i], vec![1.0; 2]);
         expected[i - 1].iter_mut().enumerate().for_each(|(at, w)| *w *= gate[at % 2]);
-        assert_eq!(ours.optimizer.moments[i - 1].steps, 0, "Adam begins anew for Wu");
+        assert_eq!(ours.optimizer.moments[i - 1].steps, 0, "Adam starts anew for Wu");
     }
     assert_eq!(found, expected);
     for _ in settles..10 {
@@ -99,7 +100,7 @@ fn settled_gates_are_folded_once() {
     }
 }
 
-/// Ranks whose gates carry no gradient go and stay away; the other gates are not shrunk, are not folded and go on learning.
+/// Ranks whose gates have no gradient are removed for good. The other gates are neither shrunk nor folded, and continue to learn.
 #[test]
 fn adaptive_gates_keep_the_ranks_that_matter() {
     let mut rng = StdRng::seed_from_u64(3);
@@ -109,7 +110,7 @@ fn adaptive_gates_keep_the_ranks_that_matter() {
     for step in 0..10 {
         let (mut gradients, before) = (run.gradients(&mut rng, Some([1e-3, 1.0])), run.all());
         let found = run.step(&gradients);
-        // A gate that is gone counts in no norm.
+        // A removed gate does not count in the norm.
         for i in (0..gradients.len()).filter(|&i| run.is_gate(i)) {
             gradients[i].iter_mut().zip(&before[i]).filter(|(_, gate)| **gate == 0.0).for_each(|(g, _)| *g = 0.0);
         }
@@ -118,7 +119,7 @@ fn adaptive_gates_keep_the_ranks_that_matter() {
     }
     let gone = kept.iter().position(|gates| gates[0] == 0.0).unwrap();
     assert!(gone < 4 && kept[gone..].iter().all(|gates| gates[0] == 0.0), "{kept:?}");
-    // Adam's step is the rate where the gradient is constant, here half of 0.01.
+    // With a constant gradient, the size of Adam's step is the learning rate, which is half of 0.01 here.
     for (step, gates) in kept.iter().enumerate() {
         assert!((gates[1] - (start[1] - 0.005 * (step + 1) as f32)).abs() < 1e-5, "{kept:?} from {start:?}");
     }
@@ -127,9 +128,9 @@ fn adaptive_gates_keep_the_ranks_that_matter() {
     assert!(report.ranks.iter().all(|rank| *rank == 1) && report.kept == 0.5, "{report:?}");
 }
 
-/// Adam's first moment would move it on, and there is room for it.
+/// Otherwise Adam's first moment would move it, and the budget would have room for it.
 #[test]
-fn an_adaptive_gate_that_is_gone_stays_gone() {
+fn removed_adaptive_gate_never_returns() {
     let mut run = Run::new(GateRule::Adaptive, Threshold::Ratio(1.0), 1.0);
     let mut rng = StdRng::seed_from_u64(4);
     let gradients = run.gradients(&mut rng, Some([0.5, 0.5]));
@@ -141,7 +142,7 @@ fn an_adaptive_gate_that_is_gone_stays_gone() {
     assert!(found[0] == 0.0 && found[1] < gates[1], "{found:?} after {gates:?}");
 }
 
-/// What a checkpoint holds of the saliency comes back; another shape is refused by name.
+/// The saliency is restored from a checkpoint. The error for another shape names the tensor.
 #[test]
 fn saliency_is_part_of_the_state() {
     let mut run = Run::new(GateRule::Adaptive, Threshold::Ratio(1.0), 1.0);

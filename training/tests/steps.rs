@@ -1,4 +1,4 @@
-//! Optimiser steps against PyTorch's: `goldens/make_step.py` made the variables, gradients and losses.
+//! Compares optimiser steps with PyTorch. `goldens/make_step.py` made the variables, gradients and losses.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::{ENCODERS, backends, encoder_on, engine, pack};
 
-/// What each method may differ by, in variables; gradients are relative to their global norm.
+/// The tolerance of variables. Gradients are compared relative to their global norm.
 const TOLERANCE: f32 = 1e-4;
 
 fn folder() -> PathBuf {
@@ -99,7 +99,7 @@ impl Golden {
         }
     }
 
-    /// The method with the golden's values.
+    /// Starts the method with the golden's values.
     fn begin(&self, method: impl Method) -> impl Method {
         for Variable { name, var, .. } in method.variables() {
             var.set(&self.tensors[&format!("init.{name}")]).unwrap();
@@ -147,7 +147,7 @@ impl Golden {
         Optimizer::new(method.variables(), rule).unwrap()
     }
 
-    /// The gradients before the first step, relative to their norm.
+    /// Checks the gradients before the first step, relative to their norm.
     fn check_gradients(&self, variables: &[Variable], gradients: &GradStore) {
         let norm = self.facts["grad_norm"][0].as_f64().unwrap() as f32;
         for Variable { name, var, .. } in variables {
@@ -157,7 +157,7 @@ impl Golden {
         }
     }
 
-    /// The variables after a step. Where the golden has none (key biases, whose gradient is noise) nothing is asked.
+    /// Checks the variables after a step. Variables that the golden lacks are skipped (key biases, whose gradient is noise).
     fn check_variables(&self, variables: &[Variable], step: usize) {
         let mut checked = 0;
         for Variable { name, var, .. } in variables {
@@ -176,14 +176,15 @@ impl Golden {
         assert_eq!(checked, stored, "variables after step {step}");
     }
 
-    /// Three steps; the loss before each and after the last, gradients at first, variables where the golden has them.
+    /// Makes three steps. Checks the loss before each step and after the last, the gradients before the first step, and the variables
+    /// that the golden has.
     fn run(&self, method: &mut dyn Method) {
         let mut optimizer = self.optimizer(method);
         for step in 0..=3 {
             let (loss, penalty) = (self.loss(method), method.penalty().unwrap());
             let found = f64::from(loss.to_scalar::<f32>().unwrap());
             let expected = self.facts["loss"][step].as_f64().unwrap();
-            // The loss after three steps carries what the variables may differ by.
+            // The tolerance of the loss after three steps includes that of the variables.
             let allowed = if step == 0 { 1e-5 } else { 1e-4 };
             assert!((found - expected).abs() <= allowed, "loss before step {}: {found}, expected {expected}", step + 1);
             if let Some(penalty) = &penalty {
@@ -221,42 +222,42 @@ impl Golden {
 fn largest_difference(found: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(found.dims(), expected.dims());
     let differences: Vec<f32> = (found - expected).unwrap().abs().unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    // `max` passes over what is no number.
+    // `f32::max` ignores NaN.
     differences.into_iter().max_by(f32::total_cmp).unwrap()
 }
 
 #[test]
-fn lora_steps_as_pytorch() {
+fn lora_steps_like_pytorch() {
     let golden = Golden::open("lora");
     golden.run(&mut golden.lora());
 }
 
 #[test]
-fn sora_by_the_paper_steps_as_pytorch() {
+fn sora_with_the_papers_gates_steps_like_pytorch() {
     let golden = Golden::open("sora_paper");
     golden.run(&mut golden.sora(GateRule::Paper));
 }
 
 #[test]
-fn sora_by_its_authors_steps_as_pytorch() {
+fn sora_with_the_authors_gates_steps_like_pytorch() {
     let golden = Golden::open("sora_authors");
     golden.run(&mut golden.sora(GateRule::Authors));
 }
 
 #[test]
-fn full_fine_tuning_steps_as_pytorch() {
+fn full_fine_tuning_steps_like_pytorch() {
     let golden = Golden::open("full");
     golden.run(&mut golden.tuned(Subset::Full));
 }
 
 #[test]
-fn bitfit_steps_as_pytorch() {
+fn bitfit_steps_like_pytorch() {
     let golden = Golden::open("bitfit");
     golden.run(&mut golden.tuned(Subset::Biases));
 }
 
 #[test]
-fn regression_has_the_gradients_of_pytorch() {
+fn regression_gradients_equal_pytorch() {
     let golden = Golden::open("regression");
     let method = golden.lora();
     let loss = golden.loss(&method);
@@ -265,9 +266,9 @@ fn regression_has_the_gradients_of_pytorch() {
     golden.check_gradients(&method.variables(), &loss.backward().unwrap());
 }
 
-/// Made by `goldens/make_encoder_steps.py`.
+/// `goldens/make_encoder_steps.py` made the expected values.
 #[test]
-fn lora_steps_as_pytorch_on_every_architecture() {
+fn lora_steps_like_pytorch_on_every_architecture() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoder_steps");
     let all: Value = serde_json::from_slice(&std::fs::read(folder.join("batch.json")).unwrap()).unwrap();
     let setting = |name: &str| all["settings"][name].as_f64().unwrap();

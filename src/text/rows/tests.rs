@@ -73,7 +73,8 @@ fn null_is_no_second_text_and_never_a_text() {
 
 #[test]
 fn reads_json_lines_and_plain_lines() {
-    let json = "{\"text\": \"a\", \"label\": 1}\n\n{\"sentence2\": \"c\", \"sentence1\": \"b\", \"idx\": [1]}\r\n{\"sentence\": \"\\t\", \"label\": null}";
+    let json = "{\"text\": \"a\", \"label\": 1}\n\n{\"sentence2\": \"c\", \"sentence1\": \"b\", \"idx\": [1]}\r\n\
+                {\"sentence\": \"\\t\", \"label\": null}";
     let expected = rows(&[(1, Some("1"), "a", None), (3, None, "b", Some("c")), (4, Some(""), "\t", None)]);
     assert_eq!(read_as("x.jsonl", json.as_bytes()).unwrap(), expected);
     let plain = rows(&[(1, None, "a\tb", None), (2, None, "", None), (3, None, "c", None)]);

@@ -42,7 +42,9 @@ pub enum DataError {
     MultiLabel,
     /// A label is one class as an id and another as a name.
     #[error(
-        "{path}:{line}: the label {label} is ambiguous: it is the name of id {named} in {from}, and as an id from 0 to {} it is another;          let the names in {from} be whole numbers that hold every label, or words, or spell the labels as names", count - 1
+        "{path}:{line}: the label {label} is ambiguous: it is the name of id {named} in {from}, but as an id from 0 to {} it is another \
+         class; let all names in {from} be whole numbers that include every label, let them be words, or spell the labels as names",
+        count - 1
     )]
     Ambiguous {
         /// The file.

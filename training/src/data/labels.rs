@@ -267,9 +267,10 @@ impl<'a> Column<'a> {
             }
             Some((row, _)) => {
                 let reason = format!(
-                    "label {}: expected an id from 0 and below {MOST_CLASSES}; a row without a label does not belong here, numbers are \
-                     names with labels.txt or --problem-type single_label_classification, and are trained on with --problem-type regression",
-                    row.label
+                    "label {}: expected an id from 0 to {}; remove rows without a label; if the labels are names, give \
+                     labels.txt or --problem-type single_label_classification; for a regression, give --problem-type regression",
+                    row.label,
+                    MOST_CLASSES - 1
                 );
                 Err(DataError::line(self.path, row.line, reason))
             }

@@ -1,4 +1,4 @@
-//! The base's own dropout while training, from a seed and a step, so that a resumed run drops the same.
+//! The base's own dropout during training. Its masks follow from a seed and the step, so that a resumed run has the same masks.
 
 use candle_core::{Result, Tensor};
 use polyrank::encoder::{DropPoint, Hooks};
@@ -7,7 +7,7 @@ use polyrank::params::Site;
 
 use super::Method;
 
-/// Probabilities of dropping, by the base's configuration.
+/// The dropout probabilities of the base's configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rates {
     /// Of hidden states.
@@ -20,17 +20,17 @@ pub struct Rates {
     pub head_input: f64,
 }
 
-/// The dropout of one pass of one step.
+/// The dropout of one micro-batch of one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepDropout {
-    /// Probabilities.
+    /// The dropout probabilities.
     pub rates: Rates,
-    /// Seed of this run, step and pass.
+    /// The seed for this run, step and micro-batch.
     pub seed: u64,
 }
 
 impl StepDropout {
-    /// What is dropped at `point`.
+    /// The dropout at `point`.
     #[must_use]
     pub fn at(&self, point: DropPoint) -> Option<Dropout> {
         let (p, kind, layer) = match point {
@@ -47,11 +47,11 @@ impl StepDropout {
     }
 }
 
-/// A method during one pass of one step: the encoder asks the method, and drops by [`StepDropout`].
+/// The hooks of one micro-batch of one step: those of a method, with the dropout of [`StepDropout`].
 pub struct TrainingPass<'a> {
     /// The method.
     pub method: &'a dyn Method,
-    /// What this pass drops.
+    /// The dropout of this micro-batch.
     pub dropout: StepDropout,
 }
 

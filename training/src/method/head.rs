@@ -1,4 +1,4 @@
-//! The trained classifier.
+//! The trained head.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,15 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::optim::{Group, Variable};
 
-/// The head's tensors by name, trained.
+/// The head's trained tensors by name.
 pub struct TrainedHead(BTreeMap<String, Var>);
 
 impl TrainedHead {
-    /// A fresh head for `labels` outputs: what the base lacks. Weights are N(0, 0.02), norms 1, biases 0.
+    /// A new head for `labels` outputs, with the parameters that the base lacks. Weights are drawn from N(0, 0.02), norms are 1, and biases
+    /// are 0.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn new(layout: &Layout, labels: usize, rng: &mut StdRng, device: &Device) -> Result<Self> {
         let mut head = BTreeMap::new();
         for HeadParameter { name, shape, .. } in layout.head.iter().filter(|parameter| parameter.required) {
@@ -39,30 +40,30 @@ impl TrainedHead {
         Ok(Self(head))
     }
 
-    /// Starts from the values of `head`.
+    /// A trained head that starts with the values of `head`.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn of(head: &Head) -> Result<Self> {
         let vars = head.iter().map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(tensor)?)));
         Ok(Self(vars.collect::<Result<_>>()?))
     }
 
-    /// Every tensor, in order of name.
+    /// Every tensor, in order of their names.
     pub fn variables(&self) -> impl Iterator<Item = Variable> + '_ {
         self.0.iter().map(|(name, var)| Variable { name: name.clone(), group: Group::PLAIN, var: var.clone() })
     }
 
-    /// The head as it stands, tracked.
+    /// The current head, through which gradients flow.
     #[must_use]
     pub fn tracked(&self) -> Head {
         self.0.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
     }
 
-    /// A copy of the head as it stands.
+    /// A copy of the current head.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn copy(&self) -> Result<Head> {
         self.0.iter().map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?))).collect()
     }

@@ -9,14 +9,14 @@ use polyrank::params::{Delta, Layout, Site};
 use super::{AdapterInfo, LowRank, LowRankSettings, Method, Report};
 use crate::optim::Variable;
 
-/// Low-rank factors and a head.
+/// LoRA's low-rank factors, and a head.
 pub struct Lora(LowRank);
 
 impl Lora {
-    /// Fresh variables.
+    /// LoRA with new variables.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn new(layout: &Layout, settings: &LowRankSettings, device: &Device) -> Result<Self> {
         Ok(Self(LowRank::new(layout, settings, device)?.0))
     }

@@ -1,4 +1,4 @@
-//! What low-rank methods share: the factors of each adapted site, their start, and the head.
+//! What low-rank methods share: the factors of each adapted site, their initial values, and the head.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use polyrank::adapter::{Adapter, AdapterWeights, Change};
@@ -10,53 +10,53 @@ use rand_distr::{Distribution, StandardNormal};
 use super::{AdapterInfo, TrainedHead};
 use crate::optim::{Group, Variable};
 
-/// The shape of an adapter to be trained.
+/// The shape of the adapter to train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowRankSettings {
     /// Rank of each site before pruning.
     pub rank: usize,
     /// The scale is `alpha / rank`.
     pub alpha: f64,
-    /// Which modules, by index into [`Layout::modules`].
+    /// The adapted modules, by index into [`Layout::modules`].
     pub modules: Vec<usize>,
-    /// Outputs of the classifier.
+    /// The number of outputs of the classifier.
     pub labels: usize,
-    /// Seed of the initial values.
+    /// The random seed of the initial values.
     pub seed: u64,
 }
 
 /// The factors of one site.
 pub struct Factors {
-    /// Where they are.
+    /// The site.
     pub site: Site,
     /// `Wd [rank, in]`.
     pub a: Var,
     /// `Wu [out, rank]`.
     pub b: Var,
-    /// Parameters of one rank: `in + out`.
+    /// The number of parameters of one rank: `in + out`.
     pub cost: usize,
 }
 
-/// The factors of all adapted sites, all of one rank, and the head.
+/// The factors of all adapted sites, which have the same rank, and the head.
 pub struct LowRank {
     layout: Layout,
     /// `alpha / rank`.
     pub scale: f64,
-    /// By adapted site, in the order of execution.
+    /// The factors of the adapted sites, in order of execution.
     pub factors: Vec<Factors>,
-    /// The position in `factors` of each site by [`Layout::index`].
+    /// The position in `factors` of each site, by [`Layout::index`].
     positions: Vec<Option<usize>>,
     /// The classifier.
     pub head: TrainedHead,
 }
 
 impl LowRank {
-    /// Fresh variables: `Wd` Kaiming-uniform(sqrt 5), `Wu` zero, a fresh head. Besides, `rank` draws from N(0, 1) for each adapted
-    /// site, where SoRA's gates may start. They are drawn for every method, so that with one seed all start from the same `Wd` and
-    /// head.
+    /// New variables: `Wd` is Kaiming-uniform(sqrt 5), `Wu` is zero, and the head is new. Also returns `rank` draws from N(0, 1) for each
+    /// adapted site, at which SoRA's gates may start. They are drawn for every method, so that all methods start from the same `Wd` and
+    /// head with the same seed.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn new(layout: &Layout, settings: &LowRankSettings, device: &Device) -> Result<(Self, Vec<Vec<f32>>)> {
         let mut rng = StdRng::seed_from_u64(settings.seed);
         let rank = settings.rank;
@@ -79,7 +79,7 @@ impl LowRank {
         Ok((Self { layout: layout.clone(), scale, factors, positions, head }, normals))
     }
 
-    /// The position of `site` among the adapted sites; `None` where it is not adapted.
+    /// The position of `site` among the adapted sites; `None` if it is not adapted.
     #[must_use]
     pub fn position(&self, site: Site) -> Option<usize> {
         self.positions[self.layout.index(site)]
@@ -96,16 +96,16 @@ impl LowRank {
         })
     }
 
-    /// The name of a part of an adapted site, `bert.encoder.layer.0.output.dense.lora_A`.
+    /// The name of a variable of an adapted site, such as `bert.encoder.layer.0.output.dense.lora_A`.
     #[must_use]
     pub fn name(&self, position: usize, part: &str) -> String {
         format!("{}.{part}", self.layout.name(self.factors[position].site))
     }
 
-    /// An adapter of what `delta` makes of the factors of each adapted site, by position.
+    /// An adapter with the delta that `delta` makes from the factors of each adapted site, by position.
     ///
     /// # Errors
-    /// Those of `delta`, and candle's own.
+    /// `delta` or a tensor operation fails.
     pub fn export(
         &self,
         info: AdapterInfo,

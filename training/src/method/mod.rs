@@ -1,15 +1,15 @@
-//! Methods: what is trained over a frozen base, how it steps, and the adapter that results.
+//! Methods: which variables are trained on a frozen base, how they step, and the adapter that results.
 //!
-//! A method is one file (or folder) and the only place that knows its own parts. The trainer sees the trait [`Method`] alone.
+//! A method is one file or folder, and no other code knows its parts. The trainer uses only the trait [`Method`].
 //!
 //! | file | idea |
 //! | --- | --- |
 //! | [`sora`] | SoRA: low-rank factors with a gate on each rank, pruned exactly |
 //! | `lora` | LoRA: low-rank factors alone |
-//! | `low_rank` | what both share: the factors of each site and their start |
-//! | `head` | the trained classifier, which every method has |
-//! | `trained_base` | trained copies of the base's own parameters (full fine-tuning and BitFit); it has no export yet |
-//! | `dropout` | a method with what one pass of a step drops |
+//! | `low_rank` | what both share: the factors of each site and their initial values |
+//! | `head` | the trained head, which every method has |
+//! | `trained_base` | trained copies of the base's own parameters (full fine-tuning and BitFit); they cannot be exported yet |
+//! | `dropout` | the hooks of a method with the dropout of one micro-batch |
 
 mod dropout;
 mod head;
@@ -35,103 +35,103 @@ use crate::optim::{Moments, Optimizer, Step, Variable};
 
 /// A way to adapt a frozen base to a task.
 ///
-/// As a [`Hooks`] it answers the encoder during a forward pass, with tensors that gradients flow through: a delta (LoRA and its kin), a
-/// parameter in place of a frozen one (full fine-tuning, BitFit), or what follows a linear (bottleneck adapters).
+/// It implements [`Hooks`], through which the encoder gets tensors with gradients during a forward pass: a delta (LoRA and its
+/// variants), a parameter in place of a frozen one (full fine-tuning, BitFit), or what follows a linear (bottleneck adapters).
 ///
-/// A step is: gradients of the loss and of [`Self::penalty`], [`Self::before_step`], clipping, each variable's own step by its
-/// [`crate::optim::Group`], [`Self::after_step`]. [`step`] does all of it.
+/// A step computes the gradients of the loss and of [`Self::penalty`], calls [`Self::before_step`], clips, steps each variable by its
+/// [`crate::optim::Group`], and calls [`Self::after_step`]. [`step`] does all of it.
 pub trait Method: Hooks + Send + Sync {
-    /// Every trained tensor with its group, always in the same order: [`Step::gradients`] and moments stand in it too.
+    /// Every trained tensor with its group, always in the same order, which is also that of [`Step::gradients`] and of the moments.
     fn variables(&self) -> Vec<Variable>;
 
-    /// The classifier as it stands, tracked.
+    /// The current head, through which gradients flow.
     fn head(&self) -> Head;
 
     /// A regulariser that each step adds to the loss: a scalar.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     fn penalty(&self) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
-    /// What happens before the gradients of `step` are clipped and applied: it may look at them, change them, or take one out to
-    /// hold its variable still.
+    /// Runs before the gradients of `step` are clipped and applied. It may read and change them, or remove one to keep its variable
+    /// unchanged.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     fn before_step(&mut self, _step: &mut Step) -> Result<()> {
         Ok(())
     }
 
-    /// What happens after the variables have stepped. `step` holds the gradients as they were applied; `moments` are those of
-    /// [`Self::variables`], in order.
+    /// Runs after the variables have stepped. `step` has the gradients as they were applied; `moments` are those of [`Self::variables`],
+    /// in order.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     fn after_step(&mut self, _step: &Step, _moments: &mut [Moments]) -> Result<()> {
         Ok(())
     }
 
-    /// Whether a run of `total` steps may keep its state after `done` of them as its best: a method that still removes parameters
-    /// then has more of them than it was asked to keep.
+    /// Whether the state after `done` of `total` steps may be chosen as the run's best. A method that is still removing parameters has
+    /// more of them than it should keep.
     fn eligible(&self, _done: usize, _total: usize) -> bool {
         true
     }
 
-    /// Tensors besides the variables and their moments that a checkpoint must hold, by name.
+    /// The tensors by name that a checkpoint needs besides the variables and their moments.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
         Ok(Vec::new())
     }
 
-    /// Takes [`Self::state`] from a checkpoint. A tensor that is not there keeps its value.
+    /// Restores [`Self::state`] from a checkpoint. A tensor that is missing there keeps its value.
     ///
     /// # Errors
-    /// A tensor of another shape.
+    /// A tensor has another shape.
     fn restore(&mut self, _state: &HashMap<String, Tensor>) -> Result<()> {
         Ok(())
     }
 
-    /// What there is to tell people.
+    /// A report on the current state, for the user.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     fn report(&self) -> Result<Report>;
 
-    /// The method as it stands as an adapter for serving; its tensors are copies.
+    /// An adapter for serving, from the current variables. Its tensors are copies.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     fn export(&self, info: AdapterInfo) -> Result<Adapter>;
 }
 
-/// How much of a method is left.
+/// How many of a method's parameters are left.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// The rank of each adapted site; empty for a method without ranks.
     pub ranks: Vec<usize>,
-    /// Parameters besides the head, without those that pruning drops.
+    /// The number of parameters without the head and without those that pruning removes.
     pub parameters: usize,
-    /// Their share of the parameters that training began with.
+    /// Their share of the parameters at the start of training.
     pub kept: f64,
 }
 
 impl Report {
-    /// The mean over adapted sites; 0 for a method without ranks.
+    /// The mean rank over adapted sites; 0 for a method without ranks.
     #[must_use]
     pub fn mean_rank(&self) -> f64 {
         self.ranks.iter().sum::<usize>() as f64 / self.ranks.len().max(1) as f64
     }
 }
 
-/// One whole step of `method` at the learning rate `rate`, with [`Optimizer::gradients`]. Returns the gradients' norm before
-/// clipping.
+/// Makes a step of `method` at the learning rate `rate`, with gradients from [`Optimizer::gradients`]. Returns the gradients' norm
+/// before clipping.
 ///
 /// # Errors
-/// Candle's own.
+/// A tensor operation fails.
 pub fn step(
     method: &mut dyn Method,
     optimizer: &mut Optimizer,

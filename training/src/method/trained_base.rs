@@ -1,4 +1,4 @@
-//! Trained copies of the base's own parameters: what full fine-tuning and BitFit (Zaken et al. 2022) train.
+//! Trained copies of the base's own parameters, for full fine-tuning and BitFit (Zaken et al. 2022).
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub enum Subset {
     Biases,
 }
 
-/// Trained copies in place of frozen parameters, and a head.
+/// Trained copies, which replace frozen parameters, and a head.
 pub struct TrainedBase {
     parameters: BTreeMap<String, Var>,
     head: TrainedHead,
@@ -27,7 +27,7 @@ impl TrainedBase {
     /// Copies of the base's parameters in `subset`, and of `head`.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn new(encoder: &dyn Encoder, subset: Subset, head: &Head) -> Result<Self> {
         let chosen = encoder.parameters().iter().filter(|parameter| match subset {
             Subset::Full => true,
@@ -38,14 +38,14 @@ impl TrainedBase {
         Ok(Self { parameters: parameters.collect::<Result<_>>()?, head: TrainedHead::of(head)? })
     }
 
-    /// Every variable, in order of name, the head's last.
+    /// Every variable in order of their names; those of the head come last.
     #[must_use]
     pub fn variables(&self) -> Vec<Variable> {
         let of = |(name, var): (&String, &Var)| Variable { name: name.clone(), group: Group::PLAIN, var: var.clone() };
         self.parameters.iter().map(of).chain(self.head.variables()).collect()
     }
 
-    /// The head as it stands, tracked.
+    /// The current head, through which gradients flow.
     #[must_use]
     pub fn head(&self) -> Head {
         self.head.tracked()

@@ -4,29 +4,29 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::host;
 
-/// Its settings for one step.
+/// AdamW's settings for one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate of this step.
     pub rate: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Term added to the root of the second moment.
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
 }
 
-/// The state of one parameter.
+/// Adam's state for one parameter.
 #[derive(Debug, Clone)]
 pub struct Moments {
-    /// Moving average of the gradients, f32, of the parameter's shape.
+    /// Moving average of the gradients, f32, in the parameter's shape.
     pub first: Tensor,
-    /// Moving average of their squares.
+    /// Moving average of the gradients' squares.
     pub second: Tensor,
-    /// Steps that they hold.
+    /// The number of steps in these averages.
     pub steps: usize,
 }
 
@@ -34,7 +34,7 @@ impl Moments {
     /// The state of `parameter` before its first step.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn zeros(parameter: &Tensor) -> Result<Self> {
         let zeros = || Tensor::zeros(parameter.shape(), DType::F32, parameter.device());
         Ok(Self { first: zeros()?, second: zeros()?, steps: 0 })
@@ -42,20 +42,22 @@ impl Moments {
 }
 
 impl AdamW {
-    /// PyTorch's defaults at a learning rate and a weight decay.
+    /// PyTorch's defaults, with this learning rate and weight decay.
     #[must_use]
     pub fn new(rate: f64, weight_decay: f64) -> Self {
         Self { rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay }
     }
 
-    /// The parameter and its state after one step; all tensors are f32 and have the parameter's shape. Computed in f64.
+    /// The parameter and its state after one step. All tensors are f32 and have the parameter's shape. It is computed in f64.
     ///
     /// # Errors
-    /// Tensors of different shapes, and candle's own.
+    /// The tensors have different shapes, or a tensor operation fails.
     pub fn step(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
         if parameter.shape() != gradient.shape() {
             let (parameter, gradient) = (parameter.dims(), gradient.dims());
-            candle_core::bail!("AdamW: the parameter has the shape {parameter:?}, its gradient {gradient:?}");
+            candle_core::bail!(
+                "AdamW: the parameter has the shape {parameter:?}, but its gradient has the shape {gradient:?}"
+            );
         }
         match parameter.device() {
             Device::Cpu => self.cpu(parameter, gradient, moments),
@@ -63,13 +65,13 @@ impl AdamW {
         }
     }
 
-    /// The step's size and the root's divisor in the `steps`-th step, which correct the moments' start at zero.
+    /// The step's size and the root's divisor in the `steps`-th step, which correct for the moments' start at zero.
     fn corrected(&self, steps: usize) -> (f64, f64) {
         let exponent = i32::try_from(steps).unwrap_or(i32::MAX);
         (self.rate / (1.0 - self.beta1.powi(exponent)), (1.0 - self.beta2.powi(exponent)).sqrt())
     }
 
-    /// By candle's own operations, on any device.
+    /// One step with candle's own operations, on any device.
     fn reference(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
         let (steps, keep) = (moments.steps + 1, 1.0 - self.rate * self.weight_decay);
         let (size, correct2) = self.corrected(steps);
@@ -83,7 +85,7 @@ impl AdamW {
         Ok((narrow(((p * keep)? - change)?)?, moments))
     }
 
-    /// In one pass over host memory.
+    /// One step in a single loop over host memory.
     fn cpu(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
         let (steps, keep) = (moments.steps + 1, 1.0 - self.rate * self.weight_decay);
         let (size, correct2) = self.corrected(steps);
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_steps_alike() {
+    fn all_forms_make_the_same_step() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut draw = || {
             let values: Vec<f32> = (0..35).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -124,7 +126,7 @@ mod tests {
         let start = draw();
         let (mut fast, mut slow) = [start.clone(), start].map(|p| (p.clone(), Moments::zeros(&p).unwrap())).into();
         for _ in 0..5 {
-            // A gradient may lie in memory in any order.
+            // A gradient need not be contiguous.
             let gradient = draw().reshape((7, 5)).unwrap().t().unwrap();
             fast = adam.cpu(&fast.0, &gradient, &fast.1).unwrap();
             slow = adam.reference(&slow.0, &gradient, &slow.1).unwrap();

@@ -1,13 +1,13 @@
-//! Clipping by the global norm, as `torch.nn.utils.clip_grad_norm_`.
+//! Clips by the global norm, as `torch.nn.utils.clip_grad_norm_`.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::host;
 
-/// Scales the gradients that are there to a global norm of at most `limit`. Returns the norm before.
+/// Scales the present gradients to a global norm of at most `limit`. Returns the norm before scaling.
 ///
 /// # Errors
-/// Candle's own.
+/// A tensor operation fails.
 pub fn clip(gradients: &mut [Option<Tensor>], limit: f64) -> Result<f64> {
     let norm = norm(gradients)?;
     let scale = limit / (norm + 1e-6);
@@ -24,14 +24,14 @@ fn norm(gradients: &[Option<Tensor>]) -> Result<f64> {
     let device = gradients.iter().flatten().map(Tensor::device).next();
     let sum = match device {
         None => 0.0,
-        // One running sum goes through all gradients in order: a run gives the same bits however its variables are cut into tensors.
+        // One running sum goes through all gradients in order, so that the bits do not depend on how variables are split into tensors.
         Some(Device::Cpu) => gradients.iter().flatten().try_fold(0.0, add_squares)?,
         Some(device) => reference(gradients, device)?,
     };
     Ok(sum.sqrt())
 }
 
-/// The sum of all squares by candle's own operations, on any device.
+/// The sum of all squares with candle's own operations, on any device.
 fn reference(gradients: &[Option<Tensor>], device: &Device) -> Result<f64> {
     let mut sum = Tensor::zeros((), DType::F64, device)?;
     for gradient in gradients.iter().flatten() {

@@ -1,4 +1,4 @@
-//! Tensors in host memory as slices.
+//! Access to tensors in host memory as slices.
 
 use std::ops::Deref;
 
@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, bail};
 /// The elements of a contiguous f32 tensor in host memory, from [`candle_core::Tensor::storage_and_layout`].
 ///
 /// # Errors
-/// A tensor on another device, of another type, or with gaps.
+/// The tensor is on another device, has another type, or is not contiguous.
 pub(super) fn elements<'a>(storage: &'a impl Deref<Target = Storage>, layout: &Layout) -> Result<&'a [f32]> {
     let Storage::Cpu(CpuStorage::F32(data)) = &**storage else { bail!("optimiser: expected f32 in host memory") };
     match layout.contiguous_offsets() {

@@ -1,6 +1,6 @@
-//! The optimiser: steps as pure functions of parameter, gradient and state, on whatever device the tensors are.
+//! The optimiser. Its steps are pure functions of parameter, gradient and state, on the device of the tensors.
 //!
-//! It knows variables and their groups, and nothing of the methods that own them ([`crate::method`]).
+//! It handles variables and their groups, and does not depend on the methods that own them ([`crate::method`]).
 
 mod adamw;
 mod clip;

@@ -13,7 +13,7 @@ mod tests {
     use super::linear_rate;
 
     #[test]
-    fn rises_then_falls_to_nothing() {
+    fn rises_then_falls_to_zero() {
         let rates: Vec<f64> = (0..=10).map(|step| linear_rate(step, 10, 0.2)).collect();
         assert_eq!(rates, [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]);
     }

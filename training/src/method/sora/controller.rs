@@ -1,28 +1,28 @@
-//! Steers the threshold of gates, so that a run keeps the share of parameters that was asked for.
+//! Steers the threshold of gates so that a run keeps the requested share of parameters.
 //!
-//! A constant xi shrinks a gate by at most `xi * steps`: what ratio results depends on the length of the run. Here the ratio is
-//! the setting. The share that is kept follows a cubic from 1 to the target between a tenth and four tenths of the run, as
-//! AdaLoRA's budget does. After that no rank leaves, and those that are left train on as a LoRA of their ranks.
+//! A constant xi shrinks a gate by at most `xi * steps`, so that the resulting ratio depends on the length of the run. Here the ratio
+//! is the setting. The share of parameters to keep falls along a cubic from 1 to the target between 10% and 40% of the run, like
+//! AdaLoRA's budget. After that no further rank is removed, and the remaining ranks are trained as in LoRA.
 //!
-//! How a step reaches its share depends on the gates. Adaptive gates: the least salient ones become 0, the others stay as they are
-//! (`saliency.rs`). The paper's and the authors': xi is the least threshold that reaches the share, so gates near zero go first
-//! and all others shrink by the same xi; once the share has settled, gates are folded into their matrices.
+//! How a step reaches its share depends on the gates. Of adaptive gates, the least salient become 0, and the others do not change
+//! (`saliency.rs`). For the paper's and the authors' gates, xi is the smallest threshold that reaches the share. So gates near zero are
+//! removed first, and all others shrink by the same xi. Once the share has settled, these gates are folded into their matrices.
 
-/// Where in the run the ratio begins to fall, and where it has arrived.
+/// The parts of the run at which the ratio starts to fall and at which it reaches the target.
 const START: f64 = 0.1;
 const SETTLED: f64 = 0.4;
 
-/// Steers towards a ratio of parameters kept over a run of `total` steps.
+/// Steers a run of `total` steps towards a share of parameters to keep.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Controller {
-    /// Share of parameters to keep, above 0 and at most 1.
+    /// The share of parameters to keep, above 0 and at most 1.
     pub target: f64,
     /// Steps of the run.
     pub total: usize,
 }
 
 impl Controller {
-    /// Whether the target has been reached after `step` steps, so that no rank leaves any more.
+    /// Whether the target is reached after `step` steps, so that no further rank is removed.
     #[must_use]
     pub fn settled(&self, step: usize) -> bool {
         step as f64 >= (SETTLED * self.total as f64).ceil()
@@ -36,8 +36,8 @@ impl Controller {
         self.target + (1.0 - self.target) * left.powi(3)
     }
 
-    /// The least xi after which gates of at most [`Self::share`] of all cost are not zero. `costs` are the parameters that each
-    /// gate keeps (`in + out`).
+    /// The smallest xi after which the gates that are not zero cost at most [`Self::share`] of all. `costs` are the parameters of each
+    /// gate's rank (`in + out`).
     #[must_use]
     pub fn xi(&self, step: usize, gates: &[f32], costs: &[usize]) -> f32 {
         let mut alive: Vec<(f32, usize)> =
@@ -68,7 +68,7 @@ mod tests {
     use super::Controller;
 
     proptest! {
-        /// Gates that wander at random, and are revived by it, still end within a gate of the ratio asked for.
+        /// Gates that move at random, which may make zero gates nonzero again, still end within one gate of the requested ratio.
         #[test]
         fn lands_on_the_ratio(target in 0.05f64..1.0, total in 20usize..400, seed: u64, noise in 0.0f32..0.02) {
             let mut rng = StdRng::seed_from_u64(seed);

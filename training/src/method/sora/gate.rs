@@ -1,4 +1,4 @@
-//! Gates: where they start, the proximal map of the L1 norm (eq. 10 and 11), the penalty, and folding.
+//! Gates: their initial values, the proximal map of the L1 norm (eq. 10 and 11), the penalty, and folding.
 
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum GateRule {
-    /// Start at 1; Adam's step, then a threshold for each gate by what its rank does for the loss (adaptive lasso).
+    /// Start at 1; Adam's step, then a threshold for each gate by the effect of its rank on the loss (adaptive lasso).
     Adaptive,
     /// The paper's eq. 10 and 11: start at N(0, 1); a plain gradient step, then `T_xi`.
     Paper,
@@ -16,10 +16,10 @@ pub enum GateRule {
 }
 
 impl GateRule {
-    /// The gates of one site before the first step, given draws from N(0, 1).
+    /// The gates of one site before the first step. `normal` are draws from N(0, 1).
     ///
-    /// Adaptive gates all start at 1, so that no rank has an advantage that the task did not give it: in a short run the start
-    /// decides which gates survive.
+    /// Adaptive gates all start at 1, so that only the task decides which ranks survive. Otherwise, in a short run, the initial values
+    /// decide.
     pub(super) fn start(self, normal: Vec<f32>) -> Vec<f32> {
         match self {
             Self::Adaptive => vec![1.0; normal.len()],
@@ -30,11 +30,11 @@ impl GateRule {
 
 /// `T_xi` of each element: `x - xi` above `xi`, 0 from `-xi` to `xi`, `x + xi` below `-xi`.
 ///
-/// The authors' code subtracts first and then drops whatever is below `xi`, so that |x| in (xi, 2 xi) dies too; here 0.15 at
-/// xi = 0.1 is 0.05.
+/// The authors' code first subtracts `xi` and then sets values below `xi` to 0, so that |x| in (xi, 2 xi) also becomes 0. Here, 0.15 at
+/// xi = 0.1 becomes 0.05.
 ///
 /// # Errors
-/// Candle's own.
+/// A tensor operation fails.
 pub fn soft_threshold(x: &Tensor, xi: f32) -> Result<Tensor> {
     let (above, below) = (x.gt(xi)?, x.lt(-xi)?);
     let shrunk = below.where_cond(&(x + f64::from(xi))?, &x.zeros_like()?)?;
@@ -44,16 +44,16 @@ pub fn soft_threshold(x: &Tensor, xi: f32) -> Result<Tensor> {
 /// `sum |g| / number of gate entries` over all `gates`, the authors' penalty, with gradient 0 at 0.
 pub(super) fn penalty(gates: &[Tensor]) -> Result<Tensor> {
     let gates = Tensor::cat(gates, 0)?;
-    // Not `abs`: candle's has the gradient 1 at 0, and would push every zero gate off.
+    // Candle's `abs` is not used, because its gradient at 0 is 1, which would move every zero gate.
     let sign = gates.detach().sign()?;
     (gates * sign)?.mean_all()
 }
 
-/// Moves each gate `g_k` that is not 0 into column k of `wu [out, rank]`: `Wu (g * z) = (Wu diag(g)) z`, as pruning does (eq. 12).
-/// Returns the gates, which are 0 or 1 from then on, and `Wu`.
+/// Multiplies each gate `g_k` that is not 0 into column k of `wu [out, rank]`: `Wu (g * z) = (Wu diag(g)) z`, as pruning does (eq. 12).
+/// Returns the new gates, which are 0 or 1, and `Wu`.
 ///
-/// Why: a gate scales how far a step of `Wu` moves the output. A survivor that the threshold has shrunk to 0.05 would learn at a
-/// twentieth of the rate for the rest of the run.
+/// This is needed because a gate scales the effect of a step of `Wu` on the output. A gate that the threshold has shrunk to 0.05 would
+/// make its rank learn at a twentieth of the rate for the rest of the run.
 pub(super) fn fold(gate: &Tensor, wu: &Tensor) -> Result<(Tensor, Tensor)> {
     let alive = gate.ne(0f32)?;
     let ones = gate.ones_like()?;
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shrinks_by_xi_and_no_more() {
+    fn shrinks_by_exactly_xi() {
         for (x, xi, expected) in
             [(0.15, 0.1, 0.05), (-0.15, 0.1, -0.05), (0.05, 0.1, 0.0), (-0.1, 0.1, 0.0), (2.0, 0.0, 2.0)]
         {
@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn folding_leaves_the_function(rank in 1usize..6, out in 1usize..5, values in prop::collection::vec(-1f32..1.0, 36)) {
+        fn folding_does_not_change_the_function(rank in 1usize..6, out in 1usize..5, values in prop::collection::vec(-1f32..1.0, 36)) {
             let (mut gate, wu) = (values[..rank].to_vec(), values[6..6 + rank * out].to_vec());
             gate[0] = 0.0;
             let product: Vec<f32> = wu.iter().enumerate().map(|(at, w)| w * gate[at % rank]).collect();

@@ -1,8 +1,8 @@
 //! SoRA (Ding et al. 2023): LoRA with a gate on each rank (eq. 8), `y += s * Wu (g * (Wd x))`, `s = alpha / r_max`.
 //!
-//! Gates become exactly zero while the adapter trains: by the paper's rule, its authors', or by what each rank does for the loss
-//! (`saliency.rs`). A constant threshold, or one steered towards a share of parameters to keep (`controller.rs`), decides how many.
-//! Export prunes exactly (eq. 12), so that the runtime knows plain LoRA of ragged ranks only.
+//! Gates become exactly zero during training, by the paper's rule, by its authors' rule, or by the effect of each rank on the loss
+//! (`saliency.rs`). How many become zero depends on the threshold: it is constant, or steered towards a share of parameters to keep
+//! (`controller.rs`). The export prunes exactly (eq. 12), so that the runtime only needs plain LoRA with ragged ranks.
 
 mod controller;
 mod gate;
@@ -22,27 +22,27 @@ pub use gate::{GateRule, soft_threshold};
 use super::{AdapterInfo, LowRank, LowRankSettings, Method, Report};
 use crate::optim::{Descent, Group, Moments, Step, Variable};
 
-/// Where the threshold of the gates comes from.
+/// How the threshold of the gates is set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Threshold {
     /// A constant xi (the authors' code).
     Xi(f64),
     /// `xi = rate * lambda` (the paper's eq. 11).
     Lambda(f64),
-    /// Steered towards this share of parameters kept.
+    /// Steered towards this share of parameters to keep.
     Ratio(f64),
 }
 
-/// What is SoRA's own among the settings of a run.
+/// The settings of a run that only SoRA has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SoraSettings {
     /// How gates start and step.
     pub gate: GateRule,
-    /// Where xi comes from.
+    /// How xi is set.
     pub threshold: Threshold,
-    /// The gates' learning rate as a multiple of the run's.
+    /// The gates' learning rate, as a multiple of the run's learning rate.
     pub gate_rate: f64,
-    /// Weight of the authors' penalty, `sum |g| / number of gate entries`, in the loss.
+    /// The weight in the loss of the authors' penalty, `sum |g| / number of gate entries`.
     pub sparse_lambda: f64,
 }
 
@@ -51,16 +51,16 @@ pub struct Sora {
     low_rank: LowRank,
     /// `g [rank]` of each adapted site.
     gates: Vec<Var>,
-    /// Parameters that each gate entry keeps (`in + out`), site by site.
+    /// The number of parameters of each gate entry's rank (`in + out`), site by site.
     costs: Vec<usize>,
     settings: SoraSettings,
-    /// Of adaptive gates, the moving average of `|g dL/dg|`, `[sites, rank]`; zeros of all others.
+    /// The moving average of `|g dL/dg|` of adaptive gates, `[sites, rank]`; zeros for other gates.
     saliency: Tensor,
-    /// Of adaptive gates, which were not 0 before the step under way, `[sites, rank]`.
+    /// Which adaptive gates were not 0 before the current step, `[sites, rank]`.
     alive: Option<Tensor>,
 }
 
-/// Variables of a site: `Wd`, `Wu`, the gate.
+/// The number of variables of a site: `Wd`, `Wu` and the gate.
 const PARTS: usize = 3;
 
 /// The position of the site's `Wu` among the variables.
@@ -74,10 +74,10 @@ fn gate_of(site: usize) -> usize {
 }
 
 impl Sora {
-    /// Fresh variables.
+    /// SoRA with new variables.
     ///
     /// # Errors
-    /// Candle's own.
+    /// A tensor operation fails.
     pub fn new(layout: &Layout, shape: &LowRankSettings, settings: SoraSettings, device: &Device) -> Result<Self> {
         let (low_rank, normals) = LowRank::new(layout, shape, device)?;
         let gates = normals.into_iter().map(|normal| Var::from_vec(settings.gate.start(normal), shape.rank, device));
@@ -92,13 +92,13 @@ impl Sora {
         Tensor::stack(&self.gates.iter().map(|gate| gate.as_detached_tensor()).collect::<Vec<_>>(), 0)
     }
 
-    /// Whether a run of `total` steps has its final ranks after `step` steps.
+    /// Whether the ranks are final after `step` of `total` steps.
     fn settled(&self, step: usize, total: usize) -> bool {
         matches!(self.settings.threshold, Threshold::Ratio(target) if Controller { target, total }.settled(step))
     }
 
-    /// Whether gates no longer move after `step` steps: those that xi shrinks have been folded once the ranks are final. Adaptive
-    /// gates are not shrunk, and go on.
+    /// Whether gates no longer change after `step` steps. The paper's and the authors' gates are folded once the ranks are final. Adaptive
+    /// gates are not shrunk, and are trained to the end.
     fn folded(&self, step: usize, total: usize) -> bool {
         self.settings.gate != GateRule::Adaptive && self.settled(step, total)
     }
@@ -127,8 +127,8 @@ impl Sora {
         stays.where_cond(gates, &gates.zeros_like()?)
     }
 
-    /// Folds every gate into its `Wu`. Adam begins anew for `Wu`, because its moments hold gradients from when the gates were
-    /// larger, which no one factor turns into those of the folded matrix.
+    /// Folds every gate into its `Wu`. Adam starts anew for `Wu`: its moments come from gradients under other gates, and no single factor
+    /// turns them into the moments of the folded matrix.
     fn fold(&self, moments: &mut [Moments]) -> Result<()> {
         for (site, (gate, factors)) in self.gates.iter().zip(&self.low_rank.factors).enumerate() {
             let (folded, wu) = gate::fold(&gate.as_detached_tensor(), &factors.b.as_detached_tensor())?;
@@ -160,7 +160,7 @@ impl Hooks for Sora {
 }
 
 impl Method for Sora {
-    /// Of each site `Wd`, `Wu` and the gate, then the head. Gates have no weight decay.
+    /// For each site `Wd`, `Wu` and the gate, and then the head. Gates have no weight decay.
     fn variables(&self) -> Vec<Variable> {
         let descent = if self.settings.gate == GateRule::Paper { Descent::Gradient } else { Descent::AdamW };
         let group = Group { descent, rate: self.settings.gate_rate, decays: false };
@@ -185,7 +185,7 @@ impl Method for Sora {
         Ok(Some((gate::penalty(&gates)? * self.settings.sparse_lambda)?))
     }
 
-    /// Holds gates still that have been folded; keeps the saliency of adaptive ones, whose zeros have no gradient.
+    /// Keeps folded gates unchanged. Updates the saliency of adaptive gates, and zeroes the gradients of those that are 0.
     fn before_step(&mut self, step: &mut Step) -> Result<()> {
         if self.folded(step.number - 1, step.total) {
             (0..self.gates.len()).for_each(|site| step.gradients[gate_of(site)] = None);
@@ -207,14 +207,14 @@ impl Method for Sora {
         Ok(())
     }
 
-    /// The proximal step; folds once the ranks are final.
+    /// Makes the proximal step, and folds the gates once the ranks are final.
     fn after_step(&mut self, step: &Step, moments: &mut [Moments]) -> Result<()> {
         if self.folded(step.number - 1, step.total) {
             return Ok(());
         }
         let mut gates = self.stacked()?;
         if let Some(alive) = self.alive.take() {
-            // Adam's first moment would move on a gate that is gone.
+            // Otherwise Adam's first moment would move a gate that is 0.
             gates = alive.where_cond(&gates, &gates.zeros_like()?)?;
         }
         let gates = self.shrink(&gates, step)?;
@@ -263,8 +263,8 @@ impl Method for Sora {
         Ok(Report { ranks, parameters, kept })
     }
 
-    /// Prunes exactly (eq. 12): ranks whose gate is 0 are dropped, the others' gates are folded into `B`; a site without a rank left
-    /// disappears.
+    /// Prunes exactly (eq. 12): removes ranks whose gate is 0, and folds the other gates into `B`. A site without remaining ranks is
+    /// removed.
     fn export(&self, info: AdapterInfo) -> Result<Adapter> {
         self.low_rank.export(info, |site, a, b| {
             let gate = self.gates[site].as_detached_tensor();

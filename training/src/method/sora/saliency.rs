@@ -1,29 +1,29 @@
-//! Thresholds of gates by what their ranks do for the loss: SoRA's proximal step with a weighted L1 norm.
+//! Sets the threshold of each gate by the effect of its rank on the loss: SoRA's proximal step with a weighted L1 norm.
 //!
-//! One xi for all gates (eq. 10 and 11) sees a gate's size only. In a run of a few hundred steps gates hardly move, so their size is
-//! their start, and the ranks that survive are a draw. Zou's adaptive lasso (2006) gives each gate a weight of its own, `xi * w_k`,
-//! large where the gate matters little. Here the weight follows the *saliency* of the rank, a moving average of `|g_k dL/dg_k|`: to
-//! first order, how much the loss changes when the rank is removed (Molchanov et al. 2017). The weights are taken at their limit: a
-//! gate whose rank the budget has no room for gets a threshold above its own size and becomes exactly 0; all others get the threshold
-//! 0 and are not shrunk. What hurts a short run is the shrinkage of survivors, not the choice.
+//! A single xi for all gates (eq. 10 and 11) depends only on the gates' sizes. In a run of a few hundred steps, gates hardly move, so
+//! that their initial values decide which ranks survive. Zou's adaptive lasso (2006) gives each gate its own threshold, `xi * w_k`,
+//! which is large if the gate matters little. Here the weight follows from the *saliency* of the rank, a moving average of
+//! `|g_k dL/dg_k|`: to first order, this is how much the loss changes when the rank is removed (Molchanov et al. 2017). The weights
+//! are taken to their limit. A gate whose rank does not fit into the budget gets a threshold above its own size and becomes exactly 0.
+//! All others get the threshold 0 and are not shrunk, because shrinking the survivors is what harms a short run.
 //!
-//! A gate that is 0 stays 0, so ranks only ever leave.
+//! A gate that is 0 stays 0, so that a removed rank never returns.
 
 use candle_core::{Result, Tensor};
 
-/// What one step adds to the moving average: about 50 steps count.
+/// The weight of one step in the moving average, which therefore covers about 50 steps.
 const NEWEST: f64 = 0.02;
 
-/// The moving average with one step's `|g dL/dg|` added to it; all tensors have one shape.
+/// Updates the moving average with one step's `|g dL/dg|`. All tensors have the same shape.
 pub(super) fn observe(saliency: &Tensor, gates: &Tensor, gradient: &Tensor) -> Result<Tensor> {
     saliency + (((gates * gradient)?.abs()? - saliency)? * NEWEST)?
 }
 
-/// Which gates stay when those of least saliency become 0 until the others cost at most the share `share` of all. Gates stand site
-/// by site, `rank` of each; `costs` are the parameters that each gate keeps (`in + out`).
+/// Which gates survive when the least salient become 0 until the others cost at most `share` of all. `gates` has `rank` gates for each
+/// site, site by site. `costs` are the parameters of each gate's rank (`in + out`).
 ///
-/// Of equally salient ones the last ranks of each site go first, so that a run that is too short to learn anything (in the first step
-/// `Wu` is 0, and so is every saliency) ends with nearly uniform ranks.
+/// Among equally salient gates, the last ranks of each site are removed first. So a run that is too short to learn anything ends with
+/// nearly uniform ranks: in the first step `Wu` is 0, and so is every saliency.
 pub(super) fn survivors(share: f64, rank: usize, gates: &[f32], saliency: &[f32], costs: &[usize]) -> Vec<bool> {
     let mut stays: Vec<bool> = gates.iter().map(|gate| *gate != 0.0).collect();
     let mut alive: Vec<usize> = (0..gates.len()).filter(|&i| stays[i]).collect();
@@ -59,17 +59,17 @@ mod tests {
     }
 
     #[test]
-    fn the_least_salient_go_first() {
+    fn removes_the_least_salient_first() {
         let saliency = [0.3, 0.1, 0.2, 0.4];
         let of = |share, gates: [f32; 4]| survivors(share, 4, &gates, &saliency, &[5; 4]);
         assert_eq!(of(1.0, [0.9, -1.1, 1.0, 1.2]), [true; 4]);
         assert_eq!(of(0.5, [0.9, -1.1, 1.0, 1.2]), [true, false, false, true]);
-        // The two that are left fit, whatever their saliency.
+        // The two remaining gates fit into the budget, whatever their saliency is.
         assert_eq!(of(0.5, [0.9, 1.0, 0.0, 0.0]), [true, true, false, false]);
     }
 
     #[test]
-    fn ranks_that_nothing_tells_apart_leave_evenly() {
+    fn removes_equally_salient_ranks_evenly() {
         let stays = survivors(0.5, 4, &[1.0; 8], &[0.0; 8], &[1; 8]);
         assert_eq!(stays, [true, true, false, false, true, true, false, false]);
     }
