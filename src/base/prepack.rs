@@ -101,8 +101,10 @@ fn in_memory(base: &Base, wanted: &[Wanted]) -> Result<Prepack, ModelError> {
 
 /// The weights in the file at `path`, if it has all `wanted` ones and is undamaged.
 fn open(path: &Path, wanted: &[Wanted]) -> Option<Prepack> {
-    let map = Arc::new(map(&File::open(path).ok()?).ok()?);
-    let found = contents(&map, wanted);
+    let file = File::open(path).ok()?;
+    // The checksums read the whole file through a mapping of their own, so that pages which no request needs do not stay resident.
+    let (kept, passing) = (Arc::new(map(&file).ok()?), map(&file).ok()?);
+    let found = contents(&kept, &passing, wanted);
     if found.is_none() {
         tracing::warn!(
             "{}: the prepacked weights have another version or are damaged; writing them again",
@@ -112,8 +114,9 @@ fn open(path: &Path, wanted: &[Wanted]) -> Option<Prepack> {
     found
 }
 
-fn contents(map: &Arc<Mmap>, wanted: &[Wanted]) -> Option<Prepack> {
-    let (length, metadata) = SafeTensors::read_metadata(map).ok()?;
+/// The `wanted` weights in the mapping `kept`, if the checksums of the same bytes in `passing` are right.
+fn contents(kept: &Arc<Mmap>, passing: &Mmap, wanted: &[Wanted]) -> Option<Prepack> {
+    let (length, metadata) = SafeTensors::read_metadata(passing).ok()?;
     let entries = metadata.metadata().as_ref()?;
     if entries.get("version").map(String::as_str) != Some(VERSION) {
         return None;
@@ -122,11 +125,11 @@ fn contents(map: &Arc<Mmap>, wanted: &[Wanted]) -> Option<Prepack> {
     let find = |Wanted { name, shape: [out, width], precision }: &Wanted| {
         let info = metadata.info(name).filter(|info| info.dtype == Dtype::U32)?;
         let (from, to) = info.data_offsets;
-        let found = checksum(crc32fast::hash(map.get(start + from..start + to)?));
+        let found = checksum(crc32fast::hash(passing.get(start + from..start + to)?));
         if entries.get(&checksum_key(name)) != Some(&found) {
             return None;
         }
-        let words = Words::mapped(Arc::clone(map), start + from, (to - from) / size_of::<u32>())?;
+        let words = Words::mapped(Arc::clone(kept), start + from, (to - from) / size_of::<u32>())?;
         Some((name.clone(), Prepacked::from_words(words, *out, *width, *precision)?))
     };
     wanted.par_iter().map(find).collect()
