@@ -1,5 +1,5 @@
-//! `polyrank` serves many text-classification tasks from **one** frozen encoder. Each task is a LoRA adapter whose rank differs
-//! from layer to layer.
+//! `polyrank` serves many text-classification tasks from **one** frozen encoder. Each task has a LoRA adapter, whose rank may differ in
+//! every layer.
 //!
 //! # Example
 //!
@@ -40,49 +40,53 @@
 //!
 //! # Layout
 //!
-//! The modules form floors. Each imports only floors below its own; `tests/floors.rs` keeps it so. From the top:
+//! The modules form floors. Each module imports only modules on floors below its own, which `tests/floors.rs` enforces. From the top:
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | `cli` | the binary's commands: pull, serve, classify, inspect, bench |
 //! | `server` | HTTP: routes, requests and answers, the table of statuses (feature `server`) |
-//! | [`inspect`] | the ranks of an adapter as a table; those of several side by side |
-//! | [`scheduler`] | from waiting requests to batches, and the thread that runs them |
-//! | [`registry`] | adapters by name: found in a folder, loaded on first use, kept within a budget |
-//! | [`engine`] | a base ready to answer: a batch as a value, micro-batches, the forward pass, scores |
+//! | [`inspect`] | reports on the ranks of one adapter or of several |
+//! | [`scheduler`] | collects waiting requests into batches, which one thread runs |
+//! | [`registry`] | finds adapters in a folder by name, loads them on first use, and keeps them within a memory budget |
+//! | [`engine`] | runs batches of texts on a base: the plan of a batch, micro-batches, the forward pass, scores |
 //! | [`adapter`] | PEFT's files on disk, and an adapter as a value |
 //! | [`encoder`] | hooks, packed texts, layers, and the encoders |
-//! | [`base`] | where a base comes from: folder, hub, package; architectures, conversion, mapped weights |
+//! | [`base`] | opens a base from a folder, the hub or a package: architectures, conversion, mapped weights |
 //! | [`text`] | the tokenizer, and rows of data files |
-//! | [`ops`] | one folder an operation: its reference and its kernels; the one place that chooses between them |
+//! | [`ops`] | a folder for each operation, with its reference and its kernels; only this module chooses between them |
 //! | `cpu` | what operations share on the CPU: vectors, products, packed weights |
-//! | [`params`] | what everything speaks of: parameters, deltas, sites, precisions, backends |
+//! | [`params`] | types that all other modules use: parameters, deltas, sites, precisions, backends |
 //! | `atomic_file`, `allocator`, `logging`, `correlation` | small tools |
 //!
 //! # The path of a text
 //!
-//! `POST /classify/{adapter}` → `server` reads the request → [`registry::Registry`] pins the adapter, loading it on first use →
-//! [`text::Tokenizer`] makes a [`text::Encoded`] → [`scheduler`] queues the request and takes a batch over all adapters →
-//! [`engine::Engine::logits`] makes an [`engine::plan::Plan`] for each micro-batch, packs its texts end to end
-//! ([`encoder::Packed`]), equal ones once, and runs the encoder with [`engine::Mixed`] as its hooks; where an adapter first changes
-//! a text that others share, the rows fork ([`encoder::Fork`]) and go on grouped by adapter → each adapter's own head → scores and
-//! labels.
+//! 1. `server` reads the request `POST /classify/{adapter}`.
+//! 2. [`registry::Registry`] pins the adapter, and loads it on first use.
+//! 3. [`text::Tokenizer`] turns each text into an [`text::Encoded`].
+//! 4. [`scheduler`] queues the request, and takes a batch of texts, whatever their adapters are.
+//! 5. [`engine::Engine::logits`] makes an [`engine::plan::Plan`] for each micro-batch. It packs the texts end to end
+//!    ([`encoder::Packed`]), where equal texts are packed once, and runs the encoder with [`engine::Mixed`] as its hooks.
+//! 6. Where an adapter first changes a text that several adapters share, the rows fork ([`encoder::Fork`]). From there on, they are
+//!    grouped by adapter.
+//! 7. Each adapter's own head gives logits, which become scores and labels.
 //!
 //! # Invariants
 //!
-//! - The runtime never depends on training; SoRA's gate does not exist here, only plain LoRA of ragged ranks.
-//! - No padding: tokens of all texts lie end to end, attention stays inside a text, ranks are never rounded up to a common one.
+//! - The runtime never depends on training. It does not have SoRA's gates, but only plain LoRA with ragged ranks.
+//! - There is no padding: the tokens of all texts are packed end to end, attention stays inside a text, and ranks are never rounded up
+//!   to a common rank.
 //! - A text's result does not depend on its neighbours in the batch.
-//! - A text asked of several adapters runs once until each adapter's first active site; where nothing is shared nothing is copied.
+//! - A text for several adapters runs once until each adapter's first active site. Rows are copied only where adapters fork.
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
-//! - An encoder is shared and never mutated; all that varies comes through [`encoder::Hooks`].
-//! - An operation owns what it writes: no tensor changes once it exists. Which form of an operation runs is decided in [`ops::of`],
-//!   from the backend that the engine was opened with.
-//! - On the CPU, frozen f32 weights are used where the file is mapped; nothing copies them. What is prepacked is mapped from the
-//!   cache too, so that processes share it.
-//! - A precision concerns the base's products alone: deltas, norms, attention and heads are f32.
-//! - A malformed adapter is refused whole; an unknown one is an error, never the base.
-//! - `unsafe` occurs in the mapping, in kernels and in the calls of the allocator only.
+//! - An encoder is shared and never changed. Everything that varies comes from [`encoder::Hooks`].
+//! - An operation owns the memory that it writes: no tensor changes once it exists. [`ops::of`] decides which form of an operation runs,
+//!   by the backend with which the engine was opened.
+//! - On the CPU, frozen f32 weights are used in the mapped file and never copied. Prepacked weights are mapped from the cache, so that
+//!   processes share them.
+//! - A precision applies only to the base's products: deltas, norms, attention and heads are f32.
+//! - A malformed adapter is refused as a whole. An unknown adapter is an error, and is never answered by the base.
+//! - `unsafe` occurs only in the mapping, in kernels and in the calls of the allocator.
 
 pub mod adapter;
 pub mod allocator;

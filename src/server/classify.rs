@@ -55,7 +55,7 @@ pub(super) async fn classify(
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
     let prepare = move || {
-        // The thread that tokenizes holds the permit, because it goes on after its request has timed out.
+        // The thread that tokenizes holds the permit, because it continues after its request has timed out.
         let _permit = permit;
         prepare(&worker, &name, &texts, &limit)
     };

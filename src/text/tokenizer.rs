@@ -63,7 +63,7 @@ pub enum TokenizeError {
     Word {
         /// The token.
         content: String,
-        /// Its id.
+        /// The token's id.
         token: u32,
         /// The number of rows of the base's word embeddings.
         words: usize,

@@ -203,7 +203,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Stopped { done, epochs }) => {
-            tell(interrupt::how_to_go_on(done, epochs, std::env::args()));
+            tell(interrupt::resume_message(done, epochs, std::env::args()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {

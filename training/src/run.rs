@@ -96,13 +96,13 @@ fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// A run's folder, locked for this process.
 #[must_use]
-pub struct Held {
+pub struct LockedRun {
     run: PathBuf,
     /// Dropping the file releases its lock.
     _lock: fs::File,
 }
 
-impl Held {
+impl LockedRun {
     /// The run's folder.
     #[must_use]
     pub fn run(&self) -> &Path {
@@ -130,7 +130,7 @@ fn is_of_run(path: &Path) -> bool {
 ///
 /// # Errors
 /// Another process trains there, or a file cannot be written or removed.
-pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<Held, Error> {
+pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<LockedRun, Error> {
     let Folders { output, run } = folders;
     fs::create_dir_all(run).map_err(Error::io(run))?;
     let held = hold(run)?;
@@ -152,11 +152,11 @@ pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: 
     Ok(held)
 }
 
-fn hold(run: &Path) -> Result<Held, Error> {
+fn hold(run: &Path) -> Result<LockedRun, Error> {
     let path = run.join(LOCK);
     let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
     match lock.try_lock() {
-        Ok(()) => Ok(Held { run: run.to_owned(), _lock: lock }),
+        Ok(()) => Ok(LockedRun { run: run.to_owned(), _lock: lock }),
         Err(TryLockError::WouldBlock) => Err(Error::Busy(run.to_owned())),
         Err(TryLockError::Error(source)) => Err(Error::io(&path)(source)),
     }

@@ -30,7 +30,7 @@ use crate::run::{self, Epoch, Scores};
 use crate::settings::Settings;
 
 /// A split to evaluate on.
-struct Held {
+struct ValidationSplit {
     name: String,
     texts: Vec<Encoded>,
     targets: Vec<Target>,
@@ -55,7 +55,7 @@ pub struct Trainer<'a> {
     progress: Progress,
     texts: Vec<Encoded>,
     /// The validation splits. The best epoch is selected by the first.
-    held: Vec<Held>,
+    held: Vec<ValidationSplit>,
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
     last: Option<f64>,
@@ -78,9 +78,9 @@ impl<'a> Trainer<'a> {
         let mut method = settings.method(engine, data.labels.len())?;
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
-        let held = data.validation.iter().map(|split| -> Result<Held, Error> {
+        let held = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
             let targets = split.examples.iter().map(|example| example.target).collect();
-            Ok(Held { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
+            Ok(ValidationSplit { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
         });
         let held = held.collect::<Result<Vec<_>, _>>()?;
         if held.is_empty() {
@@ -174,7 +174,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The metrics and the mean loss on a split.
-    fn scores(&self, held: &Held, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
+    fn scores(&self, held: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
         let logits = evaluate::logits(self.engine, adapter, &held.texts)?;
         let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &held.targets)));
         Ok((Scores(scores.collect()), mean_loss(&logits, &held.targets)))

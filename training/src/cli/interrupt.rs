@@ -23,7 +23,7 @@ pub(super) fn flag() -> Result<Arc<AtomicBool>, Error> {
 }
 
 /// The message about a stopped run: which epochs are saved, and the command that continues it.
-pub(super) fn how_to_go_on(done: usize, epochs: usize, args: impl Iterator<Item = String>) -> String {
+pub(super) fn resume_message(done: usize, epochs: usize, args: impl Iterator<Item = String>) -> String {
     let mut command: Vec<String> = args.filter(|arg| arg != "--overwrite").map(|arg| quoted(&arg)).collect();
     if !command.iter().any(|arg| arg == "--resume") {
         command.push("--resume".to_owned());
@@ -43,15 +43,15 @@ fn quoted(arg: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::how_to_go_on;
+    use super::resume_message;
 
     #[test]
     fn message_has_the_command_that_continues() {
         let args = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>().into_iter();
-        let told = how_to_go_on(2, 5, args(&["polyrank-train", "train", "--data", "my task's", "--overwrite"]));
+        let told = resume_message(2, 5, args(&["polyrank-train", "train", "--data", "my task's", "--overwrite"]));
         assert!(told.starts_with("stopped in epoch 3 of 5; the steps since the end of epoch 2 are lost"), "{told}");
         assert!(told.ends_with("\npolyrank-train train --data 'my task'\\''s' --resume"), "{told}");
-        let told = how_to_go_on(0, 5, args(&["polyrank-train", "train", "--resume"]));
+        let told = resume_message(0, 5, args(&["polyrank-train", "train", "--resume"]));
         assert!(told.contains("starts anew") && told.ends_with("train --resume"), "{told}");
     }
 }

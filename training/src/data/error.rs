@@ -49,9 +49,9 @@ pub enum DataError {
     Ambiguous {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// The line, from 1.
         line: usize,
-        /// What it says.
+        /// The label as it is spelt.
         label: String,
         /// The source of the names.
         from: &'static str,
@@ -65,7 +65,7 @@ pub enum DataError {
     Line {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// The line, from 1.
         line: usize,
         /// What is wrong.
         reason: String,
@@ -75,9 +75,9 @@ pub enum DataError {
     UnknownLabel {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// The line, from 1.
         line: usize,
-        /// What it says.
+        /// The label as it is spelt.
         label: String,
         /// The known labels.
         expected: String,
@@ -103,7 +103,7 @@ pub enum DataError {
     /// The share to hold out is not between 0 and 1.
     #[error("--validation-split: expected above 0 and below 1, found {share}")]
     Share {
-        /// The share asked for.
+        /// The requested share.
         share: f64,
     },
     /// Holding out this share leaves no rows for training or for validation.
@@ -111,7 +111,7 @@ pub enum DataError {
     Split {
         /// The training file.
         path: PathBuf,
-        /// The share asked for.
+        /// The requested share.
         share: f64,
         /// The number of rows.
         rows: usize,

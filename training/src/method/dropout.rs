@@ -10,13 +10,13 @@ use super::Method;
 /// The dropout probabilities of the base's configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rates {
-    /// Of hidden states.
+    /// The rate for hidden states.
     pub hidden: f64,
-    /// Of attention weights.
+    /// The rate for attention weights.
     pub attention: f64,
-    /// Before the classifier.
+    /// The rate before the classifier.
     pub head: f64,
-    /// Before the linear that comes before the classifier.
+    /// The rate before the linear that precedes the classifier.
     pub head_input: f64,
 }
 
