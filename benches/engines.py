@@ -1,4 +1,4 @@
-"""The engines that `peers.py` puts side by side. Each answers texts with scores, tokenisation included, by `run(texts)`."""
+"""The engines that `peers.py` puts side by side. Each answers texts with scores, tokenization included, by `run(texts)`."""
 import json
 import logging
 import os
@@ -48,7 +48,7 @@ def mixed(base, count, adapters):
 
 
 class Batches:
-    """Texts as padded arrays: tokenised all at once, and sorted by their number of tokens if `sort`."""
+    """Texts as padded arrays: tokenized all at once, and sorted by their number of tokens if `sort`."""
 
     def __init__(self, base, sort):
         self.tokenizer, self.sort = AutoTokenizer.from_pretrained(base), sort

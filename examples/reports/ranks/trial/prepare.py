@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tokenised tasks, and a base in int8 with a scale for each row, small enough to be carried to a GPU: what trial.py reads.
+"""Tokenized tasks, and a base in int8 with a scale for each row, small enough to be carried to a GPU: what trial.py reads.
 
     prepare.py BASE DATA OUTPUT TASK...        BASE: a folder with model.safetensors; TASK: a folder of DATA/glue or DATA/tasks; `task:N` takes the
                                                first N rows of train. Without a validation file a tenth of train is held out (seed 0).
