@@ -66,7 +66,7 @@ fn evaluates_the_held_out_rows() {
     }
     // It is no longer known which rows were trained on.
     fs::remove_dir_all(output.join("run")).unwrap();
-    refused(&args(&output, data.path(), &[]), 1, "no labelled split \"validation\"; where training held out a share");
+    refused(&args(&output, data.path(), &[]), 1, "no labelled split \"validation\"; if training held out a share");
 }
 
 #[test]
