@@ -83,12 +83,8 @@ impl Backend {
     /// `form` on `device`, or `None` if that form does not run on that device.
     #[must_use]
     pub fn new(form: Form, device: Device) -> Option<Self> {
-        let has = match form {
-            Form::Reference => true,
-            Form::Cpu => device.is_cpu(),
-            Form::Cuda => device.is_cuda(),
-        };
-        has.then_some(Self { form, device })
+        let native = Self::native(device.clone()).form;
+        (form == Form::Reference || form == native).then_some(Self { form, device })
     }
 
     /// The form's name on command lines and in responses.
