@@ -1,7 +1,6 @@
 //! The base reader: any bytes as `model.safetensors`; every tensor that its header names is asked for.
 #![no_main]
 
-use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
 use polyrank::base::Weights;
 

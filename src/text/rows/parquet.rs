@@ -50,7 +50,7 @@ pub(super) fn rows(
             None | Some((_, Field::Null)) => Ok(None),
             Some((name, value)) => match string(value) {
                 Some(text) => text.map(Some).map_err(|reason| failed(format!("{name} {reason}"))),
-                None => Err(failed(format!("{name} is {value}: expected a string"))),
+                None => Err(failed(format!("{name} is {}: expected a string", shown(value)))),
             },
         };
         Ok(Row {
@@ -74,13 +74,54 @@ fn string(value: &Field) -> Option<Result<String, &'static str>> {
 fn label(name: &str, value: &Field) -> Result<Label, String> {
     Ok(match value {
         Field::Null => Label::Text(String::new()),
-        Field::ListInternal(_) => Label::List(value.to_string()),
+        Field::ListInternal(_) => Label::List(shown(value)),
         Field::Float(value) => Label::Text(format!("{value:?}")),
         Field::Double(value) => Label::Text(format!("{value:?}")),
-        Field::Group(_) | Field::MapInternal(_) => Label::Other(value.to_string()),
+        Field::Group(_) | Field::MapInternal(_) => Label::Other(shown(value)),
         value => match string(value) {
             Some(text) => Label::Text(text.map_err(|reason| format!("{name} {reason}"))?.trim().to_owned()),
-            None => Label::Text(value.to_string()),
+            None => Label::Text(shown(value)),
         },
     })
+}
+
+/// Days from 1970 that a date can be printed for; the crate panics on dates far beyond them.
+const MOST_DAYS: u64 = 90_000_000;
+
+/// A value as text. Dates that no calendar has are shown as numbers.
+fn shown(value: &Field) -> String {
+    let beyond = |days: u64| days > MOST_DAYS;
+    match value {
+        Field::Date(days) if beyond(days.unsigned_abs().into()) => format!("day {days}"),
+        Field::TimestampMillis(time) if beyond(time.unsigned_abs() / 86_400_000) => format!("millisecond {time}"),
+        Field::TimestampMicros(time) if beyond(time.unsigned_abs() / 86_400_000_000) => format!("microsecond {time}"),
+        Field::ListInternal(list) => {
+            format!("[{}]", list.elements().iter().map(shown).collect::<Vec<_>>().join(", "))
+        }
+        Field::Group(_) | Field::MapInternal(_) => "an object".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_out_of_range_are_shown_as_numbers() {
+        for (value, expected) in [
+            (Field::Date(0), "1970-01-01"),
+            (Field::Date(i32::MAX), "day 2147483647"),
+            (Field::Date(i32::MIN), "day -2147483648"),
+            (Field::TimestampMillis(i64::MAX), "millisecond 9223372036854775807"),
+            (Field::TimestampMicros(i64::MIN), "microsecond -9223372036854775808"),
+        ] {
+            assert!(shown(&value).starts_with(expected), "{}", shown(&value));
+        }
+        // The last days that are printed as dates.
+        for days in [-90_000_000, 90_000_000] {
+            assert!(shown(&Field::Date(days)).contains('-'));
+        }
+        assert!(matches!(label("label", &Field::Date(i32::MAX)), Ok(Label::Text(text)) if text == "day 2147483647"));
+    }
 }
