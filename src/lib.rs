@@ -53,7 +53,7 @@
 //! | [`adapter`] | PEFT's files on disk, and an adapter as a value |
 //! | [`encoder`] | hooks, packed texts, layers, and the encoders |
 //! | [`base`] | opens a base from a folder, the hub or a package: architectures, conversion, mapped weights |
-//! | [`text`] | the tokenizer, and rows of data files |
+//! | [`text`] | the tokenizer, and records of data files |
 //! | [`ops`] | a folder for each operation, with its reference and its kernels; only this module chooses between them |
 //! | `cpu` | what operations share on the CPU: vectors, products, packed weights |
 //! | [`params`] | types that all other modules use: parameters, deltas, sites, precisions, backends |

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use polyrank::adapter::{Adapter, AdapterWeights, Change};
 use polyrank::encoder::{Fork, Hooks, Packed};
-use polyrank::engine::plan::{Asked, Plan};
+use polyrank::engine::plan::{Plan, Question};
 use polyrank::engine::{Mixed, Row};
 use polyrank::ops::Added;
 use polyrank::params::{Delta, Input, Layout, Point, Site};
@@ -141,10 +141,10 @@ fn every_encoder_runs_the_planned_rows() {
     for golden in goldens() {
         let (adapters, texts, layout) = (adapters(&golden), golden.texts(), golden.engine.layout());
         let ask = |text| {
-            let ask = move |(adapter, a): (usize, &Arc<Adapter>)| Asked { text, adapter, leaves: a.leaves(layout) };
+            let ask = move |(adapter, a): (usize, &Arc<Adapter>)| Question { text, adapter, leaves: a.leaves(layout) };
             adapters.iter().enumerate().map(ask)
         };
-        let asked: Vec<Asked> = texts[..2].iter().flat_map(ask).collect();
+        let asked: Vec<Question> = texts[..2].iter().flat_map(ask).collect();
         let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>());
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
         let hooks = Counting { mixed: Mixed::new(layout, &plan, &adapters), rows: RefCell::default() };

@@ -118,10 +118,10 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 /// Pairs each text with one of the adapters, in turn, or with all of them if `all` is true.
-fn questions(rows: Vec<polyrank::text::rows::Row>, adapters: &[Arc<Adapter>], all: bool) -> Vec<Question> {
+fn questions(rows: Vec<polyrank::text::records::Record>, adapters: &[Arc<Adapter>], all: bool) -> Vec<Question> {
     let each = if all { adapters.len() } else { 1 };
     let texts = rows.into_iter().flat_map(|row| std::iter::repeat_n(row, each));
-    let question = |(row, adapter): (polyrank::text::rows::Row, &Arc<Adapter>)| Question {
+    let question = |(row, adapter): (polyrank::text::records::Record, &Arc<Adapter>)| Question {
         text: row.text,
         pair: row.pair,
         adapter: Arc::clone(adapter),

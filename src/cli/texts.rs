@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use polyrank::text::rows::{Row, Rows};
+use polyrank::text::records::{Record, Records};
 
 use super::Failure;
 
@@ -25,16 +25,16 @@ pub(super) enum Format {
 /// The path that stands for standard input.
 const STDIN: &str = "-";
 
-/// Rows of texts.
-pub(super) type Texts = Box<dyn Iterator<Item = Result<Row, Failure>>>;
+/// Records of texts.
+pub(super) type Texts = Box<dyn Iterator<Item = Result<Record, Failure>>>;
 
 impl Format {
     /// Opens `input`, where `-` is standard input, and reads its header. Without a format, a file's extension decides, and standard
     /// input is read as JSON lines.
     pub(super) fn open(format: Option<Self>, input: &Path) -> Result<Texts, Failure> {
         let (rows, format) = match (format, input == Path::new(STDIN)) {
-            (None, false) => (Rows::open(input), None),
-            (Some(format), false) => (Rows::open_as(input, format.extension()), None),
+            (None, false) => (Records::open(input), None),
+            (Some(format), false) => (Records::open_as(input, format.extension()), None),
             (Some(Self::Parquet), true) => {
                 return Err(
                     "Parquet cannot be read from standard input, because its reader begins at the file's end: name a file".into()
@@ -42,10 +42,10 @@ impl Format {
             }
             (format, true) => {
                 let format = format.unwrap_or(Self::Jsonl);
-                (Rows::open_as(input, format.extension()), Some(format))
+                (Records::open_as(input, format.extension()), Some(format))
             }
         };
-        let told = move |error: polyrank::text::rows::RowsError| -> Failure {
+        let told = move |error: polyrank::text::records::RecordsError| -> Failure {
             let (Some(format), text) = (format, error.to_string()) else { return error.into() };
             let place = text.strip_prefix(STDIN).unwrap_or(&text);
             format!("standard input{place} (read as {}; --input-format names another format)", format.extension())

@@ -24,7 +24,7 @@ use candle_core::{Device, Tensor};
 pub use self::error::Error;
 use self::micro_batches::Workers;
 pub use self::mixed::Mixed;
-use self::plan::{Asked, Plan, Sizes};
+use self::plan::{Plan, Question, Sizes};
 use crate::adapter::{self, Adapter};
 use crate::base::{self, Base, BaseConfig};
 use crate::encoder::{self, Encoder, Packed};
@@ -210,21 +210,21 @@ impl Engine {
     }
 
     /// The adapters of `rows` in order of first appearance, and for each row the question to its adapter.
-    fn asked<'a>(&self, rows: &'a [Row]) -> (Vec<Arc<Adapter>>, Vec<Asked<'a>>) {
+    fn asked<'a>(&self, rows: &'a [Row]) -> (Vec<Arc<Adapter>>, Vec<Question<'a>>) {
         let (mut adapters, mut numbers) = (Vec::new(), HashMap::new());
         let asked = rows.iter().map(|Row { text, adapter }| {
             let (number, leaves) = *numbers.entry(Arc::as_ptr(adapter)).or_insert_with(|| {
                 adapters.push(Arc::clone(adapter));
                 (adapters.len() - 1, adapter.leaves(self.layout()))
             });
-            Asked { text, adapter: number, leaves }
+            Question { text, adapter: number, leaves }
         });
         let asked = asked.collect();
         (adapters, asked)
     }
 
     /// Runs one micro-batch. Returns the rows that it answers, each with its logits.
-    fn run(&self, adapters: &[Arc<Adapter>], asked: &[Asked], plan: &Plan) -> Result<Vec<(usize, Vec<f32>)>, Error> {
+    fn run(&self, adapters: &[Arc<Adapter>], asked: &[Question], plan: &Plan) -> Result<Vec<(usize, Vec<f32>)>, Error> {
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
         let hooks = Mixed::new(self.layout(), plan, adapters);
         let hidden = self.encoder.forward(&batch, &hooks)?;

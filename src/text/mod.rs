@@ -1,13 +1,13 @@
-//! Tokenizes texts, and reads rows from data files.
+//! Tokenizes texts, and reads records from data files.
 //!
 //! | file | idea |
 //! | --- | --- |
 //! | `tokenizer.rs` | turns a text or a pair into token ids, as `transformers` does |
 //! | `encoded.rs` | a tokenized text |
-//! | `rows/` | reads data files of any format, a row at a time |
+//! | `records/` | reads data files of any format, a record at a time |
 
 mod encoded;
-pub mod rows;
+pub mod records;
 mod tokenizer;
 
 pub use encoded::Encoded;

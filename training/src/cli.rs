@@ -19,7 +19,7 @@ use polyrank::engine::Engine;
 use polyrank::inspect::Report;
 use polyrank::logging::{in_one_line, log_to_stderr, printable};
 use polyrank::params::{DeviceName, Precision};
-use polyrank::text::rows::ColumnNames;
+use polyrank::text::records::ColumnNames;
 use polyrank_training::data::{DataOptions, HoldOut, TaskData};
 use polyrank_training::defaults::Plan;
 use polyrank_training::error::Error;

@@ -46,7 +46,7 @@ impl Schedule {
 /// The plan of a run, printed as `246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
-    /// Rows of training data.
+    /// Records of training data.
     pub rows: usize,
     /// Epochs, batch size and learning rate.
     pub schedule: Schedule,

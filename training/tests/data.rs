@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use polyrank::adapter::ProblemType;
-use polyrank::text::rows::ColumnNames;
+use polyrank::text::records::ColumnNames;
 use polyrank_training::data::{DataError, DataOptions, HoldOut, Target, TaskData};
 use tempfile::TempDir;
 
@@ -214,7 +214,7 @@ fn errors_name_malformed_data() {
     assert!(message.contains("train.tsv:3: not UTF-8"), "{message}");
 }
 
-/// Rows with these labels and different texts.
+/// Records with these labels and different texts.
 fn labelled(labels: &[&str]) -> String {
     let row = |(i, label): (usize, &&str)| format!("{label}\ttext {i}\n");
     format!("label\tsentence\n{}", labels.iter().enumerate().map(row).collect::<String>())

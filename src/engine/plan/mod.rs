@@ -17,7 +17,7 @@ use crate::text::Encoded;
 
 /// One question: a text that an adapter is to classify.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct Question<'a> {
     /// The text, with at least one token.
     pub text: &'a Encoded,
     /// The number of the adapter. Rows of one adapter are kept together, in the order of these numbers.
@@ -77,7 +77,7 @@ pub struct Readout {
 /// Micro-batches run in parallel on the cores. All questions form a single micro-batch if there is too little work for two, or if
 /// one text has more work than all the others together.
 #[must_use]
-pub fn plans(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Plan> {
+pub fn plans(asked: &[Question], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Plan> {
     let (shared, ranges) = shared_text::cut(asked, questions, share, sizes);
     ranges.into_iter().map(|range| Plan::of(&shared[range])).collect()
 }
@@ -110,7 +110,7 @@ impl Branch {
 impl Plan {
     /// The plan of one forward pass that answers each of `questions`, indices into `asked`, once.
     #[must_use]
-    pub fn new(asked: &[Asked], questions: &[usize]) -> Self {
+    pub fn new(asked: &[Question], questions: &[usize]) -> Self {
         Self::of(&shared_texts(asked, questions))
     }
 

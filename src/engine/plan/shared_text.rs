@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::Asked;
+use super::Question;
 use crate::engine::micro_batches;
 use crate::params::Point;
 use crate::text::Encoded;
@@ -24,11 +24,11 @@ pub(super) struct Query {
 }
 
 /// Groups `questions` by text, in order of first appearance.
-pub(super) fn shared_texts(asked: &[Asked], questions: &[usize]) -> Vec<SharedText> {
+pub(super) fn shared_texts(asked: &[Question], questions: &[usize]) -> Vec<SharedText> {
     let mut places: HashMap<(&[u32], &[u32]), usize> = HashMap::with_capacity(questions.len());
     let mut shared: Vec<SharedText> = Vec::new();
     for &question in questions {
-        let Asked { text: Encoded { ids, type_ids, .. }, adapter, leaves } = asked[question];
+        let Question { text: Encoded { ids, type_ids, .. }, adapter, leaves } = asked[question];
         let place = *places.entry((ids, type_ids)).or_insert(shared.len());
         if place == shared.len() {
             shared.push(SharedText { tokens: ids.len(), queries: Vec::new() });
@@ -78,7 +78,7 @@ impl Sizes {
 
 /// The texts of `questions` in the order in which they run, and the range of them that each micro-batch runs.
 pub(super) fn cut(
-    asked: &[Asked],
+    asked: &[Question],
     questions: &[usize],
     share: impl Fn(Point) -> f64,
     sizes: Sizes,

@@ -25,9 +25,9 @@ struct Batch {
 }
 
 impl Batch {
-    fn asked(&self) -> Vec<Asked<'_>> {
+    fn asked(&self) -> Vec<Question<'_>> {
         let leaves = |adapter: usize| points().zip(&self.active[adapter]).find(|(_, active)| **active).map(|(p, _)| p);
-        let asked = |&(text, adapter)| Asked { text: &self.texts[text], adapter, leaves: leaves(adapter) };
+        let asked = |&(text, adapter)| Question { text: &self.texts[text], adapter, leaves: leaves(adapter) };
         self.questions.iter().map(asked).collect()
     }
 
@@ -36,7 +36,7 @@ impl Batch {
     fn fewest(&self, point: Point) -> usize {
         let asked = self.asked();
         let mut sets = BTreeSet::new();
-        for Asked { text, adapter, leaves } in asked {
+        for Question { text, adapter, leaves } in asked {
             let left = leaves.is_some_and(|leaves| leaves <= point);
             sets.insert((&text.ids, &text.type_ids, left.then_some(adapter)));
         }
@@ -173,7 +173,7 @@ proptest! {
 }
 
 /// The questions of each micro-batch.
-fn cut(asked: &[Asked], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Vec<usize>> {
+fn cut(asked: &[Question], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Vec<usize>> {
     let of = |plan: &Plan| {
         let mut of: Vec<usize> = plan.readouts.iter().flat_map(|head| head.questions.concat()).collect();
         of.sort_unstable();
@@ -198,19 +198,20 @@ fn by_layer(plan: &Plan, layers: usize) -> Vec<usize> {
 #[test]
 fn adapters_share_rows_until_their_first_active_site() {
     let text = encoded(&[7, 8, 9]);
-    let asked: Vec<Asked> = (0..8).map(|adapter| Asked { text: &text, adapter, leaves: at(3, 0) }).collect();
+    let asked: Vec<Question> = (0..8).map(|adapter| Question { text: &text, adapter, leaves: at(3, 0) }).collect();
     let plan = Plan::new(&asked, &[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(by_layer(&plan, 6), [3, 3, 3, 24, 24, 24]);
     assert_eq!(plan.stages[1].rows[..6], [0, 1, 2, 0, 1, 2]);
     // The last adapter to leave needs no copy, and a text of one adapter is never copied.
     let leaves = [at(1, 3), at(2, 0), None];
-    let asked: Vec<Asked> = (0..3).map(|adapter| Asked { text: &text, adapter, leaves: leaves[adapter] }).collect();
+    let asked: Vec<Question> =
+        (0..3).map(|adapter| Question { text: &text, adapter, leaves: leaves[adapter] }).collect();
     let plan = Plan::new(&asked, &[0, 1, 2]);
     assert_eq!(plan.stages.iter().map(|stage| stage.from).collect::<Vec<_>>(), [None, at(1, 3), at(2, 0)]);
     assert_eq!(by_layer(&plan, 4), [3, 3, 9, 9]);
     assert_eq!(Plan::new(&asked, &[1]).stages.len(), 1);
     // Adapters with only a head share everything.
-    let asked: Vec<Asked> = (0..3).map(|adapter| Asked { text: &text, adapter, leaves: None }).collect();
+    let asked: Vec<Question> = (0..3).map(|adapter| Question { text: &text, adapter, leaves: None }).collect();
     let plan = Plan::new(&asked, &[0, 1, 2]);
     assert_eq!((plan.stages.len(), plan.last()), (1, &[0, 3][..]));
     assert_eq!(plan.readouts.iter().map(|head| &head.texts[..]).collect::<Vec<_>>(), [[0]; 3]);
@@ -219,9 +220,9 @@ fn adapters_share_rows_until_their_first_active_site() {
 #[test]
 fn different_texts_are_grouped_by_adapter_and_cut_by_tokens() {
     let texts: Vec<Encoded> = (0..8).map(|i| encoded(&[i; 10])).collect();
-    let asked: Vec<Asked> = (0..8).map(|i| Asked { text: &texts[i], adapter: i % 2, leaves: at(0, 0) }).collect();
+    let asked: Vec<Question> = (0..8).map(|i| Question { text: &texts[i], adapter: i % 2, leaves: at(0, 0) }).collect();
     let all: Vec<usize> = (0..8).collect();
-    let micro_batches = |asked: &[Asked], least, most, cores| {
+    let micro_batches = |asked: &[Question], least, most, cores| {
         cut(asked, &(0..asked.len()).collect::<Vec<_>>(), |_| 1.0, Sizes { least, most, cores })
     };
     assert_eq!(micro_batches(&asked, 20, 20, 1), [[0, 2], [4, 6], [1, 3], [5, 7]]);
@@ -233,15 +234,15 @@ fn different_texts_are_grouped_by_adapter_and_cut_by_tokens() {
     assert_eq!(Plan::new(&asked, &all).runs_of_first(), [(0..40, Some(0)), (40..80, Some(1))]);
     // A text with more than half of the work makes the batch run as one micro-batch.
     let long = encoded(&[1; 90]);
-    let asked: Vec<Asked> = [asked, vec![Asked { text: &long, adapter: 0, leaves: None }]].concat();
+    let asked: Vec<Question> = [asked, vec![Question { text: &long, adapter: 0, leaves: None }]].concat();
     assert_eq!(micro_batches(&asked, 20, 20, 2).len(), 1);
 }
 
 #[test]
 fn shared_texts_cost_the_rows_they_fork_into() {
     let texts: Vec<Encoded> = (0..4).map(|i| encoded(&[i; 10])).collect();
-    let query = |i: usize| Asked { text: &texts[i / 8], adapter: i % 8, leaves: at(3, 0) };
-    let asked: Vec<Asked> = (0..32).map(query).collect();
+    let query = |i: usize| Question { text: &texts[i / 8], adapter: i % 8, leaves: at(3, 0) };
+    let asked: Vec<Question> = (0..32).map(query).collect();
     // Half of the work is shared: 10 tokens for 8 adapters cost 5 + 8 * 5.
     let sizes = |most| Sizes { least: most, most, cores: 1 };
     let all: Vec<usize> = (0..32).collect();

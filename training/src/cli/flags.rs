@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use polyrank::adapter::ProblemType;
 use polyrank::params::Precision;
-use polyrank::text::rows::ColumnNames;
+use polyrank::text::records::ColumnNames;
 use polyrank_training::data::{DataOptions, HoldOut};
 use polyrank_training::defaults::Schedule;
 use polyrank_training::error::Error;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use polyrank::text::rows::RowsError;
+use polyrank::text::records::RecordsError;
 
 /// The reason why data cannot be used for training or evaluation.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum DataError {
     },
     /// A data file could not be read.
     #[error("{error}{hint}", error = .0, hint = column_hint(.0))]
-    Rows(#[from] RowsError),
+    Records(#[from] RecordsError),
     /// The file has no rows.
     #[error("{path}: the file is empty: expected a header and rows")]
     Empty {
@@ -119,9 +119,9 @@ pub enum DataError {
 }
 
 /// A hint on how to name columns.
-fn column_hint(error: &RowsError) -> &'static str {
+fn column_hint(error: &RecordsError) -> &'static str {
     match error {
-        RowsError::Column { .. } => "; --label-column, --text-column and --text-pair-column name others",
+        RecordsError::Column { .. } => "; --label-column, --text-column and --text-pair-column name others",
         _ => "",
     }
 }

@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use polyrank::adapter::ProblemType;
-use polyrank::text::rows::Rows;
+use polyrank::text::records::Records;
 
-use super::rows::Row;
+use super::labelled::Labelled;
 use super::spelling::{is_no_number, number, whole};
 use super::{DataError, Example, Target};
 
@@ -49,7 +49,7 @@ impl Labels {
     /// about the decision.
     pub(super) fn decide(
         path: &Path,
-        rows: &[Row],
+        rows: &[Labelled],
         listed: Option<Listed>,
         problem: Option<ProblemType>,
     ) -> Result<(Self, String), DataError> {
@@ -111,15 +111,15 @@ impl Labels {
     }
 
     /// Turns rows into examples, with the meaning of their labels.
-    pub(super) fn apply(&self, path: &Path, rows: Vec<Row>) -> Result<Vec<Example>, DataError> {
+    pub(super) fn apply(&self, path: &Path, rows: Vec<Labelled>) -> Result<Vec<Example>, DataError> {
         let targets: Option<Vec<Target>> = rows.iter().map(|row| self.target(&row.label)).collect();
         let Some(targets) = targets else { return Err(self.unknown(path, &rows)) };
-        let example = |(row, target): (Row, Target)| Example { text: row.text, pair: row.pair, target };
+        let example = |(row, target): (Labelled, Target)| Example { text: row.text, pair: row.pair, target };
         Ok(rows.into_iter().zip(targets).map(example).collect())
     }
 
     /// The error for the first unknown label. If labels are ids, it is preferably for a name, because one name makes all labels names.
-    fn unknown(&self, path: &Path, rows: &[Row]) -> DataError {
+    fn unknown(&self, path: &Path, rows: &[Labelled]) -> DataError {
         let unknown = rows.iter().filter(|row| self.target(&row.label).is_none());
         let row = unknown.min_by_key(|row| (whole(&row.label).is_some(), row.line));
         DataError::UnknownLabel {
@@ -160,19 +160,19 @@ impl Labels {
 /// The labels of a file before their meaning is decided.
 struct Column<'a> {
     path: &'a Path,
-    rows: &'a [Row],
+    rows: &'a [Labelled],
     /// All labels as whole numbers; `None` if one of them is not a whole number.
     whole: Option<Vec<i128>>,
 }
 
 impl<'a> Column<'a> {
-    fn of(path: &'a Path, rows: &'a [Row]) -> Self {
+    fn of(path: &'a Path, rows: &'a [Labelled]) -> Self {
         Self { path, rows, whole: rows.iter().map(|row| whole(&row.label)).collect() }
     }
 
     /// Whether all labels are numbers, except those that programs write for a missing number.
     fn is_numeric(&self) -> bool {
-        let known = |row: &Row| number(&row.label).is_some();
+        let known = |row: &Labelled| number(&row.label).is_some();
         self.rows.iter().any(known) && self.rows.iter().all(|row| known(row) || is_no_number(&row.label))
     }
 
@@ -227,7 +227,7 @@ impl<'a> Column<'a> {
     fn ids_or_names(&self, values: &[i128], listed: Listed) -> Result<(Labels, String), DataError> {
         let by_name = Labels::named(listed.names.clone());
         let count = listed.names.len();
-        let place = |row: &Row| match by_name.target(&row.label) {
+        let place = |row: &Labelled| match by_name.target(&row.label) {
             Some(Target::Class(id)) => Some(id),
             _ => None,
         };
@@ -236,7 +236,7 @@ impl<'a> Column<'a> {
             return Ok((by_name, format!("whole numbers read as the names of {} ({count} classes)", listed.from)));
         }
         // A label that is one class as an id and another as a name.
-        let two = |(row, &value): (&'a Row, &i128)| Some((row, place(row).filter(|&id| id as i128 != value)?));
+        let two = |(row, &value): (&'a Labelled, &i128)| Some((row, place(row).filter(|&id| id as i128 != value)?));
         if let Some((row, named)) = self.rows.iter().zip(values).find_map(two) {
             return Err(DataError::Ambiguous {
                 path: self.path.to_owned(),
@@ -296,7 +296,7 @@ pub(super) fn listed(path: &Path) -> Result<Option<Listed>, DataError> {
         return Ok(None);
     }
     let mut names: Vec<String> = Vec::new();
-    for row in Rows::open(path)? {
+    for row in Records::open(path)? {
         let row = row?;
         match row.text.trim() {
             "" => {}

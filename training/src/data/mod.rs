@@ -2,15 +2,15 @@
 
 mod encode;
 mod error;
+mod labelled;
 mod labels;
-mod rows;
 mod spelling;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::ProblemType;
-use polyrank::text::rows::ColumnNames;
+use polyrank::text::records::ColumnNames;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use encode::encode;
 pub use error::DataError;
 
+use self::labelled::Labelled;
 use self::labels::{Labels, Listed};
-use self::rows::Row;
 
 /// The expected answer to a text.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -136,10 +136,10 @@ impl TaskData {
             (None, None) => return Err(DataError::NoTrain(source.to_owned())),
         };
         let test = !one && path.file_stem().is_some_and(|stem| stem == TEST);
-        let mut rows = rows::read(&path, &options.columns, test)?;
+        let mut rows = labelled::read(&path, &options.columns, test)?;
         let all = if one && !trained { rows.clone() } else { Vec::new() };
         if !trained {
-            rows.retain(Row::is_labelled);
+            rows.retain(Labelled::is_labelled);
         }
         let (labels, reading) = Labels::decide(&path, &rows, listed, options.problem)?;
         let mut data = Self {
@@ -245,7 +245,7 @@ impl TaskData {
     /// Reads a split from its own file. `None` if there is no file, or if it has no labels, as GLUE's test files.
     fn read(&self, name: &str) -> Result<Option<Split>, DataError> {
         let Some(path) = find(&self.source, name)? else { return Ok(None) };
-        let rows = rows::read(&path, &self.columns, name == TEST)?;
+        let rows = labelled::read(&path, &self.columns, name == TEST)?;
         if name == TEST && !rows.iter().any(|row| self.meaning.is_label(&row.label)) {
             return Ok(None);
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use polyrank::adapter::{AdapterError, ProblemType};
-use polyrank::text::rows::ColumnNames;
+use polyrank::text::records::ColumnNames;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

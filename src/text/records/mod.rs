@@ -15,7 +15,7 @@ mod tsv;
 use std::path::Path;
 
 pub use columns::ColumnNames;
-pub use error::RowsError;
+pub use error::RecordsError;
 
 use self::columns::Columns;
 use self::lines::{Lines, decoded};
@@ -33,7 +33,7 @@ pub enum Label {
 
 /// A row, with its label as it is spelt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct Record {
     /// The line at which it begins, from 1. In a Parquet file or a JSON array, the number of the row.
     pub line: usize,
     /// `None` if the file has no column of labels.
@@ -53,12 +53,12 @@ pub const EXTENSIONS: [&str; 6] = ["tsv", "csv", "jsonl", "json", "parquet", "tx
 /// byte-order mark.
 ///
 /// ```
-/// use polyrank::text::rows::{Label, Rows};
+/// use polyrank::text::records::{Label, Records};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let file = tempfile::Builder::new().suffix(".tsv").tempfile()?;
 /// std::fs::write(&file, "label\tsentence\nbilling\tI was charged twice.\n")?;
-/// for row in Rows::open(file.path())? {
+/// for row in Records::open(file.path())? {
 ///     let row = row?;
 ///     assert_eq!((row.line, row.text.as_str()), (2, "I was charged twice."));
 ///     assert_eq!(row.label, Some(Label::Text("billing".into())));
@@ -66,14 +66,14 @@ pub const EXTENSIONS: [&str; 6] = ["tsv", "csv", "jsonl", "json", "parquet", "tx
 /// # Ok(())
 /// # }
 /// ```
-pub struct Rows(Box<dyn Iterator<Item = Result<Row, RowsError>> + Send>);
+pub struct Records(Box<dyn Iterator<Item = Result<Record, RecordsError>> + Send>);
 
-impl Rows {
+impl Records {
     /// Opens `path` and reads its header.
     ///
     /// # Errors
     /// The file cannot be read, has an unknown format, is empty, or lacks the columns of a text.
-    pub fn open(path: &Path) -> Result<Self, RowsError> {
+    pub fn open(path: &Path) -> Result<Self, RecordsError> {
         Self::select(path, &ColumnNames::default(), false)
     }
 
@@ -81,7 +81,7 @@ impl Rows {
     ///
     /// # Errors
     /// As [`Self::open`]; or a column that is given or required is missing.
-    pub fn select(path: &Path, names: &ColumnNames, labelled: bool) -> Result<Self, RowsError> {
+    pub fn select(path: &Path, names: &ColumnNames, labelled: bool) -> Result<Self, RecordsError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         Self::read(path, extension, names, labelled)
     }
@@ -90,24 +90,24 @@ impl Rows {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_as(path: &Path, extension: &str) -> Result<Self, RowsError> {
+    pub fn open_as(path: &Path, extension: &str) -> Result<Self, RecordsError> {
         Self::read(path, extension, &ColumnNames::default(), false)
     }
 
-    fn read(path: &Path, extension: &str, names: &ColumnNames, labelled: bool) -> Result<Self, RowsError> {
+    fn read(path: &Path, extension: &str, names: &ColumnNames, labelled: bool) -> Result<Self, RecordsError> {
         Ok(Self(match extension.to_ascii_lowercase().as_str() {
             "tsv" => Box::new(tsv::rows(Lines::open(path)?, names, labelled)?),
             "csv" => Box::new(csv::rows(path, decoded(path)?, names, labelled)?),
             "jsonl" | "json" => json::rows(Lines::open(path)?, names.clone(), labelled)?,
             "parquet" => Box::new(parquet::rows(path, names, labelled)?),
             "txt" => Box::new(plain(Lines::open(path)?)),
-            _ => return Err(RowsError::Format { path: path.to_owned() }),
+            _ => return Err(RecordsError::Format { path: path.to_owned() }),
         }))
     }
 }
 
-impl Iterator for Rows {
-    type Item = Result<Row, RowsError>;
+impl Iterator for Records {
+    type Item = Result<Record, RecordsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next()
@@ -115,10 +115,10 @@ impl Iterator for Rows {
 }
 
 /// Reads one text from each line.
-fn plain(mut lines: Lines) -> impl Iterator<Item = Result<Row, RowsError>> + Send {
+fn plain(mut lines: Lines) -> impl Iterator<Item = Result<Record, RecordsError>> + Send {
     std::iter::from_fn(move || {
         let line = lines.next_line().transpose()?;
-        Some(line.map(|(line, text)| Row { line, label: None, text: text.to_owned(), pair: None }))
+        Some(line.map(|(line, text)| Record { line, label: None, text: text.to_owned(), pair: None }))
     })
 }
 

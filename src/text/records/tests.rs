@@ -13,7 +13,7 @@ use ::parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{ColumnNames, Label, Row, Rows, RowsError};
+use super::{ColumnNames, Label, Record, Records, RecordsError};
 
 fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -22,14 +22,14 @@ fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn read_as(name: &str, content: &[u8]) -> Result<Vec<Row>, RowsError> {
+fn read_as(name: &str, content: &[u8]) -> Result<Vec<Record>, RecordsError> {
     let (_folder, path) = file(name, content);
-    Rows::open(&path)?.collect()
+    Records::open(&path)?.collect()
 }
 
 /// `(line, label, text, pair)` of each row.
-fn rows(rows: &[(usize, Option<&str>, &str, Option<&str>)]) -> Vec<Row> {
-    let row = |&(line, label, text, pair): &(usize, Option<&str>, &str, Option<&str>)| Row {
+fn rows(rows: &[(usize, Option<&str>, &str, Option<&str>)]) -> Vec<Record> {
+    let row = |&(line, label, text, pair): &(usize, Option<&str>, &str, Option<&str>)| Record {
         line,
         label: label.map(|label| Label::Text(label.into())),
         text: text.into(),
@@ -103,17 +103,17 @@ fn reads_utf_16_by_its_byte_order_mark_and_refuses_other_encodings() {
 #[test]
 fn errors_name_malformed_parts() {
     let missing = Path::new("no such folder/x.tsv");
-    assert!(matches!(Rows::open(missing), Err(RowsError::Io { path, .. }) if path == missing));
+    assert!(matches!(Records::open(missing), Err(RecordsError::Io { path, .. }) if path == missing));
     let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(Rows::open(&folder.path().join("a.xlsx")), Err(RowsError::Format { .. })));
+    assert!(matches!(Records::open(&folder.path().join("a.xlsx")), Err(RecordsError::Format { .. })));
     for name in ["x.tsv", "x.csv", "x.parquet"] {
-        assert!(matches!(read_as(name, b""), Err(RowsError::Empty { .. })), "{name}");
+        assert!(matches!(read_as(name, b""), Err(RecordsError::Empty { .. })), "{name}");
     }
     assert!(
-        matches!(read_as("x.tsv", b"label\tbody\n"), Err(RowsError::Column { found, .. }) if found == "label, body")
+        matches!(read_as("x.tsv", b"label\tbody\n"), Err(RecordsError::Column { found, .. }) if found == "label, body")
     );
     assert!(
-        matches!(read_as("x.csv", b"label,sentence1\n"), Err(RowsError::Column { column, .. }) if column == "sentence2")
+        matches!(read_as("x.csv", b"label,sentence1\n"), Err(RecordsError::Column { column, .. }) if column == "sentence2")
     );
     for (name, content) in [("x.tsv", &b"label\ttext\n1\ta\nb\n"[..]), ("x.csv", b"label,text\n1,a\nb\n")] {
         let message = read_as(name, content).unwrap_err().to_string();
@@ -136,7 +136,7 @@ fn errors_name_malformed_parts() {
     let stray = format!("label,text\n1,a\n0,\"b\n{}", "1,a text of some length\n".repeat(1 << 20));
     let message = read_as("x.csv", stray.as_bytes()).unwrap_err().to_string();
     assert!(message.contains(":3: expected a record of at most"), "{message}");
-    assert!(matches!(read_as("x.jsonl", b"{\"label\": 1}"), Err(RowsError::Column { line: Some(1), .. })));
+    assert!(matches!(read_as("x.jsonl", b"{\"label\": 1}"), Err(RecordsError::Column { line: Some(1), .. })));
     for line in [
         "x",
         "{\"text\": 1}",
@@ -147,10 +147,10 @@ fn errors_name_malformed_parts() {
         "{} {}",
         "{\"text\":}",
     ] {
-        assert!(matches!(read_as("x.jsonl", line.as_bytes()), Err(RowsError::Line { line: 1, .. })), "{line}");
+        assert!(matches!(read_as("x.jsonl", line.as_bytes()), Err(RecordsError::Line { line: 1, .. })), "{line}");
     }
     for content in [&b"PAR1"[..], b"PAR1\xff\xff\xff\xffPAR1", b"PAR1 something that is no Parquet PAR1"] {
-        assert!(matches!(read_as("x.parquet", content), Err(RowsError::Malformed { .. })));
+        assert!(matches!(read_as("x.parquet", content), Err(RecordsError::Malformed { .. })));
     }
 }
 
@@ -190,11 +190,14 @@ fn reads_parquet_in_several_groups_and_compressions() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.parquet");
         parquet_of(&path, &texts, compression);
-        let rows: Vec<Row> = Rows::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
+        let rows: Vec<Record> = Records::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
         assert_eq!(rows.len(), 130);
         for (i, row) in rows.iter().enumerate() {
             let label = if i % 7 == 0 { String::new() } else { (i % 3).to_string() };
-            assert_eq!(*row, Row { line: i + 1, label: Some(Label::Text(label)), text: texts[i].clone(), pair: None });
+            assert_eq!(
+                *row,
+                Record { line: i + 1, label: Some(Label::Text(label)), text: texts[i].clone(), pair: None }
+            );
         }
     }
 }
@@ -218,7 +221,7 @@ fn reads_parquet_with_lists_of_labels() {
     column.close().unwrap();
     group.close().unwrap();
     writer.close().unwrap();
-    let rows: Vec<Row> = Rows::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
+    let rows: Vec<Record> = Records::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
     let labels: Vec<_> = rows.into_iter().map(|row| row.label.unwrap()).collect();
     assert_eq!(labels, [Label::List("[1, 0]".into()), Label::List("[2]".into())]);
 }
@@ -262,7 +265,7 @@ fn reads_array_of_objects_in_any_layout() {
 fn reads_array_one_object_at_a_time() {
     let array = format!("[{},", "{\"text\": \"a\"},\n".repeat(3));
     let (_folder, path) = file("x.json", array.as_bytes());
-    let mut read = Rows::open(&path).unwrap();
+    let mut read = Records::open(&path).unwrap();
     assert!(read.by_ref().take(3).all(|row| row.is_ok()));
     assert!(read.next().unwrap().is_err() && read.next().is_none());
     let endless = format!("[{{\"text\": \"a\"}}, {{\"text\": \"{}", "x".repeat(17 << 20));
@@ -337,9 +340,9 @@ fn reads_the_given_columns() {
     };
     let csv = "stars,review,title,sentence1,sentence2,label\n5,a,b,c,d,e\n";
     let json = r#"{"stars": 5, "review": "a", "title": "b", "sentence1": "c", "sentence2": "d", "label": "e"}"#;
-    let read = |names: &ColumnNames, name: &str, content: &str| -> Result<Vec<Row>, RowsError> {
+    let read = |names: &ColumnNames, name: &str, content: &str| -> Result<Vec<Record>, RecordsError> {
         let (_folder, path) = file(name, content.as_bytes());
-        Rows::select(&path, names, true)?.collect()
+        Records::select(&path, names, true)?.collect()
     };
     for (names, label, text, pair) in [
         (names(None, None, None), "e", "c", Some("d")),
@@ -383,7 +386,7 @@ fn counts_csv_lines_correctly_after_bare_carriage_returns() {
     }
 }
 
-/// The file is a pipe. Rows come out before the rest is written, so that at most a buffer is in memory at any time.
+/// The file is a pipe. Records come out before the rest is written, so that at most a buffer is in memory at any time.
 #[cfg(unix)]
 #[test]
 fn streams_a_hundred_thousand_rows() {
@@ -413,7 +416,7 @@ fn streams_a_hundred_thousand_rows() {
             }
         });
         let mut read = 0;
-        for (i, row) in Rows::open(&path).unwrap().enumerate() {
+        for (i, row) in Records::open(&path).unwrap().enumerate() {
             assert_eq!(row.unwrap().text, text(i), "{name}");
             let ahead = written.load(Ordering::SeqCst).saturating_sub(i);
             assert!(ahead < 5000, "{name}: {ahead} rows were taken before row {i} came out");

@@ -1,18 +1,18 @@
 //! Reads tab-separated values in GLUE's format: only tabs separate fields, and quotes are part of the text.
 
-use super::{ColumnNames, Columns, Lines, Row, RowsError};
+use super::{ColumnNames, Columns, Lines, Record, RecordsError};
 
 pub(super) fn rows(
     mut lines: Lines,
     names: &ColumnNames,
     labelled: bool,
-) -> Result<impl Iterator<Item = Result<Row, RowsError>> + Send + use<>, RowsError> {
+) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let path = lines.path.clone();
     let columns = match lines.next_bytes()? {
         Some((_, header)) if !header.is_empty() => {
             Columns::find(&path, None, String::from_utf8_lossy(header).split('\t'), names, labelled)?
         }
-        _ => return Err(RowsError::Empty { path }),
+        _ => return Err(RecordsError::Empty { path }),
     };
     Ok(std::iter::from_fn(move || {
         loop {

@@ -10,21 +10,21 @@ use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
-use super::{ColumnNames, Columns, Label, Row, RowsError};
+use super::{ColumnNames, Columns, Label, Record, RecordsError};
 
 pub(super) fn rows(
     path: &Path,
     names: &ColumnNames,
     labelled: bool,
-) -> Result<impl Iterator<Item = Result<Row, RowsError>> + Send + use<>, RowsError> {
+) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let path = path.to_owned();
-    let malformed = |error: ParquetError| RowsError::Malformed {
+    let malformed = |error: ParquetError| RecordsError::Malformed {
         path: path.clone(),
         reason: format!("not a Parquet file: {error}"),
     };
-    let file = File::open(&path).map_err(RowsError::io(&path))?;
-    if file.metadata().map_err(RowsError::io(&path))?.len() == 0 {
-        return Err(RowsError::Empty { path });
+    let file = File::open(&path).map_err(RecordsError::io(&path))?;
+    if file.metadata().map_err(RecordsError::io(&path))?.len() == 0 {
+        return Err(RecordsError::Empty { path });
     }
     let reader = SerializedFileReader::new(file).map_err(malformed)?;
     let schema = reader.metadata().file_metadata().schema().clone();
@@ -32,7 +32,7 @@ pub(super) fn rows(
     let columns = Columns::find(&path, None, all.iter().map(|field| field.name()), names, labelled)?;
     for i in [Some(columns.text), columns.pair].into_iter().flatten() {
         if !all[i].is_primitive() {
-            return Err(RowsError::Malformed { reason: format!("column {} is nested", all[i].name()), path });
+            return Err(RecordsError::Malformed { reason: format!("column {} is nested", all[i].name()), path });
         }
     }
     let mut used: Vec<usize> = [columns.label, Some(columns.text), columns.pair].into_iter().flatten().collect();
@@ -42,7 +42,7 @@ pub(super) fn rows(
     let projection = Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(malformed)?;
     let records = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(malformed)?;
     Ok(records.enumerate().map(move |(i, record)| {
-        let failed = |reason: String| RowsError::line(&path, i + 1, reason);
+        let failed = |reason: String| RecordsError::line(&path, i + 1, reason);
         let record = record.map_err(|error| failed(error.to_string()))?;
         let fields: Vec<(&String, &Field)> = record.get_column_iter().collect();
         let field = |column: usize| used.binary_search(&column).ok().and_then(|at| fields.get(at)).copied();
@@ -53,7 +53,7 @@ pub(super) fn rows(
                 None => Err(failed(format!("{name} is {}: expected a string", shown(value)))),
             },
         };
-        Ok(Row {
+        Ok(Record {
             line: i + 1,
             label: columns.label.and_then(field).map(|(name, value)| label(name, value)).transpose().map_err(failed)?,
             text: text(columns.text)?.ok_or_else(|| failed("the text is null: expected a string".to_owned()))?,

@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use super::array::Elements;
 use super::scan::{members, shortened};
-use super::{ColumnNames, Columns, Label, Lines, Row, RowsError};
+use super::{ColumnNames, Columns, Label, Lines, Record, RecordsError};
 
-type Objects = Box<dyn Iterator<Item = Result<Row, RowsError>> + Send>;
+type Objects = Box<dyn Iterator<Item = Result<Record, RecordsError>> + Send>;
 
-pub(super) fn rows(mut lines: Lines, names: ColumnNames, labelled: bool) -> Result<Objects, RowsError> {
+pub(super) fn rows(mut lines: Lines, names: ColumnNames, labelled: bool) -> Result<Objects, RecordsError> {
     let path = lines.path.clone();
     let row = move |number, object: &[u8]| row(&path, number, object, &names, labelled);
     if lines.first_byte()? == Some(b'[') {
@@ -31,29 +31,29 @@ pub(super) fn rows(mut lines: Lines, names: ColumnNames, labelled: bool) -> Resu
     })))
 }
 
-fn row(path: &Path, number: usize, object: &[u8], names: &ColumnNames, labelled: bool) -> Result<Row, RowsError> {
-    let members = members(object).map_err(|reason| RowsError::line(path, number, reason))?;
+fn row(path: &Path, number: usize, object: &[u8], names: &ColumnNames, labelled: bool) -> Result<Record, RecordsError> {
+    let members = members(object).map_err(|reason| RecordsError::line(path, number, reason))?;
     let keys = members.iter().map(|(key, _)| key.as_str());
     let columns = Columns::find(path, Some(number), keys, names, labelled)?;
     // If a key occurs several times, its last value counts, as in most JSON parsers.
     let last = |i: usize| members.iter().rfind(|(key, _)| *key == members[i].0).unwrap_or(&members[i]);
-    let text = |i: usize| -> Result<Option<String>, RowsError> {
+    let text = |i: usize| -> Result<Option<String>, RecordsError> {
         let (key, spelt) = last(i);
         match serde_json::from_slice(spelt) {
             Ok(Value::String(text)) => Ok(Some(text)),
             Ok(Value::Null) => Ok(None),
-            _ if std::str::from_utf8(spelt).is_err() => Err(RowsError::line(path, number, "not UTF-8")),
+            _ if std::str::from_utf8(spelt).is_err() => Err(RecordsError::line(path, number, "not UTF-8")),
             _ => {
                 let reason = format!("{key} is {}: expected a string", shortened(spelt));
-                Err(RowsError::line(path, number, reason))
+                Err(RecordsError::line(path, number, reason))
             }
         }
     };
-    Ok(Row {
+    Ok(Record {
         line: number,
         label: columns.label.map(|i| label(last(i).1)),
         text: text(columns.text)?
-            .ok_or_else(|| RowsError::line(path, number, "the text is null: expected a string"))?,
+            .ok_or_else(|| RecordsError::line(path, number, "the text is null: expected a string"))?,
         pair: columns.pair.map(text).transpose()?.flatten(),
     })
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, ByteRecordsIntoIter};
 
 use super::lines::{Decoded, LONGEST_LINE};
-use super::{ColumnNames, Columns, Row, RowsError};
+use super::{ColumnNames, Columns, Record, RecordsError};
 
 /// This line is appended to the file. If a field contains it, the field's quote was never closed. The csv crate does not report that: it
 /// would read all rows after a stray quote as one field.
@@ -95,11 +95,11 @@ pub(super) fn rows(
     file: Decoded,
     names: &ColumnNames,
     labelled: bool,
-) -> Result<impl Iterator<Item = Result<Row, RowsError>> + Send + use<>, RowsError> {
+) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let file = Followed::new(file.chain(Cursor::new(format!("\n{END}"))));
     let inner = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file).into_byte_records();
     let mut records = Records { path: path.to_owned(), inner };
-    let Some(header) = records.next() else { return Err(RowsError::Empty { path: path.to_owned() }) };
+    let Some(header) = records.next() else { return Err(RecordsError::Empty { path: path.to_owned() }) };
     let header: Vec<String> = header?.1.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let columns = Columns::find(path, None, header.iter().map(String::as_str), names, labelled)?;
     records.header_ended();
@@ -116,11 +116,11 @@ pub(super) fn rows(
 }
 
 /// Explains a wrong number of fields next to a bare `\r`. Such a `\r` is mostly part of a text that should have been quoted.
-fn ended_by_bare(error: RowsError) -> RowsError {
+fn ended_by_bare(error: RecordsError) -> RecordsError {
     match error {
-        RowsError::Line { path, line, reason } if reason.contains(" fields, found ") => {
+        RecordsError::Line { path, line, reason } if reason.contains(" fields, found ") => {
             let reason = format!("{reason}; a carriage return outside quotes ends a row");
-            RowsError::Line { path, line, reason }
+            RecordsError::Line { path, line, reason }
         }
         other => other,
     }
@@ -133,7 +133,7 @@ struct Records<R> {
 }
 
 impl<R: Read> Records<R> {
-    fn next(&mut self) -> Option<Result<(usize, ByteRecord), RowsError>> {
+    fn next(&mut self) -> Option<Result<(usize, ByteRecord), RecordsError>> {
         let record = match self.inner.next()? {
             Ok(record) => record,
             Err(error) => return Some(Err(failed(&self.path, self.file().line(), error))),
@@ -144,7 +144,7 @@ impl<R: Read> Records<R> {
             Some(last) if record.len() == 1 && last == END.as_bytes() => None,
             Some(last) if last.ends_with(END.as_bytes()) => {
                 let reason = "a quote that is opened here is never closed";
-                Some(Err(RowsError::line(&self.path, line, reason)))
+                Some(Err(RecordsError::line(&self.path, line, reason)))
             }
             _ => Some(Ok((line, record))),
         }
@@ -165,12 +165,12 @@ impl<R: Read> Records<R> {
 }
 
 /// An error in the record that begins at line `start`.
-fn failed(path: &Path, start: usize, error: csv::Error) -> RowsError {
+fn failed(path: &Path, start: usize, error: csv::Error) -> RecordsError {
     match error.into_kind() {
         csv::ErrorKind::Io(source) if source.kind() == io::ErrorKind::Other => {
-            RowsError::line(path, start, source.to_string())
+            RecordsError::line(path, start, source.to_string())
         }
-        csv::ErrorKind::Io(source) => RowsError::Io { path: path.to_owned(), source },
-        other => RowsError::line(path, start, format!("{other:?}")),
+        csv::ErrorKind::Io(source) => RecordsError::Io { path: path.to_owned(), source },
+        other => RecordsError::line(path, start, format!("{other:?}")),
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// A data file that cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum RowsError {
+pub enum RecordsError {
     /// The file's extension is not that of a known format.
     #[error("{}: its name ends in none of .tsv, .csv, .jsonl, .json, .parquet, .txt", path.display())]
     Format {
@@ -63,7 +63,7 @@ fn at(line: Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(":{line}"))
 }
 
-impl RowsError {
+impl RecordsError {
     pub(super) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
         Self::Line { path: path.to_owned(), line, reason: reason.to_string() }
     }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Label, Row, RowsError};
+use super::{Label, Record, RecordsError};
 
-/// The names of the columns to read, if they are not the usual ones ([`super::Rows`]).
+/// The names of the columns to read, if they are not the usual ones ([`super::Records`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnNames {
     /// The column of labels, instead of `label`.
@@ -39,11 +39,11 @@ impl Columns {
         header: impl Iterator<Item = &'a str> + Clone,
         names: &ColumnNames,
         labelled: bool,
-    ) -> Result<Self, RowsError> {
+    ) -> Result<Self, RecordsError> {
         // The first of `names` that is a column, in whichever order the columns are.
         let at =
             |names: &[&str]| names.iter().find_map(|name| header.clone().position(|column| column.trim() == *name));
-        let missing = |column: &str, expected: &'static str| RowsError::Column {
+        let missing = |column: &str, expected: &'static str| RecordsError::Column {
             path: path.to_owned(),
             line,
             column: column.to_owned(),
@@ -75,8 +75,9 @@ impl Columns {
         path: &Path,
         line: usize,
         fields: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Row, RowsError> {
-        let decode = |field: &'a [u8]| std::str::from_utf8(field).map_err(|_| RowsError::line(path, line, "not UTF-8"));
+    ) -> Result<Record, RecordsError> {
+        let decode =
+            |field: &'a [u8]| std::str::from_utf8(field).map_err(|_| RecordsError::line(path, line, "not UTF-8"));
         let (mut text, mut pair, mut label) = ("", None, None);
         let mut found = 0;
         for (i, field) in fields.enumerate() {
@@ -92,8 +93,8 @@ impl Columns {
             found += 1;
         }
         if found != self.count {
-            return Err(RowsError::line(path, line, format!("expected {} fields, found {found}", self.count)));
+            return Err(RecordsError::line(path, line, format!("expected {} fields, found {found}", self.count)));
         }
-        Ok(Row { line, label, text: text.to_owned(), pair })
+        Ok(Record { line, label, text: text.to_owned(), pair })
     }
 }

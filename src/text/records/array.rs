@@ -3,7 +3,7 @@
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use super::RowsError;
+use super::RecordsError;
 use super::lines::LONGEST_LINE;
 use super::scan::shortened;
 
@@ -25,7 +25,7 @@ impl<R: BufRead> Elements<R> {
     }
 
     /// The next object and its number, from 1.
-    pub(super) fn next(&mut self) -> Result<Option<(usize, &[u8])>, RowsError> {
+    pub(super) fn next(&mut self) -> Result<Option<(usize, &[u8])>, RecordsError> {
         if self.ended {
             return Ok(None);
         }
@@ -54,7 +54,7 @@ impl<R: BufRead> Elements<R> {
     }
 
     /// Ends the array, and checks that only blanks follow it.
-    fn end(&mut self) -> Result<Option<(usize, &[u8])>, RowsError> {
+    fn end(&mut self) -> Result<Option<(usize, &[u8])>, RecordsError> {
         self.ended = true;
         match self.take_after_blanks()? {
             None => Ok(None),
@@ -63,7 +63,7 @@ impl<R: BufRead> Elements<R> {
     }
 
     /// Reads an object into `element`, up to its closing brace.
-    fn object(&mut self) -> Result<(), RowsError> {
+    fn object(&mut self) -> Result<(), RecordsError> {
         self.element.clear();
         let (mut depth, mut quoted, mut escaped) = (0, false, false);
         while let Some(byte) = self.peek()? {
@@ -88,12 +88,12 @@ impl<R: BufRead> Elements<R> {
         Err(self.wrong("the file ends inside the array"))
     }
 
-    fn peek(&mut self) -> Result<Option<u8>, RowsError> {
-        Ok(self.reader.fill_buf().map_err(RowsError::io(&self.path))?.first().copied())
+    fn peek(&mut self) -> Result<Option<u8>, RecordsError> {
+        Ok(self.reader.fill_buf().map_err(RecordsError::io(&self.path))?.first().copied())
     }
 
     /// The rest of the line, for an error message.
-    fn rest_of_line(&mut self) -> Result<String, RowsError> {
+    fn rest_of_line(&mut self) -> Result<String, RecordsError> {
         const MOST: usize = 100;
         self.element.clear();
         while self.element.len() < MOST
@@ -105,14 +105,14 @@ impl<R: BufRead> Elements<R> {
         Ok(shortened(&self.element))
     }
 
-    fn skip_blanks(&mut self) -> Result<(), RowsError> {
+    fn skip_blanks(&mut self) -> Result<(), RecordsError> {
         while self.peek()?.is_some_and(|byte| byte.is_ascii_whitespace()) {
             self.reader.consume(1);
         }
         Ok(())
     }
 
-    fn take_after_blanks(&mut self) -> Result<Option<u8>, RowsError> {
+    fn take_after_blanks(&mut self) -> Result<Option<u8>, RecordsError> {
         self.skip_blanks()?;
         let byte = self.peek()?;
         self.reader.consume(usize::from(byte.is_some()));
@@ -120,8 +120,8 @@ impl<R: BufRead> Elements<R> {
     }
 
     /// An error at the current element. No elements follow an error.
-    fn wrong(&mut self, reason: &str) -> RowsError {
+    fn wrong(&mut self, reason: &str) -> RecordsError {
         self.ended = true;
-        RowsError::line(&self.path, self.row, reason)
+        RecordsError::line(&self.path, self.row, reason)
     }
 }
