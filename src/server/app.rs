@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::bodies::Bodies;
 use super::config::Config;
 use super::error::ApiError;
 use super::tokenizing::{Permit, Tokenizing};
@@ -27,6 +28,7 @@ pub struct App {
     registry: Arc<Registry>,
     scheduler: Scheduler,
     tokenizing: Tokenizing,
+    bodies: Arc<Bodies>,
 }
 
 impl App {
@@ -60,7 +62,8 @@ impl App {
         };
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
-        Ok(Self { config, engine, registry, scheduler, tokenizing })
+        let bodies = Arc::new(Bodies::new(config.body_memory.max(config.payload_limit)));
+        Ok(Self { config, engine, registry, scheduler, tokenizing, bodies })
     }
 
     /// The settings.
@@ -95,11 +98,13 @@ impl App {
         self.tokenizing.permit(bytes).await
     }
 
-    /// Accepts no more requests, and returns once every accepted request is answered.
-    pub(super) async fn drain(self: &Arc<Self>) {
+    /// The memory for requests' bodies.
+    pub(super) fn bodies(&self) -> &Arc<Bodies> {
+        &self.bodies
+    }
+
+    /// Accepts no more requests. Those that were accepted are still answered.
+    pub(super) fn close(&self) {
         self.scheduler.close();
-        // If that thread panics, the channels of the unanswered requests close, and each request gets an error.
-        let app = Arc::clone(self);
-        let _ = tokio::task::spawn_blocking(move || app.scheduler.drain()).await;
     }
 }

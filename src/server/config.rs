@@ -1,14 +1,14 @@
 //! The settings of `polyrank serve`. Each setting is declared here only, with its name, environment variable, default and help, which
 //! clap reads.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, RangedU64ValueParser};
 use clap::{ArgAction, Args};
-use sha2::{Digest, Sha256};
+
+pub use super::key::ApiKey;
+use super::key::{KeyParser, key_file};
 
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
@@ -43,17 +43,38 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = bytes,
           help_heading = "Limits")]
     pub payload_limit: usize,
-    /// Time limit for answering a request, and for reading its head: 30s, 500ms, 2m
+    /// Memory for the bodies of all requests together, in bytes; requests beyond that get 429
+    #[arg(long, env = "POLYRANK_BODY_MEMORY", value_name = "BYTES", default_value = "64MiB", value_parser = bytes,
+          help_heading = "Limits")]
+    pub body_memory: usize,
+    /// Time limit for reading a request's head, for answering it, and for the client to take the answer: 30s, 500ms, 2m
     #[arg(long, env = "POLYRANK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration,
           help_heading = "Limits")]
     pub request_timeout: Duration,
+    /// How long a connection may stay idle between two requests; longer than load balancers keep theirs
+    #[arg(long, env = "POLYRANK_KEEP_ALIVE_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = duration,
+          help_heading = "Limits")]
+    pub keep_alive_timeout: Duration,
     /// Whether to truncate texts that are too long, unless a request says otherwise
     #[arg(long, env = "POLYRANK_AUTO_TRUNCATE", value_name = "BOOL", default_value = "true", action = ArgAction::Set,
           value_parser = BoolishValueParser::new(), help_heading = "Limits")]
     pub auto_truncate: bool,
     /// API key that requests must send as `Authorization: Bearer K`; /health and /ready need none
-    #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, help_heading = "Security")]
+    #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, allow_hyphen_values = true,
+          value_parser = KeyParser, help_heading = "Security")]
     pub api_key: Option<ApiKey>,
+    /// File with the API key, which other users of this machine then cannot see among the arguments
+    #[arg(long, env = "POLYRANK_API_KEY_FILE", value_name = "FILE", conflicts_with = "api_key", value_parser = key_file,
+          help_heading = "Security")]
+    pub api_key_file: Option<ApiKey>,
+}
+
+impl Config {
+    /// The API key, from whichever setting gives it.
+    #[must_use]
+    pub fn key(&self) -> Option<&ApiKey> {
+        self.api_key.as_ref().or(self.api_key_file.as_ref())
+    }
 }
 
 /// Reads a whole number above 0.
@@ -83,44 +104,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The API key that requests must send. Only its SHA-256 is kept: the key cannot appear in a log, and the time of a comparison does
-/// not tell where two keys differ.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey([u8; 32]);
-
-impl ApiKey {
-    /// The key `key`.
-    #[must_use]
-    pub fn new(key: &str) -> Self {
-        Self(Sha256::digest(key.as_bytes()).into())
-    }
-
-    /// Whether `key` is this key.
-    #[must_use]
-    pub fn is(&self, key: &[u8]) -> bool {
-        self.0 == <[u8; 32]>::from(Sha256::digest(key))
-    }
-}
-
-impl FromStr for ApiKey {
-    type Err = &'static str;
-
-    /// Refuses an empty key, and a key with blanks around it, because a header cannot carry those.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.trim() {
-            "" => Err("must not be empty"),
-            trimmed if trimmed != text => Err("must have no blanks around it"),
-            key => Ok(Self::new(key)),
-        }
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(..)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -128,20 +111,6 @@ mod tests {
     use clap::{Command, FromArgMatches};
 
     use super::*;
-
-    #[test]
-    fn api_key_matches_only_itself_and_is_never_printed() {
-        let key: ApiKey = "secret".parse().unwrap();
-        assert!(key.is(b"secret"));
-        for other in [&b""[..], b"secre", b"secret ", b"Secret"] {
-            assert!(!key.is(other), "{other:?}");
-        }
-        assert_eq!(format!("{key:?}"), "ApiKey(..)");
-        assert_eq!("a b".parse(), Ok(ApiKey::new("a b")));
-        for text in ["", " ", "k ", "\tk"] {
-            assert!(text.parse::<ApiKey>().is_err(), "{text:?}");
-        }
-    }
 
     #[test]
     fn bytes_take_units_and_must_be_above_zero() {

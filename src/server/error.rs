@@ -70,6 +70,9 @@ pub enum ApiError {
     /// The system cannot read the adapter at the moment, for example because too many files are open.
     #[error("the adapter cannot be read now; the server's log has the cause")]
     Unavailable(String),
+    /// The base is not open yet.
+    #[error("the server is starting")]
+    Starting,
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -98,6 +101,7 @@ impl ApiError {
             Self::InvalidAdapter(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidAdapter"),
             Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
+            Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "Starting"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
@@ -108,7 +112,7 @@ impl ApiError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after, .. } => Some(*retry_after),
-            Self::Unavailable(_) | Self::Draining | Self::TimedOut(_) => Some(RETRY_SOON),
+            Self::Unavailable(_) | Self::Starting | Self::Draining | Self::TimedOut(_) => Some(RETRY_SOON),
             _ => None,
         }
     }

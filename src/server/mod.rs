@@ -1,28 +1,39 @@
 //! HTTP: routes, types of requests and answers, and the table of statuses.
 //!
 //! [`run`] takes everything that it needs as arguments: a listener, an [`App`], and a future whose end shuts it down. Tests start it
-//! on port 0.
+//! on port 0. [`serve`] answers probes already while the base is opened.
 
 mod app;
 mod auth;
+mod bodies;
 mod body;
 mod classify;
 mod config;
 mod error;
 mod extract;
+mod key;
 mod routes;
+mod site;
+mod starting;
+mod stream;
 mod tokenizing;
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, ready};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use self::site::Site;
+use self::stream::{Limits, Stream};
 
 pub use app::{App, StartError};
 pub use config::{ApiKey, Config};
@@ -37,33 +48,93 @@ pub(crate) fn parse_request(body: &[u8]) {
 /// The pause after a failure to accept a connection. Mostly too many files are open then.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
-/// Serves until `shutdown` ends. Then new requests get 503, requests that were accepted before are answered, and connections close.
-/// Clients that do not read their answers delay the end by one request time-out at most. The same limit applies to reading a
-/// request's head.
-pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()> + Send + 'static) {
-    let timeout = app.config().request_timeout;
-    let router = routes::router(Arc::clone(&app));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(timeout);
-    let connections = GracefulShutdown::new();
-    let mut drained = pin!(async {
-        shutdown.await;
-        app.drain().await;
-    });
+/// The largest part of a connection's input that is held before it is read on: a request's head, or a piece of its body.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// How much longer than `--request-timeout` a shutdown may take. In the first half of it, the last requests time out; in the second
+/// half, their answers are written.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// Serves `app` until `shutdown` ends, as [`serve`] does.
+pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()>) {
+    let config = app.config().clone();
+    let Ok(()) = serve::<Infallible>(listener, &config, ready(Ok(app)), shutdown).await;
+}
+
+/// Serves until `shutdown` ends. Until `opening` gives the app, `/health` answers 200, and everything else 503.
+///
+/// After `shutdown`, new requests get 503, and requests that were accepted before are answered. This takes at most
+/// `--request-timeout` and a second, whatever clients and threads for blocking work do. The last [`App`] must not be dropped where
+/// this bound matters: its drop waits for the forward pass.
+///
+/// # Errors
+/// The error of `opening`.
+pub async fn serve<E>(
+    listener: TcpListener,
+    config: &Config,
+    opening: impl Future<Output = Result<Arc<App>, E>>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), E> {
+    let connections = Connections::new(config);
+    let site = Arc::clone(&connections.site);
+    let (mut opening, mut shutdown) = (pin!(opening), pin!(shutdown));
     loop {
-        let stream = tokio::select! {
-            () = &mut drained => break,
-            stream = accept(&listener) => stream,
-        };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            // In this order: an app that is there already answers the first request.
+            biased;
+            () = &mut shutdown => break,
+            app = &mut opening, if !site.is_open() => site.open(app?),
+            stream = accept(&listener) => connections.spawn(stream),
+        }
+    }
+    let end = Instant::now() + config.request_timeout + SHUTDOWN;
+    site.drain();
+    if site.is_open() {
+        let mut drained = pin!(tokio::time::timeout_at(end - SHUTDOWN / 2, site.drained()));
+        loop {
+            tokio::select! {
+                _ = &mut drained => break,
+                stream = accept(&listener) => connections.spawn(stream),
+            }
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout_at(end, connections.close()).await;
+    Ok(())
+}
+
+/// The connections of a server.
+struct Connections {
+    http: http1::Builder,
+    limits: Limits,
+    site: Arc<Site>,
+    graceful: GracefulShutdown,
+}
+
+impl Connections {
+    fn new(config: &Config) -> Self {
+        let mut http = http1::Builder::new();
+        // `Stream` has limits of its own.
+        http.header_read_timeout(None).max_buf_size(READ_BUFFER);
+        let (request, idle) = (config.request_timeout, config.keep_alive_timeout);
+        let limits = Limits { head: request, idle, write: request, closing: Arc::default() };
+        Self { http, limits, site: Arc::default(), graceful: GracefulShutdown::new() }
+    }
+
+    /// Serves a connection in a task of its own.
+    fn spawn(&self, stream: TcpStream) {
+        let stream = Stream::new(stream, self.limits.clone());
+        let (site, phase) = (Arc::clone(&self.site), stream.phase());
+        let service = service_fn(move |request| Arc::clone(&site).answer(phase.clone(), request));
+        let connection = self.graceful.watch(self.http.serve_connection(TokioIo::new(stream), service));
         // A connection that fails concerns its client only.
         tokio::spawn(async move { drop(connection.await) });
     }
-    drop(listener);
-    tokio::select! {
-        () = connections.shutdown() => {}
-        () = tokio::time::sleep(timeout) => {}
+
+    /// Closes connections without a request, and waits until the answers of the others are written.
+    async fn close(self) {
+        self.limits.closing.store(true, Ordering::Relaxed);
+        self.graceful.shutdown().await;
     }
 }
 

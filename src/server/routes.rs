@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::error::ApiError;
 use super::extract::{blocking, path};
-use super::{auth, classify};
+use super::{auth, bodies, classify};
 use crate::registry::Status;
 
 /// All routes over `app`.
@@ -33,6 +33,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         // `body::read` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), bodies::take_room))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), time_out))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check))
         .with_state(app)

@@ -1,0 +1,97 @@
+//! What all connections share: the routes, once the base is open, and the requests in progress.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Notify;
+
+use super::app::App;
+use super::stream::Phase;
+use super::{routes, starting};
+
+/// What all connections share.
+#[derive(Default)]
+pub(super) struct Site {
+    open: OnceLock<(Arc<App>, TowerToHyperService<Router>)>,
+    draining: AtomicBool,
+    /// Requests in progress that arrived before the shutdown.
+    requests: AtomicUsize,
+    /// Notified when the last of them is answered.
+    answered: Notify,
+}
+
+impl Site {
+    /// Serves all routes from now on.
+    pub(super) fn open(&self, app: Arc<App>) {
+        let router = TowerToHyperService::new(routes::router(Arc::clone(&app)));
+        // It is opened only once.
+        let _ = self.open.set((app, router));
+    }
+
+    /// Whether all routes are served.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get().is_some()
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        phase: Phase,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        phase.request();
+        let counted = self.count();
+        let mut response = match self.open.get() {
+            Some((_, router)) => router.call(request).await?,
+            None => starting::answer(request.uri().path()),
+        };
+        if self.draining.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        drop(counted);
+        phase.answer();
+        Ok(response)
+    }
+
+    /// Counts a request, unless the shutdown has begun.
+    fn count(&self) -> Option<Counted<'_>> {
+        if self.draining.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        Some(Counted(self))
+    }
+
+    /// Accepts no more requests: `/ready` says so, and each answer closes its connection.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        if let Some((app, _)) = self.open.get() {
+            app.close();
+        }
+    }
+
+    /// Waits until every request that arrived before [`Self::drain`] is answered.
+    pub(super) async fn drained(&self) {
+        while self.requests.load(Ordering::SeqCst) > 0 {
+            self.answered.notified().await;
+        }
+    }
+}
+
+/// A request in progress.
+struct Counted<'a>(&'a Site);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.answered.notify_one();
+        }
+    }
+}

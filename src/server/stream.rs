@@ -1,0 +1,216 @@
+//! A client's stream with its time limits.
+//!
+//! hyper's own limit for heads (`header_read_timeout`) also runs while a connection is idle between two requests, so that it cannot be
+//! short for half-sent heads and long for idle connections. hyper has no limit for clients that do not read their answers. Both limits
+//! are here, and so are the answers to requests that are not HTTP, which hyper writes without a body.
+
+use std::future::Future;
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// The limits of all connections.
+#[derive(Clone)]
+pub(super) struct Limits {
+    /// How long a request's head may take.
+    pub(super) head: Duration,
+    /// How long a connection may be idle between two requests.
+    pub(super) idle: Duration,
+    /// How long a client may take no bytes of its answer.
+    pub(super) write: Duration,
+    /// Set once connections without a request are closed.
+    pub(super) closing: Arc<AtomicBool>,
+}
+
+/// What a connection does. The stream and the service of a connection, which run in one task, tell it to each other.
+#[derive(Clone, Default)]
+pub(super) struct Phase(Arc<AtomicU8>);
+
+/// The client sends a request's head. A new connection begins with this.
+const HEAD: u8 = 0;
+/// A request was received, and is being answered.
+const REQUEST: u8 = 1;
+/// An answer is ready to be written.
+const ANSWER: u8 = 2;
+/// The client has sent nothing since the last answer.
+const IDLE: u8 = 3;
+
+impl Phase {
+    /// A request's head was received.
+    pub(super) fn request(&self) {
+        self.set(REQUEST);
+    }
+
+    /// Its answer is ready.
+    pub(super) fn answer(&self) {
+        self.set(ANSWER);
+    }
+
+    fn set(&self, phase: u8) {
+        self.0.store(phase, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A stream that fails with [`ErrorKind::TimedOut`] once a limit has passed.
+pub(super) struct Stream<S> {
+    inner: S,
+    limits: Limits,
+    phase: Phase,
+    /// When the head must be complete, or the next one must begin.
+    deadline: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// Since when a write waits: its deadline, and a timer for it.
+    blocked: Option<Pin<Box<Sleep>>>,
+    /// The answer to a request that is not HTTP, and how much of it is written.
+    refusal: Option<(Vec<u8>, usize)>,
+}
+
+impl<S> Stream<S> {
+    pub(super) fn new(inner: S, limits: Limits) -> Self {
+        let deadline = Instant::now() + limits.head;
+        let timer = Box::pin(tokio::time::sleep_until(deadline));
+        Self { inner, limits, phase: Phase::default(), deadline, timer, blocked: None, refusal: None }
+    }
+
+    /// The connection's phase, for its service.
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.clone()
+    }
+
+    /// What a read returns that has no bytes yet.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !matches!(self.phase.get(), HEAD | IDLE) {
+            return Poll::Pending;
+        }
+        if self.limits.closing.load(Ordering::Relaxed) {
+            // As if the client had closed it.
+            return Poll::Ready(Ok(()));
+        }
+        // The deadline moves with every request. The timer follows only once it fires too early, or would fire too late.
+        if self.timer.is_elapsed() || self.timer.deadline() > self.deadline {
+            self.timer.as_mut().reset(self.deadline);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(context));
+            if Instant::now() >= self.deadline {
+                return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+            }
+            self.timer.as_mut().reset(self.deadline);
+        }
+    }
+
+    /// The result of a write, which must not wait for too long.
+    fn wrote(&mut self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_pending() {
+            let limit = self.limits.write;
+            let timer = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            ready!(timer.as_mut().poll(context));
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
+        self.blocked = None;
+        if matches!(self.phase.get(), ANSWER | IDLE) {
+            self.phase.set(IDLE);
+            self.deadline = Instant::now() + self.limits.idle;
+        }
+        result
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if read.is_pending() {
+            return self.wait(context);
+        }
+        if buffer.filled().len() > before && self.phase.get() == IDLE {
+            self.phase.set(HEAD);
+            self.deadline = Instant::now() + self.limits.head;
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Stream<S> {
+    /// Writes a body of our own in place of hyper's empty answer `head` to a request that is not HTTP. `None` for all other bytes.
+    fn refuse(&mut self, context: &mut Context<'_>, head: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.refusal.is_none() && matches!(self.phase.get(), HEAD | IDLE) {
+            self.refusal = refusal(head).map(|answer| (answer, 0));
+        }
+        let (answer, written) = self.refusal.as_mut()?;
+        while *written < answer.len() {
+            match Pin::new(&mut self.inner).poll_write(context, &answer[*written..]) {
+                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(more)) => *written += more,
+                waits => return Some(self.wrote(context, waits)),
+            }
+        }
+        self.refusal = None;
+        Some(self.wrote(context, Poll::Ready(Ok(head.len()))))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(done) = self.refuse(context, bytes) {
+            return done;
+        }
+        let result = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.wrote(context, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Some(done) = slices.first().and_then(|first| self.refuse(context, first)) {
+            return done;
+        }
+        let result = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.wrote(context, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// The answer in place of hyper's `head`, if that is one of the answers that hyper writes itself.
+fn refusal(head: &[u8]) -> Option<Vec<u8>> {
+    let head = std::str::from_utf8(head).ok()?;
+    let (line, _) = head.strip_suffix("\r\n\r\n")?.split_once("\r\n")?;
+    let (error, error_type) = match line.strip_prefix("HTTP/1.1 ")?.get(..3)? {
+        "400" => ("the request is not HTTP/1.1", "BadRequest"),
+        "414" => ("the request's path is too long", "UriTooLong"),
+        "431" => ("the request's head is too large", "HeadTooLarge"),
+        _ => return None,
+    };
+    let body = json!({ "error": error, "error_type": error_type }).to_string();
+    let length = body.len();
+    let head = format!("{line}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close");
+    Some(format!("{head}\r\n\r\n{body}").into_bytes())
+}
