@@ -2,12 +2,14 @@
 
 mod bench;
 mod classify;
+mod environment;
 mod generate;
 mod inspect;
 #[cfg(feature = "server")]
 mod serve;
 mod texts;
 
+use std::env;
 use std::error::Error as StdError;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -17,8 +19,10 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
 use polyrank::engine::{Engine, Error};
-use polyrank::logging::{causes, in_one_line, log_to_stderr};
+use polyrank::logging::{self, causes, in_one_line};
 use polyrank::params::{Backend, DeviceName, Form, Precision};
+
+use self::environment::Ignored;
 
 /// Any failure. Its message names the file or the values at fault.
 type Failure = Box<dyn StdError + Send + Sync>;
@@ -119,16 +123,17 @@ impl BaseArgs {
 
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let (command, ignored) = environment::tolerant(command());
+    let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    match run(cli.command) {
+    match run(cli.command, &ignored) {
         Ok(()) => ExitCode::SUCCESS,
         // The program that reads our output ended early, as `head` does.
         Err(failure) if is_broken_pipe(&*failure) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "error: {}", in_one_line(&*failure));
+            logging::print(&format!("error: {}", in_one_line(&*failure)));
             ExitCode::FAILURE
         }
     }
@@ -151,18 +156,32 @@ fn refuse(error: &clap::Error) -> ExitCode {
     };
     if let Some(name) = unknown.filter(|name| TRAINING.contains(name)) {
         let _ = writeln!(io::stderr(), "error: `{name}` is a command of polyrank-train: run `polyrank-train {name}`");
+    } else if may_show_key(error) {
+        let _ = writeln!(
+            io::stderr(),
+            "error: an argument is unexpected; it is not shown here, because it may be a part of the API key: quote the value of \
+             --api-key if it has blanks"
+        );
     } else {
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    #[cfg(feature = "server")]
-    let json_logs = matches!(&command, Command::Serve(args) if args.json_output);
-    #[cfg(not(feature = "server"))]
-    let json_logs = false;
-    log_to_stderr(json_logs);
+/// Whether the error would show an argument that is a part of an unquoted key.
+fn may_show_key(error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::UnknownArgument
+        && env::args_os().any(|arg| arg.to_string_lossy().starts_with("--api-key"))
+        && !matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if arg.starts_with("--"))
+}
+
+fn run(command: Command, ignored: &[Ignored]) -> Result<(), Failure> {
+    match &command {
+        #[cfg(feature = "server")]
+        Command::Serve(args) => logging::log_without_waiting(args.json_output)?,
+        _ => logging::log_to_stderr(false),
+    }
+    ignored.iter().for_each(Ignored::log);
     match command {
         Command::Pull { model, adapter } => {
             let dir = match adapter {

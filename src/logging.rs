@@ -1,20 +1,50 @@
 //! What both programs print on standard error: logs, and a failure as one line.
 
+mod lossy;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::iter::successors;
+use std::thread;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use self::lossy::Lossy;
+pub use self::lossy::{flush, print};
 
 /// Sends logs to standard error from now on, as JSON or as text (coloured if standard error is a terminal). `RUST_LOG` chooses what is
 /// logged. The default is the information and warnings of this project, and the warnings of other crates.
 pub fn log_to_stderr(json: bool) {
+    log_to(json, io::stderr);
+}
+
+/// [`log_to_stderr`] for a server, which must not wait for the reader of its logs: if nobody reads standard error, lines are dropped,
+/// and later their number is logged. Panics are logged in the same way.
+///
+/// # Errors
+/// The system cannot start the thread that writes the lines.
+pub fn log_without_waiting(json: bool) -> io::Result<()> {
+    log_to(json, Lossy::start(io::stderr())?);
+    // The standard hook would wait for the reader of standard error.
+    std::panic::set_hook(Box::new(|panic| {
+        let name = thread::current().name().unwrap_or("unnamed").to_owned();
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        let backtrace = backtrace.map(|trace| format!("\n{trace}")).unwrap_or_default();
+        tracing::error!("thread {name:?} {}{backtrace}", in_one_line_of(&panic.to_string()));
+    }));
+    Ok(())
+}
+
+fn log_to(json: bool, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|asked| !asked.is_empty());
     let (filter, wrong) = match asked.as_deref().map(EnvFilter::try_new) {
         Some(Ok(filter)) => (filter, None),
         asked => (EnvFilter::new("warn,polyrank=info"), asked.and_then(Result::err)),
     };
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // Writing logs to a closed pipe must not end the process.
     let logs = logs.log_internal_errors(false);
     if json {
@@ -50,7 +80,12 @@ pub fn in_one_line(failure: &(dyn Error + 'static)) -> String {
             line = format!("{line}: {cause}");
         }
     }
-    printable(&line.lines().map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; "))
+    in_one_line_of(&line)
+}
+
+/// The lines of `text`, joined by semicolons.
+fn in_one_line_of(text: &str) -> String {
+    printable(&text.lines().map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]

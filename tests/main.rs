@@ -11,5 +11,6 @@ mod parity;
 mod prefix;
 mod registry;
 mod scheduler;
+mod serve_process;
 mod server;
 mod tokenize;

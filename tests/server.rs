@@ -1,5 +1,6 @@
 //! The server on a real socket, with the goldens' tiny base.
 
+mod connections;
 mod harness;
 mod load;
 

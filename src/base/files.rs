@@ -1,8 +1,11 @@
-//! The names of the files of bases and adapters, and the removal of what interrupted pulls left behind.
+//! The names of the files of bases and adapters, the folders of running pulls, and the removal of what interrupted pulls left behind.
 
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use tempfile::{Builder, NamedTempFile, TempDir};
 
 use crate::atomic_file;
 
@@ -27,11 +30,16 @@ pub(super) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
 /// The tokenizer, in the format that is served.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
-/// The prefix of files that are being downloaded.
+/// The prefix of files that are being downloaded, and that a later pull can resume.
 pub(super) const PARTIAL: &str = ".partial-";
+/// The prefix of files that are being downloaded, and that no later pull can resume.
+pub(super) const SINGLE: &str = ".single-";
 /// The prefix of the folders of running and interrupted pulls.
-pub(super) const STAGING: &str = ".pull-";
-/// No pull takes this long, so anything older was interrupted.
+const STAGING: &str = ".pull-";
+/// The end of the name of a file beside the folder of a pull. The process that pulls holds a lock on it.
+const LOCK: &str = ".lock";
+/// How long an interrupted download is kept so that a later pull can resume it. Where the file system has no locks, anything older was
+/// interrupted.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether `dir` holds the files of a base.
@@ -44,24 +52,71 @@ pub(super) fn is_adapter(dir: &Path) -> bool {
     ADAPTER.iter().all(|name| dir.join(name).is_file())
 }
 
-/// Removes what interrupted pulls, or interrupted writers of other files, left behind in a folder of the cache. Anything that
-/// cannot be removed stays.
-pub(super) fn sweep(folder: &Path) {
-    let stale = |entry: &fs::DirEntry| {
-        let age =
-            entry.metadata().ok()?.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok())?;
-        let name = entry.file_name();
-        Some(
-            [STAGING, PARTIAL, atomic_file::PREFIX]
-                .iter()
-                .any(|prefix| name.to_str().is_some_and(|name| name.starts_with(prefix)))
-                && age > STALE,
-        )
-    };
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if stale(&entry) == Some(true) {
-            let path = entry.path();
-            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+/// The folder of a running pull, and the lock that tells other processes that the pull still runs. Both are removed when dropped.
+pub(super) struct Staging {
+    // Dropped first: a folder without a lock is swept.
+    folder: TempDir,
+    _lock: NamedTempFile,
+}
+
+impl Staging {
+    /// Creates a folder in `models`, from which everything is removed that interrupted pulls left behind.
+    pub(super) fn begin(models: &Path) -> io::Result<Self> {
+        fs::create_dir_all(models)?;
+        sweep(models);
+        loop {
+            let lock = Builder::new().prefix(STAGING).suffix(LOCK).tempfile_in(models)?;
+            if atomic_file::hold(&lock) {
+                let name = lock.path().with_extension("");
+                let name = name.file_name().unwrap_or_default();
+                let folder = Builder::new().prefix(name).rand_bytes(0).tempdir_in(models)?;
+                return Ok(Self { folder, _lock: lock });
+            }
         }
     }
+
+    /// The folder.
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Removes what interrupted pulls, or interrupted writers of other files, left behind in a folder of the cache. Whoever still works on
+/// a file or folder holds a lock. Anything that cannot be removed stays.
+pub(super) fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if [SINGLE, atomic_file::PREFIX].iter().any(|prefix| name.starts_with(prefix)) {
+            if atomic_file::is_abandoned(&path).unwrap_or_else(|| is_old(&entry)) {
+                let _ = fs::remove_file(path);
+            }
+        } else if name.starts_with(PARTIAL) {
+            if is_old(&entry) && atomic_file::is_abandoned(&path) != Some(false) {
+                let _ = fs::remove_file(path);
+            }
+        } else if name.starts_with(STAGING) {
+            sweep_staging(&entry, folder, name.strip_suffix(LOCK).unwrap_or(&name));
+        }
+    }
+}
+
+/// Removes the folder of a pull that was interrupted, and its lock. The entry is one of both.
+fn sweep_staging(entry: &DirEntry, models: &Path, name: &str) {
+    let (folder, lock) = (models.join(name), models.join(format!("{name}{LOCK}")));
+    // A folder without a lock is left where its pull was stopped while it removed both.
+    let abandoned = match atomic_file::is_abandoned(&lock) {
+        None if lock.exists() => is_old(entry),
+        abandoned => abandoned.unwrap_or(true),
+    };
+    if abandoned {
+        let _ = fs::remove_dir_all(folder);
+        let _ = fs::remove_file(lock);
+    }
+}
+
+/// Whether it was changed long ago.
+fn is_old(entry: &DirEntry) -> bool {
+    let changed = entry.metadata().ok().and_then(|metadata| metadata.modified().ok());
+    changed.and_then(|time| SystemTime::now().duration_since(time).ok()).is_some_and(|age| age > STALE)
 }

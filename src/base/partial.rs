@@ -1,4 +1,4 @@
-//! A partially downloaded file, kept so that the next attempt can resume it.
+//! A partially downloaded file, kept so that the next attempt can resume it, if the hub states the file's version.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::ModelError;
 use super::digest::hex;
-use super::files::PARTIAL;
+use super::files::{PARTIAL, SINGLE};
 use super::progress::Progress;
+use crate::atomic_file::is_at;
 
 /// The downloaded part of one version of one file. It is locked, so that simultaneous pulls do not write to the same file.
 pub(super) struct Partial {
@@ -18,6 +19,8 @@ pub(super) struct Partial {
     file: File,
     /// Whether the download can be resumed: only with an etag, which tells whether the rest belongs to the same version.
     resumes: bool,
+    /// Whether only this call knows the file.
+    single: bool,
     /// Its length at the last call of [`Self::grew`].
     known: Cell<u64>,
     published: Cell<bool>,
@@ -25,8 +28,8 @@ pub(super) struct Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // There is nothing to resume.
-        if !self.published.get() && self.len() == 0 {
+        // There is nothing to resume, or no later call will.
+        if !self.published.get() && (self.len() == 0 || self.single) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -47,16 +50,20 @@ impl Partial {
     /// If the folder cannot be written to.
     pub(super) fn of(models: &Path, from: &str, etag: Option<&str>) -> Result<Self, ModelError> {
         let name = hex(&Sha256::digest(format!("{from}\n{}", etag.unwrap_or_default())));
-        let mut path = models.join(format!("{PARTIAL}{}", &name[..24]));
-        let mut alone = false;
+        let single = || {
+            let me = (std::process::id(), std::thread::current().id());
+            models.join(format!("{SINGLE}{}-{}-{:?}", &name[..24], me.0, me.1))
+        };
+        let mut alone = etag.is_none();
+        let mut path = if alone { single() } else { models.join(format!("{PARTIAL}{}", &name[..24])) };
         loop {
             // A file with this process's number in its name may be left over from an earlier process, so it is truncated.
             let open = OpenOptions::new().create(true).truncate(alone).read(true).write(true).open(&path);
             let file = open.map_err(ModelError::io(&path))?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
-                    let partial =
-                        Self { path, file, resumes: etag.is_some(), known: Cell::new(0), published: Cell::new(false) };
+                    let (resumes, known, published) = (etag.is_some(), Cell::new(0), Cell::new(false));
+                    let partial = Self { path, file, resumes, single: alone, known, published };
                     partial.known.set(partial.len());
                     return Ok(partial);
                 }
@@ -64,9 +71,7 @@ impl Partial {
                 Ok(()) => {}
                 // Another pull is downloading this file, so this one uses a file of its own.
                 Err(TryLockError::WouldBlock) => {
-                    let me = (std::process::id(), std::thread::current().id());
-                    path = models.join(format!("{PARTIAL}{}-{}-{:?}", &name[..24], me.0, me.1));
-                    alone = true;
+                    (path, alone) = (single(), true);
                 }
                 Err(TryLockError::Error(error)) => return Err(ModelError::io(&path)(error)),
             }
@@ -157,19 +162,4 @@ fn copy(reader: &mut impl Read, mut file: &File, progress: &dyn Progress) -> Res
         bytes += read as u64;
         progress.advance(read as u64);
     }
-}
-
-/// Whether `path` is still the name of `file`.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let inode =
-        |metadata: std::io::Result<fs::Metadata>| metadata.ok().map(|metadata| (metadata.dev(), metadata.ino()));
-    inode(file.metadata()).is_some_and(|own| inode(fs::metadata(path)) == Some(own))
-}
-
-/// On these systems an open file cannot be renamed.
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    path.is_file()
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::cache::Sources;
-use super::files::{STAGING, is_adapter, is_base, sweep};
+use super::files::{Staging, is_adapter, is_base};
 use super::progress::Progress;
 use super::recipe::Recipe;
 use super::{ModelError, convert, hub, wheel};
@@ -13,9 +13,7 @@ use crate::atomic_file;
 /// Fetches a base into a temporary folder in the cache, checks it, and moves it to its final folder, which is returned.
 pub(super) fn pull(sources: &Sources, recipe: &Recipe, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
     let models = sources.models();
-    fs::create_dir_all(&models).map_err(ModelError::io(&models))?;
-    sweep(&models);
-    let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(&models).map_err(ModelError::io(&models))?;
+    let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
     let fetched = fetch(sources, recipe, staging.path(), progress)?;
     let target = sources.folder(recipe);
     publish(&fetched, &target, &staging.path().join("replaced"), is_base)?;
@@ -31,11 +29,10 @@ pub(super) fn pull_adapter(
     progress: &dyn Progress,
 ) -> Result<(), ModelError> {
     let models = sources.models();
-    for dir in [Some(&*models), target.parent()].into_iter().flatten() {
-        fs::create_dir_all(dir).map_err(ModelError::io(dir))?;
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
     }
-    sweep(&models);
-    let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(&models).map_err(ModelError::io(&models))?;
+    let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
     let fetched = staging.path().join("adapter");
     fs::create_dir(&fetched).map_err(ModelError::io(&fetched))?;
     hub::fetch_adapter(sources, recipe, &fetched, progress).map_err(|error| match error {
@@ -48,9 +45,7 @@ pub(super) fn pull_adapter(
 /// Converts the base in the folder `from` to the folder `target` in the cache. The files in `from` are not changed.
 pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Result<(), ModelError> {
     let models = sources.models();
-    fs::create_dir_all(&models).map_err(ModelError::io(&models))?;
-    sweep(&models);
-    let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(&models).map_err(ModelError::io(&models))?;
+    let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
     let copy = staging.path().join("base");
     fs::create_dir(&copy).map_err(ModelError::io(&copy))?;
     for entry in fs::read_dir(from).map_err(ModelError::io(from))? {

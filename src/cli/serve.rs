@@ -1,15 +1,20 @@
 //! `polyrank serve`.
 
+mod announce;
+
 use std::future::Future;
-use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use polyrank::engine::Error;
+use polyrank::logging;
 use polyrank::server::{self, App, Config};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use super::{BaseArgs, Failure};
 
@@ -20,7 +25,7 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     config: Config,
     /// Address to listen on
-    #[arg(long, env = "POLYRANK_HOSTNAME", default_value = "127.0.0.1", help_heading = "Network")]
+    #[arg(long, env = "POLYRANK_HOSTNAME", default_value = "127.0.0.1", value_parser = hostname, help_heading = "Network")]
     hostname: String,
     /// Port to listen on; 0 chooses a free one
     #[arg(long, env = "POLYRANK_PORT", default_value_t = 8080, help_heading = "Network")]
@@ -30,33 +35,69 @@ pub(super) struct ServeArgs {
     pub(super) json_output: bool,
 }
 
+/// A host's name or address. An IPv6 address may stand in brackets, as in a URL.
+fn hostname(text: &str) -> Result<String, &'static str> {
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    match inner {
+        Some(inner) if inner.parse::<Ipv6Addr>().is_err() => Err("only an IPv6 address may stand in brackets"),
+        _ => Ok(inner.unwrap_or(text).to_owned()),
+    }
+}
+
 pub(super) const EXAMPLES: &str = "\
 Examples:
   polyrank serve --adapters adapters
   polyrank serve --model-id FacebookAI/roberta-base --adapters adapters --dtype int8 --port 0
   POLYRANK_API_KEY=secret polyrank serve --adapters adapters --hostname 0.0.0.0 --preload intent,urgency
+  polyrank serve --adapters adapters --hostname 0.0.0.0 --api-key-file /run/secrets/polyrank
   curl -s localhost:8080/classify/intent -H 'content-type: application/json' -d '{\"inputs\": \"Where is my parcel?\"}'
 
 RUST_LOG chooses what is logged, for example RUST_LOG=polyrank=debug.";
 
 pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
-    let engine = Arc::new(args.base.open()?);
-    let config = Config { model_id: args.base.model_id, ..args.config };
-    let address = (args.hostname, args.port);
-    let app = Arc::new(App::new(engine, config)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Thread)?;
-    let served = runtime.block_on(async {
-        let told = format!("{}:{}", address.0, address.1);
-        let listener = TcpListener::bind(address).await.map_err(|error| format!("listening on {told}: {error}"))?;
-        let stop = stop_signal()?;
-        tracing::info!("listening on http://{}", listener.local_addr()?);
-        server::run(listener, app, stop).await;
-        tracing::info!("stopped");
-        Ok(())
-    });
+    let served = runtime.block_on(listen_and_serve(args));
     // Threads that still tokenize or read files do so for requests that have already timed out.
     runtime.shutdown_background();
+    logging::flush();
     served
+}
+
+/// Catches signals and listens before anything that takes time, so that probes and signals find the process from the start.
+async fn listen_and_serve(args: ServeArgs) -> Result<(), Failure> {
+    let stop = stop_signal()?;
+    let told = format!("{}:{}", args.hostname, args.port);
+    let address = (args.hostname, args.port);
+    let listener = TcpListener::bind(address).await.map_err(|error| format!("listening on {told}: {error}"))?;
+    let address = listener.local_addr()?;
+    tracing::info!("starting on {address}: /health answers, /ready will once the base is open");
+    let config = Config { model_id: args.base.model_id.clone(), ..args.config };
+    let opening = open(args.base, config.clone(), address)?;
+    server::serve(listener, &config, opening, stop).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Opens everything that requests need, in a thread of its own, which a shutdown does not wait for.
+fn open(
+    base: BaseArgs,
+    config: Config,
+    address: SocketAddr,
+) -> Result<impl Future<Output = Result<Arc<App>, Failure>>, Failure> {
+    let (opened, opening) = oneshot::channel();
+    let work = move || -> Result<Arc<App>, Failure> {
+        // A wrong folder is told before a long download.
+        std::fs::read_dir(&config.adapters).map_err(Error::io(&config.adapters))?;
+        let engine = Arc::new(base.open()?);
+        let app = Arc::new(App::new(engine, config)?);
+        // The drop of the last one would wait for a forward pass that may never end. The process ends instead.
+        std::mem::forget(Arc::clone(&app));
+        announce::announce(&app);
+        tracing::info!("listening on http://{address}");
+        Ok(app)
+    };
+    thread::Builder::new().name("open".into()).spawn(move || drop(opened.send(work()))).map_err(Error::Thread)?;
+    Ok(async { opening.await.unwrap_or_else(|_| Err("opening the base panicked; the log has the cause".into())) })
 }
 
 /// Signals within this time count as one: a terminal sends a signal to a whole group of processes, and a parent process may forward
@@ -75,6 +116,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
                 signals.next().await;
             }
             tracing::warn!("stopped by a second signal");
+            logging::flush();
             std::process::exit(1)
         });
     })

@@ -1,6 +1,5 @@
 //! Reading a request's body within its limit.
 
-use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 
@@ -8,6 +7,7 @@ use axum::body::{Body, Bytes, HttpBody};
 
 use super::bodies::NoRoom;
 use super::error::ApiError;
+use crate::logging::causes;
 
 /// A body that is larger than the limit, but at most this many times as large, is read to its end and thrown away. A client whose
 /// connection is closed while it still writes often does not read the answer.
@@ -27,7 +27,7 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiErr
     while let Some(data) = next(&mut body).await {
         let data = match data {
             Ok(data) => data,
-            Err(error) => match error.source().and_then(|source| source.downcast_ref::<NoRoom>()) {
+            Err(error) => match causes(&error).find_map(|cause| cause.downcast_ref::<NoRoom>()) {
                 Some(full) => {
                     bytes = Vec::new();
                     refused = Some(*full);

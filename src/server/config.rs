@@ -44,7 +44,7 @@ pub struct Config {
           help_heading = "Limits")]
     pub payload_limit: usize,
     /// Memory for the bodies of all requests together, in bytes; requests beyond that get 429
-    #[arg(long, env = "POLYRANK_BODY_MEMORY", value_name = "BYTES", default_value = "64MiB", value_parser = bytes,
+    #[arg(long, env = "POLYRANK_BODY_MEMORY", value_name = "BYTES", default_value = "32MiB", value_parser = bytes,
           help_heading = "Limits")]
     pub body_memory: usize,
     /// Time limit for reading a request's head, for answering it, and for the client to take the answer: 30s, 500ms, 2m

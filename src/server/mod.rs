@@ -49,7 +49,7 @@ pub(crate) fn parse_request(body: &[u8]) {
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The largest part of a connection's input that is held before it is read on: a request's head, or a piece of its body.
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = 32 * 1024;
 
 /// How much longer than `--request-timeout` a shutdown may take. In the first half of it, the last requests time out; in the second
 /// half, their answers are written.

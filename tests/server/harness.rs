@@ -91,7 +91,9 @@ impl World {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 run(listener, served, async { drop(stopped.await) }).await
-            })
+            });
+            // A thread for blocking work may never end.
+            runtime.shutdown_background();
         });
         Running {
             app,

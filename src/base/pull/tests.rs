@@ -234,7 +234,7 @@ fn does_not_resume_leftovers_of_other_processes() {
     let first = Partial::of(&models, &from, Some("\"version-1\"")).unwrap();
     let me = (std::process::id(), std::thread::current().id());
     let names_before = names(&models);
-    let beside = format!("{}-{}-{:?}", names_before[0], me.0, me.1);
+    let beside = format!("{}-{}-{:?}", names_before[0].replace(".partial-", ".single-"), me.0, me.1);
     fs::write(models.join(beside), "garbage!").unwrap();
     let dir = hub.pull(&PLAIN).unwrap();
     assert_eq!(fs::read_to_string(dir.join("tokenizer.json")).unwrap(), "{\"a\": 1}");
@@ -295,19 +295,44 @@ fn simultaneous_pulls_do_not_interfere() {
 }
 
 #[test]
-fn replaces_incomplete_folders_and_sweeps_stale_ones() {
+fn replaces_incomplete_folders() {
     let hub = Hub::start(files());
-    let models = hub.sources.models();
-    let (half, stale, running) = (models.join("org--name"), models.join(".pull-old"), models.join(".pull-new"));
-    for dir in [&half, &stale, &running] {
-        fs::create_dir_all(dir).unwrap();
-        fs::write(dir.join(CONFIG), "half").unwrap();
-    }
-    let long_ago = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
-    File::open(&stale).unwrap().set_times(long_ago).unwrap();
+    let half = hub.sources.models().join("org--name");
+    fs::create_dir_all(&half).unwrap();
+    fs::write(half.join(CONFIG), "half").unwrap();
     let dir = hub.sources.ensure(ID, &()).unwrap();
     assert_eq!(fs::read_to_string(dir.join(CONFIG)).unwrap(), CONFIG_JSON);
-    assert_eq!(names(&models), [".pull-new", "org--name"]);
+    assert_eq!(names(&hub.sources.models()), ["org--name"]);
+}
+
+/// A pull that is killed leaves its files, but no lock on them.
+#[test]
+fn sweeps_what_ended_processes_left_at_once() {
+    let hub = Hub::start(files());
+    let models = hub.sources.models();
+    fs::create_dir_all(&models).unwrap();
+    let (running, writing) = (Staging::begin(&models).unwrap(), atomic_file::begin(&models.join("file")).unwrap());
+    let single = Partial::of(&models, "some address", None).unwrap();
+    let mut kept = names(&models);
+    assert_eq!(kept.len(), 4, "{kept:?}");
+    for dir in [".pull-dead", ".pull-without-lock"] {
+        fs::create_dir(models.join(dir)).unwrap();
+        fs::write(models.join(dir).join("model.safetensors"), "half").unwrap();
+    }
+    for file in [".pull-dead.lock", ".pull-alone.lock", ".single-dead", ".writing-dead", ".partial-old", ".partial-new"]
+    {
+        fs::write(models.join(file), "half").unwrap();
+    }
+    // This one is still of use, because the next pull of the same file resumes it.
+    kept.push(".partial-new".to_owned());
+    let long_ago = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+    File::options().write(true).open(models.join(".partial-old")).unwrap().set_times(long_ago).unwrap();
+    hub.sources.ensure(ID, &()).unwrap();
+    kept.push("org--name".to_owned());
+    kept.sort();
+    assert_eq!(names(&models), kept);
+    drop((running, writing, single));
+    assert_eq!(names(&models), [".partial-new", "org--name"]);
 }
 
 /// A command that acts like pip: it copies `wheel` to the given folder.

@@ -1,0 +1,124 @@
+//! What a server says about itself once, when it is ready.
+
+use std::io;
+use std::path::Path;
+
+use polyrank::base;
+use polyrank::server::App;
+
+/// The file that makes a folder an adapter.
+const ADAPTER: &str = "adapter_config.json";
+
+/// The number of adapters that are named. Only as many are looked for, because a folder may have thousands.
+const NAMED: usize = 5;
+
+/// Logs what is served, and what looks wrong with the folder of adapters.
+pub(super) fn announce(app: &App) {
+    let (config, engine) = (app.config(), app.engine());
+    let root = &config.adapters;
+    let found = match Found::in_folder(root) {
+        Ok(found) => found,
+        Err(error) => return tracing::warn!("{}: {error}", root.display()),
+    };
+    let base = base::repository(&config.model_id).map_or_else(|| config.model_id.clone(), |(id, _)| id);
+    tracing::info!(
+        base,
+        dtype = engine.precision().name(),
+        device = engine.backend().name(),
+        adapters = found.told(),
+        preloaded = config.preload.join(", "),
+        "ready"
+    );
+    if root.join(ADAPTER).is_file() {
+        let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (root, parent) = (root.display(), parent.display());
+        tracing::warn!("{root} is itself an adapter: to serve it, pass the folder around it: --adapters {parent}");
+    } else if found.adapters.is_empty() {
+        tracing::warn!("{}: no adapter yet: no subfolder has an {ADAPTER}", root.display());
+    }
+}
+
+/// The subfolders of a folder of adapters.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    /// The number of all subfolders that are not hidden.
+    folders: usize,
+    /// The names of the first adapters.
+    adapters: Vec<String>,
+}
+
+impl Found {
+    fn in_folder(root: &Path) -> io::Result<Self> {
+        let folders = subfolders(root)?;
+        let mut adapters = Vec::new();
+        for name in &folders {
+            if adapters.len() == NAMED {
+                break;
+            }
+            if root.join(name).join(ADAPTER).is_file() {
+                adapters.push(name.clone());
+                continue;
+            }
+            // PEFT saves further adapters of one model into subfolders of the first one's. A folder that cannot be read has none.
+            let inner = subfolders(&root.join(name)).unwrap_or_default();
+            let inner = inner.into_iter().find(|inner| root.join(name).join(inner).join(ADAPTER).is_file());
+            adapters.extend(inner.map(|inner| format!("{name}/{inner}")));
+        }
+        Ok(Self { folders: folders.len(), adapters })
+    }
+
+    /// The number of folders and the first adapters' names.
+    fn told(&self) -> String {
+        let more = if self.folders > self.adapters.len() { ", ..." } else { "" };
+        match &self.adapters[..] {
+            [] => "none".to_owned(),
+            names => format!("{} ({}{more})", self.folders, names.join(", ")),
+        }
+    }
+}
+
+/// The names of the folders in `dir` that are not hidden, in order.
+fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in dir.read_dir()? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Whether a link leads to a folder is not looked up.
+        if !name.starts_with('.') && entry.file_type().is_ok_and(|kind| !kind.is_file()) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn names_the_first_adapters() {
+        let root = tempfile::tempdir().unwrap();
+        let found = || Found::in_folder(root.path()).unwrap();
+        assert_eq!(found().told(), "none");
+        for name in [".hidden", "empty", "b", "a", "group/inner"] {
+            fs::create_dir_all(root.path().join(name)).unwrap();
+        }
+        fs::write(root.path().join("file"), "").unwrap();
+        assert_eq!(found(), Found { folders: 4, adapters: vec![] });
+        for name in [".hidden", "a", "b", "group/inner"] {
+            fs::write(root.path().join(name).join(ADAPTER), "{}").unwrap();
+        }
+        assert_eq!(found().told(), "4 (a, b, group/inner, ...)");
+        for number in 0..2000 {
+            let dir = root.path().join(format!("many{number}"));
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join(ADAPTER), "{}").unwrap();
+        }
+        assert_eq!(found().told(), "2004 (a, b, group/inner, many0, many1, ...)");
+    }
+}

@@ -1,0 +1,313 @@
+//! What connections may do, and for how long: idle, slow and silent clients, large bodies, and the shutdown.
+
+use std::io::ErrorKind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::*;
+
+/// A request for `/classify/plain`.
+fn request() -> String {
+    format!("POST /classify/plain HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{TEXT}", TEXT.len())
+}
+
+/// The head of a request with a body of `length` bytes.
+fn head(length: usize) -> String {
+    format!("POST /classify/plain HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n")
+}
+
+fn connect(server: &Running) -> TcpStream {
+    let stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// Reads one answer from a connection that stays open: its head, and its body.
+fn read_answer(stream: &mut TcpStream) -> (String, Value) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    (head, serde_json::from_slice(&body).unwrap())
+}
+
+/// How long the server takes to close the connection.
+fn closed_after(stream: &mut TcpStream) -> Duration {
+    let begun = Instant::now();
+    match stream.read(&mut [0; 1]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("{other:?}"),
+    }
+    begun.elapsed()
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+#[test]
+fn idle_connections_outlive_the_request_timeout() {
+    let server =
+        World::new().with(|config| (config.request_timeout, config.keep_alive_timeout) = (ms(300), ms(1500))).start();
+    let mut stream = connect(&server);
+    for _ in 0..2 {
+        stream.write_all(request().as_bytes()).unwrap();
+        let (head, _) = read_answer(&mut stream);
+        assert!(head.starts_with("http/1.1 200") && !head.contains("connection: close"), "{head}");
+        thread::sleep(ms(700));
+    }
+    let waited = closed_after(&mut stream);
+    assert!(waited < ms(1400), "{waited:?}");
+    // The answer to the last request came at least 1.5 s before the end.
+    assert!(waited + ms(700) >= ms(1400), "{waited:?}");
+}
+
+#[test]
+fn half_sent_heads_are_closed_at_the_request_timeout() {
+    let server =
+        World::new().with(|config| (config.request_timeout, config.keep_alive_timeout) = (ms(300), ms(60_000))).start();
+    let mut first = connect(&server);
+    first.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    assert!(closed_after(&mut first) < ms(5000));
+    let mut second = connect(&server);
+    second.write_all(request().as_bytes()).unwrap();
+    read_answer(&mut second);
+    thread::sleep(ms(500));
+    // More bytes of the same head do not give it more time.
+    let begun = Instant::now();
+    for byte in b"GET /health HTTP/1.1\r\nHost: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" {
+        if second.write_all(&[*byte]).is_err() {
+            break;
+        }
+        thread::sleep(ms(50));
+    }
+    assert!(begun.elapsed() < ms(2500), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn slow_bodies_time_out() {
+    let server = World::new().with(|config| config.request_timeout = ms(300)).start();
+    let mut stream = connect(&server);
+    stream.write_all(format!("{}{{\"inputs\"", head(TEXT.len())).as_bytes()).unwrap();
+    let begun = Instant::now();
+    let (head, body) = read_answer(&mut stream);
+    assert!(head.starts_with("http/1.1 503") && begun.elapsed() < ms(5000), "{head}");
+    assert_eq!(body["error_type"], "TimedOut");
+    assert!(closed_after(&mut stream) < ms(5000));
+}
+
+/// The client sends requests, but reads no answer.
+#[test]
+fn unread_answers_close_the_connection() {
+    let server = World::new().with(|config| config.request_timeout = ms(500)).start();
+    let mut stream = connect(&server);
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    let many = "GET /info HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let begun = Instant::now();
+    // Writing fails once the server has closed the connection. Before that, it blocks while the answers fill the buffers between.
+    let failed = loop {
+        if let Err(error) = stream.write_all(many.as_bytes()) {
+            break error;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "the server reads on although its answers are not read");
+    };
+    assert!(matches!(failed.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{failed}");
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn requests_that_are_not_http_get_errors_in_json() {
+    let server = World::new().start();
+    let long = "a".repeat(70_000);
+    for (bytes, status, error_type) in [
+        ("nonsense\r\n\r\n".to_owned(), "400", "BadRequest"),
+        ("GET /health HTTP/1.1\r\nHo st: x\r\n\r\n".to_owned(), "400", "BadRequest"),
+        (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), "414", "UriTooLong"),
+        (format!("GET /health HTTP/1.1\r\nHost: {long}{long}\r\n\r\n"), "431", "HeadTooLarge"),
+    ] {
+        let mut stream = connect(&server);
+        let _ = stream.write_all(bytes.as_bytes());
+        let (head, body) = read_answer(&mut stream);
+        assert!(head.starts_with(&format!("http/1.1 {status}")) && head.contains("connection: close"), "{head}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        assert_eq!(body["error_type"], error_type, "{body}");
+        assert!(body["error"].is_string());
+    }
+    // Also after a request that was answered.
+    let mut stream = connect(&server);
+    stream.write_all(request().as_bytes()).unwrap();
+    read_answer(&mut stream);
+    stream.write_all(b"nonsense\r\n\r\n").unwrap();
+    assert_eq!(read_answer(&mut stream).1["error_type"], "BadRequest");
+}
+
+#[test]
+fn bodies_beyond_the_memory_are_refused_at_once() {
+    let body = format!(r#"{{"inputs": "good{}"}}"#, " ".repeat(500_000));
+    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1_200_000, 600_000)).start();
+    let mut slow: Vec<TcpStream> = (0..2).map(|_| connect(&server)).collect();
+    for stream in &mut slow {
+        stream.write_all(format!("{}{}", head(body.len()), &body[..1000]).as_bytes()).unwrap();
+    }
+    // Whether the room is taken shows only from outside.
+    wait_until(|| server.classify("plain", &body).status == 429);
+    let refused = server.classify("plain", &body);
+    assert_error(&refused, 429, "Overloaded", "bodies of other requests");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    // A body of unknown length takes room while it arrives.
+    let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let chunked = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let reply = server.raw(format!("{chunked}{chunk}").as_bytes());
+    assert!(reply.starts_with("HTTP/1.1 429") && reply.contains("Overloaded"), "{reply}");
+    // Small bodies still have room, and slow clients are answered in the end.
+    assert_eq!(server.classify("plain", TEXT).status, 200);
+    for stream in &mut slow {
+        stream.write_all(&body.as_bytes()[1000..]).unwrap();
+        assert!(read_answer(stream).0.starts_with("http/1.1 200"));
+    }
+    assert_eq!(server.classify("plain", &body).status, 200);
+    let reply = server.raw(format!("{chunked}{chunk}").as_bytes());
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
+/// A refused client that waits to be asked for its body is not asked.
+#[test]
+fn refused_bodies_are_not_asked_for() {
+    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1000, 1000)).start();
+    let mut slow = connect(&server);
+    slow.write_all(head(900).as_bytes()).unwrap();
+    wait_until(|| server.classify("plain", " ".repeat(900)).status == 429);
+    let mut stream = connect(&server);
+    let asking = head(900).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+    stream.write_all(asking.as_bytes()).unwrap();
+    let (head, body) = read_answer(&mut stream);
+    assert!(head.starts_with("http/1.1 429"), "{head}");
+    assert_eq!(body["error_type"], "Overloaded");
+}
+
+#[test]
+fn answers_while_draining_close_their_connections() {
+    let gate = Gate::default();
+    let mut server = World::new().start_with(gate.forward());
+    let mut kept = connect(&server);
+    kept.write_all(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let (head, _) = read_answer(&mut kept);
+    assert!(head.starts_with("http/1.1 200") && !head.contains("connection"), "{head}");
+    thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let mut stream = connect(&server);
+            stream.write_all(request().as_bytes()).unwrap();
+            read_answer(&mut stream)
+        });
+        gate.began();
+        server.stop();
+        wait_until(|| server.app.scheduler().is_draining());
+        kept.write_all(request().as_bytes()).unwrap();
+        let (head, body) = read_answer(&mut kept);
+        assert!(head.starts_with("http/1.1 503") && head.contains("connection: close"), "{head}");
+        assert_eq!(body["error_type"], "Draining");
+        closed_after(&mut kept);
+        gate.open();
+        let (head, _) = running.join().unwrap();
+        assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
+    });
+    server.ended();
+}
+
+/// Neither a forward pass that never ends, nor threads for blocking work, nor clients delay the end for longer than the bound.
+#[test]
+fn drain_is_bounded() {
+    let gate = Gate::default();
+    let mut server = World::new().with(|config| config.request_timeout = ms(1000)).start_with(gate.forward());
+    let mut silent = connect(&server);
+    let mut half = connect(&server);
+    half.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    let mut stream = connect(&server);
+    stream.write_all(request().as_bytes()).unwrap();
+    gate.began();
+    let begun = Instant::now();
+    server.stop();
+    let (head, body) = read_answer(&mut stream);
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert_eq!(body["error_type"], "TimedOut");
+    server.ended();
+    assert!(begun.elapsed() < ms(2900), "{:?}", begun.elapsed());
+    closed_after(&mut silent);
+    closed_after(&mut half);
+    // The server has stopped, but its forward pass still stands.
+    gate.open();
+}
+
+/// Connections without a request do not delay the end.
+#[test]
+fn drain_does_not_wait_for_idle_clients() {
+    let mut server = World::new().start();
+    let mut silent = connect(&server);
+    let mut half = connect(&server);
+    half.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    let mut idle = connect(&server);
+    idle.write_all(request().as_bytes()).unwrap();
+    read_answer(&mut idle);
+    let begun = Instant::now();
+    server.stop();
+    server.ended();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for stream in [&mut silent, &mut half, &mut idle] {
+        closed_after(stream);
+    }
+}
+
+/// Serves, in this thread's runtime, an app that another thread opens.
+#[test]
+fn answers_probes_before_the_base_is_open() {
+    let world = World::new();
+    let app = std::sync::Arc::new(world.app().unwrap());
+    let config = app.config().clone();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let ((open, opened), (stop, stopped)) = (oneshot::channel(), oneshot::channel::<()>());
+    let server = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let opening = async { Ok::<_, oneshot::error::RecvError>(opened.await?) };
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            polyrank::server::serve(listener, &config, opening, async { drop(stopped.await) }).await.unwrap();
+        });
+    });
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut ask = |path: &str| {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+        read_answer(&mut stream)
+    };
+    assert!(ask("/health").0.starts_with("http/1.1 200"));
+    for path in ["/ready", "/info", "/adapters", "/nothing"] {
+        let (head, body) = ask(path);
+        assert!(head.starts_with("http/1.1 503") && head.contains("retry-after: 1"), "{path}: {head}");
+        assert_eq!(body["error_type"], "Starting", "{path}");
+    }
+    open.send(app).ok().unwrap();
+    // The same connection gets all routes.
+    wait_until(|| TcpStream::connect(address).is_ok() && ready(address));
+    assert!(ask("/ready").0.starts_with("http/1.1 200"));
+    assert!(ask("/info").0.starts_with("http/1.1 200"));
+    drop(stop);
+    server.join().unwrap();
+}
+
+fn ready(address: std::net::SocketAddr) -> bool {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply.starts_with("HTTP/1.1 200")
+}
