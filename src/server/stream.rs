@@ -72,6 +72,8 @@ pub(super) struct Stream<S> {
     timer: Pin<Box<Sleep>>,
     /// Since when a write waits: its deadline, and a timer for it.
     blocked: Option<Pin<Box<Sleep>>>,
+    /// Whether the first line of the head was received.
+    line: bool,
     /// The answer to a request that is not HTTP, and how much of it is written.
     refusal: Option<(Vec<u8>, usize)>,
 }
@@ -80,7 +82,7 @@ impl<S> Stream<S> {
     pub(super) fn new(inner: S, limits: Limits) -> Self {
         let deadline = Instant::now() + limits.head;
         let timer = Box::pin(tokio::time::sleep_until(deadline));
-        Self { inner, limits, phase: Phase::default(), deadline, timer, blocked: None, refusal: None }
+        Self { inner, limits, phase: Phase::default(), deadline, timer, blocked: None, line: false, refusal: None }
     }
 
     /// The connection's phase, for its service.
@@ -138,9 +140,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
         if read.is_pending() {
             return self.wait(context);
         }
-        if buffer.filled().len() > before && self.phase.get() == IDLE {
+        let received = buffer.filled().get(before..).unwrap_or_default();
+        if !received.is_empty() && self.phase.get() == IDLE {
             self.phase.set(HEAD);
             self.deadline = Instant::now() + self.limits.head;
+            self.line = false;
+        }
+        if self.phase.get() == HEAD {
+            self.line |= received.contains(&b'\n');
         }
         read
     }
@@ -150,7 +157,7 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
     /// Writes a body of our own in place of hyper's empty answer `head` to a request that is not HTTP. `None` for all other bytes.
     fn refuse(&mut self, context: &mut Context<'_>, head: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.refusal.is_none() && matches!(self.phase.get(), HEAD | IDLE) {
-            self.refusal = refusal(head).map(|answer| (answer, 0));
+            self.refusal = refusal(head, self.line).map(|answer| (answer, 0));
         }
         let (answer, written) = self.refusal.as_mut()?;
         while *written < answer.len() {
@@ -199,18 +206,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     }
 }
 
-/// The answer in place of hyper's `head`, if that is one of the answers that hyper writes itself.
-fn refusal(head: &[u8]) -> Option<Vec<u8>> {
-    let head = std::str::from_utf8(head).ok()?;
-    let (line, _) = head.strip_suffix("\r\n\r\n")?.split_once("\r\n")?;
-    let (error, error_type) = match line.strip_prefix("HTTP/1.1 ")?.get(..3)? {
-        "400" => ("the request is not HTTP/1.1", "BadRequest"),
-        "414" => ("the request's path is too long", "UriTooLong"),
-        "431" => ("the request's head is too large", "HeadTooLarge"),
+/// The answer in place of hyper's `head`, if that is one of the answers that hyper writes itself. `line` tells whether the request's
+/// first line was received.
+fn refusal(head: &[u8], line: bool) -> Option<Vec<u8>> {
+    let status = std::str::from_utf8(head).ok()?.strip_suffix("\r\n\r\n")?.strip_prefix("HTTP/1.1 ")?.get(..3)?;
+    let (status, error, error_type) = match (status, line) {
+        ("400", _) => ("400 Bad Request", "the request is not HTTP/1.1", "BadRequest"),
+        // hyper tells a long path only from 64 KiB on, which is more than its buffer here.
+        ("414", _) | ("431", false) => ("414 URI Too Long", "the request's path is too long", "UriTooLong"),
+        ("431", true) => ("431 Request Header Fields Too Large", "the request's head is too large", "HeadTooLarge"),
         _ => return None,
     };
     let body = json!({ "error": error, "error_type": error_type }).to_string();
     let length = body.len();
-    let head = format!("{line}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close");
-    Some(format!("{head}\r\n\r\n{body}").into_bytes())
+    let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}");
+    Some(format!("{head}\r\nconnection: close\r\n\r\n{body}").into_bytes())
 }

@@ -21,12 +21,13 @@ pub(super) fn announce(app: &App) {
         Err(error) => return tracing::warn!("{}: {error}", root.display()),
     };
     let base = base::repository(&config.model_id).map_or_else(|| config.model_id.clone(), |(id, _)| id);
+    let preloaded = if config.preload.is_empty() { "none".to_owned() } else { config.preload.join(", ") };
     tracing::info!(
         base,
         dtype = engine.precision().name(),
         device = engine.backend().name(),
         adapters = found.told(),
-        preloaded = config.preload.join(", "),
+        preloaded,
         "ready"
     );
     if root.join(ADAPTER).is_file() {
