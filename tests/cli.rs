@@ -173,6 +173,10 @@ fn serve_refuses_invalid_settings() {
         ("--adapter-memory", "-1GiB"),
         ("--request-timeout", "0s"),
         ("--request-timeout", "30"),
+        ("--keep-alive-timeout", "0s"),
+        ("--body-memory", "0"),
+        ("--hostname", "[localhost]"),
+        ("--hostname", "[127.0.0.1]"),
         ("--api-key", " "),
     ] {
         let output = run(&["serve", "--adapters", "a", &format!("{flag}={value}")]);

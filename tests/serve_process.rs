@@ -246,7 +246,10 @@ fn api_key_is_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, "s3cret\nwith a second line").unwrap();
-    let wrong: [(&[&str], Option<&str>); 8] = [
+    let single = folder.path().join("single");
+    std::fs::write(&single, "s3cret").unwrap();
+    let wrong: [(&[&str], Option<&str>); 9] = [
+        (&["--api-key-file", single.to_str().unwrap()], Some("s3cret")),
         (&["--api-key", "s3cret\nx"], None),
         (&["--api-key", " s3cret"], None),
         (&["--api-key=s3cret\u{e9}"], None),

@@ -93,11 +93,15 @@ fn open(
         // The drop of the last one would wait for a forward pass that may never end. The process ends instead.
         std::mem::forget(Arc::clone(&app));
         announce::announce(&app);
-        tracing::info!("listening on http://{address}");
         Ok(app)
     };
     thread::Builder::new().name("open".into()).spawn(move || drop(opened.send(work()))).map_err(Error::Thread)?;
-    Ok(async { opening.await.unwrap_or_else(|_| Err("opening the base panicked; the log has the cause".into())) })
+    Ok(async move {
+        let app = opening.await.unwrap_or_else(|_| Err("opening the base panicked; the log has the cause".into()))?;
+        // All connections that are accepted from now on get all routes.
+        tracing::info!("listening on http://{address}");
+        Ok(app)
+    })
 }
 
 /// Signals within this time count as one: a terminal sends a signal to a whole group of processes, and a parent process may forward

@@ -64,8 +64,8 @@ pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Out
 /// Serves until `shutdown` ends. Until `opening` gives the app, `/health` answers 200, and everything else 503.
 ///
 /// After `shutdown`, new requests get 503, and requests that were accepted before are answered. This takes at most
-/// `--request-timeout` and a second, whatever clients and threads for blocking work do. The last [`App`] must not be dropped where
-/// this bound matters: its drop waits for the forward pass.
+/// `--request-timeout` and a second, whatever clients and threads for blocking work do. Where this
+/// bound matters, neither the last [`App`] nor the runtime may be dropped: the one waits for the forward pass, the other for threads.
 ///
 /// # Errors
 /// The error of `opening`.
