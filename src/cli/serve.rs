@@ -66,9 +66,11 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
 /// Catches signals and listens before anything that takes time, so that probes and signals find the process from the start.
 async fn listen_and_serve(args: ServeArgs) -> Result<(), Failure> {
     let stop = stop_signal()?;
-    let told = format!("{}:{}", args.hostname, args.port);
-    let address = (args.hostname, args.port);
-    let listener = TcpListener::bind(address).await.map_err(|error| format!("listening on {told}: {error}"))?;
+    let (host, port) = (&*args.hostname, args.port);
+    let listener = TcpListener::bind((host, port)).await.map_err(|error| {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        format!("listening on {host}:{port}: {error}")
+    })?;
     let address = listener.local_addr()?;
     tracing::info!("starting on {address}: /health answers, /ready will once the base is open");
     let config = Config { model_id: args.base.model_id.clone(), ..args.config };

@@ -51,7 +51,8 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration,
           help_heading = "Limits")]
     pub request_timeout: Duration,
-    /// How long a connection may stay idle between two requests; longer than load balancers keep theirs
+    /// How long a connection may stay idle between two requests; must be longer than a load balancer before the server keeps it
+    /// (AWS: 60s, Google Cloud: 600s)
     #[arg(long, env = "POLYRANK_KEEP_ALIVE_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = duration,
           help_heading = "Limits")]
     pub keep_alive_timeout: Duration,
