@@ -1,6 +1,7 @@
 //! The state that all requests share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bodies::Bodies;
 use super::config::Config;
@@ -29,6 +30,7 @@ pub struct App {
     scheduler: Scheduler,
     tokenizing: Tokenizing,
     bodies: Arc<Bodies>,
+    draining: AtomicBool,
 }
 
 impl App {
@@ -63,7 +65,7 @@ impl App {
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
         let bodies = Arc::new(Bodies::new(config.body_memory.max(config.payload_limit)));
-        Ok(Self { config, engine, registry, scheduler, tokenizing, bodies })
+        Ok(Self { config, engine, registry, scheduler, tokenizing, bodies, draining: AtomicBool::new(false) })
     }
 
     /// The settings.
@@ -103,7 +105,18 @@ impl App {
         &self.bodies
     }
 
-    /// Accepts no more requests. Those that were accepted are still answered.
+    /// Whether the server is shutting down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Accepts no more requests. Those in progress may still take adapters and the queue.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends what requests need, once they are answered.
     pub(super) fn close(&self) {
         self.scheduler.close();
     }

@@ -88,17 +88,16 @@ pub async fn serve<E>(
         }
     }
     let end = Instant::now() + config.request_timeout + SHUTDOWN;
-    site.drain();
-    if site.is_open() {
-        let mut drained = pin!(tokio::time::timeout_at(end - SHUTDOWN / 2, site.drained()));
-        loop {
-            tokio::select! {
-                _ = &mut drained => break,
-                stream = accept(&listener) => connections.spawn(stream),
-            }
+    let mut drained = pin!(tokio::time::timeout_at(end - SHUTDOWN / 2, site.drain()));
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut drained => break,
+            stream = accept(&listener) => connections.spawn(stream),
         }
     }
     drop(listener);
+    site.close();
     let _ = tokio::time::timeout_at(end, connections.close()).await;
     Ok(())
 }

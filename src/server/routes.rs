@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::error::ApiError;
 use super::extract::{blocking, path};
-use super::{auth, bodies, classify};
+use super::{auth, bodies, classify, site};
 use crate::registry::Status;
 
 /// All routes over `app`.
@@ -34,6 +34,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         // `body::read` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&app), bodies::take_room))
+        .layer(middleware::from_fn(site::refuse_late))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), time_out))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check))
         .with_state(app)
@@ -60,7 +61,7 @@ async fn health() -> Json<Value> {
 
 /// `GET /ready`: the server accepts requests.
 async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    if app.scheduler().is_draining() { Err(ApiError::Draining) } else { Ok(Json(json!({ "status": "ready" }))) }
+    if app.is_draining() { Err(ApiError::Draining) } else { Ok(Json(json!({ "status": "ready" }))) }
 }
 
 async fn info(State(app): State<Arc<App>>) -> Json<Value> {

@@ -7,12 +7,14 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, header};
+use axum::middleware::Next;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use super::app::App;
+use super::error::ApiError;
 use super::stream::Phase;
 use super::{routes, starting};
 
@@ -44,10 +46,13 @@ impl Site {
     pub(super) async fn answer(
         self: Arc<Self>,
         phase: Phase,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         phase.request();
         let counted = self.count();
+        if counted.is_none() {
+            request.extensions_mut().insert(Late);
+        }
         let mut response = match self.open.get() {
             Some((_, router)) => router.call(request).await?,
             None => starting::answer(request.uri().path()),
@@ -69,20 +74,34 @@ impl Site {
         Some(Counted(self))
     }
 
-    /// Accepts no more requests: `/ready` says so, and each answer closes its connection.
-    pub(super) fn drain(&self) {
+    /// Accepts no more requests: `/ready` says so, and each answer closes its connection. Returns once every request that arrived
+    /// before is answered.
+    pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         if let Some((app, _)) = self.open.get() {
-            app.close();
+            app.drain();
         }
-    }
-
-    /// Waits until every request that arrived before [`Self::drain`] is answered.
-    pub(super) async fn drained(&self) {
         while self.requests.load(Ordering::SeqCst) > 0 {
             self.answered.notified().await;
         }
     }
+
+    /// Ends what requests need.
+    pub(super) fn close(&self) {
+        if let Some((app, _)) = self.open.get() {
+            app.close();
+        }
+    }
+}
+
+/// Marks a request that arrived after the shutdown had begun.
+#[derive(Clone, Copy)]
+struct Late;
+
+/// Refuses late requests, except those that only look: probes, metrics and people still want to see the server.
+pub(super) async fn refuse_late(request: Request<Body>, next: Next) -> Result<Response<Body>, ApiError> {
+    let late = request.extensions().get::<Late>().is_some();
+    if late && !request.method().is_safe() { Err(ApiError::Draining) } else { Ok(next.run(request).await) }
 }
 
 /// A request in progress.

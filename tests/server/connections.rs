@@ -209,7 +209,7 @@ fn answers_while_draining_close_their_connections() {
         });
         gate.began();
         server.stop();
-        wait_until(|| server.app.scheduler().is_draining());
+        wait_until(|| server.app.is_draining());
         kept.write_all(request().as_bytes()).unwrap();
         let (head, body) = read_answer(&mut kept);
         assert!(head.starts_with("http/1.1 503") && head.contains("connection: close"), "{head}");
@@ -219,6 +219,27 @@ fn answers_while_draining_close_their_connections() {
         let (head, _) = running.join().unwrap();
         assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
     });
+    server.ended();
+}
+
+/// A request counts as accepted as soon as its head has arrived.
+#[test]
+fn requests_under_way_are_answered_while_draining() {
+    let mut server = World::new().start();
+    let mut stream = connect(&server);
+    let request = request();
+    stream.write_all(&request.as_bytes()[..request.len() - 1]).unwrap();
+    // Nothing shows from outside that the head was read.
+    thread::sleep(ms(500));
+    server.stop();
+    wait_until(|| server.app.is_draining());
+    assert_error(&server.get("/ready"), 503, "Draining", "");
+    let refused = server.classify("plain", TEXT);
+    assert_error(&refused, 503, "Draining", "");
+    assert_eq!(refused.header("connection"), Some("close"));
+    stream.write_all(&request.as_bytes()[request.len() - 1..]).unwrap();
+    let (head, _) = read_answer(&mut stream);
+    assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
     server.ended();
 }
 

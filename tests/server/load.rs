@@ -184,7 +184,7 @@ fn shutdown_answers_waiting_requests_and_refuses_new_ones() {
             scope.spawn(|| server.classify("ragged", r#"{"inputs": ["good film", "good film", "good film"]}"#));
         wait_until(|| server.app.scheduler().queued_tokens() > 0);
         server.stop();
-        wait_until(|| server.app.scheduler().is_draining());
+        wait_until(|| server.app.is_draining());
         let refused = server.classify("plain", TEXT);
         assert_error(&refused, 503, "Draining", "");
         assert_eq!(refused.header("retry-after"), Some("1"));
