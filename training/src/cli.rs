@@ -1,8 +1,8 @@
 //! The command line. Exit codes: 0 for success, 1 for a failure (printed in one line), 2 for wrong usage, 130 for a run that a signal
 //! stopped.
 
-mod flags;
 mod interrupt;
+mod layers;
 
 use std::fmt::Display;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::Device;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use polyrank::adapter::{self, Adapter, ProblemType};
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
@@ -26,13 +26,10 @@ use polyrank_training::error::Error;
 use polyrank_training::evaluate::evaluate;
 use polyrank_training::export;
 use polyrank_training::run::{self, Existing, Facts, Folders};
-use polyrank_training::settings::Settings;
+use polyrank_training::settings::{DataSettings, Settings, VALIDATION_SPLIT};
 use polyrank_training::trainer::{Control, Trainer};
 
-use self::flags::{DATA, DEVICE, Flags, VALIDATION_SPLIT};
-
-/// A heading of the help.
-const RUN: &str = "Run";
+use self::layers::Given;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,6 +52,12 @@ Examples:
   polyrank-train train --data reviews.csv --text-column review --label-column stars --output adapters/stars
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --target-ratio 0.3 --dtype int8
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --run-dir runs/sentiment --resume
+  polyrank-train train --data tasks/sentiment --output adapters/sentiment --config settings.toml
+
+The file of --config may hold, for example:
+  epochs = 10
+  target_modules = [\"query\", \"value\"]
+Flags override environment variables, which override the file.
 
 A run that is stopped by Ctrl-C goes on with --resume from the last epoch that has ended.";
 
@@ -99,31 +102,33 @@ enum Command {
 #[derive(Debug, Args)]
 struct TrainArgs {
     /// Folder with train.*, validation.* and optionally labels.txt; or one file, of which a share is held out.
-    #[arg(long, value_name = "PATH", help_heading = DATA)]
+    #[arg(long, value_name = "PATH", help_heading = "Data")]
     data: PathBuf,
     /// The adapter's folder.
-    #[arg(long, value_name = "DIR", help_heading = RUN)]
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
     output: PathBuf,
     /// Folder of the log and the checkpoints [default: run in the output folder].
-    #[arg(long, value_name = "DIR", help_heading = RUN)]
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
     run_dir: Option<PathBuf>,
-    /// Settings in TOML, named like the flags but with underscores (target_ratio), without paths; flags override them.
-    #[arg(long, value_name = "FILE.toml", help_heading = RUN)]
+    /// Settings in TOML, named like the flags but with underscores (target_ratio), without paths.
+    #[arg(long, value_name = "FILE.toml", help_heading = "Run")]
     config: Option<PathBuf>,
     /// Continue from the last checkpoint.
-    #[arg(long, conflicts_with = "overwrite", help_heading = RUN)]
+    #[arg(long, conflicts_with = "overwrite", help_heading = "Run")]
     resume: bool,
     /// Replace the adapter and the run in the folders.
-    #[arg(long, help_heading = RUN)]
+    #[arg(long, help_heading = "Run")]
     overwrite: bool,
     /// Keep the checkpoints of all epochs, not only the best and the last.
-    #[arg(long, help_heading = RUN)]
+    #[arg(long, help_heading = "Run")]
     keep_checkpoints: bool,
     /// Where to compute: cpu, cuda or cuda:N.
-    #[arg(long, default_value = "cpu", help_heading = DEVICE)]
+    #[arg(long, env = "POLYRANK_TRAIN_DEVICE", default_value = "cpu", help_heading = "Device")]
     device: DeviceName,
     #[command(flatten)]
-    flags: Flags,
+    settings: Given<Settings>,
+    #[command(flatten)]
+    data_settings: Given<DataSettings>,
 }
 
 #[derive(Debug, Args)]
@@ -147,40 +152,40 @@ struct EvaluateArgs {
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
     /// Folder with the task's data, or one file; without train.* and labels.txt, labels are read by the adapter's labels.
-    #[arg(long, value_name = "PATH", help_heading = DATA)]
+    #[arg(long, value_name = "PATH", help_heading = "Data")]
     data: PathBuf,
     /// Split to evaluate on: validation, test, train, or the name of another file.
-    #[arg(long, default_value = "validation", help_heading = DATA)]
+    #[arg(long, default_value = "validation", help_heading = "Data")]
     split: String,
     /// Name of the task, which decides the metric [default: as in the adapter's run, else the folder's name].
-    #[arg(long, help_heading = DATA)]
+    #[arg(long, help_heading = "Data")]
     task: Option<String>,
     /// Column of the labels [default: as in the adapter's run, else label].
-    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
     label_column: Option<String>,
     /// Column of the texts [default: as in the adapter's run, else sentence, sentence1 or text].
-    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
     text_column: Option<String>,
     /// Column of the second texts [default: as in the adapter's run, else sentence2 or text_pair].
-    #[arg(long, value_name = "NAME", help_heading = DATA)]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
     text_pair_column: Option<String>,
     /// Maximum number of tokens of a text [default: the base's maximum, as in serving].
-    #[arg(long, help_heading = DATA)]
+    #[arg(long, help_heading = "Data")]
     max_length: Option<usize>,
     /// Share of train that was held out, if there is no validation file [default: as in the adapter's run].
-    #[arg(long, help_heading = DATA)]
+    #[arg(long, help_heading = "Data")]
     validation_split: Option<f64>,
     /// Random seed that chose the held-out rows [default: as in the adapter's run].
-    #[arg(long, help_heading = DATA)]
+    #[arg(long, help_heading = "Data")]
     seed: Option<u64>,
     /// Folder of the adapter's run [default: run in the adapter's folder].
-    #[arg(long, value_name = "DIR", help_heading = DATA)]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
     run_dir: Option<PathBuf>,
     /// Where to compute: cpu, cuda or cuda:N.
-    #[arg(long, default_value = "cpu", help_heading = DEVICE)]
+    #[arg(long, default_value = "cpu", help_heading = "Device")]
     device: DeviceName,
     /// Precision of the base's matrix products.
-    #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = DEVICE)]
+    #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = "Device")]
     dtype: Precision,
     /// Print the JSON on one line.
     #[arg(long)]
@@ -188,14 +193,14 @@ struct EvaluateArgs {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     log_to_stderr(false);
     let result = match cli.command {
         Command::Train(args) => train(&args),
         Command::Prune(args) => prune(&args),
         Command::Evaluate(args) => run_evaluate(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "polyrank-train", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut command(), "polyrank-train", &mut std::io::stdout());
             Ok(())
         }
         Command::Man { dir } => write_manual(&dir),
@@ -213,11 +218,17 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// The description of the command line. It hides the values of environment variables: manual pages must not depend on the machine on
+/// which they are written.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
+}
+
 /// Writes a manual page for each command that is not hidden.
 fn write_manual(dir: &Path) -> Result<(), Error> {
     let io = |source| Error::Io { path: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(io)?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(io)
+    clap_mangen::generate_to(command(), dir).map_err(io)
 }
 
 /// A base and its folder.
@@ -237,16 +248,12 @@ fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Er
 }
 
 fn train(args: &TrainArgs) -> Result<(), Error> {
-    let flags = args.flags.over(args.config.as_deref())?;
-    // Invalid settings are reported before any data is read.
-    let asked = flags.settings(0, 0);
-    asked.check()?;
-    let data = TaskData::load(&args.data, &flags.data())?;
+    let (given, data_settings) = layers::resolve(&args.settings, &args.data_settings, args.config.as_deref())?;
+    let data = TaskData::load(&args.data, &data_settings.options(given.seed))?;
     tell_of(&data);
-    let base = open(&asked.model_id, args.device, asked.dtype)?;
+    let base = open(&given.model_id, args.device, given.dtype)?;
     let engine = &base.engine;
-    let mut settings = flags.settings(data.train.len(), engine.config().hidden_size);
-    settings.max_length = Some(settings.longest(engine));
+    let settings = given.resolved(data.train.len(), engine);
     let facts = Facts::new(&data, engine.base_fingerprint());
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
@@ -258,7 +265,7 @@ fn train(args: &TrainArgs) -> Result<(), Error> {
     let trainer = Trainer::new(&settings, engine, &data, args.resume.then_some(&folders.run))?;
     // No file was changed before this point.
     let held = run::begin(&folders, existing, &settings, &facts)?;
-    tell(Plan { rows: data.train.len(), schedule: settings.schedule() });
+    tell(Plan { rows: data.train.len(), schedule: settings.schedule(data.train.len(), engine) });
     let stop = interrupt::flag()?;
     let best = trainer.run(held.run(), &Control { keep_checkpoints: args.keep_checkpoints, stop: &stop })?;
     export(&base, &settings, &facts, &best, &args.output)?;

@@ -179,7 +179,10 @@ fn describe(run: &Path, settings: &Settings, facts: &Facts) -> Result<(), Error>
 pub fn begun(run: &Path) -> Result<(Settings, Facts), Error> {
     let missing = |name| Error::io(&run.join(name))(ErrorKind::NotFound.into());
     let settings = read(&run.join(CONFIG), |text| toml::from_str(text).map_err(|error| error.to_string()))?;
-    Ok((settings.ok_or_else(|| missing(CONFIG))?, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
+    let mut settings: Settings = settings.ok_or_else(|| missing(CONFIG))?;
+    // A run from before this setting had dropout from its first step.
+    settings.dropout_after.get_or_insert(0);
+    Ok((settings, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
 }
 
 /// Reads and parses a file; `None` if it does not exist.

@@ -20,6 +20,7 @@ use rand::seq::SliceRandom;
 
 use crate::checkpoint::{self, Progress};
 use crate::data::{Target, TaskData, encode};
+use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::adapter_of;
@@ -48,6 +49,7 @@ pub struct Control<'a> {
 /// A run in progress.
 pub struct Trainer<'a> {
     settings: &'a Settings,
+    schedule: Schedule,
     engine: &'a Engine,
     data: &'a TaskData,
     method: Box<dyn Method>,
@@ -75,7 +77,7 @@ impl<'a> Trainer<'a> {
         resume: Option<&Path>,
     ) -> Result<Self, Error> {
         settings.check()?;
-        let mut method = settings.method(engine, data.labels.len())?;
+        let mut method = settings.method(engine, data.labels.len(), data.train.len())?;
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let held = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
@@ -86,12 +88,13 @@ impl<'a> Trainer<'a> {
         if held.is_empty() {
             return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
         }
-        let steps_per_epoch = data.train.len().div_ceil(settings.batch_size);
+        let schedule = settings.schedule(data.train.len(), engine);
+        let steps_per_epoch = data.train.len().div_ceil(schedule.batch_size);
         let rule = Rule {
             weight_decay: settings.weight_decay,
             eps: 1e-8,
             clip: Some(settings.clip),
-            total: steps_per_epoch * settings.epochs,
+            total: steps_per_epoch * schedule.epochs,
         };
         let mut optimizer = Optimizer::new(method.variables(), rule)?;
         let mut progress = Progress::default();
@@ -105,6 +108,7 @@ impl<'a> Trainer<'a> {
         let workers = Workers::new(all / steps_per_epoch.max(1))?;
         Ok(Self {
             settings,
+            schedule,
             engine,
             data,
             method,
@@ -128,7 +132,7 @@ impl<'a> Trainer<'a> {
         let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.done as u64);
         let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        while self.progress.epoch < self.settings.epochs {
+        while self.progress.epoch < self.schedule.epochs {
             let start = Instant::now();
             let (loss, tokens) = self.epoch(&bar, control.stop)?;
             let seconds = start.elapsed().as_secs_f64();
@@ -170,7 +174,7 @@ impl<'a> Trainer<'a> {
 
     /// The number of steps of the whole run.
     fn total(&self) -> usize {
-        self.steps_per_epoch * self.settings.epochs
+        self.steps_per_epoch * self.schedule.epochs
     }
 
     /// The metrics and the mean loss on a split.
@@ -199,9 +203,9 @@ impl<'a> Trainer<'a> {
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
         order.shuffle(&mut StdRng::seed_from_u64(seed));
         let (mut sum, mut tokens) = (0.0, 0);
-        for rows in order.chunks(self.settings.batch_size) {
+        for rows in order.chunks(self.schedule.batch_size) {
             if stop.load(Ordering::Relaxed) {
-                return Err(Error::Stopped { done: self.progress.epoch, epochs: self.settings.epochs });
+                return Err(Error::Stopped { done: self.progress.epoch, epochs: self.schedule.epochs });
             }
             let loss = self.step(rows)?;
             sum += f64::from(loss) * rows.len() as f64;
@@ -234,7 +238,7 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(Error::Diverged { step: self.optimizer.done + 1, loss });
         }
-        let rate = self.settings.lr * linear_rate(self.optimizer.done, self.total(), self.settings.warmup);
+        let rate = self.schedule.lr * linear_rate(self.optimizer.done, self.total(), self.settings.warmup);
         method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
         Ok(loss)
     }
@@ -254,7 +258,7 @@ impl<'a> Trainer<'a> {
 
     fn rates(&self) -> Rates {
         let config = self.engine.config();
-        if self.progress.epoch < self.settings.dropout_after {
+        if self.progress.epoch < self.settings.dropout_after(self.schedule.epochs) {
             return Rates::default();
         }
         match self.settings.dropout {
