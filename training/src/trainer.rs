@@ -1,12 +1,12 @@
 //! One training run: epochs over packed batches, evaluation with the forward pass of serving, the best checkpoint, the log.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
 use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Packed, head_logits};
@@ -57,7 +57,7 @@ pub struct Trainer<'a> {
     progress: Progress,
     texts: Vec<Encoded>,
     /// The validation splits. The best epoch is selected by the first.
-    held: Vec<ValidationSplit>,
+    validation: Vec<ValidationSplit>,
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
     last: Option<f64>,
@@ -80,12 +80,12 @@ impl<'a> Trainer<'a> {
         let mut method = settings.method(engine, data.labels.len(), data.train.len())?;
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
-        let held = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
+        let validation = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
             let targets = split.examples.iter().map(|example| example.target).collect();
             Ok(ValidationSplit { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
         });
-        let held = held.collect::<Result<Vec<_>, _>>()?;
-        if held.is_empty() {
+        let validation = validation.collect::<Result<Vec<_>, _>>()?;
+        if validation.is_empty() {
             return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
         }
         let schedule = settings.schedule(data.train.len(), engine);
@@ -115,7 +115,7 @@ impl<'a> Trainer<'a> {
             optimizer,
             progress,
             texts,
-            held,
+            validation,
             metrics,
             last: None,
             workers,
@@ -127,7 +127,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// The loss is not finite, a file cannot be written, or the run was stopped.
-    pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<std::path::PathBuf, Error> {
+    pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<PathBuf, Error> {
         run::trim_log(run, self.progress.epoch)?;
         let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.done as u64);
         let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
@@ -154,8 +154,8 @@ impl<'a> Trainer<'a> {
     /// The log's line about the epoch that has ended.
     fn done(&self, loss: f64, tokens: usize, seconds: f64) -> Result<Epoch, Error> {
         let adapter = Arc::new(self.adapter()?);
-        let (metrics, validation_loss) = self.scores(&self.held[0], &adapter)?;
-        let also = self.held[1..].iter().map(|held| Ok((held.name.clone(), self.scores(held, &adapter)?.0)));
+        let (metrics, validation_loss) = self.scores(&self.validation[0], &adapter)?;
+        let also = self.validation[1..].iter().map(|split| Ok((split.name.clone(), self.scores(split, &adapter)?.0)));
         let report = self.method.report()?;
         Ok(Epoch {
             epoch: self.progress.epoch,
@@ -178,10 +178,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// The metrics and the mean loss on a split.
-    fn scores(&self, held: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
-        let logits = evaluate::logits(self.engine, adapter, &held.texts)?;
-        let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &held.targets)));
-        Ok((Scores(scores.collect()), mean_loss(&logits, &held.targets)))
+    fn scores(&self, split: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
+        let logits = evaluate::logits(self.engine, adapter, &split.texts)?;
+        let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &split.targets)));
+        Ok((Scores(scores.collect()), mean_loss(&logits, &split.targets)))
     }
 
     /// Records the epoch that has ended as the best if its metric is better, or equal with a lower loss. Only an epoch that the method
@@ -298,7 +298,7 @@ fn add(a: Option<Tensor>, b: Option<Tensor>) -> candle_core::Result<Option<Tenso
 /// # Errors
 /// A tensor operation fails.
 pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> candle_core::Result<Tensor> {
-    let device: &Device = logits.device();
+    let device = logits.device();
     let value = |target: &Target| match target {
         Target::Value(value) => *value as f32,
         Target::Class(class) => *class as f32,

@@ -207,7 +207,9 @@ fn run_stopped_by_a_signal_continues_with_resume() {
 #[test]
 fn prints_help_completions_and_manual_pages() {
     let help = fine(&["train", "--help"]);
-    for words in ["Data:", "Run:", "Method:", "Optimiser:", "Device:", "Examples:", "Random seed"] {
+    for words in
+        ["POLYRANK_TRAIN_RANK", "Data:", "Run:", "Method:", "Optimiser:", "Device:", "Examples:", "Random seed"]
+    {
         assert!(help.contains(words), "{words}");
     }
     assert!(fine(&["--help"]).contains("POLYRANK_HOME"));

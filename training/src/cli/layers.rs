@@ -70,7 +70,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Given<T> {
         let mut all = Table::try_from(&self.values).map_err(|error| Error::Settings(error.to_string()))?;
         all.extend(replaced);
         serde_path_to_error::deserialize(Value::Table(all))
-            .map_err(|error| file.malformed(format!("{}: {}", error.path(), error.inner().message())))
+            .map_err(|error| Error::malformed(&file.path, format!("{}: {}", error.path(), error.inner().message())))
     }
 }
 
@@ -83,29 +83,21 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn read(path: &Path) -> Result<Self, Error> {
-        let path = path.to_owned();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(source) => return Err(Error::Io { path, source }),
-        };
-        match text.parse() {
-            Ok(entries) => Ok(Self { path, entries }),
-            Err(error) => {
-                let error: toml::de::Error = error;
-                let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-                Err(Error::Malformed { path, reason: format!("line {line}: {}", error.message()) })
-            }
-        }
-    }
-
-    fn malformed(&self, reason: String) -> Error {
-        Error::Malformed { path: self.path.clone(), reason }
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let entries = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            Error::malformed(path, format!("line {line}: {}", error.message()))
+        })?;
+        Ok(Self { path: path.to_owned(), entries })
     }
 
     /// Refuses a key that is not in `accepted`.
     fn check_keys(&self, accepted: &[&str]) -> Result<(), Error> {
         match self.entries.keys().find(|key| !accepted.contains(&key.as_str())) {
-            Some(key) => Err(self.malformed(format!("unknown setting {key}; expected one of {}", accepted.join(", ")))),
+            Some(key) => {
+                let reason = format!("unknown setting {key}; expected one of {}", accepted.join(", "));
+                Err(Error::malformed(&self.path, reason))
+            }
             None => Ok(()),
         }
     }
