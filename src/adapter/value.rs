@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::params::{Delta, Layout, Point, Site};
 
 /// The kind of task, which decides what the outputs mean, as in `transformers`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum ProblemType {
     /// One label of several: softmax.
     SingleLabelClassification,

@@ -98,11 +98,13 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+    /// Makes the error of a file that could not be read or written from the system's error.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Io { path: path.to_owned(), source }
     }
 
-    pub(crate) fn malformed(path: &Path, reason: impl ToString) -> Self {
+    /// The error of a malformed file.
+    pub fn malformed(path: &Path, reason: impl ToString) -> Self {
         Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
     }
 }

@@ -41,7 +41,7 @@ pub fn from_checkpoint(
     settings: &Settings,
     facts: &Facts,
 ) -> Result<(Adapter, Progress), Error> {
-    let mut method = settings.method(engine, facts.labels.len())?;
+    let mut method = settings.method(engine, facts.labels.len(), facts.train.examples)?;
     let progress = checkpoint::load_method(checkpoint, &mut *method)?;
     let adapter = adapter_of(&*method, engine, &facts.labels, facts.problem, &settings.model_id)?;
     Ok((adapter, progress))

@@ -7,7 +7,7 @@
 //! | [`optim`] | the optimiser over variables and their groups: AdamW, clipping, the learning rate |
 //! | [`method`] | the trait [`method::Method`] and its methods, one file each: SoRA, LoRA |
 //! | [`defaults`] | the default epochs, batch size and learning rate |
-//! | [`settings`] | the resolved settings of a run, and the method that they name |
+//! | [`settings`] | the one declaration of each setting, its limits, and the method that the settings name |
 //! | [`run`] | a run's folder: settings, facts of its data and base, the log |
 //! | [`checkpoint`] | a run's state on disk, written atomically |
 //! | [`export`] | makes an adapter from a method's variables or from a checkpoint |

@@ -61,24 +61,24 @@ impl Folders {
 /// overwrite belongs to neither a run nor an adapter.
 pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<(), Error> {
     let Folders { output, run } = folders;
-    let (held, run_holds) = (names(output)?, names(run)?);
+    let (in_output, in_run) = (names(output)?, names(run)?);
     match existing {
-        Existing::Refuse if !held.is_empty() => Err(Error::OutputExists(output.clone())),
-        Existing::Refuse if !run_holds.is_empty() => Err(Error::OutputExists(run.clone())),
+        Existing::Refuse if !in_output.is_empty() => Err(Error::OutputExists(output.clone())),
+        Existing::Refuse if !in_run.is_empty() => Err(Error::OutputExists(run.clone())),
         Existing::Resume if run.join(CONFIG).exists() || checkpoint::last(run)?.is_some() => {
-            let (begun, of) = begun(run)?;
-            of.check_base(run, &facts.base)?;
-            same(&run.join(CONFIG), &begun, settings)?;
-            same(&run.join(FACTS), &of, facts)
+            let (begun_with, begun_on) = recorded(run)?;
+            begun_on.check_base(run, &facts.base)?;
+            same(&run.join(CONFIG), &begun_with, settings)?;
+            same(&run.join(FACTS), &begun_on, facts)
         }
-        Existing::Resume if held.iter().any(|name| name != run) => Err(Error::NoRun(output.clone())),
+        Existing::Resume if in_output.iter().any(|name| name != run) => Err(Error::NoRun(output.clone())),
         Existing::Overwrite => {
             let (labels, adapter) = (output.join("config.json"), output.join("adapter_config.json"));
             let ours = |path: &PathBuf| [CONFIG, FACTS, LOCK].iter().any(|name| *path == run.join(name));
             if labels.exists() && !adapter.exists() {
                 return Err(Error::Foreign(labels));
             }
-            let foreign = !run_holds.is_empty() && !run_holds.iter().any(ours) && checkpoint::last(run)?.is_none();
+            let foreign = !in_run.is_empty() && !in_run.iter().any(ours) && checkpoint::last(run)?.is_none();
             if foreign { Err(Error::Foreign(run.clone())) } else { Ok(()) }
         }
         _ => Ok(()),
@@ -133,7 +133,7 @@ fn is_of_run(path: &Path) -> bool {
 pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<LockedRun, Error> {
     let Folders { output, run } = folders;
     fs::create_dir_all(run).map_err(Error::io(run))?;
-    let held = hold(run)?;
+    let locked = lock(run)?;
     if existing == Existing::Overwrite {
         for path in names(run)?.into_iter().filter(|path| is_of_run(path)) {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -149,14 +149,14 @@ pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: 
     if !run.join(CONFIG).exists() {
         describe(run, settings, facts)?;
     }
-    Ok(held)
+    Ok(locked)
 }
 
-fn hold(run: &Path) -> Result<LockedRun, Error> {
+fn lock(run: &Path) -> Result<LockedRun, Error> {
     let path = run.join(LOCK);
-    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(LockedRun { run: run.to_owned(), _lock: lock }),
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(LockedRun { run: run.to_owned(), _lock: file }),
         Err(TryLockError::WouldBlock) => Err(Error::Busy(run.to_owned())),
         Err(TryLockError::Error(source)) => Err(Error::io(&path)(source)),
     }
@@ -176,10 +176,13 @@ fn describe(run: &Path, settings: &Settings, facts: &Facts) -> Result<(), Error>
 ///
 /// # Errors
 /// A file is missing or malformed.
-pub fn begun(run: &Path) -> Result<(Settings, Facts), Error> {
+pub fn recorded(run: &Path) -> Result<(Settings, Facts), Error> {
     let missing = |name| Error::io(&run.join(name))(ErrorKind::NotFound.into());
     let settings = read(&run.join(CONFIG), |text| toml::from_str(text).map_err(|error| error.to_string()))?;
-    Ok((settings.ok_or_else(|| missing(CONFIG))?, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
+    let mut settings: Settings = settings.ok_or_else(|| missing(CONFIG))?;
+    // A run from before this setting had dropout from its first step.
+    settings.dropout_after.get_or_insert(0);
+    Ok((settings, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
 }
 
 /// Reads and parses a file; `None` if it does not exist.

@@ -1,11 +1,15 @@
-//! The settings of a run, resolved from flags, a file and defaults.
+//! The settings of a run. Each setting is declared here or in [`DataSettings`] only, with its name, environment variable, default and
+//! help, which clap reads. Names and types in TOML files are the same.
 
-use std::fmt::Display;
+mod check;
+mod data;
 
+use clap::Args;
 use polyrank::engine::Engine;
 use polyrank::params::Precision;
 use serde::{Deserialize, Serialize};
 
+pub use self::data::{DataSettings, VALIDATION_SPLIT};
 use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
@@ -24,90 +28,170 @@ pub enum MethodName {
 /// The default maximum number of tokens of a text.
 pub const DEFAULT_LENGTH: usize = 128;
 
-/// Everything that determines a run except the data and the base's weights. It is resolved from flags, a file and defaults, and written
-/// to `run/config.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Everything that determines a run except the data and the base's weights. A default that depends on other settings, on the data or on
+/// the base is `None` here; [`Self::resolved`] puts its value in its place. The resolved settings are written to `run/config.toml`.
+#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 pub struct Settings {
-    /// The method of training.
+    /// Method of training.
+    #[arg(long, env = "POLYRANK_TRAIN_METHOD", value_enum, default_value_t = MethodName::Sora, help_heading = "Method")]
     pub method: MethodName,
-    /// The base, as the user named it.
+    /// The base: a folder, a hub id or default.
+    #[arg(long, env = "POLYRANK_TRAIN_MODEL_ID", value_name = "M", default_value = "default", help_heading = "Method")]
     pub model_id: String,
     /// Rank of each site before pruning.
+    #[arg(long, env = "POLYRANK_TRAIN_RANK", default_value_t = 8, help_heading = "Method")]
     pub rank: usize,
-    /// The scale is `alpha / rank`.
+    /// The scale is alpha / rank.
+    #[arg(long, env = "POLYRANK_TRAIN_ALPHA", default_value_t = 16.0, help_heading = "Method")]
     pub alpha: f64,
-    /// Names of the adapted modules, `query`, ... or `attention.self.query`.
+    /// Adapted modules, comma-separated (query or attention.self.query) [default: all linears of a layer].
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_MODULES", value_delimiter = ',', help_heading = "Method")]
     pub target_modules: Vec<String>,
-    /// How gates start and learn.
-    pub gate: GateRule,
-    /// The share of parameters to keep, to which xi is steered.
+    /// How gates learn: adaptive starts them equal and drops the ranks that reduce the loss least; paper and authors start them at
+    /// random and shrink all of them alike, after a plain gradient step or Adam's step [default: adaptive; authors with --xi or --lambda].
+    #[arg(long, env = "POLYRANK_TRAIN_GATE", value_enum, help_heading = "Method")]
+    pub gate: Option<GateRule>,
+    /// Share of the adapter's parameters to keep [default: 0.65].
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_RATIO", conflicts_with_all = ["xi", "lambda"], help_heading = "Method")]
     pub target_ratio: Option<f64>,
-    /// A constant xi, instead of a share.
+    /// Constant threshold, instead of a ratio.
+    #[arg(long, env = "POLYRANK_TRAIN_XI", conflicts_with = "lambda", help_heading = "Method")]
     pub xi: Option<f64>,
-    /// `xi = rate * lambda`, instead of a share.
+    /// Threshold as learning rate times lambda, instead of a ratio.
+    #[arg(long, env = "POLYRANK_TRAIN_LAMBDA", help_heading = "Method")]
     pub lambda: Option<f64>,
-    /// The authors' penalty in the loss, `sparse_lambda * sum|g| / gates`.
-    pub sparse_lambda: f64,
-    /// Passes over the training data.
-    pub epochs: usize,
-    /// The number of texts in a step.
-    pub batch_size: usize,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Peak learning rate of the gates; `None` means [`Self::lr`].
-    #[serde(default)]
+    /// Weight of the authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
+    #[arg(long, env = "POLYRANK_TRAIN_SPARSE_LAMBDA", help_heading = "Method")]
+    pub sparse_lambda: Option<f64>,
+    /// Passes over the training data [default: as many as give about 1,000 steps, from 3 to 20].
+    #[arg(long, env = "POLYRANK_TRAIN_EPOCHS", help_heading = "Optimiser")]
+    pub epochs: Option<usize>,
+    /// Number of texts in a step [default: 16 below 3,000 rows, else 32].
+    #[arg(long, env = "POLYRANK_TRAIN_BATCH_SIZE", help_heading = "Optimiser")]
+    pub batch_size: Option<usize>,
+    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384].
+    #[arg(long, env = "POLYRANK_TRAIN_LR", help_heading = "Optimiser")]
+    pub lr: Option<f64>,
+    /// Peak learning rate of the gates [default: that of --lr].
+    #[arg(long, env = "POLYRANK_TRAIN_GATE_LR", help_heading = "Optimiser")]
     pub gate_lr: Option<f64>,
-    /// The share of the steps during which the learning rate rises.
+    /// Share of the steps during which the learning rate rises.
+    #[arg(long, env = "POLYRANK_TRAIN_WARMUP", default_value_t = 0.06, help_heading = "Optimiser")]
     pub warmup: f64,
-    /// Weight decay of the low-rank factors and the head.
+    /// Weight decay of matrices and head, but not of gates.
+    #[arg(long, env = "POLYRANK_TRAIN_WEIGHT_DECAY", default_value_t = 0.01, help_heading = "Optimiser")]
     pub weight_decay: f64,
-    /// The maximum global norm of the gradients.
+    /// Maximum norm of the gradients.
+    #[arg(long, env = "POLYRANK_TRAIN_CLIP", default_value_t = 1.0, help_heading = "Optimiser")]
     pub clip: f64,
-    /// Dropout rate instead of the base's own rates.
+    /// Dropout rate [default: the base's own rates].
+    #[arg(long, env = "POLYRANK_TRAIN_DROPOUT", help_heading = "Optimiser")]
     pub dropout: Option<f64>,
-    /// The number of epochs before dropout starts (late dropout, Liu et al. 2023).
-    #[serde(default)]
-    pub dropout_after: usize,
-    /// Precision of the base's matrix products.
+    /// Number of epochs before dropout starts [default: 1, or 0 for a single epoch].
+    // Late dropout: Liu et al. 2023.
+    #[arg(long, env = "POLYRANK_TRAIN_DROPOUT_AFTER", value_name = "EPOCHS", help_heading = "Optimiser")]
+    pub dropout_after: Option<usize>,
+    /// Precision of the base's matrix products; train in the precision that you serve in.
+    #[arg(long, env = "POLYRANK_TRAIN_DTYPE", value_enum, default_value_t = Precision::F32, help_heading = "Device")]
     #[serde(default)]
     pub dtype: Precision,
-    /// The maximum number of tokens of a text; by default [`DEFAULT_LENGTH`], or the base's maximum if that is smaller.
+    /// Maximum number of tokens of a text [default: 128, or the base's maximum if that is smaller].
+    #[arg(long, env = "POLYRANK_TRAIN_MAX_LENGTH", help_heading = "Data")]
     pub max_length: Option<usize>,
     /// Random seed.
+    #[arg(long, env = "POLYRANK_TRAIN_SEED", default_value_t = 0, help_heading = "Optimiser")]
     pub seed: u64,
 }
 
 impl Settings {
-    /// Epochs, batch size and learning rate.
+    /// These settings with every default in its place, for `rows` rows of training data and the base of `engine`.
     #[must_use]
-    pub fn schedule(&self) -> Schedule {
-        Schedule { epochs: self.epochs, batch_size: self.batch_size, lr: self.lr }
+    pub fn resolved(&self, rows: usize, engine: &Engine) -> Self {
+        let Schedule { epochs, batch_size, lr } = self.schedule(rows, engine);
+        let gated = self.method == MethodName::Sora;
+        let ratio = match self.threshold() {
+            Threshold::Ratio(ratio) if gated => Some(ratio),
+            _ => None,
+        };
+        Self {
+            gate: Some(self.gate()),
+            target_ratio: ratio,
+            xi: self.xi.filter(|_| gated),
+            lambda: self.lambda.filter(|_| gated),
+            sparse_lambda: Some(if gated { self.sparse_lambda() } else { 0.0 }),
+            epochs: Some(epochs),
+            batch_size: Some(batch_size),
+            lr: Some(lr),
+            gate_lr: self.gate_lr.filter(|_| gated),
+            dropout_after: Some(self.dropout_after(epochs)),
+            max_length: Some(self.longest(engine)),
+            ..self.clone()
+        }
     }
 
-    /// The method with fresh variables, for the base of `engine`. Only this function knows all methods by name.
+    /// Epochs, batch size and learning rate, for `rows` rows of training data.
+    #[must_use]
+    pub fn schedule(&self, rows: usize, engine: &Engine) -> Schedule {
+        let default = Schedule::new(rows, engine.config().hidden_size, self.batch_size);
+        Schedule {
+            epochs: self.epochs.unwrap_or(default.epochs),
+            batch_size: default.batch_size,
+            lr: self.lr.unwrap_or(default.lr),
+        }
+    }
+
+    /// The number of epochs before dropout starts, in a run of `epochs`. With dropout from the first step, some tasks (CoLA) predict only
+    /// the majority class for several epochs.
+    #[must_use]
+    pub fn dropout_after(&self, epochs: usize) -> usize {
+        self.dropout_after.unwrap_or(usize::from(epochs > 1))
+    }
+
+    /// The maximum number of tokens of a text on this base.
+    #[must_use]
+    pub fn longest(&self, engine: &Engine) -> usize {
+        self.max_length.unwrap_or_else(|| engine.max_length().min(DEFAULT_LENGTH))
+    }
+
+    fn threshold(&self) -> Threshold {
+        match (self.xi, self.lambda) {
+            (Some(xi), _) => Threshold::Xi(xi),
+            (_, Some(lambda)) => Threshold::Lambda(lambda),
+            _ => Threshold::Ratio(self.target_ratio.unwrap_or(0.65)),
+        }
+    }
+
+    fn gate(&self) -> GateRule {
+        let steered = matches!(self.threshold(), Threshold::Ratio(_));
+        self.gate.unwrap_or(if steered { GateRule::Adaptive } else { GateRule::Authors })
+    }
+
+    fn sparse_lambda(&self) -> f64 {
+        let penalised = self.xi.is_some() && self.gate() == GateRule::Authors;
+        self.sparse_lambda.unwrap_or(if penalised { 10.0 } else { 0.0 })
+    }
+
+    /// The method with fresh variables, for the base of `engine` and `rows` rows of training data. Only this function knows all methods
+    /// by name.
     ///
     /// # Errors
     /// As [`Self::modules`]; or the rank is too large for the adapted modules.
-    pub fn method(&self, engine: &Engine, labels: usize) -> Result<Box<dyn Method>, Error> {
+    pub fn method(&self, engine: &Engine, labels: usize, rows: usize) -> Result<Box<dyn Method>, Error> {
         let (layout, device) = (engine.layout(), engine.device());
         let shape = self.low_rank(engine, labels)?;
         Ok(match self.method {
-            MethodName::Sora => Box::new(Sora::new(layout, &shape, self.sora(), device)?),
+            MethodName::Sora => Box::new(Sora::new(layout, &shape, self.sora(self.schedule(rows, engine).lr), device)?),
             MethodName::Lora => Box::new(Lora::new(layout, &shape, device)?),
         })
     }
 
-    fn sora(&self) -> SoraSettings {
-        let threshold = match (self.xi, self.lambda, self.target_ratio) {
-            (Some(xi), ..) => Threshold::Xi(xi),
-            (_, Some(lambda), _) => Threshold::Lambda(lambda),
-            (.., ratio) => Threshold::Ratio(ratio.unwrap_or(1.0)),
-        };
+    /// The settings of the gates, in a run with the peak learning rate `lr`.
+    fn sora(&self, lr: f64) -> SoraSettings {
         SoraSettings {
-            gate: self.gate,
-            threshold,
-            gate_rate: self.gate_lr.map_or(1.0, |gate_lr| gate_lr / self.lr),
-            sparse_lambda: self.sparse_lambda,
+            gate: self.gate(),
+            threshold: self.threshold(),
+            gate_rate: self.gate_lr.map_or(1.0, |gate_lr| gate_lr / lr),
+            sparse_lambda: self.sparse_lambda(),
         }
     }
 
@@ -134,64 +218,33 @@ impl Settings {
         self.target_modules.iter().map(find).collect()
     }
 
-    /// The maximum number of tokens of a text on this base.
-    #[must_use]
-    pub fn longest(&self, engine: &Engine) -> usize {
-        self.max_length.unwrap_or_else(|| engine.max_length().min(DEFAULT_LENGTH))
-    }
-
     /// The shapes of low-rank factors.
     fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
         let modules = self.modules(engine)?;
         let sizes = modules.iter().map(|&module| &engine.layout().modules[module]);
         let most = sizes.map(|module| module.in_features.min(module.out_features)).max().unwrap_or(0);
-        if self.rank > most {
-            return wrong("--rank", format_args!("at most {most}, the smaller side of the adapted linears"), self.rank);
-        }
+        check::rank_at_most(most, self.rank)?;
         Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, modules, labels, seed: self.seed })
-    }
-
-    /// Checks the values that do not depend on the base.
-    ///
-    /// # Errors
-    /// A value is invalid.
-    pub fn check(&self) -> Result<(), Error> {
-        let counts =
-            [("--rank", Some(self.rank)), ("--epochs", Some(self.epochs)), ("--batch-size", Some(self.batch_size))];
-        for (flag, value) in counts.into_iter().chain([("--max-length", self.max_length)]) {
-            if value == Some(0) {
-                return wrong(flag, "1 or more", 0);
-            }
-        }
-        let positive = [("--lr", self.lr), ("--alpha", self.alpha), ("--clip", self.clip)];
-        if let Some((flag, value)) = positive.into_iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
-            return wrong(flag, "a positive number", value);
-        }
-        let sizes = [("--weight-decay", self.weight_decay), ("--sparse-lambda", self.sparse_lambda)];
-        let thresholds = [("--xi", self.xi), ("--lambda", self.lambda), ("--gate-lr", self.gate_lr)];
-        let sizes = sizes.map(|(flag, value)| (flag, Some(value))).into_iter().chain(thresholds);
-        for (flag, value) in sizes.filter_map(|(flag, value)| Some((flag, value?))) {
-            if !(value >= 0.0 && value.is_finite()) {
-                return wrong(flag, "0 or a positive number", value);
-            }
-        }
-        if self.gate == GateRule::Adaptive
-            && let Some(flag) =
-                [("--xi", self.xi), ("--lambda", self.lambda)].into_iter().find_map(|(flag, xi)| xi.map(|_| flag))
-        {
-            return wrong("--gate adaptive", "--target-ratio, which says how many ranks to keep", flag);
-        }
-        match (self.target_ratio, self.dropout, self.warmup) {
-            (Some(ratio), ..) if !(ratio > 0.0 && ratio <= 1.0) => {
-                wrong("--target-ratio", "above 0 and at most 1", ratio)
-            }
-            (_, Some(p), _) if !(0.0..1.0).contains(&p) => wrong("--dropout", "0 or more and below 1", p),
-            (.., warmup) if !(0.0..=1.0).contains(&warmup) => wrong("--warmup", "from 0 to 1", warmup),
-            _ => Ok(()),
-        }
     }
 }
 
-fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
-    Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::Command;
+
+    use super::{Args, DataSettings, Settings};
+
+    #[test]
+    fn every_setting_has_an_environment_variable_help_and_a_section() {
+        let command = DataSettings::augment_args(Settings::augment_args(Command::new("train")));
+        for arg in command.get_arguments() {
+            let flag = arg.get_long().unwrap();
+            let env = format!("POLYRANK_TRAIN_{}", flag.replace('-', "_").to_uppercase());
+            assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(&*env));
+            assert!(arg.get_help_heading().is_some() && arg.get_help().is_some(), "{flag}");
+            assert_eq!(arg.get_id().as_str(), flag.replace('-', "_"), "its name in a file");
+        }
+    }
 }

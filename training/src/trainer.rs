@@ -1,12 +1,12 @@
 //! One training run: epochs over packed batches, evaluation with the forward pass of serving, the best checkpoint, the log.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
 use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Packed, head_logits};
@@ -20,6 +20,7 @@ use rand::seq::SliceRandom;
 
 use crate::checkpoint::{self, Progress};
 use crate::data::{Target, TaskData, encode};
+use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::adapter_of;
@@ -48,6 +49,7 @@ pub struct Control<'a> {
 /// A run in progress.
 pub struct Trainer<'a> {
     settings: &'a Settings,
+    schedule: Schedule,
     engine: &'a Engine,
     data: &'a TaskData,
     method: Box<dyn Method>,
@@ -55,7 +57,7 @@ pub struct Trainer<'a> {
     progress: Progress,
     texts: Vec<Encoded>,
     /// The validation splits. The best epoch is selected by the first.
-    held: Vec<ValidationSplit>,
+    validation: Vec<ValidationSplit>,
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
     last: Option<f64>,
@@ -75,23 +77,24 @@ impl<'a> Trainer<'a> {
         resume: Option<&Path>,
     ) -> Result<Self, Error> {
         settings.check()?;
-        let mut method = settings.method(engine, data.labels.len())?;
+        let mut method = settings.method(engine, data.labels.len(), data.train.len())?;
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
-        let held = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
+        let validation = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
             let targets = split.examples.iter().map(|example| example.target).collect();
             Ok(ValidationSplit { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
         });
-        let held = held.collect::<Result<Vec<_>, _>>()?;
-        if held.is_empty() {
+        let validation = validation.collect::<Result<Vec<_>, _>>()?;
+        if validation.is_empty() {
             return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
         }
-        let steps_per_epoch = data.train.len().div_ceil(settings.batch_size);
+        let schedule = settings.schedule(data.train.len(), engine);
+        let steps_per_epoch = data.train.len().div_ceil(schedule.batch_size);
         let rule = Rule {
             weight_decay: settings.weight_decay,
             eps: 1e-8,
             clip: Some(settings.clip),
-            total: steps_per_epoch * settings.epochs,
+            total: steps_per_epoch * schedule.epochs,
         };
         let mut optimizer = Optimizer::new(method.variables(), rule)?;
         let mut progress = Progress::default();
@@ -105,13 +108,14 @@ impl<'a> Trainer<'a> {
         let workers = Workers::new(all / steps_per_epoch.max(1))?;
         Ok(Self {
             settings,
+            schedule,
             engine,
             data,
             method,
             optimizer,
             progress,
             texts,
-            held,
+            validation,
             metrics,
             last: None,
             workers,
@@ -123,12 +127,12 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// The loss is not finite, a file cannot be written, or the run was stopped.
-    pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<std::path::PathBuf, Error> {
+    pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<PathBuf, Error> {
         run::trim_log(run, self.progress.epoch)?;
         let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.done as u64);
         let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        while self.progress.epoch < self.settings.epochs {
+        while self.progress.epoch < self.schedule.epochs {
             let start = Instant::now();
             let (loss, tokens) = self.epoch(&bar, control.stop)?;
             let seconds = start.elapsed().as_secs_f64();
@@ -150,8 +154,8 @@ impl<'a> Trainer<'a> {
     /// The log's line about the epoch that has ended.
     fn done(&self, loss: f64, tokens: usize, seconds: f64) -> Result<Epoch, Error> {
         let adapter = Arc::new(self.adapter()?);
-        let (metrics, validation_loss) = self.scores(&self.held[0], &adapter)?;
-        let also = self.held[1..].iter().map(|held| Ok((held.name.clone(), self.scores(held, &adapter)?.0)));
+        let (metrics, validation_loss) = self.scores(&self.validation[0], &adapter)?;
+        let also = self.validation[1..].iter().map(|split| Ok((split.name.clone(), self.scores(split, &adapter)?.0)));
         let report = self.method.report()?;
         Ok(Epoch {
             epoch: self.progress.epoch,
@@ -170,14 +174,14 @@ impl<'a> Trainer<'a> {
 
     /// The number of steps of the whole run.
     fn total(&self) -> usize {
-        self.steps_per_epoch * self.settings.epochs
+        self.steps_per_epoch * self.schedule.epochs
     }
 
     /// The metrics and the mean loss on a split.
-    fn scores(&self, held: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
-        let logits = evaluate::logits(self.engine, adapter, &held.texts)?;
-        let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &held.targets)));
-        Ok((Scores(scores.collect()), mean_loss(&logits, &held.targets)))
+    fn scores(&self, split: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
+        let logits = evaluate::logits(self.engine, adapter, &split.texts)?;
+        let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &split.targets)));
+        Ok((Scores(scores.collect()), mean_loss(&logits, &split.targets)))
     }
 
     /// Records the epoch that has ended as the best if its metric is better, or equal with a lower loss. Only an epoch that the method
@@ -199,9 +203,9 @@ impl<'a> Trainer<'a> {
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
         order.shuffle(&mut StdRng::seed_from_u64(seed));
         let (mut sum, mut tokens) = (0.0, 0);
-        for rows in order.chunks(self.settings.batch_size) {
+        for rows in order.chunks(self.schedule.batch_size) {
             if stop.load(Ordering::Relaxed) {
-                return Err(Error::Stopped { done: self.progress.epoch, epochs: self.settings.epochs });
+                return Err(Error::Stopped { done: self.progress.epoch, epochs: self.schedule.epochs });
             }
             let loss = self.step(rows)?;
             sum += f64::from(loss) * rows.len() as f64;
@@ -234,7 +238,7 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(Error::Diverged { step: self.optimizer.done + 1, loss });
         }
-        let rate = self.settings.lr * linear_rate(self.optimizer.done, self.total(), self.settings.warmup);
+        let rate = self.schedule.lr * linear_rate(self.optimizer.done, self.total(), self.settings.warmup);
         method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
         Ok(loss)
     }
@@ -254,7 +258,7 @@ impl<'a> Trainer<'a> {
 
     fn rates(&self) -> Rates {
         let config = self.engine.config();
-        if self.progress.epoch < self.settings.dropout_after {
+        if self.progress.epoch < self.settings.dropout_after(self.schedule.epochs) {
             return Rates::default();
         }
         match self.settings.dropout {
@@ -294,7 +298,7 @@ fn add(a: Option<Tensor>, b: Option<Tensor>) -> candle_core::Result<Option<Tenso
 /// # Errors
 /// A tensor operation fails.
 pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> candle_core::Result<Tensor> {
-    let device: &Device = logits.device();
+    let device = logits.device();
     let value = |target: &Target| match target {
         Target::Value(value) => *value as f32,
         Target::Class(class) => *class as f32,

@@ -10,6 +10,7 @@ mod hub;
 mod metric;
 mod run;
 mod serve;
+mod settings;
 mod sora;
 mod steps;
 

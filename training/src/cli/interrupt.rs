@@ -1,6 +1,6 @@
 //! Ctrl-C: the run ends after its current step, and the user is told how to continue it.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -14,7 +14,7 @@ pub(super) const EXIT_CODE: u8 = 130;
 pub(super) fn flag() -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        let io = |source| Error::Io { path: PathBuf::from("signals"), source };
+        let io = |source| Error::io(Path::new("signals"))(source);
         // This is registered first, so that it does not see the flag that the same signal sets.
         signal_hook::flag::register_conditional_shutdown(signal, EXIT_CODE.into(), Arc::clone(&stop)).map_err(io)?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(io)?;

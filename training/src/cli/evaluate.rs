@@ -1,0 +1,134 @@
+//! `polyrank-train evaluate`: prints an adapter's metrics.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::logging::printable;
+use polyrank::params::{DeviceName, Precision};
+use polyrank::text::records::ColumnNames;
+use polyrank_training::data::{DataOptions, HoldOut, TaskData};
+use polyrank_training::error::Error;
+use polyrank_training::evaluate;
+use polyrank_training::run::{Facts, Folders};
+use polyrank_training::settings::VALIDATION_SPLIT;
+
+use super::{open, print, tell, tell_of};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment
+  polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test --json
+  polyrank-train evaluate --adapter adapters/stars --data more.csv --text-column review --label-column stars";
+
+#[derive(Debug, Args)]
+pub(super) struct EvaluateArgs {
+    /// The base: a folder, a hub id or default.
+    #[arg(long, value_name = "M", default_value = "default")]
+    model_id: String,
+    /// The adapter's folder.
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// Folder with the task's data, or one file; without train.* and labels.txt, labels are read by the adapter's labels.
+    #[arg(long, value_name = "PATH", help_heading = "Data")]
+    data: PathBuf,
+    /// Split to evaluate on: validation, test, train, or the name of another file.
+    #[arg(long, default_value = "validation", help_heading = "Data")]
+    split: String,
+    /// Name of the task, which decides the metric [default: as in the adapter's run, else the folder's name].
+    #[arg(long, help_heading = "Data")]
+    task: Option<String>,
+    /// Column of the labels [default: as in the adapter's run, else label].
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    label_column: Option<String>,
+    /// Column of the texts [default: as in the adapter's run, else sentence, sentence1 or text].
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    text_column: Option<String>,
+    /// Column of the second texts [default: as in the adapter's run, else sentence2 or text_pair].
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    text_pair_column: Option<String>,
+    /// Maximum number of tokens of a text [default: the base's maximum, as in serving].
+    #[arg(long, help_heading = "Data")]
+    max_length: Option<usize>,
+    /// Share of train that was held out, if there is no validation file [default: as in the adapter's run].
+    #[arg(long, help_heading = "Data")]
+    validation_split: Option<f64>,
+    /// Random seed that chose the held-out rows [default: as in the adapter's run].
+    #[arg(long, help_heading = "Data")]
+    seed: Option<u64>,
+    /// Folder of the adapter's run [default: run in the adapter's folder].
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    run_dir: Option<PathBuf>,
+    /// Where to compute: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu", help_heading = "Device")]
+    device: DeviceName,
+    /// Precision of the base's matrix products.
+    #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = "Device")]
+    dtype: Precision,
+    /// Print the JSON on one line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
+    let engine = open(&args.model_id, args.device, args.dtype)?.engine;
+    let adapter = engine.load_adapter(&args.adapter)?;
+    if adapter.info.problem_type == Some(ProblemType::MultiLabelClassification) {
+        let reason = "an adapter for several labels a text cannot be evaluated, because a row of data has one label";
+        return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
+    }
+    let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
+    let facts = Facts::of_adapter(&run)?;
+    let data = data_of(args, &adapter, &run, facts.as_ref())?;
+    tell_of(&data);
+    let result = evaluate::evaluate(&engine, adapter, &data, &args.split, args.max_length)?;
+    result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
+    let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
+    print(&text.map_err(|error| Error::Settings(error.to_string()))?)
+}
+
+/// The data to evaluate on, read as the adapter's run read its own.
+fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Facts>) -> Result<TaskData, Error> {
+    let of_run = facts.and_then(|facts| facts.held_out);
+    let by_hand = args.validation_split.is_some() || args.seed.is_some();
+    let hold_out = (by_hand || of_run.is_some()).then(|| HoldOut {
+        share: args.validation_split.or(of_run.map(|of_run| of_run.share)).unwrap_or(VALIDATION_SPLIT),
+        seed: args.seed.or(of_run.map(|of_run| of_run.seed)).unwrap_or(0),
+    });
+    let columns = facts.map(|facts| facts.columns.clone()).unwrap_or_default();
+    let options = DataOptions {
+        task: args.task.clone().or(facts.map(|facts| facts.task.clone())),
+        // For `transformers`, too, an adapter with one output and no problem type is a regression.
+        problem: adapter.info.problem_type.or((adapter.info.labels.len() == 1).then_some(ProblemType::Regression)),
+        hold_out,
+        columns: ColumnNames {
+            label: args.label_column.clone().or(columns.label),
+            text: args.text_column.clone().or(columns.text),
+            pair: args.text_pair_column.clone().or(columns.pair),
+        },
+        labels: Some(adapter.info.labels.clone()),
+    };
+    let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
+        return Ok(TaskData::load(&args.data, &options)?);
+    };
+    if args.data.is_file() {
+        // The file may be the one that the run trained on, or one with other rows.
+        return match TaskData::load(&args.data, &options) {
+            Ok(data) if facts.held_out_of(&data) => Ok(data),
+            _ => {
+                let data = TaskData::load(&args.data, &DataOptions { hold_out: None, ..options })?;
+                tell(format_args!(
+                    "{}: the adapter's run did not hold out a share of these rows; all of them are evaluated",
+                    args.data.display()
+                ));
+                Ok(data)
+            }
+        };
+    }
+    let data = TaskData::load(&args.data, &options)?;
+    if data.held_out.is_some() && matches!(&*args.split, "train" | "validation") {
+        facts.check_held_out(run, &data)?;
+    }
+    Ok(data)
+}

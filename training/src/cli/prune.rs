@@ -1,0 +1,43 @@
+//! `polyrank-train prune`: writes a checkpoint as an adapter.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use clap::Args;
+use polyrank::base;
+use polyrank::engine::Engine;
+use polyrank_training::error::Error;
+use polyrank_training::run;
+
+use super::{Base, export};
+
+#[derive(Debug, Args)]
+pub(super) struct PruneArgs {
+    /// The folder checkpoint-N of a run.
+    checkpoint: PathBuf,
+    /// The base, if it is no longer where the run found it.
+    #[arg(long, value_name = "M")]
+    model_id: Option<String>,
+    /// Folder to write the adapter to; it must be empty or absent.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+/// Runs the command.
+pub(super) fn prune(args: &PruneArgs) -> Result<(), Error> {
+    // The parent of a path such as `.` is known only from the absolute path.
+    let checkpoint = args.checkpoint.canonicalize().unwrap_or_else(|_| args.checkpoint.clone());
+    let run = checkpoint.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let (mut settings, facts) = run::recorded(&run)?;
+    if let Some(model_id) = &args.model_id {
+        settings.model_id.clone_from(model_id);
+    }
+    if args.output.is_dir() && fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::Settings(format!("{} is not empty", args.output.display())));
+    }
+    let dir = base::ensure(&settings.model_id)?;
+    let engine = Engine::open(&dir, &Device::Cpu)?;
+    facts.check_base(&run, engine.base_fingerprint())?;
+    export(&Base { dir, engine }, &settings, &facts, &checkpoint, &args.output)
+}

@@ -1,0 +1,97 @@
+//! The limits of settings that do not depend on the data or the base.
+
+use std::fmt::Display;
+
+use super::Settings;
+use crate::error::Error;
+use crate::method::sora::GateRule;
+
+/// The largest count: products of counts do not overflow.
+const MOST: usize = u32::MAX as usize;
+
+/// The largest whole number in TOML, in which a run's settings are stored.
+const LARGEST_SEED: u64 = i64::MAX as u64;
+
+impl Settings {
+    /// Checks the values that do not depend on the data or the base. The value of a default is not checked.
+    ///
+    /// # Errors
+    /// A value is invalid, or settings contradict each other.
+    pub fn check(&self) -> Result<(), Error> {
+        let counts = [
+            ("--rank", Some(self.rank)),
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            ("--max-length", self.max_length),
+        ];
+        for (flag, count) in given(counts) {
+            if !(1..=MOST).contains(&count) {
+                return wrong(flag, if count == 0 { "1 or more".into() } else { format!("at most {MOST}") }, count);
+            }
+        }
+        if let Some(epochs) = self.dropout_after.filter(|epochs| *epochs > MOST) {
+            return wrong("--dropout-after", format_args!("at most {MOST}"), epochs);
+        }
+        if self.seed > LARGEST_SEED {
+            return wrong("--seed", format_args!("at most {LARGEST_SEED}"), self.seed);
+        }
+        for (flag, size) in given([("--lr", self.lr), ("--alpha", Some(self.alpha)), ("--clip", Some(self.clip))]) {
+            if !(size > 0.0 && size.is_finite()) {
+                return wrong(flag, "a positive number", size);
+            }
+        }
+        let sizes = [
+            ("--weight-decay", Some(self.weight_decay)),
+            ("--sparse-lambda", self.sparse_lambda),
+            ("--xi", self.xi),
+            ("--lambda", self.lambda),
+            ("--gate-lr", self.gate_lr),
+        ];
+        for (flag, size) in given(sizes) {
+            if !(size >= 0.0 && size.is_finite()) {
+                return wrong(flag, "0 or a positive number", size);
+            }
+        }
+        self.check_threshold()?;
+        match (self.dropout, self.warmup) {
+            (Some(p), _) if !(0.0..1.0).contains(&p) => wrong("--dropout", "0 or more and below 1", p),
+            (_, warmup) if !(0.0..=1.0).contains(&warmup) => wrong("--warmup", "from 0 to 1", warmup),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the three settings of which one gives the threshold.
+    fn check_threshold(&self) -> Result<(), Error> {
+        let thresholds = [("--target-ratio", self.target_ratio), ("--xi", self.xi), ("--lambda", self.lambda)];
+        let found: Vec<&str> = given(thresholds).map(|(flag, _)| flag).collect();
+        if found.len() > 1 {
+            return wrong("threshold", "one of --target-ratio, --xi and --lambda", found.join(" and "));
+        }
+        match (self.target_ratio, &*found) {
+            (Some(ratio), _) if !(ratio > 0.0 && ratio <= 1.0) => {
+                wrong("--target-ratio", "above 0 and at most 1", ratio)
+            }
+            (None, [flag]) if self.gate == Some(GateRule::Adaptive) => {
+                wrong("--gate adaptive", "--target-ratio, which says how many ranks to keep", flag)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks that `rank` is at most `most`.
+pub(super) fn rank_at_most(most: usize, rank: usize) -> Result<(), Error> {
+    if rank > most {
+        return wrong("--rank", format_args!("at most {most}, the smaller side of the adapted linears"), rank);
+    }
+    Ok(())
+}
+
+/// Those of `values` that are not left to their defaults.
+fn given<T, const N: usize>(values: [(&'static str, Option<T>); N]) -> impl Iterator<Item = (&'static str, T)> {
+    values.into_iter().filter_map(|(flag, value)| Some((flag, value?)))
+}
+
+fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
+    Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
+}

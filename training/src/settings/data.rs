@@ -1,0 +1,52 @@
+//! The settings of how a task's data is read.
+
+use clap::Args;
+use polyrank::adapter::ProblemType;
+use polyrank::text::records::ColumnNames;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{DataOptions, HoldOut};
+
+/// The default share of the training rows that is held out.
+pub const VALIDATION_SPLIT: f64 = 0.1;
+
+/// How a task's data is read for a run. What was read is stored with the run's facts.
+#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
+pub struct DataSettings {
+    /// Name of the task, which decides the metric [default: the folder's name].
+    #[arg(long, env = "POLYRANK_TRAIN_TASK", help_heading = "Data")]
+    pub task: Option<String>,
+    /// Column of the labels [default: label].
+    #[arg(long, env = "POLYRANK_TRAIN_LABEL_COLUMN", value_name = "NAME", help_heading = "Data")]
+    pub label_column: Option<String>,
+    /// Column of the texts [default: sentence, sentence1 or text]; with this flag, second texts need --text-pair-column.
+    #[arg(long, env = "POLYRANK_TRAIN_TEXT_COLUMN", value_name = "NAME", help_heading = "Data")]
+    pub text_column: Option<String>,
+    /// Column of the second texts [default: sentence2 or text_pair].
+    #[arg(long, env = "POLYRANK_TRAIN_TEXT_PAIR_COLUMN", value_name = "NAME", help_heading = "Data")]
+    pub text_pair_column: Option<String>,
+    /// What the labels mean; several labels a text cannot be trained yet [default: decided by the labels].
+    #[arg(long, env = "POLYRANK_TRAIN_PROBLEM_TYPE", value_enum, help_heading = "Data")]
+    pub problem_type: Option<ProblemType>,
+    /// Share of train to hold out if there is no validation file.
+    #[arg(long, env = "POLYRANK_TRAIN_VALIDATION_SPLIT", default_value_t = VALIDATION_SPLIT, help_heading = "Data")]
+    pub validation_split: f64,
+}
+
+impl DataSettings {
+    /// The options for reading the data of a run with the random seed `seed`.
+    #[must_use]
+    pub fn options(&self, seed: u64) -> DataOptions {
+        DataOptions {
+            task: self.task.clone(),
+            problem: self.problem_type,
+            hold_out: Some(HoldOut { share: self.validation_split, seed }),
+            columns: ColumnNames {
+                label: self.label_column.clone(),
+                text: self.text_column.clone(),
+                pair: self.text_pair_column.clone(),
+            },
+            labels: None,
+        }
+    }
+}

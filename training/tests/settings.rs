@@ -1,0 +1,189 @@
+//! Settings of `polyrank-train train` in layers: flags, environment variables, the file of `--config`, defaults; and as a run stores them.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::base_dir;
+use super::run::{data, fine, read, refused, train};
+
+/// The settings of a run as version 0.1.0 stored them before they had environment variables.
+const STORED: &str = r#"rank = 6
+alpha = 16.0
+target_modules = []
+gate = "adaptive"
+target_ratio = 0.65
+sparse_lambda = 0.0
+epochs = 1
+batch_size = 8
+lr = 0.0015
+warmup = 0.06
+weight_decay = 0.01
+clip = 1.0
+dropout_after = 0
+dtype = "f32"
+max_length = 64
+seed = 3
+"#;
+
+fn stored(output: &Path) -> String {
+    String::from_utf8(read(&output.join("run/config.toml"))).unwrap()
+}
+
+/// `train` with these flags, environment variables and file. It ends before the data is read, which does not exist.
+fn told(flags: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> String {
+    let room = TempDir::new().unwrap();
+    let path = room.path().join("settings.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    command.args(["train", "--data", "/nowhere/at/all", "--output", "/nowhere/else"]).args(flags);
+    command.envs(variables.iter().copied());
+    if let Some(content) = file {
+        std::fs::write(&path, content).unwrap();
+        command.arg("--config").arg(&path);
+    }
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// An invalid value shows which layer won.
+#[test]
+fn flags_override_variables_which_override_the_file() {
+    let variable = [("POLYRANK_TRAIN_WARMUP", "4")];
+    let file = Some("warmup = 5");
+    let found = |told: String| told.trim().rsplit(' ').next().unwrap().to_owned();
+    assert_eq!(found(told(&["--warmup", "3"], &variable, file)), "3");
+    assert_eq!(found(told(&[], &variable, file)), "4");
+    assert_eq!(found(told(&[], &[], file)), "5");
+    assert!(told(&[], &[], None).contains("no such folder"));
+    assert!(
+        told(&["--warmup", "0"], &variable, file).contains("no such folder"),
+        "only the value that counts is checked"
+    );
+    // A setting with another value as a default, given by a flag.
+    assert!(told(&["--warmup", "0.06"], &variable, file).contains("no such folder"));
+    let rank = told(&[], &[("POLYRANK_TRAIN_RANK", "six")], Some("rank = 8"));
+    assert!(rank.contains("'six'") && rank.contains("--rank"), "{rank}");
+}
+
+#[test]
+fn run_has_the_settings_of_all_layers() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (config, output) = (room.path().join("settings.toml"), room.path().join("adapter"));
+    // `--rank`, `--seed` and `--batch-size` are flags. A whole number may stand for one with a fraction.
+    let file = "rank = 2\nalpha = 12\nepochs = 4\nlr = 1e-3\ntarget_modules = [\"query\", \"key\"]\ntask = \"t\"\n";
+    std::fs::write(&config, file).unwrap();
+    let flags = ["--config", config.to_str().unwrap(), "--epochs", "1"];
+    fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &flags));
+    let expected = STORED
+        .replace("alpha = 16.0", "alpha = 12.0")
+        .replace("lr = 0.0015", "lr = 0.001")
+        .replace("[]", "[\"query\", \"key\"]");
+    assert_eq!(stored(&output), format!("method = \"sora\"\nmodel_id = {:?}\n{expected}", base_dir()));
+    let facts: serde_json::Value = serde_json::from_slice(&read(&output.join("run/task.json"))).unwrap();
+    assert_eq!(facts["task"], "t");
+}
+
+#[test]
+fn file_with_an_unknown_key_or_a_wrong_type_is_refused_by_name() {
+    let all = "expected one of method, model_id, rank, alpha, target_modules, gate, target_ratio, xi, lambda, sparse_lambda, \
+               epochs, batch_size, lr, gate_lr, warmup, weight_decay, clip, dropout, dropout_after, dtype, max_length, seed, \
+               task, label_column, text_column, text_pair_column, problem_type, validation_split";
+    let unknown = format!("unknown setting ranks; {all}");
+    for (file, words) in [
+        ("epochs = 3\nranks = 8", &*unknown),
+        // Paths are flags only.
+        ("data = \"tasks\"", "unknown setting data; expected one of method"),
+        ("[train]\nrank = 8", "unknown setting train; expected one of method"),
+        ("rank = \"eight\"", "rank: invalid type: string \"eight\", expected usize"),
+        ("rank = \"8\"", "rank: invalid type: string \"8\", expected usize"),
+        ("rank = 1.5", "rank: invalid type: floating point `1.5`, expected usize"),
+        ("epochs = -1", "epochs: invalid value: integer `-1`, expected usize"),
+        ("lr = true", "lr: invalid type: boolean `true`, expected f64"),
+        ("model_id = 1", "model_id: invalid type: integer `1`, expected a string"),
+        ("target_modules = \"query\"", "target_modules: invalid type: string \"query\", expected a sequence"),
+        ("target_modules = [\"query\", 1]", "target_modules[1]: invalid type: integer `1`, expected a string"),
+        ("method = \"dora\"", "method: unknown variant `dora`, expected `sora` or `lora`"),
+        ("dtype = \"f16\"", "dtype: unknown variant `f16`, expected one of `f32`, `bf16`, `int8`"),
+        ("validation_split = \"a\"", "validation_split: invalid type: string \"a\", expected f64"),
+        ("rank = 8\nrank = 9", "line 2: duplicate key"),
+        ("rank 8", "line 1: "),
+    ] {
+        let told = told(&[], &[], Some(file));
+        assert!(told.contains(&format!("settings.toml: {words}")), "expected {words:?} in {told}");
+    }
+    let missing = ["--config", "/nowhere/settings.toml"];
+    assert!(told(&missing, &[], None).contains("/nowhere/settings.toml: "));
+}
+
+#[test]
+fn flag_replaces_any_threshold_of_the_file() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (config, output) = (room.path().join("settings.toml"), room.path().join("adapter"));
+    std::fs::write(&config, "target_ratio = 0.5\ngate = \"authors\"").unwrap();
+    let flags = ["--config", config.to_str().unwrap(), "--xi", "1e-3", "--epochs", "1"];
+    fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &flags));
+    let expected = STORED
+        .replace("adaptive", "authors")
+        .replace("target_ratio = 0.65", "xi = 0.001")
+        .replace("sparse_lambda = 0.0", "sparse_lambda = 10.0");
+    assert_eq!(stored(&output), format!("method = \"sora\"\nmodel_id = {:?}\n{expected}", base_dir()));
+    let two = told(&[], &[], Some("xi = 0.1\nlambda = 5"));
+    assert!(two.contains("expected one of --target-ratio, --xi and --lambda, found --xi and --lambda"), "{two}");
+    let wrong = told(&[], &[("POLYRANK_TRAIN_GATE", "adaptive")], Some("xi = 0.1"));
+    assert!(wrong.contains("--gate adaptive: expected --target-ratio"), "{wrong}");
+}
+
+#[test]
+fn settings_of_gates_are_ignored_without_gates_unless_a_flag_gives_them() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (config, output) = (room.path().join("settings.toml"), room.path().join("adapter"));
+    std::fs::write(&config, "method = \"lora\"\nxi = 0.5\ngate_lr = 0.1\nsparse_lambda = 3").unwrap();
+    let flags = ["--config", config.to_str().unwrap(), "--epochs", "1"];
+    fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &flags));
+    let found = stored(&output);
+    assert!(!["xi", "gate_lr", "target_ratio"].iter().any(|name| found.contains(&format!("\n{name} "))), "{found}");
+    assert!(found.contains("\nsparse_lambda = 0.0\n"), "{found}");
+    let by_flag = told(&["--gate-lr", "0.1"], &[], Some("method = \"lora\""));
+    assert!(by_flag.contains("--gate-lr: expected with the method sora, found lora"), "{by_flag}");
+    let by_variable = told(&["--method", "lora"], &[("POLYRANK_TRAIN_GATE_LR", "0.1")], None);
+    assert!(by_variable.contains("no such folder"), "{by_variable}");
+}
+
+/// A run that an older version began continues: its settings are read, and are those of the same command today.
+#[test]
+fn run_of_an_older_version_continues() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "1"]));
+    let today = format!("method = \"sora\"\nmodel_id = {:?}\n{STORED}", base_dir());
+    assert_eq!(stored(&output), today);
+    fine(&train(from, to, &["--epochs", "1", "--resume"]));
+    // Before late dropout and precisions, these two settings were not stored.
+    let older = today.replace("dropout_after = 0\n", "").replace("dtype = \"f32\"\n", "");
+    std::fs::write(output.join("run/config.toml"), older).unwrap();
+    fine(&train(from, to, &["--epochs", "1", "--resume"]));
+    refused(
+        &train(from, to, &["--epochs", "1", "--resume", "--dropout-after", "1"]),
+        1,
+        "started with dropout_after = 0",
+    );
+}
+
+#[test]
+fn numbers_that_are_too_large_are_refused() {
+    for (flag, most) in [
+        ("--rank", "4294967295"),
+        ("--epochs", "4294967295"),
+        ("--batch-size", "4294967295"),
+        ("--max-length", "4294967295"),
+        ("--dropout-after", "4294967295"),
+        ("--seed", "9223372036854775807"),
+    ] {
+        let told = told(&[flag, "18446744073709551615"], &[], Some("alpha = 2"));
+        let expected = format!("{flag}: expected at most {most}, found 18446744073709551615");
+        assert!(told.contains(&expected), "{told}");
+    }
+}
