@@ -40,6 +40,7 @@ Examples:
 RUST_LOG chooses what is logged, for example RUST_LOG=polyrank=debug.";
 
 pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
+    args.config.check_exposure(&args.hostname)?;
     let engine = Arc::new(args.base.open()?);
     let config = Config { model_id: args.base.model_id, ..args.config };
     let address = (args.hostname, args.port);

@@ -3,6 +3,7 @@
 //! [`run`] takes everything that it needs as arguments: a listener, an [`App`], and a future whose end shuts it down. Tests start it
 //! on port 0.
 
+mod adapters;
 mod app;
 mod auth;
 mod body;
