@@ -17,7 +17,7 @@ use super::{Expected, RegistryError};
 /// A caller that waits for a pin.
 pub(super) type Waiter = oneshot::Sender<Result<Pin, RegistryError>>;
 
-/// A caller that waits for the end of a `PUT` or `DELETE`.
+/// A caller that waits for the end of an [`Order`].
 pub(super) type Reply = oneshot::Sender<Result<Status, RegistryError>>;
 
 /// One name. An entry exists while its adapter is in service, was taken out of service by a request, failed a moment ago, or while
@@ -64,7 +64,7 @@ pub(super) struct Problem {
     pub(super) reason: String,
 }
 
-/// A request to change what is in service.
+/// A request to change or describe what is in service.
 pub(super) struct Order {
     pub(super) kind: OrderKind,
     pub(super) expected: Option<Expected>,
@@ -78,6 +78,8 @@ pub(super) enum OrderKind {
     Put(PathBuf),
     /// Serve the adapter no more, although it is not in memory and may not even exist.
     Delete,
+    /// Tell the status of an adapter that is not in memory, if its folder is still there.
+    Describe,
 }
 
 /// Why a job reads an adapter's folder.

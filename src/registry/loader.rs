@@ -188,7 +188,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
 fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, RegistryError> {
     let place = shared.place(name, &work.folder);
     match &work.purpose {
-        Purpose::Order(Order { kind: OrderKind::Delete, .. }) => return place.find().map(|_| Outcome::Exists),
+        Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => {
+            return place.find().map(|_| Outcome::Exists);
+        }
         Purpose::Look => {
             if let Some(outcome) = seen(shared, work) {
                 return Ok(outcome);

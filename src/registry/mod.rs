@@ -271,15 +271,19 @@ impl Registry {
         self.shared.with(|state| state.statuses())
     }
 
-    /// The status of one adapter. An adapter that was never loaded, or is not in memory, is loaded.
+    /// The status of one adapter. An adapter that was never loaded is loaded.
     ///
     /// # Errors
     /// As for [`Registry::pin`].
     pub async fn describe(self: &Arc<Self>, name: &str) -> Result<Status, RegistryError> {
-        let known = self.shared.with(|state| state.status(name).filter(|status| status.tier == Tier::Memory));
-        if let Some(status) = known {
-            self.ready()?;
-            return Ok(status);
+        let known = self.shared.with(|state| state.status(name).filter(|status| status.generation.is_some()));
+        match known {
+            Some(status) if status.tier == Tier::Memory => {
+                self.ready()?;
+                return Ok(status);
+            }
+            Some(_) => return self.order(name, OrderKind::Describe, None).await,
+            None => {}
         }
         let _pin = self.pin(name).await?;
         let status = self.shared.with(|state| state.status(name));

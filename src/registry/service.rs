@@ -104,7 +104,7 @@ impl State {
                 Room::Now(_) | Room::Later(_) if self.has_place(bytes) => {
                     self.entry(&name).parked = true;
                     self.claims.push_back(claim);
-                    return;
+                    return self.admit(now);
                 }
                 Room::Now(_) | Room::Later(_) => self.busy(&claim),
             }
@@ -238,6 +238,9 @@ impl State {
             Purpose::Order(order) => {
                 let counts = matches!(order.kind, OrderKind::Put(_)) && !matches!(error, RegistryError::Stale { .. });
                 self.counters.failed_loads += u64::from(counts);
+                if matches!((&order.kind, &error), (OrderKind::Describe, RegistryError::NotFound { .. })) {
+                    self.retire(name);
+                }
                 self.effects.push(Effect::Reply(order.reply, Box::new(Err(error))));
             }
             Purpose::Look => self.refuse(name, stamp, error, now),
@@ -304,8 +307,8 @@ impl State {
         self.effects.push(Effect::Reply(order.reply, Box::new(Ok(status))));
     }
 
-    /// Answers a `PUT` with the adapter's status.
-    fn reply(&mut self, name: &str, reply: Reply) {
+    /// Answers an order with the adapter's status.
+    pub(super) fn reply(&mut self, name: &str, reply: Reply) {
         let status = self.status(name).ok_or_else(|| missing(name));
         self.effects.push(Effect::Reply(reply, Box::new(status)));
     }

@@ -27,8 +27,8 @@ pub(super) const FAILED_FOR: Duration = Duration::from_secs(1);
 /// The maximum number of requests that wait for one adapter.
 const MOST_WAITERS: usize = 1024;
 
-/// The maximum number of `PUT` and `DELETE` requests that wait for one adapter.
-const MOST_ORDERS: usize = 16;
+/// The maximum number of orders that wait for one adapter.
+const MOST_ORDERS: usize = 64;
 
 /// The maximum number of jobs for the loader.
 const MOST_QUEUED: usize = 8192;
@@ -43,7 +43,7 @@ const SWEEP_TICKS: usize = 40;
 pub(super) enum Effect {
     /// Answers a caller that waits for a pin.
     Answer(Waiter, Result<Taken, RegistryError>),
-    /// Answers a `PUT` or `DELETE`.
+    /// Answers an order.
     Reply(Reply, Box<Result<Status, RegistryError>>),
     /// Queues a job of this name.
     Run(Arc<str>),
@@ -146,7 +146,7 @@ impl State {
         Ok(Asked::Wait(answer))
     }
 
-    /// Puts another version into service, or takes one out, once the jobs before it are done.
+    /// Carries out an order once the jobs before it are done.
     pub(super) fn order(&mut self, name: &str, order: Order, now: Instant) {
         let fits = match self.admissible(name) {
             Ok(()) => {
@@ -270,7 +270,10 @@ impl State {
             Ok(Outcome::Unknown) => {}
             Ok(Outcome::Exists) => {
                 if let Purpose::Order(order) = purpose {
-                    self.withdraw(name, order, now);
+                    match order.kind {
+                        OrderKind::Describe => self.reply(name, order.reply),
+                        OrderKind::Delete | OrderKind::Put(_) => self.withdraw(name, order, now),
+                    }
                 }
             }
             Ok(looked) => self.looked(name, looked, now),
