@@ -611,6 +611,41 @@ fn eviction_is_fair_to_a_rare_adapter() {
     assert_eq!(world.registry.counters().failed_loads, 0);
 }
 
+/// With more adapters than may wait in memory for their turn, all get one.
+#[test]
+fn eviction_is_fair_to_many_adapters() {
+    let names = ["a", "b", "c", "d", "e"];
+    let adapters = names.map(|name| (name, "10"));
+    let world = World::with(10, &adapters, |settings| settings.room_wait = Duration::from_secs(20));
+    thread::scope(|scope| {
+        for name in names {
+            let registry = &world.registry;
+            scope.spawn(move || {
+                let next = || registry.get(name).unwrap();
+                let mut pin = next();
+                let first = Instant::now();
+                // Each overlaps its pins, as a busy adapter's requests do, and asks for three turns.
+                let mut turns = 1;
+                while turns < 3 {
+                    assert!(first.elapsed() < Duration::from_secs(60), "{name} starves");
+                    thread::sleep(Duration::from_millis(5));
+                    match registry.pinned(name) {
+                        Some(overlapping) => pin = overlapping,
+                        None => {
+                            drop(pin);
+                            pin = next();
+                            turns += 1;
+                        }
+                    }
+                }
+                drop(pin);
+            });
+        }
+    });
+    assert!(world.registry.bytes() <= 40);
+    assert_eq!(world.registry.counters().failed_loads, 0);
+}
+
 #[test]
 fn swap_needs_no_room_for_both_versions() {
     let world = World::with(12, &[("a", "10")], |settings| settings.room_wait = Duration::from_secs(20));

@@ -355,7 +355,7 @@ fn reports_its_settings_and_adapters() {
     assert_eq!(
         of("plain"),
         &json!({"name": "plain", "tier": "disk", "pinned": false, "requests": 0, "generation": null, "bytes": null,
-        "ranks": {"query": [4, 4, 4], "key": [0, 0, 0], "value": [4, 4, 4], "attention.output": [0, 0, 0],
+        "ranks": {"query": [4, 4, 4], "key": [0, 0, 0], "value": [4, 4, 4], "attention output": [0, 0, 0],
                   "intermediate": [4, 4, 4], "output": [0, 0, 0]},
         "labels": ["LABEL_0", "LABEL_1"], "first_active_site": {"layer": 0, "module": "attention.self.query"},
         "problem": null, "warning": null})

@@ -35,8 +35,10 @@ pub(super) struct Entry {
     pub(super) orders: VecDeque<Order>,
     /// Since when a job for this name is in the loader's queue or runs. There is one at most.
     pub(super) queued: Option<Instant>,
-    /// Whether a version of it has been read and waits for room in memory.
+    /// Whether a version of it has been read and waits for room in memory. No job begins meanwhile.
     pub(super) parked: bool,
+    /// Since when it had waited, where it waited for a place among the claims and is read for it now.
+    pub(super) recalled: Option<Instant>,
     /// The last failed load, which answers requests for a moment.
     pub(super) failed: Option<(Instant, RegistryError)>,
     /// Why the files on disk are not served.
@@ -54,7 +56,7 @@ pub(super) struct Version {
     pub(super) key: Key,
     pub(super) digest: [u8; 32],
     pub(super) stamp: Stamp,
-    pub(super) facts: Facts,
+    pub(super) facts: Arc<Facts>,
     pub(super) requests: Arc<AtomicU64>,
 }
 
@@ -142,6 +144,7 @@ impl Entry {
             orders: VecDeque::new(),
             queued: None,
             parked: false,
+            recalled: None,
             failed: None,
             problem: None,
             change: None,

@@ -268,7 +268,9 @@ impl Registry {
     /// The statuses of all adapters in service, in order of name. Does not touch the disk.
     #[must_use]
     pub fn statuses(&self) -> Vec<Status> {
-        self.shared.with(|state| state.statuses())
+        let mut statuses: Vec<_> = self.shared.with(|state| state.snapshots()).into_iter().map(Status::from).collect();
+        statuses.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        statuses
     }
 
     /// The status of one adapter. An adapter that was never loaded is loaded.
@@ -276,18 +278,18 @@ impl Registry {
     /// # Errors
     /// As for [`Registry::pin`].
     pub async fn describe(self: &Arc<Self>, name: &str) -> Result<Status, RegistryError> {
-        let known = self.shared.with(|state| state.status(name).filter(|status| status.generation.is_some()));
+        let known = self.shared.with(|state| state.snapshot(name).filter(|known| known.generation.is_some()));
         match known {
-            Some(status) if status.tier == Tier::Memory => {
+            Some(snapshot) if snapshot.resident => {
                 self.ready()?;
-                return Ok(status);
+                return Ok(snapshot.into());
             }
             Some(_) => return self.order(name, OrderKind::Describe, None).await,
             None => {}
         }
         let _pin = self.pin(name).await?;
-        let status = self.shared.with(|state| state.status(name));
-        status.ok_or_else(|| RegistryError::NotFound { name: name.into() })
+        let snapshot = self.shared.with(|state| state.snapshot(name));
+        snapshot.map(Status::from).ok_or_else(|| RegistryError::NotFound { name: name.into() })
     }
 
     /// Whether the adapters' folder was there at the last look.

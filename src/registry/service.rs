@@ -2,21 +2,21 @@
 //!
 //! A version that was read is offered here. If it does not fit into memory because adapters in use hold their room, it waits in a
 //! line. Its turn is certain: once it has waited for [`PATIENCE`], the least recently used adapters that would make room for it get no
-//! new pins. Their requests wait until the version has come in, and then wait in the same line.
+//! new pins. Their requests wait until the version has come in, and then wait in the same line. The line is short, because its
+//! versions are in memory beside the budget; further adapters wait outside of it, in order, and are read when they get a place.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::RegistryError;
 use super::entry::{Found, Order, OrderKind, Problem, Purpose, Reply, Version};
 use super::event::Event;
 use super::residents::{Key, Room};
 use super::stamp::Stamp;
 use super::state::{Effect, FAILED_FOR, State, missing};
-use super::status::{Facts, Status};
+use super::status::{Facts, Status, Tier};
+use super::{RegistryError, Updates};
 use crate::adapter::Adapter;
-use crate::registry::Updates;
 
 /// A version that has waited this long for room gets it: adapters in use get no new pins then.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The maximum number of versions that wait for room. They are in memory already, beside the budget, and have at most half of its
 /// bytes, unless there is only one.
 const MOST_PARKED: usize = 8;
+
+/// The maximum number of adapters that wait for a place in the line.
+const MOST_OUTSIDE: usize = 4096;
 
 /// A version that was read and needs room in memory.
 pub(super) struct Claim {
@@ -34,6 +37,9 @@ pub(super) struct Claim {
     facts: Facts,
     adapter: Arc<Adapter>,
     pub(super) purpose: Purpose,
+    /// Since when its adapter waits for room, including the time outside the line.
+    asked: Instant,
+    /// Since when it is in the line.
     since: Instant,
     /// Whether adapters in use get no new pins for its sake.
     drains: bool,
@@ -62,7 +68,8 @@ impl State {
         };
         let (facts, adapter) = (checked.facts, Arc::new(checked.adapter));
         let name = Arc::clone(name);
-        self.place(Claim { name, folder, stamp, digest, facts, adapter, purpose, since: now, drains: false }, now);
+        let (asked, since, drains) = (now, now, false);
+        self.place(Claim { name, folder, stamp, digest, facts, adapter, purpose, asked, since, drains }, now);
     }
 
     /// Why a version that was read must not come into service.
@@ -90,7 +97,9 @@ impl State {
     }
 
     /// Commits a version if there is room for it, and else puts it into the line.
-    fn place(&mut self, claim: Claim, now: Instant) {
+    fn place(&mut self, mut claim: Claim, now: Instant) {
+        let recalled = self.entry(&claim.name).recalled.take();
+        claim.asked = recalled.unwrap_or(now);
         let (bytes, budget) = (claim.facts.bytes, self.residents.budget());
         let name = String::from(&*claim.name);
         let error = if bytes > budget {
@@ -101,12 +110,21 @@ impl State {
             match self.room(&claim) {
                 Room::Now(victims) if !urgent => return self.commit(claim, victims, now),
                 Room::Never(held) => RegistryError::NoRoom { name, bytes, held, budget },
-                Room::Now(_) | Room::Later(_) if self.has_place(bytes) => {
+                // Nobody passes those who wait outside.
+                Room::Now(_) | Room::Later(_)
+                    if self.has_place(bytes) && (recalled.is_some() || self.outside.is_empty()) =>
+                {
                     self.entry(&name).parked = true;
                     self.claims.push_back(claim);
                     return self.admit(now);
                 }
-                Room::Now(_) | Room::Later(_) => self.busy(&claim),
+                Room::Now(_) | Room::Later(_)
+                    if matches!(claim.purpose, Purpose::Load) && self.outside.len() < MOST_OUTSIDE =>
+                {
+                    self.entry(&name).parked = true;
+                    return self.outside.push_back((claim.name, claim.asked));
+                }
+                Room::Now(_) | Room::Later(_) => self.busy(&claim.name, bytes),
             }
         };
         let stamp = Some(claim.stamp);
@@ -124,9 +142,42 @@ impl State {
         self.claims.is_empty() || (self.claims.len() < MOST_PARKED && parked + bytes <= self.residents.budget() / 2)
     }
 
-    fn busy(&self, claim: &Claim) -> RegistryError {
-        let (held, budget) = (self.residents.held(), self.residents.budget());
-        RegistryError::Busy { name: (&*claim.name).into(), bytes: claim.facts.bytes, held, budget }
+    fn busy(&self, name: &str, bytes: usize) -> RegistryError {
+        RegistryError::Busy { name: name.into(), bytes, held: self.residents.held(), budget: self.residents.budget() }
+    }
+
+    /// Gives the next adapter that waits outside a place in the line.
+    fn recall(&mut self, now: Instant) {
+        while let Some((name, asked)) = self.outside.pop_front() {
+            let entry = self.entry(&name);
+            entry.parked = false;
+            let wanted = entry.waiters.iter().any(|waiter| !waiter.is_closed());
+            entry.recalled = Some(asked).filter(|_| wanted);
+            self.serve(&name, now);
+            self.prune(&name, now);
+            if wanted {
+                return;
+            }
+        }
+    }
+
+    /// Ends the wait of adapters outside the line that have waited for too long, and lets one in if the line is empty.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some((name, asked)) = self.outside.front().cloned()
+            && now.saturating_duration_since(asked) >= self.room_wait
+        {
+            self.outside.pop_front();
+            let entry = self.entry(&name);
+            entry.parked = false;
+            let bytes = entry.current.as_ref().map_or(0, |version| version.facts.bytes);
+            let error = self.busy(&name, bytes);
+            self.fail(&name, Purpose::Load, None, error, now);
+            self.serve(&name, now);
+            self.prune(&name, now);
+        }
+        if self.claims.is_empty() {
+            self.recall(now);
+        }
     }
 
     /// Lets the versions in the line come in, as far as there is room.
@@ -135,10 +186,10 @@ impl State {
             let unwanted = matches!(claim.purpose, Purpose::Load)
                 && self.entry(&claim.name).waiters.iter().all(|waiter| waiter.is_closed());
             let room = self.room(&claim);
-            let waited = now.saturating_duration_since(claim.since);
+            let [waited, whole] = [claim.since, claim.asked].map(|since| now.saturating_duration_since(since));
             if let Room::Later(victims) = &room
                 && !unwanted
-                && waited < self.room_wait
+                && whole < self.room_wait
             {
                 if waited >= PATIENCE && !claim.drains {
                     self.residents.drain(victims);
@@ -153,8 +204,8 @@ impl State {
                 _ if unwanted => {}
                 Room::Now(victims) => self.commit(claim, victims, now),
                 Room::Later(_) => {
-                    let (error, stamp) = (self.busy(&claim), Some(claim.stamp));
-                    self.fail(&name, claim.purpose, stamp, error, now);
+                    let error = self.busy(&name, bytes);
+                    self.fail(&name, claim.purpose, Some(claim.stamp), error, now);
                 }
                 Room::Never(held) => {
                     let error = RegistryError::NoRoom { name: (&*name).into(), bytes, held, budget };
@@ -167,6 +218,7 @@ impl State {
             for name in drained {
                 self.serve(&name, now);
             }
+            self.recall(now);
         }
     }
 
@@ -212,7 +264,7 @@ impl State {
             None => Event::Loaded { key: key.clone(), bytes },
         }));
         let entry = self.entry(&name);
-        entry.current = Some(Version { key: key.clone(), digest, stamp, facts, requests });
+        entry.current = Some(Version { key: key.clone(), digest, stamp, facts: Arc::new(facts), requests });
         (entry.folder, entry.withdrawn) = (folder, false);
         (entry.change, entry.problem, entry.failed) = (None, None, None);
         let kept = entry.kept;
@@ -271,10 +323,13 @@ impl State {
         let Some(entry) = self.entries.get_mut(name) else { return };
         let stamp = stamp.or(entry.change.map(|(stamp, _)| stamp));
         entry.change = None;
+        if matches!(error, RegistryError::Busy { .. }) {
+            entry.problem = Some(Problem { stamp: None, reason: error.to_string() });
+        }
         // Other errors, such as files that change again or a disk that fails, may be gone at the next look.
-        if error.is_lasting() || matches!(error, RegistryError::Busy { .. }) {
+        if error.is_lasting() {
             let reason = error.to_string();
-            entry.problem = Some(Problem { stamp: stamp.filter(|_| error.is_lasting()), reason: reason.clone() });
+            entry.problem = Some(Problem { stamp, reason: reason.clone() });
             self.counters.refused_updates += u64::from(!manual);
             self.effects.push(Effect::Log(Event::Refused { name: Arc::clone(name), reason }));
         } else {
@@ -297,8 +352,8 @@ impl State {
         if let Err(error) = self.entry(name).agrees(name, order.expected) {
             return self.fail(name, Purpose::Order(order), None, error, now);
         }
-        let mut status = self.status(name).unwrap_or_else(|| Status::unknown(name));
-        status.tier = super::Tier::Disk;
+        let mut status = self.snapshot(name).map_or_else(|| Status::unknown(name), Status::from);
+        status.tier = Tier::Disk;
         self.retire(name);
         let entry = self.entry(name);
         entry.withdrawn = true;
@@ -309,7 +364,7 @@ impl State {
 
     /// Answers an order with the adapter's status.
     pub(super) fn reply(&mut self, name: &str, reply: Reply) {
-        let status = self.status(name).ok_or_else(|| missing(name));
+        let status = self.snapshot(name).map(Status::from).ok_or_else(|| missing(name));
         self.effects.push(Effect::Reply(reply, Box::new(status)));
     }
 }

@@ -66,19 +66,18 @@ impl Shared {
             };
             found.iter().map(of).collect()
         };
-        let statuses = self.with(|state| {
-            let mut statuses: BTreeMap<String, Status> =
-                state.statuses().into_iter().map(|status| (status.name.clone(), status)).collect();
-            for (name, folder) in &found {
-                if state.is_withdrawn(name) || statuses.contains_key(name) {
-                    continue;
-                }
-                let summary = summaries.get(&folder.path).and_then(|(_, summary)| summary.as_ref());
-                let status = state.status(name).unwrap_or_else(|| Status::unknown(name));
-                statuses.insert(name.clone(), status.with_summary(summary, layout));
-            }
-            statuses.into_values().collect()
+        let (served, others) = self.with(|state| {
+            let others = found.iter().filter(|(name, _)| !state.is_withdrawn(name));
+            (state.snapshots(), others.map(|found| (found, state.snapshot(&found.0))).collect::<Vec<_>>())
         });
+        let served = served.into_iter().map(|snapshot| (snapshot.name.to_string(), Status::from(snapshot)));
+        let mut statuses: BTreeMap<String, Status> = served.collect();
+        for ((name, folder), snapshot) in others {
+            let summary = summaries.get(&folder.path).and_then(|(_, summary)| summary.as_ref());
+            let status = snapshot.map_or_else(|| Status::unknown(name), Status::from);
+            statuses.entry(name.clone()).or_insert_with(|| status.with_summary(summary, layout));
+        }
+        let statuses = statuses.into_values().collect();
         *lock(&self.summaries) = summaries;
         Ok(statuses)
     }

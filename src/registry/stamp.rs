@@ -12,7 +12,7 @@ use super::files::is_absent;
 use crate::adapter::{NAMES, OpenFiles};
 
 /// A folder counts as complete once its three files have not changed for this long.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(80);
 
 /// The same for a folder in which some files are still absent, or still those of the version in service. They may be copied next.
 const QUIET_PARTIAL: Duration = Duration::from_millis(400);
@@ -88,10 +88,11 @@ impl Stamp {
 
     /// For how long these files must not have changed before they are read, if `before` is the version in service.
     pub(super) fn quiet(&self, before: Option<&Self>) -> Duration {
-        let kept = |(i, file): (usize, &Option<FileStamp>)| {
-            file.is_none() || before.is_some_and(|before| before.0[i] == *file)
+        let pending = |(i, file): (usize, &Option<FileStamp>)| match before {
+            Some(before) => before.0[i].is_some() && (file.is_none() || *file == before.0[i]),
+            None => file.is_none(),
         };
-        if self.0.iter().enumerate().any(kept) { QUIET_PARTIAL } else { QUIET }
+        if self.0.iter().enumerate().any(pending) { QUIET_PARTIAL } else { QUIET }
     }
 
     /// The time since the last change, by the system's clock. `None` if the clock cannot tell, as where the files lie on another

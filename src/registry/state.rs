@@ -17,7 +17,7 @@ use super::event::Event;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
 use super::service::Claim;
-use super::status::{Counters, Status, Tier};
+use super::status::{Counters, Snapshot, Status};
 use super::{RegistryError, Settings, Updates, files};
 use crate::adapter::Adapter;
 
@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) residents: Residents,
     /// The versions that wait for room, first come first served.
     pub(super) claims: VecDeque<Claim>,
+    /// The adapters that wait for a place among the claims, and since when. Their files are read again then.
+    pub(super) outside: VecDeque<(Arc<str>, Instant)>,
     /// The adapters' folder with all links resolved, as of the last look.
     root: Option<PathBuf>,
     pub(super) root_gone: bool,
@@ -86,6 +88,7 @@ impl State {
             entries: HashMap::new(),
             residents: Residents::new(settings.budget),
             claims: VecDeque::new(),
+            outside: VecDeque::new(),
             root: None,
             root_gone: false,
             stopped: false,
@@ -107,11 +110,11 @@ impl State {
         if self.root_gone {
             return None;
         }
-        let (name, entry) = (self.entries.get_key_value(name)?.0.clone(), self.entries.get_mut(name)?);
+        let entry = self.entries.get_mut(name)?;
         let version = entry.current.as_ref()?;
         let adapter = self.residents.take(&version.key)?;
         if !std::mem::replace(&mut entry.touched, true) {
-            self.touched.push(name);
+            self.touched.push(Arc::clone(&version.key.name));
         }
         self.counters.hits += 1;
         Some(Taken { key: version.key.clone(), adapter, requests: Arc::clone(&version.requests) })
@@ -151,9 +154,16 @@ impl State {
         let fits = match self.admissible(name) {
             Ok(()) => {
                 let entry = self.entry(name);
+                entry.orders.retain(|order| !order.reply.is_closed());
                 let waiting = entry.orders.len();
                 let full = RegistryError::TooManyWaiters { name: name.into(), limit: waiting };
-                entry.agrees(name, order.expected).and(if waiting < MOST_ORDERS { Ok(()) } else { Err(full) })
+                let known = matches!(order.kind, OrderKind::Put(_)) || !entry.withdrawn;
+                let known = if known { Ok(()) } else { Err(missing(name)) };
+                entry.agrees(name, order.expected).and(known).and(if waiting < MOST_ORDERS {
+                    Ok(())
+                } else {
+                    Err(full)
+                })
             }
             refused => refused,
         };
@@ -225,6 +235,7 @@ impl State {
     pub(super) fn begin(&mut self, name: &str, now: Instant) -> Option<Work> {
         let entry = self.entries.get_mut(name)?;
         entry.waiters.retain(|waiter| !waiter.is_closed());
+        entry.orders.retain(|order| !order.reply.is_closed());
         let resident = entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key));
         let look = std::mem::take(&mut entry.look);
         let purpose = if entry.parked || self.stopped {
@@ -308,6 +319,7 @@ impl State {
     /// Gives versions that waited long enough their room, and has the files of adapters looked at.
     pub(super) fn tick(&mut self, now: Instant) {
         self.admit(now);
+        self.expire(now);
         if self.root_gone {
             return;
         }
@@ -418,32 +430,30 @@ impl State {
 
     // What is known.
 
-    /// The status of a name, as far as it is in service or failed a moment ago; `None` if nothing is known of it.
-    pub(super) fn status(&self, name: &str) -> Option<Status> {
-        let entry = self.entries.get(name)?;
-        let mut status = Status::unknown(name);
-        status.problem = entry.problem.as_ref().map(|problem| problem.reason.clone());
-        let Some(version) = &entry.current else { return status.problem.is_some().then_some(status) };
-        if self.residents.contains(&version.key) {
-            status.tier = Tier::Memory;
+    /// What is known of a name that is in service or failed a moment ago. A status is made of it once the state is unlocked, because
+    /// that takes time.
+    pub(super) fn snapshot(&self, name: &str) -> Option<Snapshot> {
+        let (name, entry) = self.entries.get_key_value(name)?;
+        let version = entry.current.as_ref();
+        let problem = entry.problem.as_ref().map(|problem| problem.reason.clone());
+        if version.is_none() && problem.is_none() {
+            return None;
         }
-        status.pinned = self.residents.is_kept(&version.key);
-        status.requests = version.requests.load(Ordering::Relaxed);
-        status.generation = Some(version.key.generation);
-        status.ranks = Some(version.facts.ranks.clone());
-        status.bytes = Some(version.facts.bytes);
-        status.labels = Some(version.facts.labels.clone());
-        status.first_active_site = version.facts.first_active_site;
-        status.warning = version.facts.warning.clone();
-        Some(status)
+        Some(Snapshot {
+            name: Arc::clone(name),
+            resident: version.is_some_and(|version| self.residents.contains(&version.key)),
+            pinned: version.is_some_and(|version| self.residents.is_kept(&version.key)),
+            requests: version.map_or(0, |version| version.requests.load(Ordering::Relaxed)),
+            generation: entry.generation(),
+            facts: version.map(|version| Arc::clone(&version.facts)),
+            problem,
+        })
     }
 
-    /// The statuses of all adapters in service, in order of name.
-    pub(super) fn statuses(&self) -> Vec<Status> {
+    /// What is known of the adapters in service.
+    pub(super) fn snapshots(&self) -> Vec<Snapshot> {
         let served = self.entries.iter().filter(|(_, entry)| entry.current.is_some());
-        let mut statuses: Vec<_> = served.filter_map(|(name, _)| self.status(name)).collect();
-        statuses.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        statuses
+        served.filter_map(|(name, _)| self.snapshot(name)).collect()
     }
 
     /// Whether a `DELETE` took the adapter out of service.

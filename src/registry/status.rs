@@ -1,5 +1,7 @@
 //! What clients can read about an adapter, and about the registry.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::RegistryError;
@@ -72,6 +74,37 @@ impl Status {
             self.first_active_site = summary.first_active_site.map(|site| layout.named(site));
         }
         self
+    }
+}
+
+/// What the state knows about an adapter.
+pub(super) struct Snapshot {
+    pub(super) name: Arc<str>,
+    pub(super) resident: bool,
+    pub(super) pinned: bool,
+    pub(super) requests: u64,
+    pub(super) generation: Option<u64>,
+    pub(super) facts: Option<Arc<Facts>>,
+    pub(super) problem: Option<String>,
+}
+
+impl From<Snapshot> for Status {
+    fn from(snapshot: Snapshot) -> Self {
+        let Snapshot { name, resident, pinned, requests, generation, facts, problem } = snapshot;
+        let facts = facts.as_ref();
+        Self {
+            name: (*name).into(),
+            tier: if resident { Tier::Memory } else { Tier::Disk },
+            pinned,
+            requests,
+            generation,
+            ranks: facts.map(|facts| facts.ranks.clone()),
+            bytes: facts.map(|facts| facts.bytes),
+            labels: facts.map(|facts| facts.labels.clone()),
+            first_active_site: facts.and_then(|facts| facts.first_active_site),
+            problem,
+            warning: facts.and_then(|facts| facts.warning.clone()),
+        }
     }
 }
 

@@ -50,6 +50,7 @@ fn swaps_under_load_never_mix_versions() {
     copy(&world.root.join("plain"), &world.root.join("live"));
     let server = world.start();
     let expected: Vec<Value> = VERSIONS.iter().map(|name| server.classify(name, TEXT).body).collect();
+    assert_eq!(server.classify("live", TEXT).body, expected[0]);
     // Each version's number, and when it came to the disk.
     let history = Mutex::new(vec![(0, Instant::now())]);
     let (done, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
