@@ -14,6 +14,7 @@ use polyrank::engine::Error;
 use polyrank::params::{Delta, Input, Layout, Module};
 use polyrank::registry::{Expected, Registry, RegistryError, Settings, Source, Status, Tier, Updates};
 use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 /// A fake source that counts loads. `adapter_model.safetensors` holds the adapter's number of parameters as text. Words before the
@@ -644,6 +645,70 @@ fn eviction_is_fair_to_many_adapters() {
     });
     assert!(world.registry.bytes() <= 40);
     assert_eq!(world.registry.counters().failed_loads, 0);
+}
+
+/// Many threads ask, replace, break, remove and put back adapters in memory for a few. Everybody gets an answer, every pin is of a
+/// version that its adapter had, and in the end nothing is left over.
+#[test]
+fn random_use_never_hangs_or_mixes_versions() {
+    let names = ["a", "b", "c", "d"];
+    let world = World::with(35, &names.map(|name| (name, "10")), |settings| {
+        settings.room_wait = Duration::from_secs(1);
+    });
+    for (size, name) in (10..14).zip(names) {
+        // Sizes of an adapter are its number plus tens.
+        write(&world.root.join(name), &size.to_string());
+        write(&world.root.join(format!("spare-{name}")), &(size + 10).to_string());
+    }
+    let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for thread in 0..6 {
+            let (world, done, answered) = (&world, &done, &answered);
+            scope.spawn(move || {
+                let mut random = rand::rngs::StdRng::seed_from_u64(thread);
+                while !done.load(Ordering::Relaxed) {
+                    let which = random.random_range(0..names.len());
+                    match world.registry.get(names[which]) {
+                        Ok(pin) => {
+                            assert_eq!(pin.adapter().bytes() / 4 % 10, which, "{pin:?}");
+                            thread::sleep(Duration::from_millis(random.random_range(0..20)));
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(RegistryError::NotFound { .. } | RegistryError::Invalid { .. }) => {}
+                        Err(
+                            RegistryError::Changing { .. }
+                            | RegistryError::Busy { .. }
+                            | RegistryError::TooLarge { .. },
+                        ) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+        let mut random = rand::rngs::StdRng::seed_from_u64(7);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(8) {
+            let which = random.random_range(0..names.len());
+            let (name, dir) = (names[which], world.root.join(names[which]));
+            match random.random_range(0..6) {
+                0 | 1 => replace(&dir, &(10 * random.random_range(1..3) + which).to_string()),
+                2 => write(&dir, "broken"),
+                3 => drop(world.put(name, &format!("spare-{name}"), None)),
+                4 => drop(world.delete(name, None)),
+                _ => drop(world.put(name, name, None)),
+            }
+            thread::sleep(Duration::from_millis(random.random_range(0..120)));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(answered.load(Ordering::Relaxed) > 100, "{answered:?} answers");
+    assert!(world.registry.bytes() <= 35 * 4);
+    for name in names {
+        write(&world.root.join(name), "5");
+        world.put(name, name, None).unwrap();
+        assert_eq!(world.parameters(name), 5);
+    }
+    assert_eq!((world.registry.bytes(), world.registry.resident()), (4 * 20, 4));
 }
 
 #[test]

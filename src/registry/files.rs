@@ -43,22 +43,31 @@ pub(super) struct Version {
 impl Place<'_> {
     /// The adapter's folder, after a check that it and its files lie inside the root.
     pub(super) fn find(&self) -> Result<Folder, RegistryError> {
+        match self.root.canonicalize() {
+            Ok(root) => self.find_in(&root),
+            Err(error) if is_absent(&error) => Err(RegistryError::RootGone),
+            Err(error) => Err(self.unreadable(Path::new(""), error)),
+        }
+    }
+
+    /// [`Self::find`] in a root without links. Only links are resolved; everything else cannot lead outside.
+    fn find_in(&self, root: &Path) -> Result<Folder, RegistryError> {
         let name = self.name;
-        let root = match self.root.canonicalize() {
-            Ok(root) => root,
-            Err(error) if is_absent(&error) => return Err(RegistryError::RootGone),
-            Err(error) => return Err(self.unreadable(Path::new(""), error)),
-        };
-        let inside = |path: &Path, file: &Path| match path.canonicalize() {
-            Ok(path) if path.starts_with(&root) && path != root => Ok(Some(path)),
+        let missing = || RegistryError::NotFound { name: name.into() };
+        let inside = |path: PathBuf, file: &Path| match path.canonicalize() {
+            Ok(path) if path.starts_with(root) && path != root => Ok(Some(path)),
             Ok(_) => Err(RegistryError::OutsideRoot { name: name.into(), file: file.display().to_string() }),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(self.unreadable(file, error)),
         };
-        let missing = || RegistryError::NotFound { name: name.into() };
-        let path = inside(&root.join(self.folder), self.folder)?.ok_or_else(missing)?;
+        let path = match plain_path(root, self.folder) {
+            Some(path) => path,
+            None => inside(root.join(self.folder), self.folder)?.ok_or_else(missing)?,
+        };
         for file in NAMES {
-            inside(&path.join(file), &self.folder.join(file))?;
+            if is_link(&path.join(file)) {
+                inside(path.join(file), &self.folder.join(file))?;
+            }
         }
         let stamp = Stamp::of(&path).map_err(|error| self.unreadable(self.folder, error))?;
         if stamp.is_adapter() { Ok(Folder { path, stamp }) } else { Err(missing()) }
@@ -135,6 +144,23 @@ fn is_recent(stamp: &Stamp) -> bool {
     stamp.age().is_none_or(|age| age < COPYING)
 }
 
+/// The path of `folder` in `root`, if none of its parts is a link or leads upwards.
+fn plain_path(root: &Path, folder: &Path) -> Option<PathBuf> {
+    let mut path = root.to_owned();
+    for part in folder.components() {
+        let Component::Normal(part) = part else { return None };
+        path.push(part);
+        if is_link(&path) {
+            return None;
+        }
+    }
+    (path != root).then_some(path)
+}
+
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
+}
+
 /// Whether nothing exists at the path, as opposed to something that cannot be read at the moment.
 pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
@@ -163,7 +189,8 @@ fn is_plain(name: &str) -> bool {
 /// The names of all adapters under `root`, sorted, and their folders: its subfolders that are adapters, and one level deeper those
 /// that PEFT saved inside another (`folder/adapter`).
 pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Folder)>> {
-    let find = |name: &str| Place { root, name, folder: Path::new(name) }.find().ok();
+    let root = &root.canonicalize()?;
+    let find = |name: &str| Place { root, name, folder: Path::new(name) }.find_in(root).ok();
     let mut names = Vec::new();
     for name in subfolders(root)? {
         let folder = root.join(&name);
@@ -188,9 +215,10 @@ fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in dir.read_dir()? {
         let entry = entry?;
+        let kind = entry.file_type()?;
         if let Ok(name) = entry.file_name().into_string()
             && is_plain(&name)
-            && entry.path().is_dir()
+            && (kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()))
         {
             names.push(name);
         }

@@ -282,6 +282,8 @@ impl Registry {
         match known {
             Some(snapshot) if snapshot.resident => {
                 self.ready()?;
+                // Whoever waits for a new version to come into service may ask nothing else.
+                self.shared.with(|state| state.touch(&snapshot.name));
                 return Ok(snapshot.into());
             }
             Some(_) => return self.order(name, OrderKind::Describe, None).await,

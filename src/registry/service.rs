@@ -241,21 +241,21 @@ impl State {
         let Claim { name, folder, stamp, digest, facts, adapter, purpose, .. } = claim;
         let before = self.entry(&name).current.take();
         let bytes = facts.bytes;
-        let (key, requests) = match &before {
-            Some(version) if version.digest == digest => (version.key.clone(), Arc::clone(&version.requests)),
-            _ => {
-                self.last_generation += 1;
-                let requests = before.as_ref().map(|version| Arc::clone(&version.requests)).unwrap_or_default();
-                (Key { name: Arc::clone(&name), generation: self.last_generation }, requests)
-            }
+        let requests = before.as_ref().map(|version| Arc::clone(&version.requests)).unwrap_or_default();
+        let (reloaded, swapped) = match before {
+            Some(version) if version.digest == digest => (Some(version.key), None),
+            other => (None, other.map(|version| version.key)),
         };
-        let swapped = before.filter(|version| version.key != key).map(|version| version.key);
+        let key = reloaded.clone().unwrap_or_else(|| {
+            self.last_generation += 1;
+            Key { name: Arc::clone(&name), generation: self.last_generation }
+        });
         if let Some(old) = &swapped {
             let left = self.residents.retire(old);
             self.free(left);
             self.counters.swaps += 1;
         }
-        if let Some(warning) = facts.warning.clone() {
+        if let Some(warning) = facts.warning.clone().filter(|_| reloaded.is_none()) {
             self.effects.push(Effect::Log(Event::Warning { name: Arc::clone(&name), warning }));
         }
         self.counters.loads += 1;

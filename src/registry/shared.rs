@@ -67,6 +67,9 @@ impl Shared {
             found.iter().map(of).collect()
         };
         let (served, others) = self.with(|state| {
+            for (name, folder) in &found {
+                state.compare(name, &folder.stamp);
+            }
             let others = found.iter().filter(|(name, _)| !state.is_withdrawn(name));
             (state.snapshots(), others.map(|found| (found, state.snapshot(&found.0))).collect::<Vec<_>>())
         });

@@ -5,7 +5,7 @@
 //! `service.rs` has what follows: a version that was read is offered, and comes into service once there is room for it.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::event::Event;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
 use super::service::Claim;
+use super::stamp::Stamp;
 use super::status::{Counters, Snapshot, Status};
 use super::{RegistryError, Settings, Updates, files};
 use crate::adapter::Adapter;
@@ -386,6 +387,15 @@ impl State {
             && !std::mem::replace(&mut entry.touched, true)
         {
             self.touched.push(Arc::clone(name));
+        }
+    }
+
+    /// Has the files of the adapter in the folder `name` looked at, if `stamp` is not that of the version in service.
+    pub(super) fn compare(&mut self, name: &str, stamp: &Stamp) {
+        let Some(Entry { current: Some(version), folder, .. }) = self.entries.get(name) else { return };
+        if version.stamp != *stamp && *folder == Path::new(name) {
+            let name = Arc::clone(&version.key.name);
+            self.touch(&name);
         }
     }
 
