@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub(super) orders: VecDeque<Order>,
     /// Since when a job for this name is in the loader's queue or runs. There is one at most.
     pub(super) queued: Option<Instant>,
+    /// Since when this job runs.
+    pub(super) running: Option<Instant>,
     /// Whether a version of it has been read and waits for room in memory. No job begins meanwhile.
     pub(super) parked: bool,
     /// Since when it had waited, where it waited for a place among the claims and is read for it now.
@@ -117,7 +119,7 @@ pub(super) enum Outcome {
     /// The files were written again with the content that is in service.
     Rewritten(Stamp),
     /// A version was read.
-    Found(Found),
+    Found(Box<Found>),
     /// The folder is there. It was not read.
     Exists,
     /// The disk did not tell.
@@ -143,6 +145,7 @@ impl Entry {
             waiters: Vec::new(),
             orders: VecDeque::new(),
             queued: None,
+            running: None,
             parked: false,
             recalled: None,
             failed: None,

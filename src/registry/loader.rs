@@ -215,7 +215,7 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
         Some(checked.map_err(|error| finished(error, version.is_cut_short_yet()))?)
     };
     let folder = work.folder.clone();
-    Ok(Outcome::Found(Found { folder, stamp: version.stamp, digest: version.digest, checked }))
+    Ok(Outcome::Found(Box::new(Found { folder, stamp: version.stamp, digest: version.digest, checked })))
 }
 
 /// A cheap look at the files; `None` if they have to be read.

@@ -37,6 +37,9 @@ const MOST_QUEUED: usize = 8192;
 /// A request does not join a load that has taken this long: the disk may be dead.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// The same for a load that has not begun, because others come first.
+const SLOW_QUEUE: Duration = Duration::from_secs(10);
+
 /// All residents are looked at within this many ticks, used or not.
 const SWEEP_TICKS: usize = 40;
 
@@ -135,7 +138,9 @@ impl State {
         if let Some((_, error)) = entry.failed.as_ref().filter(|(until, _)| *until > now) {
             return Err(error.clone());
         }
-        if let Some(taken) = entry.queued.map(|since| now.duration_since(since)).filter(|taken| *taken >= SLOW) {
+        let age = |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let taken = age(entry.queued);
+        if age(entry.running) >= SLOW || taken >= SLOW_QUEUE {
             return Err(RegistryError::Slow { name: name.into(), taken });
         }
         if entry.waiters.len() >= MOST_WAITERS {
@@ -253,6 +258,7 @@ impl State {
             self.prune(name, now);
             return None;
         };
+        entry.running = Some(now);
         let folder = match &purpose {
             Purpose::Order(Order { kind: OrderKind::Put(folder), .. }) => folder.clone(),
             _ => entry.folder.clone(),
@@ -278,7 +284,7 @@ impl State {
     ) {
         self.unqueue(name);
         match result {
-            Ok(Outcome::Found(found)) => self.offer(name, found, purpose, now),
+            Ok(Outcome::Found(found)) => self.offer(name, *found, purpose, now),
             Ok(Outcome::Unknown) => {}
             Ok(Outcome::Exists) => {
                 if let Purpose::Order(order) = purpose {
@@ -400,7 +406,9 @@ impl State {
     }
 
     fn unqueue(&mut self, name: &str) {
-        if self.entries.get_mut(name).and_then(|entry| entry.queued.take()).is_some() {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        entry.running = None;
+        if entry.queued.take().is_some() {
             self.queued -= 1;
         }
     }
