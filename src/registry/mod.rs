@@ -32,6 +32,8 @@ mod shared;
 mod stamp;
 mod state;
 mod status;
+#[cfg(test)]
+mod tests;
 mod updates;
 
 use std::fmt;
