@@ -48,7 +48,7 @@
 //! | `server` | HTTP: routes, requests and answers, the table of statuses (feature `server`) |
 //! | [`inspect`] | reports on the ranks of one adapter or of several |
 //! | [`scheduler`] | collects waiting requests into batches, which one thread runs |
-//! | [`registry`] | finds adapters in a folder by name, loads them on first use, and keeps them within a memory budget |
+//! | [`registry`] | finds adapters in a folder by name, loads them on first use, swaps in new versions, and keeps within a memory budget (feature `server`) |
 //! | [`engine`] | runs batches of texts on a base: the plan of a batch, micro-batches, the forward pass, scores |
 //! | [`adapter`] | PEFT's files on disk, and an adapter as a value |
 //! | [`encoder`] | hooks, packed texts, layers, and the encoders |
@@ -102,6 +102,7 @@ pub mod inspect;
 pub mod logging;
 pub mod ops;
 pub mod params;
+#[cfg(feature = "server")]
 pub mod registry;
 pub mod scheduler;
 #[cfg(feature = "server")]

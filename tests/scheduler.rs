@@ -1,13 +1,12 @@
 //! The scheduler over fake forward passes: which requests it accepts, batches, answers and withdraws.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights};
+use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, Files};
 use polyrank::engine::{Error, Row};
 use polyrank::params::Layout;
 use polyrank::registry::{Registry, RegistryError, Source};
@@ -311,7 +310,7 @@ fn request_without_rows_is_answered_at_once() {
 fn request_pins_its_adapters_until_it_is_answered() {
     struct One;
     impl Source for One {
-        fn load(&self, _: &Path) -> Result<Adapter, Error> {
+        fn load(&self, _: &Files) -> Result<Adapter, Error> {
             let mut adapter = Adapter::clone(&adapter());
             let head = Tensor::new(&[1.0f32, 2.0], &Device::Cpu)?;
             adapter.weights.head.insert("classifier.bias".into(), head);
@@ -335,7 +334,9 @@ fn request_pins_its_adapters_until_it_is_answered() {
     let root = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {
         std::fs::create_dir(root.path().join(name)).unwrap();
-        std::fs::write(root.path().join(name).join("adapter_config.json"), "{}").unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
+            std::fs::write(root.path().join(name).join(file), "{}").unwrap();
+        }
     }
     // The registry has memory for one adapter.
     let registry = Registry::new(Arc::new(One), root.path(), 8).unwrap();

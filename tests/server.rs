@@ -3,16 +3,18 @@
 mod connections;
 mod harness;
 mod load;
+mod swap;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use std::time::Duration;
 
 use candle_core::Device;
 use polyrank::engine::{Engine, Error, Row};
 use polyrank::params::{Backend, Precision};
-use polyrank::server::ApiKey;
+use polyrank::server::{ApiKey, Config};
 use serde_json::{Value, json};
 
 use self::harness::{Answer, Gate, Running, World, golden, wait_until};
@@ -311,17 +313,6 @@ fn large_texts_wait_for_permits_to_be_tokenized() {
 }
 
 #[test]
-fn changed_files_are_a_conflict() {
-    let server = World::new().start();
-    assert_eq!(server.classify("plain", TEXT).status, 200);
-    let file = server.root.join("plain/adapter_config.json");
-    let config = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("{config}\n")).unwrap();
-    assert_error(&server.classify("plain", TEXT), 409, "Conflict", "\"plain\"");
-    assert_eq!(server.get("/adapters/plain").status, 200);
-}
-
-#[test]
 fn adapters_are_evicted_refused_or_pinned_within_memory() {
     // The memory is just enough for `plain`; `ragged` is larger.
     let bytes = {
@@ -335,7 +326,8 @@ fn adapters_are_evicted_refused_or_pinned_within_memory() {
     assert_eq!(server.get("/adapters/plain").body["tier"], "disk");
     // It is not evicted while a running request pins it.
     let gate = Gate::default();
-    let server = World::new().with(|config| config.adapter_memory = bytes).start_with(gate.forward());
+    let short = |config: &mut Config| (config.adapter_memory, config.request_timeout) = (bytes, Duration::from_secs(4));
+    let server = World::new().with(short).start_with(gate.forward());
     thread::scope(|scope| {
         let running = scope.spawn(|| server.classify("plain", TEXT));
         gate.began();
@@ -363,8 +355,11 @@ fn reports_its_settings_and_adapters() {
     let of = |name: &str| list.as_array().unwrap().iter().find(|adapter| adapter["name"] == name).unwrap();
     assert_eq!(
         of("plain"),
-        &json!({"name": "plain", "tier": "disk", "requests": 0, "generation": null, "ranks": null,
-        "bytes": null, "labels": null, "first_active_site": null})
+        &json!({"name": "plain", "tier": "disk", "pinned": false, "requests": 0, "generation": null, "bytes": null,
+        "ranks": {"query": [4, 4, 4], "key": [0, 0, 0], "value": [4, 4, 4], "attention output": [0, 0, 0],
+                  "intermediate": [4, 4, 4], "output": [0, 0, 0]},
+        "labels": ["LABEL_0", "LABEL_1"], "first_active_site": {"layer": 0, "module": "attention.self.query"},
+        "problem": null, "warning": null})
     );
     assert_eq!((&of("onelabel")["tier"], &of("onelabel")["labels"]), (&json!("memory"), &json!(["similarity"])));
 

@@ -1,8 +1,11 @@
 //! Reads the three files of an adapter's folder as bytes.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::AdapterError;
 
@@ -15,10 +18,15 @@ const PICKLE: &str = "adapter_model.bin";
 /// What PEFT does not store: the labels, the problem type, and facts about the base.
 pub(super) const LABELS: &str = "config.json";
 
+/// The names of an adapter's files: the configuration, the tensors, and the labels, which PEFT does not write.
+pub const NAMES: [&str; 3] = [CONFIG, WEIGHTS, LABELS];
+
 /// The largest JSON file that is read. PEFT writes a few kilobytes.
 const LARGEST_JSON: u64 = 4 << 20;
 /// The largest weights file that is read. Rank 64 on every linear of the largest encoder takes a tenth of it.
 const LARGEST_WEIGHTS: u64 = 1 << 30;
+/// The largest header of a safetensors file, as in the crate `safetensors`.
+const LARGEST_HEADER: u64 = 100_000_000;
 
 /// The content of a file, and its path.
 pub(crate) struct Bytes {
@@ -26,8 +34,8 @@ pub(crate) struct Bytes {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// An adapter's files.
-pub(crate) struct Files {
+/// The content of an adapter's files.
+pub struct Files {
     pub(crate) config: Bytes,
     pub(crate) weights: Bytes,
     /// PEFT does not write this file.
@@ -35,36 +43,178 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(super) fn read(dir: &Path) -> Result<Self, AdapterError> {
-        let config = read(dir.join(CONFIG), LARGEST_JSON)?;
-        let weights = match read(dir.join(WEIGHTS), LARGEST_WEIGHTS) {
+    /// Reads the files in the folder `dir`. All of them are opened before any is read.
+    ///
+    /// # Errors
+    /// A file is missing (except `config.json`), too large, not a regular file, or cannot be read.
+    pub fn read(dir: &Path) -> Result<Self, AdapterError> {
+        OpenFiles::open(dir)?.read()
+    }
+
+    /// The content of `adapter_config.json`.
+    #[must_use]
+    pub fn config(&self) -> &[u8] {
+        &self.config.bytes
+    }
+
+    /// The content of `adapter_model.safetensors`.
+    #[must_use]
+    pub fn weights(&self) -> &[u8] {
+        &self.weights.bytes
+    }
+
+    /// The content of `config.json`, if there is one.
+    #[must_use]
+    pub fn labels(&self) -> Option<&[u8]> {
+        self.labels.as_ref().map(|labels| &*labels.bytes)
+    }
+
+    /// The path of the weights file, for errors.
+    #[must_use]
+    pub fn weights_path(&self) -> &Path {
+        &self.weights.file
+    }
+
+    /// The SHA-256 digest of the three files. It tells versions of an adapter apart.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for bytes in [Some(self.config()), Some(self.weights()), self.labels()] {
+            // With its length, the end of a file cannot be taken for the start of the next one.
+            let length = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
+            digest.update(length.to_le_bytes());
+            digest.update(bytes.unwrap_or_default());
+        }
+        digest.finalize().into()
+    }
+
+    /// Whether a file ends too early, as while it is being copied.
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
+        let json = [Some(self.config()), self.labels()];
+        let cut = |bytes: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_err_and(|e| e.is_eof());
+        json.into_iter().flatten().any(cut) || are_cut_short(self.weights())
+    }
+}
+
+/// Whether the weights file `bytes` is shorter than its own header says.
+fn are_cut_short(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        data_offsets: [u64; 2],
+    }
+    let Some((length, rest)) = bytes.split_first_chunk() else { return true };
+    let length = u64::from_le_bytes(*length);
+    if length > LARGEST_HEADER {
+        return false;
+    }
+    let Some((header, data)) = rest.split_at_checked(length as usize) else { return true };
+    let Ok(entries) = serde_json::from_slice::<std::collections::HashMap<String, Entry>>(header) else { return false };
+    entries.values().any(|entry| entry.data_offsets[1] > data.len() as u64)
+}
+
+/// An adapter's files, opened. A folder that is replaced by a rename afterwards does not change what they hold.
+pub struct OpenFiles {
+    config: OpenFile,
+    weights: OpenFile,
+    labels: Option<OpenFile>,
+}
+
+impl OpenFiles {
+    /// Opens the files in the folder `dir`.
+    ///
+    /// # Errors
+    /// As [`Files::read`].
+    pub fn open(dir: &Path) -> Result<Self, AdapterError> {
+        let config = OpenFile::open(dir.join(CONFIG), LARGEST_JSON)?;
+        let weights = match OpenFile::open(dir.join(WEIGHTS), LARGEST_WEIGHTS) {
             Err(error) if error.is_not_found() && dir.join(PICKLE).is_file() => {
                 let reason = format!("a pickle; save it with PEFT's safe_serialization=True, as {WEIGHTS}");
                 return Err(AdapterError::malformed(&dir.join(PICKLE), reason));
             }
             weights => weights?,
         };
-        let labels = match read(dir.join(LABELS), LARGEST_JSON) {
+        let labels = match OpenFile::open(dir.join(LABELS), LARGEST_JSON) {
             Err(error) if error.is_not_found() => None,
             labels => Some(labels?),
         };
         Ok(Self { config, weights, labels })
     }
+
+    /// What the system says about the opened files, in the order of [`NAMES`].
+    #[must_use]
+    pub fn metadata(&self) -> [Option<&Metadata>; 3] {
+        [Some(&self.config.metadata), Some(&self.weights.metadata), self.labels.as_ref().map(|labels| &labels.metadata)]
+    }
+
+    /// Reads the files to their ends.
+    ///
+    /// # Errors
+    /// As [`Files::read`].
+    pub fn read(self) -> Result<Files, AdapterError> {
+        let labels = self.labels.map(OpenFile::read).transpose()?;
+        Ok(Files { config: self.config.read()?, weights: self.weights.read()?, labels })
+    }
+
+    /// The names and shapes of the tensors, from the head of the weights file, and the content of `config.json`.
+    pub(super) fn heads(self) -> Result<(Bytes, Option<Bytes>), AdapterError> {
+        Ok((self.weights.read_header()?, self.labels.map(OpenFile::read).transpose()?))
+    }
 }
 
-/// Reads a regular file of at most `largest` bytes. Devices and pipes are refused, because they could be endless.
-fn read(file: PathBuf, largest: u64) -> Result<Bytes, AdapterError> {
-    let metadata = std::fs::metadata(&file).map_err(AdapterError::io(&file))?;
-    if !metadata.is_file() {
-        return Err(AdapterError::malformed(&file, "not a regular file"));
+/// An open regular file of at most `largest` bytes.
+struct OpenFile {
+    file: PathBuf,
+    open: File,
+    metadata: Metadata,
+    largest: u64,
+}
+
+impl OpenFile {
+    /// Devices and pipes are refused, because they could be endless; opening a pipe could also block.
+    fn open(file: PathBuf, largest: u64) -> Result<Self, AdapterError> {
+        let regular = |metadata: Metadata| {
+            if metadata.is_file() { Ok(metadata) } else { Err(AdapterError::malformed(&file, "not a regular file")) }
+        };
+        regular(std::fs::metadata(&file).map_err(AdapterError::io(&file))?)?;
+        let open = File::open(&file).map_err(AdapterError::io(&file))?;
+        let metadata = regular(open.metadata().map_err(AdapterError::io(&file))?)?;
+        let opened = Self { file, open, metadata, largest };
+        opened.allow(opened.metadata.len())?;
+        Ok(opened)
     }
-    let too_large =
-        |found: u64| AdapterError::malformed(&file, format!("expected at most {largest} bytes, found {found}"));
-    if metadata.len() > largest {
-        return Err(too_large(metadata.len()));
+
+    /// Refuses a size above the limit.
+    fn allow(&self, found: u64) -> Result<(), AdapterError> {
+        let largest = self.largest;
+        if found > largest {
+            let reason = format!("expected at most {largest} bytes, found {found}");
+            return Err(AdapterError::malformed(&self.file, reason));
+        }
+        Ok(())
     }
-    let mut bytes = Vec::new();
-    let open = File::open(&file).map_err(AdapterError::io(&file))?;
-    open.take(largest + 1).read_to_end(&mut bytes).map_err(AdapterError::io(&file))?;
-    if bytes.len() as u64 > largest { Err(too_large(bytes.len() as u64)) } else { Ok(Bytes { file, bytes }) }
+
+    fn read(self) -> Result<Bytes, AdapterError> {
+        let mut bytes = Vec::with_capacity(self.metadata.len() as usize);
+        (&self.open).take(self.largest + 1).read_to_end(&mut bytes).map_err(AdapterError::io(&self.file))?;
+        self.allow(bytes.len() as u64)?;
+        Ok(Bytes { file: self.file, bytes })
+    }
+
+    /// The JSON header of a safetensors file.
+    fn read_header(self) -> Result<Bytes, AdapterError> {
+        let mut length = [0; 8];
+        (&self.open).read_exact(&mut length).map_err(AdapterError::io(&self.file))?;
+        let length = u64::from_le_bytes(length);
+        if length > LARGEST_HEADER.min(self.metadata.len()) {
+            return Err(AdapterError::malformed(
+                &self.file,
+                format!("not a safetensors file: a header of {length} bytes"),
+            ));
+        }
+        let mut bytes = vec![0; length as usize];
+        (&self.open).read_exact(&mut bytes).map_err(AdapterError::io(&self.file))?;
+        Ok(Bytes { file: self.file, bytes })
+    }
 }

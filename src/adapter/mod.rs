@@ -12,10 +12,11 @@ mod write;
 
 pub use error::{AdapterError, BaseNames};
 #[cfg(fuzzing)]
-pub(crate) use files::{Bytes, Files};
-pub use peek::{layout_of, peek};
+pub(crate) use files::Bytes;
+pub use files::{Files, NAMES, OpenFiles};
+pub use peek::{Summary, layout_of, peek, summary};
 #[cfg(fuzzing)]
 pub(crate) use read::parse;
-pub use read::{read, read_over};
+pub use read::{over, read, read_over};
 pub use value::{Adapter, AdapterInfo, AdapterWeights, Change, ProblemType, Ranks};
 pub use write::write;

@@ -1,17 +1,19 @@
 //! Reads an adapter without its base, for inspection.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::files::Files;
+use super::files::{Files, LABELS, OpenFiles};
 use super::labels::Labels;
-use super::read::{PREFIX, parse, tensors};
-use super::{Adapter, AdapterError};
+use super::read::{PREFIX, parse, short, tensors};
+use super::{Adapter, AdapterError, Ranks};
 use crate::base::BaseConfig;
 use crate::base::architecture::{self, Architecture};
-use crate::params::{Layout, Module};
+use crate::params::{Dim, Layout, Module, Site};
 
 /// More layers than any encoder has. It refuses a tensor's name with a huge layer number, for which huge tables would be allocated.
 const MOST_LAYERS: usize = 1024;
@@ -28,6 +30,50 @@ pub fn peek(dir: &Path) -> Result<(Layout, Adapter), AdapterError> {
     let zeros = |_: &str, shape: &[usize]| Ok(Some(Tensor::zeros(shape, DType::F32, &Device::Cpu)?));
     let adapter = parse(&files, &layout, Some(&zeros), &Device::Cpu)?;
     Ok((layout, adapter))
+}
+
+/// What an adapter's files show without their tensors' values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The rank at every site.
+    pub ranks: Ranks,
+    /// The names of the outputs, in order of id.
+    pub labels: Vec<String>,
+    /// The first site that the adapter changes.
+    pub first_active_site: Option<Site>,
+}
+
+/// Reads the summary of the adapter in the folder `dir`, for a base of `layout`: only `config.json` and the head of the weights file.
+/// Little is checked, so that an adapter with a summary may still be refused when it is loaded.
+///
+/// # Errors
+/// A file is missing or malformed, or the weights file has no head's tensors for this base.
+pub fn summary(dir: &Path, layout: &Layout) -> Result<Summary, AdapterError> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        shape: Vec<usize>,
+    }
+    let (header, labels) = OpenFiles::open(dir)?.heads()?;
+    let entries: HashMap<String, Entry> =
+        serde_json::from_slice(&header.bytes).map_err(|error| AdapterError::malformed(&header.file, error))?;
+    let shapes: HashMap<String, Vec<usize>> = entries
+        .into_iter()
+        .filter_map(|(name, entry)| Some((short(name.strip_prefix(PREFIX)?), entry.shape)))
+        .collect();
+    let rank = |site| shapes.get(&format!("{}.lora_A.weight", layout.name(site))).and_then(|shape| shape.first());
+    let rank = |site| rank(site).copied().unwrap_or(0);
+    let of = |module| (0..layout.layers).map(|layer| rank(Site { layer, module })).collect();
+    let ranks = Ranks(layout.modules.iter().enumerate().map(|(i, module)| (module.label, of(i))).collect());
+    let outputs = layout.head.iter().find_map(|parameter| {
+        let dim = parameter.shape.iter().position(|dim| *dim == Dim::Labels)?;
+        shapes.get(&parameter.name)?.get(dim).copied().filter(|outputs| *outputs > 0)
+    });
+    let outputs =
+        outputs.ok_or_else(|| AdapterError::malformed(&header.file, "no tensor shows the number of labels"))?;
+    let file = labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file).to_owned();
+    let labels = Labels::parse(labels.as_ref())?.names(&file, outputs)?;
+    Ok(Summary { ranks, labels, first_active_site: layout.sites().find(|&site| rank(site) > 0) })
 }
 
 /// The layout of an adapter's base, as far as the adapter's own files show it:

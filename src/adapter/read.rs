@@ -53,7 +53,14 @@ pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, Ada
 /// # Errors
 /// As [`read`], and [`AdapterError::WrongBase`].
 pub fn read_over(dir: &Path, layout: &Layout, base: &Base, device: &Device) -> Result<Adapter, AdapterError> {
-    let files = Files::read(dir)?;
+    over(&Files::read(dir)?, layout, base, device)
+}
+
+/// As [`read_over`], for files that have been read.
+///
+/// # Errors
+/// As [`read_over`].
+pub fn over(files: &Files, layout: &Layout, base: &Base, device: &Device) -> Result<Adapter, AdapterError> {
     if let Some(labels) = &files.labels
         && let Some(expected) = Labels::parse(Some(labels))?.polyrank.base_fingerprint
     {
@@ -68,7 +75,7 @@ pub fn read_over(dir: &Path, layout: &Layout, base: &Base, device: &Device) -> R
     let parameter = |name: &str, shape: &[usize]| {
         if base.weights.contains(name) { Ok(Some(base.weights.parameter(name, shape)?.tensor()?)) } else { Ok(None) }
     };
-    parse(&files, layout, Some(&parameter), device)
+    parse(files, layout, Some(&parameter), device)
 }
 
 /// Returns a parameter of the base's head, by name and shape; `None` if the base lacks it.
@@ -133,7 +140,7 @@ struct Weights<'a> {
 
 /// Shortens the name of a head's tensor: `classifier.modules_to_save.default.weight`, where `default` is the adapter's name, becomes
 /// `classifier.weight`.
-fn short(name: &str) -> String {
+pub(super) fn short(name: &str) -> String {
     let long = name.split_once(".modules_to_save.").and_then(|(module, rest)| Some((module, rest.split_once('.')?.1)));
     long.map_or_else(|| name.to_owned(), |(module, parameter)| format!("{module}.{parameter}"))
 }

@@ -41,7 +41,7 @@ pub struct AdapterInfo {
     pub problem_type: Option<ProblemType>,
     /// Fingerprint of the base it was trained on; `None` for a file from PEFT.
     pub base_fingerprint: Option<String>,
-    /// `base_model_name_or_path`, for display only: it is never compared.
+    /// `base_model_name_or_path`. Without a fingerprint, it is all that tells which base the adapter was made for.
     pub base_model: Option<String>,
 }
 

@@ -104,6 +104,12 @@ impl BaseConfig {
         self.max_position_embeddings.saturating_sub(before)
     }
 
+    /// The name that `transformers` keeps of the checkpoint that the base was made from (`_name_or_path`).
+    #[must_use]
+    pub fn original_name(&self) -> Option<&str> {
+        self.raw.get("_name_or_path").and_then(Value::as_str).filter(|name| !name.is_empty())
+    }
+
     /// What a tokenizer needs to know about the base.
     #[must_use]
     pub fn tokenizer_inputs(&self) -> BaseInputs<'_> {

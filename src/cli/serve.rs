@@ -65,6 +65,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
 
 /// Catches signals and listens before anything that takes time, so that probes and signals find the process from the start.
 async fn listen_and_serve(args: ServeArgs) -> Result<(), Failure> {
+    args.config.check_exposure(&args.hostname)?;
     let stop = stop_signal()?;
     let (host, port) = (&*args.hostname, args.port);
     let listener = TcpListener::bind((host, port)).await.map_err(|error| {

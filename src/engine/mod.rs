@@ -25,7 +25,7 @@ pub use self::error::Error;
 use self::micro_batches::Workers;
 pub use self::mixed::Mixed;
 use self::plan::{Plan, Question, Sizes};
-use crate::adapter::{self, Adapter};
+use crate::adapter::{self, Adapter, Files};
 use crate::base::{self, Base, BaseConfig};
 use crate::encoder::{self, Encoder, Packed};
 use crate::params::{Backend, Form, Layout, Precision};
@@ -174,7 +174,21 @@ impl Engine {
     /// If a file is malformed (the error names what), the adapter was trained on another base, or its head needs tensors that the
     /// base lacks.
     pub fn load_adapter(&self, dir: &Path) -> Result<Adapter, Error> {
-        Ok(adapter::read_over(dir, self.layout(), &self.base, self.device())?)
+        self.parse_adapter(&Files::read(dir)?)
+    }
+
+    /// As [`Engine::load_adapter`], for files that have been read.
+    ///
+    /// # Errors
+    /// As [`Engine::load_adapter`].
+    pub fn parse_adapter(&self, files: &Files) -> Result<Adapter, Error> {
+        Ok(adapter::over(files, self.layout(), &self.base, self.device())?)
+    }
+
+    /// The names by which the base is known: its own, and the one that its configuration keeps from `transformers`.
+    #[must_use]
+    pub fn base_names(&self) -> Vec<String> {
+        std::iter::once(self.base.name()).chain(self.base.config.original_name().map(str::to_owned)).collect()
     }
 
     /// Logits `[labels]` of each row, in the order of the rows; an empty list for a text without tokens. Rows of different adapters

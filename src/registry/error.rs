@@ -1,19 +1,21 @@
-//! The errors of looking up and loading adapters.
+//! The errors of looking up, loading and replacing adapters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::adapter::AdapterError;
 use crate::engine::Error;
 
-/// An error while an adapter is looked up by name or loaded.
+/// An error while an adapter is looked up by name, loaded or replaced.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RegistryError {
-    /// No folder of this name holds an adapter.
+    /// No folder of this name holds an adapter, or the adapter was taken out of service.
     #[error("no adapter is named {name:?}")]
     NotFound {
         /// The requested name.
         name: String,
     },
-    /// A symlink points outside the adapters' folder.
+    /// A path leads outside the adapters' folder.
     #[error("adapter {name:?}: {file} is a link to outside the adapters' folder")]
     OutsideRoot {
         /// The requested name.
@@ -21,8 +23,17 @@ pub enum RegistryError {
         /// The path that leads outside, relative to the root.
         file: String,
     },
-    /// The files have changed since they were loaded.
-    #[error("the files of adapter {name:?} have changed since it was loaded")]
+    /// The adapters' folder itself does not exist.
+    #[error("the adapters' folder is gone")]
+    RootGone,
+    /// The files changed a moment ago or while they were read. They are loaded once they have stopped changing.
+    #[error("the files of adapter {name:?} are still changing")]
+    Changing {
+        /// The requested name.
+        name: String,
+    },
+    /// The files have changed since they were loaded, and only a `PUT` may replace the version in service.
+    #[error("the files of adapter {name:?} have changed since it was loaded; with manual updates, a PUT loads them")]
     Changed {
         /// The requested name.
         name: String,
@@ -37,6 +48,22 @@ pub enum RegistryError {
         /// The original error.
         source: Arc<Error>,
     },
+    /// The adapter names another base, and the registry was opened with [`super::Settings::strict_base`].
+    #[error("adapter {name:?}: {warning}")]
+    OtherBase {
+        /// The requested name.
+        name: String,
+        /// The names of the two bases.
+        warning: String,
+    },
+    /// Reading the adapter panicked: a bug.
+    #[error("adapter {name:?}: reading it panicked: {reason}")]
+    Panicked {
+        /// The requested name.
+        name: String,
+        /// The panic's message.
+        reason: String,
+    },
     /// The adapter alone is larger than the budget.
     #[error("adapter {name:?} needs {bytes} bytes, more than the budget of {budget} bytes for all adapters")]
     TooLarge {
@@ -47,7 +74,19 @@ pub enum RegistryError {
         /// The budget for all adapters, in bytes.
         budget: usize,
     },
-    /// The adapter fits the budget, but pinned adapters leave too little of it.
+    /// The adapter does not fit beside the preloaded adapters, which stay in memory.
+    #[error("adapter {name:?} needs {bytes} bytes, but preloaded adapters hold {held} of the budget of {budget} bytes")]
+    NoRoom {
+        /// The requested name.
+        name: String,
+        /// The bytes that it needs in memory.
+        bytes: usize,
+        /// Bytes of the preloaded adapters.
+        held: usize,
+        /// The budget for all adapters, in bytes.
+        budget: usize,
+    },
+    /// The adapter fits the budget, but adapters in use left too little of it for as long as the request could wait.
     #[error("adapter {name:?} needs {bytes} bytes, but adapters in use hold {held} of the budget of {budget} bytes")]
     Busy {
         /// The requested name.
@@ -59,4 +98,72 @@ pub enum RegistryError {
         /// The budget for all adapters, in bytes.
         budget: usize,
     },
+    /// As many requests as may wait for one adapter wait already.
+    #[error("{limit} requests wait for adapter {name:?} already")]
+    TooManyWaiters {
+        /// The requested name.
+        name: String,
+        /// The maximum number of waiting requests.
+        limit: usize,
+    },
+    /// The adapter's files are being read, and the disk has not answered for a long time.
+    #[error("adapter {name:?} has been loading for {taken:?}")]
+    Slow {
+        /// The requested name.
+        name: String,
+        /// The time since the load began.
+        taken: Duration,
+    },
+    /// Another version is in service than the one that the caller expected.
+    #[error("adapter {name:?}: expected {expected}, found {found}", found = generation(*found))]
+    Stale {
+        /// The requested name.
+        name: String,
+        /// What the caller expected.
+        expected: super::Expected,
+        /// The generation in service, if there is one.
+        found: Option<u64>,
+    },
+    /// The registry is shutting down.
+    #[error("the registry is shutting down")]
+    Stopped,
+}
+
+fn generation(found: Option<u64>) -> String {
+    found.map_or("no version in service".into(), |generation| format!("generation {generation}"))
+}
+
+impl RegistryError {
+    /// Whether the files themselves are at fault, so that reading them again gives the same error.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Invalid { source, .. } => !matches!(
+                &**source,
+                Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source)
+            ),
+            Self::OutsideRoot { .. }
+            | Self::OtherBase { .. }
+            | Self::Panicked { .. }
+            | Self::TooLarge { .. }
+            | Self::NoRoom { .. }
+            | Self::Changed { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether the file is at fault, rather than the machine, which may be out of memory or of file handles.
+#[must_use]
+pub fn is_fault_of_file(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::InvalidData
+            | ErrorKind::FileTooLarge
+    )
 }

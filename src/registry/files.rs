@@ -1,86 +1,196 @@
-//! An adapter's folder: finds it by a plain name, checks that it lies inside the root, and detects changes of its files.
+//! An adapter's folder: found by a plain name, inside the root, and read as one version.
 
 use std::io::{self, ErrorKind};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, MAIN_SEPARATOR, Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::thread;
+use std::time::Duration;
 
 use super::RegistryError;
-use crate::adapter::AdapterError;
+use super::stamp::Stamp;
+use crate::adapter::{AdapterError, Files, NAMES, OpenFiles};
+use crate::engine::Error;
 
-/// The files of an adapter. A folder is an adapter if it has the first one.
-const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
+/// An unfinished file that has not changed for this long is no longer being copied.
+const COPYING: Duration = Duration::from_secs(2);
 
-/// A folder that holds an adapter. Two values are equal if the folder holds the same version.
+/// Where an adapter's files are looked for. The root is resolved anew at each look, because it may be a link that moves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// The adapters' folder as it was given.
+    pub(super) root: &'a Path,
+    /// The adapter's name.
+    pub(super) name: &'a str,
+    /// Its folder, relative to the root.
+    pub(super) folder: &'a Path,
+}
+
+/// A folder that holds an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folder {
     /// The canonical path, inside the root.
     pub(super) path: PathBuf,
-    /// The size and modification time of each of [`FILES`]; `None` if the file is absent. The inode number and the change time are
-    /// not compared: they also change with the owner or on some file systems, although the adapter is the same.
-    files: [Option<(u64, Option<SystemTime>)>; FILES.len()],
+    pub(super) stamp: Stamp,
 }
 
-impl Folder {
-    /// The adapter `name` under the canonical folder `root`.
-    pub(super) fn find(root: &Path, name: &str) -> Result<Self, RegistryError> {
+/// The files of one version, read whole.
+pub(super) struct Version {
+    pub(super) files: Files,
+    pub(super) digest: [u8; 32],
+    pub(super) stamp: Stamp,
+}
+
+impl Place<'_> {
+    /// The adapter's folder, after a check that it and its files lie inside the root.
+    pub(super) fn find(&self) -> Result<Folder, RegistryError> {
+        match self.root.canonicalize() {
+            Ok(root) => self.find_in(&root),
+            Err(error) if is_absent(&error) => Err(RegistryError::RootGone),
+            Err(error) => Err(self.unreadable(Path::new(""), error)),
+        }
+    }
+
+    /// [`Self::find`] in a root without links. Only links are resolved; everything else cannot lead outside.
+    fn find_in(&self, root: &Path) -> Result<Folder, RegistryError> {
+        let name = self.name;
         let missing = || RegistryError::NotFound { name: name.into() };
-        if !is_name(name) {
-            return Err(missing());
-        }
-        let inside = |path: &Path, file: &str| match path.canonicalize() {
+        let inside = |path: PathBuf, file: &Path| match path.canonicalize() {
             Ok(path) if path.starts_with(root) && path != root => Ok(Some(path)),
-            Ok(_) => Err(RegistryError::OutsideRoot { name: name.into(), file: file.into() }),
+            Ok(_) => Err(RegistryError::OutsideRoot { name: name.into(), file: file.display().to_string() }),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(unreadable(name, file, error)),
+            Err(error) => Err(self.unreadable(file, error)),
         };
-        let path = inside(&root.join(name), name)?.ok_or_else(missing)?;
-        let mut files = [None; FILES.len()];
-        for (state, file) in files.iter_mut().zip(FILES) {
-            let told = format!("{name}/{file}");
-            *state = match inside(&path.join(file), &told)?.map(|target| target.metadata()) {
-                Some(Ok(metadata)) if metadata.is_file() => Some((metadata.len(), metadata.modified().ok())),
-                Some(Err(error)) if !is_absent(&error) => return Err(unreadable(name, &told, error)),
-                _ => None,
-            };
+        let path = match plain_path(root, self.folder) {
+            Some(path) => path,
+            None => inside(root.join(self.folder), self.folder)?.ok_or_else(missing)?,
+        };
+        for file in NAMES {
+            if is_link(&path.join(file)) {
+                inside(path.join(file), &self.folder.join(file))?;
+            }
         }
-        files[0].ok_or_else(missing)?;
-        Ok(Self { path, files })
+        let stamp = Stamp::of(&path).map_err(|error| self.unreadable(self.folder, error))?;
+        if stamp.is_adapter() { Ok(Folder { path, stamp }) } else { Err(missing()) }
+    }
+
+    /// Reads the files as one version: once they have stopped changing, and only if none of them changed meanwhile. `before` is the
+    /// version in service.
+    pub(super) fn read(&self, before: Option<&Stamp>) -> Result<Version, RegistryError> {
+        let folder = self.settled(before)?;
+        let result = self.read_folder(&folder);
+        // An error may come from files that were replaced under the reader's hands.
+        if !matches!(&result, Err(RegistryError::Changing { .. })) && self.find()? != folder {
+            return Err(self.changing());
+        }
+        result
+    }
+
+    /// The folder, once its files have not changed for a while. Waits at most for the rest of this while.
+    fn settled(&self, before: Option<&Stamp>) -> Result<Folder, RegistryError> {
+        let folder = self.find()?;
+        let quiet = folder.stamp.quiet(before);
+        let left = folder.stamp.age().map_or(quiet, |age| quiet.saturating_sub(age));
+        if left == Duration::ZERO {
+            return Ok(folder);
+        }
+        thread::sleep(left);
+        if self.find()? == folder { Ok(folder) } else { Err(self.changing()) }
+    }
+
+    fn read_folder(&self, folder: &Folder) -> Result<Version, RegistryError> {
+        let invalid = |error| self.invalid(error);
+        let open = OpenFiles::open(&folder.path).map_err(Error::Adapter).map_err(invalid)?;
+        if Stamp::of_open(&open) != folder.stamp {
+            return Err(self.changing());
+        }
+        let files = open.read().map_err(Error::Adapter).map_err(invalid)?;
+        Ok(Version { digest: files.digest(), files, stamp: folder.stamp })
+    }
+
+    pub(super) fn changing(&self) -> RegistryError {
+        RegistryError::Changing { name: self.name.into() }
+    }
+
+    /// The error for an adapter that cannot be read or used. The root is taken out of its text, so that clients do not see it.
+    pub(super) fn invalid(&self, source: Error) -> RegistryError {
+        let mut reason = source.to_string();
+        for root in [Some(self.root.to_owned()), self.root.canonicalize().ok()].into_iter().flatten() {
+            reason = reason.replace(&format!("{}{MAIN_SEPARATOR}", root.display()), "");
+        }
+        RegistryError::Invalid { name: self.name.into(), reason, source: Arc::new(source) }
+    }
+
+    /// The error for a file that cannot be read. `file` is relative to the root.
+    fn unreadable(&self, file: &Path, error: io::Error) -> RegistryError {
+        self.invalid(AdapterError::Io { file: file.to_owned(), source: error }.into())
     }
 }
 
-/// Whether nothing exists at the path, as opposed to something that cannot be read at the moment.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+impl Place<'_> {
+    /// Whether the folder has no weights, and has changed so recently that they may still be copied.
+    pub(super) fn lacks_weights_yet(&self) -> bool {
+        self.find().is_ok_and(|folder| !folder.stamp.has_weights() && is_recent(&folder.stamp))
+    }
 }
 
-/// The error for a file that cannot be read. `file` is relative to the root, so that clients do not see the root.
-fn unreadable(name: &str, file: &str, error: io::Error) -> RegistryError {
-    let source = AdapterError::io(Path::new(file))(error);
-    RegistryError::Invalid { name: name.into(), reason: source.to_string(), source: Arc::new(source.into()) }
+impl Version {
+    /// Whether a file ends too early, and has changed so recently that the rest may still be copied.
+    pub(super) fn is_cut_short_yet(&self) -> bool {
+        is_recent(&self.stamp) && self.files.is_cut_short()
+    }
+}
+
+fn is_recent(stamp: &Stamp) -> bool {
+    stamp.age().is_none_or(|age| age < COPYING)
+}
+
+/// The path of `folder` in `root`, if none of its parts is a link or leads upwards.
+fn plain_path(root: &Path, folder: &Path) -> Option<PathBuf> {
+    let mut path = root.to_owned();
+    for part in folder.components() {
+        let Component::Normal(part) = part else { return None };
+        path.push(part);
+        if is_link(&path) {
+            return None;
+        }
+    }
+    (path != root).then_some(path)
+}
+
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
+}
+
+/// Whether nothing exists at the path, as opposed to something that cannot be read at the moment.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }
 
 /// Whether `name` is a folder's name, or two joined by `/`: PEFT saves further adapters of one model into subfolders of the first
 /// one's.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     match name.split_once('/') {
         Some((folder, adapter)) => is_plain(folder) && is_plain(adapter),
         None => is_plain(name),
     }
 }
 
-/// Whether `name` is exactly one component of a path, other than `.` and `..`.
+/// Whether `name` is exactly one component of a path and not hidden. Volumes of Kubernetes' ConfigMaps have hidden folders beside the
+/// adapters (`..data`, `..2026_01_01`), as do version control and interrupted pulls.
 fn is_plain(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = components.next();
     matches!(first, Some(Component::Normal(only)) if only == name)
         && components.next().is_none()
+        && !name.starts_with('.')
         && !name.contains(['\\', '\0'])
 }
 
-/// The names of all adapters under the canonical folder `root`, sorted: its subfolders that are adapters, and one level deeper
-/// those that PEFT saved inside another (`folder/adapter`).
-pub(super) fn names(root: &Path) -> io::Result<Vec<String>> {
+/// The names of all adapters under `root`, sorted, and their folders: its subfolders that are adapters, and one level deeper those
+/// that PEFT saved inside another (`folder/adapter`).
+pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Folder)>> {
+    let root = &root.canonicalize()?;
+    let find = |name: &str| Place { root, name, folder: Path::new(name) }.find_in(root).ok();
     let mut names = Vec::new();
     for name in subfolders(root)? {
         let folder = root.join(&name);
@@ -88,25 +198,27 @@ pub(super) fn names(root: &Path) -> io::Result<Vec<String>> {
         let inner = if folder.is_symlink() { Vec::new() } else { subfolders(&folder).unwrap_or_default() };
         for inner in inner {
             let inner = format!("{name}/{inner}");
-            if Folder::find(root, &inner).is_ok() {
-                names.push(inner);
+            if let Some(folder) = find(&inner) {
+                names.push((inner, folder));
             }
         }
-        if Folder::find(root, &name).is_ok() {
-            names.push(name);
+        if let Some(folder) = find(&name) {
+            names.push((name, folder));
         }
     }
-    names.sort_unstable();
+    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(names)
 }
 
-/// The names of the folders in `dir`, including links to folders, that are valid UTF-8.
+/// The names of the folders in `dir`, including links to folders, that are valid UTF-8 and not hidden.
 fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in dir.read_dir()? {
         let entry = entry?;
+        let kind = entry.file_type()?;
         if let Ok(name) = entry.file_name().into_string()
-            && entry.path().is_dir()
+            && is_plain(&name)
+            && (kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()))
         {
             names.push(name);
         }
@@ -120,15 +232,24 @@ mod tests {
 
     #[test]
     fn accepts_only_plain_names() {
-        for name in ["a", "a b", "sst-2", "..a", "a..", ".hidden", "日本"] {
+        for name in ["a", "a b", "sst-2", "a..", "a.b", "日本"] {
             assert!(is_plain(name), "{name:?}");
         }
-        for name in ["", ".", "..", "/", "a/", "/a", "a/b", "a/..", "../a", "./a", "a\\b", "a\0"] {
+        for name in
+            ["", ".", "..", "/", "a/", "/a", "a/b", "a/..", "../a", "./a", "a\\b", "a\0", "..a", ".hidden", "..data"]
+        {
             assert!(!is_plain(name), "{name:?}");
         }
-        for (name, expected) in
-            [("a", true), ("a/b", true), ("a/b/c", false), ("a/..", false), ("./a", false), ("a/", false)]
-        {
+        for (name, expected) in [
+            ("a", true),
+            ("a/b", true),
+            ("a/b/c", false),
+            ("a/..", false),
+            ("./a", false),
+            ("a/", false),
+            ("..data/a", false),
+            ("a/.b", false),
+        ] {
             assert_eq!(is_name(name), expected, "{name:?}");
         }
     }

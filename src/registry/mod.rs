@@ -1,56 +1,139 @@
-//! Adapters by name: found in a folder, loaded on first use, and kept within a budget of bytes.
+//! Adapters by name: found in a folder, loaded on first use, kept within a budget of bytes, and replaced when their files change.
+//!
+//! A request for an adapter in memory takes one lock and makes no system call. Everything that waits for the disk runs on threads of
+//! the registry's own, so that a dead volume holds up nothing else.
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `files.rs` | finds a folder by a plain name, inside the root, and detects changes of its files |
-//! | `residents.rs` | the versions in memory by (name, generation), and which are evicted |
+//! | `files.rs` | finds a folder by a plain name, inside the root, and reads it as one version |
+//! | `stamp.rs` | what the system says about the files, by which changes are noticed |
+//! | `state.rs` | the state and its transitions: requests, jobs and time |
+//! | `service.rs` | the transitions by which a version comes into service, waits for room, and leaves |
+//! | `entry.rs` | what is known about one name |
+//! | `residents.rs` | the versions in memory by (name, generation), and which of them leave for others |
+//! | `shared.rs` | the state under its lock, and what happens outside of the lock |
+//! | `loader.rs` | the threads that read the disk |
+//! | `updates.rs` | the thread that has the files looked at |
 //! | `pin.rs` | a value that keeps a version in memory |
 //! | `status.rs` | what clients can read about an adapter |
+//! | `names.rs` | whether an adapter names another base |
+//! | `event.rs` | what the log tells |
 
+mod entry;
 mod error;
+mod event;
 mod files;
+mod loader;
+mod names;
 mod pin;
 mod residents;
+mod service;
+mod shared;
+mod stamp;
+mod state;
 mod status;
+#[cfg(test)]
+mod tests;
+mod updates;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-pub use self::error::RegistryError;
-use self::files::Folder;
+use tokio::sync::oneshot;
+
+use self::entry::{Order, OrderKind};
+pub use self::error::{RegistryError, is_fault_of_file};
+use self::files::Place;
 pub use self::pin::Pin;
-use self::residents::{Key, Shared};
-use self::status::Facts;
-pub use self::status::{Status, Tier};
-use crate::adapter::Adapter;
+use self::shared::Shared;
+use self::state::{Asked, State};
+pub use self::status::{Counters, Status, Tier};
+use crate::adapter::{Adapter, Files};
 use crate::engine::{Engine, Error};
 use crate::params::Layout;
 
 /// The source of a registry's adapters: an engine, or a stand-in in tests.
 pub trait Source: Send + Sync {
-    /// Reads and checks the adapter in the folder `dir`.
+    /// Makes an adapter of its files, and checks all of it.
     ///
     /// # Errors
     /// If the adapter is malformed or does not fit the base.
-    fn load(&self, dir: &Path) -> Result<Adapter, Error>;
+    fn load(&self, files: &Files) -> Result<Adapter, Error>;
 
     /// The sites of the base.
     fn layout(&self) -> &Layout;
+
+    /// The names by which the base is known. Without any, no adapter is taken to be of another base.
+    fn base_names(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 impl Source for Engine {
-    fn load(&self, dir: &Path) -> Result<Adapter, Error> {
-        self.load_adapter(dir)
+    fn load(&self, files: &Files) -> Result<Adapter, Error> {
+        self.parse_adapter(files)
     }
 
     fn layout(&self) -> &Layout {
         Engine::layout(self)
     }
+
+    fn base_names(&self) -> Vec<String> {
+        Engine::base_names(self)
+    }
 }
 
-/// The adapters of one folder. Shared by `Arc`; its methods may block on the disk.
+/// What happens when the files of an adapter change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Updates {
+    /// The new version is loaded beside the old one and takes its place, once its files have stopped changing and are valid.
+    #[default]
+    Auto,
+    /// The version in memory serves on until a request replaces it.
+    Manual,
+}
+
+/// What a caller expects to be in service when it replaces or removes an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Any version.
+    Any,
+    /// The version of this generation.
+    Generation(u64),
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("a version in service"),
+            Self::Generation(generation) => write!(f, "generation {generation}"),
+        }
+    }
+}
+
+/// The settings of a registry.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The most bytes that all adapters in memory may have together.
+    pub budget: usize,
+    /// What happens when files change.
+    pub updates: Updates,
+    /// Whether adapters are refused that name another base, instead of served with a warning.
+    pub strict_base: bool,
+    /// For how long a load waits for room that adapters in use hold.
+    pub room_wait: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (budget, updates, room_wait) = (usize::MAX, Updates::Auto, Duration::from_secs(1));
+        Self { budget, updates, strict_base: false, room_wait }
+    }
+}
+
+/// The adapters of one folder. Shared by `Arc`.
 ///
 /// ```
 /// use std::path::Path;
@@ -73,166 +156,181 @@ impl Source for Engine {
 /// # }
 /// ```
 pub struct Registry {
-    source: Arc<dyn Source>,
-    /// The adapters' folder as a canonical path.
-    root: PathBuf,
-    budget: usize,
-    residents: Arc<Shared>,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// The version of each name that is in service. It stays when the adapter is evicted, because its files are still that version.
-    versions: HashMap<String, Version>,
-    /// The loads in progress. A second caller waits for the first.
-    loading: HashMap<String, Arc<Gate>>,
-    last_generation: u64,
-}
-
-/// Holds the result of a load for all callers that wait for it.
-type Gate = OnceLock<Result<Pin, RegistryError>>;
-
-struct Version {
-    key: Key,
-    folder: Folder,
-    facts: Facts,
-    requests: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
 impl Registry {
-    /// Opens a registry of the adapters in the subfolders of `root`, which use at most `budget` bytes of memory.
+    /// [`Registry::open`] with the default settings, except that all adapters use at most `budget` bytes of memory.
     ///
     /// # Errors
-    /// If `root` is not a folder that can be read.
+    /// As [`Registry::open`].
     pub fn new(source: Arc<dyn Source>, root: &Path, budget: usize) -> Result<Self, Error> {
-        let canonical = root.canonicalize().map_err(Error::io(root))?;
-        std::fs::read_dir(&canonical).map_err(Error::io(root))?;
-        let state = State { versions: HashMap::new(), loading: HashMap::new(), last_generation: 0 };
-        Ok(Self { source, root: canonical, budget, residents: Arc::default(), state: Mutex::new(state) })
+        Self::open(source, root, Settings { budget, ..Settings::default() })
     }
 
-    /// The adapter `name`, pinned. It comes from memory or, on first use, from its folder. If several callers ask for it at once,
-    /// one of them loads it.
+    /// Opens a registry of the adapters in the subfolders of `root`. No adapter is read yet. `root` may be a link, which is followed
+    /// anew at each look.
     ///
     /// # Errors
-    /// See [`RegistryError`]. A failed load changes nothing.
+    /// If `root` is not a folder that can be read, or the system starts no thread.
+    pub fn open(source: Arc<dyn Source>, root: &Path, settings: Settings) -> Result<Self, Error> {
+        std::fs::read_dir(root).map_err(Error::io(root))?;
+        let shared = Shared::new(source, root.to_owned(), settings.strict_base, State::new(&settings));
+        let registry = Self { shared: Arc::new(shared) };
+        updates::start(&registry.shared).map_err(Error::Thread)?;
+        Ok(registry)
+    }
+
+    /// The version of the adapter `name` that is in service, pinned, if it is in memory. Makes no system call.
+    #[must_use]
+    pub fn pinned(&self, name: &str) -> Option<Pin> {
+        let taken = self.shared.with(|state| state.taken(name))?;
+        Some(Pin::new(taken, &self.shared))
+    }
+
+    /// The adapter `name`, pinned. It comes from memory or, on first use, from its folder. Many callers may wait for one load; none of
+    /// them holds a thread.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. A failed load changes nothing, and is remembered for a second.
+    pub async fn pin(self: &Arc<Self>, name: &str) -> Result<Pin, RegistryError> {
+        match self.ask(name)? {
+            Asked::Now(taken) => Ok(Pin::new(taken, &self.shared)),
+            Asked::Wait(answer) => answer.await.unwrap_or(Err(RegistryError::Stopped)),
+        }
+    }
+
+    /// [`Registry::pin`] for a caller that may block its thread.
+    ///
+    /// # Errors
+    /// As [`Registry::pin`].
     pub fn get(&self, name: &str) -> Result<Pin, RegistryError> {
-        let folder = Folder::find(&self.root, name)?;
-        let mut state = self.lock();
-        if let Some(version) = state.versions.get(name) {
-            if version.folder != folder {
-                return Err(RegistryError::Changed { name: name.into() });
-            }
-            if let Some(pin) = self.pinned(version) {
-                return Ok(pin);
-            }
+        match self.ask(name)? {
+            Asked::Now(taken) => Ok(Pin::new(taken, &self.shared)),
+            Asked::Wait(answer) => answer.blocking_recv().unwrap_or(Err(RegistryError::Stopped)),
         }
-        let gate = Arc::clone(state.loading.entry(name.into()).or_default());
-        drop(state);
-        let result = gate.get_or_init(|| self.load(name, &folder)).clone();
-        let mut state = self.lock();
-        if state.loading.get(name).is_some_and(|current| Arc::ptr_eq(current, &gate)) {
-            state.loading.remove(name);
-        }
-        result
     }
 
-    /// A pin of `version`, if it is in memory.
-    fn pinned(&self, version: &Version) -> Option<Pin> {
-        let adapter = self.residents.lock().take(&version.key)?;
-        let (key, requests) = (version.key.clone(), Arc::clone(&version.requests));
-        Some(Pin::counted(key, adapter, requests, Arc::clone(&self.residents)))
+    fn ask(&self, name: &str) -> Result<Asked, RegistryError> {
+        self.shared.with(|state| state.ask(name, Instant::now()))
     }
 
-    /// Checks that there is an adapter `name`, without loading it.
+    /// Loads the adapter `name` and never evicts it for others.
     ///
     /// # Errors
-    /// If there is no such adapter, or its folder cannot be read.
-    pub fn find(&self, name: &str) -> Result<(), RegistryError> {
-        Folder::find(&self.root, name).map(drop)
+    /// As [`Registry::pin`].
+    pub fn preload(&self, name: &str) -> Result<(), RegistryError> {
+        let _pin = self.get(name)?;
+        self.shared.with(|state| state.keep(name));
+        Ok(())
     }
 
-    /// Reads, checks and inserts an adapter. Other adapters are evicted for it only after it has been read and checked.
-    fn load(&self, name: &str, folder: &Folder) -> Result<Pin, RegistryError> {
-        let adapter = self.source.load(&folder.path).map_err(|source| {
-            let root = format!("{}{}", self.root.display(), std::path::MAIN_SEPARATOR);
-            let reason = source.to_string().replace(&root, "");
-            RegistryError::Invalid { name: name.into(), reason, source: Arc::new(source) }
-        })?;
-        // If the files have changed meanwhile, the adapter may have been read half from the old version and half from the new one.
-        if Folder::find(&self.root, name)? != *folder {
-            return Err(RegistryError::Changed { name: name.into() });
-        }
-        let mut state = self.lock();
-        let mut residents = self.residents.lock();
-        residents.make_room(name, adapter.bytes(), self.budget)?;
-        let adapter = Arc::new(adapter);
-        let version = state.version(name, &adapter, folder, self.source.layout());
-        residents.insert(version.key.clone(), Arc::clone(&adapter));
-        let (key, requests) = (version.key.clone(), Arc::clone(&version.requests));
-        tracing::info!(adapter = name, generation = key.generation, bytes = adapter.bytes(), "loaded");
-        Ok(Pin::counted(key, adapter, requests, Arc::clone(&self.residents)))
+    /// Puts the adapter in `folder` into service as `name`, whatever was in service before. `folder` is relative to the root, and must
+    /// lie inside it. It may be the folder that is in service already.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. What was in service before serves on.
+    pub async fn put(&self, name: &str, folder: &Path, expected: Option<Expected>) -> Result<Status, RegistryError> {
+        self.order(name, OrderKind::Put(folder.to_owned()), expected).await
     }
 
-    /// All adapters of the folder, in order of name. Fields that are known only after loading are `None` for adapters that were
-    /// never loaded.
+    /// Takes an adapter out of service until a [`Registry::put`]. Its files stay. Returns its last status.
+    ///
+    /// # Errors
+    /// If there is no such adapter, or another version is in service than expected.
+    pub async fn delete(&self, name: &str, expected: Option<Expected>) -> Result<Status, RegistryError> {
+        self.order(name, OrderKind::Delete, expected).await
+    }
+
+    async fn order(&self, name: &str, kind: OrderKind, expected: Option<Expected>) -> Result<Status, RegistryError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.with(|state| state.order(name, Order { kind, expected, reply }, Instant::now()));
+        answer.await.unwrap_or(Err(RegistryError::Stopped))
+    }
+
+    /// All adapters, in order of name. Of those that were never loaded, the status shows what the files show without a load. Reads the
+    /// folder.
     ///
     /// # Errors
     /// If the folder cannot be read.
-    pub fn list(&self) -> Result<Vec<Status>, Error> {
-        let names = files::names(&self.root).map_err(Error::io(&self.root))?;
-        let state = self.lock();
-        Ok(names.into_iter().map(|name| self.status(&state, name)).collect())
+    pub fn list(&self) -> Result<Vec<Status>, RegistryError> {
+        self.shared.list()
     }
 
-    /// One adapter as in [`Registry::list`], with all fields: an adapter that was never loaded is loaded.
+    /// [`Registry::list`], read by the registry's own threads.
     ///
     /// # Errors
-    /// As for [`Registry::get`], except that files that changed since they were loaded are no error.
-    pub fn describe(&self, name: &str) -> Result<Status, RegistryError> {
-        Folder::find(&self.root, name)?;
-        if !self.lock().versions.contains_key(name) {
-            self.get(name)?;
+    /// As [`Registry::list`].
+    pub async fn listed(&self) -> Result<Vec<Status>, RegistryError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.loader.list(&self.shared, reply);
+        answer.await.unwrap_or(Err(RegistryError::Stopped))
+    }
+
+    /// The statuses of all adapters in service, in order of name. Does not touch the disk.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Status> {
+        let mut statuses: Vec<_> = self.shared.with(|state| state.snapshots()).into_iter().map(Status::from).collect();
+        statuses.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        statuses
+    }
+
+    /// The status of one adapter. An adapter that was never loaded is loaded.
+    ///
+    /// # Errors
+    /// As for [`Registry::pin`].
+    pub async fn describe(self: &Arc<Self>, name: &str) -> Result<Status, RegistryError> {
+        let known = self.shared.with(|state| state.snapshot(name).filter(|known| known.generation.is_some()));
+        match known {
+            Some(snapshot) if snapshot.resident => {
+                self.ready()?;
+                // Whoever waits for a new version to come into service may ask nothing else.
+                self.shared.with(|state| state.touch(&snapshot.name));
+                return Ok(snapshot.into());
+            }
+            Some(_) => return self.order(name, OrderKind::Describe, None).await,
+            None => {}
         }
-        Ok(self.status(&self.lock(), name.into()))
+        let _pin = self.pin(name).await?;
+        let snapshot = self.shared.with(|state| state.snapshot(name));
+        snapshot.map(Status::from).ok_or_else(|| RegistryError::NotFound { name: name.into() })
     }
 
-    fn status(&self, state: &State, name: String) -> Status {
-        let version = state.versions.get(&name);
-        let resident = version.is_some_and(|version| self.residents.lock().contains(&version.key));
-        let tier = if resident { Tier::Memory } else { Tier::Disk };
-        let requests = version.map_or(0, |version| version.requests.load(Ordering::Relaxed));
-        Status::new(name, tier, requests, version.map(|version| &version.facts))
+    /// Whether the adapters' folder was there at the last look.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn ready(&self) -> Result<(), RegistryError> {
+        if self.shared.with(|state| state.root_gone) { Err(RegistryError::RootGone) } else { Ok(()) }
     }
 
-    /// Bytes of the adapters in memory.
+    /// What the registry has done since it was opened.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared.with(|state| state.counters)
+    }
+
+    /// Bytes of the adapters in memory, including versions out of service that requests still use.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.residents.lock().bytes()
+        self.shared.with(|state| state.residents.bytes())
     }
 
-    /// Number of adapters in memory.
+    /// Number of versions in memory.
     #[must_use]
     pub fn resident(&self) -> usize {
-        self.residents.lock().len()
+        self.shared.with(|state| state.residents.len())
     }
 
-    /// Locks the state. A panic in another thread does not matter, because the state is consistent after every statement. Code that
-    /// locks both the state and the residents locks the state first.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Answers everybody who waits for an adapter with an error, and loads nothing more. Pins stay valid.
+    pub fn close(&self) {
+        self.shared.with(State::stop);
+        self.shared.loader.stop();
     }
 }
 
-impl State {
-    /// The version of `name` with these files. The same files give the same version again.
-    fn version(&mut self, name: &str, adapter: &Adapter, folder: &Folder, layout: &Layout) -> &Version {
-        let last = &mut self.last_generation;
-        self.versions.entry(name.into()).or_insert_with(|| {
-            *last += 1;
-            let key = Key { name: name.into(), generation: *last };
-            let facts = Facts::new(*last, adapter, layout);
-            Version { key, folder: folder.clone(), facts, requests: Arc::default() }
-        })
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.close();
     }
 }

@@ -1,10 +1,9 @@
-//! The versions in memory, by (name, generation), within a budget of bytes.
+//! The versions in memory, by (name, generation), within a budget of bytes. Nothing here reads a clock, a disk or another thread.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::RegistryError;
 use crate::adapter::Adapter;
 
 /// One version of one adapter.
@@ -14,93 +13,139 @@ pub(super) struct Key {
     pub(super) generation: u64,
 }
 
-/// The residents, which the pins share.
-#[derive(Default)]
-pub(super) struct Shared(Mutex<Residents>);
-
-impl Shared {
-    /// Locks the residents. A panic in another thread does not matter, because they are consistent after every statement.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Residents> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The versions in memory.
 pub(super) struct Residents {
     /// The versions, most recently used first.
     versions: LruCache<Key, Resident>,
     /// The sum of the versions' bytes.
     bytes: usize,
+    budget: usize,
 }
 
 struct Resident {
     adapter: Arc<Adapter>,
     /// The number of live pins.
     pins: usize,
+    /// Whether it is never evicted for another adapter.
+    kept: bool,
+    /// Whether it gets no new pins, because another adapter waits for its room.
+    draining: bool,
+    /// Whether it is out of service. It leaves memory with its last pin.
+    retired: bool,
 }
 
-impl Default for Residents {
-    fn default() -> Self {
-        Self { versions: LruCache::unbounded(), bytes: 0 }
-    }
+/// Whether there is room for a further version.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It fits once these versions are evicted. Nobody uses them.
+    Now(Vec<Key>),
+    /// It fits once the pins of these versions are gone.
+    Later(Vec<Key>),
+    /// It does not fit beside the versions that are never evicted, which have this many bytes.
+    Never(usize),
 }
 
 impl Residents {
-    /// Pins the adapter once more and marks it as used; `None` if it is not in memory.
+    pub(super) fn new(budget: usize) -> Self {
+        Self { versions: LruCache::unbounded(), bytes: 0, budget }
+    }
+
+    /// Pins the version once more and marks it as used. `None` if it is not in memory, or gets no new pins.
     pub(super) fn take(&mut self, key: &Key) -> Option<Arc<Adapter>> {
-        let resident = self.versions.get_mut(key)?;
+        let resident = self.versions.get_mut(key).filter(|resident| !resident.draining && !resident.retired)?;
         resident.pins += 1;
         Some(Arc::clone(&resident.adapter))
     }
 
-    /// Pins a version once more. A pinned version is always in memory.
+    /// Pins a version that is pinned already once more.
     pub(super) fn pin(&mut self, key: &Key) {
         if let Some(resident) = self.versions.peek_mut(key) {
             resident.pins += 1;
         }
     }
 
-    /// Releases a pin.
-    pub(super) fn unpin(&mut self, key: &Key) {
-        if let Some(resident) = self.versions.peek_mut(key) {
-            resident.pins = resident.pins.saturating_sub(1);
-        }
+    /// Releases a pin. Returns the adapter if it left memory.
+    pub(super) fn unpin(&mut self, key: &Key) -> Option<Arc<Adapter>> {
+        let resident = self.versions.peek_mut(key)?;
+        resident.pins = resident.pins.saturating_sub(1);
+        if resident.retired && resident.pins == 0 { self.remove(key) } else { None }
     }
 
-    /// Inserts a version with one pin. [`Self::make_room`] must have made room for it.
-    pub(super) fn insert(&mut self, key: Key, adapter: Arc<Adapter>) {
+    /// Inserts a version, for which there must be room.
+    pub(super) fn insert(&mut self, key: Key, adapter: Arc<Adapter>, kept: bool) {
+        self.remove(&key);
         self.bytes += adapter.bytes();
-        if let Some(before) = self.versions.put(key, Resident { adapter, pins: 1 }) {
-            self.bytes -= before.adapter.bytes();
+        self.versions.put(key, Resident { adapter, pins: 0, kept, draining: false, retired: false });
+    }
+
+    /// Takes a version out of service. It leaves memory with its last pin; returns it if that is now.
+    pub(super) fn retire(&mut self, key: &Key) -> Option<Arc<Adapter>> {
+        let resident = self.versions.peek_mut(key)?;
+        resident.retired = true;
+        if resident.pins == 0 { self.remove(key) } else { None }
+    }
+
+    /// Removes a version from memory.
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Arc<Adapter>> {
+        let resident = self.versions.pop(key)?;
+        self.bytes -= resident.adapter.bytes();
+        Some(resident.adapter)
+    }
+
+    /// Keeps a version in memory until it is out of service.
+    pub(super) fn keep(&mut self, key: &Key) {
+        if let Some(resident) = self.versions.peek_mut(key) {
+            resident.kept = true;
         }
     }
 
-    /// Evicts versions without pins, least recently used first, until `bytes` more fit into `budget`. If they cannot fit, evicts
-    /// nothing.
-    pub(super) fn make_room(&mut self, name: &str, bytes: usize, budget: usize) -> Result<(), RegistryError> {
-        if bytes > budget {
-            return Err(RegistryError::TooLarge { name: name.into(), bytes, budget });
-        }
-        let mut left = self.bytes;
-        let mut leaving = Vec::new();
-        for (key, resident) in self.versions.iter().rev() {
-            if left + bytes <= budget {
-                break;
+    /// Whether `bytes` more fit into the budget, and what has to leave for it. `replaced` is the version that the new one replaces,
+    /// which leaves first; after it, the least recently used leave first.
+    pub(super) fn room(&self, bytes: usize, replaced: Option<&Key>) -> Room {
+        // Versions out of service leave by themselves.
+        let retired = self.versions.iter().filter(|(_, resident)| resident.retired);
+        let leaving: usize = retired.map(|(_, resident)| resident.adapter.bytes()).sum();
+        let first = replaced.and_then(|key| self.versions.peek(key).map(|resident| (key, resident)));
+        let others = self.versions.iter().rev().filter(|(key, resident)| !resident.kept && Some(*key) != replaced);
+        let candidates = || first.into_iter().chain(others.clone()).filter(|(_, resident)| !resident.retired);
+        let fit = |mut left: usize, unused: bool| {
+            let mut keys = Vec::new();
+            for (key, resident) in candidates() {
+                if left + bytes <= self.budget {
+                    break;
+                }
+                if !unused || resident.pins == 0 {
+                    left -= resident.adapter.bytes();
+                    keys.push(key.clone());
+                }
             }
-            if resident.pins == 0 {
-                left -= resident.adapter.bytes();
-                leaving.push(key.clone());
+            if left + bytes <= self.budget { Ok(keys) } else { Err(left) }
+        };
+        match (fit(self.bytes, true), fit(self.bytes - leaving, false)) {
+            (Ok(keys), _) => Room::Now(keys),
+            (Err(_), Ok(keys)) => Room::Later(keys),
+            (Err(_), Err(held)) => Room::Never(held),
+        }
+    }
+
+    /// Lets these versions have no new pins.
+    pub(super) fn drain(&mut self, keys: &[Key]) {
+        for key in keys {
+            if let Some(resident) = self.versions.peek_mut(key) {
+                resident.draining = true;
             }
         }
-        if left + bytes > budget {
-            return Err(RegistryError::Busy { name: name.into(), bytes, held: left, budget });
-        }
-        for key in leaving {
-            self.versions.pop(&key);
-            tracing::info!(adapter = &*key.name, generation = key.generation, "evicted");
-        }
-        self.bytes = left;
-        Ok(())
+    }
+
+    /// Ends what [`Self::drain`] began. Returns the names of the versions that may have pins again.
+    pub(super) fn undrain(&mut self) -> Vec<Arc<str>> {
+        let draining = self.versions.iter_mut().filter(|(_, resident)| resident.draining);
+        draining
+            .map(|(key, resident)| {
+                resident.draining = false;
+                Arc::clone(&key.name)
+            })
+            .collect()
     }
 
     /// Whether a version is in memory.
@@ -108,9 +153,30 @@ impl Residents {
         self.versions.contains(key)
     }
 
+    /// Whether a version is in memory and never evicted.
+    pub(super) fn is_kept(&self, key: &Key) -> bool {
+        self.versions.peek(key).is_some_and(|resident| resident.kept)
+    }
+
+    /// Bytes of the versions that cannot be evicted now.
+    pub(super) fn held(&self) -> usize {
+        let held = self.versions.iter().filter(|(_, resident)| resident.pins > 0 || resident.kept);
+        held.map(|(_, resident)| resident.adapter.bytes()).sum()
+    }
+
+    /// The versions in memory, most recently used first.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.versions.iter().map(|(key, _)| key)
+    }
+
     /// Bytes of all versions in memory.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The most bytes that all versions may have together.
+    pub(super) fn budget(&self) -> usize {
+        self.budget
     }
 
     /// Number of versions in memory.

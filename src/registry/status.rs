@@ -1,8 +1,14 @@
-//! What clients can read about an adapter.
+//! What clients can read about an adapter, and about the registry.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::adapter::{Adapter, Ranks};
+use super::RegistryError;
+use super::files::Version;
+use super::names::other_base;
+use super::{Place, Source};
+use crate::adapter::{Adapter, Ranks, Summary};
 use crate::params::{Layout, NamedSite};
 
 /// Where an adapter is.
@@ -15,60 +21,145 @@ pub enum Tier {
     Disk,
 }
 
-/// The status of an adapter. The optional fields are `None` until it has been loaded once.
+/// The status of an adapter. `generation` and `bytes` are `None` until it has been loaded once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// The folder's name.
+    /// The name under which it is asked.
     pub name: String,
     /// Where it is.
     pub tier: Tier,
+    /// Whether it was preloaded, so that it is never evicted for another adapter.
+    pub pinned: bool,
     /// The number of requests that it has answered.
     pub requests: u64,
     /// The generation, which increases with each new version.
     pub generation: Option<u64>,
-    /// The rank at every site.
+    /// The rank at every site; `None` if the files show none.
     pub ranks: Option<Ranks>,
     /// The bytes that it needs in memory.
     pub bytes: Option<usize>,
-    /// The names of the outputs, in order of id.
+    /// The names of the outputs, in order of id; `None` if the files show none.
     pub labels: Option<Vec<String>>,
     /// The first site that it changes; `None` also for an adapter that has only a head.
     pub first_active_site: Option<NamedSite>,
+    /// Why a newer version on disk is not served.
+    pub problem: Option<String>,
+    /// Why its answers may be wrong although it is served.
+    pub warning: Option<String>,
 }
 
 impl Status {
-    pub(super) fn new(name: String, tier: Tier, requests: u64, facts: Option<&Facts>) -> Self {
+    /// The status of an adapter of which nothing is known.
+    pub(super) fn unknown(name: &str) -> Self {
         Self {
-            name,
-            tier,
+            name: name.into(),
+            tier: Tier::Disk,
+            pinned: false,
+            requests: 0,
+            generation: None,
+            ranks: None,
+            bytes: None,
+            labels: None,
+            first_active_site: None,
+            problem: None,
+            warning: None,
+        }
+    }
+
+    /// Adds what the files of an adapter show without a load.
+    pub(super) fn with_summary(mut self, summary: Option<&Summary>, layout: &Layout) -> Self {
+        if let Some(summary) = summary.filter(|_| self.generation.is_none()) {
+            self.ranks = Some(summary.ranks.clone());
+            self.labels = Some(summary.labels.clone());
+            self.first_active_site = summary.first_active_site.map(|site| layout.named(site));
+        }
+        self
+    }
+}
+
+/// What the state knows about an adapter.
+pub(super) struct Snapshot {
+    pub(super) name: Arc<str>,
+    pub(super) resident: bool,
+    pub(super) pinned: bool,
+    pub(super) requests: u64,
+    pub(super) generation: Option<u64>,
+    pub(super) facts: Option<Arc<Facts>>,
+    pub(super) problem: Option<String>,
+}
+
+impl From<Snapshot> for Status {
+    fn from(snapshot: Snapshot) -> Self {
+        let Snapshot { name, resident, pinned, requests, generation, facts, problem } = snapshot;
+        let facts = facts.as_ref();
+        Self {
+            name: (*name).into(),
+            tier: if resident { Tier::Memory } else { Tier::Disk },
+            pinned,
             requests,
-            generation: facts.map(|facts| facts.generation),
+            generation,
             ranks: facts.map(|facts| facts.ranks.clone()),
             bytes: facts.map(|facts| facts.bytes),
             labels: facts.map(|facts| facts.labels.clone()),
             first_active_site: facts.and_then(|facts| facts.first_active_site),
+            problem,
+            warning: facts.and_then(|facts| facts.warning.clone()),
         }
     }
 }
 
-/// What the registry still knows about an adapter after it has been evicted.
+/// What a registry has done since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Pins of adapters that were in memory.
+    pub hits: u64,
+    /// Versions that were loaded into memory, also after an eviction.
+    pub loads: u64,
+    /// Attempts to load an adapter that failed.
+    pub failed_loads: u64,
+    /// Versions that replaced another one in service.
+    pub swaps: u64,
+    /// Newer versions on disk that were not served, because they are broken or do not fit.
+    pub refused_updates: u64,
+    /// Versions that left memory for others.
+    pub evictions: u64,
+}
+
+/// What the registry still knows about a version after it has been evicted.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
-    pub(super) generation: u64,
-    ranks: Ranks,
-    bytes: usize,
-    labels: Vec<String>,
-    first_active_site: Option<NamedSite>,
+    pub(super) ranks: Ranks,
+    pub(super) bytes: usize,
+    pub(super) labels: Vec<String>,
+    pub(super) first_active_site: Option<NamedSite>,
+    pub(super) warning: Option<String>,
 }
 
-impl Facts {
-    pub(super) fn new(generation: u64, adapter: &Adapter, layout: &Layout) -> Self {
-        Self {
-            generation,
-            ranks: adapter.ranks(layout),
-            bytes: adapter.bytes(),
-            labels: adapter.info.labels.clone(),
-            first_active_site: adapter.first_active_site(layout).map(|site| layout.named(site)),
-        }
+/// A version that has been read and checked.
+pub(super) struct Checked {
+    pub(super) adapter: Adapter,
+    pub(super) facts: Facts,
+}
+
+/// Checks a version that has been read: makes an adapter of its files.
+pub(super) fn check(
+    source: &dyn Source,
+    place: Place,
+    version: &Version,
+    strict_base: bool,
+) -> Result<Checked, RegistryError> {
+    let adapter = source.load(&version.files).map_err(|error| place.invalid(error))?;
+    let warning = other_base(&adapter.info, &source.base_names());
+    if let Some(warning) = warning.clone().filter(|_| strict_base) {
+        return Err(RegistryError::OtherBase { name: place.name.into(), warning });
     }
+    let layout = source.layout();
+    let facts = Facts {
+        ranks: adapter.ranks(layout),
+        bytes: adapter.bytes(),
+        labels: adapter.info.labels.clone(),
+        first_active_site: adapter.first_active_site(layout).map(|site| layout.named(site)),
+        warning,
+    };
+    Ok(Checked { adapter, facts })
 }

@@ -8,7 +8,7 @@ use super::config::Config;
 use super::error::ApiError;
 use super::tokenizing::{Permit, Tokenizing};
 use crate::engine::{Engine, Error, Row};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{self, Registry, RegistryError};
 use crate::scheduler::{Limits, Scheduler};
 
 /// An error that keeps a server from starting.
@@ -20,6 +20,14 @@ pub enum StartError {
     /// An adapter to preload cannot be loaded.
     #[error(transparent)]
     Preload(#[from] RegistryError),
+    /// Anybody in the network could replace adapters.
+    #[error(
+        "--allow-adapter-updates on {hostname} needs --api-key: without it, anybody who reaches the server can replace adapters"
+    )]
+    Exposed {
+        /// The address to listen on.
+        hostname: String,
+    },
 }
 
 /// A server's configuration, base, adapters and worker.
@@ -53,10 +61,15 @@ impl App {
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
     ) -> Result<Self, StartError> {
         let source = Arc::clone(&engine);
-        let registry = Arc::new(Registry::new(source, &config.adapters, config.adapter_memory)?);
-        // All pins are held until the last adapter is loaded. An adapter that does not fit is then an error, and evicts no other.
-        let preloaded: Vec<_> = config.preload.iter().map(|name| registry.get(name)).collect::<Result<_, _>>()?;
-        drop(preloaded);
+        let settings = registry::Settings {
+            budget: config.adapter_memory,
+            updates: config.adapter_updates,
+            strict_base: config.strict_base,
+            // The other half is for the request itself.
+            room_wait: config.request_timeout / 2,
+        };
+        let registry = Arc::new(Registry::open(source, &config.adapters, settings)?);
+        config.preload.iter().try_for_each(|name| registry.preload(name))?;
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
@@ -119,5 +132,6 @@ impl App {
     /// Ends what requests need, once they are answered.
     pub(super) fn close(&self) {
         self.scheduler.close();
+        self.registry.close();
     }
 }

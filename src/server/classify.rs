@@ -44,22 +44,17 @@ pub(super) async fn classify(
         return Err(ApiError::TooManyTexts { texts, limit });
     }
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
-    let permit = match permit(&app, &texts).await {
-        Ok(permit) => permit,
-        // If there is no such adapter, the answer is 404: trying again would not help.
-        Err(full) => {
-            blocking(move || app.registry().find(&name)).await??;
-            return Err(full);
-        }
-    };
+    // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
+    let pin = app.registry().pin(&name).await?;
+    let permit = permit(&app, &texts).await?;
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
-    let prepare = move || {
+    let encode = move || {
         // The thread that tokenizes holds the permit, because it continues after its request has timed out.
         let _permit = permit;
-        prepare(&worker, &name, &texts, &limit)
+        encode(&worker, &texts, &limit)
     };
-    let (pin, encoded) = blocking(prepare).await??;
+    let encoded = blocking(encode).await??;
 
     let truncated = encoded.iter().filter(|text| text.truncated).count();
     let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(pin.adapter()) }).collect();
@@ -76,12 +71,10 @@ async fn permit(app: &App, texts: &[Text]) -> Result<Permit, ApiError> {
     app.permit(texts.iter().map(Text::bytes).sum()).await
 }
 
-/// Pins the adapter, loading it if need be, and tokenizes the texts.
-fn prepare(app: &App, name: &str, texts: &[Text], limit: &Limit) -> Result<(Pin, Vec<Encoded>), ApiError> {
-    let pin = app.registry().get(name)?;
+/// Tokenizes the texts.
+fn encode(app: &App, texts: &[Text], limit: &Limit) -> Result<Vec<Encoded>, ApiError> {
     let encode = |text: &Text| app.engine().encode(&text.text, text.pair.as_deref(), limit);
-    let encoded = texts.iter().map(encode).collect::<Result<_, _>>()?;
-    Ok((pin, encoded))
+    Ok(texts.iter().map(encode).collect::<Result<_, _>>()?)
 }
 
 fn answer(

@@ -1,6 +1,7 @@
 //! The settings of `polyrank serve`. Each setting is declared here only, with its name, environment variable, default and help, which
 //! clap reads.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use clap::{ArgAction, Args};
 
 pub use super::key::ApiKey;
 use super::key::{KeyParser, key_file};
+
+use super::app::StartError;
+use crate::registry::Updates;
 
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
@@ -27,6 +31,23 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_PRELOAD", value_name = "A,B", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new(),
           help_heading = "Adapters")]
     pub preload: Vec<String>,
+    /// What happens when an adapter's files change: auto swaps in the new version, manual serves the old one until a PUT
+    #[arg(
+        long,
+        env = "POLYRANK_ADAPTER_UPDATES",
+        value_enum,
+        value_name = "auto|manual",
+        default_value_t,
+        hide_possible_values = true,
+        help_heading = "Adapters"
+    )]
+    pub adapter_updates: Updates,
+    /// Let clients replace and remove adapters with PUT and DELETE /adapters/{name}; off the loopback, this needs --api-key
+    #[arg(long, env = "POLYRANK_ALLOW_ADAPTER_UPDATES", value_parser = BoolishValueParser::new(), help_heading = "Adapters")]
+    pub allow_adapter_updates: bool,
+    /// Refuse adapters that name another base and have no fingerprint, instead of serving them with a warning
+    #[arg(long, env = "POLYRANK_STRICT_BASE", value_parser = BoolishValueParser::new(), help_heading = "Adapters")]
+    pub strict_base: bool,
     /// Maximum number of tokens in a batch; a single text may be longer
     #[arg(long, env = "POLYRANK_MAX_BATCH_TOKENS", value_name = "N", default_value = "16384", value_parser = positive(),
           help_heading = "Batching")]
@@ -75,6 +96,19 @@ impl Config {
     #[must_use]
     pub fn key(&self) -> Option<&ApiKey> {
         self.api_key.as_ref().or(self.api_key_file.as_ref())
+    }
+
+    /// Refuses settings under which anybody in the network could replace adapters, if the server listens on `hostname`.
+    ///
+    /// # Errors
+    /// Adapters may be replaced without an API key, and `hostname` is not the loopback.
+    pub fn check_exposure(&self, hostname: &str) -> Result<(), StartError> {
+        let address = hostname.trim_start_matches('[').trim_end_matches(']');
+        let loopback = address == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        if self.allow_adapter_updates && self.key().is_none() && !loopback {
+            return Err(StartError::Exposed { hostname: hostname.into() });
+        }
+        Ok(())
     }
 }
 
@@ -154,14 +188,32 @@ mod tests {
         }
     }
 
+    fn parse(args: &[&str]) -> Result<Config, clap::Error> {
+        // The environment variables of whoever runs the tests must not count.
+        let command = Config::augment_args(Command::new("serve")).mut_args(|arg| arg.env(None::<&str>));
+        let matches = command.try_get_matches_from([&["serve", "--adapters", "a"], args].concat())?;
+        Config::from_arg_matches(&matches)
+    }
+
+    #[test]
+    fn replacing_adapters_off_the_loopback_needs_a_key() {
+        let (closed, open) = (parse(&[]).unwrap(), parse(&["--allow-adapter-updates"]).unwrap());
+        let keyed = Config { api_key: Some(ApiKey::new("k")), ..open.clone() };
+        for hostname in ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"] {
+            assert!(open.check_exposure(hostname).is_ok(), "{hostname}");
+        }
+        for hostname in ["0.0.0.0", "::", "[::]", "10.0.0.1", "example.org", ""] {
+            let told = open.check_exposure(hostname).unwrap_err().to_string();
+            assert!(told.contains("--api-key"), "{told}");
+            assert!(closed.check_exposure(hostname).is_ok() && keyed.check_exposure(hostname).is_ok());
+        }
+        assert_eq!((closed.adapter_updates, closed.strict_base), (Updates::Auto, false));
+        assert_eq!(parse(&["--adapter-updates", "manual"]).unwrap().adapter_updates, Updates::Manual);
+        assert!(parse(&["--adapter-updates", "never"]).is_err());
+    }
+
     #[test]
     fn numbers_must_be_above_zero() {
-        let parse = |args: &[&str]| {
-            // The environment variables of whoever runs the tests must not count.
-            let command = Config::augment_args(Command::new("serve")).mut_args(|arg| arg.env(None::<&str>));
-            let matches = command.try_get_matches_from([&["serve", "--adapters", "a"], args].concat())?;
-            Config::from_arg_matches(&matches)
-        };
         let config = parse(&[]).unwrap();
         assert_eq!((config.max_batch_tokens, config.adapter_memory, config.auto_truncate), (16384, 1 << 30, true));
         for flag in ["--max-batch-tokens", "--max-queued-tokens", "--max-client-batch-size", "--payload-limit"] {

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::adapter::AdapterError;
 use crate::engine::Error;
-use crate::registry::RegistryError;
+use crate::registry::{RegistryError, is_fault_of_file};
 use crate::scheduler::{Failed, Refused};
 use crate::text::TokenizeError;
 
@@ -36,7 +36,7 @@ pub enum ApiError {
     /// The route does not take this method.
     #[error("{0} is not a method of this route")]
     MethodNotAllowed(String),
-    /// The adapter's files are no longer those of the version in service.
+    /// Another version is in service than the client or the files on disk say.
     #[error("{0}")]
     Conflict(RegistryError),
     /// A body over the limit.
@@ -73,6 +73,9 @@ pub enum ApiError {
     /// The base is not open yet.
     #[error("the server is starting")]
     Starting,
+    /// The adapter cannot be loaded yet: its files change, the disk is slow, or the adapters' folder is gone.
+    #[error("{0}")]
+    NotReady(RegistryError),
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -102,6 +105,7 @@ impl ApiError {
             Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "Starting"),
+            Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "NotReady"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
@@ -112,7 +116,9 @@ impl ApiError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after, .. } => Some(*retry_after),
-            Self::Unavailable(_) | Self::Starting | Self::Draining | Self::TimedOut(_) => Some(RETRY_SOON),
+            Self::Unavailable(_) | Self::Starting | Self::NotReady(_) | Self::Draining | Self::TimedOut(_) => {
+                Some(RETRY_SOON)
+            }
             _ => None,
         }
     }
@@ -149,9 +155,17 @@ impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match &error {
             RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. } => Self::UnknownAdapter(error),
-            RegistryError::Changed { .. } => Self::Conflict(error),
+            RegistryError::Changed { .. } | RegistryError::Stale { .. } => Self::Conflict(error),
+            RegistryError::RootGone
+            | RegistryError::Changing { .. }
+            | RegistryError::Slow { .. }
+            | RegistryError::TooManyWaiters { .. } => Self::NotReady(error),
+            RegistryError::Stopped => Self::Draining,
+            RegistryError::Panicked { .. } => Self::Internal(error.to_string()),
             RegistryError::Busy { .. } => Self::Overloaded { reason: error.to_string(), retry_after: RETRY_SOON },
-            RegistryError::TooLarge { .. } => Self::InvalidAdapter(error),
+            RegistryError::TooLarge { .. } | RegistryError::NoRoom { .. } | RegistryError::OtherBase { .. } => {
+                Self::InvalidAdapter(error)
+            }
             RegistryError::Invalid { source, .. } => match &**source {
                 Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source) => {
                     Self::Unavailable(error.to_string())
@@ -163,21 +177,6 @@ impl From<RegistryError> for ApiError {
             },
         }
     }
-}
-
-/// Whether the file is at fault, rather than the machine (which may be out of memory or of file handles).
-fn is_fault_of_file(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::IsADirectory
-            | ErrorKind::NotADirectory
-            | ErrorKind::UnexpectedEof
-            | ErrorKind::InvalidData
-            | ErrorKind::FileTooLarge
-    )
 }
 
 impl From<Refused> for ApiError {

@@ -3,6 +3,7 @@
 //! [`run`] takes everything that it needs as arguments: a listener, an [`App`], and a future whose end shuts it down. Tests start it
 //! on port 0. [`serve`] answers probes already while the base is opened.
 
+mod adapters;
 mod app;
 mod auth;
 mod bodies;

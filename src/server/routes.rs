@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -16,16 +15,14 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::error::ApiError;
-use super::extract::{blocking, path};
-use super::{auth, bodies, classify, site};
-use crate::registry::Status;
+use super::{adapters, auth, bodies, classify, site};
 
 /// All routes over `app`.
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/classify/{*adapter}", post(classify::classify))
-        .route("/adapters", get(adapters))
-        .route("/adapters/{*name}", get(adapter))
+        .route("/adapters", get(adapters::list))
+        .route("/adapters/{*name}", adapters::methods(&app))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/info", get(info))
@@ -61,7 +58,11 @@ async fn health() -> Json<Value> {
 
 /// `GET /ready`: the server accepts requests.
 async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    if app.is_draining() { Err(ApiError::Draining) } else { Ok(Json(json!({ "status": "ready" }))) }
+    if app.is_draining() {
+        return Err(ApiError::Draining);
+    }
+    app.registry().ready()?;
+    Ok(Json(json!({ "status": "ready" })))
 }
 
 async fn info(State(app): State<Arc<App>>) -> Json<Value> {
@@ -84,17 +85,4 @@ async fn info(State(app): State<Arc<App>>) -> Json<Value> {
         "adapters_in_memory": registry.resident(),
         "queued_tokens": app.scheduler().queued_tokens(),
     }))
-}
-
-async fn adapters(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>>, ApiError> {
-    let registry = Arc::clone(app.registry());
-    Ok(Json(blocking(move || registry.list()).await??))
-}
-
-async fn adapter(
-    State(app): State<Arc<App>>,
-    name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Status>, ApiError> {
-    let (name, registry) = (path(name)?, Arc::clone(app.registry()));
-    Ok(Json(blocking(move || registry.describe(&name)).await??))
 }

@@ -161,6 +161,24 @@ impl Running {
         answer(agent().get(format!("http://{}{path}", self.address)).call().unwrap())
     }
 
+    /// `PUT /adapters/{name}`, with an `If-Match` where one is given.
+    pub(super) fn put(&self, name: &str, body: &str, tag: Option<&str>) -> Answer {
+        let mut request = agent().put(format!("http://{}/adapters/{name}", self.address));
+        if let Some(tag) = tag {
+            request = request.header("if-match", tag);
+        }
+        answer(request.send(body).unwrap())
+    }
+
+    /// `DELETE /adapters/{name}`, with an `If-Match` where one is given.
+    pub(super) fn delete(&self, name: &str, tag: Option<&str>) -> Answer {
+        let mut request = agent().delete(format!("http://{}/adapters/{name}", self.address));
+        if let Some(tag) = tag {
+            request = request.header("if-match", tag);
+        }
+        answer(request.call().unwrap())
+    }
+
     /// Sends raw bytes, and reads until the server closes the connection.
     pub(super) fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();

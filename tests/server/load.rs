@@ -210,7 +210,7 @@ fn start_fails_if_preloaded_adapters_are_missing_or_do_not_fit() {
     // Each of the adapters fits alone, and neither may evict the other.
     let both = preload(["plain", "ragged"], 1 << 30).unwrap().registry().bytes();
     let error = preload(["plain", "ragged"], both - 1).err().unwrap();
-    assert!(error.to_string().contains("adapters in use hold"), "{error}");
+    assert!(error.to_string().contains("preloaded adapters hold"), "{error}");
     preload(["plain", "ragged"], both).unwrap();
 }
 

@@ -1,0 +1,184 @@
+//! What the registry knows about one name.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::pin::Pin;
+use super::residents::Key;
+use super::stamp::Stamp;
+use super::status::{Checked, Facts, Status};
+use super::{Expected, RegistryError};
+
+/// A caller that waits for a pin.
+pub(super) type Waiter = oneshot::Sender<Result<Pin, RegistryError>>;
+
+/// A caller that waits for the end of an [`Order`].
+pub(super) type Reply = oneshot::Sender<Result<Status, RegistryError>>;
+
+/// One name. An entry exists while its adapter is in service, was taken out of service by a request, failed a moment ago, or while
+/// somebody waits for it.
+pub(super) struct Entry {
+    /// The folder of its files, relative to the root. It is the name, unless a `PUT` gave another one.
+    pub(super) folder: PathBuf,
+    /// The version in service. It stays when it is evicted, because the files are still that version.
+    pub(super) current: Option<Version>,
+    /// Whether a `DELETE` took it out of service.
+    pub(super) withdrawn: bool,
+    /// Whether its versions are never evicted for other adapters.
+    pub(super) kept: bool,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) orders: VecDeque<Order>,
+    /// Since when a job for this name is in the loader's queue or runs. There is one at most.
+    pub(super) queued: Option<Instant>,
+    /// Since when this job runs.
+    pub(super) running: Option<Instant>,
+    /// Whether a version of it has been read and waits for room in memory. No job begins meanwhile.
+    pub(super) parked: bool,
+    /// Since when it had waited, where it waited for a place among the claims and is read for it now.
+    pub(super) recalled: Option<Instant>,
+    /// The last failed load, which answers requests for a moment.
+    pub(super) failed: Option<(Instant, RegistryError)>,
+    /// Why the files on disk are not served.
+    pub(super) problem: Option<Problem>,
+    /// The state of the files that differ from those in service, and since when they have been in it.
+    pub(super) change: Option<(Stamp, Instant)>,
+    /// Whether its files are to be looked at.
+    pub(super) look: bool,
+    /// Whether it is in the list of names that were used since the last tick.
+    pub(super) touched: bool,
+}
+
+/// The version in service.
+pub(super) struct Version {
+    pub(super) key: Key,
+    pub(super) digest: [u8; 32],
+    pub(super) stamp: Stamp,
+    pub(super) facts: Arc<Facts>,
+    pub(super) requests: Arc<AtomicU64>,
+}
+
+/// Why files on disk are not served, and which files these are.
+pub(super) struct Problem {
+    pub(super) stamp: Option<Stamp>,
+    pub(super) reason: String,
+}
+
+/// A request to change or describe what is in service.
+pub(super) struct Order {
+    pub(super) kind: OrderKind,
+    pub(super) expected: Option<Expected>,
+    pub(super) reply: Reply,
+}
+
+/// What an [`Order`] asks for.
+#[derive(Debug, Clone)]
+pub(super) enum OrderKind {
+    /// Serve the files in this folder, relative to the root.
+    Put(PathBuf),
+    /// Serve the adapter no more, although it is not in memory and may not even exist.
+    Delete,
+    /// Tell the status of an adapter that is not in memory, if its folder is still there.
+    Describe,
+}
+
+/// Why a job reads an adapter's folder.
+pub(super) enum Purpose {
+    /// Callers wait for a pin.
+    Load,
+    /// The files may have changed.
+    Look,
+    /// A request asks for it.
+    Order(Order),
+}
+
+/// A job for one name, with what it needs to know about the version in service.
+pub(super) struct Work {
+    pub(super) purpose: Purpose,
+    pub(super) folder: PathBuf,
+    pub(super) stamp: Option<Stamp>,
+    pub(super) digest: Option<[u8; 32]>,
+    /// Whether the version in service is in memory.
+    pub(super) resident: bool,
+    pub(super) refused: Option<Stamp>,
+    pub(super) change: Option<(Stamp, Instant)>,
+}
+
+/// What a job found.
+pub(super) enum Outcome {
+    /// The files are those in service.
+    Same,
+    /// The files are those that were refused before.
+    StillRefused,
+    /// The files differ from those in service, and may still be changing.
+    Changing(Stamp),
+    /// The files were written again with the content that is in service.
+    Rewritten(Stamp),
+    /// A version was read.
+    Found(Box<Found>),
+    /// The folder is there. It was not read.
+    Exists,
+    /// The disk did not tell.
+    Unknown,
+}
+
+/// A version that was read.
+pub(super) struct Found {
+    pub(super) folder: PathBuf,
+    pub(super) stamp: Stamp,
+    pub(super) digest: [u8; 32],
+    /// `None` where the content is in service and in memory already.
+    pub(super) checked: Option<Checked>,
+}
+
+impl Entry {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            current: None,
+            withdrawn: false,
+            kept: false,
+            waiters: Vec::new(),
+            orders: VecDeque::new(),
+            queued: None,
+            running: None,
+            parked: false,
+            recalled: None,
+            failed: None,
+            problem: None,
+            change: None,
+            look: false,
+            touched: false,
+        }
+    }
+
+    /// The generation in service.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.current.as_ref().map(|version| version.key.generation)
+    }
+
+    /// Whether `expected` is what is in service.
+    pub(super) fn agrees(&self, name: &str, expected: Option<Expected>) -> Result<(), RegistryError> {
+        match (expected, self.generation()) {
+            (None, _) | (Some(Expected::Any), Some(_)) => Ok(()),
+            (Some(Expected::Generation(expected)), Some(found)) if expected == found => Ok(()),
+            (Some(expected), found) => Err(RegistryError::Stale { name: name.into(), expected, found }),
+        }
+    }
+
+    /// Whether nothing is lost without the entry.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.current.is_none()
+            && !self.withdrawn
+            && !self.kept
+            && self.waiters.is_empty()
+            && self.orders.is_empty()
+            && self.queued.is_none()
+            && !self.parked
+            && self.failed.as_ref().is_none_or(|(until, _)| *until <= now)
+    }
+}

@@ -1,0 +1,48 @@
+//! What happens to adapters, as the log tells it.
+
+use std::sync::Arc;
+
+use super::residents::Key;
+
+/// Something that an operator may want to know.
+pub(super) enum Event {
+    /// A version came into memory: the first of its adapter, or one that had been evicted.
+    Loaded { key: Key, bytes: usize },
+    /// A version took the place of an older one.
+    Swapped { key: Key, before: u64, bytes: usize },
+    /// A version left memory for another.
+    Evicted { key: Key },
+    /// A newer version on disk is not served.
+    Refused { name: Arc<str>, reason: String },
+    /// An adapter's folder is gone, or it was taken out of service by a request.
+    Removed { key: Key },
+    /// An adapter is served although it may not fit.
+    Warning { name: Arc<str>, warning: String },
+    /// The adapters' folder is gone, or it is there again.
+    Root { gone: bool },
+}
+
+impl Event {
+    pub(super) fn log(&self) {
+        match self {
+            Self::Loaded { key, bytes } => {
+                tracing::info!(adapter = &*key.name, generation = key.generation, bytes, "loaded");
+            }
+            Self::Swapped { key, before, bytes } => {
+                tracing::info!(adapter = &*key.name, generation = key.generation, before, bytes, "swapped");
+            }
+            Self::Evicted { key } => {
+                tracing::info!(adapter = &*key.name, generation = key.generation, "evicted");
+            }
+            Self::Refused { name, reason } => {
+                tracing::warn!(adapter = &**name, reason, "a newer version on disk is not served");
+            }
+            Self::Removed { key } => {
+                tracing::info!(adapter = &*key.name, generation = key.generation, "out of service");
+            }
+            Self::Warning { name, warning } => tracing::warn!(adapter = &**name, "{warning}"),
+            Self::Root { gone: true } => tracing::error!("the adapters' folder is gone"),
+            Self::Root { gone: false } => tracing::info!("the adapters' folder is there again"),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What the registry, its pins and its threads share: the state under its lock, and what happens outside of the lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::files;
+use super::loader::{Job, Loader};
+use super::pin::Pin;
+use super::stamp::Stamp;
+use super::state::{Effect, State};
+use super::status::Status;
+use super::{RegistryError, Source};
+use crate::adapter::{Summary, summary};
+use crate::engine::Error;
+
+pub(super) struct Shared {
+    pub(super) source: Arc<dyn Source>,
+    /// The adapters' folder as it was given.
+    pub(super) root: PathBuf,
+    pub(super) strict_base: bool,
+    state: Mutex<State>,
+    pub(super) loader: Loader,
+    /// What the files of adapters that were never loaded show, by folder.
+    summaries: Mutex<HashMap<PathBuf, (Stamp, Option<Summary>)>>,
+}
+
+impl Shared {
+    pub(super) fn new(source: Arc<dyn Source>, root: PathBuf, strict_base: bool, state: State) -> Self {
+        let (state, summaries) = (Mutex::new(state), Mutex::default());
+        Self { source, root, strict_base, state, loader: Loader::default(), summaries }
+    }
+
+    /// Changes the state, and then does outside of its lock what the change asks for.
+    pub(super) fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        let result = change(&mut state);
+        let effects = std::mem::take(&mut state.effects);
+        drop(state);
+        for effect in effects {
+            match effect {
+                // A caller that is gone drops its pin here.
+                Effect::Answer(waiter, taken) => drop(waiter.send(taken.map(|taken| Pin::new(taken, self)))),
+                Effect::Reply(reply, status) => drop(reply.send(*status)),
+                Effect::Run(name) => self.loader.push(self, Job::Adapter(name)),
+                Effect::Free(adapter) => drop(adapter),
+                Effect::Log(event) => event.log(),
+            }
+        }
+        result
+    }
+
+    /// All adapters: those in the folder, and those in service from other folders. Reads the disk.
+    pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Status>, RegistryError> {
+        let found = files::names(&self.root).map_err(|source| match source {
+            gone if files::is_absent(&gone) => RegistryError::RootGone,
+            source => self.place("", &PathBuf::new()).invalid(Error::Io { path: self.root.clone(), source }),
+        })?;
+        let layout = self.source.layout();
+        let summaries: HashMap<PathBuf, (Stamp, Option<Summary>)> = {
+            let mut known = std::mem::take(&mut *lock(&self.summaries));
+            let of = |(_, folder): &(String, files::Folder)| {
+                let before = known.remove(&folder.path).filter(|(stamp, _)| *stamp == folder.stamp);
+                let entry = before.unwrap_or_else(|| (folder.stamp, summary(&folder.path, layout).ok()));
+                (folder.path.clone(), entry)
+            };
+            found.iter().map(of).collect()
+        };
+        let (served, others) = self.with(|state| {
+            for (name, folder) in &found {
+                state.compare(name, &folder.stamp);
+            }
+            let others = found.iter().filter(|(name, _)| !state.is_withdrawn(name));
+            (state.snapshots(), others.map(|found| (found, state.snapshot(&found.0))).collect::<Vec<_>>())
+        });
+        let served = served.into_iter().map(|snapshot| (snapshot.name.to_string(), Status::from(snapshot)));
+        let mut statuses: BTreeMap<String, Status> = served.collect();
+        for ((name, folder), snapshot) in others {
+            let summary = summaries.get(&folder.path).and_then(|(_, summary)| summary.as_ref());
+            let status = snapshot.map_or_else(|| Status::unknown(name), Status::from);
+            statuses.entry(name.clone()).or_insert_with(|| status.with_summary(summary, layout));
+        }
+        let statuses = statuses.into_values().collect();
+        *lock(&self.summaries) = summaries;
+        Ok(statuses)
+    }
+
+    pub(super) fn place<'a>(&'a self, name: &'a str, folder: &'a std::path::Path) -> files::Place<'a> {
+        files::Place { root: &self.root, name, folder }
+    }
+}
+
+/// Locks. A panic in another thread does not matter, because what is locked is consistent after every statement.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,485 @@
+//! The state of a registry and all its transitions. Nothing here touches a disk, waits, or reads a clock: times are arguments, and
+//! what has to happen outside (answers, jobs for the loader, lines of the log) is collected as effects.
+//!
+//! A name goes this way: `ask` finds it in memory, or queues a job. The loader calls `begin`, reads the files, and calls `finish`.
+//! `service.rs` has what follows: a version that was read is offered, and comes into service once there is room for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::entry::{Entry, Order, OrderKind, Outcome, Purpose, Reply, Waiter, Work};
+use super::event::Event;
+use super::pin::{Pin, Taken};
+use super::residents::{Key, Residents};
+use super::service::Claim;
+use super::stamp::Stamp;
+use super::status::{Counters, Snapshot, Status};
+use super::{RegistryError, Settings, Updates, files};
+use crate::adapter::Adapter;
+
+/// A failed load answers requests for this long, so that a broken adapter is not read once for each of them.
+pub(super) const FAILED_FOR: Duration = Duration::from_secs(1);
+
+/// The maximum number of requests that wait for one adapter.
+const MOST_WAITERS: usize = 1024;
+
+/// The maximum number of orders that wait for one adapter.
+const MOST_ORDERS: usize = 64;
+
+/// The maximum number of jobs for the loader.
+const MOST_QUEUED: usize = 8192;
+
+/// A request does not join a load that has taken this long: the disk may be dead.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// The same for a load that has not begun, because others come first.
+const SLOW_QUEUE: Duration = Duration::from_secs(10);
+
+/// All residents are looked at within this many ticks, used or not.
+const SWEEP_TICKS: usize = 40;
+
+/// What has to happen once the state is unlocked.
+pub(super) enum Effect {
+    /// Answers a caller that waits for a pin.
+    Answer(Waiter, Result<Taken, RegistryError>),
+    /// Answers an order.
+    Reply(Reply, Box<Result<Status, RegistryError>>),
+    /// Queues a job of this name.
+    Run(Arc<str>),
+    /// Frees an adapter's memory.
+    Free(Arc<Adapter>),
+    Log(Event),
+}
+
+/// The answer to a caller that asks for a pin.
+pub(super) enum Asked {
+    Now(Taken),
+    Wait(oneshot::Receiver<Result<Pin, RegistryError>>),
+}
+
+pub(super) struct State {
+    pub(super) entries: HashMap<Arc<str>, Entry>,
+    pub(super) residents: Residents,
+    /// The versions that wait for room, first come first served.
+    pub(super) claims: VecDeque<Claim>,
+    /// The adapters that wait for a place among the claims, and since when. Their files are read again then.
+    pub(super) outside: VecDeque<(Arc<str>, Instant)>,
+    /// The adapters' folder with all links resolved, as of the last look.
+    root: Option<PathBuf>,
+    pub(super) root_gone: bool,
+    pub(super) stopped: bool,
+    pub(super) last_generation: u64,
+    /// The number of entries with a job.
+    queued: usize,
+    pub(super) counters: Counters,
+    pub(super) updates: Updates,
+    pub(super) room_wait: Duration,
+    /// The names that were used since the last tick, or whose files are changing.
+    pub(super) touched: Vec<Arc<str>>,
+    /// The residents that this sweep has still to look at.
+    sweep: Vec<Arc<str>>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl State {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            entries: HashMap::new(),
+            residents: Residents::new(settings.budget),
+            claims: VecDeque::new(),
+            outside: VecDeque::new(),
+            root: None,
+            root_gone: false,
+            stopped: false,
+            last_generation: 0,
+            queued: 0,
+            counters: Counters::default(),
+            updates: settings.updates,
+            room_wait: settings.room_wait,
+            touched: Vec::new(),
+            sweep: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    // Requests.
+
+    /// A pin of the version in service, if it is in memory.
+    pub(super) fn taken(&mut self, name: &str) -> Option<Taken> {
+        if self.root_gone {
+            return None;
+        }
+        let entry = self.entries.get_mut(name)?;
+        let version = entry.current.as_ref()?;
+        let adapter = self.residents.take(&version.key)?;
+        if !std::mem::replace(&mut entry.touched, true) {
+            self.touched.push(Arc::clone(&version.key.name));
+        }
+        self.counters.hits += 1;
+        Some(Taken { key: version.key.clone(), adapter, requests: Arc::clone(&version.requests) })
+    }
+
+    /// Asks for a pin, and queues a load where it needs one.
+    pub(super) fn ask(&mut self, name: &str, now: Instant) -> Result<Asked, RegistryError> {
+        if let Some(taken) = self.taken(name) {
+            return Ok(Asked::Now(taken));
+        }
+        self.admissible(name)?;
+        let queued = self.queued;
+        let entry = self.entry(name);
+        if entry.withdrawn {
+            return Err(missing(name));
+        }
+        if let Some((_, error)) = entry.failed.as_ref().filter(|(until, _)| *until > now) {
+            return Err(error.clone());
+        }
+        let age = |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let taken = age(entry.queued);
+        if age(entry.running) >= SLOW || taken >= SLOW_QUEUE {
+            return Err(RegistryError::Slow { name: name.into(), taken });
+        }
+        if entry.waiters.len() >= MOST_WAITERS {
+            entry.waiters.retain(|waiter| !waiter.is_closed());
+        }
+        if entry.waiters.len() >= MOST_WAITERS || queued >= MOST_QUEUED {
+            return Err(RegistryError::TooManyWaiters { name: name.into(), limit: entry.waiters.len() });
+        }
+        let (waiter, answer) = oneshot::channel();
+        entry.waiters.push(waiter);
+        self.serve(&Arc::from(name), now);
+        Ok(Asked::Wait(answer))
+    }
+
+    /// Carries out an order once the jobs before it are done.
+    pub(super) fn order(&mut self, name: &str, order: Order, now: Instant) {
+        let fits = match self.admissible(name) {
+            Ok(()) => {
+                let entry = self.entry(name);
+                entry.orders.retain(|order| !order.reply.is_closed());
+                let waiting = entry.orders.len();
+                let full = RegistryError::TooManyWaiters { name: name.into(), limit: waiting };
+                let known = matches!(order.kind, OrderKind::Put(_)) || !entry.withdrawn;
+                let known = if known { Ok(()) } else { Err(missing(name)) };
+                entry.agrees(name, order.expected).and(known).and(if waiting < MOST_ORDERS {
+                    Ok(())
+                } else {
+                    Err(full)
+                })
+            }
+            refused => refused,
+        };
+        if let Err(error) = fits {
+            self.effects.push(Effect::Reply(order.reply, Box::new(Err(error))));
+            return self.prune(name, now);
+        }
+        if matches!(order.kind, OrderKind::Delete) && self.entry(name).current.is_some() {
+            // It needs no look at the disk, which may be dead.
+            return self.withdraw(&Arc::from(name), order, now);
+        }
+        self.entry(name).orders.push_back(order);
+        self.queue(&Arc::from(name), now);
+    }
+
+    /// Whether a name may be asked for at all.
+    fn admissible(&self, name: &str) -> Result<(), RegistryError> {
+        if self.stopped {
+            return Err(RegistryError::Stopped);
+        }
+        if self.root_gone {
+            return Err(RegistryError::RootGone);
+        }
+        if files::is_name(name) { Ok(()) } else { Err(missing(name)) }
+    }
+
+    /// Never evicts the adapter for others.
+    pub(super) fn keep(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.kept = true;
+            if let Some(version) = &entry.current {
+                self.residents.keep(&version.key);
+            }
+        }
+    }
+
+    /// Releases a pin.
+    pub(super) fn unpin(&mut self, key: &Key, now: impl FnOnce() -> Instant) {
+        let left = self.residents.unpin(key);
+        self.free(left);
+        if !self.claims.is_empty() {
+            self.admit(now());
+        }
+    }
+
+    /// Answers everybody who waits, and accepts nothing more.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        for claim in std::mem::take(&mut self.claims) {
+            if let Purpose::Order(order) = claim.purpose {
+                self.effects.push(Effect::Reply(order.reply, Box::new(Err(RegistryError::Stopped))));
+            }
+        }
+        for entry in self.entries.values_mut() {
+            let waiters = entry.waiters.drain(..).map(|waiter| Effect::Answer(waiter, Err(RegistryError::Stopped)));
+            self.effects.extend(waiters);
+            let orders = entry.orders.drain(..);
+            self.effects.extend(orders.map(|order| Effect::Reply(order.reply, Box::new(Err(RegistryError::Stopped)))));
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    // Jobs of the loader.
+
+    /// What the job of this name has to do; `None` if nothing is left to do.
+    pub(super) fn begin(&mut self, name: &str, now: Instant) -> Option<Work> {
+        let entry = self.entries.get_mut(name)?;
+        entry.waiters.retain(|waiter| !waiter.is_closed());
+        entry.orders.retain(|order| !order.reply.is_closed());
+        let resident = entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key));
+        let look = std::mem::take(&mut entry.look);
+        let purpose = if entry.parked || self.stopped {
+            None
+        } else if let Some(order) = entry.orders.pop_front() {
+            Some(Purpose::Order(order))
+        } else if !entry.waiters.is_empty() && !resident {
+            Some(Purpose::Load)
+        } else {
+            (look && resident).then_some(Purpose::Look)
+        };
+        let Some(purpose) = purpose else {
+            self.unqueue(name);
+            self.prune(name, now);
+            return None;
+        };
+        entry.running = Some(now);
+        let folder = match &purpose {
+            Purpose::Order(Order { kind: OrderKind::Put(folder), .. }) => folder.clone(),
+            _ => entry.folder.clone(),
+        };
+        Some(Work {
+            purpose,
+            folder,
+            stamp: entry.current.as_ref().map(|version| version.stamp),
+            digest: entry.current.as_ref().map(|version| version.digest),
+            resident,
+            refused: entry.problem.as_ref().and_then(|problem| problem.stamp),
+            change: entry.change,
+        })
+    }
+
+    /// Takes the result of a job.
+    pub(super) fn finish(
+        &mut self,
+        name: &Arc<str>,
+        purpose: Purpose,
+        result: Result<Outcome, RegistryError>,
+        now: Instant,
+    ) {
+        self.unqueue(name);
+        match result {
+            Ok(Outcome::Found(found)) => self.offer(name, *found, purpose, now),
+            Ok(Outcome::Unknown) => {}
+            Ok(Outcome::Exists) => {
+                if let Purpose::Order(order) = purpose {
+                    match order.kind {
+                        OrderKind::Describe => self.reply(name, order.reply),
+                        OrderKind::Delete | OrderKind::Put(_) => self.withdraw(name, order, now),
+                    }
+                }
+            }
+            Ok(looked) => self.looked(name, looked, now),
+            Err(error) => self.fail(name, purpose, None, error, now),
+        }
+        self.serve(name, now);
+        self.prune(name, now);
+    }
+
+    /// Notes the state of an adapter's files.
+    fn looked(&mut self, name: &Arc<str>, outcome: Outcome, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        match outcome {
+            Outcome::Changing(stamp) => {
+                let since = entry.change.filter(|(before, _)| *before == stamp).map_or(now, |(_, since)| since);
+                entry.change = Some((stamp, since));
+                self.touch(name);
+            }
+            Outcome::StillRefused => entry.change = None,
+            Outcome::Rewritten(stamp) => {
+                if let Some(version) = &mut entry.current {
+                    version.stamp = stamp;
+                }
+                (entry.change, entry.problem) = (None, None);
+            }
+            _ => (entry.change, entry.problem) = (None, None),
+        }
+    }
+
+    // Time.
+
+    /// Gives versions that waited long enough their room, and has the files of adapters looked at.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.admit(now);
+        self.expire(now);
+        if self.root_gone {
+            return;
+        }
+        for name in std::mem::take(&mut self.touched) {
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.touched = false;
+            }
+            self.look(&name, now);
+        }
+        if self.sweep.is_empty() {
+            self.sweep = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
+        }
+        let left = self.sweep.len().saturating_sub(self.residents.len().div_ceil(SWEEP_TICKS));
+        for name in self.sweep.split_off(left) {
+            self.look(&name, now);
+        }
+    }
+
+    /// Has the files of an adapter in memory looked at.
+    fn look(&mut self, name: &Arc<str>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        if entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key)) && !entry.parked {
+            entry.look = true;
+            self.queue(name, now);
+        }
+    }
+
+    /// Notes a look at the adapters' folder: its path without links, or `None` if it is gone.
+    pub(super) fn look_at_root(&mut self, root: Option<PathBuf>) {
+        let gone = root.is_none();
+        if std::mem::replace(&mut self.root_gone, gone) != gone {
+            self.effects.push(Effect::Log(Event::Root { gone }));
+        }
+        if let Some(root) = root
+            && self.root.as_ref() != Some(&root)
+        {
+            // Every adapter may be another one in the new folder.
+            self.sweep.clear();
+            self.touched = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
+            self.root = Some(root);
+        }
+    }
+
+    // Small steps.
+
+    /// The entry of a name, made if need be.
+    pub(super) fn entry(&mut self, name: &str) -> &mut Entry {
+        self.entries.entry(Arc::from(name)).or_insert_with(|| Entry::new(PathBuf::from(name)))
+    }
+
+    /// Queues a job of this name, unless there is one.
+    pub(super) fn queue(&mut self, name: &Arc<str>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        if entry.queued.is_none() && !self.stopped {
+            entry.queued = Some(now);
+            self.queued += 1;
+            self.effects.push(Effect::Run(Arc::clone(name)));
+        }
+    }
+
+    /// Has the files looked at in the next tick.
+    pub(super) fn touch(&mut self, name: &Arc<str>) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && !std::mem::replace(&mut entry.touched, true)
+        {
+            self.touched.push(Arc::clone(name));
+        }
+    }
+
+    /// Has the files of the adapter in the folder `name` looked at, if `stamp` is not that of the version in service.
+    pub(super) fn compare(&mut self, name: &str, stamp: &Stamp) {
+        let Some(Entry { current: Some(version), folder, .. }) = self.entries.get(name) else { return };
+        if version.stamp != *stamp && *folder == Path::new(name) {
+            let name = Arc::clone(&version.key.name);
+            self.touch(&name);
+        }
+    }
+
+    fn unqueue(&mut self, name: &str) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        entry.running = None;
+        if entry.queued.take().is_some() {
+            self.queued -= 1;
+        }
+    }
+
+    /// Answers those who wait for the adapter, if it is in memory; else queues what has to be done for them.
+    pub(super) fn serve(&mut self, name: &Arc<str>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let resident = entry.current.as_ref().filter(|version| self.residents.contains(&version.key));
+        if let Some(version) = resident {
+            // While it is being drained, its requests wait until it may be used again.
+            while let Some(waiter) = entry.waiters.pop() {
+                let Some(adapter) = self.residents.take(&version.key) else {
+                    entry.waiters.push(waiter);
+                    break;
+                };
+                let taken = Taken { key: version.key.clone(), adapter, requests: Arc::clone(&version.requests) };
+                self.effects.push(Effect::Answer(waiter, Ok(taken)));
+            }
+        }
+        let wanted = !entry.orders.is_empty() || entry.look || (!entry.waiters.is_empty() && resident.is_none());
+        if wanted && !entry.parked {
+            self.queue(name, now);
+        }
+    }
+
+    /// Forgets a name of which nothing is known, so that names that clients make up take no memory.
+    pub(super) fn prune(&mut self, name: &str, now: Instant) {
+        if self.entries.get(name).is_some_and(|entry| entry.is_idle(now)) {
+            self.entries.remove(name);
+        }
+    }
+
+    /// Frees an adapter's memory once the state is unlocked.
+    pub(super) fn free(&mut self, adapter: Option<Arc<Adapter>>) {
+        self.effects.extend(adapter.map(Effect::Free));
+    }
+
+    // What is known.
+
+    /// What is known of a name that is in service or failed a moment ago. A status is made of it once the state is unlocked, because
+    /// that takes time.
+    pub(super) fn snapshot(&self, name: &str) -> Option<Snapshot> {
+        let (name, entry) = self.entries.get_key_value(name)?;
+        let version = entry.current.as_ref();
+        let problem = entry.problem.as_ref().map(|problem| problem.reason.clone());
+        if version.is_none() && problem.is_none() {
+            return None;
+        }
+        Some(Snapshot {
+            name: Arc::clone(name),
+            resident: version.is_some_and(|version| self.residents.contains(&version.key)),
+            pinned: version.is_some_and(|version| self.residents.is_kept(&version.key)),
+            requests: version.map_or(0, |version| version.requests.load(Ordering::Relaxed)),
+            generation: entry.generation(),
+            facts: version.map(|version| Arc::clone(&version.facts)),
+            problem,
+        })
+    }
+
+    /// What is known of the adapters in service.
+    pub(super) fn snapshots(&self) -> Vec<Snapshot> {
+        let served = self.entries.iter().filter(|(_, entry)| entry.current.is_some());
+        served.filter_map(|(name, _)| self.snapshot(name)).collect()
+    }
+
+    /// Whether a `DELETE` took the adapter out of service.
+    pub(super) fn is_withdrawn(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.withdrawn)
+    }
+}
+
+pub(super) fn missing(name: &str) -> RegistryError {
+    RegistryError::NotFound { name: name.into() }
+}

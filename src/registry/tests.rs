@@ -1,0 +1,231 @@
+//! The state alone, with times that are made up: no thread, no disk.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use tokio::sync::oneshot;
+
+use super::entry::{Found, Order, OrderKind, Outcome, Purpose};
+use super::pin::Taken;
+use super::stamp::Stamp;
+use super::state::{Asked, Effect, State};
+use super::status::{Checked, Facts, Status};
+use super::{Expected, RegistryError, Settings};
+use crate::adapter::{Adapter, AdapterInfo, AdapterWeights, Ranks};
+
+/// A state with memory for `budget` numbers, and what its effects ask for.
+struct World {
+    state: State,
+    start: Instant,
+    /// The pins that were given out, by adapter, and have not been dropped.
+    pins: Vec<Taken>,
+    errors: Vec<RegistryError>,
+    replies: Vec<Result<Status, RegistryError>>,
+    jobs: Vec<Arc<str>>,
+}
+
+impl World {
+    fn new(budget: usize) -> Self {
+        let settings = Settings { budget: budget * 4, room_wait: Duration::from_secs(1), ..Settings::default() };
+        let (state, start) = (State::new(&settings), Instant::now());
+        Self { state, start, pins: Vec::new(), errors: Vec::new(), replies: Vec::new(), jobs: Vec::new() }
+    }
+
+    fn at(&self, milliseconds: u64) -> Instant {
+        self.start + Duration::from_millis(milliseconds)
+    }
+
+    /// Takes the effects of the last transition.
+    fn settle(&mut self) {
+        for effect in std::mem::take(&mut self.state.effects) {
+            match effect {
+                Effect::Answer(_, Ok(taken)) => self.pins.push(taken),
+                Effect::Answer(_, Err(error)) => self.errors.push(error),
+                Effect::Reply(_, reply) => self.replies.push(*reply),
+                Effect::Run(name) => self.jobs.push(name),
+                Effect::Free(_) | Effect::Log(_) => {}
+            }
+        }
+    }
+
+    /// Asks for a pin. The receiver has to live for as long as somebody waits.
+    fn ask(&mut self, name: &str, at: u64) -> Option<oneshot::Receiver<Result<super::Pin, RegistryError>>> {
+        let now = self.at(at);
+        let asked = self.state.ask(name, now).unwrap();
+        self.settle();
+        match asked {
+            Asked::Now(taken) => {
+                self.pins.push(taken);
+                None
+            }
+            Asked::Wait(answer) => Some(answer),
+        }
+    }
+
+    /// Runs the jobs. Each adapter that is read has `numbers` numbers and a content of its own.
+    fn run(&mut self, numbers: usize, digest: u8, at: u64) {
+        let now = self.at(at);
+        for name in std::mem::take(&mut self.jobs) {
+            let Some(work) = self.state.begin(&name, now) else { continue };
+            let outcome = match &work.purpose {
+                Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => Outcome::Exists,
+                _ => Outcome::Found(Box::new(found(work.folder.clone(), numbers, digest))),
+            };
+            self.state.finish(&name, work.purpose, Ok(outcome), now);
+            self.settle();
+        }
+    }
+
+    fn tick(&mut self, at: u64) {
+        let now = self.at(at);
+        self.state.tick(now);
+        self.settle();
+    }
+
+    /// Drops the first pin of `name`.
+    fn drop_pin(&mut self, name: &str, at: u64) {
+        let now = self.at(at);
+        let pin = self.pins.iter().position(|pin| &*pin.key.name == name).unwrap();
+        let taken = self.pins.remove(pin);
+        self.state.unpin(&taken.key, || now);
+        self.settle();
+    }
+
+    fn pinned(&self) -> Vec<&str> {
+        self.pins.iter().map(|pin| &*pin.key.name).collect()
+    }
+
+    fn order(&mut self, name: &str, kind: OrderKind, expected: Option<u64>, at: u64) {
+        let (reply, answer) = oneshot::channel();
+        let expected = expected.map(Expected::Generation);
+        let now = self.at(at);
+        self.state.order(name, Order { kind, expected, reply }, now);
+        // Nobody reads the answer, but somebody waits for it.
+        std::mem::forget(answer);
+        self.settle();
+    }
+}
+
+fn found(folder: PathBuf, numbers: usize, digest: u8) -> Found {
+    let head = Tensor::zeros(numbers, DType::F32, &Device::Cpu).unwrap();
+    let info = AdapterInfo { labels: Vec::new(), problem_type: None, base_fingerprint: None, base_model: None };
+    let weights = AdapterWeights { sites: Vec::new(), head: [("classifier.weight".to_owned(), head)].into() };
+    let adapter = Adapter { info, weights };
+    let facts = Facts {
+        ranks: Ranks(Vec::new()),
+        bytes: adapter.bytes(),
+        labels: Vec::new(),
+        first_active_site: None,
+        warning: None,
+    };
+    let stamp = Stamp::of(Path::new("/nowhere")).unwrap();
+    Found { folder, stamp, digest: [digest; 32], checked: Some(Checked { adapter, facts }) }
+}
+
+#[test]
+fn pinned_adapter_is_drained_after_the_patience_and_not_before() {
+    let mut world = World::new(10);
+    let _a = world.ask("a", 0);
+    world.run(10, 1, 0);
+    let b = world.ask("b", 10);
+    world.run(10, 2, 10);
+    assert_eq!(world.pinned(), ["a"], "b waits for room");
+    world.tick(109);
+    assert!(world.ask("a", 109).is_none(), "a is used further");
+    world.tick(110);
+    let held_back = world.ask("a", 111);
+    assert!(held_back.is_some() && b.is_some());
+    world.drop_pin("a", 120);
+    assert_eq!(world.pinned(), ["a"], "the other pin of a still holds its room");
+    world.drop_pin("a", 130);
+    assert_eq!(world.pinned(), ["b"]);
+    assert_eq!(world.state.residents.bytes(), 40);
+    // The request that was held back has its turn in the same way.
+    world.run(10, 1, 140);
+    assert_eq!(world.pinned(), ["b"]);
+    world.drop_pin("b", 150);
+    assert_eq!(world.pinned(), ["a"]);
+    assert_eq!((world.state.counters.loads, world.state.counters.evictions), (3, 2));
+    assert_eq!(world.pins[0].key.generation, 1, "an evicted adapter comes back as the same version");
+}
+
+#[test]
+fn wait_for_room_ends() {
+    let mut world = World::new(10);
+    let _a = world.ask("a", 0);
+    world.run(10, 1, 0);
+    let _b = world.ask("b", 0);
+    world.run(10, 2, 0);
+    world.tick(100);
+    let held_back = world.ask("a", 200);
+    assert!(held_back.is_some());
+    world.tick(999);
+    assert!(world.errors.is_empty());
+    world.tick(1000);
+    assert!(matches!(world.errors[..], [RegistryError::Busy { bytes: 40, held: 40, budget: 40, .. }]));
+    assert_eq!(world.pinned(), ["a", "a"], "the request that was held back is answered");
+}
+
+#[test]
+fn load_that_nobody_waits_for_any_more_drains_nothing() {
+    let mut world = World::new(10);
+    let _a = world.ask("a", 0);
+    world.run(10, 1, 0);
+    let b = world.ask("b", 0);
+    world.run(10, 2, 0);
+    drop(b);
+    world.tick(100);
+    assert!(world.ask("a", 101).is_none());
+}
+
+#[test]
+fn files_that_change_back_and_forth_are_versions_of_their_own() {
+    let mut world = World::new(100);
+    for (at, digest, generation) in [(0, 1, 1), (1, 2, 2), (2, 1, 3), (3, 1, 3)] {
+        world.order("a", OrderKind::Put("a".into()), None, at);
+        world.run(10, digest, at);
+        assert_eq!(world.replies.pop().unwrap().unwrap().generation, Some(generation));
+    }
+    assert_eq!((world.state.counters.swaps, world.state.counters.loads), (2, 3));
+    assert_eq!(world.state.residents.len(), 1);
+}
+
+/// The expected generation is compared again when the version that was read comes into service.
+#[test]
+fn delete_overtakes_a_put_that_reads() {
+    let mut world = World::new(100);
+    world.order("a", OrderKind::Put("a".into()), None, 0);
+    world.run(10, 1, 0);
+    world.replies.clear();
+    world.order("a", OrderKind::Put("b".into()), Some(1), 1);
+    let name = world.jobs.pop().unwrap();
+    let now = world.at(1);
+    let work = world.state.begin(&name, now).unwrap();
+    world.order("a", OrderKind::Delete, Some(1), 2);
+    assert!(matches!(&world.replies[..], [Ok(status)] if status.generation == Some(1)));
+    let outcome = Outcome::Found(Box::new(found("b".into(), 10, 2)));
+    world.state.finish(&name, work.purpose, Ok(outcome), now);
+    world.settle();
+    assert!(matches!(&world.replies[..], [_, Err(RegistryError::Stale { found: None, .. })]));
+    assert!(world.state.taken("a").is_none());
+}
+
+/// Names that clients make up leave nothing behind.
+#[test]
+fn unknown_names_are_forgotten() {
+    let mut world = World::new(100);
+    let waiting = world.ask("nobody", 0);
+    assert!(waiting.is_some());
+    let (name, now) = (world.jobs.pop().unwrap(), world.at(1));
+    let work = world.state.begin(&name, now).unwrap();
+    world.state.finish(&name, work.purpose, Err(super::state::missing("nobody")), now);
+    world.settle();
+    assert!(matches!(world.errors[..], [RegistryError::NotFound { .. }]));
+    assert!(world.state.entries.is_empty());
+    assert!(matches!(world.state.ask("../x", now), Err(RegistryError::NotFound { .. })));
+    assert!(world.state.entries.is_empty());
+}

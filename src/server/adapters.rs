@@ -1,0 +1,99 @@
+//! `/adapters`: what is served, and its replacement and removal by requests.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{AppendHeaders, IntoResponse};
+use axum::routing::{MethodRouter, get};
+use serde::Deserialize;
+
+use super::app::App;
+use super::body;
+use super::error::ApiError;
+use super::extract::path;
+use crate::registry::{Expected, RegistryError, Status};
+
+/// The methods of `/adapters/{name}`. Those that change what is served exist only with `--allow-adapter-updates`.
+pub(super) fn methods(app: &App) -> MethodRouter<Arc<App>> {
+    if app.config().allow_adapter_updates { get(one).put(put).delete(delete) } else { get(one) }
+}
+
+/// `GET /adapters`: all adapters, in order of name. None is loaded for it.
+pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>>, ApiError> {
+    Ok(Json(app.registry().listed().await?))
+}
+
+/// `GET /adapters/{name}`.
+async fn one(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<impl IntoResponse, ApiError> {
+    Ok(tagged(app.registry().describe(&path(name)?).await?))
+}
+
+/// The body of a `PUT`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Put {
+    /// The folder, inside the folder of adapters. Without it, the folder has the adapter's name.
+    path: Option<String>,
+}
+
+/// `PUT /adapters/{name}`: loads an adapter, or swaps in another version of it, from any folder inside the folder of adapters.
+async fn put(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<impl IntoResponse, ApiError> {
+    let (name, expected) = (path(name)?, expected(&headers)?);
+    let bytes = body::read(body, app.config().payload_limit).await?;
+    let put = if bytes.trim_ascii().is_empty() {
+        Put::default()
+    } else {
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::BadRequest(format!("the body: {error}")))?
+    };
+    let folder = put.path.as_deref().unwrap_or(&name);
+    let status = app.registry().put(&name, FilePath::new(folder), expected).await.map_err(|error| match error {
+        RegistryError::NotFound { .. } => {
+            ApiError::Unprocessable(format!("adapter {name:?}: {folder:?} is no folder of an adapter"))
+        }
+        RegistryError::OutsideRoot { .. } => ApiError::Unprocessable(error.to_string()),
+        error => error.into(),
+    })?;
+    Ok(tagged(status))
+}
+
+/// `DELETE /adapters/{name}`: takes an adapter out of service until a `PUT` or a restart. Its files stay.
+async fn delete(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, ApiError> {
+    Ok(tagged(app.registry().delete(&path(name)?, expected(&headers)?).await?))
+}
+
+/// A status with its generation as `ETag`, if it has one.
+fn tagged(status: Status) -> impl IntoResponse {
+    let tag = status.generation.map(|generation| AppendHeaders([(header::ETAG, format!("\"{generation}\""))]));
+    (tag, Json(status))
+}
+
+/// The generation that the client expects to be in service: `If-Match: "3"`, or `*` for any.
+fn expected(headers: &HeaderMap) -> Result<Option<Expected>, ApiError> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(Some(Expected::Any));
+    }
+    let generation = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).parse();
+    let generation = generation.map_err(|_| {
+        ApiError::BadRequest(format!("If-Match: expected a generation in quotes, or *, found {text:?}"))
+    })?;
+    Ok(Some(Expected::Generation(generation)))
+}
