@@ -44,6 +44,8 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
     let config = Config { model_id: args.base.model_id, ..args.config };
     let address = (args.hostname, args.port);
     let app = Arc::new(App::new(engine, config)?);
+    // The log has the threads' stacks.
+    app.scheduler().on_stall(|| std::process::abort());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Thread)?;
     let served = runtime.block_on(async {
         let told = format!("{}:{}", address.0, address.1);

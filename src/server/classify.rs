@@ -44,7 +44,7 @@ pub(super) async fn classify(
         return Err(ApiError::TooManyTexts { texts, limit });
     }
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
-    let permit = match permit(&app, &texts).await {
+    let permit = match permit(&app, &name, &texts).await {
         Ok(permit) => permit,
         // If there is no such adapter, the answer is 404: trying again would not help.
         Err(full) => {
@@ -63,7 +63,8 @@ pub(super) async fn classify(
 
     let truncated = encoded.iter().filter(|text| text.truncated).count();
     let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(pin.adapter()) }).collect();
-    let logits = app.scheduler().submit(Request { rows, pins: vec![pin.clone()] })?.wait().await?;
+    let logits =
+        app.scheduler().submit(Request { rows, pins: vec![pin.clone()], deadline: None })?.wait().await?.logits;
     let answer = answer(&pin, &logits, function, top)?;
     pin.count_request();
     Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
@@ -71,8 +72,8 @@ pub(super) async fn classify(
 
 /// Waits for a permit to tokenize. A full queue refuses the request before it is tokenized; each text counts as one token there,
 /// which is the least that it can have.
-async fn permit(app: &App, texts: &[Text]) -> Result<Permit, ApiError> {
-    app.scheduler().admits(texts.len())?;
+async fn permit(app: &App, name: &str, texts: &[Text]) -> Result<Permit, ApiError> {
+    app.scheduler().admits_for(name, texts.len(), None)?;
     app.permit(texts.iter().map(Text::bytes).sum()).await
 }
 

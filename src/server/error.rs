@@ -73,7 +73,10 @@ pub enum ApiError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
-    /// The request was not answered within `--request-timeout`.
+    /// The forward pass has taken far too long. Only the health check tells.
+    #[error("the forward pass has stalled for {0:?}")]
+    Stalled(Duration),
+    /// The request was not answered within `--request-timeout`, or before its own deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     /// A bug. Only the log has the text.
@@ -99,6 +102,7 @@ impl ApiError {
             Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
+            Self::Stalled(_) => (StatusCode::SERVICE_UNAVAILABLE, "Stalled"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
         }
@@ -179,7 +183,9 @@ fn is_fault_of_file(error: &std::io::Error) -> bool {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Overloaded { retry_after, .. } | Refused::DeadlineExceeded { retry_after, .. } => {
+            Refused::Overloaded { retry_after, .. }
+            | Refused::ShareExceeded { retry_after, .. }
+            | Refused::DeadlineExceeded { retry_after, .. } => {
                 Self::Overloaded { reason: refused.to_string(), retry_after }
             }
             Refused::Draining => Self::Draining,
@@ -189,7 +195,10 @@ impl From<Refused> for ApiError {
 
 impl From<Failed> for ApiError {
     fn from(failed: Failed) -> Self {
-        Self::Internal(failed.to_string())
+        match failed {
+            Failed::Expired(waited) => Self::TimedOut(waited),
+            failed => Self::Internal(failed.to_string()),
+        }
     }
 }
 
