@@ -272,7 +272,7 @@ impl Queue {
         self.lock().expired
     }
 
-    /// How many requests were dropped because their client went away.
+    /// How many requests were dropped because nobody waited for their answers any more.
     pub(super) fn withdrawn(&self) -> u64 {
         self.lock().withdrawn
     }
@@ -317,13 +317,14 @@ impl State {
         let (mut expired, mut withdrawn, mut earliest) = (0, 0, None);
         self.waiting.retain(|Waiting { reply, deadline, .. }| match reply.interest() {
             Interest::Answered => false,
-            Interest::Withdrawn => {
-                withdrawn += 1;
-                false
-            }
-            Interest::Wanted if deadline.is_some_and(|deadline| deadline <= now) => {
+            // A client may have given up for the same reason.
+            _ if deadline.is_some_and(|deadline| deadline <= now) => {
                 reply.expire(now);
                 expired += 1;
+                false
+            }
+            Interest::Withdrawn => {
+                withdrawn += 1;
                 false
             }
             Interest::Wanted => {

@@ -127,7 +127,8 @@ impl Scheduler {
         self.queue.expired()
     }
 
-    /// How many accepted requests were dropped because their client went away.
+    /// How many accepted requests were dropped because nobody waited for their answers any more: their client went away, or the
+    /// server's time-out passed.
     #[must_use]
     pub fn withdrawn(&self) -> u64 {
         self.queue.withdrawn()
