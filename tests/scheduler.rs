@@ -397,6 +397,7 @@ fn large_request_does_not_block_a_small_one_of_its_adapter() {
     gate.began();
     let _large = scheduler.submit((1000..1200).map(|id| row(id, 20, &a)).collect::<Vec<_>>()).unwrap();
     let _small = scheduler.submit(vec![row(2, 20, &a)]).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
     gate.pass();
     let first = gate.began();
     gate.pass();

@@ -12,7 +12,7 @@
 //!   work never differ by more than `Q + 2 m` tokens in what they have sent, however many requests wait in either.
 //! - **A newcomer does not wait for the crowd.** Of a flow that was empty, `t` tokens are sent after at most
 //!   `(F - 1) (ceil(t / Q) Q + m)` tokens of other flows, besides the batch that runs when they arrive.
-//! - **A large request does not block small ones.** Within a flow, a request that has sent `Q` tokens goes behind the flow's other
+//! - **A large request does not block small ones.** Within a flow, a request that has sent `turn` tokens goes behind the flow's other
 //!   requests, and continues when they have had their turns.
 //!
 //! # Batches
@@ -22,6 +22,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+
+/// Tokens that each visit grants an adapter: a short text, so that an adapter with a long queue adds little to the batches of others.
+/// A smaller quantum would let texts of usual lengths wait for several batches.
+pub(super) const QUANTUM: usize = 64;
+
+/// Tokens that a request sends before the next request of its adapter.
+pub(super) const TURN: usize = 256;
 
 /// How many texts at the front of the queue form the next batch. `sizes` are the token counts of the texts, in the queue's order. The
 /// batch has as many texts as fit into `limit` tokens, but at least one, so that a text larger than the limit runs alone.
@@ -70,6 +77,8 @@ pub(super) struct FairQueue<K, R, P> {
     tokens: usize,
     /// Tokens that a visit grants.
     quantum: usize,
+    /// Tokens that a request sends before the next request of its flow.
+    turn: usize,
 }
 
 struct Flow<R, P> {
@@ -118,13 +127,13 @@ impl<R, P> Flow<R, P> {
     }
 
     /// Sends the next part. Its request ends, keeps its turn, or goes behind the others.
-    fn send(&mut self, quantum: usize) -> Option<Part<P>> {
+    fn send(&mut self, turn: usize) -> Option<Part<P>> {
         let request = self.requests.front_mut()?;
         let part = request.parts.pop_front()?;
         request.sent += part.cost;
         if request.parts.is_empty() {
             self.requests.pop_front();
-        } else if request.sent >= quantum {
+        } else if request.sent >= turn {
             request.sent = 0;
             self.requests.rotate_left(1);
         }
@@ -133,12 +142,16 @@ impl<R, P> Flow<R, P> {
         Some(part)
     }
 
-    /// Starts or continues a visit, whose parts go to `batch`, which has `tokens` tokens already.
-    fn visit(&mut self, quantum: usize, most: usize, batch: &mut Vec<P>, tokens: &mut usize) -> Visit {
+    /// Starts a visit, which grants `quantum` tokens, unless a full batch has interrupted one.
+    fn begin(&mut self, quantum: usize) {
         if !self.visited {
             self.deficit = self.deficit.saturating_add(quantum);
             self.visited = true;
         }
+    }
+
+    /// Sends to `batch`, which has `tokens` tokens already, until the visit ends.
+    fn visit(&mut self, turn: usize, most: usize, batch: &mut Vec<P>, tokens: &mut usize) -> Visit {
         while let Some(cost) = self.next_cost() {
             if cost > self.deficit {
                 self.visited = false;
@@ -147,7 +160,7 @@ impl<R, P> Flow<R, P> {
             if !batch.is_empty() && tokens.saturating_add(cost) > most {
                 return Visit::Full;
             }
-            batch.extend(self.send(quantum).map(|part| part.work));
+            batch.extend(self.send(turn).map(|part| part.work));
             *tokens += cost;
         }
         Visit::Empty
@@ -155,9 +168,9 @@ impl<R, P> Flow<R, P> {
 }
 
 impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
-    /// An empty queue, in which each visit grants a flow `quantum` tokens.
-    pub(super) fn new(quantum: usize) -> Self {
-        Self { flows: HashMap::new(), turns: VecDeque::new(), tokens: 0, quantum: quantum.max(1) }
+    /// An empty queue, in which each visit grants a flow `quantum` tokens, and each request sends `turn` tokens before the next.
+    pub(super) fn new(quantum: usize, turn: usize) -> Self {
+        Self { flows: HashMap::new(), turns: VecDeque::new(), tokens: 0, quantum: quantum.max(1), turn }
     }
 
     /// Tokens that wait.
@@ -211,7 +224,8 @@ impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
             for _ in 0..self.turns.len() {
                 let Some(name) = self.turns.pop_front() else { break };
                 let Some(flow) = self.flows.get_mut(&name) else { continue };
-                match flow.visit(self.quantum, most, &mut batch, &mut tokens) {
+                flow.begin(self.quantum);
+                match flow.visit(self.turn, most, &mut batch, &mut tokens) {
                     Visit::Empty => drop(self.flows.remove(&name)),
                     Visit::Spent => self.turns.push_back(name),
                     Visit::Full => {

@@ -6,18 +6,15 @@ use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Candidate, Load, Refused, Throughput};
 use super::charge;
-use super::policy::{Budget, FairQueue, Part};
+use super::policy::{Budget, FairQueue, Part, QUANTUM, TURN};
 use super::reply::{Answer, Departures, Interest, PendingReply, ReplySlot};
 use super::watchdog::Progress;
 use crate::adapter::Adapter;
-use crate::engine::Row;
+use crate::engine::{Row, micro_batches};
 use crate::registry::Pin;
 
-/// Tokens that each visit grants an adapter's requests: as many as fill a micro-batch on each of two cores.
-const QUANTUM: usize = 256;
-
-/// A batch takes further texts of the same adapters until it would run for this long.
-const BATCH_TIME: Duration = Duration::from_millis(50);
+/// A batch takes further texts until it would run for this long. Longer batches are hardly faster, and all requests wait for them.
+const BATCH_TIME: Duration = Duration::from_millis(30);
 
 /// The rows of one request, which are accepted together and answered once.
 #[derive(Debug, Default)]
@@ -105,7 +102,7 @@ impl Queue {
     /// An open queue with these rules of admission.
     pub(super) fn new(admission: Admission) -> Self {
         let state = State {
-            waiting: FairQueue::new(QUANTUM),
+            waiting: FairQueue::new(QUANTUM, TURN),
             throughput: Throughput::default(),
             running: 0,
             adapters: HashSet::new(),
@@ -300,7 +297,7 @@ impl State {
 
     /// Takes the next batch.
     fn take(&mut self, most: usize) -> Batch {
-        let target = self.throughput.tokens_in(BATCH_TIME).unwrap_or(0);
+        let target = self.throughput.tokens_in(BATCH_TIME).unwrap_or(0).max(micro_batches::TOKENS);
         let work = self.waiting.take(Budget { most, target });
         self.running = work.iter().map(|work| work.cost).sum();
         self.adapters = work.iter().flat_map(|work| work.adapters.iter().cloned()).collect();
