@@ -242,3 +242,23 @@ fn health_fails_while_the_forward_pass_stalls() {
     });
     wait_until(|| server.get("/health").status == 200);
 }
+
+#[test]
+fn busy_adapter_leaves_room_in_the_queue_for_others() {
+    let gate = Gate::default();
+    let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(gate.forward());
+    thread::scope(|scope| {
+        let mut clients = vec![scope.spawn(|| server.classify("plain", good(1)))];
+        gate.began();
+        // A ninth text of 3 tokens would leave less than a quarter of what the adapter then holds.
+        for waiting in 1..=8 {
+            clients.push(scope.spawn(|| server.classify("plain", good(1))));
+            wait_until(|| server.app.scheduler().queued_tokens() == 3 * waiting);
+        }
+        assert_error(&server.classify("plain", good(1)), 429, "Overloaded", "share of the queue");
+        clients.push(scope.spawn(|| server.classify("ragged", good(1))));
+        wait_until(|| server.app.scheduler().queued_tokens() == 27);
+        gate.open();
+        assert!(clients.into_iter().all(|client| client.join().unwrap().status == 200));
+    });
+}
