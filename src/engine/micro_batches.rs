@@ -117,7 +117,8 @@ impl Workers {
     pub fn new(tokens: usize) -> Result<Self, ThreadPoolBuildError> {
         let threads = rayon::current_num_threads();
         let groups = tokens.div_ceil(TOKENS).clamp(1, threads);
-        let group = |_| ThreadPoolBuilder::new().num_threads(threads / groups).build();
+        let name = |group: usize| move |thread| format!("group-{group}-{thread}");
+        let group = |group| ThreadPoolBuilder::new().num_threads(threads / groups).thread_name(name(group)).build();
         Ok(Self { groups: (0..groups).map(group).collect::<Result<_, _>>()? })
     }
 

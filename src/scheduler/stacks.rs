@@ -8,7 +8,9 @@
 pub(super) fn log() {
     for thread in linux::threads() {
         let linux::Thread { id, name, state, waits_in, system_call, stack } = thread;
-        tracing::error!(id, name, state, waits_in, system_call, "stack:\n{stack}");
+        tracing::error!(
+            "thread {id} {name:?}, state {state}, waits in {waits_in}, system call {system_call}:\n{stack}"
+        );
     }
 }
 
@@ -81,8 +83,17 @@ mod linux {
         Thread { id, name, state, waits_in, system_call, stack }
     }
 
-    /// The functions at these addresses.
+    /// The functions at these addresses, a line each, without those of the capture itself.
     fn named(stack: &[usize]) -> String {
+        let text = all_named(stack);
+        let own = text
+            .find("capture_own")
+            .and_then(|own| text[own..].match_indices('\n').nth(1).map(|(end, _)| own + end + 1));
+        // The line after the handler's is the system's, which calls handlers.
+        own.map_or(text.as_str(), |end| &text[end..]).to_owned()
+    }
+
+    fn all_named(stack: &[usize]) -> String {
         let mut text = String::new();
         for &address in stack {
             let mut named = false;
@@ -202,6 +213,7 @@ mod linux {
             });
             let found = found.unwrap();
             assert_eq!(found.state, "S");
+            assert!(!found.stack.contains("capture_own"), "{}", found.stack);
             drop(stop);
             assert!(thread.join().unwrap());
         }
