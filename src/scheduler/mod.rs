@@ -5,6 +5,7 @@
 //! | `admission` | decides which requests are accepted: the queue has room, no adapter takes more than its share, and the answer comes before the deadline (pure functions) |
 //! | `charge` | the rule of what a request is charged, in tokens (pure functions) |
 //! | `policy` | decides which texts run next, fairly between adapters; states the bounds (pure functions) |
+//! | `front` | batches for commands that classify without a server (pure functions) |
 //! | `reply` | collects the logits of a request's texts into its answer |
 //! | `queue` | the waiting requests, under one lock |
 //! | `worker` | the one thread that runs the forward pass |
@@ -19,6 +20,8 @@
 mod admission;
 #[cfg(feature = "server")]
 mod charge;
+mod front;
+#[cfg(feature = "server")]
 mod policy;
 #[cfg(feature = "server")]
 mod queue;
@@ -33,7 +36,7 @@ mod worker;
 
 #[cfg(feature = "server")]
 pub use admission::Refused;
-pub use policy::take;
+pub use front::take;
 #[cfg(feature = "server")]
 pub use queue::Request;
 #[cfg(feature = "server")]

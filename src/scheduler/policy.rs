@@ -1,5 +1,5 @@
-//! Decides which texts run next. Everything here is a pure function of sizes, without threads, clocks or clients. The engine's plan
-//! groups the texts of a batch by adapter.
+//! Decides which texts run next. Everything here depends only on sizes, not on threads, clocks or clients. The engine's plan groups
+//! the texts of a batch by adapter.
 //!
 //! # Fairness
 //!
@@ -29,25 +29,6 @@ pub(super) const QUANTUM: usize = 64;
 
 /// Tokens that a request sends before the next request of its adapter.
 pub(super) const TURN: usize = 256;
-
-/// How many texts at the front of the queue form the next batch. `sizes` are the token counts of the texts, in the queue's order. The
-/// batch has as many texts as fit into `limit` tokens, but at least one, so that a text larger than the limit runs alone.
-fn batch_size(sizes: impl IntoIterator<Item = usize>, limit: usize) -> usize {
-    let mut sum = 0usize;
-    let fits = |(position, tokens): &(usize, usize)| {
-        // A text without tokens counts as one, so that a batch ends.
-        sum = sum.saturating_add((*tokens).max(1));
-        *position == 0 || sum <= limit
-    };
-    sizes.into_iter().enumerate().take_while(fits).count()
-}
-
-/// Takes the next batch from the front of `queue`, for commands that classify without a server: at most `limit` tokens. A text
-/// larger than the limit runs alone.
-pub fn take<T>(queue: &mut VecDeque<T>, limit: usize, tokens: impl Fn(&T) -> usize) -> Vec<T> {
-    let count = batch_size(queue.iter().map(tokens), limit);
-    queue.drain(..count).collect()
-}
 
 /// A part of a request, which runs in one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,23 +21,6 @@ fn tokens(batch: &[(Name, usize)]) -> usize {
 }
 
 #[test]
-fn takes_what_fits_and_at_least_one() {
-    for (sizes, limit, expected) in [
-        (&[][..], 10, 0),
-        (&[10], 10, 1),
-        (&[11], 10, 1),
-        (&[11, 1], 10, 1),
-        (&[4, 6, 1], 10, 2),
-        (&[4, 7], 10, 1),
-        (&[usize::MAX, usize::MAX], 10, 1),
-        (&[0, 0, 0], 2, 2),
-        (&[1], 0, 1),
-    ] {
-        assert_eq!(batch_size(sizes.iter().copied(), limit), expected, "{sizes:?} of {limit}");
-    }
-}
-
-#[test]
 fn large_request_does_not_block_small_ones_of_its_flow() {
     let mut queue = FairQueue::new(10, 10);
     push(&mut queue, 0, 0, &[5; 100]);
@@ -135,15 +118,6 @@ prop_compose! {
 }
 
 proptest! {
-    #[test]
-    fn batch_is_the_longest_prefix_that_fits(sizes in vec(1usize..50, 0..40), limit in 1usize..100) {
-        let count = batch_size(sizes.iter().copied(), limit);
-        let tokens = |count: usize| sizes[..count].iter().sum::<usize>();
-        prop_assert!(tokens(count) <= limit || count == 1);
-        prop_assert!(count == sizes.len() || tokens(count + 1) > limit);
-        prop_assert_eq!(count == 0, sizes.is_empty());
-    }
-
     /// Each part is sent once, the parts of a request in order, in batches within the budget.
     #[test]
     fn every_part_is_sent_once_within_the_budget((requests, quantum, budget) in world()) {
