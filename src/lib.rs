@@ -86,7 +86,7 @@
 //!   processes share them.
 //! - A precision applies only to the base's products: deltas, norms, attention and heads are f32.
 //! - A malformed adapter is refused as a whole. An unknown adapter is an error, and is never answered by the base.
-//! - `unsafe` occurs only in the mapping, in kernels and in the calls of the allocator.
+//! - `unsafe` occurs only in the mapping, in kernels, in the calls of the allocator, and where the watchdog captures stacks.
 
 pub mod adapter;
 pub mod allocator;

@@ -3,19 +3,24 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, Files};
 use polyrank::engine::{Error, Row};
 use polyrank::params::Layout;
 use polyrank::registry::{Registry, RegistryError, Source};
-use polyrank::scheduler::{Failed, Limits, Refused, Request, Scheduler, take};
+use polyrank::scheduler::{BatchReport, Failed, Limits, Patience, Refused, Request, Scheduler, take};
 use polyrank::text::Encoded;
 use proptest::prelude::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const ROOMY: Limits = Limits { batch_tokens: 1000, queued_tokens: 1000, timeout: HOUR };
+const ROOMY: Limits = Limits {
+    batch_tokens: 1000,
+    queued_tokens: 1000,
+    timeout: HOUR,
+    patience: Patience { times: 20, least: HOUR, unknown: HOUR, grace: HOUR },
+};
 
 fn adapter() -> Arc<Adapter> {
     Arc::new(Adapter {
@@ -35,22 +40,24 @@ fn echo(rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
     Ok(rows.iter().map(|row| vec![row.text.ids[0] as f32, row.text.ids.len() as f32]).collect())
 }
 
-/// A fake forward pass. It reports the first token of each row of a batch, and waits until the test lets the batch pass.
+/// A fake forward pass. It reports the first token of each row of a batch, and waits until the test lets the batch pass. It must be
+/// dropped before the scheduler, which waits for its batches.
 struct Gate {
     began: Receiver<Vec<u32>>,
     leave: Sender<()>,
 }
 
 impl Gate {
-    fn start(limits: Limits) -> (Self, Scheduler) {
+    fn start(limits: Limits) -> (Scheduler, Self) {
         let (began_sender, began) = channel();
         let (leave, leave_receiver) = channel();
         let forward = move |rows: &[Row]| {
-            began_sender.send(rows.iter().map(|row| row.text.ids[0]).collect()).unwrap();
-            leave_receiver.recv().unwrap();
+            // Without the gate, all batches pass.
+            let _ = began_sender.send(rows.iter().map(|row| row.text.ids[0]).collect());
+            let _ = leave_receiver.recv();
             echo(rows)
         };
-        (Self { began, leave }, Scheduler::start(limits, forward).unwrap())
+        (Scheduler::start(limits, forward, |_| ()).unwrap(), Self { began, leave })
     }
 
     /// Waits until a batch runs, and returns the first tokens of its rows.
@@ -96,7 +103,7 @@ proptest! {
         batch_tokens in 1usize..60,
     ) {
         let adapters = [adapter(), adapter(), adapter()];
-        let scheduler = Scheduler::start(Limits { batch_tokens, queued_tokens: 10_000, timeout: HOUR }, echo).unwrap();
+        let scheduler = Scheduler::start(Limits { batch_tokens, queued_tokens: 10_000, timeout: HOUR, ..ROOMY }, echo, |_| ()).unwrap();
         let mut id = 0;
         let mut waiting = Vec::new();
         for request in &requests {
@@ -110,14 +117,14 @@ proptest! {
             waiting.push((echo(&rows).unwrap(), scheduler.submit(rows).unwrap()));
         }
         for (expected, answer) in waiting {
-            prop_assert_eq!(answer.wait_blocking().unwrap(), expected);
+            prop_assert_eq!(answer.wait_blocking().unwrap().logits, expected);
         }
     }
 }
 
 #[test]
 fn waiting_requests_of_different_adapters_run_in_one_batch() {
-    let (gate, scheduler) = Gate::start(ROOMY);
+    let (scheduler, gate) = Gate::start(ROOMY);
     let (a, b) = (adapter(), adapter());
     let first = scheduler.submit(vec![row(1, 3, &a)]).unwrap();
     assert_eq!(gate.began(), [1]);
@@ -126,14 +133,14 @@ fn waiting_requests_of_different_adapters_run_in_one_batch() {
     gate.pass();
     assert_eq!(gate.began(), [2, 3, 4], "one batch, in the order of the requests");
     gate.pass();
-    assert_eq!(first.wait_blocking().unwrap(), [[1.0, 3.0]]);
-    assert_eq!(second.wait_blocking().unwrap(), [[2.0, 3.0], [3.0, 3.0]]);
-    assert_eq!(third.wait_blocking().unwrap(), [[4.0, 3.0]]);
+    assert_eq!(first.wait_blocking().unwrap().logits, [[1.0, 3.0]]);
+    assert_eq!(second.wait_blocking().unwrap().logits, [[2.0, 3.0], [3.0, 3.0]]);
+    assert_eq!(third.wait_blocking().unwrap().logits, [[4.0, 3.0]]);
 }
 
 #[test]
 fn full_queue_refuses_at_once_until_there_is_room() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10, timeout: HOUR });
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 10, timeout: HOUR, ..ROOMY });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();
@@ -156,7 +163,7 @@ fn full_queue_refuses_at_once_until_there_is_room() {
     for (answer, expected) in
         [(running, vec![[1.0, 4.0]]), (waiting, vec![[2.0, 4.0], [3.0, 4.0]]), (accepted, vec![[4.0, 3.0]])]
     {
-        assert_eq!(answer.wait_blocking().unwrap(), expected);
+        assert_eq!(answer.wait_blocking().unwrap().logits, expected);
     }
 }
 
@@ -169,7 +176,9 @@ fn refuses_at_once_what_could_not_run_in_time() {
     };
     let a = adapter();
     let submitted = |timeout| {
-        let scheduler = Scheduler::start(Limits { batch_tokens: 10, queued_tokens: 1000, timeout }, forward).unwrap();
+        let scheduler =
+            Scheduler::start(Limits { batch_tokens: 10, queued_tokens: 1000, timeout, ..ROOMY }, forward, |_| ())
+                .unwrap();
         // The queue measures the speed, which is at most 500 tokens a second. The measurement of the first batch is in when the second
         // batch has run.
         for _ in 0..2 {
@@ -178,7 +187,7 @@ fn refuses_at_once_what_could_not_run_in_time() {
         let (taken, refused): (Vec<_>, Vec<_>) =
             (0..30).map(|_| scheduler.submit(vec![row(2, 10, &a)])).partition(Result::is_ok);
         for answer in taken {
-            assert_eq!(answer.unwrap().wait_blocking().unwrap(), [[2.0, 10.0]]);
+            assert_eq!(answer.unwrap().wait_blocking().unwrap().logits, [[2.0, 10.0]]);
         }
         scheduler.submit(vec![row(3, 10, &a)]).unwrap().wait_blocking().unwrap();
         refused.into_iter().map(|refused| refused.unwrap_err()).collect::<Vec<_>>()
@@ -197,7 +206,7 @@ fn refuses_at_once_what_could_not_run_in_time() {
 /// Otherwise it would be refused for ever.
 #[test]
 fn empty_queue_accepts_request_larger_than_the_queue() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10, timeout: HOUR });
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 64, queued_tokens: 10, timeout: HOUR, ..ROOMY });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 40, &a)]).unwrap();
     gate.began();
@@ -205,31 +214,36 @@ fn empty_queue_accepts_request_larger_than_the_queue() {
     assert!(matches!(scheduler.submit(vec![row(3, 1, &a)]), Err(Refused::Overloaded { queued: 40, .. })));
     gate.pass();
     gate.pass();
-    assert_eq!(running.wait_blocking().unwrap(), vec![[1.0, 40.0]]);
-    assert_eq!(waiting.wait_blocking().unwrap(), vec![[2.0, 40.0]]);
+    assert_eq!(running.wait_blocking().unwrap().logits, vec![[1.0, 40.0]]);
+    assert_eq!(waiting.wait_blocking().unwrap().logits, vec![[2.0, 40.0]]);
 }
 
 #[test]
 fn panic_fails_only_its_batch() {
-    let scheduler = Scheduler::start(ROOMY, |rows| match rows[0].text.ids[0] {
-        13 => panic!("unlucky {}", rows.len()),
-        _ => echo(rows),
-    })
+    let scheduler = Scheduler::start(
+        ROOMY,
+        |rows| match rows[0].text.ids[0] {
+            13 => panic!("unlucky {}", rows.len()),
+            _ => echo(rows),
+        },
+        |_| (),
+    )
     .unwrap();
     let a = adapter();
     let failure = scheduler.submit(vec![row(13, 2, &a)]).unwrap().wait_blocking().unwrap_err();
     assert!(matches!(&failure, Failed::Panicked(text) if text == "unlucky 1"), "{failure:?}");
-    assert_eq!(scheduler.submit(vec![row(7, 2, &a)]).unwrap().wait_blocking().unwrap(), [[7.0, 2.0]]);
+    assert_eq!(scheduler.submit(vec![row(7, 2, &a)]).unwrap().wait_blocking().unwrap().logits, [[7.0, 2.0]]);
 }
 
 #[test]
 fn error_or_wrong_number_of_rows_fails_every_request_of_the_batch() {
     let a = adapter();
-    let scheduler = Scheduler::start(ROOMY, |_| Err(candle_core::Error::Msg("out of luck".into()).into())).unwrap();
+    let scheduler =
+        Scheduler::start(ROOMY, |_| Err(candle_core::Error::Msg("out of luck".into()).into()), |_| ()).unwrap();
     let failure = scheduler.submit(vec![row(1, 2, &a)]).unwrap().wait_blocking().unwrap_err();
     assert!(matches!(&failure, Failed::Forward(error) if error.to_string().contains("out of luck")), "{failure:?}");
 
-    let scheduler = Scheduler::start(ROOMY, |rows| Ok(echo(rows)?.split_off(1))).unwrap();
+    let scheduler = Scheduler::start(ROOMY, |rows| Ok(echo(rows)?.split_off(1)), |_| ()).unwrap();
     let failure = scheduler.submit(vec![row(1, 2, &a), row(2, 2, &a)]).unwrap().wait_blocking().unwrap_err();
     assert!(matches!(failure, Failed::Rows { expected: 2, found: 1 }), "{failure:?}");
 }
@@ -245,7 +259,9 @@ fn rest_of_a_failed_request_does_not_run() {
             _ => echo(rows),
         }
     };
-    let scheduler = Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100, timeout: HOUR }, forward).unwrap();
+    let scheduler =
+        Scheduler::start(Limits { batch_tokens: 2, queued_tokens: 100, timeout: HOUR, ..ROOMY }, forward, |_| ())
+            .unwrap();
     let a = adapter();
     let failing = scheduler.submit((1..5).map(|id| row(id, 2, &a)).collect::<Vec<_>>()).unwrap();
     let other = scheduler.submit(vec![row(9, 2, &a)]).unwrap();
@@ -256,7 +272,7 @@ fn rest_of_a_failed_request_does_not_run() {
 
 #[test]
 fn requests_of_disconnected_clients_leave_the_queue() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10, timeout: HOUR });
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 100, queued_tokens: 10, timeout: HOUR, ..ROOMY });
     let a = adapter();
     let first = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();
@@ -268,12 +284,13 @@ fn requests_of_disconnected_clients_leave_the_queue() {
     assert_eq!(gate.began(), [3]);
     gate.pass();
     first.wait_blocking().unwrap();
-    assert_eq!(stays.wait_blocking().unwrap(), [[3.0, 8.0]]);
+    assert_eq!((scheduler.withdrawn(), scheduler.expired()), (1, 0));
+    assert_eq!(stays.wait_blocking().unwrap().logits, [[3.0, 8.0]]);
 }
 
 #[test]
 fn draining_answers_accepted_requests_and_refuses_others() {
-    let (gate, scheduler) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100, timeout: HOUR });
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100, timeout: HOUR, ..ROOMY });
     let a = adapter();
     let running = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gate.began();
@@ -285,13 +302,13 @@ fn draining_answers_accepted_requests_and_refuses_others() {
     gate.pass();
     gate.pass();
     scheduler.drain();
-    assert_eq!(running.wait_blocking().unwrap(), [[1.0, 4.0]]);
-    assert_eq!(waiting.wait_blocking().unwrap(), [[2.0, 4.0]]);
+    assert_eq!(running.wait_blocking().unwrap().logits, [[1.0, 4.0]]);
+    assert_eq!(waiting.wait_blocking().unwrap().logits, [[2.0, 4.0]]);
 }
 
 #[test]
 fn answered_request_holds_no_pins() {
-    let scheduler = Scheduler::start(ROOMY, echo).unwrap();
+    let scheduler = Scheduler::start(ROOMY, echo, |_| ()).unwrap();
     let a = adapter();
     for id in 0..200 {
         scheduler.submit(vec![row(id, 2, &a), row(id, 3, &a)]).unwrap().wait_blocking().unwrap();
@@ -301,8 +318,8 @@ fn answered_request_holds_no_pins() {
 
 #[test]
 fn request_without_rows_is_answered_at_once() {
-    let (_gate, scheduler) = Gate::start(ROOMY);
-    assert!(scheduler.submit(Vec::new()).unwrap().wait_blocking().unwrap().is_empty());
+    let (scheduler, _gate) = Gate::start(ROOMY);
+    assert!(scheduler.submit(Vec::new()).unwrap().wait_blocking().unwrap().logits.is_empty());
 }
 
 /// A request holds its pins, which keep its adapters in memory while it waits and runs. They are dropped when it is answered.
@@ -340,13 +357,199 @@ fn request_pins_its_adapters_until_it_is_answered() {
     }
     // The registry has memory for one adapter.
     let registry = Registry::new(Arc::new(One), root.path(), 8).unwrap();
-    let (gate, scheduler) = Gate::start(ROOMY);
+    let (scheduler, gate) = Gate::start(ROOMY);
     let pin = registry.get("a").unwrap();
     let rows = vec![row(7, 3, pin.adapter())];
-    let answer = scheduler.submit(Request { rows, pins: vec![pin] }).unwrap();
+    let answer = scheduler.submit(Request { rows, pins: vec![pin], deadline: None }).unwrap();
     assert_eq!(gate.began(), [7]);
+    assert_eq!((scheduler.running(), scheduler.waiting()), (vec!["a".into()], vec![]));
+    let pin = registry.get("a").unwrap();
+    let second = scheduler.submit(Request { rows: vec![row(8, 3, pin.adapter())], pins: vec![pin], deadline: None });
+    assert_eq!(scheduler.waiting(), [("a".into(), 1)]);
+    assert_eq!(scheduler.admits_for("b", 1000 - 3, None), Ok(()));
+    drop(second);
     assert!(matches!(registry.get("b"), Err(RegistryError::Busy { .. })), "the batch that runs holds it");
     gate.pass();
     answer.wait_blocking().unwrap();
     assert_eq!(registry.get("b").unwrap().name(), "b");
+}
+
+/// The next batch after the one that runs has the newcomer, however many requests of the busy adapter wait.
+#[test]
+fn busy_adapter_does_not_delay_another() {
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 16_384, queued_tokens: 16_384, ..ROOMY });
+    let (busy, other) = (adapter(), adapter());
+    let mut answers = vec![scheduler.submit(vec![row(1, 50, &busy)]).unwrap()];
+    gate.began();
+    answers.extend((0..100).map(|_| scheduler.submit(vec![row(1, 50, &busy)]).unwrap()));
+    answers.push(scheduler.submit(vec![row(2, 50, &other)]).unwrap());
+    // At the speed that the queue measures, few tokens run in a batch's time.
+    std::thread::sleep(Duration::from_millis(20));
+    gate.pass();
+    let batch = gate.began();
+    assert!(batch.contains(&2) && batch.len() < 10, "{batch:?}");
+}
+
+#[test]
+fn large_request_does_not_block_a_small_one_of_its_adapter() {
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 4096, queued_tokens: 16_384, ..ROOMY });
+    let a = adapter();
+    let _running = scheduler.submit(vec![row(0, 1, &a)]).unwrap();
+    gate.began();
+    let _large = scheduler.submit((1000..1200).map(|id| row(id, 20, &a)).collect::<Vec<_>>()).unwrap();
+    let _small = scheduler.submit(vec![row(2, 20, &a)]).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    gate.pass();
+    let first = gate.began();
+    gate.pass();
+    let second = gate.began();
+    assert!(first.contains(&1000) && !first.contains(&2) && second.contains(&2), "{first:?} {second:?}");
+}
+
+/// A text that several adapters are asked is never divided, whatever the limit of a batch.
+#[test]
+fn rows_of_one_text_run_in_one_batch() {
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 4, queued_tokens: 100, ..ROOMY });
+    let adapters: Vec<_> = (0..6).map(|_| adapter()).collect();
+    let rows: Vec<Row> = adapters.iter().map(|a| row(1, 4, a)).chain(adapters.iter().map(|a| row(2, 4, a))).collect();
+    let answer = scheduler.submit(rows).unwrap();
+    for id in [1, 2] {
+        assert_eq!(gate.began(), [id; 6]);
+        gate.pass();
+    }
+    let expected: Vec<_> = [[1.0, 4.0]; 6].into_iter().chain([[2.0, 4.0]; 6]).collect();
+    assert_eq!(answer.wait_blocking().unwrap().logits, expected);
+}
+
+#[test]
+fn busy_adapter_leaves_room_in_the_queue_for_others() {
+    let (scheduler, gate) = Gate::start(ROOMY);
+    let (busy, other) = (adapter(), adapter());
+    let mut answers = vec![scheduler.submit(vec![row(1, 10, &busy)]).unwrap()];
+    gate.began();
+    let refused = loop {
+        match scheduler.submit(vec![row(1, 10, &busy)]) {
+            Ok(answer) => answers.push(answer),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, Refused::ShareExceeded { held: 800, tokens: 10, share: 800, .. }), "{refused:?}");
+    for _ in 0..10 {
+        answers.push(scheduler.submit(vec![row(2, 10, &other)]).unwrap());
+    }
+    scheduler.submit(vec![row(1, 10, &busy)]).unwrap_err();
+}
+
+#[test]
+fn request_is_dropped_once_its_deadline_has_passed() {
+    let (scheduler, gate) = Gate::start(ROOMY);
+    let a = adapter();
+    let running = scheduler.submit(vec![row(1, 2, &a)]).unwrap();
+    gate.began();
+    let due = |time| {
+        let deadline = Some(Instant::now() + time);
+        scheduler.submit(Request { rows: vec![row(2, 2, &a)], pins: Vec::new(), deadline }).unwrap()
+    };
+    let (late, in_time) = (due(Duration::from_millis(20)), due(HOUR));
+    std::thread::sleep(Duration::from_millis(30));
+    gate.pass();
+    assert_eq!(gate.began(), [2], "the late one does not run");
+    let failure = late.wait_blocking().unwrap_err();
+    assert!(matches!(failure, Failed::Expired(waited) if waited >= Duration::from_millis(20)), "{failure:?}");
+    gate.pass();
+    running.wait_blocking().unwrap();
+    in_time.wait_blocking().unwrap();
+    assert_eq!((scheduler.expired(), scheduler.withdrawn()), (1, 0));
+}
+
+#[test]
+fn request_that_cannot_meet_its_deadline_is_refused_at_once() {
+    let (scheduler, gate) = Gate::start(ROOMY);
+    let a = adapter();
+    let first = scheduler.submit(vec![row(1, 10, &a)]).unwrap();
+    gate.began();
+    // 10 tokens in at least 50 ms.
+    std::thread::sleep(Duration::from_millis(50));
+    gate.pass();
+    first.wait_blocking().unwrap();
+    let _running = scheduler.submit(vec![row(1, 10, &a)]).unwrap();
+    gate.began();
+    let submit = |time| {
+        let deadline = Some(Instant::now() + time);
+        scheduler.submit(Request { rows: vec![row(2, 10, &a)], pins: Vec::new(), deadline })
+    };
+    assert!(matches!(submit(Duration::from_millis(20)).unwrap_err(), Refused::DeadlineExceeded { ahead: 10, .. }));
+    let _accepted = submit(HOUR).unwrap();
+}
+
+#[test]
+fn answer_and_report_tell_what_ran() {
+    let (sender, reports) = channel();
+    let forward = |rows: &[Row]| {
+        std::thread::sleep(Duration::from_millis(20));
+        echo(rows)
+    };
+    let limits = Limits { batch_tokens: 8, ..ROOMY };
+    let report = move |report: &BatchReport| sender.send(*report).unwrap();
+    let scheduler = Scheduler::start(limits, forward, report).unwrap();
+    let (a, b) = (adapter(), adapter());
+    // The first part takes a batch of its own.
+    let answer = scheduler.submit(vec![row(1, 8, &a), row(2, 4, &a), row(2, 4, &b), row(3, 4, &b)]).unwrap();
+    let second = scheduler.submit(Vec::new()).unwrap().wait_blocking().unwrap();
+    assert_eq!((second.queued, second.computed), (Duration::ZERO, Duration::ZERO));
+    let answered = answer.wait_blocking().unwrap();
+    assert!(answered.computed >= Duration::from_millis(40), "{answered:?}");
+    assert!(answered.queued < answered.computed, "{answered:?}");
+    let reports: Vec<BatchReport> = reports.try_iter().collect();
+    let told: Vec<_> = reports.iter().map(|r| (r.rows, r.tokens, r.adapters, r.requests)).collect();
+    assert_eq!(told, [(1, 8, 1, 1), (3, 8, 2, 1)], "a shared text is counted once");
+    assert!(reports.iter().all(|report| report.took >= Duration::from_millis(20)));
+}
+
+/// The worker panics outside the forward pass.
+#[test]
+fn worker_that_panics_fails_its_batch_and_is_replaced() {
+    let (names_sender, names) = channel();
+    let forward = move |rows: &[Row]| {
+        names_sender.send(std::thread::current().name().map(str::to_owned)).unwrap();
+        echo(rows)
+    };
+    let limits = Limits { batch_tokens: 2, ..ROOMY };
+    let panics = |report: &BatchReport| assert_ne!(report.tokens, 13);
+    let scheduler = Scheduler::start(limits, forward, panics).unwrap();
+    let a = adapter();
+    // The rest of the failed request, in the queue, does not run.
+    let failing = scheduler.submit(vec![row(1, 13, &a), row(2, 13, &a)]).unwrap();
+    let waiting = scheduler.submit(vec![row(3, 2, &a)]).unwrap();
+    let failure = failing.wait_blocking().unwrap_err();
+    assert!(matches!(failure, Failed::Lost), "{failure:?}");
+    assert_eq!(waiting.wait_blocking().unwrap().logits, [[3.0, 2.0]]);
+    assert_eq!(names.try_iter().flatten().collect::<Vec<_>>(), ["forward-1", "forward-2"]);
+    assert_eq!(scheduler.running(), [] as [Arc<str>; 0]);
+    scheduler.drain();
+}
+
+#[test]
+fn stalled_forward_pass_is_told_and_given_up() {
+    let patience = Patience {
+        least: Duration::from_millis(100),
+        unknown: Duration::from_millis(100),
+        grace: Duration::from_millis(100),
+        times: 2,
+    };
+    let (scheduler, gate) = Gate::start(Limits { patience, ..ROOMY });
+    let (given_up_sender, given_up) = channel();
+    scheduler.on_stall(move || given_up_sender.send(()).unwrap());
+    let a = adapter();
+    let first = scheduler.submit(vec![row(1, 2, &a)]).unwrap();
+    gate.began();
+    assert_eq!(scheduler.stalled(), None);
+    given_up.recv().unwrap();
+    assert!(scheduler.stalled().unwrap() >= patience.least);
+    gate.pass();
+    first.wait_blocking().unwrap();
+    while scheduler.stalled().is_some() {
+        std::thread::yield_now();
+    }
+    assert!(given_up.try_recv().is_err(), "called once");
 }

@@ -93,6 +93,11 @@ fn open(
         std::fs::read_dir(&config.adapters).map_err(Error::io(&config.adapters))?;
         let engine = Arc::new(base.open()?);
         let app = Arc::new(App::new(engine, config)?);
+        app.scheduler().on_stall(|| {
+            // The log has the threads' stacks.
+            logging::flush();
+            std::process::abort()
+        });
         // The drop of the last one would wait for a forward pass that may never end. The process ends instead.
         std::mem::forget(Arc::clone(&app));
         announce::announce(&app);

@@ -5,8 +5,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -34,50 +33,73 @@ pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<u
     ranges
 }
 
+/// The number of jobs inside [`with_spinning_pool`].
+static JOBS: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
-    /// Whether this thread is inside [`with_spinning_pool`].
-    static IN_JOB: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is inside [`with_spinning_pool`], or spins for it.
+    static ENGAGED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `job` while the pool's other threads spin. Its operations are shorter than the time a sleeping thread needs to wake.
 pub fn with_spinning_pool<T: Send>(job: impl FnOnce() -> T + Send) -> T {
     // Runs on this thread if it belongs to a pool, else on a thread of the global pool.
     rayon::scope(|_| {
-        let done = Arc::new(AtomicBool::new(false));
+        let _job = Job::begin();
+        let _engaged = Engaged::new();
         if rayon::current_num_threads() > 1 {
-            let done = Arc::clone(&done);
-            // A thread that starts late sees that the job is done.
-            rayon::spawn_broadcast(move |_| {
-                // Skip threads that are themselves inside `with_spinning_pool`.
-                while !IN_JOB.get() && !done.load(Ordering::Acquire) {
-                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                        // Yield to other threads, which tokenize texts or write responses.
-                        std::thread::yield_now();
-                    }
-                }
-            });
+            rayon::spawn_broadcast(|_| spin());
         }
-        let _end = JobGuard::new(&done);
         job()
     })
 }
 
-/// Stops the spinning threads when it is dropped, even after a panic.
-struct JobGuard<'a> {
-    done: &'a AtomicBool,
-    before: bool,
-}
-
-impl<'a> JobGuard<'a> {
-    fn new(done: &'a AtomicBool) -> Self {
-        Self { done, before: IN_JOB.replace(true) }
+/// Executes the pool's work until no job runs. A thread that spins may take up the call to spin for another job. If it followed that
+/// call, jobs that overlap without end would deepen its stack without end. So a thread spins once, for all jobs.
+fn spin() {
+    if ENGAGED.get() {
+        return;
+    }
+    let _engaged = Engaged::new();
+    // A thread that starts late sees that the job is done.
+    while JOBS.load(Ordering::Acquire) > 0 {
+        if rayon::yield_now() != Some(rayon::Yield::Executed) {
+            // Yield to other threads, which tokenize texts or write responses.
+            std::thread::yield_now();
+        }
     }
 }
 
-impl Drop for JobGuard<'_> {
+/// Counts a job until it is dropped, even after a panic.
+struct Job;
+
+impl Job {
+    fn begin() -> Self {
+        JOBS.fetch_add(1, Ordering::AcqRel);
+        Self
+    }
+}
+
+impl Drop for Job {
     fn drop(&mut self) {
-        IN_JOB.set(self.before);
-        self.done.store(true, Ordering::Release);
+        JOBS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Marks this thread as engaged until it is dropped.
+struct Engaged {
+    before: bool,
+}
+
+impl Engaged {
+    fn new() -> Self {
+        Self { before: ENGAGED.replace(true) }
+    }
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        ENGAGED.set(self.before);
     }
 }
 
@@ -95,7 +117,8 @@ impl Workers {
     pub fn new(tokens: usize) -> Result<Self, ThreadPoolBuildError> {
         let threads = rayon::current_num_threads();
         let groups = tokens.div_ceil(TOKENS).clamp(1, threads);
-        let group = |_| ThreadPoolBuilder::new().num_threads(threads / groups).build();
+        let name = |group: usize| move |thread| format!("group-{group}-{thread}");
+        let group = |group| ThreadPoolBuilder::new().num_threads(threads / groups).thread_name(name(group)).build();
         Ok(Self { groups: (0..groups).map(group).collect::<Result<_, _>>()? })
     }
 
@@ -140,6 +163,8 @@ fn on_each<P: Send>(groups: &[ThreadPool], places: &mut [P], work: &(impl Fn(&mu
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
     use rayon::prelude::*;
 
     use super::*;
@@ -177,11 +202,77 @@ mod tests {
         assert!(callers.into_iter().all(|caller| caller.join().unwrap()));
     }
 
+    /// Two callers whose jobs overlap without end: each job lasts until the other caller's next job runs. The third thread spins all the
+    /// while. If it spun for each job inside its spinning for the job before, its stack would overflow.
+    #[test]
+    fn overlapping_jobs_do_not_deepen_the_stack_of_a_spinning_thread() {
+        const JOBS: usize = 3000;
+        let pool = ThreadPoolBuilder::new().num_threads(3).stack_size(256 << 10).build().unwrap();
+        // The number of jobs that have begun, and of those that the third thread has noticed.
+        let (begun, noticed) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let wait = |counter: &AtomicUsize, least: usize| {
+            while counter.load(Ordering::Acquire) < least {
+                std::thread::yield_now();
+            }
+        };
+        let job = |number: usize| {
+            wait(&begun, number);
+            let notices = Arc::clone(&noticed);
+            rayon::spawn_broadcast(move |_| {
+                notices.fetch_max(number + 1, Ordering::AcqRel);
+            });
+            wait(&noticed, number + 1);
+            begun.store(number + 1, Ordering::Release);
+            wait(&begun, (number + 2).min(JOBS));
+        };
+        std::thread::scope(|scope| {
+            for caller in 0..2 {
+                let (pool, job) = (&pool, &job);
+                scope.spawn(move || {
+                    // Two threads of the pool stay with the callers.
+                    pool.install(|| {
+                        for number in (caller..JOBS).step_by(2) {
+                            with_spinning_pool(|| job(number));
+                        }
+                    });
+                });
+            }
+        });
+        assert_eq!(begun.into_inner(), JOBS);
+    }
+
+    /// Passes of all forms at once, with large allocations that threads free for each other. It ends unless a wake-up is lost.
+    #[test]
+    fn passes_of_many_callers_all_finish() {
+        let workers = Workers::new(1000).unwrap();
+        let work = |seed: usize| {
+            let parts: Vec<Vec<usize>> =
+                (0..8).into_par_iter().with_max_len(1).map(|i| vec![seed + i; 1 << (8 + (seed + i) % 8)]).collect();
+            let (left, right) = rayon::join(|| parts[..4].iter().map(|p| p[0]).sum::<usize>(), || parts[4..].len());
+            left + right
+        };
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let expected = |seed: usize| 4 * seed + 6 + 4;
+        std::thread::scope(|scope| {
+            for caller in 0..4 {
+                let (workers, work) = (&workers, &work);
+                scope.spawn(move || {
+                    let mut seed = caller;
+                    while std::time::Instant::now() < until {
+                        assert_eq!(with_spinning_pool(|| work(seed)), expected(seed));
+                        assert_eq!(workers.map(3, |i| work(seed + i)), [0, 1, 2].map(|i| expected(seed + i)));
+                        seed += 4;
+                    }
+                });
+            }
+        });
+    }
+
     #[test]
     fn a_panic_in_a_spinning_pool_propagates_and_frees_the_threads() {
         assert!(std::panic::catch_unwind(|| with_spinning_pool(|| panic!("broken"))).is_err());
         assert_eq!(with_spinning_pool(|| rayon::join(|| 1, || 2)), (1, 2));
-        assert!(!IN_JOB.get());
+        assert!(!ENGAGED.get());
     }
 
     #[test]

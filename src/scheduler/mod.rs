@@ -2,31 +2,46 @@
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `admission` | decides which requests are accepted: the queue has room, and the answer comes before the deadline (pure functions) |
-//! | `policy` | decides which texts run next (pure functions) |
+//! | `admission` | decides which requests are accepted: the queue has room, no adapter takes more than its share, and the answer comes before the deadline (pure functions) |
+//! | `charge` | the rule of what a request is charged, in tokens (pure functions) |
+//! | `policy` | decides which texts run next, fairly between adapters; states the bounds (pure functions) |
+//! | `front` | batches for commands that classify without a server (pure functions) |
 //! | `reply` | collects the logits of a request's texts into its answer |
 //! | `queue` | the waiting requests, under one lock |
 //! | `worker` | the one thread that runs the forward pass |
+//! | `watchdog` | notices a forward pass that stands still |
+//! | `stacks` | logs the stacks of all threads |
 //!
-//! A request is accepted whole, answered once, and withdrawn when its client goes away. A batch takes texts from the front of the
-//! queue, whatever their adapters are, and may take only a part of a large request.
+//! A request is accepted whole, answered once, and withdrawn when its client goes away. It waits with the other requests of its
+//! adapter; a request of several adapters waits where the most tokens wait. A batch takes texts of all adapters in turns, and may take
+//! only a part of a large request, but equal texts of a request always run together.
 
 #[cfg(feature = "server")]
 mod admission;
+#[cfg(feature = "server")]
+mod charge;
+mod front;
+#[cfg(feature = "server")]
 mod policy;
 #[cfg(feature = "server")]
 mod queue;
 #[cfg(feature = "server")]
 mod reply;
 #[cfg(feature = "server")]
+mod stacks;
+#[cfg(feature = "server")]
+mod watchdog;
+#[cfg(feature = "server")]
 mod worker;
 
 #[cfg(feature = "server")]
 pub use admission::Refused;
-pub use policy::take;
+pub use front::take;
 #[cfg(feature = "server")]
 pub use queue::Request;
 #[cfg(feature = "server")]
-pub use reply::{Answer, Failed};
+pub use reply::{Answer, Answered, Failed};
 #[cfg(feature = "server")]
-pub use worker::{Limits, Scheduler};
+pub use watchdog::Patience;
+#[cfg(feature = "server")]
+pub use worker::{BatchReport, Limits, Scheduler};

@@ -1,58 +1,250 @@
-//! Decides which texts run next. These are pure functions of sizes, without threads, clocks or clients. The engine's plan groups
+//! Decides which texts run next. Everything here depends only on sizes, not on threads, clocks or clients. The engine's plan groups
 //! the texts of a batch by adapter.
+//!
+//! # Fairness
+//!
+//! Requests wait in *flows*, and a flow is an adapter. Batches take from the flows by deficit round robin (Shreedhar and Varghese,
+//! 1995): each visit to a flow grants it `quantum` tokens, and the flow sends as many of its texts as the tokens granted to it pay for.
+//! What is left over stays with the flow until it is empty. With a quantum of `Q` tokens, texts of at most `m` tokens and `F` flows
+//! that have work:
+//!
+//! - **A flow gets its share.** A flow that always has work sends at least `n Q - m` tokens in `n` rounds. Two flows that always have
+//!   work never differ by more than `Q + 2 m` tokens in what they have sent, however many requests wait in either.
+//! - **A newcomer does not wait for the crowd.** Of a flow that was empty, `t` tokens are sent after at most
+//!   `(F - 1) (ceil(t / Q) Q + m)` tokens of other flows, besides the batch that runs when they arrive.
+//! - **A large request does not block small ones.** Within a flow, a request that has sent `turn` tokens goes behind the flow's other
+//!   requests, and continues when they have had their turns.
+//!
+//! # Batches
+//!
+//! A batch takes one round. It takes further rounds only while it is smaller than [`Budget::target`], so that a long queue of one flow
+//! does not make batches, and with them everyone's wait, longer than is useful. Nothing waits for a batch to fill up.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 
-/// How many texts at the front of the queue form the next batch. `sizes` are the token counts of the texts, in the queue's order. The
-/// batch has as many texts as fit into `limit` tokens, but at least one, so that a text larger than the limit runs alone.
-pub(super) fn batch_size(sizes: impl IntoIterator<Item = usize>, limit: usize) -> usize {
-    let mut sum = 0usize;
-    let fits = |(position, tokens): &(usize, usize)| {
-        // A text without tokens counts as one, so that a batch ends.
-        sum = sum.saturating_add((*tokens).max(1));
-        *position == 0 || sum <= limit
-    };
-    sizes.into_iter().enumerate().take_while(fits).count()
+/// Tokens that each visit grants an adapter: a short text, so that an adapter with a long queue adds little to the batches of others.
+/// A smaller quantum would let texts of usual lengths wait for several batches.
+pub(super) const QUANTUM: usize = 64;
+
+/// Tokens that a request sends before the next request of its adapter.
+pub(super) const TURN: usize = 256;
+
+/// A part of a request, which runs in one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part<P> {
+    /// The tokens that it is charged, at least 1.
+    pub(super) cost: usize,
+    /// What runs.
+    pub(super) work: P,
 }
 
-/// Takes the next batch from the front of `queue`, for commands that classify without a server: at most `limit` tokens. A text
-/// larger than the limit runs alone.
-pub fn take<T>(queue: &mut VecDeque<T>, limit: usize, tokens: impl Fn(&T) -> usize) -> Vec<T> {
-    let count = batch_size(queue.iter().map(tokens), limit);
-    queue.drain(..count).collect()
+/// The size of a batch, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Budget {
+    /// The maximum. A part that is larger runs alone.
+    pub(super) most: usize,
+    /// The batch takes further rounds until it has this size.
+    pub(super) target: usize,
+}
+
+/// The waiting parts of requests `R`, in flows that `K` names.
+pub(super) struct FairQueue<K, R, P> {
+    /// The flows that have work.
+    flows: HashMap<K, Flow<R, P>>,
+    /// The same flows in the order in which they are visited.
+    turns: VecDeque<K>,
+    /// Tokens that wait.
+    tokens: usize,
+    /// Tokens that a visit grants.
+    quantum: usize,
+    /// Tokens that a request sends before the next request of its flow.
+    turn: usize,
+}
+
+struct Flow<R, P> {
+    /// The requests in the order of their turns. Each has parts.
+    requests: VecDeque<Waiting<R, P>>,
+    /// Tokens that wait.
+    tokens: usize,
+    /// Tokens that were granted and not used yet.
+    deficit: usize,
+    /// Whether the current visit has granted its quantum. A batch that is full interrupts a visit, and the next batch continues it.
+    visited: bool,
+}
+
+/// A request whose parts have not all been sent.
+struct Waiting<R, P> {
+    request: R,
+    parts: VecDeque<Part<P>>,
+    /// Tokens sent in this turn.
+    sent: usize,
+}
+
+/// How a visit to a flow ended.
+enum Visit {
+    /// The flow has no more work.
+    Empty,
+    /// The flow has used up its tokens.
+    Spent,
+    /// The batch has no room for the flow's next part.
+    Full,
+}
+
+impl<R, P> Waiting<R, P> {
+    fn tokens(&self) -> usize {
+        self.parts.iter().map(|part| part.cost).sum()
+    }
+}
+
+impl<R, P> Flow<R, P> {
+    fn new() -> Self {
+        Self { requests: VecDeque::new(), tokens: 0, deficit: 0, visited: false }
+    }
+
+    /// The cost of the next part.
+    fn next_cost(&self) -> Option<usize> {
+        self.requests.front()?.parts.front().map(|part| part.cost)
+    }
+
+    /// Sends the next part. Its request ends, keeps its turn, or goes behind the others.
+    fn send(&mut self, turn: usize) -> Option<Part<P>> {
+        let request = self.requests.front_mut()?;
+        let part = request.parts.pop_front()?;
+        request.sent += part.cost;
+        if request.parts.is_empty() {
+            self.requests.pop_front();
+        } else if request.sent >= turn {
+            request.sent = 0;
+            self.requests.rotate_left(1);
+        }
+        self.tokens -= part.cost;
+        self.deficit -= part.cost;
+        Some(part)
+    }
+
+    /// Starts a visit, which grants `quantum` tokens, unless a full batch has interrupted one.
+    fn begin(&mut self, quantum: usize) {
+        if !self.visited {
+            self.deficit = self.deficit.saturating_add(quantum);
+            self.visited = true;
+        }
+    }
+
+    /// Sends to `batch`, which has `tokens` tokens already, until the visit ends.
+    fn visit(&mut self, turn: usize, most: usize, batch: &mut Vec<P>, tokens: &mut usize) -> Visit {
+        while let Some(cost) = self.next_cost() {
+            if cost > self.deficit {
+                self.visited = false;
+                return Visit::Spent;
+            }
+            if !batch.is_empty() && tokens.saturating_add(cost) > most {
+                return Visit::Full;
+            }
+            batch.extend(self.send(turn).map(|part| part.work));
+            *tokens += cost;
+        }
+        Visit::Empty
+    }
+}
+
+impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
+    /// An empty queue, in which each visit grants a flow `quantum` tokens, and each request sends `turn` tokens before the next.
+    pub(super) fn new(quantum: usize, turn: usize) -> Self {
+        Self { flows: HashMap::new(), turns: VecDeque::new(), tokens: 0, quantum: quantum.max(1), turn }
+    }
+
+    /// Tokens that wait.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Tokens that wait in one flow.
+    pub(super) fn held(&self, flow: &K) -> usize {
+        self.flows.get(flow).map_or(0, |flow| flow.tokens)
+    }
+
+    /// An estimate of the waiting tokens that run before the last of `tokens` further tokens of `flow`: all that wait in the flow, and of
+    /// every other flow what it sends in as many visits as the flow then needs.
+    pub(super) fn ahead(&self, flow: &K, tokens: usize) -> usize {
+        let held = self.held(flow);
+        let visits = held.saturating_add(tokens).div_ceil(self.quantum);
+        let most = visits.saturating_mul(self.quantum);
+        let others = self.flows.iter().filter(|(name, _)| *name != flow);
+        held + others.map(|(_, other)| other.tokens.min(most)).sum::<usize>()
+    }
+
+    /// The waiting requests, in no particular order.
+    pub(super) fn requests(&self) -> impl Iterator<Item = &R> {
+        self.flows.values().flat_map(|flow| flow.requests.iter().map(|waiting| &waiting.request))
+    }
+
+    /// Adds a request to the end of a flow. A request without parts is not kept.
+    pub(super) fn push(&mut self, flow: K, request: R, parts: impl IntoIterator<Item = Part<P>>) {
+        let waiting = Waiting { request, parts: parts.into_iter().collect(), sent: 0 };
+        if waiting.parts.is_empty() {
+            return;
+        }
+        let tokens = waiting.tokens();
+        self.tokens += tokens;
+        let flow = self.flows.entry(flow).or_insert_with_key(|name| {
+            self.turns.push_back(name.clone());
+            Flow::new()
+        });
+        flow.tokens += tokens;
+        flow.requests.push_back(waiting);
+    }
+
+    /// Takes the next batch. It is empty only if nothing waits.
+    pub(super) fn take(&mut self, Budget { most, target }: Budget) -> Vec<P> {
+        let (mut batch, mut tokens) = (Vec::new(), 0);
+        'rounds: while batch.is_empty() || tokens < target.min(most) {
+            if self.turns.is_empty() {
+                break;
+            }
+            for _ in 0..self.turns.len() {
+                let Some(name) = self.turns.pop_front() else { break };
+                let Some(flow) = self.flows.get_mut(&name) else { continue };
+                flow.begin(self.quantum);
+                match flow.visit(self.turn, most, &mut batch, &mut tokens) {
+                    Visit::Empty => drop(self.flows.remove(&name)),
+                    Visit::Spent => self.turns.push_back(name),
+                    Visit::Full => {
+                        self.turns.push_front(name);
+                        break 'rounds;
+                    }
+                }
+            }
+            if batch.is_empty() {
+                self.skip_idle_rounds();
+            }
+        }
+        self.tokens -= tokens;
+        batch
+    }
+
+    /// Grants at once what flows would be granted in the coming rounds in which none of them could send.
+    fn skip_idle_rounds(&mut self) {
+        let quantum = self.quantum;
+        let rounds = |flow: &Flow<R, P>| Some(flow.next_cost()?.saturating_sub(flow.deficit).div_ceil(quantum));
+        let idle = self.flows.values().filter_map(rounds).min().unwrap_or(0).saturating_sub(1);
+        for flow in self.flows.values_mut() {
+            flow.deficit = flow.deficit.saturating_add(idle.saturating_mul(quantum));
+        }
+    }
+
+    /// Drops the requests for which `keep` is false.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&R) -> bool) {
+        for flow in self.flows.values_mut() {
+            flow.requests.retain(|waiting| keep(&waiting.request));
+            flow.tokens = flow.requests.iter().map(Waiting::tokens).sum();
+        }
+        self.flows.retain(|_, flow| !flow.requests.is_empty());
+        let flows = &self.flows;
+        self.turns.retain(|name| flows.contains_key(name));
+        self.tokens = flows.values().map(|flow| flow.tokens).sum();
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn takes_what_fits_and_at_least_one() {
-        for (sizes, limit, expected) in [
-            (&[][..], 10, 0),
-            (&[10], 10, 1),
-            (&[11], 10, 1),
-            (&[11, 1], 10, 1),
-            (&[4, 6, 1], 10, 2),
-            (&[4, 7], 10, 1),
-            (&[usize::MAX, usize::MAX], 10, 1),
-            (&[0, 0, 0], 2, 2),
-            (&[1], 0, 1),
-        ] {
-            assert_eq!(batch_size(sizes.iter().copied(), limit), expected, "{sizes:?} of {limit}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn batch_is_the_longest_prefix_that_fits(sizes in prop::collection::vec(1usize..50, 0..40), limit in 1usize..100) {
-            let count = batch_size(sizes.iter().copied(), limit);
-            let tokens = |count: usize| sizes[..count].iter().sum::<usize>();
-            prop_assert!(tokens(count) <= limit || count == 1);
-            prop_assert!(count == sizes.len() || tokens(count + 1) > limit);
-            prop_assert_eq!(count == 0, sizes.is_empty());
-        }
-    }
-}
+mod tests;

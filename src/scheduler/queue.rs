@@ -1,39 +1,63 @@
-//! The queue of waiting requests, first come first served. Its size is limited in tokens, and it is closed at shutdown.
+//! The queue of waiting requests. Its size is limited in tokens, and it is closed at shutdown.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use std::vec;
+use std::time::{Duration, Instant};
 
-use super::admission::{Admission, Load, Refused};
-use super::policy;
-use super::reply::{Answer, PendingReply, ReplySlot};
-use crate::engine::Row;
+use super::admission::{Admission, Candidate, Load, Refused, Throughput};
+use super::charge;
+use super::policy::{Budget, FairQueue, Part, QUANTUM, TURN};
+use super::reply::{Answer, Departures, Interest, PendingReply, ReplySlot};
+use super::watchdog::Progress;
+use crate::adapter::Adapter;
+use crate::engine::{Row, micro_batches};
 use crate::registry::Pin;
+
+/// A batch takes further texts until it would run for this long. Longer batches are hardly faster, and all requests wait for them.
+const BATCH_TIME: Duration = Duration::from_millis(30);
 
 /// The rows of one request, which are accepted together and answered once.
 #[derive(Debug, Default)]
 pub struct Request {
-    /// A row for each text.
+    /// A row for each text and adapter.
     pub rows: Vec<Row>,
-    /// Keep the rows' adapters in memory until all rows have run.
+    /// Keep the rows' adapters in memory until all rows have run, and tell the adapters' names.
     pub pins: Vec<Pin>,
+    /// When the answer is of no more use. The queue's own time-out applies as well.
+    pub deadline: Option<Instant>,
 }
 
 impl From<Vec<Row>> for Request {
     /// A request without pins: the caller keeps its adapters in memory.
     fn from(rows: Vec<Row>) -> Self {
-        Self { rows, pins: Vec::new() }
+        Self { rows, ..Self::default() }
     }
 }
 
-/// A request of which some rows still wait.
+/// The requests that wait for the same adapter, whatever its version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Flow {
+    /// The adapter has this name.
+    Name(Arc<str>),
+    /// An adapter without a pin, by its address.
+    Address(usize),
+}
+
+/// What the queue knows of a waiting request.
 struct Waiting {
-    /// The index of the first row that waits.
-    next: usize,
-    /// The waiting rows.
-    rows: vec::IntoIter<Row>,
     reply: Arc<PendingReply>,
+    deadline: Option<Instant>,
+    adapters: Names,
+}
+
+/// The names of the pinned adapters of a request.
+type Names = Arc<[Arc<str>]>;
+
+/// Rows of one request with the same text, which run together.
+struct Work {
+    entries: Vec<Entry>,
+    cost: usize,
+    adapters: Names,
 }
 
 /// One row of a batch.
@@ -42,99 +66,174 @@ pub(super) struct Entry {
     pub(super) slot: ReplySlot,
 }
 
+/// Rows that run together.
+pub(super) struct Batch {
+    pub(super) entries: Vec<Entry>,
+    /// The tokens that the rows are charged.
+    pub(super) tokens: usize,
+}
+
 /// The queue.
 pub(super) struct Queue {
     state: Mutex<State>,
     /// Notified of new requests, and when the queue is closed.
     changed: Condvar,
     admission: Admission,
+    departures: Departures,
+    /// What the watchdog sees.
+    pub(super) progress: Progress,
 }
 
 struct State {
-    requests: VecDeque<Waiting>,
-    load: Load,
+    waiting: FairQueue<Flow, Waiting, Work>,
+    throughput: Throughput,
+    /// Tokens of the batch that runs.
+    running: usize,
+    /// The names of the adapters of the batch that runs.
+    adapters: HashSet<Arc<str>>,
+    /// No waiting request has an earlier deadline.
+    earliest: Option<Instant>,
+    expired: u64,
+    withdrawn: u64,
     open: bool,
-}
-
-fn tokens(row: &Row) -> usize {
-    row.text.ids.len()
-}
-
-impl Waiting {
-    fn tokens(&self) -> usize {
-        self.rows.as_slice().iter().map(tokens).sum()
-    }
-
-    fn next_row(&mut self) -> Option<Entry> {
-        let row = self.rows.next()?;
-        let index = self.next;
-        self.next += 1;
-        Some(Entry { row, slot: ReplySlot { index, reply: Arc::clone(&self.reply) } })
-    }
 }
 
 impl Queue {
     /// An open queue with these rules of admission.
     pub(super) fn new(admission: Admission) -> Self {
-        let state = State { requests: VecDeque::new(), load: Load::default(), open: true };
-        Self { state: Mutex::new(state), changed: Condvar::new(), admission }
+        let state = State {
+            waiting: FairQueue::new(QUANTUM, TURN),
+            throughput: Throughput::default(),
+            running: 0,
+            adapters: HashSet::new(),
+            earliest: None,
+            expired: 0,
+            withdrawn: 0,
+            open: true,
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            admission,
+            departures: Departures::default(),
+            progress: Progress::default(),
+        }
     }
 
-    /// Whether a request of `tokens` tokens would be accepted now.
-    pub(super) fn admits(&self, tokens: usize) -> Result<(), Refused> {
-        self.check(&mut self.lock(), tokens)
+    /// Whether a request of `tokens` tokens would be accepted now, of the adapter of this name if one is given, else of an adapter for
+    /// which nothing waits.
+    pub(super) fn admits(
+        &self,
+        adapter: Option<&str>,
+        tokens: usize,
+        deadline: Option<Instant>,
+    ) -> Result<(), Refused> {
+        let flow = Flow::Name(adapter.unwrap_or_default().into());
+        self.check(&mut self.lock(), &flow, tokens, deadline)
     }
 
-    fn check(&self, state: &mut State, tokens: usize) -> Result<(), Refused> {
+    fn check(&self, state: &mut State, flow: &Flow, tokens: usize, deadline: Option<Instant>) -> Result<(), Refused> {
         if !state.open {
             return Err(Refused::Draining);
         }
-        self.admission.check(&state.load, tokens).or_else(|_| {
-            state.forget_unwanted();
-            self.admission.check(&state.load, tokens)
+        let now = Instant::now();
+        let time = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let check = |state: &State| self.admission.check(&state.load(), &state.candidate(flow, tokens, time));
+        check(state).or_else(|refused| {
+            let forgot = state.forget(&self.departures, now);
+            if forgot { check(state) } else { Err(refused) }
         })
     }
 
     /// Accepts all rows of a request, or none.
-    pub(super) fn push(&self, Request { rows, pins }: Request) -> Result<Answer, Refused> {
-        let (reply, answer) = PendingReply::new(rows.len(), pins);
-        let request = Waiting { next: 0, rows: rows.into_iter(), reply };
-        let tokens = request.tokens();
-        let mut state = self.lock();
-        self.check(&mut state, tokens)?;
-        state.load.waiting += tokens;
-        state.requests.push_back(request);
-        self.changed.notify_one();
-        Ok(answer)
-    }
+    pub(super) fn push(&self, request: Request) -> Result<Answer, Refused> {
+        let names: Vec<(*const Adapter, Arc<str>)> =
+            request.pins.iter().map(|pin| (Arc::as_ptr(pin.adapter()), pin.name().into())).collect();
+        let groups = charge::groups(&request.rows);
+        let tokens = groups.iter().map(|group| group.cost).sum();
+        let mut seen = HashSet::new();
+        let new = request.rows.iter().filter(|row| seen.insert(Arc::as_ptr(&row.adapter)));
+        let flows: Vec<Flow> = new.map(|row| flow(&row.adapter, &names)).collect();
+        let adapters: Names = names.into_iter().map(|(_, name)| name).collect();
+        let deadline = request.deadline;
 
-    /// Waits for requests and takes a batch of at most `max_tokens` tokens. `None` once the queue is closed and empty.
-    pub(super) fn next_batch(&self, max_tokens: usize) -> Option<Vec<Entry>> {
         let mut state = self.lock();
-        loop {
-            state.forget_unwanted();
-            let batch = state.take(max_tokens);
-            if !batch.is_empty() {
-                return Some(batch);
-            }
-            if !state.open {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        // The fullest flow, so that a request gains nothing by asking another adapter as well. The first one of equals.
+        if let Some(flow) = flows.into_iter().rev().max_by_key(|flow| state.waiting.held(flow)) {
+            self.check(&mut state, &flow, tokens, deadline)?;
+            state.earliest = state.earliest.into_iter().chain(deadline).min();
+            let (reply, parts, answer) = self.parts(request, groups, &adapters);
+            state.waiting.push(flow, Waiting { reply, deadline, adapters }, parts);
+            self.changed.notify_one();
+            Ok(answer)
+        } else if state.open {
+            Ok(self.parts(request, groups, &adapters).2)
+        } else {
+            Err(Refused::Draining)
         }
     }
 
-    /// Records how long the last batch of [`Self::next_batch`] took.
-    pub(super) fn ran(&self, took: Duration) {
-        let load = &mut self.lock().load;
-        let tokens = std::mem::take(&mut load.running);
-        load.throughput.learn(tokens, took);
+    /// Both ends of a request's answer, and the request's parts.
+    fn parts(
+        &self,
+        Request { rows, pins, .. }: Request,
+        groups: Vec<charge::Group>,
+        adapters: &Names,
+    ) -> (Arc<PendingReply>, Vec<Part<Work>>, Answer) {
+        let (reply, answer) = PendingReply::new(rows.len(), pins, self.departures.clone(), Instant::now());
+        let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+        let mut entry =
+            |index: usize| Some(Entry { row: rows[index].take()?, slot: ReplySlot::new(index, Arc::clone(&reply)) });
+        let parts = groups.into_iter().map(|charge::Group { rows, cost }| {
+            let entries = rows.into_iter().filter_map(&mut entry).collect();
+            Part { cost, work: Work { entries, cost, adapters: Arc::clone(adapters) } }
+        });
+        let parts = parts.collect();
+        (reply, parts, answer)
+    }
+
+    /// Waits for requests and takes a batch of at most `max_tokens` tokens. `None` once the queue is closed and empty.
+    pub(super) fn next_batch(&self, max_tokens: usize) -> Option<Batch> {
+        let mut state = self.lock();
+        loop {
+            state.forget(&self.departures, Instant::now());
+            let batch = state.take(max_tokens);
+            if !batch.entries.is_empty() {
+                self.progress.begin(state.throughput.time_of(batch.tokens));
+                return Some(batch);
+            }
+            if !state.open {
+                self.progress.rest();
+                return None;
+            }
+            self.progress.rest();
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.progress.begin(None);
+        }
+    }
+
+    /// Records how long the last batch of [`Self::next_batch`] took; `None` if it did not end.
+    pub(super) fn ran(&self, took: Option<Duration>) {
+        self.progress.begin(None);
+        let state = &mut *self.lock();
+        let tokens = std::mem::take(&mut state.running);
+        state.adapters.clear();
+        if let Some(took) = took {
+            state.throughput.learn(tokens, took);
+        }
     }
 
     /// Accepts no more requests; those in the queue still run.
     pub(super) fn close(&self) {
         self.lock().open = false;
         self.changed.notify_all();
+    }
+
+    /// Fails all requests that wait, when there is nobody to run them.
+    pub(super) fn abandon(&self) {
+        self.close();
+        self.lock().waiting.retain(|_| false);
+        self.progress.rest();
     }
 
     /// Whether it still accepts requests.
@@ -144,7 +243,35 @@ impl Queue {
 
     /// The number of tokens in the queue.
     pub(super) fn tokens(&self) -> usize {
-        self.lock().load.waiting
+        self.lock().waiting.tokens()
+    }
+
+    /// The adapters for which requests wait, with the number of these requests, in the order of their names.
+    pub(super) fn waiting(&self) -> Vec<(Arc<str>, usize)> {
+        let mut counts = BTreeMap::new();
+        for request in self.lock().waiting.requests() {
+            for name in &*request.adapters {
+                *counts.entry(Arc::clone(name)).or_default() += 1;
+            }
+        }
+        counts.into_iter().collect()
+    }
+
+    /// The adapters of the batch that runs, in the order of their names.
+    pub(super) fn running(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = self.lock().adapters.iter().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// How many requests were dropped because their deadline passed.
+    pub(super) fn expired(&self) -> u64 {
+        self.lock().expired
+    }
+
+    /// How many requests were dropped because nobody waited for their answers any more.
+    pub(super) fn withdrawn(&self) -> u64 {
+        self.lock().withdrawn
     }
 
     /// Locks the state, even after a panic: no statement leaves the state inconsistent.
@@ -153,27 +280,58 @@ impl Queue {
     }
 }
 
+fn flow(adapter: &Arc<Adapter>, names: &[(*const Adapter, Arc<str>)]) -> Flow {
+    let address = Arc::as_ptr(adapter);
+    let name = names.iter().find(|(pinned, _)| *pinned == address);
+    name.map_or(Flow::Address(address as usize), |(_, name)| Flow::Name(Arc::clone(name)))
+}
+
 impl State {
-    /// Takes the next batch from the front.
-    fn take(&mut self, max_tokens: usize) -> Vec<Entry> {
-        let sizes = self.requests.iter().flat_map(|request| request.rows.as_slice()).map(tokens);
-        let count = policy::batch_size(sizes, max_tokens);
-        let mut batch = Vec::with_capacity(count);
-        while batch.len() < count {
-            let Some(request) = self.requests.front_mut() else { break };
-            match request.next_row() {
-                Some(entry) => batch.push(entry),
-                None => drop(self.requests.pop_front()),
-            }
-        }
-        self.load.running = batch.iter().map(|entry| tokens(&entry.row)).sum();
-        self.load.waiting -= self.load.running;
-        batch
+    fn load(&self) -> Load {
+        Load { waiting: self.waiting.tokens(), running: self.running, throughput: self.throughput }
     }
 
-    /// Drops requests whose client went away, requests that have failed, and requests without waiting rows.
-    fn forget_unwanted(&mut self) {
-        self.requests.retain(|request| !request.rows.as_slice().is_empty() && request.reply.is_wanted());
-        self.load.waiting = self.requests.iter().map(Waiting::tokens).sum();
+    fn candidate(&self, flow: &Flow, tokens: usize, time: Option<Duration>) -> Candidate {
+        Candidate { tokens, held: self.waiting.held(flow), ahead: self.waiting.ahead(flow, tokens), time }
+    }
+
+    /// Takes the next batch.
+    fn take(&mut self, most: usize) -> Batch {
+        let target = self.throughput.tokens_in(BATCH_TIME).unwrap_or(0).max(micro_batches::TOKENS);
+        let work = self.waiting.take(Budget { most, target });
+        self.running = work.iter().map(|work| work.cost).sum();
+        self.adapters = work.iter().flat_map(|work| work.adapters.iter().cloned()).collect();
+        Batch { tokens: self.running, entries: work.into_iter().flat_map(|work| work.entries).collect() }
+    }
+
+    /// Drops requests whose client went away, requests that have failed, and requests whose deadline has passed. It looks for them only
+    /// if there are any. Returns whether it looked.
+    fn forget(&mut self, departures: &Departures, now: Instant) -> bool {
+        let departed = departures.take();
+        if !departed && self.earliest.is_none_or(|earliest| now < earliest) {
+            return false;
+        }
+        let (mut expired, mut withdrawn, mut earliest) = (0, 0, None);
+        self.waiting.retain(|Waiting { reply, deadline, .. }| match reply.interest() {
+            Interest::Answered => false,
+            // A client may have given up for the same reason.
+            _ if deadline.is_some_and(|deadline| deadline <= now) => {
+                reply.expire(now);
+                expired += 1;
+                false
+            }
+            Interest::Withdrawn => {
+                withdrawn += 1;
+                false
+            }
+            Interest::Wanted => {
+                earliest = earliest.into_iter().chain(*deadline).min();
+                true
+            }
+        });
+        self.earliest = earliest;
+        self.expired += expired;
+        self.withdrawn += withdrawn;
+        true
     }
 }

@@ -1,14 +1,16 @@
 //! The thread that runs the forward pass.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Refused};
-use super::queue::{Entry, Queue, Request};
-use super::reply::{Answer, Failed, Outcome, ReplySlot};
+use super::queue::{Batch, Entry, Queue, Request};
+use super::reply::{Answer, Failed, Pass, ReplySlot};
+use super::watchdog::{Patience, Watchdog};
 use crate::engine::{Error, Row};
 
 /// Limits of batches, of the queue and of waiting.
@@ -20,57 +22,128 @@ pub struct Limits {
     pub queued_tokens: usize,
     /// How long a request may take. A request that could not be answered in this time is refused at once.
     pub timeout: Duration,
+    /// How long a forward pass may take.
+    pub patience: Patience,
+}
+
+/// A batch that has run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchReport {
+    /// Its rows.
+    pub rows: usize,
+    /// The tokens that its requests were charged: a text that several adapters share counts once, and more only where they run apart.
+    pub tokens: usize,
+    /// Its different adapters.
+    pub adapters: usize,
+    /// The requests of which it ran rows.
+    pub requests: usize,
+    /// How long the forward pass took.
+    pub took: Duration,
 }
 
 /// A queue and its worker. Every accepted request gets exactly one answer.
 pub struct Scheduler {
     queue: Arc<Queue>,
-    worker: Mutex<Option<JoinHandle<()>>>,
+    worker: Arc<Handle>,
+    watchdog: Watchdog,
 }
+
+/// The worker's thread; `None` once it was joined.
+type Handle = Mutex<Option<JoinHandle<()>>>;
 
 impl Scheduler {
     /// Starts the worker. `forward` returns the logits `[labels]` of each row, in the rows' order; only the worker calls it. If it
-    /// panics or returns an error, the requests of that batch fail, and the worker continues.
+    /// panics or returns an error, the requests of that batch fail, and the worker continues. `on_batch` is called after each batch,
+    /// before its requests are answered.
     ///
     /// # Errors
     /// The system cannot start a thread.
     pub fn start(
         limits: Limits,
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
+        on_batch: impl Fn(&BatchReport) + Send + 'static,
     ) -> std::io::Result<Self> {
         let admission = Admission { limit: limits.queued_tokens, timeout: limits.timeout };
         let queue = Arc::new(Queue::new(admission));
-        let served = Arc::clone(&queue);
-        let worker = thread::Builder::new().name("forward".into()).spawn(move || {
-            while let Some(batch) = served.next_batch(limits.batch_tokens) {
-                let begun = Instant::now();
-                run(batch, &forward);
-                served.ran(begun.elapsed());
-            }
-        })?;
-        Ok(Self { queue, worker: Mutex::new(Some(worker)) })
+        let watchdog = Watchdog::start(Arc::clone(&queue), limits.patience)?;
+        let worker = Arc::new(Handle::default());
+        let post = Post {
+            queue: Arc::clone(&queue),
+            max_tokens: limits.batch_tokens,
+            calls: Mutex::new((forward, on_batch)),
+            handle: Arc::clone(&worker),
+        };
+        Arc::new(post).start_worker(1)?;
+        Ok(Self { queue, worker, watchdog })
     }
 
     /// Accepts all rows of a request, or none.
     ///
     /// # Errors
-    /// The queue has no room for the rows' tokens, the answer would be late, or the scheduler is shutting down.
+    /// The queue or the adapter's share of it has no room for the rows' tokens, the answer would be late, or the scheduler is shutting
+    /// down.
     pub fn submit(&self, request: impl Into<Request>) -> Result<Answer, Refused> {
         self.queue.push(request.into())
     }
 
-    /// Whether a request of at least `tokens` tokens could be accepted now. It is asked before a request's texts are tokenized.
+    /// Whether a request of at least `tokens` tokens could be accepted now, if nothing waits for its adapter. It is asked before a
+    /// request's texts are tokenized.
     ///
     /// # Errors
     /// As [`Scheduler::submit`].
     pub fn admits(&self, tokens: usize) -> Result<(), Refused> {
-        self.queue.admits(tokens)
+        self.queue.admits(None, tokens, None)
+    }
+
+    /// [`Scheduler::admits`] for the adapter of this name and a request with this deadline.
+    ///
+    /// # Errors
+    /// As [`Scheduler::submit`].
+    pub fn admits_for(&self, adapter: &str, tokens: usize, deadline: Option<Instant>) -> Result<(), Refused> {
+        self.queue.admits(Some(adapter), tokens, deadline)
     }
 
     /// The number of tokens in the queue.
     #[must_use]
     pub fn queued_tokens(&self) -> usize {
         self.queue.tokens()
+    }
+
+    /// The names of the adapters for which requests wait, in order, each with the number of these requests. Only pins tell names.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<(Arc<str>, usize)> {
+        self.queue.waiting()
+    }
+
+    /// The names of the adapters of the batch that runs, in order. Only pins tell names.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<str>> {
+        self.queue.running()
+    }
+
+    /// How many accepted requests were dropped because their deadline passed.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.queue.expired()
+    }
+
+    /// How many accepted requests were dropped because nobody waited for their answers any more: their client went away, or the
+    /// server's time-out passed.
+    #[must_use]
+    pub fn withdrawn(&self) -> u64 {
+        self.queue.withdrawn()
+    }
+
+    /// How long the current forward pass has taken, if that is many times what it should take.
+    #[must_use]
+    pub fn stalled(&self) -> Option<Duration> {
+        self.queue.progress.stalled()
+    }
+
+    /// Sets what happens once a stalled forward pass is given up. A pass cannot be interrupted, so that only the end of the process
+    /// helps. Only the first call counts.
+    pub fn on_stall(&self, callback: impl Fn() + Send + Sync + 'static) {
+        self.watchdog.on_stall(Box::new(callback));
     }
 
     /// Whether it is shutting down.
@@ -87,9 +160,9 @@ impl Scheduler {
     /// Closes the queue, and returns once every accepted request is answered.
     pub fn drain(&self) {
         self.close();
-        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(worker) = worker {
-            // The worker catches panics of the forward pass. The panic hook has printed any other panic.
+        // A worker that panics leaves the handle of the worker that replaces it.
+        while let Some(worker) = take(&self.worker) {
+            // The worker catches panics.
             let _ = worker.join();
         }
     }
@@ -101,13 +174,70 @@ impl Drop for Scheduler {
     }
 }
 
+fn take(handle: &Handle) -> Option<JoinHandle<()>> {
+    handle.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// What a worker needs. A worker that panics hands it to the next.
+struct Post<F, B> {
+    queue: Arc<Queue>,
+    max_tokens: usize,
+    /// The forward pass, and what is told of each batch. The worker holds the lock.
+    calls: Mutex<(F, B)>,
+    handle: Arc<Handle>,
+}
+
+impl<F, B> Post<F, B>
+where
+    F: Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
+    B: Fn(&BatchReport) + Send + 'static,
+{
+    /// Starts the worker of this number. If it panics, it starts the next.
+    fn start_worker(self: Arc<Self>, number: usize) -> std::io::Result<()> {
+        let (name, post) = (format!("forward-{number}"), Arc::clone(&self));
+        let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = thread::Builder::new().name(name.clone()).spawn(move || {
+            // The panic has dropped the rows of its batch, which fails their requests. What waits stays in the queue.
+            let Err(panic) = catch_unwind(AssertUnwindSafe(|| post.work())) else { return };
+            tracing::error!(worker = name, "the worker panicked, and is replaced: {}", message(&*panic));
+            post.queue.ran(None);
+            if let Err(error) = Arc::clone(&post).start_worker(number + 1) {
+                tracing::error!("the worker cannot be replaced: {error}");
+                post.queue.abandon();
+            }
+        })?;
+        *handle = Some(worker);
+        Ok(())
+    }
+
+    /// Runs batches until the queue is closed and empty.
+    fn work(&self) {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let (forward, on_batch) = &*calls;
+        while let Some(batch) = self.queue.next_batch(self.max_tokens) {
+            run(&self.queue, batch, forward, on_batch);
+        }
+    }
+}
+
 /// Runs a batch and answers each of its rows.
-fn run(batch: Vec<Entry>, forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>) {
-    let (rows, slots): (Vec<Row>, Vec<ReplySlot>) = batch.into_iter().map(|Entry { row, slot }| (row, slot)).unzip();
+fn run(
+    queue: &Queue,
+    Batch { entries, tokens }: Batch,
+    forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>,
+    on_batch: &impl Fn(&BatchReport),
+) {
+    let (rows, slots): (Vec<Row>, Vec<ReplySlot>) = entries.into_iter().map(|Entry { row, slot }| (row, slot)).unzip();
+    let adapters = rows.iter().map(|row| Arc::as_ptr(&row.adapter)).collect::<HashSet<_>>().len();
+    let requests = slots.iter().map(|slot| Arc::as_ptr(&slot.reply)).collect::<HashSet<_>>().len();
+    let began = Instant::now();
     let outcome = outcome(&rows, forward);
+    let took = began.elapsed();
+    queue.ran(Some(took));
+    on_batch(&BatchReport { rows: rows.len(), tokens, adapters, requests, took });
     drop(rows);
     match outcome {
-        Ok(logits) => slots.into_iter().zip(logits).for_each(|(slot, logits)| slot.finish(logits)),
+        Ok(logits) => slots.into_iter().zip(logits).for_each(|(slot, row)| slot.finish(row, Pass { began, took })),
         Err(failure) => {
             tracing::error!(rows = slots.len(), "{failure}");
             slots.into_iter().for_each(|slot| slot.fail(failure.clone()));
@@ -115,7 +245,7 @@ fn run(batch: Vec<Entry>, forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Err
     }
 }
 
-fn outcome(rows: &[Row], forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>) -> Outcome {
+fn outcome(rows: &[Row], forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>) -> Result<Vec<Vec<f32>>, Failed> {
     // `forward` changes no shared state, so that a panic cannot leave any inconsistent.
     let result = catch_unwind(AssertUnwindSafe(|| forward(rows)));
     let logits = result.map_err(|panic| Failed::Panicked(message(&*panic)))?;

@@ -74,8 +74,9 @@ impl App {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
             timeout: config.request_timeout,
+            patience: config.patience,
         };
-        let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
+        let scheduler = Scheduler::start(limits, forward, |_| ()).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
         let bodies = Arc::new(Bodies::new(config.body_memory.max(config.payload_limit)));
         Ok(Self { config, engine, registry, scheduler, tokenizing, bodies, draining: AtomicBool::new(false) })

@@ -46,7 +46,7 @@ pub(super) async fn classify(
     let ClassifyRequest { texts, top, function, truncate, max_length } = request;
     // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
     let pin = app.registry().pin(&name).await?;
-    let permit = permit(&app, &texts).await?;
+    let permit = permit(&app, &name, &texts).await?;
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let worker = Arc::clone(&app);
     let encode = move || {
@@ -58,7 +58,8 @@ pub(super) async fn classify(
 
     let truncated = encoded.iter().filter(|text| text.truncated).count();
     let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(pin.adapter()) }).collect();
-    let logits = app.scheduler().submit(Request { rows, pins: vec![pin.clone()] })?.wait().await?;
+    let logits =
+        app.scheduler().submit(Request { rows, pins: vec![pin.clone()], deadline: None })?.wait().await?.logits;
     let answer = answer(&pin, &logits, function, top)?;
     pin.count_request();
     Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
@@ -66,8 +67,8 @@ pub(super) async fn classify(
 
 /// Waits for a permit to tokenize. A full queue refuses the request before it is tokenized; each text counts as one token there,
 /// which is the least that it can have.
-async fn permit(app: &App, texts: &[Text]) -> Result<Permit, ApiError> {
-    app.scheduler().admits(texts.len())?;
+async fn permit(app: &App, name: &str, texts: &[Text]) -> Result<Permit, ApiError> {
+    app.scheduler().admits_for(name, texts.len(), None)?;
     app.permit(texts.iter().map(Text::bytes).sum()).await
 }
 

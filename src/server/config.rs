@@ -14,12 +14,17 @@ use super::key::{KeyParser, key_file};
 use super::app::StartError;
 use crate::registry::Updates;
 
+use crate::scheduler::Patience;
+
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// The base as the user named it: a folder, a hub id or `default`. `/info` reports it.
     #[arg(skip)]
     pub model_id: String,
+    /// How long a forward pass may take before the watchdog reports it.
+    #[arg(skip)]
+    pub patience: Patience,
     /// Folder of adapters: each subfolder that holds an adapter_config.json is an adapter
     #[arg(long, env = "POLYRANK_ADAPTERS", value_name = "DIR", help_heading = "Adapters")]
     pub adapters: PathBuf,

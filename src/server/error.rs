@@ -79,7 +79,10 @@ pub enum ApiError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
-    /// The request was not answered within `--request-timeout`.
+    /// The forward pass has taken far too long. Only the health check tells.
+    #[error("the forward pass has stalled for {0:?}")]
+    Stalled(Duration),
+    /// The request was not answered within `--request-timeout`, or before its own deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     /// A bug. Only the log has the text.
@@ -107,6 +110,7 @@ impl ApiError {
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "Starting"),
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "NotReady"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
+            Self::Stalled(_) => (StatusCode::SERVICE_UNAVAILABLE, "Stalled"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
         }
@@ -182,7 +186,9 @@ impl From<RegistryError> for ApiError {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Overloaded { retry_after, .. } | Refused::DeadlineExceeded { retry_after, .. } => {
+            Refused::Overloaded { retry_after, .. }
+            | Refused::ShareExceeded { retry_after, .. }
+            | Refused::DeadlineExceeded { retry_after, .. } => {
                 Self::Overloaded { reason: refused.to_string(), retry_after }
             }
             Refused::Draining => Self::Draining,
@@ -192,7 +198,10 @@ impl From<Refused> for ApiError {
 
 impl From<Failed> for ApiError {
     fn from(failed: Failed) -> Self {
-        Self::Internal(failed.to_string())
+        match failed {
+            Failed::Expired(waited) => Self::TimedOut(waited),
+            failed => Self::Internal(failed.to_string()),
+        }
     }
 }
 

@@ -51,9 +51,9 @@ async fn method_not_allowed(method: Method) -> ApiError {
     ApiError::MethodNotAllowed(method.to_string())
 }
 
-/// `GET /health`: the process runs.
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+/// `GET /health`: the process runs, and its forward pass does not stand still.
+async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    app.scheduler().stalled().map_or(Ok(Json(json!({ "status": "ok" }))), |time| Err(ApiError::Stalled(time)))
 }
 
 /// `GET /ready`: the server accepts requests.

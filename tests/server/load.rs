@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use polyrank::scheduler::Patience;
+
 use super::*;
 
 #[test]
@@ -15,7 +17,7 @@ fn full_queue_refuses_at_once() {
         gate.began();
         // Larger than the whole line, it waits alone.
         let waiting =
-            scope.spawn(|| server.classify("ragged", r#"{"inputs": ["good film", "good film", "good film"]}"#));
+            scope.spawn(|| server.classify("ragged", r#"{"inputs": ["good film", "bad film", "great film"]}"#));
         wait_until(|| server.app.scheduler().queued_tokens() > 0);
         let refused = server.classify("plain", TEXT);
         assert_error(&refused, 429, "Overloaded", "tokens");
@@ -39,9 +41,10 @@ fn slow_then(gate: &Gate) -> impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + S
     }
 }
 
-/// A body with `texts` texts of 3 tokens each.
+/// A body with `texts` different texts of 3 tokens each.
 fn good(texts: usize) -> String {
-    json!({"inputs": vec!["good"; texts]}).to_string()
+    let texts: Vec<String> = ('a'..='z').take(texts).map(String::from).collect();
+    json!({ "inputs": texts }).to_string()
 }
 
 /// The answer to `asked` texts while 2 texts run and `waiting` are in the queue. The server has measured 6 tokens in slightly more
@@ -181,7 +184,7 @@ fn shutdown_answers_waiting_requests_and_refuses_new_ones() {
         gate.began();
         // Larger than the whole line, it waits alone.
         let waiting =
-            scope.spawn(|| server.classify("ragged", r#"{"inputs": ["good film", "good film", "good film"]}"#));
+            scope.spawn(|| server.classify("ragged", r#"{"inputs": ["good film", "bad film", "great film"]}"#));
         wait_until(|| server.app.scheduler().queued_tokens() > 0);
         server.stop();
         wait_until(|| server.app.is_draining());
@@ -221,4 +224,41 @@ fn one_connection_serves_many_requests() {
     let last = request.replace("Host: x\r\n", "Host: x\r\nConnection: close\r\n");
     let reply = server.raw(format!("{request}{request}{last}").as_bytes());
     assert_eq!(reply.matches("HTTP/1.1 200 OK").count(), 3, "{reply}");
+}
+
+#[test]
+fn health_fails_while_the_forward_pass_stalls() {
+    let gate = Gate::default();
+    let time = Duration::from_millis(50);
+    let patience = Patience { times: 2, least: time, unknown: time, grace: Duration::from_secs(3600) };
+    let server = World::new().with(|config| config.patience = patience).start_with(gate.forward());
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.classify("plain", TEXT));
+        gate.began();
+        wait_until(|| server.get("/health").status != 200);
+        assert_error(&server.get("/health"), 503, "Stalled", "the forward pass has stalled");
+        gate.open();
+        assert_eq!(running.join().unwrap().status, 200);
+    });
+    wait_until(|| server.get("/health").status == 200);
+}
+
+#[test]
+fn busy_adapter_leaves_room_in_the_queue_for_others() {
+    let gate = Gate::default();
+    let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(gate.forward());
+    thread::scope(|scope| {
+        let mut clients = vec![scope.spawn(|| server.classify("plain", good(1)))];
+        gate.began();
+        // A ninth text of 3 tokens would leave less than a quarter of what the adapter then holds.
+        for waiting in 1..=8 {
+            clients.push(scope.spawn(|| server.classify("plain", good(1))));
+            wait_until(|| server.app.scheduler().queued_tokens() == 3 * waiting);
+        }
+        assert_error(&server.classify("plain", good(1)), 429, "Overloaded", "share of the queue");
+        clients.push(scope.spawn(|| server.classify("ragged", good(1))));
+        wait_until(|| server.app.scheduler().queued_tokens() == 27);
+        gate.open();
+        assert!(clients.into_iter().all(|client| client.join().unwrap().status == 200));
+    });
 }

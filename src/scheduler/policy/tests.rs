@@ -1,0 +1,198 @@
+//! Tests the bounds that the module's documentation states.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// The largest cost of a part in these tests.
+const LARGEST: usize = 60;
+
+/// A part is named by its flow, its request and its place in the request.
+type Name = (usize, usize, usize);
+
+fn push(queue: &mut FairQueue<usize, usize, (Name, usize)>, flow: usize, request: usize, costs: &[usize]) {
+    let part = |(i, &cost): (usize, &usize)| Part { cost, work: ((flow, request, i), cost) };
+    queue.push(flow, request, costs.iter().enumerate().map(part));
+}
+
+fn tokens(batch: &[(Name, usize)]) -> usize {
+    batch.iter().map(|(_, cost)| cost).sum()
+}
+
+#[test]
+fn large_request_does_not_block_small_ones_of_its_flow() {
+    let mut queue = FairQueue::new(10, 10);
+    push(&mut queue, 0, 0, &[5; 100]);
+    push(&mut queue, 0, 1, &[5]);
+    push(&mut queue, 0, 2, &[5, 5, 5]);
+    let batch = queue.take(Budget { most: 1000, target: 40 });
+    let requests: Vec<usize> = batch.iter().map(|((_, request, _), _)| *request).collect();
+    assert_eq!(requests, [0, 0, 1, 2, 2, 0, 0, 2]);
+}
+
+#[test]
+fn long_queue_of_one_flow_does_not_lengthen_batches() {
+    let mut queue = FairQueue::new(10, 10);
+    push(&mut queue, 0, 0, &[5; 1000]);
+    push(&mut queue, 1, 1, &[5]);
+    assert_eq!(tokens(&queue.take(Budget { most: 1000, target: 0 })), 15, "one round");
+    assert_eq!(tokens(&queue.take(Budget { most: 1000, target: 25 })), 30, "the rounds that reach the target");
+    assert_eq!(tokens(&queue.take(Budget { most: 20, target: 1000 })), 20, "the maximum");
+    push(&mut queue, 1, 2, &[5]);
+    assert_eq!(queue.tokens(), 5000 - 60 + 5);
+    queue.retain(|&request| request != 0);
+    assert_eq!((queue.tokens(), queue.held(&0), queue.held(&1)), (5, 0, 5));
+    assert_eq!(queue.take(Budget { most: 20, target: 1000 }), [((1, 2, 0), 5)]);
+    assert!(queue.take(Budget { most: 20, target: 1000 }).is_empty());
+}
+
+/// The 99th percentile of the time from a request to its answer, of 15 adapters with one client each, beside an adapter with
+/// `busy` clients. Each client sends its next text when it has an answer. A batch takes the time of its tokens and of 20 more.
+fn others_p99(busy: usize) -> usize {
+    const OTHERS: usize = 15;
+    let mut queue = FairQueue::new(QUANTUM, TURN);
+    let (mut time, mut sent, mut seed) = (0, Vec::new(), 1u64);
+    let mut send = |queue: &mut FairQueue<_, _, _>, sent: &mut Vec<usize>, flow: usize, time: usize| {
+        // Knuth's generator: lengths of 8 to 60 tokens.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        push(queue, flow, sent.len(), &[8 + (seed >> 33) as usize % 53]);
+        sent.push(time);
+    };
+    for flow in (0..OTHERS).chain(std::iter::repeat_n(OTHERS, busy)) {
+        send(&mut queue, &mut sent, flow, 0);
+    }
+    let mut waits = Vec::new();
+    for _ in 0..2000 {
+        let batch = queue.take(Budget { most: 16_384, target: 300 });
+        time += 20 + tokens(&batch);
+        for ((flow, request, _), _) in batch {
+            if flow < OTHERS {
+                waits.push(time - sent[request]);
+            }
+            send(&mut queue, &mut sent, flow, time);
+        }
+    }
+    waits.sort_unstable();
+    waits[waits.len() * 99 / 100]
+}
+
+/// An adapter that is asked ten times as much as all others together hardly delays their answers.
+#[test]
+fn ten_times_the_traffic_of_one_adapter_hardly_delays_the_others() {
+    let (alone, beside) = (others_p99(0), others_p99(150));
+    assert!(10 * beside <= 12 * alone, "{alone} alone, {beside} beside the busy adapter");
+}
+
+#[test]
+fn part_far_larger_than_the_quantum_is_sent_at_once_when_alone() {
+    let mut queue = FairQueue::new(1, 1);
+    push(&mut queue, 0, 0, &[usize::MAX / 4]);
+    push(&mut queue, 1, 1, &[usize::MAX / 4]);
+    assert_eq!(queue.take(Budget { most: 10, target: 0 }).len(), 1);
+    assert_eq!(queue.take(Budget { most: 10, target: 0 }).len(), 1);
+}
+
+#[test]
+fn estimate_counts_what_runs_before() {
+    let mut queue = FairQueue::new(10, 10);
+    push(&mut queue, 0, 0, &[5; 100]);
+    push(&mut queue, 1, 1, &[3]);
+    // A newcomer needs one visit, in which flow 0 sends 10 tokens and flow 1 all that it has.
+    assert_eq!(queue.ahead(&2, 10), 13);
+    assert_eq!(queue.ahead(&2, 11), 23);
+    assert_eq!(queue.ahead(&1, 7), 3 + 10);
+    assert_eq!(queue.ahead(&0, 1), 500 + 3);
+}
+
+prop_compose! {
+    /// Requests as (flow, costs of the parts), a quantum and a budget.
+    fn world()(
+        requests in vec((0usize..6, vec(1..=LARGEST, 1..12)), 1..40),
+        quantum in 1usize..100,
+        most in 1usize..300,
+        target in 0usize..300,
+    ) -> (Vec<(usize, Vec<usize>)>, usize, Budget) {
+        (requests, quantum, Budget { most, target })
+    }
+}
+
+proptest! {
+    /// Each part is sent once, the parts of a request in order, in batches within the budget.
+    #[test]
+    fn every_part_is_sent_once_within_the_budget((requests, quantum, budget) in world()) {
+        let mut queue = FairQueue::new(quantum, quantum);
+        for (id, (flow, costs)) in requests.iter().enumerate() {
+            push(&mut queue, *flow, id, costs);
+        }
+        let mut left: usize = requests.iter().flat_map(|(_, costs)| costs).sum();
+        let mut next = vec![0; requests.len()];
+        while left > 0 {
+            prop_assert_eq!(queue.tokens(), left);
+            let flows = queue.turns.len();
+            let batch = queue.take(budget);
+            let sent = tokens(&batch);
+            prop_assert!(!batch.is_empty());
+            prop_assert!(sent <= budget.most || batch.len() == 1);
+            // One round, or the rounds before the last are below the target.
+            prop_assert!(sent <= budget.target + flows * (quantum + LARGEST), "{} of {:?}", sent, budget);
+            for ((flow, request, part), cost) in batch {
+                prop_assert_eq!((flow, part), (requests[request].0, next[request]));
+                prop_assert_eq!(cost, requests[request].1[part]);
+                next[request] += 1;
+            }
+            left -= sent;
+        }
+        prop_assert!(queue.take(budget).is_empty());
+        prop_assert!(queue.flows.is_empty() && queue.turns.is_empty());
+    }
+
+    /// Flows that always have work have sent the same, up to `Q + 2 m` tokens, after any number of batches.
+    #[test]
+    fn busy_flows_get_equal_shares(
+        costs in vec(1..=LARGEST, 2..6), quantum in 1usize..100, most in 1usize..300, target in 0usize..300,
+        batches in 1usize..40,
+    ) {
+        let mut queue = FairQueue::new(quantum, quantum);
+        for (flow, &cost) in costs.iter().enumerate() {
+            push(&mut queue, flow, flow, &vec![cost; 40 * (300 + 6 * (100 + LARGEST)) / cost]);
+        }
+        let mut sent = vec![0usize; costs.len()];
+        for _ in 0..batches {
+            for ((flow, ..), cost) in queue.take(Budget { most, target }) {
+                sent[flow] += cost;
+            }
+        }
+        let (least, greatest) = (sent.iter().min().copied(), sent.iter().max().copied());
+        prop_assert!(greatest <= least.map(|least| least + quantum + 2 * LARGEST), "{:?}", sent);
+    }
+
+    /// A newcomer of `t` tokens waits for at most `(F - 1) (ceil(t / Q) Q + m)` tokens of the others, although they always have work.
+    #[test]
+    fn newcomer_does_not_wait_for_the_crowd(
+        costs in vec(1..=LARGEST, 1..6), newcomer in vec(1..=LARGEST, 1..8), quantum in 1usize..100,
+        most in 1usize..300, target in 0usize..300, batches in 0usize..20,
+    ) {
+        let mut queue = FairQueue::new(quantum, quantum);
+        for (flow, &cost) in costs.iter().enumerate() {
+            push(&mut queue, flow, flow, &vec![cost; 20_000 / cost]);
+        }
+        for _ in 0..batches {
+            queue.take(Budget { most, target });
+        }
+        let (name, total) = (costs.len(), newcomer.iter().sum::<usize>());
+        push(&mut queue, name, name, &newcomer);
+        let (mut before, mut missing) = (0, newcomer.len());
+        while missing > 0 {
+            for ((flow, ..), cost) in queue.take(Budget { most, target }) {
+                if flow == name {
+                    missing -= 1;
+                } else if missing > 0 {
+                    before += cost;
+                }
+            }
+        }
+        let bound = costs.len() * (total.div_ceil(quantum) * quantum + LARGEST);
+        prop_assert!(before <= bound, "{} tokens came first, more than {}", before, bound);
+    }
+}

@@ -1,0 +1,234 @@
+//! Notices a worker that stands still: a forward pass that takes many times what it should.
+//!
+//! Such a pass cannot be interrupted. The watchdog logs the stacks of all threads, which tell where they stand, and lets
+//! [`super::Scheduler::stalled`] tell, so that health checks fail. If the pass does not end within a further grace, the watchdog calls
+//! the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process.
+//!
+//! The watchdog's own thread takes no lock, allocates no memory and writes no log, because the allocator or the log may be what stands
+//! still. A second thread logs.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use super::queue::Queue;
+use super::stacks;
+
+/// How long a forward pass may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// A pass has stalled once it takes this many times as long as its tokens take at the measured speed.
+    pub times: u32,
+    /// A pass that takes less than this has never stalled.
+    pub least: Duration,
+    /// The limit while no speed is known yet, and for the worker's steps between passes.
+    pub unknown: Duration,
+    /// The further time after which a stalled pass is given up.
+    pub grace: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            times: 20,
+            least: Duration::from_secs(10),
+            unknown: Duration::from_secs(60),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a step of the worker looks like after some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Fine,
+    Stalled,
+    Hopeless,
+}
+
+impl Patience {
+    /// The verdict on a step that should take the time `expected`, and has taken the time `ran`.
+    fn verdict(&self, expected: Option<Duration>, ran: Duration) -> Verdict {
+        let limit = expected.map_or(self.unknown, |time| time.saturating_mul(self.times).max(self.least));
+        if ran < limit {
+            Verdict::Fine
+        } else if ran < limit.saturating_add(self.grace) {
+            Verdict::Stalled
+        } else {
+            Verdict::Hopeless
+        }
+    }
+
+    /// How often the watchdog looks.
+    fn tick(&self) -> Duration {
+        (self.least / 10).clamp(Duration::from_millis(1), Duration::from_secs(1))
+    }
+}
+
+/// The worker's steps, as the worker tells them.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The number of steps so far.
+    steps: AtomicU64,
+    busy: AtomicBool,
+    /// The milliseconds that the current step should take, plus 1; 0 if that is not known.
+    expected: AtomicU64,
+    /// The milliseconds that the current step has taken, where that is too long, else 0.
+    stalled: AtomicU64,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Progress {
+    /// The worker begins a step, which should take the time `expected`.
+    pub(super) fn begin(&self, expected: Option<Duration>) {
+        let expected = expected.map_or(0, |time| milliseconds(time).saturating_add(1));
+        self.expected.store(expected, Ordering::Relaxed);
+        self.busy.store(true, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Release);
+    }
+
+    /// The worker has nothing to do.
+    pub(super) fn rest(&self) {
+        self.busy.store(false, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Release);
+    }
+
+    /// How long the current step has taken, if that is too long.
+    pub(super) fn stalled(&self) -> Option<Duration> {
+        Some(self.stalled.load(Ordering::Relaxed)).filter(|&time| time > 0).map(Duration::from_millis)
+    }
+}
+
+/// What the watchdog has seen of the current step.
+#[derive(Debug)]
+struct Watch {
+    steps: u64,
+    /// The time that the watchdog has seen the step take. It is counted in ticks: a process that was stopped, or a machine that slept,
+    /// has not stalled.
+    ran: Duration,
+    verdict: Verdict,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self { steps: 0, ran: Duration::ZERO, verdict: Verdict::Fine }
+    }
+
+    /// Looks at the worker after a tick. Returns the verdict if it has changed.
+    fn look(&mut self, progress: &Progress, patience: &Patience, tick: Duration) -> Option<Verdict> {
+        let steps = progress.steps.load(Ordering::Acquire);
+        if steps == self.steps && progress.busy.load(Ordering::Relaxed) {
+            self.ran = self.ran.saturating_add(tick);
+        } else {
+            (self.steps, self.ran) = (steps, Duration::ZERO);
+        }
+        let expected = progress.expected.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis);
+        let verdict = patience.verdict(expected, self.ran);
+        let stalled = if verdict == Verdict::Fine { 0 } else { milliseconds(self.ran).max(1) };
+        progress.stalled.store(stalled, Ordering::Relaxed);
+        (std::mem::replace(&mut self.verdict, verdict) != verdict).then_some(verdict)
+    }
+}
+
+type Callback = Box<dyn Fn() + Send + Sync>;
+
+/// The running watchdog, which ends when this value is dropped.
+pub(super) struct Watchdog {
+    _stop: Sender<()>,
+    callback: Arc<OnceLock<Callback>>,
+}
+
+impl Watchdog {
+    /// Watches the worker of `queue`.
+    pub(super) fn start(queue: Arc<Queue>, patience: Patience) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let callback = Arc::new(OnceLock::new());
+        let (reports, received) = sync_channel(2);
+        thread::Builder::new().name("watchdog-log".into()).spawn(move || log(&received, &patience))?;
+        let called = Arc::clone(&callback);
+        let watch = move || watch(&queue.progress, &patience, &stopped, &reports, &called);
+        thread::Builder::new().name("watchdog".into()).spawn(watch)?;
+        Ok(Self { _stop: stop, callback })
+    }
+
+    /// Sets what happens once a stalled pass is given up. Only the first call counts.
+    pub(super) fn on_stall(&self, callback: Callback) {
+        let _ = self.callback.set(callback);
+    }
+}
+
+fn watch(
+    progress: &Progress,
+    patience: &Patience,
+    stopped: &Receiver<()>,
+    reports: &SyncSender<(Verdict, Duration)>,
+    callback: &OnceLock<Callback>,
+) {
+    let (mut watch, tick) = (Watch::new(), patience.tick());
+    while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+        let Some(verdict) = watch.look(progress, patience, tick) else { continue };
+        // If the thread that logs stands still too, the report is lost.
+        let _ = reports.try_send((verdict, watch.ran));
+        if let (Verdict::Hopeless, Some(callback)) = (verdict, callback.get()) {
+            thread::sleep(tick);
+            callback();
+        }
+    }
+}
+
+fn log(reports: &Receiver<(Verdict, Duration)>, patience: &Patience) {
+    for (verdict, ran) in reports {
+        match verdict {
+            Verdict::Fine => tracing::warn!("the forward pass that stalled has ended"),
+            Verdict::Stalled => {
+                let grace = patience.grace;
+                tracing::error!("the forward pass has stalled: it takes {ran:?}; it is given up in {grace:?}");
+                stacks::log();
+            }
+            Verdict::Hopeless => tracing::error!("the forward pass is given up after {ran:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn verdict_follows_the_expected_time() {
+        let patience = Patience::default();
+        let verdicts = |expected: Option<u64>, seconds: [u64; 3]| {
+            seconds.map(|ran| patience.verdict(expected.map(Duration::from_secs), Duration::from_secs(ran)))
+        };
+        let all = [Verdict::Fine, Verdict::Stalled, Verdict::Hopeless];
+        assert_eq!(verdicts(Some(0), [9, 10, 40]), all);
+        assert_eq!(verdicts(Some(2), [39, 69, 70]), all);
+        assert_eq!(verdicts(None, [59, 60, 90]), all);
+        assert_eq!(patience.verdict(Some(Duration::MAX), Duration::from_secs(u64::MAX / 2)), Verdict::Fine);
+    }
+
+    #[test]
+    fn watch_counts_only_the_ticks_of_one_busy_step() {
+        let (progress, patience) = (Progress::default(), Patience::default());
+        let mut watch = Watch::new();
+        let mut look = |ticks: u32| (0..ticks).filter_map(|_| watch.look(&progress, &patience, SECOND)).last();
+        assert_eq!(look(1000), None, "nothing to do");
+        progress.begin(Some(Duration::from_millis(1)));
+        assert_eq!(look(10), None);
+        progress.begin(Some(Duration::from_millis(1)));
+        assert_eq!((look(10), progress.stalled()), (None, None));
+        assert_eq!((look(1), progress.stalled()), (Some(Verdict::Stalled), Some(10 * SECOND)));
+        assert_eq!((look(29), progress.stalled()), (None, Some(39 * SECOND)));
+        assert_eq!(look(1), Some(Verdict::Hopeless));
+        assert_eq!(look(100), None, "told once");
+        progress.rest();
+        assert_eq!((look(1), progress.stalled()), (Some(Verdict::Fine), None));
+    }
+}
