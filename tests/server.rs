@@ -1,7 +1,11 @@
 //! The server on a real socket, with the goldens' tiny base.
 
+mod clients;
+mod envelope;
 mod harness;
 mod load;
+mod openapi;
+mod shapes;
 
 use std::fs;
 use std::io::{Read, Write};

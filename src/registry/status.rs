@@ -8,6 +8,7 @@ use crate::params::{Layout, NamedSite};
 /// Where an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Tier {
     /// In memory, ready to use.
     Memory,
@@ -17,6 +18,7 @@ pub enum Tier {
 
 /// The status of an adapter. The optional fields are `None` until it has been loaded once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Status {
     /// The folder's name.
     pub name: String,
@@ -27,6 +29,7 @@ pub struct Status {
     /// The generation, which increases with each new version.
     pub generation: Option<u64>,
     /// The rank at every site.
+    #[cfg_attr(feature = "server", schema(value_type = Option<std::collections::HashMap<String, Vec<usize>>>))]
     pub ranks: Option<Ranks>,
     /// The bytes that it needs in memory.
     pub bytes: Option<usize>,

@@ -1,6 +1,7 @@
 //! The state that all requests share.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::config::Config;
 use super::error::ApiError;
@@ -27,6 +28,7 @@ pub struct App {
     registry: Arc<Registry>,
     scheduler: Scheduler,
     tokenizing: Tokenizing,
+    started: SystemTime,
 }
 
 impl App {
@@ -53,6 +55,12 @@ impl App {
         // All pins are held until the last adapter is loaded. An adapter that does not fit is then an error, and evicts no other.
         let preloaded: Vec<_> = config.preload.iter().map(|name| registry.get(name)).collect::<Result<_, _>>()?;
         drop(preloaded);
+        if let Some(name) = &config.default_adapter
+            && let Err(error) = registry.find(name)
+        {
+            // It may be copied into the folder later.
+            tracing::warn!("--default-adapter: {error}");
+        }
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
@@ -60,7 +68,7 @@ impl App {
         };
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
-        Ok(Self { config, engine, registry, scheduler, tokenizing })
+        Ok(Self { config, engine, registry, scheduler, tokenizing, started: SystemTime::now() })
     }
 
     /// The settings.
@@ -85,6 +93,11 @@ impl App {
     #[must_use]
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// When the server was started.
+    pub(super) fn started(&self) -> SystemTime {
+        self.started
     }
 
     /// Waits for a permit to tokenize `bytes` bytes of text.

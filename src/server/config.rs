@@ -10,6 +10,8 @@ use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, RangedU64Valu
 use clap::{ArgAction, Args};
 use sha2::{Digest, Sha256};
 
+pub use super::cors::Origin;
+
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
@@ -27,6 +29,10 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_PRELOAD", value_name = "A,B", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new(),
           help_heading = "Adapters")]
     pub preload: Vec<String>,
+    /// Adapter for requests that name none: `POST /classify` with `inputs` alone, on a host that is not named like an adapter
+    #[arg(long, env = "POLYRANK_DEFAULT_ADAPTER", value_name = "A", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Adapters")]
+    pub default_adapter: Option<String>,
     /// Maximum number of tokens in a batch; a single text may be longer
     #[arg(long, env = "POLYRANK_MAX_BATCH_TOKENS", value_name = "N", default_value = "16384", value_parser = positive(),
           help_heading = "Batching")]
@@ -35,7 +41,7 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_MAX_QUEUED_TOKENS", value_name = "N", default_value = "131072", value_parser = positive(),
           help_heading = "Batching")]
     pub max_queued_tokens: usize,
-    /// Maximum number of texts in a request
+    /// Maximum number of texts in a request, and of adapters that it asks
     #[arg(long, env = "POLYRANK_MAX_CLIENT_BATCH_SIZE", value_name = "N", default_value = "32", value_parser = positive(),
           help_heading = "Limits")]
     pub max_client_batch_size: usize,
@@ -54,6 +60,18 @@ pub struct Config {
     /// API key that requests must send as `Authorization: Bearer K`; /health and /ready need none
     #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, help_heading = "Security")]
     pub api_key: Option<ApiKey>,
+    /// Origins whose web pages may use the server: https://app.example,http://localhost:3000, or * for all
+    #[arg(
+        long,
+        env = "POLYRANK_CORS_ALLOW_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub cors_allow_origin: Vec<Origin>,
+    /// Log a line for each request: status, time and tokens
+    #[arg(long, env = "POLYRANK_ACCESS_LOG", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
+    pub access_log: bool,
 }
 
 /// Reads a whole number above 0.

@@ -7,9 +7,15 @@ mod app;
 mod auth;
 mod body;
 mod classify;
+mod compressed;
 mod config;
+mod context;
+mod cors;
+mod deadline;
 mod error;
 mod extract;
+mod models;
+mod openapi;
 mod routes;
 mod tokenizing;
 
@@ -25,13 +31,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 
 pub use app::{App, StartError};
-pub use config::{ApiKey, Config};
+pub use config::{ApiKey, Config, Origin};
 pub use error::ApiError;
 
-/// Parses a body as `POST /classify/{adapter}` does, and drops the result.
+/// Parses a body as the routes that classify do, and drops the result.
 #[cfg(fuzzing)]
 pub(crate) fn parse_request(body: &[u8]) {
-    let _ = classify::parse(body);
+    classify::parse(body);
 }
 
 /// The pause after a failure to accept a connection. Mostly too many files are open then.

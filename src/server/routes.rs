@@ -1,47 +1,57 @@
 //! The routes.
-//!
-//! The time-out and the check of the API key are layers of our own, of a few lines each. Those of `tower-http` answer without our
-//! JSON body, and the time of its comparison of bearer tokens depends on the token.
 
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{Method, Uri};
-use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::{Value, json};
+use serde::Serialize;
+use tower_http::normalize_path::NormalizePath;
+use utoipa::ToSchema;
 
 use super::app::App;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorBody};
 use super::extract::{blocking, path};
-use super::{auth, classify};
+use super::{auth, classify, compressed, context, cors, deadline, models, openapi};
 use crate::registry::Status;
 
-/// All routes over `app`.
+/// All routes over `app`. A path with a slash at its end is the path without it.
 pub(super) fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let cors = cors::layer(&app.config().cors_allow_origin);
+    let routes = Router::new()
+        .route("/classify", post(classify::bare))
         .route("/classify/{*adapter}", post(classify::classify))
+        .route("/v1/classify", post(classify::v1))
+        .route("/predict", post(classify::bare_predict))
+        .route("/predict/{*adapter}", post(classify::predict))
+        .route("/v1/models", get(models::list))
         .route("/adapters", get(adapters))
         .route("/adapters/{*name}", get(adapter))
         .route("/health", get(health))
         .route("/ready", get(ready))
+        .route("/v2/health/live", get(health))
+        .route("/v2/health/ready", get(ready))
         .route("/info", get(info))
+        .route("/docs", get(openapi::docs))
+        .route("/api-doc/openapi.json", get(openapi::document))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         // `body::read` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), time_out))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check))
-        .with_state(app)
-}
-
-/// Answers a request with an error once `--request-timeout` has passed.
-async fn time_out(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let limit = app.config().request_timeout;
-    tokio::time::timeout(limit, next.run(request)).await.map_err(|_| ApiError::TimedOut(limit))
+        .layer(from_fn_with_state(Arc::clone(&app), compressed::inflate))
+        .layer(from_fn_with_state(Arc::clone(&app), deadline::enforce))
+        .layer(from_fn_with_state(Arc::clone(&app), auth::check))
+        .layer(from_fn_with_state(Arc::clone(&app), context::attach))
+        .with_state(app);
+    // Layers of a router see a request after its route is chosen, so that the path must change before the router.
+    let router = Router::new().fallback_service(NormalizePath::trim_trailing_slash(routes));
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
 }
 
 async fn unknown_route(uri: Uri) -> ApiError {
@@ -52,44 +62,113 @@ async fn method_not_allowed(method: Method) -> ApiError {
     ApiError::MethodNotAllowed(method.to_string())
 }
 
-/// `GET /health`: the process runs.
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+/// The state of the process.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `ok` or `ready`.
+    status: &'static str,
 }
 
-/// `GET /ready`: the server accepts requests.
-async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    if app.scheduler().is_draining() { Err(ApiError::Draining) } else { Ok(Json(json!({ "status": "ready" }))) }
+/// Tells whether the process runs
+#[utoipa::path(
+    get, path = "/health", tag = "server", security(()),
+    responses((status = 200, description = "It runs", body = Health))
+)]
+pub(super) async fn health() -> Json<Health> {
+    Json(Health { status: "ok" })
 }
 
-async fn info(State(app): State<Arc<App>>) -> Json<Value> {
+/// Tells whether the server accepts requests
+#[utoipa::path(
+    get, path = "/ready", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It accepts requests", body = Health),
+        (status = 503, description = "It does not, for example because it is shutting down", body = ErrorBody)
+    )
+)]
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    if app.scheduler().is_draining() { Err(ApiError::Draining) } else { Ok(Json(Health { status: "ready" })) }
+}
+
+/// The server's settings and what it holds.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Info {
+    /// Always `polyrank`.
+    name: &'static str,
+    /// The version of the program.
+    version: &'static str,
+    /// The base, as `--model-id` names it.
+    model_id: String,
+    /// The device and the form of the operations, such as `cpu`.
+    device: String,
+    /// The precision of the base's products: `f32`, `bf16` or `int8`.
+    dtype: &'static str,
+    /// The maximum number of tokens of a text.
+    max_length: usize,
+    max_batch_tokens: usize,
+    max_queued_tokens: usize,
+    max_client_batch_size: usize,
+    /// Bytes.
+    payload_limit: usize,
+    request_timeout_ms: u64,
+    auto_truncate: bool,
+    /// The adapter for requests that name none.
+    default_adapter: Option<String>,
+    /// Bytes that adapters in memory may take.
+    adapter_memory: usize,
+    /// Bytes that adapters in memory take.
+    adapter_bytes: usize,
+    /// The number of adapters in memory.
+    adapters_in_memory: usize,
+    /// Tokens in the queue.
+    queued_tokens: usize,
+}
+
+/// Tells the server's settings and what it holds
+#[utoipa::path(get, path = "/info", tag = "server", responses((status = 200, description = "Settings", body = Info)))]
+pub(super) async fn info(State(app): State<Arc<App>>) -> Json<Info> {
     let (config, registry) = (app.config(), app.registry());
-    Json(json!({
-        "name": env!("CARGO_PKG_NAME"),
-        "version": env!("CARGO_PKG_VERSION"),
-        "model_id": config.model_id,
-        "device": app.engine().backend().name(),
-        "dtype": app.engine().precision().name(),
-        "max_length": app.engine().max_length(),
-        "max_batch_tokens": config.max_batch_tokens,
-        "max_queued_tokens": config.max_queued_tokens,
-        "max_client_batch_size": config.max_client_batch_size,
-        "payload_limit": config.payload_limit,
-        "request_timeout_ms": config.request_timeout.as_millis(),
-        "auto_truncate": config.auto_truncate,
-        "adapter_memory": config.adapter_memory,
-        "adapter_bytes": registry.bytes(),
-        "adapters_in_memory": registry.resident(),
-        "queued_tokens": app.scheduler().queued_tokens(),
-    }))
+    Json(Info {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        model_id: config.model_id.clone(),
+        device: app.engine().backend().name().into(),
+        dtype: app.engine().precision().name(),
+        max_length: app.engine().max_length(),
+        max_batch_tokens: config.max_batch_tokens,
+        max_queued_tokens: config.max_queued_tokens,
+        max_client_batch_size: config.max_client_batch_size,
+        payload_limit: config.payload_limit,
+        request_timeout_ms: config.request_timeout.as_millis() as u64,
+        auto_truncate: config.auto_truncate,
+        default_adapter: config.default_adapter.clone(),
+        adapter_memory: config.adapter_memory,
+        adapter_bytes: registry.bytes(),
+        adapters_in_memory: registry.resident(),
+        queued_tokens: app.scheduler().queued_tokens(),
+    })
 }
 
-async fn adapters(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>>, ApiError> {
+/// Lists the adapters
+#[utoipa::path(
+    get, path = "/adapters", tag = "adapters",
+    responses((status = 200, description = "All adapters, in order of name", body = Vec<Status>))
+)]
+pub(super) async fn adapters(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>>, ApiError> {
     let registry = Arc::clone(app.registry());
     Ok(Json(blocking(move || registry.list()).await??))
 }
 
-async fn adapter(
+/// Describes an adapter
+#[utoipa::path(
+    get, path = "/adapters/{name}", tag = "adapters", params(("name" = String, Path, description = "The adapter's name")),
+    responses(
+        (status = 200, description = "The adapter", body = Status),
+        (status = 404, description = "No such adapter", body = ErrorBody),
+        (status = 422, description = "The adapter cannot be served", body = ErrorBody)
+    )
+)]
+pub(super) async fn adapter(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Status>, ApiError> {
