@@ -56,7 +56,7 @@ impl App {
         let preloaded: Vec<_> = config.preload.iter().map(|name| registry.get(name)).collect::<Result<_, _>>()?;
         drop(preloaded);
         if let Some(name) = &config.default_adapter
-            && let Err(error) = registry.find(name)
+            && let Err(error) = registry.get(name)
         {
             // It may be copied into the folder later.
             tracing::warn!("--default-adapter: {error}");

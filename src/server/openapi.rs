@@ -24,6 +24,8 @@ use super::{classify, models, routes};
         routes::adapter,
         routes::health,
         routes::ready,
+        routes::live,
+        routes::v2_ready,
         routes::info,
     ),
     tags(

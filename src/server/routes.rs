@@ -32,8 +32,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/adapters/{*name}", get(adapter))
         .route("/health", get(health))
         .route("/ready", get(ready))
-        .route("/v2/health/live", get(health))
-        .route("/v2/health/ready", get(ready))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(v2_ready))
         .route("/info", get(info))
         .route("/docs", get(openapi::docs))
         .route("/api-doc/openapi.json", get(openapi::document))
@@ -88,6 +88,27 @@ pub(super) async fn health() -> Json<Health> {
 )]
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
     if app.scheduler().is_draining() { Err(ApiError::Draining) } else { Ok(Json(Health { status: "ready" })) }
+}
+
+/// The same as `/health`, at KServe's path
+#[utoipa::path(
+    get, path = "/v2/health/live", tag = "server", security(()),
+    responses((status = 200, description = "It runs", body = Health))
+)]
+pub(super) async fn live() -> Json<Health> {
+    health().await
+}
+
+/// The same as `/ready`, at KServe's path
+#[utoipa::path(
+    get, path = "/v2/health/ready", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It accepts requests", body = Health),
+        (status = 503, description = "It does not", body = ErrorBody)
+    )
+)]
+pub(super) async fn v2_ready(app: State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    ready(app).await
 }
 
 /// The server's settings and what it holds.

@@ -29,14 +29,23 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
     }
 }
 
-/// The scores of a list of labels `LABEL_0`, `LABEL_1`, ... in order of id. Each label must be there once.
-fn by_id(list: &Value) -> Vec<f64> {
-    let mut scored: Vec<(&str, f64)> = labels(list).into_iter().zip(scores(list)).collect();
-    assert!(scores(list).is_sorted_by(|a, b| a >= b), "best first: {list}");
-    scored.sort_by_key(|(label, _)| label.strip_prefix("LABEL_").unwrap().parse::<usize>().unwrap());
-    let names: Vec<String> = scored.iter().map(|(label, _)| (*label).to_owned()).collect();
-    assert_eq!(names, (0..scored.len()).map(|id| format!("LABEL_{id}")).collect::<Vec<_>>());
-    scored.into_iter().map(|(_, score)| score).collect()
+/// The labels of an adapter in order of id.
+fn names(adapter: &str) -> Vec<String> {
+    let file = format!("{}/tests/goldens/bert/{adapter}/config.json", env!("CARGO_MANIFEST_DIR"));
+    let config: Value = fs::read(file).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
+    let name = |id: usize| config["id2label"][id.to_string()].as_str().map_or(format!("LABEL_{id}"), str::to_owned);
+    (0..logits(adapter)[0].len()).map(name).collect()
+}
+
+/// The scores of an adapter's labels in order of id. Each label must be there once, and no other, best first.
+fn by_id(list: &Value, adapter: &str) -> Vec<f64> {
+    assert!(scores(list).is_sorted_by(|a, b| a >= b), "{list}");
+    assert_eq!(list.as_array().unwrap().len(), names(adapter).len(), "{list}");
+    let score = |name: String| {
+        let at = labels(list).iter().position(|label| *label == name);
+        scores(list)[at.unwrap_or_else(|| panic!("{name}: {list}"))]
+    };
+    names(adapter).into_iter().map(score).collect()
 }
 
 #[test]
@@ -52,7 +61,7 @@ fn several_adapters_answer_like_peft_in_the_order_of_the_request() {
         let lists = answer.body[name].as_array().unwrap();
         assert_eq!(lists.len(), texts().len());
         for (list, logits) in lists.iter().zip(logits(name)) {
-            assert_near(&by_id(list), &logits, name);
+            assert_near(&by_id(list, name), &logits, name);
         }
     }
     // `top_k` and the adapter's own function apply to each.
@@ -116,7 +125,7 @@ fn one_text_to_the_bare_path_gets_the_flat_distribution_of_the_adapter_of_the_ho
     ] {
         let answer = server.post("/classify", &[("host", host)], r#"{"inputs": "good"}"#);
         assert_eq!(answer.status, 200, "{host}: {answer:?}");
-        let scores = by_id(&answer.body);
+        let scores = by_id(&answer.body, adapter);
         assert_near(&scores, &softmax(&logits(adapter)[0]), host);
         assert!((scores.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{answer:?}");
     }
@@ -179,7 +188,7 @@ fn vllm_shape_has_probabilities_by_id_and_true_token_counts() {
                 assert_near(&probs, &expected, name);
                 let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
                 assert_eq!((&entry["index"], &entry["num_classes"]), (&json!(index), &json!(logits.len())));
-                assert_eq!(entry["label"], format!("LABEL_{best}"));
+                assert_eq!(entry["label"], names(name)[best]);
             }
         }
     }
@@ -204,16 +213,16 @@ fn predict_reads_lists_as_text_embeddings_inference_does() {
         let answer = server.post("/predict/bighead", &[], json!({"inputs": batch, "raw_scores": raw}).to_string());
         assert_eq!(answer.status, 200, "{answer:?}");
         for (i, list) in answer.body.as_array().unwrap().iter().enumerate() {
-            assert_near(&by_id(list), &expected(i), "batch");
+            assert_near(&by_id(list, "bighead"), &expected(i), "batch");
         }
         for (i, sequence) in batch.iter().enumerate() {
             let answer =
                 server.post("/predict/bighead", &[], json!({"inputs": sequence, "raw_scores": raw}).to_string());
-            assert_near(&by_id(&answer.body), &expected(i), "flat");
+            assert_near(&by_id(&answer.body, "bighead"), &expected(i), "flat");
         }
     }
     let text = server.post("/predict", &[], r#"{"inputs": "good", "truncate": null, "truncation_direction": "Right"}"#);
-    assert_near(&by_id(&text.body), &softmax(&logits("ragged")[0]), "the default adapter");
+    assert_near(&by_id(&text.body, "ragged"), &softmax(&logits("ragged")[0]), "the default adapter");
     let long = json!({"inputs": "this film is fun and ".repeat(50), "truncate": false}).to_string();
     assert_error(&server.post("/predict/plain", &[], long), 422, "Unprocessable", "64");
 }

@@ -16,7 +16,9 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads a body that is one JSON object.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let mut json = serde_json::Deserializer::from_slice(body.strip_prefix(MARK).unwrap_or(body));
+    // `serde_json` alone accepts other bytes in the values of keys that are ignored.
+    let text = std::str::from_utf8(body.strip_prefix(MARK).unwrap_or(body)).map_err(not_json)?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(mistyped)?;
     json.end().map_err(not_json)?;
     Ok(value)
@@ -33,7 +35,7 @@ fn mistyped(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     }
 }
 
-fn not_json(error: serde_json::Error) -> ApiError {
+fn not_json(error: impl fmt::Display) -> ApiError {
     ApiError::BadRequest(format!("the body is not JSON: {error}"))
 }
 

@@ -57,21 +57,11 @@ impl Outcome {
 /// failed forward pass.
 pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Deadline) -> Result<Outcome, ApiError> {
     let ClassifyRequest { texts, adapters, truncate, max_length, .. } = request;
-    let names = resolve(app, adapters).await?;
-    check_sizes(texts.len(), names.len(), app.config().max_client_batch_size)?;
-    // A full queue refuses the request before its adapters are loaded. Each text counts as one token here, which is the least that it
-    // can have.
-    if let Err(full) = app.scheduler().admits(texts.len()) {
-        // If there is no such adapter, the answer is 404: trying again would not help.
-        for name in names {
-            find(app, name).await?;
-        }
-        return Err(full.into());
-    }
-    let mut pins = Vec::with_capacity(names.len());
-    for name in names {
-        pins.push(pin(app, name).await?);
-    }
+    check_sizes(&texts, &adapters, app.config().max_client_batch_size)?;
+    // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
+    let pins = pin_all(app, adapters).await?;
+    // A full queue refuses the request before it is tokenized. Each text counts as one token here, which is the least that it can have.
+    app.scheduler().admits(texts.len())?;
     let begun = Instant::now();
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let encoded = tokenize(app, texts, limit).await?;
@@ -84,39 +74,43 @@ pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Dead
     Ok(Outcome { adapters: by_adapter(pins, answered.logits, texts), tokens, truncated, times })
 }
 
-/// The names of the adapters that the request asks.
-async fn resolve(app: &Arc<App>, adapters: Adapters) -> Result<Vec<String>, ApiError> {
-    let host = match adapters {
-        Adapters::Named(names) => return Ok(names),
-        Adapters::Implied { host } => host,
+fn check_sizes(texts: &[Text], adapters: &Adapters, limit: usize) -> Result<(), ApiError> {
+    if texts.len() > limit {
+        return Err(ApiError::TooManyTexts { texts: texts.len(), limit });
+    }
+    match adapters {
+        Adapters::Named(names) if names.len() > limit => {
+            Err(ApiError::TooManyAdapters { adapters: names.len(), limit })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Pins the adapters that the request asks, in its order.
+async fn pin_all(app: &Arc<App>, adapters: Adapters) -> Result<Vec<Pin>, ApiError> {
+    let names = match adapters {
+        Adapters::Named(names) => names,
+        Adapters::Implied { host } => return Ok(vec![pin_implied(app, host).await?]),
     };
+    let mut pins = Vec::with_capacity(names.len());
+    for name in names {
+        pins.push(pin(app, name).await?);
+    }
+    Ok(pins)
+}
+
+/// Pins the adapter that the host names, or else the default adapter.
+async fn pin_implied(app: &Arc<App>, host: Option<String>) -> Result<Pin, ApiError> {
     if let Some(name) = &host {
-        match find(app, name.clone()).await {
-            Ok(()) => return Ok(vec![name.clone()]),
+        match pin(app, name.clone()).await {
             Err(ApiError::UnknownAdapter(_)) => {}
-            Err(error) => return Err(error),
+            found => return found,
         }
     }
     match &app.config().default_adapter {
-        Some(name) => Ok(vec![name.clone()]),
+        Some(name) => pin(app, name.clone()).await,
         None => Err(ApiError::NoAdapter { host }),
     }
-}
-
-fn check_sizes(texts: usize, adapters: usize, limit: usize) -> Result<(), ApiError> {
-    if texts > limit {
-        return Err(ApiError::TooManyTexts { texts, limit });
-    }
-    if adapters > limit {
-        return Err(ApiError::TooManyAdapters { adapters, limit });
-    }
-    Ok(())
-}
-
-/// Checks that there is an adapter `name`.
-async fn find(app: &Arc<App>, name: String) -> Result<(), ApiError> {
-    let registry = Arc::clone(app.registry());
-    Ok(blocking(move || registry.find(&name)).await??)
 }
 
 /// Pins the adapter `name`, loading it if need be.
