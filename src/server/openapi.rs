@@ -9,10 +9,16 @@ use utoipa::{Modify, OpenApi};
 
 use super::{classify, models, routes};
 
+/// What applies to every route.
+const ABOUT: &str = "Text classification with many adapters over one frozen encoder. A request may carry an id (x-request-id), which the \
+answer repeats, and say how long its client waits (x-request-timeout-ms). Bodies may be compressed with gzip. Answers to texts tell the \
+version of the adapter (x-adapter-generation), how many texts were truncated (x-truncated), the number of tokens (x-compute-tokens), and \
+milliseconds (x-total-time, x-tokenization-time, x-queue-time, x-inference-time).";
+
 /// The document.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "polyrank", description = "Text classification with many adapters over one frozen encoder."),
+    info(title = "polyrank", description = ABOUT),
     paths(
         classify::classify,
         classify::bare,

@@ -71,3 +71,24 @@ fn page_needs_no_network_and_no_key() {
     assert_eq!(addresses, 0, "the page loads nothing from elsewhere");
     assert_eq!(server.get("/api-doc/openapi.json").status, 200);
 }
+
+/// A browser shows every route of the document.
+#[test]
+fn page_shows_every_route_in_a_browser() {
+    let server = World::new().start();
+    let folder = tempfile::tempdir().unwrap();
+    let profile = format!("--user-data-dir={}", folder.path().display());
+    let arguments =
+        ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", &profile];
+    let url = format!("http://{}/docs", server.address);
+    let Ok(output) = std::process::Command::new("chromium").args(arguments).arg(url).output() else {
+        println!("skipped: `chromium` does not run on this machine");
+        return;
+    };
+    let page = String::from_utf8(output.stdout).unwrap();
+    for path in registered() {
+        assert!(page.contains(&format!("<code>{path}</code>")), "{path}: {page}");
+    }
+    // The body that the box proposes for POST /classify/{adapter}, and a schema.
+    assert!(page.contains("Body (ClassifyBody):") && page.contains("<code>ErrorBody</code>"), "{page}");
+}
