@@ -6,6 +6,8 @@ mod harness;
 mod load;
 mod openapi;
 mod shapes;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::fs;
 use std::io::{Read, Write};

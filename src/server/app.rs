@@ -6,6 +6,8 @@ use std::time::SystemTime;
 use super::config::Config;
 use super::error::ApiError;
 use super::tokenizing::{Permit, Tokenizing};
+#[cfg(feature = "otlp")]
+use super::traces::Traces;
 use crate::engine::{Engine, Error, Row};
 use crate::registry::{Registry, RegistryError};
 use crate::scheduler::{Limits, Scheduler};
@@ -19,6 +21,10 @@ pub enum StartError {
     /// An adapter to preload cannot be loaded.
     #[error(transparent)]
     Preload(#[from] RegistryError),
+    /// Traces cannot be sent.
+    #[cfg(feature = "otlp")]
+    #[error("--otlp-endpoint: {0}")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
 /// A server's configuration, base, adapters and worker.
@@ -29,6 +35,8 @@ pub struct App {
     scheduler: Scheduler,
     tokenizing: Tokenizing,
     started: SystemTime,
+    #[cfg(feature = "otlp")]
+    traces: Option<Traces>,
 }
 
 impl App {
@@ -68,7 +76,18 @@ impl App {
         };
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
-        Ok(Self { config, engine, registry, scheduler, tokenizing, started: SystemTime::now() })
+        #[cfg(feature = "otlp")]
+        let traces = config.otlp_endpoint.as_ref().map(Traces::to).transpose()?;
+        Ok(Self {
+            config,
+            engine,
+            registry,
+            scheduler,
+            tokenizing,
+            started: SystemTime::now(),
+            #[cfg(feature = "otlp")]
+            traces,
+        })
     }
 
     /// The settings.
@@ -93,6 +112,12 @@ impl App {
     #[must_use]
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// Where traces are sent.
+    #[cfg(feature = "otlp")]
+    pub(super) fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
     }
 
     /// When the server was started.

@@ -22,7 +22,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
-pub(super) use self::answer::{GENERATION, INFERENCE, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED, TokenCount};
+pub(super) use self::answer::{GENERATION, INFERENCE, Measured, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
 use self::request::{Adapters, ClassifyRequest};
 use self::run::run;
 use self::shapes::Shape;

@@ -72,6 +72,10 @@ pub struct Config {
     /// Log a line for each request: status, time and tokens
     #[arg(long, env = "POLYRANK_ACCESS_LOG", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
     pub access_log: bool,
+    /// OpenTelemetry collector that gets a trace of each request, over HTTP: http://localhost:4318
+    #[cfg(feature = "otlp")]
+    #[arg(long, env = "POLYRANK_OTLP_ENDPOINT", value_name = "URL", help_heading = "Logging")]
+    pub otlp_endpoint: Option<axum::http::Uri>,
 }
 
 /// Reads a whole number above 0.

@@ -11,7 +11,7 @@ use axum::response::Response;
 use tracing::Instrument;
 
 use super::app::App;
-use super::classify::TokenCount;
+use super::classify::Measured;
 
 /// The id of a request. A client may choose it.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -47,12 +47,18 @@ pub(super) async fn attach(State(app): State<Arc<App>>, mut request: Request, ne
     let id = RequestId::of(request.headers());
     let span = tracing::info_span!("request", %id, method = %request.method(), path = request.uri().path());
     request.extensions_mut().insert(id.clone());
+    #[cfg(feature = "otlp")]
+    let traced = app.traces().map(|traces| traces.began(&request));
     let mut response = next.run(request).instrument(span.clone()).await;
     let took = begun.elapsed();
+    let (status, measured) = (response.status().as_u16(), response.extensions().get::<Measured>().copied());
     if app.config().access_log {
-        let tokens = response.extensions().get::<TokenCount>().map_or(0, |tokens| tokens.0);
-        let (status, ms) = (response.status().as_u16(), took.as_secs_f64() * 1e3);
+        let (tokens, ms) = (measured.map_or(0, |measured| measured.tokens), took.as_secs_f64() * 1e3);
         span.in_scope(|| tracing::info!(status, ms, tokens, "answered"));
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(traced) = traced {
+        traced.answered(&id, status, took, measured);
     }
     let headers = response.headers_mut();
     headers.insert(TOTAL_TIME, HeaderValue::from(took.as_millis() as u64));

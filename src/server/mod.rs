@@ -18,6 +18,8 @@ mod models;
 mod openapi;
 mod routes;
 mod tokenizing;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::future::Future;
 use std::pin::pin;

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::super::error::ApiError;
 use super::request::Scoring;
-use super::run::{AdapterLogits, Outcome};
+use super::run::{AdapterLogits, Outcome, Times};
 use crate::engine::score::{Function, Scored, rank};
 
 /// The number of truncated texts.
@@ -25,9 +25,14 @@ pub(in crate::server) const QUEUE: HeaderName = HeaderName::from_static("x-queue
 /// Milliseconds in which the request's batches ran.
 pub(in crate::server) const INFERENCE: HeaderName = HeaderName::from_static("x-inference-time");
 
-/// The number of tokens of an answered request. It stands in the response's extensions, for the access log.
+/// What was measured of an answered request. It stands in the response's extensions, for the access log and for traces.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::server) struct TokenCount(pub(in crate::server) usize);
+pub(in crate::server) struct Measured {
+    /// The number of tokens, where each text counts once.
+    pub(in crate::server) tokens: usize,
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell them"))]
+    pub(in crate::server) times: Times,
+}
 
 /// The labels of one text, or a list of labels for each text.
 #[derive(Debug, Serialize, ToSchema)]
@@ -94,7 +99,7 @@ pub(super) fn respond(outcome: &Outcome, body: impl Serialize) -> Response {
         adapter.pin.count_request();
     }
     let mut response = Json(body).into_response();
-    response.extensions_mut().insert(TokenCount(outcome.tokens));
+    response.extensions_mut().insert(Measured { tokens: outcome.tokens, times: outcome.times });
     let milliseconds = |time: std::time::Duration| HeaderValue::from(time.as_millis() as u64);
     let headers = response.headers_mut();
     headers.insert(TRUNCATED, HeaderValue::from(outcome.truncated));

@@ -32,15 +32,18 @@ pub(super) struct AdapterLogits {
     pub(super) logits: Vec<Vec<f32>>,
 }
 
-/// How long the parts of a request took.
+/// How long the parts of a request took, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
+pub(in crate::server) struct Times {
+    /// When the first part began: the body is read, and the adapters are pinned.
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell it"))]
+    pub(in crate::server) begun: Instant,
     /// Tokenizing the texts, and waiting for a permit to do so.
-    pub(super) tokenization: Duration,
+    pub(in crate::server) tokenization: Duration,
     /// Waiting in the queue until the first row ran.
-    pub(super) queue: Duration,
+    pub(in crate::server) queue: Duration,
     /// Running the request's batches.
-    pub(super) inference: Duration,
+    pub(in crate::server) inference: Duration,
 }
 
 impl Outcome {
@@ -70,7 +73,7 @@ pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Dead
     let (tokens, truncated) = (encoded.iter().map(|text| text.ids.len()).sum(), count_truncated(&encoded));
     let texts = encoded.len();
     let answered = compute(app, rows(encoded, &pins), &pins, deadline).await?;
-    let times = Times { tokenization, queue: answered.queued, inference: answered.computed };
+    let times = Times { begun, tokenization, queue: answered.queued, inference: answered.computed };
     Ok(Outcome { adapters: by_adapter(pins, answered.logits, texts), tokens, truncated, times })
 }
 
