@@ -34,7 +34,7 @@ pub fn convert(dir: &Path) {
     let _ = convert::complete(dir);
 }
 
-/// Parses the body of `POST /classify/{adapter}`.
+/// Parses the body of a route that classifies, in each of the shapes.
 #[cfg(feature = "server")]
 pub fn request(body: &[u8]) {
     crate::server::parse_request(body);

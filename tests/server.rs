@@ -1,9 +1,15 @@
 //! The server on a real socket, with the goldens' tiny base.
 
+mod clients;
 mod connections;
+mod envelope;
 mod harness;
 mod load;
+mod openapi;
+mod shapes;
 mod swap;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -46,6 +46,7 @@ impl Function {
 
 /// One label of a result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Scored {
     /// The adapter's name for the output.
     pub label: String,

@@ -45,6 +45,7 @@ pub struct Point {
 
 /// A site as it is shown to users and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct NamedSite {
     /// Layer, from 0 at the embeddings.
     pub layer: usize,

@@ -14,6 +14,7 @@ use crate::params::{Layout, NamedSite};
 /// Where an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Tier {
     /// In memory, ready to use.
     Memory,
@@ -23,6 +24,7 @@ pub enum Tier {
 
 /// The status of an adapter. `generation` and `bytes` are `None` until it has been loaded once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Status {
     /// The name under which it is asked.
     pub name: String,
@@ -35,6 +37,7 @@ pub struct Status {
     /// The generation, which increases with each new version.
     pub generation: Option<u64>,
     /// The rank at every site; `None` if the files show none.
+    #[cfg_attr(feature = "server", schema(value_type = Option<std::collections::HashMap<String, Vec<usize>>>))]
     pub ranks: Option<Ranks>,
     /// The bytes that it needs in memory.
     pub bytes: Option<usize>,

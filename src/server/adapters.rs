@@ -11,10 +11,11 @@ use axum::http::{HeaderMap, header};
 use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::{MethodRouter, get};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::app::App;
 use super::body;
-use super::error::ApiError;
+use super::error::{ApiError, Errors};
 use super::extract::path;
 use crate::registry::{Expected, RegistryError, Status};
 
@@ -23,13 +24,25 @@ pub(super) fn methods(app: &App) -> MethodRouter<Arc<App>> {
     if app.config().allow_adapter_updates { get(one).put(put).delete(delete) } else { get(one) }
 }
 
-/// `GET /adapters`: all adapters, in order of name. None is loaded for it.
+/// Lists the adapters
+///
+/// In order of name. None is loaded for it.
+#[utoipa::path(
+    get, path = "/adapters", tag = "adapters",
+    responses((status = 200, description = "All adapters", body = Vec<Status>), Errors)
+)]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>>, ApiError> {
     Ok(Json(app.registry().listed().await?))
 }
 
-/// `GET /adapters/{name}`.
-async fn one(
+/// Describes an adapter
+///
+/// An adapter that is not in memory is loaded.
+#[utoipa::path(
+    get, path = "/adapters/{name}", tag = "adapters", params(("name" = String, Path, description = "The adapter's name")),
+    responses((status = 200, description = "The adapter; `ETag` is its generation", body = Status), Errors)
+)]
+pub(super) async fn one(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<impl IntoResponse, ApiError> {
@@ -37,15 +50,25 @@ async fn one(
 }
 
 /// The body of a `PUT`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Put {
+pub(super) struct Put {
     /// The folder, inside the folder of adapters. Without it, the folder has the adapter's name.
     path: Option<String>,
 }
 
-/// `PUT /adapters/{name}`: loads an adapter, or swaps in another version of it, from any folder inside the folder of adapters.
-async fn put(
+/// Loads an adapter, or swaps in another version of it
+///
+/// The files may lie in any folder inside the folder of adapters. Only with `--allow-adapter-updates`.
+#[utoipa::path(
+    put, path = "/adapters/{name}", tag = "adapters", request_body = Put,
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+        ("if-match" = Option<String>, Header, description = "The generation that must be in service, in quotes, or *")
+    ),
+    responses((status = 200, description = "The version in service", body = Status), Errors)
+)]
+pub(super) async fn put(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
@@ -69,8 +92,18 @@ async fn put(
     Ok(tagged(status))
 }
 
-/// `DELETE /adapters/{name}`: takes an adapter out of service until a `PUT` or a restart. Its files stay.
-async fn delete(
+/// Takes an adapter out of service
+///
+/// It stays so until a `PUT` or a restart. Its files stay. Only with `--allow-adapter-updates`.
+#[utoipa::path(
+    delete, path = "/adapters/{name}", tag = "adapters",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+        ("if-match" = Option<String>, Header, description = "The generation that must be in service, in quotes, or *")
+    ),
+    responses((status = 200, description = "The version that was in service", body = Status), Errors)
+)]
+pub(super) async fn delete(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use super::bodies::Bodies;
 use super::config::Config;
 use super::error::ApiError;
 use super::tokenizing::{Permit, Tokenizing};
+#[cfg(feature = "otlp")]
+use super::traces::Traces;
 use crate::engine::{Engine, Error, Row};
 use crate::registry::{self, Registry, RegistryError};
 use crate::scheduler::{Limits, Scheduler};
@@ -28,6 +31,10 @@ pub enum StartError {
         /// The address to listen on.
         hostname: String,
     },
+    /// Traces cannot be sent.
+    #[cfg(feature = "otlp")]
+    #[error("--otlp-endpoint: {0}")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
 /// A server's configuration, base, adapters and worker.
@@ -39,6 +46,9 @@ pub struct App {
     tokenizing: Tokenizing,
     bodies: Arc<Bodies>,
     draining: AtomicBool,
+    started: SystemTime,
+    #[cfg(feature = "otlp")]
+    traces: Option<Traces>,
 }
 
 impl App {
@@ -70,6 +80,12 @@ impl App {
         };
         let registry = Arc::new(Registry::open(source, &config.adapters, settings)?);
         config.preload.iter().try_for_each(|name| registry.preload(name))?;
+        if let Some(name) = &config.default_adapter
+            && let Err(error) = registry.get(name)
+        {
+            // It may be copied into the folder later.
+            tracing::warn!("--default-adapter: {error}");
+        }
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
@@ -79,7 +95,20 @@ impl App {
         let scheduler = Scheduler::start(limits, forward, |_| ()).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
         let bodies = Arc::new(Bodies::new(config.body_memory.max(config.payload_limit)));
-        Ok(Self { config, engine, registry, scheduler, tokenizing, bodies, draining: AtomicBool::new(false) })
+        #[cfg(feature = "otlp")]
+        let traces = config.otlp_endpoint.as_ref().map(Traces::to).transpose()?;
+        Ok(Self {
+            config,
+            engine,
+            registry,
+            scheduler,
+            tokenizing,
+            bodies,
+            draining: AtomicBool::new(false),
+            started: SystemTime::now(),
+            #[cfg(feature = "otlp")]
+            traces,
+        })
     }
 
     /// The settings.
@@ -104,6 +133,17 @@ impl App {
     #[must_use]
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// Where traces are sent.
+    #[cfg(feature = "otlp")]
+    pub(super) fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
+    }
+
+    /// When the server was started.
+    pub(super) fn started(&self) -> SystemTime {
+        self.started
     }
 
     /// Waits for a permit to tokenize `bytes` bytes of text.

@@ -10,9 +10,12 @@ use axum::response::Response;
 use super::app::App;
 use super::error::ApiError;
 
-/// Rejects a request without the API key, if the server has one. `/health` and `/ready` need no key, because probes carry none.
+/// The paths that need no key: probes carry none, and the documentation is the same for every server.
+const OPEN: [&str; 6] = ["/health", "/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/api-doc/openapi.json"];
+
+/// Rejects a request without the API key, if the server has one.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let open = matches!(request.uri().path(), "/health" | "/ready");
+    let open = OPEN.contains(&request.uri().path());
     match app.config().key() {
         Some(key) if !open && !bearer(&request).is_some_and(|token| key.is(token)) => Err(ApiError::Unauthorized),
         _ => Ok(next.run(request).await),

@@ -1,101 +1,195 @@
-//! `POST /classify/{adapter}`.
+//! The routes that classify texts. Each reads a shape, runs the request, and answers in that shape.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `request` | what a request asks, whatever its shape was |
+//! | `run` | the one way from a checked request to logits |
+//! | `answer` | makes labels, scores and headers of logits |
+//! | `json` | reads JSON strictly |
+//! | `shapes/` | the shapes that clients speak, one a file |
 
+mod answer;
+mod json;
 mod request;
+mod run;
+pub(super) mod shapes;
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-use self::request::{ClassifyRequest, Text};
+pub(super) use self::answer::{GENERATION, INFERENCE, Measured, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
+use self::request::{Adapters, ClassifyRequest};
+use self::run::run;
+use self::shapes::Shape;
+use self::shapes::polyrank::{self, ByAdapter};
+use self::shapes::router::{self, HostLabel};
+use self::shapes::{tei, vllm};
 use super::app::App;
 use super::body;
-use super::error::ApiError;
-use super::extract::{blocking, path};
-use super::tokenizing::Permit;
-use crate::engine::Row;
-use crate::engine::score::{Function, Scored, rank};
-use crate::registry::Pin;
-use crate::scheduler::Request;
-use crate::text::{Encoded, Limit};
+use super::context::RequestId;
+use super::deadline::Deadline;
+use super::error::{ApiError, Errors};
+use super::extract::path;
+use crate::engine::score::Scored;
 
+/// Reads a body in every shape.
 #[cfg(fuzzing)]
-pub(super) fn parse(body: &[u8]) -> Result<(), ApiError> {
-    ClassifyRequest::parse(body).map(|_| ())
+pub(super) fn parse(body: &[u8]) {
+    let (named, host) = (|| Adapters::Named(vec!["a".into()]), || HostLabel(None));
+    let _ = (Shape::of(body), polyrank::parse(body, "a".into()), polyrank::parse_several(body));
+    let _ = (router::parse(body, host()), tei::parse(body, named()), vllm::parse(body, host()));
 }
 
-/// The header that counts the truncated texts of the request.
-const TRUNCATED: &str = "x-truncated";
-
-/// Answers with the labels and scores that one adapter gives each text.
+/// Classifies texts with one adapter
+///
+/// The answer has a list of labels for each text, best first, also where `inputs` is a single text.
+#[utoipa::path(
+    post, path = "/classify/{adapter}", tag = "classify", params(("adapter" = String, Path, description = "The adapter's name")),
+    request_body = polyrank::Body, responses((status = 200, description = "Labels of each text", body = Vec<Vec<Scored>>), Errors)
+)]
 pub(super) async fn classify(
     State(app): State<Arc<App>>,
+    Extension(deadline): Extension<Deadline>,
     name: Result<Path<String>, PathRejection>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let name = path(name)?;
-    let bytes = body::read(body, app.config().payload_limit).await?;
-    let request = ClassifyRequest::parse(&bytes)?;
-    let (texts, limit) = (request.texts.len(), app.config().max_client_batch_size);
-    if texts > limit {
-        return Err(ApiError::TooManyTexts { texts, limit });
+    let request = polyrank::parse(&body::read(body, app.config().payload_limit).await?, name)?;
+    let scoring = request.scoring;
+    let outcome = run(&app, request, deadline).await?;
+    let lists = outcome.only().ranked(scoring)?;
+    Ok(answer::respond(&outcome, lists))
+}
+
+/// Classifies texts with several adapters, with the default adapter, or in vLLM's shape
+///
+/// With `adapters`, the answer maps each adapter to its list of labels for each text. With `inputs` alone, the adapter is the one that
+/// the first label of the `Host` names, or the server's default adapter; a single text gets the flat list of its labels. With `model`
+/// and `input`, request and answer have vLLM's shape.
+#[utoipa::path(
+    post, path = "/classify", tag = "classify", request_body = AnyBody,
+    responses((status = 200, description = "Labels, in the shape of the request", body = AnyAnswer), Errors)
+)]
+pub(super) async fn bare(
+    State(app): State<Arc<App>>,
+    Extension(deadline): Extension<Deadline>,
+    Extension(id): Extension<RequestId>,
+    host: HostLabel,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let body = body::read(body, app.config().payload_limit).await?;
+    match Shape::of(&body)? {
+        Shape::Several => {
+            let request = polyrank::parse_several(&body)?;
+            let scoring = request.scoring;
+            let outcome = run(&app, request, deadline).await?;
+            let lists = ByAdapter::new(&outcome, scoring)?;
+            Ok(answer::respond(&outcome, lists))
+        }
+        Shape::Router => predictions(&app, router::parse(&body, host)?, deadline).await,
+        Shape::Vllm => vllm_answer(&app, vllm::parse(&body, host)?, deadline, &id).await,
     }
-    let ClassifyRequest { texts, top, function, truncate, max_length } = request;
-    // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
-    let pin = app.registry().pin(&name).await?;
-    let permit = permit(&app, &name, &texts).await?;
-    let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
-    let worker = Arc::clone(&app);
-    let encode = move || {
-        // The thread that tokenizes holds the permit, because it continues after its request has timed out.
-        let _permit = permit;
-        encode(&worker, &texts, &limit)
-    };
-    let encoded = blocking(encode).await??;
-
-    let truncated = encoded.iter().filter(|text| text.truncated).count();
-    let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(pin.adapter()) }).collect();
-    let logits =
-        app.scheduler().submit(Request { rows, pins: vec![pin.clone()], deadline: None })?.wait().await?.logits;
-    let answer = answer(&pin, &logits, function, top)?;
-    pin.count_request();
-    Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
 }
 
-/// Waits for a permit to tokenize. A full queue refuses the request before it is tokenized; each text counts as one token there,
-/// which is the least that it can have.
-async fn permit(app: &App, name: &str, texts: &[Text]) -> Result<Permit, ApiError> {
-    app.scheduler().admits_for(name, texts.len(), None)?;
-    app.permit(texts.iter().map(Text::bytes).sum()).await
+/// Classifies texts in vLLM's shape
+#[utoipa::path(
+    post, path = "/v1/classify", tag = "other shapes", request_body = vllm::Body,
+    responses((status = 200, description = "The scores of each text", body = vllm::Answer), Errors)
+)]
+pub(super) async fn v1(
+    State(app): State<Arc<App>>,
+    Extension(deadline): Extension<Deadline>,
+    Extension(id): Extension<RequestId>,
+    host: HostLabel,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let body = body::read(body, app.config().payload_limit).await?;
+    vllm_answer(&app, vllm::parse(&body, host)?, deadline, &id).await
 }
 
-/// Tokenizes the texts.
-fn encode(app: &App, texts: &[Text], limit: &Limit) -> Result<Vec<Encoded>, ApiError> {
-    let encode = |text: &Text| app.engine().encode(&text.text, text.pair.as_deref(), limit);
-    Ok(texts.iter().map(encode).collect::<Result<_, _>>()?)
+/// Classifies texts in the shape of text-embeddings-inference
+///
+/// A list of two strings is a pair, and a batch is a list of lists. A single text or pair gets the flat list of its labels.
+#[utoipa::path(
+    post, path = "/predict/{adapter}", tag = "other shapes", params(("adapter" = String, Path, description = "The adapter's name")),
+    request_body = tei::Body, responses((status = 200, description = "Labels, best first", body = Predictions), Errors)
+)]
+pub(super) async fn predict(
+    State(app): State<Arc<App>>,
+    Extension(deadline): Extension<Deadline>,
+    name: Result<Path<String>, PathRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let adapters = Adapters::Named(vec![path(name)?]);
+    let body = body::read(body, app.config().payload_limit).await?;
+    predictions(&app, tei::parse(&body, adapters)?, deadline).await
 }
 
-fn answer(
-    pin: &Pin,
-    logits: &[Vec<f32>],
-    function: Option<Function>,
-    top: usize,
-) -> Result<Vec<Vec<Scored>>, ApiError> {
-    let function = function.unwrap_or_else(|| Function::of(pin.adapter()));
-    let labels = &pin.adapter().info.labels;
-    let scored = logits.iter().map(|logits| {
-        rank(labels, logits, function, top).ok_or_else(|| {
-            let (name, labels) = (pin.name(), labels.len());
-            if logits.len() == labels {
-                // Either the adapter's weights are finite but too large for this base, or the base's own weights are not finite.
-                ApiError::Unprocessable(format!("adapter {name:?} on this base gives logits that are not finite"))
-            } else {
-                ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}"))
-            }
-        })
-    });
-    scored.collect()
+/// Classifies texts in the shape of text-embeddings-inference, with the adapter of the host or the default adapter
+#[utoipa::path(
+    post, path = "/predict", tag = "other shapes", request_body = tei::Body,
+    responses((status = 200, description = "Labels, best first", body = Predictions), Errors)
+)]
+pub(super) async fn bare_predict(
+    State(app): State<Arc<App>>,
+    Extension(deadline): Extension<Deadline>,
+    host: HostLabel,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let adapters = Adapters::Implied { host: host.0 };
+    let body = body::read(body, app.config().payload_limit).await?;
+    predictions(&app, tei::parse(&body, adapters)?, deadline).await
+}
+
+/// Runs a request for one adapter, and answers with a flat list if the request is for `one` text.
+async fn predictions(
+    app: &Arc<App>,
+    (request, one): (ClassifyRequest, bool),
+    deadline: Deadline,
+) -> Result<Response, ApiError> {
+    let scoring = request.scoring;
+    let outcome = run(app, request, deadline).await?;
+    let lists = outcome.only().ranked(scoring)?;
+    Ok(answer::respond(&outcome, Predictions::new(lists, one)))
+}
+
+async fn vllm_answer(
+    app: &Arc<App>,
+    request: ClassifyRequest,
+    deadline: Deadline,
+    id: &RequestId,
+) -> Result<Response, ApiError> {
+    let scoring = request.scoring;
+    let outcome = run(app, request, deadline).await?;
+    let body = vllm::Answer::new(&outcome, scoring, id)?;
+    Ok(answer::respond(&outcome, body))
+}
+
+/// The bodies of `POST /classify`.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it only describes the bodies, which `Shape::of` tells apart")]
+pub(super) enum AnyBody {
+    /// `inputs`, with or without `adapters`.
+    Inputs(polyrank::Body),
+    /// vLLM's shape.
+    Vllm(vllm::Body),
+}
+
+/// The answers of `POST /classify`.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it only describes the answers")]
+pub(super) enum AnyAnswer {
+    /// With `adapters`: the labels of each text by adapter.
+    ByAdapter(std::collections::HashMap<String, Vec<Vec<Scored>>>),
+    /// With `inputs` alone.
+    Predictions(Predictions),
+    /// With `input`: vLLM's shape.
+    Vllm(vllm::Answer),
 }

@@ -16,6 +16,8 @@ use crate::registry::Updates;
 
 use crate::scheduler::Patience;
 
+pub use super::cors::Origin;
+
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
@@ -53,6 +55,10 @@ pub struct Config {
     /// Refuse adapters that name another base and have no fingerprint, instead of serving them with a warning
     #[arg(long, env = "POLYRANK_STRICT_BASE", value_parser = BoolishValueParser::new(), help_heading = "Adapters")]
     pub strict_base: bool,
+    /// Adapter for requests that name none: `POST /classify` with `inputs` alone, on a host that is not named like an adapter
+    #[arg(long, env = "POLYRANK_DEFAULT_ADAPTER", value_name = "A", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Adapters")]
+    pub default_adapter: Option<String>,
     /// Maximum number of tokens in a batch; a single text may be longer
     #[arg(long, env = "POLYRANK_MAX_BATCH_TOKENS", value_name = "N", default_value = "16384", value_parser = positive(),
           help_heading = "Batching")]
@@ -61,7 +67,7 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_MAX_QUEUED_TOKENS", value_name = "N", default_value = "131072", value_parser = positive(),
           help_heading = "Batching")]
     pub max_queued_tokens: usize,
-    /// Maximum number of texts in a request
+    /// Maximum number of texts in a request, and of adapters that it asks
     #[arg(long, env = "POLYRANK_MAX_CLIENT_BATCH_SIZE", value_name = "N", default_value = "32", value_parser = positive(),
           help_heading = "Limits")]
     pub max_client_batch_size: usize,
@@ -94,6 +100,22 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_API_KEY_FILE", value_name = "FILE", conflicts_with = "api_key", value_parser = key_file,
           help_heading = "Security")]
     pub api_key_file: Option<ApiKey>,
+    /// Origins whose web pages may use the server: https://app.example,http://localhost:3000, or * for all
+    #[arg(
+        long,
+        env = "POLYRANK_CORS_ALLOW_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub cors_allow_origin: Vec<Origin>,
+    /// Log a line for each request: status, time and tokens
+    #[arg(long, env = "POLYRANK_ACCESS_LOG", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
+    pub access_log: bool,
+    /// OpenTelemetry collector that gets a trace of each request, over HTTP: http://localhost:4318
+    #[cfg(feature = "otlp")]
+    #[arg(long, env = "POLYRANK_OTLP_ENDPOINT", value_name = "URL", help_heading = "Logging")]
+    pub otlp_endpoint: Option<axum::http::Uri>,
 }
 
 impl Config {

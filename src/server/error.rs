@@ -5,8 +5,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 use thiserror::Error;
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::adapter::AdapterError;
 use crate::engine::Error;
@@ -30,6 +31,12 @@ pub enum ApiError {
     /// No adapter of that name.
     #[error("{0}")]
     UnknownAdapter(RegistryError),
+    /// The request names no adapter, neither does its host, and there is no default adapter.
+    #[error("{}; name an adapter in the path, or start the server with --default-adapter", unnamed(host.as_deref()))]
+    NoAdapter {
+        /// The first label of the request's host.
+        host: Option<String>,
+    },
     /// No such route.
     #[error("no route {0}")]
     UnknownRoute(String),
@@ -53,6 +60,17 @@ pub enum ApiError {
         /// `--max-client-batch-size`.
         limit: usize,
     },
+    /// More adapters than a request may ask.
+    #[error("the request asks {adapters} adapters; at most {limit} are allowed")]
+    TooManyAdapters {
+        /// Adapters of the request.
+        adapters: usize,
+        /// `--max-client-batch-size`.
+        limit: usize,
+    },
+    /// The body is compressed in a way that is not supported.
+    #[error("content-encoding: expected gzip or none, found {0}")]
+    UnsupportedEncoding(String),
     /// The request is well-formed but unusable.
     #[error("{0}")]
     Unprocessable(String),
@@ -98,11 +116,14 @@ impl ApiError {
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::UnknownAdapter(_) => (StatusCode::NOT_FOUND, "UnknownAdapter"),
+            Self::NoAdapter { .. } => (StatusCode::NOT_FOUND, "UnknownAdapter"),
             Self::UnknownRoute(_) => (StatusCode::NOT_FOUND, "UnknownRoute"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "Conflict"),
             Self::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge"),
             Self::TooManyTexts { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TooManyTexts"),
+            Self::TooManyAdapters { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TooManyAdapters"),
+            Self::UnsupportedEncoding(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedEncoding"),
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Unprocessable"),
             Self::InvalidAdapter(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidAdapter"),
             Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
@@ -136,14 +157,22 @@ impl ApiError {
     }
 }
 
+/// Why no adapter is asked.
+fn unnamed(host: Option<&str>) -> String {
+    host.map_or("the request names no adapter".into(), |host| format!("the request's host names no adapter ({host:?})"))
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, error_type) = self.status();
         if let Self::Internal(cause) | Self::Unavailable(cause) = &self {
             tracing::error!("{cause}");
         }
-        let body = json!({ "error": self.message(), "error_type": error_type });
-        let mut response = (status, Json(body)).into_response();
+        let error = self.message();
+        if status.is_client_error() {
+            tracing::debug!(status = status.as_u16(), error_type, "{error}");
+        }
+        let mut response = (status, Json(ErrorBody { error, error_type })).into_response();
         let headers = response.headers_mut();
         if let Some(time) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(time.as_secs()));
@@ -151,8 +180,56 @@ impl IntoResponse for ApiError {
         if let Self::Unauthorized = self {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if let Self::UnsupportedEncoding(_) = self {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         response
     }
+}
+
+/// The body of every error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// What is wrong, in words.
+    error: String,
+    /// The kind of the error, which does not change between versions.
+    error_type: &'static str,
+}
+
+/// The errors of a route that classifies, for the OpenAPI document.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it only describes the table of `ApiError::status`")]
+pub(super) enum Errors {
+    /// Not JSON, or values of the wrong types
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// No API key, or a wrong one
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// No such adapter
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The adapter's files have changed
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// The body is too large, or has too many texts or adapters
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// The body has a content encoding other than gzip
+    #[response(status = 415)]
+    UnsupportedEncoding(ErrorBody),
+    /// Well-formed but unusable: no texts, a text that is too long and must not be truncated, or an adapter that cannot be served
+    #[response(status = 422)]
+    Unprocessable(ErrorBody),
+    /// The queue is full, or the answer would come too late; `Retry-After` tells when to try again
+    #[response(status = 429)]
+    Overloaded(ErrorBody),
+    /// A bug
+    #[response(status = 500)]
+    Internal(ErrorBody),
+    /// Shutting down, timed out, or not ready; `Retry-After` tells when to try again
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
 }
 
 impl From<RegistryError> for ApiError {

@@ -14,7 +14,8 @@ pub(super) fn path(name: Result<Path<String>, PathRejection>) -> Result<String, 
     }
 }
 
-/// Runs `work`, which would hold up other requests, on a thread for blocking work.
+/// Runs `work`, which would hold up other requests, on a thread for blocking work. Its logs belong to the request.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    spawn_blocking(work).await.map_err(|error| ApiError::Internal(error.to_string()))
+    let span = tracing::Span::current();
+    spawn_blocking(move || span.in_scope(work)).await.map_err(|error| ApiError::Internal(error.to_string()))
 }

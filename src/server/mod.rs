@@ -9,15 +9,23 @@ mod auth;
 mod bodies;
 mod body;
 mod classify;
+mod compressed;
 mod config;
+mod context;
+mod cors;
+mod deadline;
 mod error;
 mod extract;
 mod key;
+mod models;
+mod openapi;
 mod routes;
 mod site;
 mod starting;
 mod stream;
 mod tokenizing;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -37,13 +45,13 @@ use self::site::Site;
 use self::stream::{Limits, Stream};
 
 pub use app::{App, StartError};
-pub use config::{ApiKey, Config};
+pub use config::{ApiKey, Config, Origin};
 pub use error::ApiError;
 
-/// Parses a body as `POST /classify/{adapter}` does, and drops the result.
+/// Parses a body as the routes that classify do, and drops the result.
 #[cfg(fuzzing)]
 pub(crate) fn parse_request(body: &[u8]) {
-    let _ = classify::parse(body);
+    classify::parse(body);
 }
 
 /// The pause after a failure to accept a connection. Mostly too many files are open then.

@@ -1,46 +1,56 @@
 //! The routes.
-//!
-//! The time-out and the check of the API key are layers of our own, of a few lines each. Those of `tower-http` answer without our
-//! JSON body, and the time of its comparison of bearer tokens depends on the token.
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, Uri};
-use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::{Value, json};
+use serde::Serialize;
+use tower_http::normalize_path::NormalizePath;
+use utoipa::ToSchema;
 
 use super::app::App;
-use super::error::ApiError;
-use super::{adapters, auth, bodies, classify, site};
+use super::error::{ApiError, ErrorBody};
+use super::{adapters, auth, bodies, classify, compressed, context, cors, deadline, models, openapi, site};
 
-/// All routes over `app`.
+/// All routes over `app`. A path with a slash at its end is the path without it.
 pub(super) fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let cors = cors::layer(&app.config().cors_allow_origin);
+    let routes = Router::new()
+        .route("/classify", post(classify::bare))
         .route("/classify/{*adapter}", post(classify::classify))
+        .route("/v1/classify", post(classify::v1))
+        .route("/predict", post(classify::bare_predict))
+        .route("/predict/{*adapter}", post(classify::predict))
+        .route("/v1/models", get(models::list))
         .route("/adapters", get(adapters::list))
         .route("/adapters/{*name}", adapters::methods(&app))
         .route("/health", get(health))
         .route("/ready", get(ready))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(v2_ready))
         .route("/info", get(info))
+        .route("/docs", get(openapi::docs))
+        .route("/api-doc/openapi.json", get(openapi::document))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         // `body::read` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), bodies::take_room))
-        .layer(middleware::from_fn(site::refuse_late))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), time_out))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check))
-        .with_state(app)
-}
-
-/// Answers a request with an error once `--request-timeout` has passed.
-async fn time_out(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let limit = app.config().request_timeout;
-    tokio::time::timeout(limit, next.run(request)).await.map_err(|_| ApiError::TimedOut(limit))
+        .layer(from_fn_with_state(Arc::clone(&app), compressed::inflate))
+        .layer(from_fn_with_state(Arc::clone(&app), bodies::take_room))
+        .layer(from_fn(site::refuse_late))
+        .layer(from_fn_with_state(Arc::clone(&app), deadline::enforce))
+        .layer(from_fn_with_state(Arc::clone(&app), auth::check))
+        .layer(from_fn_with_state(Arc::clone(&app), context::attach))
+        .with_state(app);
+    // Layers of a router see a request after its route is chosen, so that the path must change before the router.
+    let router = Router::new().fallback_service(NormalizePath::trim_trailing_slash(routes));
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
 }
 
 async fn unknown_route(uri: Uri) -> ApiError {
@@ -51,38 +61,46 @@ async fn method_not_allowed(method: Method) -> ApiError {
     ApiError::MethodNotAllowed(method.to_string())
 }
 
-/// `GET /health`: the process runs, and its forward pass does not stand still.
-async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    app.scheduler().stalled().map_or(Ok(Json(json!({ "status": "ok" }))), |time| Err(ApiError::Stalled(time)))
+/// The state of the process.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `ok` or `ready`.
+    status: &'static str,
 }
 
-/// `GET /ready`: the server accepts requests.
-async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    if app.is_draining() {
-        return Err(ApiError::Draining);
-    }
-    app.registry().ready()?;
-    Ok(Json(json!({ "status": "ready" })))
+/// Tells whether the process runs and its forward pass does not stand still
+#[utoipa::path(
+    get, path = "/health", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It runs", body = Health),
+        (status = 503, description = "A forward pass has taken many times what it should", body = ErrorBody)
+    )
+)]
+pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    app.scheduler().stalled().map_or(Ok(Json(Health { status: "ok" })), |time| Err(ApiError::Stalled(time)))
 }
 
-async fn info(State(app): State<Arc<App>>) -> Json<Value> {
+/// Tells the server's settings and what it holds
+#[utoipa::path(get, path = "/info", tag = "server", responses((status = 200, description = "Settings", body = Info)))]
+pub(super) async fn info(State(app): State<Arc<App>>) -> Json<Info> {
     let (config, registry) = (app.config(), app.registry());
-    Json(json!({
-        "name": env!("CARGO_PKG_NAME"),
-        "version": env!("CARGO_PKG_VERSION"),
-        "model_id": config.model_id,
-        "device": app.engine().backend().name(),
-        "dtype": app.engine().precision().name(),
-        "max_length": app.engine().max_length(),
-        "max_batch_tokens": config.max_batch_tokens,
-        "max_queued_tokens": config.max_queued_tokens,
-        "max_client_batch_size": config.max_client_batch_size,
-        "payload_limit": config.payload_limit,
-        "request_timeout_ms": config.request_timeout.as_millis(),
-        "auto_truncate": config.auto_truncate,
-        "adapter_memory": config.adapter_memory,
-        "adapter_bytes": registry.bytes(),
-        "adapters_in_memory": registry.resident(),
-        "queued_tokens": app.scheduler().queued_tokens(),
-    }))
+    Json(Info {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        model_id: config.model_id.clone(),
+        device: app.engine().backend().name().into(),
+        dtype: app.engine().precision().name(),
+        max_length: app.engine().max_length(),
+        max_batch_tokens: config.max_batch_tokens,
+        max_queued_tokens: config.max_queued_tokens,
+        max_client_batch_size: config.max_client_batch_size,
+        payload_limit: config.payload_limit,
+        request_timeout_ms: config.request_timeout.as_millis() as u64,
+        auto_truncate: config.auto_truncate,
+        default_adapter: config.default_adapter.clone(),
+        adapter_memory: config.adapter_memory,
+        adapter_bytes: registry.bytes(),
+        adapters_in_memory: registry.resident(),
+        queued_tokens: app.scheduler().queued_tokens(),
+    })
 }

@@ -179,6 +179,15 @@ impl Running {
         answer(request.call().unwrap())
     }
 
+    /// Posts `body` to `path` with these headers.
+    pub(super) fn post(&self, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+        let mut request = agent().post(format!("http://{}{path}", self.address));
+        for &(name, value) in headers {
+            request = request.header(name, value);
+        }
+        answer(request.send(body.as_ref()).unwrap())
+    }
+
     /// Sends raw bytes, and reads until the server closes the connection.
     pub(super) fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Classifies a text with curl: by one adapter, and by several in one request.
+#   usage: classify.sh URL TEXT ADAPTER...        POLYRANK_API_KEY is sent if it is set
+set -euo pipefail
+url=$1 text=$2
+shift 2
+
+# A JSON string: backslashes, quotes and line ends are escaped.
+quote() { printf '"%s"' "$(printf '%s' "$1" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | awk 'NR > 1 { printf "\\n" } { printf "%s", $0 }')"; }
+
+post() { # PATH BODY
+  curl --silent --show-error --fail-with-body "$url$1" -H 'content-type: application/json' \
+    ${POLYRANK_API_KEY:+-H "authorization: Bearer $POLYRANK_API_KEY"} --data-binary "$2"
+  echo
+}
+
+post "/classify/$1" "{\"inputs\": $(quote "$text"), \"parameters\": {\"top_k\": 1}}"
+
+names=$(for adapter in "$@"; do quote "$adapter"; printf ','; done)
+post /classify "{\"inputs\": $(quote "$text"), \"adapters\": [${names%,}]}"

@@ -1,0 +1,127 @@
+//! Makes answers of logits: labels with scores, and the headers that tell how the answer came about.
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::super::error::ApiError;
+use super::request::Scoring;
+use super::run::{AdapterLogits, Outcome, Times};
+use crate::engine::score::{Function, Scored, rank};
+
+/// The number of truncated texts.
+pub(in crate::server) const TRUNCATED: HeaderName = HeaderName::from_static("x-truncated");
+/// The generation of the adapter that answered. For several adapters it is a list: `a=3,b=7`.
+pub(in crate::server) const GENERATION: HeaderName = HeaderName::from_static("x-adapter-generation");
+/// The number of tokens of the request's texts.
+pub(in crate::server) const TOKENS: HeaderName = HeaderName::from_static("x-compute-tokens");
+/// Milliseconds for tokenizing, including the wait for permission to do so.
+pub(in crate::server) const TOKENIZATION: HeaderName = HeaderName::from_static("x-tokenization-time");
+/// Milliseconds in the queue, until the first text ran.
+pub(in crate::server) const QUEUE: HeaderName = HeaderName::from_static("x-queue-time");
+/// Milliseconds in which the request's batches ran.
+pub(in crate::server) const INFERENCE: HeaderName = HeaderName::from_static("x-inference-time");
+
+/// What was measured of an answered request. It stands in the response's extensions, for the access log and for traces.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::server) struct Measured {
+    /// The number of tokens, where each text counts once.
+    pub(in crate::server) tokens: usize,
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell them"))]
+    pub(in crate::server) times: Times,
+}
+
+/// The labels of one text, or a list of labels for each text.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(in crate::server) enum Predictions {
+    /// For one text: its labels, best first.
+    One(Vec<Scored>),
+    /// For a list of texts: the labels of each text, best first.
+    Each(Vec<Vec<Scored>>),
+}
+
+impl Predictions {
+    /// The flat list if the request had `one` text and no list.
+    pub(super) fn new(mut lists: Vec<Vec<Scored>>, one: bool) -> Self {
+        match lists.pop() {
+            Some(list) if one => Self::One(list),
+            last => {
+                lists.extend(last);
+                Self::Each(lists)
+            }
+        }
+    }
+}
+
+impl AdapterLogits {
+    /// The labels of each text, best first.
+    pub(super) fn ranked(&self, Scoring { function, top }: Scoring) -> Result<Vec<Vec<Scored>>, ApiError> {
+        let function = self.function(function);
+        let labels = &self.pin.adapter().info.labels;
+        let ranked = |logits: &Vec<f32>| rank(labels, logits, function, top).ok_or_else(|| self.unusable(logits));
+        self.logits.iter().map(ranked).collect()
+    }
+
+    /// The scores of each text, in the order of the labels' ids.
+    pub(super) fn scores(&self, function: Option<Function>) -> Result<Vec<Vec<f32>>, ApiError> {
+        let function = self.function(function);
+        let labels = self.pin.adapter().info.labels.len();
+        let scores = |logits: &Vec<f32>| {
+            let usable = logits.len() == labels && logits.iter().all(|logit| logit.is_finite());
+            if usable { Ok(function.apply(logits)) } else { Err(self.unusable(logits)) }
+        };
+        self.logits.iter().map(scores).collect()
+    }
+
+    fn function(&self, asked: Option<Function>) -> Function {
+        asked.unwrap_or_else(|| Function::of(self.pin.adapter()))
+    }
+
+    /// The error for logits that are not one finite number for each label.
+    fn unusable(&self, logits: &[f32]) -> ApiError {
+        let (name, labels) = (self.pin.name(), self.pin.adapter().info.labels.len());
+        if logits.len() == labels {
+            // Either the adapter's weights are finite but too large for this base, or the base's own weights are not finite.
+            ApiError::Unprocessable(format!("adapter {name:?} on this base gives logits that are not finite"))
+        } else {
+            ApiError::Internal(format!("adapter {name:?} of {labels} labels gave the logits {logits:?}"))
+        }
+    }
+}
+
+/// The answer `body`, with the headers that describe `outcome`. Each adapter counts the request as answered.
+pub(super) fn respond(outcome: &Outcome, body: impl Serialize) -> Response {
+    for adapter in &outcome.adapters {
+        adapter.pin.count_request();
+    }
+    let mut response = Json(body).into_response();
+    response.extensions_mut().insert(Measured { tokens: outcome.tokens, times: outcome.times });
+    let milliseconds = |time: std::time::Duration| HeaderValue::from(time.as_millis() as u64);
+    let headers = response.headers_mut();
+    headers.insert(TRUNCATED, HeaderValue::from(outcome.truncated));
+    headers.insert(TOKENS, HeaderValue::from(outcome.tokens));
+    headers.insert(TOKENIZATION, milliseconds(outcome.times.tokenization));
+    headers.insert(QUEUE, milliseconds(outcome.times.queue));
+    headers.insert(INFERENCE, milliseconds(outcome.times.inference));
+    if let Ok(generations) = HeaderValue::try_from(generations(&outcome.adapters)) {
+        headers.insert(GENERATION, generations);
+    }
+    response
+}
+
+/// Characters of an adapter's name that are percent-encoded in a header: those that a header cannot carry or that separate names.
+const IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b',').add(b'=').add(b'%');
+
+fn generations(adapters: &[AdapterLogits]) -> String {
+    if let [adapter] = adapters {
+        return adapter.pin.generation().to_string();
+    }
+    let named = |adapter: &AdapterLogits| {
+        format!("{}={}", utf8_percent_encode(adapter.pin.name(), IN_HEADER), adapter.pin.generation())
+    };
+    adapters.iter().map(named).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,157 @@
+//! Answers a checked request: finds and pins its adapters, tokenizes its texts, and waits for their logits. Every shape takes this way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::app::App;
+use super::super::deadline::Deadline;
+use super::super::error::ApiError;
+use super::super::extract::blocking;
+use super::request::{Adapters, ClassifyRequest, Text};
+use crate::engine::Row;
+use crate::registry::{Pin, RegistryError};
+use crate::scheduler::Request;
+use crate::text::{Encoded, Limit};
+
+/// The logits of a request, and how they were computed.
+pub(super) struct Outcome {
+    /// The result of each adapter, in the order of the request; at least one.
+    pub(super) adapters: Vec<AdapterLogits>,
+    /// The number of tokens, where each text counts once.
+    pub(super) tokens: usize,
+    /// How many texts were truncated.
+    pub(super) truncated: usize,
+    pub(super) times: Times,
+}
+
+/// What one adapter made of the texts.
+pub(super) struct AdapterLogits {
+    /// The version that was asked. It stays in memory until the answer is made.
+    pub(super) pin: Pin,
+    /// The logits `[labels]` of each text.
+    pub(super) logits: Vec<Vec<f32>>,
+}
+
+/// How long the parts of a request took, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::server) struct Times {
+    /// When the first part began: the body is read, and the adapters are pinned.
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell it"))]
+    pub(in crate::server) begun: Instant,
+    /// Tokenizing the texts, and waiting for a permit to do so.
+    pub(in crate::server) tokenization: Duration,
+    /// Waiting in the queue until the first row ran.
+    pub(in crate::server) queue: Duration,
+    /// Running the request's batches.
+    pub(in crate::server) inference: Duration,
+}
+
+impl Outcome {
+    /// The result of the only adapter that the request asked.
+    pub(super) fn only(&self) -> &AdapterLogits {
+        &self.adapters[0]
+    }
+}
+
+/// Answers `request` by `deadline`.
+///
+/// # Errors
+/// Too many texts or adapters, an adapter that is unknown or cannot be served, a full queue, texts that cannot be tokenized, or a
+/// failed forward pass.
+pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Deadline) -> Result<Outcome, ApiError> {
+    let ClassifyRequest { texts, adapters, truncate, max_length, .. } = request;
+    check_sizes(&texts, &adapters, app.config().max_client_batch_size)?;
+    // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
+    let pins = pin_all(app, adapters).await?;
+    // A full queue refuses the request before it is tokenized. Each text counts as one token here, which is the least that it can have.
+    app.scheduler().admits_for(pins[0].name(), texts.len(), Some(deadline.at()))?;
+    let begun = Instant::now();
+    let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
+    let encoded = tokenize(app, texts, limit).await?;
+    let tokenization = begun.elapsed();
+
+    let (tokens, truncated) = (encoded.iter().map(|text| text.ids.len()).sum(), count_truncated(&encoded));
+    let texts = encoded.len();
+    let request = Request { rows: rows(encoded, &pins), pins: pins.clone(), deadline: Some(deadline.at()) };
+    let answered = app.scheduler().submit(request)?.wait().await?;
+    let times = Times { begun, tokenization, queue: answered.queued, inference: answered.computed };
+    Ok(Outcome { adapters: by_adapter(pins, answered.logits, texts), tokens, truncated, times })
+}
+
+fn check_sizes(texts: &[Text], adapters: &Adapters, limit: usize) -> Result<(), ApiError> {
+    if texts.len() > limit {
+        return Err(ApiError::TooManyTexts { texts: texts.len(), limit });
+    }
+    match adapters {
+        Adapters::Named(names) if names.len() > limit => {
+            Err(ApiError::TooManyAdapters { adapters: names.len(), limit })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Pins the adapters that the request asks, in its order.
+async fn pin_all(app: &Arc<App>, adapters: Adapters) -> Result<Vec<Pin>, ApiError> {
+    let names = match adapters {
+        Adapters::Named(names) => names,
+        Adapters::Implied { host } => return Ok(vec![pin_implied(app, host).await?]),
+    };
+    let mut pins = Vec::with_capacity(names.len());
+    for name in names {
+        pins.push(app.registry().pin(&name).await?);
+    }
+    Ok(pins)
+}
+
+/// Pins the adapter that the host names, or else the default adapter.
+async fn pin_implied(app: &Arc<App>, host: Option<String>) -> Result<Pin, ApiError> {
+    if let Some(name) = &host {
+        match app.registry().pin(name).await {
+            Err(RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. }) => {}
+            found => return Ok(found?),
+        }
+    }
+    match &app.config().default_adapter {
+        Some(name) => Ok(app.registry().pin(name).await?),
+        None => Err(ApiError::NoAdapter { host }),
+    }
+}
+
+/// Tokenizes each text once, on a thread for blocking work.
+async fn tokenize(app: &Arc<App>, texts: Vec<Text>, limit: Limit) -> Result<Vec<Encoded>, ApiError> {
+    let permit = app.permit(texts.iter().map(Text::bytes).sum()).await?;
+    let engine = Arc::clone(app.engine());
+    blocking(move || {
+        // The thread that tokenizes holds the permit, because it continues after its request has timed out.
+        let _permit = permit;
+        texts.iter().map(|text| Ok(engine.encode(&text.text, text.pair.as_deref(), &limit)?)).collect()
+    })
+    .await?
+}
+
+fn count_truncated(encoded: &[Encoded]) -> usize {
+    encoded.iter().filter(|text| text.truncated).count()
+}
+
+/// One row for each text and adapter. The rows of a text follow each other, so that a batch takes them together and its adapters share
+/// the text.
+fn rows(encoded: Vec<Encoded>, pins: &[Pin]) -> Vec<Row> {
+    let mut rows = Vec::with_capacity(encoded.len() * pins.len());
+    for text in encoded {
+        rows.extend(pins.iter().map(|pin| Row { text: text.clone(), adapter: Arc::clone(pin.adapter()) }));
+    }
+    rows
+}
+
+/// Sorts the logits of [`rows`] by adapter.
+fn by_adapter(pins: Vec<Pin>, logits: Vec<Vec<f32>>, texts: usize) -> Vec<AdapterLogits> {
+    let empty = |pin| AdapterLogits { pin, logits: Vec::with_capacity(texts) };
+    let mut adapters: Vec<AdapterLogits> = pins.into_iter().map(empty).collect();
+    let mut logits = logits.into_iter();
+    for _ in 0..texts {
+        for (adapter, logits) in adapters.iter_mut().zip(&mut logits) {
+            adapter.logits.push(logits);
+        }
+    }
+    adapters
+}

@@ -1,0 +1,122 @@
+//! The shape of text-embeddings-inference: `POST /predict/{adapter}`. There, a list of two strings is a pair, and a batch is a list of
+//! lists. Keys that it does not know are ignored, as they are there.
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::super::super::error::ApiError;
+use super::super::json;
+use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
+use crate::engine::score::Function;
+
+/// The body.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PredictBody)]
+pub(in crate::server) struct Body {
+    inputs: Inputs,
+    /// Whether to answer with logits instead of scores.
+    raw_scores: Option<bool>,
+    /// Whether to truncate texts that are too long, or to refuse them; the server's setting by default.
+    truncate: Option<bool>,
+    /// Only `right` is supported.
+    #[schema(pattern = "^(R|r)ight$")]
+    truncation_direction: Option<String>,
+}
+
+/// A text, a pair (a list of two strings), or a batch (a list of lists of one or two strings).
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PredictInputs)]
+#[serde(untagged, expecting = "expected a string, a list of one or two strings, or a list of such lists")]
+pub(in crate::server) enum Inputs {
+    /// One text.
+    Text(String),
+    /// One text or a pair.
+    Sequence(Vec<String>),
+    /// A batch.
+    Batch(Vec<Vec<String>>),
+}
+
+/// Reads the body. The second result is whether the request is for one text (or pair) rather than for a batch.
+pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Result<(ClassifyRequest, bool), ApiError> {
+    let Body { inputs, raw_scores, truncate, truncation_direction } = json::read(body)?;
+    if let Some(direction) = truncation_direction.filter(|direction| !direction.eq_ignore_ascii_case("right")) {
+        let text = format!("truncation_direction: only \"right\" is supported, found {direction:?}");
+        return Err(ApiError::Unprocessable(text));
+    }
+    let (texts, one) = match inputs {
+        Inputs::Text(text) => (vec![Text::single(text)], true),
+        Inputs::Sequence(texts) if texts.is_empty() => return Err(empty()),
+        Inputs::Sequence(texts) => (vec![sequence("inputs", texts)?], true),
+        Inputs::Batch(batch) => {
+            let numbered = batch.into_iter().enumerate();
+            let texts = numbered.map(|(index, texts)| sequence(&format!("inputs[{index}]"), texts));
+            (texts.collect::<Result<_, _>>()?, false)
+        }
+    };
+    let scoring = Scoring::all(raw_scores.unwrap_or(false).then_some(Function::Identity));
+    Ok((ClassifyRequest { texts, adapters, scoring, truncate, max_length: None }, one))
+}
+
+fn empty() -> ApiError {
+    ApiError::Unprocessable("inputs: expected at least one text".into())
+}
+
+/// A list of one text or of a pair.
+fn sequence(path: &str, texts: Vec<String>) -> Result<Text, ApiError> {
+    let found = texts.len();
+    let mut texts = texts.into_iter();
+    match (texts.next(), texts.next(), texts.next()) {
+        (Some(text), pair, None) => Ok(Text { text, pair }),
+        _ => Err(ApiError::Unprocessable(format!(
+            "{path}: expected one string or a pair, found {found}; a batch is a list of lists"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn read(body: &str) -> Result<(ClassifyRequest, bool), ApiError> {
+        parse(body.as_bytes(), Adapters::Named(vec!["plain".into()]))
+    }
+
+    #[test]
+    fn lists_mean_pairs_and_lists_of_lists_batches() {
+        let pair = |text: &str, pair: &str| Text { text: text.into(), pair: Some(pair.into()) };
+        let single = |text: &str| Text::single(text.into());
+        for (inputs, texts, one) in [
+            (r#""a""#, vec![single("a")], true),
+            (r#"["a"]"#, vec![single("a")], true),
+            (r#"["a", "b"]"#, vec![pair("a", "b")], true),
+            (r#"[["a"], ["b", "c"]]"#, vec![single("a"), pair("b", "c")], false),
+        ] {
+            let (request, found) = read(&format!(r#"{{"inputs": {inputs}}}"#)).unwrap();
+            assert_eq!((request.texts, found), (texts, one), "{inputs}");
+        }
+    }
+
+    #[test]
+    fn options_are_read_or_refused_by_name() {
+        let options = r#"{"inputs": "a", "raw_scores": true, "truncate": false, "truncation_direction": "Right"}"#;
+        let (request, _) = read(options).unwrap();
+        assert_eq!((request.scoring, request.truncate), (Scoring::all(Some(Function::Identity)), Some(false)));
+        for (body, status, part) in [
+            (r#"{"inputs": "a", "truncation_direction": "left"}"#, 422, "truncation_direction: only \"right\""),
+            (r#"{"inputs": "a", "truncation_direction": 1}"#, 400, "truncation_direction: invalid type"),
+            (r#"{"inputs": "a", "raw_scores": "yes"}"#, 400, "raw_scores: invalid type"),
+            (r#"{"inputs": []}"#, 422, "inputs: expected at least one text"),
+            (r#"{"inputs": ["a", "b", "c"]}"#, 422, "inputs: expected one string or a pair, found 3"),
+            (r#"{"inputs": [["a"], []]}"#, 422, "inputs[1]: expected one string or a pair, found 0"),
+            (r#"{"inputs": ["a", ["b"]]}"#, 400, "inputs: expected a string, a list of one or two strings"),
+            (r#"{"inputs": {"text": "a"}}"#, 400, "inputs: expected a string, a list of one or two strings"),
+            ("{}", 400, "missing field `inputs`"),
+        ] {
+            let error = read(body).unwrap_err();
+            assert_eq!(error.status().0.as_u16(), status, "{body}: {error}");
+            assert!(error.to_string().contains(part), "{body}: {error}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `GET /v1/models`: the adapters in OpenAI's shape, as vLLM lists its adapters.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::app::App;
+use super::error::ApiError;
+use super::extract::blocking;
+
+/// The list of models.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Models {
+    /// Always `list`.
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+/// An adapter as a model.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Model {
+    /// The adapter's name.
+    id: String,
+    /// Always `model`.
+    object: &'static str,
+    /// When the server started, in seconds since 1970.
+    created: u64,
+    /// Always `polyrank`.
+    owned_by: &'static str,
+    /// The base.
+    parent: String,
+}
+
+/// Lists the adapters in OpenAI's shape
+#[utoipa::path(
+    get, path = "/v1/models", tag = "other shapes",
+    responses((status = 200, description = "All adapters, in order of name", body = Models))
+)]
+pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
+    let registry = Arc::clone(app.registry());
+    let adapters = blocking(move || registry.list()).await??;
+    let created = app.started().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let model =
+        |id| Model { id, object: "model", created, owned_by: "polyrank", parent: app.config().model_id.clone() };
+    let data = adapters.into_iter().map(|status| model(status.name)).collect();
+    Ok(Json(Models { object: "list", data }))
+}

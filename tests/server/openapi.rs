@@ -1,0 +1,94 @@
+//! The OpenAPI document and the page that shows it.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// The routes that are registered in `src/server/routes.rs`, except pages and the document itself.
+fn registered() -> BTreeSet<String> {
+    let source = include_str!("../../src/server/routes.rs");
+    let paths = source.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap().replace("{*", "{"));
+    let pages = ["/", "/docs", "/api-doc/openapi.json"];
+    paths.filter(|path| !pages.contains(&path.as_str())).collect()
+}
+
+#[test]
+fn every_route_is_documented() {
+    let server = World::new().start();
+    let document = server.get("/api-doc/openapi.json").body;
+    let documented: BTreeSet<String> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    assert!(documented.len() >= 10, "{documented:?}");
+    assert_eq!(documented, registered());
+    // Each documented method exists.
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let path = path.replace("{adapter}", "plain").replace("{name}", "plain");
+            let answer = if method == "get" { server.get(&path) } else { server.post(&path, &[], "{}") };
+            assert!(![404, 405, 500].contains(&answer.status), "{method} {path}: {answer:?}");
+            let status = answer.status.to_string();
+            assert!(operation["responses"].get(&status).is_some(), "{method} {path}: {status} is not documented");
+            assert!(operation["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{method} {path}");
+        }
+    }
+}
+
+/// Every reference leads to a schema, and every schema of an answer has the fields that the answer has.
+#[test]
+fn schemas_describe_the_answers() {
+    let server = World::new().start();
+    let document = server.get("/api-doc/openapi.json").body;
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let text = document.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(schemas.contains_key(name), "{name}");
+    }
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let vllm = server.post("/v1/classify", &[], r#"{"model": "plain", "input": "a"}"#).body;
+    for (name, answer) in [
+        ("Info", &server.get("/info").body),
+        ("Health", &server.get("/health").body),
+        ("Status", &server.get("/adapters/plain").body),
+        ("Models", &server.get("/v1/models").body),
+        ("Model", &server.get("/v1/models").body["data"][0]),
+        ("ErrorBody", &server.get("/nowhere").body),
+        ("Scored", &server.classify("plain", TEXT).body[0][0]),
+        ("VllmAnswer", &vllm),
+        ("VllmClassified", &vllm["data"][0]),
+        ("VllmUsage", &vllm["usage"]),
+    ] {
+        assert_eq!(keys(&schemas[name]["properties"]), keys(answer), "{name}");
+    }
+}
+
+#[test]
+fn page_needs_no_network_and_no_key() {
+    let server = World::new().with(|config| config.api_key = Some(ApiKey::new("s3cret"))).start();
+    let page = server.raw(b"GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("content-type: text/html"), "{page}");
+    assert!(page.contains("default-src 'none'"), "{page}");
+    let addresses = page.matches("http://").count() + page.matches("https://").count();
+    assert_eq!(addresses, 0, "the page loads nothing from elsewhere");
+    assert_eq!(server.get("/api-doc/openapi.json").status, 200);
+}
+
+/// A browser shows every route of the document.
+#[test]
+fn page_shows_every_route_in_a_browser() {
+    let server = World::new().start();
+    let folder = tempfile::tempdir().unwrap();
+    let profile = format!("--user-data-dir={}", folder.path().display());
+    let arguments =
+        ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", &profile];
+    let url = format!("http://{}/docs", server.address);
+    let Ok(output) = std::process::Command::new("chromium").args(arguments).arg(url).output() else {
+        println!("skipped: `chromium` does not run on this machine");
+        return;
+    };
+    let page = String::from_utf8(output.stdout).unwrap();
+    for path in registered() {
+        assert!(page.contains(&format!("<code>{path}</code>")), "{path}: {page}");
+    }
+    // The body that the box proposes for POST /classify/{adapter}, and a schema.
+    assert!(page.contains("Body (ClassifyBody):") && page.contains("<code>ErrorBody</code>"), "{page}");
+}
