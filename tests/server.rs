@@ -2,6 +2,8 @@
 
 mod harness;
 mod load;
+mod metrics;
+mod page;
 
 use std::fs;
 use std::io::{Read, Write};

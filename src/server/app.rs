@@ -1,9 +1,12 @@
 //! The state that all requests share.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::config::Config;
 use super::error::ApiError;
+use super::metrics::{BatchReport, Metrics};
 use super::tokenizing::{Permit, Tokenizing};
 use crate::engine::{Engine, Error, Row};
 use crate::registry::{Registry, RegistryError};
@@ -27,6 +30,7 @@ pub struct App {
     registry: Arc<Registry>,
     scheduler: Scheduler,
     tokenizing: Tokenizing,
+    metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -58,9 +62,20 @@ impl App {
             queued_tokens: config.max_queued_tokens,
             timeout: config.request_timeout,
         };
+        let metrics = Arc::new(Metrics::new());
+        let measured = Arc::clone(&metrics);
+        let forward = move |rows: &[Row]| {
+            let begun = Instant::now();
+            let result = forward(rows);
+            let adapters: HashSet<_> = rows.iter().map(|row| Arc::as_ptr(&row.adapter)).collect();
+            let tokens = rows.iter().map(|row| row.text.ids.len()).sum();
+            let (rows, adapters, took) = (rows.len(), adapters.len(), begun.elapsed());
+            measured.batch_ran(&BatchReport { rows, tokens, adapters, took });
+            result
+        };
         let scheduler = Scheduler::start(limits, forward).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
-        Ok(Self { config, engine, registry, scheduler, tokenizing })
+        Ok(Self { config, engine, registry, scheduler, tokenizing, metrics })
     }
 
     /// The settings.
@@ -85,6 +100,11 @@ impl App {
     #[must_use]
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// What the server has measured.
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Waits for a permit to tokenize `bytes` bytes of text.

@@ -10,9 +10,10 @@ use axum::response::Response;
 use super::app::App;
 use super::error::ApiError;
 
-/// Rejects a request without the API key, if the server has one. `/health` and `/ready` need no key, because probes carry none.
+/// Rejects a request without the API key, if the server has one. `/health` and `/ready` need no key, because probes carry none,
+/// and the page at `/` asks for it.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let open = matches!(request.uri().path(), "/health" | "/ready");
+    let open = matches!(request.uri().path(), "/" | "/health" | "/ready");
     match &app.config().api_key {
         Some(key) if !open && !bearer(&request).is_some_and(|token| key.is(token)) => Err(ApiError::Unauthorized),
         _ => Ok(next.run(request).await),

@@ -3,6 +3,7 @@
 mod request;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
@@ -15,6 +16,7 @@ use super::app::App;
 use super::body;
 use super::error::ApiError;
 use super::extract::{blocking, path};
+use super::metrics::{Timings, split};
 use super::tokenizing::Permit;
 use crate::engine::Row;
 use crate::engine::score::{Function, Scored, rank};
@@ -59,11 +61,14 @@ pub(super) async fn classify(
         let _permit = permit;
         prepare(&worker, &name, &texts, &limit)
     };
-    let (pin, encoded) = blocking(prepare).await??;
+    let (pin, encoded, tokenized) = blocking(prepare).await??;
 
     let truncated = encoded.iter().filter(|text| text.truncated).count();
     let rows = encoded.into_iter().map(|text| Row { text, adapter: Arc::clone(pin.adapter()) }).collect();
+    let submitted = Instant::now();
     let logits = app.scheduler().submit(Request { rows, pins: vec![pin.clone()] })?.wait().await?;
+    let (queued, computed) = split(submitted.elapsed());
+    app.metrics().request_ran(&Timings { tokenized, queued, computed });
     let answer = answer(&pin, &logits, function, top)?;
     pin.count_request();
     Ok(([(TRUNCATED, truncated.to_string())], Json(answer)).into_response())
@@ -76,12 +81,13 @@ async fn permit(app: &App, texts: &[Text]) -> Result<Permit, ApiError> {
     app.permit(texts.iter().map(Text::bytes).sum()).await
 }
 
-/// Pins the adapter, loading it if need be, and tokenizes the texts.
-fn prepare(app: &App, name: &str, texts: &[Text], limit: &Limit) -> Result<(Pin, Vec<Encoded>), ApiError> {
+/// Pins the adapter, loading it if need be, and tokenizes the texts. Tells how long the tokenizer took.
+fn prepare(app: &App, name: &str, texts: &[Text], limit: &Limit) -> Result<(Pin, Vec<Encoded>, Duration), ApiError> {
     let pin = app.registry().get(name)?;
+    let begun = Instant::now();
     let encode = |text: &Text| app.engine().encode(&text.text, text.pair.as_deref(), limit);
     let encoded = texts.iter().map(encode).collect::<Result<_, _>>()?;
-    Ok((pin, encoded))
+    Ok((pin, encoded, begun.elapsed()))
 }
 
 fn answer(

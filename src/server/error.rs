@@ -122,6 +122,10 @@ impl ApiError {
     }
 }
 
+/// The `error_type` of a response, which its extensions carry for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ErrorType(pub(super) &'static str);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, error_type) = self.status();
@@ -130,6 +134,7 @@ impl IntoResponse for ApiError {
         }
         let body = json!({ "error": self.message(), "error_type": error_type });
         let mut response = (status, Json(body)).into_response();
+        response.extensions_mut().insert(ErrorType(error_type));
         let headers = response.headers_mut();
         if let Some(time) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(time.as_secs()));

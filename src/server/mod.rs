@@ -10,6 +10,8 @@ mod classify;
 mod config;
 mod error;
 mod extract;
+mod metrics;
+mod page;
 mod routes;
 mod tokenizing;
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::error::ApiError;
 use super::extract::{blocking, path};
-use super::{auth, classify};
+use super::{auth, classify, metrics, page};
 use crate::registry::Status;
 
 /// All routes over `app`.
@@ -29,12 +29,16 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/info", get(info))
+        .route("/metrics", get(metrics::metrics))
+        .route("/", get(page::page))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         // `body::read` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&app), time_out))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check))
+        // The outermost layer, so that refused keys and time-outs are counted.
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), metrics::count))
         .with_state(app)
 }
 
