@@ -15,7 +15,7 @@ use super::outcome::Outcome;
 use crate::server::app::App;
 
 /// The routes by method, as the router spells them. The most frequent ones come first, because they are searched in this order.
-const ROUTES: [(&str, &str); 17] = [
+const ROUTES: [(&str, &str); 19] = [
     ("POST", "/classify/{*adapter}"),
     ("POST", "/classify"),
     ("POST", "/predict/{*adapter}"),
@@ -23,6 +23,8 @@ const ROUTES: [(&str, &str); 17] = [
     ("POST", "/v1/classify"),
     ("GET", "/health"),
     ("GET", "/ready"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/health/ready"),
     ("GET", "/metrics"),
     ("GET", "/info"),
     ("GET", "/adapters"),
