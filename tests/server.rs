@@ -5,7 +5,9 @@ mod connections;
 mod envelope;
 mod harness;
 mod load;
+mod metrics;
 mod openapi;
+mod page;
 mod shapes;
 mod swap;
 #[cfg(feature = "otlp")]

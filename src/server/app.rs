@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::bodies::Bodies;
 use super::config::Config;
 use super::error::ApiError;
+use super::metrics::Metrics;
 use super::tokenizing::{Permit, Tokenizing};
 #[cfg(feature = "otlp")]
 use super::traces::Traces;
@@ -47,6 +48,7 @@ pub struct App {
     bodies: Arc<Bodies>,
     draining: AtomicBool,
     started: SystemTime,
+    metrics: Arc<Metrics>,
     #[cfg(feature = "otlp")]
     traces: Option<Traces>,
 }
@@ -92,7 +94,10 @@ impl App {
             timeout: config.request_timeout,
             patience: config.patience,
         };
-        let scheduler = Scheduler::start(limits, forward, |_| ()).map_err(Error::Thread)?;
+        let metrics = Arc::new(Metrics::new());
+        let measured = Arc::clone(&metrics);
+        let scheduler =
+            Scheduler::start(limits, forward, move |batch| measured.batch_ran(batch)).map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
         let bodies = Arc::new(Bodies::new(config.body_memory.max(config.payload_limit)));
         #[cfg(feature = "otlp")]
@@ -106,6 +111,7 @@ impl App {
             bodies,
             draining: AtomicBool::new(false),
             started: SystemTime::now(),
+            metrics,
             #[cfg(feature = "otlp")]
             traces,
         })
@@ -144,6 +150,11 @@ impl App {
     /// When the server was started.
     pub(super) fn started(&self) -> SystemTime {
         self.started
+    }
+
+    /// What the server has measured.
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Waits for a permit to tokenize `bytes` bytes of text.

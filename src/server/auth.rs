@@ -10,8 +10,9 @@ use axum::response::Response;
 use super::app::App;
 use super::error::ApiError;
 
-/// The paths that need no key: probes carry none, and the documentation is the same for every server.
-const OPEN: [&str; 6] = ["/health", "/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/api-doc/openapi.json"];
+/// The paths that need no key: probes carry none, the documentation is the same for every server, and the page at `/` asks for the key.
+const OPEN: [&str; 7] =
+    ["/", "/health", "/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/api-doc/openapi.json"];
 
 /// Rejects a request without the API key, if the server has one.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {

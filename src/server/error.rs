@@ -162,6 +162,10 @@ fn unnamed(host: Option<&str>) -> String {
     host.map_or("the request names no adapter".into(), |host| format!("the request's host names no adapter ({host:?})"))
 }
 
+/// The `error_type` of a response, which its extensions carry for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ErrorType(pub(super) &'static str);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, error_type) = self.status();
@@ -173,6 +177,7 @@ impl IntoResponse for ApiError {
             tracing::debug!(status = status.as_u16(), error_type, "{error}");
         }
         let mut response = (status, Json(ErrorBody { error, error_type })).into_response();
+        response.extensions_mut().insert(ErrorType(error_type));
         let headers = response.headers_mut();
         if let Some(time) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(time.as_secs()));

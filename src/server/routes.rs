@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 
 use super::app::App;
 use super::error::{ApiError, ErrorBody};
-use super::{adapters, auth, bodies, classify, compressed, context, cors, deadline, models, openapi, site};
+use super::{
+    adapters, auth, bodies, classify, compressed, context, cors, deadline, metrics, models, openapi, page, site,
+};
 
 /// All routes over `app`. A path with a slash at its end is the path without it.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -34,6 +36,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/info", get(info))
         .route("/docs", get(openapi::docs))
         .route("/api-doc/openapi.json", get(openapi::document))
+        .route("/metrics", get(metrics::metrics))
+        .route("/", get(page::page))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         // `body::read` reads the body, and applies the limit.
@@ -43,6 +47,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(from_fn(site::refuse_late))
         .layer(from_fn_with_state(Arc::clone(&app), deadline::enforce))
         .layer(from_fn_with_state(Arc::clone(&app), auth::check))
+        // Outside of the others, so that refused keys and time-outs are counted.
+        .layer(from_fn_with_state(Arc::clone(&app), metrics::count))
         .layer(from_fn_with_state(Arc::clone(&app), context::attach))
         .with_state(app);
     // Layers of a router see a request after its route is chosen, so that the path must change before the router.

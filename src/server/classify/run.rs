@@ -74,6 +74,7 @@ pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Dead
     let texts = encoded.len();
     let request = Request { rows: rows(encoded, &pins), pins: pins.clone(), deadline: Some(deadline.at()) };
     let answered = app.scheduler().submit(request)?.wait().await?;
+    app.metrics().request_ran(tokenization, answered.queued, answered.computed);
     let times = Times { begun, tokenization, queue: answered.queued, inference: answered.computed };
     Ok(Outcome { adapters: by_adapter(pins, answered.logits, texts), tokens, truncated, times })
 }
