@@ -1,0 +1,4 @@
+use crate::common::Failure;
+use crate::options::World;
+use crate::table::Line;
+pub(crate) fn measure(_: &World) -> Result<Vec<Line>, Failure> { Ok(vec![]) }
