@@ -2,6 +2,7 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -117,4 +118,39 @@ pub(crate) fn request(method: &str, path: &str, body: &Value) -> Vec<u8> {
 /// The bytes of a `GET`.
 pub(crate) fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
+}
+
+/// Sends bytes over a connection of their own, and reads the reply's status and all that follows until the server closes the
+/// connection, or until the reply is whole. `None` if the server closes the connection without a reply. It blocks.
+pub(crate) fn once(address: SocketAddr, bytes: &[u8], longest: Duration) -> Result<Option<(u16, String)>> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(longest))?;
+    stream.set_write_timeout(Some(longest))?;
+    // A server may refuse a request before it has read all of it.
+    let sent = stream.write_all(bytes);
+    let (mut read, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        let text = String::from_utf8_lossy(&read);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+            if length.is_some_and(|length: usize| body.len() >= length) {
+                break;
+            }
+        }
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => read.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error),
+        }
+    }
+    let text = String::from_utf8_lossy(&read).into_owned();
+    match text.split(' ').nth(1).and_then(|status| status.parse().ok()) {
+        Some(status) => Ok(Some((status, text))),
+        None if read.is_empty() => sent.map(|()| None).or(Ok(None)),
+        None => Err(Error::new(ErrorKind::InvalidData, text)),
+    }
 }

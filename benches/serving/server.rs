@@ -44,7 +44,9 @@ impl Server {
     /// As [`Server::start`], on `port`.
     pub(crate) fn start_on(options: &Options, adapters: &Path, flags: &[&str], port: u16) -> Result<Self, Failure> {
         let mut command = Command::new(&options.polyrank);
-        command.args(["serve", "--model-id", &options.model_id, "--port", &port.to_string(), "--adapters"]).arg(adapters);
+        command
+            .args(["serve", "--model-id", &options.model_id, "--port", &port.to_string(), "--adapters"])
+            .arg(adapters);
         command.args(flags).args(&options.flags).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", options.polyrank.display()))?;
         let stderr = child.stderr.take().ok_or("no standard error")?;
@@ -69,7 +71,8 @@ impl Server {
                 let _ = child.kill();
                 let _ = child.wait();
                 let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
-                Err(format!("the server does not listen: {}", lines.iter().cloned().collect::<Vec<_>>().join("; ")).into())
+                Err(format!("the server does not listen: {}", lines.iter().cloned().collect::<Vec<_>>().join("; "))
+                    .into())
             }
         }
     }

@@ -48,7 +48,14 @@ struct State {
 impl Versions {
     /// Writes `count` versions of the adapter `name` below `folder`, installs the first one in `root`, and computes the answers to the
     /// first `texts` texts.
-    pub(crate) fn write(world: &World, folder: &Path, root: &Path, name: &str, count: usize, texts: usize) -> Result<Self, Failure> {
+    pub(crate) fn write(
+        world: &World,
+        folder: &Path,
+        root: &Path,
+        name: &str,
+        count: usize,
+        texts: usize,
+    ) -> Result<Self, Failure> {
         let encoded = offline::encoded(world, texts)?;
         let (mut pool, mut answers) = (Vec::new(), Vec::new());
         for version in 0..count {
@@ -58,7 +65,8 @@ impl Versions {
             answers.push(offline::answers(&world.engine, &dir, &encoded)?);
             pool.push(dir);
         }
-        let state = State { spans: vec![(Instant::now(), Installed::Version(0))], generations: HashMap::new(), last: 0 };
+        let state =
+            State { spans: vec![(Instant::now(), Installed::Version(0))], generations: HashMap::new(), last: 0 };
         let versions = Self { name: name.into(), dir: root.join(name), pool, answers, state: Mutex::new(state) };
         copy(&versions.pool[0], &versions.dir)?;
         Ok(versions)
@@ -127,7 +135,8 @@ impl Versions {
     ) -> Result<(), String> {
         let answers = body.as_array().map(Vec::as_slice).unwrap_or_default();
         let is = |version: &Vec<Answer>| {
-            answers.len() == texts.len() && texts.iter().zip(answers).all(|(&text, found)| offline::is(found, &version[text]))
+            answers.len() == texts.len()
+                && texts.iter().zip(answers).all(|(&text, found)| offline::is(found, &version[text]))
         };
         let Some(version) = self.answers.iter().position(is) else {
             return Err(format!("{}: no version's answer: {body}", self.name));

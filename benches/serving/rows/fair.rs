@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{ALL_IN_MEMORY, CONNECTIONS, Slices, capacity, questions, warm};
+use super::{ALL_IN_MEMORY, CONNECTIONS, Slices, all_questions, capacity, warm};
 use crate::adapters;
 use crate::common::Failure;
 use crate::load::{self, Asking};
@@ -22,9 +22,13 @@ const TIMES: f64 = 10.0;
 pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     let folder = world.folder()?;
     let names = adapters::write_many(world, folder.path(), "adapter", ADAPTERS)?;
-    let server = Server::start(&world.options, folder.path(), &[&ALL_IN_MEMORY[..], &["--max-queued-tokens", "16384"]].concat())?;
+    let server = Server::start(
+        &world.options,
+        folder.path(),
+        &[&ALL_IN_MEMORY[..], &["--max-queued-tokens", "16384"]].concat(),
+    )?;
     warm(&server, world, &names)?;
-    let asking = Asking::in_turn(server.address, questions(world, &names));
+    let asking = Asking::in_turn(server.address, all_questions(world, &names));
     let slice = Duration::from_secs(world.seconds(45)) / (3 * ROUNDS) as u32;
     let rate = OTHERS * capacity(&asking, CONNECTIONS, slice)?.rate();
     let count = asking.questions.len();
@@ -48,7 +52,8 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     server.stop(&world.options.dumps)?;
     let p99: Vec<f64> = slices.0.iter().map(|tally| tally.p99(of_others)).collect();
     let of_rest = slices.0[1].samples.iter().filter(|sample| of_others(sample.question));
-    let (rest, refused) = of_rest.fold((0, 0), |(all, refused), sample| (all + 1, refused + usize::from(sample.status != 200)));
+    let (rest, refused) =
+        of_rest.fold((0, 0), |(all, refused), sample| (all + 1, refused + usize::from(sample.status != 200)));
     let ratio = 2.0 * p99[1] / (p99[0] + p99[2]);
     Ok(vec![Line {
         what: "one adapter sends 10 times the rest: the others' p99 with against without it".into(),

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
-use super::{ALL_IN_MEMORY, CONNECTIONS, Slices, questions, warm};
+use super::{ALL_IN_MEMORY, CONNECTIONS, Slices, by_popularity, popular_questions, warm};
 use crate::adapters;
 use crate::common::Failure;
 use crate::load::{self, Asking};
 use crate::options::World;
 use crate::server::Server;
-use crate::statistics::{Zipf, median};
+use crate::statistics::median;
 use crate::table::Line;
 
 const FEW: usize = 5;
@@ -25,12 +22,11 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
 
     // The second server of a few adapters is the control.
     let mut kinds = Vec::new();
-    for (kind, (root, names)) in [(&few, &few_names), (&many, &names), (&few, &few_names)].into_iter().enumerate() {
+    for (root, names) in [(&few, &few_names), (&many, &names), (&few, &few_names)] {
         let server = Server::start(&world.options, root, &ALL_IN_MEMORY)?;
         warm(&server, world, names)?;
-        let (zipf, mut rng) = (Zipf::new(names.len()), StdRng::seed_from_u64(kind as u64));
-        // Question `i` is asked of adapter `i`.
-        let asking = Asking::in_turn(server.address, questions(world, names)).choosing(move || zipf.choose(&mut rng));
+        let questions = popular_questions(world, names, &by_popularity(names.len()));
+        let asking = Asking::in_turn(server.address, questions);
         kinds.push((server, asking));
     }
     let slice = Duration::from_secs(world.seconds(45)) / (3 * ROUNDS) as u32;

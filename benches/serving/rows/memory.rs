@@ -4,35 +4,35 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
-use super::{CONNECTIONS, questions};
+use super::{CONNECTIONS, by_popularity, popular_questions};
 use crate::adapters;
 use crate::common::Failure;
 use crate::load::{self, Asking};
 use crate::offline;
 use crate::options::World;
 use crate::server::Server;
-use crate::statistics::Zipf;
 use crate::table::Line;
 
 pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     let folder = world.folder()?;
     let names = adapters::write_many(world, folder.path(), "adapter", world.options.adapters)?;
     let texts = offline::encoded(world, world.texts.len())?;
-    let (mut expected, mut bytes) = (Vec::new(), 0);
-    for (i, name) in names.iter().enumerate() {
+    let chosen = by_popularity(names.len());
+    let (mut expected, mut bytes) = (vec![Vec::new(); chosen.len()], 0);
+    for (adapter, name) in names.iter().enumerate() {
         let dir = folder.path().join(name);
         bytes += world.engine.load_adapter(&dir)?.bytes();
-        expected.extend(offline::answers(&world.engine, &dir, &texts[i % texts.len()..][..1])?);
+        let asked: Vec<usize> = (0..chosen.len()).filter(|&question| chosen[question] == adapter).collect();
+        let asked_texts: Vec<_> = asked.iter().map(|question| texts[question % texts.len()].clone()).collect();
+        for (question, answer) in asked.into_iter().zip(offline::answers(&world.engine, &dir, &asked_texts)?) {
+            expected[question] = answer;
+        }
     }
     let budget = (bytes / 5).to_string();
     let server = Server::start(&world.options, folder.path(), &["--adapter-memory", &budget])?;
-    let (zipf, mut rng) = (Zipf::new(names.len()), StdRng::seed_from_u64(3));
     let wrong = Rc::new(RefCell::new((0usize, String::new())));
     let seen = Rc::clone(&wrong);
-    let asking = Asking::in_turn(server.address, questions(world, &names)).choosing(move || zipf.choose(&mut rng));
+    let asking = Asking::in_turn(server.address, popular_questions(world, &names, &chosen));
     let asking = asking.looking(move |sample, reply| {
         let right = reply.json().is_ok_and(|body| offline::is(&body[0], &expected[sample.question]));
         if sample.status == 200 && !right {

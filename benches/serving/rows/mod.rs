@@ -15,24 +15,48 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 use crate::client::{Connection, Reply};
 use crate::common::Failure;
 use crate::load::{self, Asking, Tally};
 use crate::offline::question;
 use crate::options::World;
 use crate::server::Server;
+use crate::statistics::Zipf;
 
 /// Connections of the rows that measure throughput.
 const CONNECTIONS: usize = 64;
 
+/// Questions of the rows of many adapters. Few of them are in one batch twice.
+const POPULAR: usize = 8192;
+
 /// Enough memory for all adapters of a row.
 const ALL_IN_MEMORY: [&str; 2] = ["--adapter-memory", "8GiB"];
 
-/// Questions of one text each: text `i` to adapter `i`, over and over.
+/// Each text asked of one adapter, in turn, as `polyrank bench` asks them.
 fn questions(world: &World, names: &[String]) -> Rc<Vec<Vec<u8>>> {
-    let count = world.texts.len().max(names.len());
-    let texts = world.texts.iter().cycle().zip(names.iter().cycle()).take(count);
+    let texts = world.texts.iter().zip(names.iter().cycle());
     Rc::new(texts.map(|(text, name)| question(name, &[text])).collect())
+}
+
+/// Each text asked of each adapter; question `i` is asked of adapter `i % names.len()`.
+fn all_questions(world: &World, names: &[String]) -> Rc<Vec<Vec<u8>>> {
+    let of_text = |text: &String| names.iter().map(|name| question(name, &[text])).collect::<Vec<_>>();
+    Rc::new(world.texts.iter().flat_map(of_text).collect())
+}
+
+/// The adapters of [`POPULAR`] questions, chosen by Zipf's law. Question `i` has text `i`, modulo the number of texts.
+fn by_popularity(count: usize) -> Vec<usize> {
+    let (zipf, mut rng) = (Zipf::new(count), StdRng::seed_from_u64(3));
+    (0..POPULAR).map(|_| zipf.choose(&mut rng)).collect()
+}
+
+/// The questions whose adapters [`by_popularity`] chose.
+fn popular_questions(world: &World, names: &[String], chosen: &[usize]) -> Rc<Vec<Vec<u8>>> {
+    let texts = world.texts.iter().cycle().zip(chosen);
+    Rc::new(texts.map(|(text, &adapter)| question(&names[adapter], &[text])).collect())
 }
 
 /// Asks each adapter once, so that it is in memory and its pages are warm.

@@ -56,7 +56,9 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     server.stop(&world.options.dumps)?;
     let ratio = median(&mut ratios);
     Ok(vec![Line {
-        what: format!("{ADAPTERS} adapters asked of one text, against one; all begin at layer {first_layer} of {layers}"),
+        what: format!(
+            "{ADAPTERS} adapters asked of one text, against one; all begin at layer {first_layer} of {layers}"
+        ),
         measured: format!("{ratio:.2} times"),
         goal: "2.8 (2.5)",
         met: Some(ratio <= 2.8),

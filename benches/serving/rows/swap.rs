@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
 use super::{ALL_IN_MEMORY, CONNECTIONS, Slices, warm};
 use crate::adapters;
 use crate::client::Reply;
@@ -40,7 +43,9 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     let first_swapped = OTHERS * TEXTS;
     let seen = Rc::new(RefCell::new(Seen::default()));
     let (look, tracked) = (Rc::clone(&seen), Arc::clone(&versions));
-    let asking = Asking::in_turn(server.address, questions).looking(move |sample, reply| {
+    let (mut rng, count) = (StdRng::seed_from_u64(6), questions.len());
+    let asking = Asking::in_turn(server.address, questions).choosing(move || rng.random_range(0..count));
+    let asking = asking.looking(move |sample, reply| {
         if sample.question >= first_swapped {
             look.borrow_mut().look(&tracked, sample, reply, sample.question - first_swapped);
         }
