@@ -65,7 +65,18 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
 /// Texts a second of `polyrank bench`.
 fn in_process(world: &World, adapters: &str, input: &str) -> Result<f64, Failure> {
     let mut command = Command::new(&world.options.polyrank);
-    command.args(["bench", "--model-id", &world.options.model_id, "--adapters", adapters, "--input", input, "--json"]);
+    command.args([
+        "bench",
+        "--model-id",
+        &world.options.model_id,
+        "--adapters",
+        adapters,
+        "--input",
+        input,
+        "--json",
+        "--repeats",
+        "3",
+    ]);
     let output = command.output()?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());

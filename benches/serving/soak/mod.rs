@@ -33,8 +33,8 @@ const STEADY: usize = 4;
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long after a change of a folder the version before may still answer.
 const GRACE: Duration = Duration::from_secs(5);
-/// Failures that are told in full.
-const TOLD: usize = 8;
+/// Failures are of one kind if they begin with so many equal letters.
+const KIND: usize = 24;
 
 /// What all parts of the soak share.
 struct Soak {
@@ -52,7 +52,9 @@ struct Soak {
 struct Seen {
     /// How often each thing happened.
     counts: BTreeMap<String, usize>,
-    failures: Vec<String>,
+    failures: usize,
+    /// The first failure of each kind, and how many there were.
+    kinds: BTreeMap<String, (usize, String)>,
     answered: Instant,
     /// The times in which the server was killed, or started again.
     down: Vec<(Instant, Option<Instant>)>,
@@ -68,7 +70,10 @@ impl Soak {
     }
 
     fn fail(&self, what: impl Into<String>) {
-        self.seen().failures.push(what.into());
+        let (what, mut seen) = (what.into(), self.seen());
+        seen.failures += 1;
+        let kind = what.chars().filter(|c| !c.is_ascii_digit()).take(KIND).collect();
+        seen.kinds.entry(kind).or_insert((0, what)).0 += 1;
     }
 
     fn stopped(&self) -> bool {
@@ -113,7 +118,13 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     flags.extend(updates.then_some("--allow-adapter-updates"));
     let server = Server::start(&world.options, &root, &flags)?;
 
-    let seen = Seen { counts: BTreeMap::new(), failures: Vec::new(), answered: Instant::now(), down: Vec::new() };
+    let seen = Seen {
+        counts: BTreeMap::new(),
+        failures: 0,
+        kinds: BTreeMap::new(),
+        answered: Instant::now(),
+        down: Vec::new(),
+    };
     let (address, idle, seen) = (server.address, server.moment()?, Mutex::new(seen));
     let soak = Arc::new(Soak { address, stop: AtomicBool::new(false), adapters, updates, idle, seen });
     let time = Duration::from_secs(world.seconds(60));

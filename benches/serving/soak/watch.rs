@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{SILENCE, STEADY, Soak, TOLD, question};
+use super::{SILENCE, STEADY, Soak, question};
 use crate::client;
 use crate::common::Failure;
 use crate::options::World;
@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const SETTLE: Duration = Duration::from_secs(25);
 /// Files and threads more than before that are no leak: threads of a pool end after a while.
 const SPARE: usize = 8;
+/// Letters of each failure that are told.
+const TOLD: usize = 400;
 /// Memory that may be taken in the last quarter on top of the second one.
 const GROWTH: (f64, f64) = (1.10, 8e6);
 
@@ -103,16 +105,18 @@ pub(super) fn finish(
     let ended = server.stop(&world.options.dumps);
     let seen = soak.seen();
     let counts: Vec<String> = seen.counts.iter().map(|(what, count)| format!("{what}: {count}")).collect();
-    let told: Vec<&str> = seen.failures.iter().take(TOLD).map(|failure| &failure[..failure.len().min(400)]).collect();
+    let tell =
+        |(count, first): &(usize, String)| format!("{count} times {}", first.chars().take(TOLD).collect::<String>());
+    let told: Vec<String> = seen.kinds.values().map(tell).collect();
     let answered = seen.counts.get("answered").copied().unwrap_or(0);
     let [early, late] = [moments.len() / 4..moments.len() / 2, moments.len() * 3 / 4..moments.len()]
         .map(|range| median(&mut moments[range].iter().map(|moment| moment.memory as f64).collect::<Vec<_>>()));
     Ok(vec![
         Line {
             what: "every accepted request answered once, as one current version answers".into(),
-            measured: format!("{answered} answered, {} failures", seen.failures.len()),
+            measured: format!("{answered} answered, {} failures", seen.failures),
             goal: "no failure",
-            met: Some(seen.failures.is_empty() && answered > 0),
+            met: Some(seen.failures == 0 && answered > 0),
             beside: format!("{}; failures: {}", counts.join(", "), told.join(" // ")),
         },
         Line {
