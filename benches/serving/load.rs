@@ -150,16 +150,22 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> R
 
 /// Asks over `connections` connections for `time`, each connection as soon as it has its reply.
 pub(crate) fn closed(asking: &Asking, connections: usize, time: Duration) -> Result<Tally, Failure> {
+    closed_together(&[(asking, connections)], time)
+}
+
+/// As [`closed`], with several kinds of clients at once, each with a number of connections.
+pub(crate) fn closed_together(clients: &[(&Asking, usize)], time: Duration) -> Result<Tally, Failure> {
     block_on(async {
         let mut opened = Vec::new();
-        for _ in 0..connections {
-            opened.push(Connection::open(asking.address).await?);
+        for (asking, connections) in clients {
+            for _ in 0..*connections {
+                opened.push(((*asking).clone(), Connection::open(asking.address).await?));
+            }
         }
         let (begun, cost) = (Instant::now(), processor_time()?);
         let end = begun + time;
         let mut tasks = JoinSet::new();
-        for connection in opened {
-            let asking = asking.clone();
+        for (asking, connection) in opened {
             tasks.spawn_local(async move {
                 let (mut kept, mut samples) = (Some(connection), Vec::new());
                 while Instant::now() < end {
@@ -205,9 +211,8 @@ pub(crate) fn open(asking: &Asking, rate: f64, time: Duration, seed: u64) -> Res
                 sample
             });
         }
-        let elapsed = begun.elapsed();
         samples.extend(tasks.join_all().await);
-        Ok(Tally { samples, elapsed, cost: processor_time()?.saturating_sub(cost) })
+        Ok(Tally { samples, elapsed: begun.elapsed(), cost: processor_time()?.saturating_sub(cost) })
     })
 }
 
