@@ -89,13 +89,16 @@ impl Tally {
     }
 }
 
+/// A look at a reply.
+type Look = dyn Fn(&Sample, &Reply);
+
 /// What is asked: the bytes of each question, the choice of the next one, and a look at each reply.
 #[derive(Clone)]
 pub(crate) struct Asking {
     pub(crate) address: SocketAddr,
     pub(crate) questions: Rc<Vec<Vec<u8>>>,
     pub(crate) choose: Rc<RefCell<dyn FnMut() -> usize>>,
-    pub(crate) look: Rc<dyn Fn(&Sample, &Reply)>,
+    pub(crate) look: Rc<Look>,
 }
 
 impl Asking {

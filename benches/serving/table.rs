@@ -27,6 +27,7 @@ impl Line {
             Some(false) => "**no**",
             None => "",
         };
-        println!("| {row} | {what} | {measured} | {goal} | {met} | {} |", beside.replace(['\n', '|'], " "));
+        let [measured, beside] = [measured, beside].map(|text| text.replace(['\n', '|'], " "));
+        println!("| {row} | {what} | {measured} | {goal} | {met} | {beside} |");
     }
 }

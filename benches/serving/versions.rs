@@ -41,7 +41,9 @@ struct State {
     /// What was installed, and when its installation began.
     spans: Vec<(Instant, Installed)>,
     /// The version that each generation answered with.
-    generations: HashMap<String, usize>,
+    generations: HashMap<u64, usize>,
+    /// When a generation larger than all before first answered.
+    newest: Vec<(Instant, u64)>,
     last: usize,
 }
 
@@ -65,8 +67,12 @@ impl Versions {
             answers.push(offline::answers(&world.engine, &dir, &encoded)?);
             pool.push(dir);
         }
-        let state =
-            State { spans: vec![(Instant::now(), Installed::Version(0))], generations: HashMap::new(), last: 0 };
+        let state = State {
+            spans: vec![(Instant::now(), Installed::Version(0))],
+            generations: HashMap::new(),
+            newest: Vec::new(),
+            last: 0,
+        };
         let versions = Self { name: name.into(), dir: root.join(name), pool, answers, state: Mutex::new(state) };
         copy(&versions.pool[0], &versions.dir)?;
         Ok(versions)
@@ -102,7 +108,9 @@ impl Versions {
 
     /// Forgets which generation was which version: a new process counts anew.
     pub(crate) fn forget_generations(&self) {
-        self.lock().generations.clear();
+        let mut state = self.lock();
+        state.generations.clear();
+        state.newest.clear();
     }
 
     /// What was installed at some time of a request from `begun` to `ended`, or up to `grace` before it began. Where that is something
@@ -124,7 +132,8 @@ impl Versions {
         current
     }
 
-    /// Whether an answer to `texts` is that of one version that was current while it ran, and the generation is that version's.
+    /// Whether an answer to `texts` is that of one version that was current while it ran, and its generation, where it is told, is that
+    /// version's.
     pub(crate) fn check(
         &self,
         body: &Value,
@@ -146,17 +155,33 @@ impl Versions {
             return Err(format!("{}: version {version} answered while {current:?} was current", self.name));
         }
         match generation {
-            Some(generation) => self.check_generation(generation, version),
+            Some(generation) => self.check_generation(generation, version, during),
             None => Ok(()),
         }
     }
 
-    fn check_generation(&self, generation: &str, version: usize) -> Result<(), String> {
-        let known = *self.lock().generations.entry(generation.into()).or_insert(version);
-        if known == version {
-            return Ok(());
+    /// Whether a generation is always the same version, and none answers a request that began after a larger one had answered.
+    fn check_generation(
+        &self,
+        generation: &str,
+        version: usize,
+        (begun, ended): (Instant, Instant),
+    ) -> Result<(), String> {
+        let name = &self.name;
+        let number: u64 = generation.parse().map_err(|error| format!("{name}: generation {generation:?}: {error}"))?;
+        let mut state = self.lock();
+        let known = *state.generations.entry(number).or_insert(version);
+        if known != version {
+            return Err(format!("{name}: generation {number} answered as version {known} and as version {version}"));
         }
-        Err(format!("{}: generation {generation} answered as version {known} and as version {version}", self.name))
+        let before = state.newest.iter().rev().find(|(at, _)| *at < begun);
+        if let Some((_, before)) = before.filter(|(_, before)| *before > number) {
+            return Err(format!("{name}: generation {number} answered after generation {before} had"));
+        }
+        if state.newest.last().is_none_or(|&(_, newest)| newest < number) {
+            state.newest.push((ended, number));
+        }
+        Ok(())
     }
 }
 

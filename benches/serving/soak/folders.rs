@@ -20,7 +20,7 @@ use crate::versions::{Installed, Versions, copy};
 /// The adapters that change, by what happens to them.
 pub(super) const NAMES: [&str; 6] = ["exchanged-0", "exchanged-1", "copied", "broken", "deleted", "put"];
 /// Versions of each.
-pub(super) const VERSIONS: usize = 4;
+pub(super) const VERSIONS: usize = 10;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -30,7 +30,7 @@ pub(super) fn change(soak: &Soak, _texts: &[String]) -> Result<(), Failure> {
     let mut rng = StdRng::seed_from_u64(7);
     let changing: Vec<&Versions> =
         soak.adapters.iter().filter(|adapter| NAMES.contains(&adapter.name.as_str())).collect();
-    while soak.sleep(Duration::from_millis(rng.random_range(50..300))) {
+    while soak.sleep(Duration::from_millis(rng.random_range(200..800))) {
         // A server that starts again must find whole folders: what it has never served cannot serve on.
         if soak.was_down(Instant::now()) {
             continue;

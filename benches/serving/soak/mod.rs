@@ -32,7 +32,7 @@ const STEADY: usize = 4;
 /// After so long without any answer, the server hangs.
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long after a change of a folder the version before may still answer.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(3);
 /// Failures are of one kind if they begin with so many equal letters.
 const KIND: usize = 24;
 
