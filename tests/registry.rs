@@ -406,6 +406,20 @@ fn moved_links_are_followed() {
     link(Path::new("..2"), &world.root.join("..data"));
     wait_until("the new version is served", || world.parameters("live") == 11);
 
+    // Each file may be a link, where the volume is the adapter's own folder.
+    let dir = world.root.join("mounted");
+    for (version, model) in [("..1", "20"), ("..2", "21")] {
+        write(&dir.join(version), model);
+    }
+    link(Path::new("..1"), &dir.join("..data"));
+    for file in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
+        link(&Path::new("..data").join(file), &dir.join(file));
+    }
+    assert_eq!(world.parameters("mounted"), 20);
+    link(Path::new("..2"), &dir.join("..data"));
+    wait_until("the new version is served", || world.parameters("mounted") == 21);
+    assert_eq!(names(), ["live", "mounted"]);
+
     // The adapters' folder itself, as with releases.
     let folder = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|release| folder.path().join(release));
