@@ -7,13 +7,13 @@
 //! | --- | --- |
 //! | `files.rs` | finds a folder by a plain name, inside the root, and reads it as one version |
 //! | `stamp.rs` | what the system says about the files, by which changes are noticed |
-//! | `state.rs` | the state and its transitions: requests, jobs and time |
+//! | `state.rs` | the state, and the transitions of requests and jobs |
 //! | `service.rs` | the transitions by which a version comes into service, waits for room, and leaves |
 //! | `entry.rs` | what is known about one name |
 //! | `residents.rs` | the versions in memory by (name, generation), and which of them leave for others |
 //! | `shared.rs` | the state under its lock, and what happens outside of the lock |
 //! | `loader.rs` | the threads that read the disk |
-//! | `updates.rs` | the thread that has the files looked at |
+//! | `updates.rs` | the transitions by which changed files are noticed, and the thread that has them looked at |
 //! | `pin.rs` | a value that keeps a version in memory |
 //! | `status.rs` | what clients can read about an adapter |
 //! | `names.rs` | whether an adapter names another base |

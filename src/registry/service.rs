@@ -303,6 +303,7 @@ impl State {
                     self.counters.failed_loads += 1;
                 }
                 let entry = self.entry(name);
+                entry.recalled = None;
                 if error.is_lasting() {
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
                     entry.problem = Some(Problem { stamp: None, reason: error.to_string() });
