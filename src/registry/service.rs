@@ -261,7 +261,7 @@ impl State {
         self.counters.loads += 1;
         self.effects.push(Effect::Log(match &swapped {
             Some(old) => Event::Swapped { key: key.clone(), before: old.generation, bytes },
-            None => Event::Loaded { key: key.clone(), bytes },
+            None => Event::Loaded { key: key.clone(), bytes, again: reloaded.is_some() },
         }));
         let entry = self.entry(&name);
         entry.current = Some(Version { key: key.clone(), digest, stamp, facts: Arc::new(facts), requests });
