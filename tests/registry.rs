@@ -726,6 +726,31 @@ fn random_use_never_hangs_or_mixes_versions() {
 }
 
 #[test]
+fn several_adapters_are_pinned_together_or_not_at_all() {
+    let adapters = [("a", "10"), ("b", "10"), ("c", "10")];
+    let both = |world: &World, names: [&str; 2]| wait(world.registry.pin_all(&names));
+    // Memory for one: the requests do not hold what the other one waits for.
+    let world = World::with(10, &adapters, |settings| settings.room_wait = Duration::from_secs(600));
+    thread::scope(|scope| {
+        let asked = [["a", "b"], ["b", "a"], ["a", "c"]].map(|names| {
+            let world = &world;
+            scope.spawn(move || both(world, names).unwrap_err())
+        });
+        for thread in asked {
+            let error = thread.join().unwrap();
+            assert!(matches!(error, RegistryError::Busy { bytes: 40, budget: 40, .. }), "{error:?}");
+        }
+    });
+    assert_eq!(both(&world, ["a", "a"]).unwrap().len(), 2);
+    assert!(matches!(both(&world, ["a", "nobody"]), Err(RegistryError::NotFound { .. })));
+    // Memory for all.
+    let world = World::new(30, &adapters);
+    let pins = both(&world, ["b", "a"]).unwrap();
+    assert_eq!(pins.iter().map(|pin| pin.name()).collect::<Vec<_>>(), ["b", "a"]);
+    assert_eq!(world.loads(), 2);
+}
+
+#[test]
 fn swap_needs_no_room_for_both_versions() {
     let world = World::with(12, &[("a", "10")], |settings| settings.room_wait = Duration::from_secs(20));
     world.registry.preload("a").unwrap();

@@ -200,6 +200,27 @@ impl Registry {
         }
     }
 
+    /// Pins of several adapters, in the order of `names`. Holds no pin while it waits for another adapter, so that requests for several
+    /// adapters do not wait for each other when memory is short.
+    ///
+    /// # Errors
+    /// As [`Registry::pin`], and [`RegistryError::Busy`] if the adapters do not stay in memory together.
+    pub async fn pin_all(self: &Arc<Self>, names: &[impl AsRef<str>]) -> Result<Vec<Pin>, RegistryError> {
+        // Each round loads one adapter, and others may evict some of them again.
+        let (mut loaded, mut last) = (None, "");
+        for _ in 0..2 * names.len() + 2 {
+            let pins: Vec<_> = names.iter().map(|name| self.pinned(name.as_ref()).ok_or(name.as_ref())).collect();
+            // Only now, so that the adapter of the last round is still there.
+            drop(loaded.take());
+            let Some(missing) = pins.iter().find_map(|pin| pin.as_ref().err().copied()) else {
+                return Ok(pins.into_iter().flatten().collect());
+            };
+            drop(pins);
+            (loaded, last) = (Some(self.pin(missing).await?), missing);
+        }
+        Err(self.shared.with(|state| state.busy_again(last)))
+    }
+
     /// [`Registry::pin`] for a caller that may block its thread.
     ///
     /// # Errors
