@@ -184,3 +184,16 @@ fn serve_refuses_invalid_settings() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(flag));
     }
 }
+
+/// Before the base is opened, so that nothing is fetched for it.
+#[test]
+fn serve_refuses_to_let_the_network_replace_adapters_without_a_key() {
+    let adapters = golden("");
+    let base = ["serve", "--model-id", "/nowhere", "--adapters", adapters.to_str().unwrap(), "--allow-adapter-updates"];
+    let line = |args: &[&str]| one_line(&run(&[&base, args].concat())).to_owned();
+    assert!(line(&["--hostname", "0.0.0.0"]).contains("needs --api-key"));
+    for allowed in [&["--hostname", "127.0.0.1"][..], &["--hostname", "0.0.0.0", "--api-key", "k"]] {
+        let line = line(allowed);
+        assert!(line.contains("/nowhere"), "{line}");
+    }
+}

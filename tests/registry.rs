@@ -406,6 +406,20 @@ fn moved_links_are_followed() {
     link(Path::new("..2"), &world.root.join("..data"));
     wait_until("the new version is served", || world.parameters("live") == 11);
 
+    // Each file may be a link, where the volume is the adapter's own folder.
+    let dir = world.root.join("mounted");
+    for (version, model) in [("..1", "20"), ("..2", "21")] {
+        write(&dir.join(version), model);
+    }
+    link(Path::new("..1"), &dir.join("..data"));
+    for file in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
+        link(&Path::new("..data").join(file), &dir.join(file));
+    }
+    assert_eq!(world.parameters("mounted"), 20);
+    link(Path::new("..2"), &dir.join("..data"));
+    wait_until("the new version is served", || world.parameters("mounted") == 21);
+    assert_eq!(names(), ["live", "mounted"]);
+
     // The adapters' folder itself, as with releases.
     let folder = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|release| folder.path().join(release));
@@ -709,6 +723,31 @@ fn random_use_never_hangs_or_mixes_versions() {
         assert_eq!(world.parameters(name), 5);
     }
     assert_eq!((world.registry.bytes(), world.registry.resident()), (4 * 20, 4));
+}
+
+#[test]
+fn several_adapters_are_pinned_together_or_not_at_all() {
+    let adapters = [("a", "10"), ("b", "10"), ("c", "10")];
+    let both = |world: &World, names: [&str; 2]| wait(world.registry.pin_all(&names));
+    // Memory for one: the requests do not hold what the other one waits for.
+    let world = World::with(10, &adapters, |settings| settings.room_wait = Duration::from_secs(600));
+    thread::scope(|scope| {
+        let asked = [["a", "b"], ["b", "a"], ["a", "c"]].map(|names| {
+            let world = &world;
+            scope.spawn(move || both(world, names).unwrap_err())
+        });
+        for thread in asked {
+            let error = thread.join().unwrap();
+            assert!(matches!(error, RegistryError::Busy { bytes: 40, budget: 40, .. }), "{error:?}");
+        }
+    });
+    assert_eq!(both(&world, ["a", "a"]).unwrap().len(), 2);
+    assert!(matches!(both(&world, ["a", "nobody"]), Err(RegistryError::NotFound { .. })));
+    // Memory for all.
+    let world = World::new(30, &adapters);
+    let pins = both(&world, ["b", "a"]).unwrap();
+    assert_eq!(pins.iter().map(|pin| pin.name()).collect::<Vec<_>>(), ["b", "a"]);
+    assert_eq!(world.loads(), 2);
 }
 
 #[test]

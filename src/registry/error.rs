@@ -16,7 +16,7 @@ pub enum RegistryError {
         name: String,
     },
     /// A path leads outside the adapters' folder.
-    #[error("adapter {name:?}: {file} is a link to outside the adapters' folder")]
+    #[error("adapter {name:?}: {file} leads outside the adapters' folder")]
     OutsideRoot {
         /// The requested name.
         name: String,

@@ -6,8 +6,8 @@ use super::residents::Key;
 
 /// Something that an operator may want to know.
 pub(super) enum Event {
-    /// A version came into memory: the first of its adapter, or one that had been evicted.
-    Loaded { key: Key, bytes: usize },
+    /// A version came into memory: the first of its adapter, or `again` after it had been evicted.
+    Loaded { key: Key, bytes: usize, again: bool },
     /// A version took the place of an older one.
     Swapped { key: Key, before: u64, bytes: usize },
     /// A version left memory for another.
@@ -25,14 +25,18 @@ pub(super) enum Event {
 impl Event {
     pub(super) fn log(&self) {
         match self {
-            Self::Loaded { key, bytes } => {
+            // With memory for a part of the adapters, these come with every other request.
+            Self::Loaded { key, bytes, again: true } => {
+                tracing::debug!(adapter = &*key.name, generation = key.generation, bytes, "loaded again");
+            }
+            Self::Loaded { key, bytes, again: false } => {
                 tracing::info!(adapter = &*key.name, generation = key.generation, bytes, "loaded");
             }
             Self::Swapped { key, before, bytes } => {
                 tracing::info!(adapter = &*key.name, generation = key.generation, before, bytes, "swapped");
             }
             Self::Evicted { key } => {
-                tracing::info!(adapter = &*key.name, generation = key.generation, "evicted");
+                tracing::debug!(adapter = &*key.name, generation = key.generation, "evicted");
             }
             Self::Refused { name, reason } => {
                 tracing::warn!(adapter = &**name, reason, "a newer version on disk is not served");

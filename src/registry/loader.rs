@@ -148,9 +148,12 @@ impl Loader {
     pub(super) fn list(&self, shared: &Arc<Shared>, reply: ListReply) {
         let mut queue = lock(&self.queue);
         if queue.listing.len() >= MOST_LISTING || queue.stopped {
-            let limit = MOST_LISTING;
+            let full = RegistryError::TooManyWaiters { name: "*".into(), limit: MOST_LISTING };
+            let error = if queue.stopped { RegistryError::Stopped } else { full };
             drop(queue);
-            return drop(reply.send(Err(RegistryError::TooManyWaiters { name: String::new(), limit })));
+            // The caller may be gone.
+            let _ = reply.send(Err(error));
+            return;
         }
         let first = queue.listing.is_empty();
         queue.listing.push(reply);

@@ -7,13 +7,13 @@
 //! | --- | --- |
 //! | `files.rs` | finds a folder by a plain name, inside the root, and reads it as one version |
 //! | `stamp.rs` | what the system says about the files, by which changes are noticed |
-//! | `state.rs` | the state and its transitions: requests, jobs and time |
+//! | `state.rs` | the state, and the transitions of requests and jobs |
 //! | `service.rs` | the transitions by which a version comes into service, waits for room, and leaves |
 //! | `entry.rs` | what is known about one name |
 //! | `residents.rs` | the versions in memory by (name, generation), and which of them leave for others |
 //! | `shared.rs` | the state under its lock, and what happens outside of the lock |
 //! | `loader.rs` | the threads that read the disk |
-//! | `updates.rs` | the thread that has the files looked at |
+//! | `updates.rs` | the transitions by which changed files are noticed, and the thread that has them looked at |
 //! | `pin.rs` | a value that keeps a version in memory |
 //! | `status.rs` | what clients can read about an adapter |
 //! | `names.rs` | whether an adapter names another base |
@@ -198,6 +198,27 @@ impl Registry {
             Asked::Now(taken) => Ok(Pin::new(taken, &self.shared)),
             Asked::Wait(answer) => answer.await.unwrap_or(Err(RegistryError::Stopped)),
         }
+    }
+
+    /// Pins of several adapters, in the order of `names`. Holds no pin while it waits for another adapter, so that requests for several
+    /// adapters do not wait for each other when memory is short.
+    ///
+    /// # Errors
+    /// As [`Registry::pin`], and [`RegistryError::Busy`] if the adapters do not stay in memory together.
+    pub async fn pin_all(self: &Arc<Self>, names: &[impl AsRef<str>]) -> Result<Vec<Pin>, RegistryError> {
+        // Each round loads one adapter, and others may evict some of them again.
+        let (mut loaded, mut last) = (None, "");
+        for _ in 0..2 * names.len() + 2 {
+            let pins: Vec<_> = names.iter().map(|name| self.pinned(name.as_ref()).ok_or(name.as_ref())).collect();
+            // Only now, so that the adapter of the last round is still there.
+            drop(loaded.take());
+            let Some(missing) = pins.iter().find_map(|pin| pin.as_ref().err().copied()) else {
+                return Ok(pins.into_iter().flatten().collect());
+            };
+            drop(pins);
+            (loaded, last) = (Some(self.pin(missing).await?), missing);
+        }
+        Err(self.shared.with(|state| state.busy_again(last)))
     }
 
     /// [`Registry::pin`] for a caller that may block its thread.

@@ -146,6 +146,12 @@ impl State {
         RegistryError::Busy { name: name.into(), bytes, held: self.residents.held(), budget: self.residents.budget() }
     }
 
+    /// The error for an adapter that is not read again for it.
+    pub(super) fn busy_again(&self, name: &str) -> RegistryError {
+        let current = self.entries.get(name).and_then(|entry| entry.current.as_ref());
+        self.busy(name, current.map_or(0, |version| version.facts.bytes))
+    }
+
     /// Gives the next adapter that waits outside a place in the line.
     fn recall(&mut self, now: Instant) {
         while let Some((name, asked)) = self.outside.pop_front() {
@@ -169,8 +175,7 @@ impl State {
             self.outside.pop_front();
             let entry = self.entry(&name);
             entry.parked = false;
-            let bytes = entry.current.as_ref().map_or(0, |version| version.facts.bytes);
-            let error = self.busy(&name, bytes);
+            let error = self.busy_again(&name);
             self.fail(&name, Purpose::Load, None, error, now);
             self.serve(&name, now);
             self.prune(&name, now);
@@ -261,7 +266,7 @@ impl State {
         self.counters.loads += 1;
         self.effects.push(Effect::Log(match &swapped {
             Some(old) => Event::Swapped { key: key.clone(), before: old.generation, bytes },
-            None => Event::Loaded { key: key.clone(), bytes },
+            None => Event::Loaded { key: key.clone(), bytes, again: reloaded.is_some() },
         }));
         let entry = self.entry(&name);
         entry.current = Some(Version { key: key.clone(), digest, stamp, facts: Arc::new(facts), requests });
@@ -303,6 +308,7 @@ impl State {
                     self.counters.failed_loads += 1;
                 }
                 let entry = self.entry(name);
+                entry.recalled = None;
                 if error.is_lasting() {
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
                     entry.problem = Some(Problem { stamp: None, reason: error.to_string() });

@@ -1,7 +1,7 @@
 //! What the registry, its pins and its threads share: the state under its lock, and what happens outside of the lock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::files;
@@ -11,8 +11,7 @@ use super::stamp::Stamp;
 use super::state::{Effect, State};
 use super::status::Status;
 use super::{RegistryError, Source};
-use crate::adapter::{Summary, summary};
-use crate::engine::Error;
+use crate::adapter::{AdapterError, Summary, summary};
 
 pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
@@ -54,7 +53,10 @@ impl Shared {
     pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Status>, RegistryError> {
         let found = files::names(&self.root).map_err(|source| match source {
             gone if files::is_absent(&gone) => RegistryError::RootGone,
-            source => self.place("", &PathBuf::new()).invalid(Error::Io { path: self.root.clone(), source }),
+            source => {
+                let error = AdapterError::Io { file: self.root.clone(), source };
+                self.place("*", Path::new("")).invalid(error.into())
+            }
         })?;
         let layout = self.source.layout();
         let summaries: HashMap<PathBuf, (Stamp, Option<Summary>)> = {
@@ -85,7 +87,7 @@ impl Shared {
         Ok(statuses)
     }
 
-    pub(super) fn place<'a>(&'a self, name: &'a str, folder: &'a std::path::Path) -> files::Place<'a> {
+    pub(super) fn place<'a>(&'a self, name: &'a str, folder: &'a Path) -> files::Place<'a> {
         files::Place { root: &self.root, name, folder }
     }
 }

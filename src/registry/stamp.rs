@@ -53,7 +53,9 @@ impl FileStamp {
             SystemTime::UNIX_EPOCH.checked_add(since)
         }
         #[cfg(not(unix))]
-        self.modified
+        {
+            self.modified
+        }
     }
 }
 

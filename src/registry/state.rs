@@ -5,7 +5,7 @@
 //! `service.rs` has what follows: a version that was read is offered, and comes into service once there is room for it.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,7 +17,6 @@ use super::event::Event;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
 use super::service::Claim;
-use super::stamp::Stamp;
 use super::status::{Counters, Snapshot, Status};
 use super::{RegistryError, Settings, Updates, files};
 use crate::adapter::Adapter;
@@ -39,9 +38,6 @@ const SLOW: Duration = Duration::from_secs(2);
 
 /// The same for a load that has not begun, because others come first.
 const SLOW_QUEUE: Duration = Duration::from_secs(10);
-
-/// All residents are looked at within this many ticks, used or not.
-const SWEEP_TICKS: usize = 40;
 
 /// What has to happen once the state is unlocked.
 pub(super) enum Effect {
@@ -70,7 +66,7 @@ pub(super) struct State {
     /// The adapters that wait for a place among the claims, and since when. Their files are read again then.
     pub(super) outside: VecDeque<(Arc<str>, Instant)>,
     /// The adapters' folder with all links resolved, as of the last look.
-    root: Option<PathBuf>,
+    pub(super) root: Option<PathBuf>,
     pub(super) root_gone: bool,
     pub(super) stopped: bool,
     pub(super) last_generation: u64,
@@ -82,7 +78,7 @@ pub(super) struct State {
     /// The names that were used since the last tick, or whose files are changing.
     pub(super) touched: Vec<Arc<str>>,
     /// The residents that this sweep has still to look at.
-    sweep: Vec<Arc<str>>,
+    pub(super) sweep: Vec<Arc<str>>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -301,75 +297,6 @@ impl State {
         self.prune(name, now);
     }
 
-    /// Notes the state of an adapter's files.
-    fn looked(&mut self, name: &Arc<str>, outcome: Outcome, now: Instant) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
-        match outcome {
-            Outcome::Changing(stamp) => {
-                let since = entry.change.filter(|(before, _)| *before == stamp).map_or(now, |(_, since)| since);
-                entry.change = Some((stamp, since));
-                self.touch(name);
-            }
-            Outcome::StillRefused => entry.change = None,
-            Outcome::Rewritten(stamp) => {
-                if let Some(version) = &mut entry.current {
-                    version.stamp = stamp;
-                }
-                (entry.change, entry.problem) = (None, None);
-            }
-            _ => (entry.change, entry.problem) = (None, None),
-        }
-    }
-
-    // Time.
-
-    /// Gives versions that waited long enough their room, and has the files of adapters looked at.
-    pub(super) fn tick(&mut self, now: Instant) {
-        self.admit(now);
-        self.expire(now);
-        if self.root_gone {
-            return;
-        }
-        for name in std::mem::take(&mut self.touched) {
-            if let Some(entry) = self.entries.get_mut(&name) {
-                entry.touched = false;
-            }
-            self.look(&name, now);
-        }
-        if self.sweep.is_empty() {
-            self.sweep = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
-        }
-        let left = self.sweep.len().saturating_sub(self.residents.len().div_ceil(SWEEP_TICKS));
-        for name in self.sweep.split_off(left) {
-            self.look(&name, now);
-        }
-    }
-
-    /// Has the files of an adapter in memory looked at.
-    fn look(&mut self, name: &Arc<str>, now: Instant) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
-        if entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key)) && !entry.parked {
-            entry.look = true;
-            self.queue(name, now);
-        }
-    }
-
-    /// Notes a look at the adapters' folder: its path without links, or `None` if it is gone.
-    pub(super) fn look_at_root(&mut self, root: Option<PathBuf>) {
-        let gone = root.is_none();
-        if std::mem::replace(&mut self.root_gone, gone) != gone {
-            self.effects.push(Effect::Log(Event::Root { gone }));
-        }
-        if let Some(root) = root
-            && self.root.as_ref() != Some(&root)
-        {
-            // Every adapter may be another one in the new folder.
-            self.sweep.clear();
-            self.touched = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
-            self.root = Some(root);
-        }
-    }
-
     // Small steps.
 
     /// The entry of a name, made if need be.
@@ -384,24 +311,6 @@ impl State {
             entry.queued = Some(now);
             self.queued += 1;
             self.effects.push(Effect::Run(Arc::clone(name)));
-        }
-    }
-
-    /// Has the files looked at in the next tick.
-    pub(super) fn touch(&mut self, name: &Arc<str>) {
-        if let Some(entry) = self.entries.get_mut(name)
-            && !std::mem::replace(&mut entry.touched, true)
-        {
-            self.touched.push(Arc::clone(name));
-        }
-    }
-
-    /// Has the files of the adapter in the folder `name` looked at, if `stamp` is not that of the version in service.
-    pub(super) fn compare(&mut self, name: &str, stamp: &Stamp) {
-        let Some(Entry { current: Some(version), folder, .. }) = self.entries.get(name) else { return };
-        if version.stamp != *stamp && *folder == Path::new(name) {
-            let name = Arc::clone(&version.key.name);
-            self.touch(&name);
         }
     }
 

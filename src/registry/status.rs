@@ -45,7 +45,7 @@ pub struct Status {
     pub labels: Option<Vec<String>>,
     /// The first site that it changes; `None` also for an adapter that has only a head.
     pub first_active_site: Option<NamedSite>,
-    /// Why a newer version on disk is not served.
+    /// Why the files on disk, or a newer version of them, are not served.
     pub problem: Option<String>,
     /// Why its answers may be wrong although it is served.
     pub warning: Option<String>,

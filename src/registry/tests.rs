@@ -229,3 +229,39 @@ fn unknown_names_are_forgotten() {
     assert!(matches!(world.state.ask("../x", now), Err(RegistryError::NotFound { .. })));
     assert!(world.state.entries.is_empty());
 }
+
+#[test]
+fn used_adapters_are_looked_at_in_the_next_tick() {
+    // So many that the turn of one among all is far away.
+    let names: Vec<String> = (0..200).map(|i| format!("a{i}")).collect();
+    let mut world = World::new(1000);
+    for name in &names {
+        drop(world.ask(name, 0));
+        let _waiting = world.ask(name, 0);
+        world.run(1, 1, 0);
+    }
+    world.pins.clear();
+    let looked_at = |world: &mut World, at: u64| {
+        world.tick(at);
+        let jobs = world.jobs.clone();
+        world.run(1, 1, at);
+        jobs
+    };
+    for at in 1..4 {
+        assert!(world.state.taken("a7").is_some());
+        assert!(looked_at(&mut world, at).iter().any(|name| &**name == "a7"), "{at}");
+    }
+    // All are looked at when the adapters' folder is another one, and that of use goes on.
+    assert!(world.state.taken("a7").is_some());
+    world.state.look_at_root(Some("/elsewhere".into()));
+    assert_eq!(looked_at(&mut world, 5).len(), names.len());
+    assert!(world.state.taken("a7").is_some());
+    let jobs = looked_at(&mut world, 6);
+    assert!(jobs.len() < 10 && jobs.iter().any(|name| &**name == "a7"), "{jobs:?}");
+    // Without any use, the sweep looks at each in its turn.
+    let mut seen = std::collections::BTreeSet::new();
+    for at in 7..60 {
+        seen.extend(looked_at(&mut world, at));
+    }
+    assert_eq!(seen.len(), names.len());
+}

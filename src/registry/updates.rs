@@ -1,21 +1,29 @@
-//! The clock of a registry: a thread that has the files of adapters looked at and ends waits. It only queues jobs, so that a dead disk
-//! does not stop it.
+//! How changes of files are noticed: the clock of a registry, a thread that has the files of adapters looked at and ends waits. It
+//! only queues jobs, so that a dead disk does not stop it.
 //!
 //! Looks cost three system calls each. An adapter that was used since the last tick is looked at in the next one, and the others in
 //! turn. Polling sees every change on every file system, also on network volumes and behind links, where the system would send no
 //! notification.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::entry::{Entry, Outcome};
+use super::event::Event;
 use super::shared::Shared;
+use super::stamp::Stamp;
+use super::state::{Effect, State};
 
 /// The time between ticks.
 const TICK: Duration = Duration::from_millis(50);
 
 /// The adapters' folder itself is looked at in every tick of this number.
 const ROOT_TICKS: u64 = 2;
+
+/// All residents are looked at within this many ticks, used or not.
+const SWEEP_TICKS: usize = 40;
 
 /// Starts the thread. It ends when the registry is closed.
 pub(super) fn start(shared: &Arc<Shared>) -> std::io::Result<()> {
@@ -35,5 +43,93 @@ fn run(shared: &Weak<Shared>) {
         }
         shared.with(|state| state.tick(Instant::now()));
         shared.loader.staff(&shared);
+    }
+}
+
+impl State {
+    /// Gives versions that waited long enough their room, and has the files of adapters looked at.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.admit(now);
+        self.expire(now);
+        if self.root_gone {
+            return;
+        }
+        for name in std::mem::take(&mut self.touched) {
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.touched = false;
+            }
+            self.look(&name, now);
+        }
+        if self.sweep.is_empty() {
+            self.sweep = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
+        }
+        let left = self.sweep.len().saturating_sub(self.residents.len().div_ceil(SWEEP_TICKS));
+        for name in self.sweep.split_off(left) {
+            self.look(&name, now);
+        }
+    }
+
+    /// Has the files of an adapter in memory looked at.
+    fn look(&mut self, name: &Arc<str>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        if entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key)) && !entry.parked {
+            entry.look = true;
+            self.queue(name, now);
+        }
+    }
+
+    /// Notes a look at the adapters' folder: its path without links, or `None` if it is gone.
+    pub(super) fn look_at_root(&mut self, root: Option<PathBuf>) {
+        let gone = root.is_none();
+        if std::mem::replace(&mut self.root_gone, gone) != gone {
+            self.effects.push(Effect::Log(Event::Root { gone }));
+        }
+        if let Some(root) = root
+            && self.root.as_ref() != Some(&root)
+        {
+            // Every adapter may be another one in the new folder.
+            self.sweep.clear();
+            let names: Vec<_> = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
+            names.iter().for_each(|name| self.touch(name));
+            self.root = Some(root);
+        }
+    }
+
+    /// Has the files looked at in the next tick.
+    pub(super) fn touch(&mut self, name: &Arc<str>) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && !std::mem::replace(&mut entry.touched, true)
+        {
+            self.touched.push(Arc::clone(name));
+        }
+    }
+
+    /// Has the files of the adapter in the folder `name` looked at, if `stamp` is not that of the version in service.
+    pub(super) fn compare(&mut self, name: &str, stamp: &Stamp) {
+        let Some(Entry { current: Some(version), folder, .. }) = self.entries.get(name) else { return };
+        if version.stamp != *stamp && *folder == Path::new(name) {
+            let name = Arc::clone(&version.key.name);
+            self.touch(&name);
+        }
+    }
+
+    /// Notes the state of an adapter's files.
+    pub(super) fn looked(&mut self, name: &Arc<str>, outcome: Outcome, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        match outcome {
+            Outcome::Changing(stamp) => {
+                let since = entry.change.filter(|(before, _)| *before == stamp).map_or(now, |(_, since)| since);
+                entry.change = Some((stamp, since));
+                self.touch(name);
+            }
+            Outcome::StillRefused => entry.change = None,
+            Outcome::Rewritten(stamp) => {
+                if let Some(version) = &mut entry.current {
+                    version.stamp = stamp;
+                }
+                (entry.change, entry.problem) = (None, None);
+            }
+            _ => (entry.change, entry.problem) = (None, None),
+        }
     }
 }

@@ -34,7 +34,7 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_ADAPTER_MEMORY", value_name = "BYTES", default_value = "1GiB", value_parser = bytes,
           help_heading = "Adapters")]
     pub adapter_memory: usize,
-    /// Adapters to load before the first request
+    /// Adapters to load before the first request; they are never evicted for others
     #[arg(long, env = "POLYRANK_PRELOAD", value_name = "A,B", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new(),
           help_heading = "Adapters")]
     pub preload: Vec<String>,

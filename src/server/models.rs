@@ -42,7 +42,7 @@ pub(super) struct Model {
 )]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
     let registry = Arc::clone(app.registry());
-    let adapters = blocking(move || registry.list()).await??;
+    let adapters = app.registry().listed().await?;
     let created = app.started().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let model =
         |id| Model { id, object: "model", created, owned_by: "polyrank", parent: app.config().model_id.clone() };

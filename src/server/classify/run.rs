@@ -97,11 +97,7 @@ async fn pin_all(app: &Arc<App>, adapters: Adapters) -> Result<Vec<Pin>, ApiErro
         Adapters::Named(names) => names,
         Adapters::Implied { host } => return Ok(vec![pin_implied(app, host).await?]),
     };
-    let mut pins = Vec::with_capacity(names.len());
-    for name in names {
-        pins.push(app.registry().pin(&name).await?);
-    }
-    Ok(pins)
+    Ok(app.registry().pin_all(&names).await?)
 }
 
 /// Pins the adapter that the host names, or else the default adapter.
