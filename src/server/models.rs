@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 
 use super::app::App;
 use super::error::ApiError;
-use super::extract::blocking;
 
 /// The list of models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,7 +40,6 @@ pub(super) struct Model {
     responses((status = 200, description = "All adapters, in order of name", body = Models))
 )]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
-    let registry = Arc::clone(app.registry());
     let adapters = app.registry().listed().await?;
     let created = app.started().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let model =

@@ -231,8 +231,9 @@ fn joined(names: &[Arc<str>]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::sources::{Counters, Resident};
+    use super::super::sources::Resident;
     use super::*;
+    use crate::registry::Counters;
 
     fn exposition(snapshot: Snapshot) -> String {
         Arc::new(Metrics::new()).exposition(snapshot, Format::Text).unwrap()
