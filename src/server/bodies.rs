@@ -39,7 +39,7 @@ impl From<NoRoom> for ApiError {
 }
 
 /// The room that one body has, until it is dropped.
-struct Room {
+pub(super) struct Room {
     bodies: Arc<Bodies>,
     bytes: AtomicUsize,
 }
@@ -59,7 +59,7 @@ impl Bodies {
 
 impl Room {
     /// Takes more room, so that there are `bytes` bytes.
-    fn grow_to(&self, bytes: usize) -> Result<(), NoRoom> {
+    pub(super) fn grow_to(&self, bytes: usize) -> Result<(), NoRoom> {
         let limit = self.bodies.limit;
         let wanted = bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
         let more = |taken: usize| taken.checked_add(wanted).filter(|taken| *taken <= limit);
@@ -82,7 +82,7 @@ impl Drop for Room {
 /// Takes room for the request's body, or refuses the request at once.
 pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let limit = app.config().payload_limit;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let size = HttpBody::size_hint(&body);
     // What exceeds the limit is never kept.
     let known = size.exact().map(|bytes| usize::try_from(bytes).unwrap_or(limit).min(limit));
@@ -100,6 +100,8 @@ pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, nex
         Some(_) => body,
         None => Body::new(Counted { body, room: Arc::clone(&room), received: 0, limit }),
     };
+    // A body that grows when it is unpacked takes more room.
+    head.extensions.insert(Arc::clone(&room));
     let answer = next.run(Request::from_parts(head, body)).await;
     drop(room);
     Ok(answer)

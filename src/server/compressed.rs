@@ -12,6 +12,7 @@ use axum::response::Response;
 use flate2::read::MultiGzDecoder;
 
 use super::app::App;
+use super::bodies::Room;
 use super::body;
 use super::error::ApiError;
 use super::extract::blocking;
@@ -24,7 +25,8 @@ pub(super) async fn inflate(State(app): State<Arc<App>>, request: Request, next:
     let limit = app.config().payload_limit;
     let (mut parts, body) = request.into_parts();
     let packed = body::read(body, limit).await?;
-    let bytes = blocking(move || unpack(&packed, limit)).await??;
+    let room = parts.extensions.get::<Arc<Room>>().cloned();
+    let bytes = blocking(move || unpack(&packed, limit, room.as_deref())).await??;
     parts.headers.remove(CONTENT_ENCODING);
     parts.headers.remove(CONTENT_LENGTH);
     Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
@@ -47,14 +49,23 @@ fn is_gzip(request: &Request) -> Result<bool, ApiError> {
     }
 }
 
-/// Unpacks at most `limit` bytes.
-fn unpack(packed: &[u8], limit: usize) -> Result<Vec<u8>, ApiError> {
+/// How many bytes are unpacked before more room is taken for them.
+const PIECE: u64 = 64 * 1024;
+
+/// Unpacks at most `limit` bytes, and takes room for them beside that of the packed ones.
+fn unpack(packed: &[u8], limit: usize, room: Option<&Room>) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
-    let mut decoder = MultiGzDecoder::new(packed).take((limit as u64).saturating_add(1));
-    let read = decoder.read_to_end(&mut bytes);
-    if bytes.len() > limit {
-        return Err(ApiError::PayloadTooLarge { limit });
+    let mut decoder = MultiGzDecoder::new(packed);
+    loop {
+        let read = decoder.by_ref().take(PIECE).read_to_end(&mut bytes);
+        if bytes.len() > limit {
+            return Err(ApiError::PayloadTooLarge { limit });
+        }
+        if let Some(room) = room {
+            room.grow_to(packed.len() + bytes.capacity())?;
+        }
+        if read.map_err(|error| ApiError::BadRequest(format!("the body is not gzip: {error}")))? == 0 {
+            return Ok(bytes);
+        }
     }
-    read.map_err(|error| ApiError::BadRequest(format!("the body is not gzip: {error}")))?;
-    Ok(bytes)
 }

@@ -12,7 +12,7 @@ const HOSTILE: &str = "<img src=x onerror=document.title='broken'>";
 /// The text that a link asks about.
 const ASKED: &str = "<script>document.title='broken'</script> good film";
 
-/// Stands between the browser and the server: it answers `POST /classify` by asking each adapter alone, and can show a swap.
+/// Stands between the browser and the server, and can pretend that an adapter was swapped.
 struct Front {
     address: std::net::SocketAddr,
 }
@@ -51,26 +51,13 @@ fn answer(mut stream: TcpStream, server: &Running, swapped: Option<&str>, scrape
             break (head.to_owned(), body.to_owned());
         }
     };
-    let reply = if head.starts_with("POST /classify ") {
-        let asked: Value = serde_json::from_str(&body).unwrap();
-        let ask = |name: &Value| {
-            let name = name.as_str().unwrap().to_owned();
-            let path = name.replace('<', "%3C").replace('>', "%3E");
-            let answer = server.classify(&path, json!({ "inputs": asked["inputs"] }).to_string());
-            assert_eq!(answer.status, 200, "{answer:?}");
-            (name, answer.body)
-        };
-        let answers: serde_json::Map<_, _> = asked["adapters"].as_array().unwrap().iter().map(ask).collect();
-        format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}", Value::from(answers))
-    } else {
-        let lines = head.lines().filter(|line| !line.to_lowercase().starts_with("connection:"));
-        let head: String = lines.map(|line| format!("{line}\r\n")).collect();
-        let reply = server.raw(format!("{head}connection: close\r\n\r\n{body}").as_bytes());
-        let scraped = scrapes.fetch_add(usize::from(head.starts_with("GET /metrics ")), Ordering::Relaxed);
-        match swapped {
-            Some(name) if scraped >= 2 => swap(&reply, name),
-            _ => reply,
-        }
+    let lines = head.lines().filter(|line| !line.to_lowercase().starts_with("connection:"));
+    let shown: String = lines.map(|line| format!("{line}\r\n")).collect();
+    let reply = server.raw(format!("{shown}connection: close\r\n\r\n{body}").as_bytes());
+    let scraped = scrapes.fetch_add(usize::from(head.starts_with("GET /metrics ")), Ordering::Relaxed);
+    let reply = match swapped {
+        Some(name) if scraped >= 2 => swap(&reply, name),
+        _ => reply,
     };
     let _ = stream.write_all(reply.as_bytes());
 }
