@@ -6,6 +6,10 @@
 //! asks for all connections, because it shares the cores with the server; the table tells the share of a core that it took. What is
 //! compared runs in turn, slice after slice, so that a noisy machine slows all alike. Beside a 99th percentile stands a control: the
 //! ratio of two sets of slices of the same kind.
+//!
+//! The soak looks for hangs as well. Many short lives of a server find more of them than one long life, and an allocator that purges
+//! often more than one that does not: `for i in $(seq 100); do MIMALLOC_PURGE_DELAY=1 cargo bench --bench serving -- soak --seconds 5;
+//! done`.
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod adapters;

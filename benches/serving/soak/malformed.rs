@@ -12,7 +12,7 @@ use crate::common::Failure;
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// Bodies that no route accepts.
-const BODIES: [&[u8]; 14] = [
+const BODIES: [&[u8]; 12] = [
     b"",
     b"{",
     b"null",
@@ -25,7 +25,14 @@ const BODIES: [&[u8]; 14] = [
     b"{\"inputs\": [[[\"a\"]]]}",
     b"{\"inputs\": \"\xff\xfe\"}",
     b"{\"inputs\": \"\\ud800\"}",
+];
+
+/// Bodies that `POST /classify` does not accept. Other routes have no `parameters`, and ignore them.
+const PARAMETERS: [&[u8]; 5] = [
+    b"{\"inputs\": \"a\", \"parameters\": 3}",
     b"{\"inputs\": \"a\", \"parameters\": {\"top_k\": -1}}",
+    b"{\"inputs\": \"a\", \"parameters\": {\"top_k\": 0}}",
+    b"{\"inputs\": \"a\", \"parameters\": {\"max_length\": 1}}",
     b"{\"inputs\": \"a\", \"parameters\": {\"function_to_apply\": \"tanh\"}}",
 ];
 
@@ -35,7 +42,8 @@ const ROUTES: [&str; 6] = [
     "POST /classify",
     "POST /predict/steady-0",
     "POST /v1/classify",
-    "PUT /adapters/steady-0",
+    // An empty body would load an adapter that there is.
+    "PUT /adapters/unknown",
     "POST /classify/unknown",
 ];
 
@@ -86,6 +94,7 @@ fn requests() -> Vec<Vec<u8>> {
         let many = serde_json::json!({"inputs": vec!["a"; 1000]}).to_string();
         requests.push(with_body(route, many.as_bytes()));
     }
+    requests.extend(PARAMETERS.map(|body| with_body("POST /classify/steady-0", body)));
     requests.extend(HEADS.map(|head| with_body(head, b"")));
     requests.extend(RAW.map(<[u8]>::to_vec));
     requests.push(format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(100_000)).into_bytes());

@@ -102,6 +102,7 @@ pub(super) fn finish(
             soak.fail(format!("after the soak: {reason}: {reply:?}"));
         }
     }
+    let most = |of: fn(&Moment) -> usize| moments.iter().map(of).max().unwrap_or(0);
     let ended = server.stop(&world.options.dumps);
     let seen = soak.seen();
     let counts: Vec<String> = seen.counts.iter().map(|(what, count)| format!("{what}: {count}")).collect();
@@ -124,14 +125,25 @@ pub(super) fn finish(
             measured: format!("{:.0} against {:.0} MB", late / 1e6, early / 1e6),
             goal: "level",
             met: Some(late <= early * GROWTH.0 + GROWTH.1),
-            beside: format!("{:.0} MB at the end", last.memory as f64 / 1e6),
+            beside: format!(
+                "{:.0} MB at the start, at most {:.0}, {:.0} at the end",
+                idle.memory as f64 / 1e6,
+                most(|moment| moment.memory) as f64 / 1e6,
+                last.memory as f64 / 1e6
+            ),
         },
         Line {
             what: "files and threads once the clients have left".into(),
             measured: format!("{} and {}", last.files, last.threads),
             goal: "as at the start",
             met: Some(clients_left(last)),
-            beside: format!("{} and {} at the start", idle.files, idle.threads),
+            beside: format!(
+                "{} and {} at the start, at most {} and {}",
+                idle.files,
+                idle.threads,
+                most(|moment| moment.files),
+                most(|moment| moment.threads)
+            ),
         },
         Line {
             what: "SIGTERM to the end".into(),
