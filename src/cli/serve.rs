@@ -4,6 +4,7 @@ mod announce;
 
 use std::future::Future;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -55,7 +56,10 @@ Examples:
 RUST_LOG chooses what is logged, for example RUST_LOG=polyrank=debug.";
 
 pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Thread)?;
+    // Threads for blocking work only tokenize and unpack, which keeps a core busy. Each further thread would keep memory of its own.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(cores).build().map_err(Error::Thread)?;
     let served = runtime.block_on(listen_and_serve(args));
     // Threads that still tokenize or read files do so for requests that have already timed out.
     runtime.shutdown_background();

@@ -16,16 +16,10 @@ use super::error::ApiError;
 /// How many milliseconds the client waits for its answer.
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
-/// The time by which a request must be answered.
+/// The time by which the client wants its answer, if it said so. The scheduler has `--request-timeout` itself, and is more lenient
+/// with it: it accepts a large request on an idle server although the measured speed is too low.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(Instant);
-
-impl Deadline {
-    /// The time.
-    pub(super) fn at(self) -> Instant {
-        self.0
-    }
-}
+pub(super) struct Deadline(pub(super) Option<Instant>);
 
 /// Answers a request with an error once its deadline has passed.
 pub(super) async fn enforce(
@@ -33,11 +27,9 @@ pub(super) async fn enforce(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let limit = app.config().request_timeout;
-    let limit = asked(request.headers())?.map_or(limit, |asked| asked.min(limit));
-    let now = Instant::now();
-    // A year's time-out always fits.
-    request.extensions_mut().insert(Deadline(now.checked_add(limit).unwrap_or(now)));
+    let asked = asked(request.headers())?.filter(|asked| *asked < app.config().request_timeout);
+    let limit = asked.unwrap_or(app.config().request_timeout);
+    request.extensions_mut().insert(Deadline(asked.and_then(|asked| Instant::now().checked_add(asked))));
     tokio::time::timeout(limit, next.run(request)).await.map_err(|_| ApiError::TimedOut(limit))
 }
 

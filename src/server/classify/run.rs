@@ -64,7 +64,7 @@ pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Dead
     // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
     let pins = pin_all(app, adapters).await?;
     // A full queue refuses the request before it is tokenized. Each text counts as one token here, which is the least that it can have.
-    app.scheduler().admits_for(pins[0].name(), texts.len(), Some(deadline.at()))?;
+    app.scheduler().admits_for(pins[0].name(), texts.len(), deadline.0)?;
     let begun = Instant::now();
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
     let encoded = tokenize(app, texts, limit).await?;
@@ -72,7 +72,7 @@ pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Dead
 
     let (tokens, truncated) = (encoded.iter().map(|text| text.ids.len()).sum(), count_truncated(&encoded));
     let texts = encoded.len();
-    let request = Request { rows: rows(encoded, &pins), pins: pins.clone(), deadline: Some(deadline.at()) };
+    let request = Request { rows: rows(encoded, &pins), pins: pins.clone(), deadline: deadline.0 };
     let answered = app.scheduler().submit(request)?.wait().await?;
     app.metrics().request_ran(tokenization, answered.queued, answered.computed);
     let times = Times { begun, tokenization, queue: answered.queued, inference: answered.computed };
