@@ -421,6 +421,29 @@ fn rows_of_one_text_run_in_one_batch() {
     assert_eq!(answer.wait_blocking().unwrap().logits, expected);
 }
 
+/// A busy adapter fills batches, except while another adapter that was just answered may be back.
+#[test]
+fn batch_is_small_while_another_adapter_may_be_back() {
+    let (scheduler, gate) = Gate::start(Limits { queued_tokens: 10_000, ..ROOMY });
+    let (busy, other) = (adapter(), adapter());
+    let first = scheduler.submit(vec![row(1, 10, &busy)]).unwrap();
+    gate.began();
+    let many = scheduler.submit((0..100).map(|id| row(id, 10, &busy)).collect::<Vec<_>>()).unwrap();
+    gate.pass();
+    assert_eq!(gate.began().len(), 13, "rounds until the batch has 128 tokens");
+    let light = scheduler.submit(vec![row(1000, 10, &other)]).unwrap();
+    gate.pass();
+    let batch = gate.began();
+    assert!(batch.contains(&1000) && batch.len() >= 13, "both wait: {batch:?}");
+    gate.pass();
+    light.wait_blocking().unwrap();
+    let alone = gate.began();
+    assert!((6..=7).contains(&alone.len()), "one round of 64 tokens: {alone:?}");
+    drop(gate);
+    first.wait_blocking().unwrap();
+    many.wait_blocking().unwrap();
+}
+
 #[test]
 fn busy_adapter_leaves_room_in_the_queue_for_others() {
     let (scheduler, gate) = Gate::start(ROOMY);

@@ -5,6 +5,7 @@
 //! | `admission` | decides which requests are accepted: the queue has room, no adapter takes more than its share, and the answer comes before the deadline (pure functions) |
 //! | `charge` | the rule of what a request is charged, in tokens (pure functions) |
 //! | `policy` | decides which texts run next, fairly between adapters; states the bounds (pure functions) |
+//! | `recent` | which adapters had requests lately |
 //! | `front` | batches for commands that classify without a server (pure functions) |
 //! | `reply` | collects the logits of a request's texts into its answer |
 //! | `queue` | the waiting requests, under one lock |
@@ -25,6 +26,8 @@ mod front;
 mod policy;
 #[cfg(feature = "server")]
 mod queue;
+#[cfg(feature = "server")]
+mod recent;
 #[cfg(feature = "server")]
 mod reply;
 #[cfg(feature = "server")]

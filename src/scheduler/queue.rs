@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use super::admission::{Admission, Candidate, Load, Refused, Throughput};
 use super::charge;
 use super::policy::{Budget, FairQueue, Part, QUANTUM, TURN};
+use super::recent::Recent;
 use super::reply::{Answer, Departures, Interest, PendingReply, ReplySlot};
 use super::watchdog::Progress;
 use crate::adapter::Adapter;
 use crate::engine::{Row, micro_batches};
 use crate::registry::Pin;
 
-/// A batch takes further texts until it would run for this long. Longer batches are hardly faster, and all requests wait for them.
+/// A batch takes further rounds until it would run for this long. Longer batches are hardly faster, and all requests wait for them. A
+/// batch takes only one round while a flow that had requests lately has none: its next request would wait for the whole batch.
 const BATCH_TIME: Duration = Duration::from_millis(30);
 
 /// The rows of one request, which are accepted together and answered once.
@@ -86,6 +88,7 @@ pub(super) struct Queue {
 
 struct State {
     waiting: FairQueue<Flow, Waiting, Work>,
+    recent: Recent<Flow>,
     throughput: Throughput,
     /// Tokens of the batch that runs.
     running: usize,
@@ -103,6 +106,7 @@ impl Queue {
     pub(super) fn new(admission: Admission) -> Self {
         let state = State {
             waiting: FairQueue::new(QUANTUM, TURN),
+            recent: Recent::new(),
             throughput: Throughput::default(),
             running: 0,
             adapters: HashSet::new(),
@@ -163,6 +167,7 @@ impl Queue {
             self.check(&mut state, &flow, tokens, deadline)?;
             state.earliest = state.earliest.into_iter().chain(deadline).min();
             let (reply, parts, answer) = self.parts(request, groups, &adapters);
+            state.recent.note(flow.clone(), Instant::now());
             state.waiting.push(flow, Waiting { reply, deadline, adapters }, parts);
             self.changed.notify_one();
             Ok(answer)
@@ -196,8 +201,9 @@ impl Queue {
     pub(super) fn next_batch(&self, max_tokens: usize) -> Option<Batch> {
         let mut state = self.lock();
         loop {
-            state.forget(&self.departures, Instant::now());
-            let batch = state.take(max_tokens);
+            let now = Instant::now();
+            state.forget(&self.departures, now);
+            let batch = state.take(max_tokens, now);
             if !batch.entries.is_empty() {
                 self.progress.begin(state.throughput.time_of(batch.tokens));
                 return Some(batch);
@@ -296,8 +302,10 @@ impl State {
     }
 
     /// Takes the next batch.
-    fn take(&mut self, most: usize) -> Batch {
+    fn take(&mut self, most: usize, now: Instant) -> Batch {
+        let one_round = self.recent.any_away(now, |flow| self.waiting.held(flow) > 0);
         let target = self.throughput.tokens_in(BATCH_TIME).unwrap_or(0).max(micro_batches::TOKENS);
+        let target = if one_round { 0 } else { target };
         let work = self.waiting.take(Budget { most, target });
         self.running = work.iter().map(|work| work.cost).sum();
         self.adapters = work.iter().flat_map(|work| work.adapters.iter().cloned()).collect();
