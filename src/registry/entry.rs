@@ -13,6 +13,7 @@ use super::residents::Key;
 use super::stamp::Stamp;
 use super::status::{Checked, Facts, Status};
 use super::{Expected, RegistryError};
+use crate::adapter::Adapter;
 
 /// A caller that waits for a pin.
 pub(super) type Waiter = oneshot::Sender<Result<Pin, RegistryError>>;
@@ -133,6 +134,23 @@ pub(super) struct Found {
     pub(super) digest: [u8; 32],
     /// `None` where the content is in service and in memory already.
     pub(super) checked: Option<Checked>,
+}
+
+/// A version that was read and needs room in memory.
+pub(super) struct Claim {
+    pub(super) name: Arc<str>,
+    pub(super) folder: PathBuf,
+    pub(super) stamp: Stamp,
+    pub(super) digest: [u8; 32],
+    pub(super) facts: Facts,
+    pub(super) adapter: Arc<Adapter>,
+    pub(super) purpose: Purpose,
+    /// Since when its adapter waits for room, including the time outside the line.
+    pub(super) asked: Instant,
+    /// Since when it is in the line.
+    pub(super) since: Instant,
+    /// Whether adapters in use get no new pins for its sake.
+    pub(super) drains: bool,
 }
 
 impl Entry {

@@ -1,13 +1,13 @@
 //! An adapter's folder: found by a plain name, inside the root, and read as one version.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Component, MAIN_SEPARATOR, Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::RegistryError;
-use super::stamp::Stamp;
+use super::stamp::{Stamp, is_absent};
 use crate::adapter::{AdapterError, Files, NAMES, OpenFiles};
 use crate::engine::Error;
 
@@ -159,11 +159,6 @@ fn plain_path(root: &Path, folder: &Path) -> Option<PathBuf> {
 
 fn is_link(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
-}
-
-/// Whether nothing exists at the path, as opposed to something that cannot be read at the moment.
-pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }
 
 /// Whether `name` is a folder's name, or two joined by `/`: PEFT saves further adapters of one model into subfolders of the first

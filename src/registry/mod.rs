@@ -12,7 +12,8 @@
 //! | `entry.rs` | what is known about one name |
 //! | `residents.rs` | the versions in memory by (name, generation), and which of them leave for others |
 //! | `shared.rs` | the state under its lock, and what happens outside of the lock |
-//! | `loader.rs` | the threads that read the disk |
+//! | `loader.rs` | the threads that wait for the disk |
+//! | `jobs.rs` | what these threads do: look at folders, and read adapters |
 //! | `updates.rs` | the transitions by which changed files are noticed, and the thread that has them looked at |
 //! | `pin.rs` | a value that keeps a version in memory |
 //! | `status.rs` | what clients can read about an adapter |
@@ -23,6 +24,7 @@ mod entry;
 mod error;
 mod event;
 mod files;
+mod jobs;
 mod loader;
 mod names;
 mod pin;
@@ -185,7 +187,7 @@ impl Registry {
     #[must_use]
     pub fn pinned(&self, name: &str) -> Option<Pin> {
         let taken = self.shared.with(|state| state.taken(name))?;
-        Some(Pin::new(taken, &self.shared))
+        Some(Pin::new(taken, Arc::clone(&self.shared) as _))
     }
 
     /// The adapter `name`, pinned. It comes from memory or, on first use, from its folder. Many callers may wait for one load; none of
@@ -195,7 +197,7 @@ impl Registry {
     /// See [`RegistryError`]. A failed load changes nothing, and is remembered for a second.
     pub async fn pin(self: &Arc<Self>, name: &str) -> Result<Pin, RegistryError> {
         match self.ask(name)? {
-            Asked::Now(taken) => Ok(Pin::new(taken, &self.shared)),
+            Asked::Now(taken) => Ok(Pin::new(taken, Arc::clone(&self.shared) as _)),
             Asked::Wait(answer) => answer.await.unwrap_or(Err(RegistryError::Stopped)),
         }
     }
@@ -227,7 +229,7 @@ impl Registry {
     /// As [`Registry::pin`].
     pub fn get(&self, name: &str) -> Result<Pin, RegistryError> {
         match self.ask(name)? {
-            Asked::Now(taken) => Ok(Pin::new(taken, &self.shared)),
+            Asked::Now(taken) => Ok(Pin::new(taken, Arc::clone(&self.shared) as _)),
             Asked::Wait(answer) => answer.blocking_recv().unwrap_or(Err(RegistryError::Stopped)),
         }
     }

@@ -3,16 +3,23 @@
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use super::residents::Key;
-use super::shared::Shared;
 use crate::adapter::Adapter;
 
 /// One version of an adapter, which stays in memory for as long as the pin lives. A clone is another pin.
 pub struct Pin {
     taken: Taken,
-    shared: Arc<Shared>,
+    holder: Arc<dyn Holder>,
+}
+
+/// What counts the pins of each version: the registry's state.
+pub(super) trait Holder: Send + Sync {
+    /// Counts another pin of a version that is pinned.
+    fn pin(self: Arc<Self>, key: &Key);
+
+    /// Counts a pin less.
+    fn unpin(self: Arc<Self>, key: &Key);
 }
 
 /// A version that the residents have counted a pin of.
@@ -25,8 +32,8 @@ pub(super) struct Taken {
 }
 
 impl Pin {
-    pub(super) fn new(taken: Taken, shared: &Arc<Shared>) -> Self {
-        Self { taken, shared: Arc::clone(shared) }
+    pub(super) fn new(taken: Taken, holder: Arc<dyn Holder>) -> Self {
+        Self { taken, holder }
     }
 
     /// The name under which the adapter was asked.
@@ -55,14 +62,14 @@ impl Pin {
 
 impl Clone for Pin {
     fn clone(&self) -> Self {
-        self.shared.with(|state| state.residents.pin(&self.taken.key));
-        Self { taken: self.taken.clone(), shared: Arc::clone(&self.shared) }
+        Arc::clone(&self.holder).pin(&self.taken.key);
+        Self { taken: self.taken.clone(), holder: Arc::clone(&self.holder) }
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.shared.with(|state| state.unpin(&self.taken.key, Instant::now));
+        Arc::clone(&self.holder).unpin(&self.taken.key);
     }
 }
 

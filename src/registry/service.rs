@@ -9,14 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::{Found, Order, OrderKind, Problem, Purpose, Reply, Version};
+use super::entry::{Claim, Found, Order, OrderKind, Problem, Purpose, Reply, Version};
 use super::event::Event;
 use super::residents::{Key, Room};
 use super::stamp::Stamp;
 use super::state::{Effect, FAILED_FOR, State, missing};
-use super::status::{Facts, Status, Tier};
+use super::status::{Status, Tier};
 use super::{RegistryError, Updates};
-use crate::adapter::Adapter;
 
 /// A version that has waited this long for room gets it: adapters in use get no new pins then.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -27,23 +26,6 @@ const MOST_PARKED: usize = 8;
 
 /// The maximum number of adapters that wait for a place in the line.
 const MOST_OUTSIDE: usize = 4096;
-
-/// A version that was read and needs room in memory.
-pub(super) struct Claim {
-    name: Arc<str>,
-    folder: PathBuf,
-    stamp: Stamp,
-    digest: [u8; 32],
-    facts: Facts,
-    adapter: Arc<Adapter>,
-    pub(super) purpose: Purpose,
-    /// Since when its adapter waits for room, including the time outside the line.
-    asked: Instant,
-    /// Since when it is in the line.
-    since: Instant,
-    /// Whether adapters in use get no new pins for its sake.
-    drains: bool,
-}
 
 impl State {
     /// Puts a version that was read into service, at once or when there is room.

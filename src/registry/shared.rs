@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::files;
-use super::loader::{Job, Loader};
-use super::pin::Pin;
-use super::stamp::Stamp;
+use super::loader::{Job, Loader, lock};
+use super::pin::{Holder, Pin};
+use super::residents::Key;
+use super::stamp::{Stamp, is_absent};
 use super::state::{Effect, State};
 use super::status::Status;
 use super::{RegistryError, Source};
@@ -39,7 +41,9 @@ impl Shared {
         for effect in effects {
             match effect {
                 // A caller that is gone drops its pin here.
-                Effect::Answer(waiter, taken) => drop(waiter.send(taken.map(|taken| Pin::new(taken, self)))),
+                Effect::Answer(waiter, taken) => {
+                    drop(waiter.send(taken.map(|taken| Pin::new(taken, Arc::clone(self) as Arc<dyn Holder>))))
+                }
                 Effect::Reply(reply, status) => drop(reply.send(*status)),
                 Effect::Run(name) => self.loader.push(self, Job::Adapter(name)),
                 Effect::Free(adapter) => drop(adapter),
@@ -52,7 +56,7 @@ impl Shared {
     /// All adapters: those in the folder, and those in service from other folders. Reads the disk.
     pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Status>, RegistryError> {
         let found = files::names(&self.root).map_err(|source| match source {
-            gone if files::is_absent(&gone) => RegistryError::RootGone,
+            gone if is_absent(&gone) => RegistryError::RootGone,
             source => {
                 let error = AdapterError::Io { file: self.root.clone(), source };
                 self.place("*", Path::new("")).invalid(error.into())
@@ -92,7 +96,12 @@ impl Shared {
     }
 }
 
-/// Locks. A panic in another thread does not matter, because what is locked is consistent after every statement.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Holder for Shared {
+    fn pin(self: Arc<Self>, key: &Key) {
+        self.with(|state| state.residents.pin(key));
+    }
+
+    fn unpin(self: Arc<Self>, key: &Key) {
+        self.with(|state| state.unpin(key, Instant::now));
+    }
 }

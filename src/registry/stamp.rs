@@ -4,11 +4,10 @@
 //! version is decided by their digest.
 
 use std::fs::Metadata;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::files::is_absent;
 use crate::adapter::{NAMES, OpenFiles};
 
 /// A folder counts as complete once its three files have not changed for this long.
@@ -103,4 +102,9 @@ impl Stamp {
         let newest = self.0.iter().flatten().map(FileStamp::changed).max()??;
         SystemTime::now().duration_since(newest).ok()
     }
+}
+
+/// Whether nothing exists at the path, as opposed to something that cannot be read at the moment.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }

@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::entry::{Entry, Order, OrderKind, Outcome, Purpose, Reply, Waiter, Work};
+use super::entry::{Claim, Entry, Order, OrderKind, Outcome, Purpose, Reply, Waiter, Work};
 use super::event::Event;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
-use super::service::Claim;
 use super::status::{Counters, Snapshot, Status};
 use super::{RegistryError, Settings, Updates, files};
 use crate::adapter::Adapter;

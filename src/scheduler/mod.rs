@@ -10,6 +10,7 @@
 //! | `reply` | collects the logits of a request's texts into its answer |
 //! | `queue` | the waiting requests, under one lock |
 //! | `worker` | the one thread that runs the forward pass |
+//! | `progress` | what the worker tells the watchdog |
 //! | `watchdog` | notices a forward pass that stands still |
 //! | `stacks` | logs the stacks of all threads |
 //!
@@ -24,6 +25,8 @@ mod charge;
 mod front;
 #[cfg(feature = "server")]
 mod policy;
+#[cfg(feature = "server")]
+mod progress;
 #[cfg(feature = "server")]
 mod queue;
 #[cfg(feature = "server")]

@@ -7,12 +7,13 @@
 //! The watchdog's own thread takes no lock, allocates no memory and writes no log, because the allocator or the log may be what stands
 //! still. A second thread logs.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use super::progress::{Progress, milliseconds};
 use super::queue::Queue;
 use super::stacks;
 
@@ -64,43 +65,6 @@ impl Patience {
     /// How often the watchdog looks.
     fn tick(&self) -> Duration {
         (self.least / 10).clamp(Duration::from_millis(1), Duration::from_secs(1))
-    }
-}
-
-/// The worker's steps, as the worker tells them.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    /// The number of steps so far.
-    steps: AtomicU64,
-    busy: AtomicBool,
-    /// The milliseconds that the current step should take, plus 1; 0 if that is not known.
-    expected: AtomicU64,
-    /// The milliseconds that the current step has taken, where that is too long, else 0.
-    stalled: AtomicU64,
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Progress {
-    /// The worker begins a step, which should take the time `expected`.
-    pub(super) fn begin(&self, expected: Option<Duration>) {
-        let expected = expected.map_or(0, |time| milliseconds(time).saturating_add(1));
-        self.expected.store(expected, Ordering::Relaxed);
-        self.busy.store(true, Ordering::Relaxed);
-        self.steps.fetch_add(1, Ordering::Release);
-    }
-
-    /// The worker has nothing to do.
-    pub(super) fn rest(&self) {
-        self.busy.store(false, Ordering::Relaxed);
-        self.steps.fetch_add(1, Ordering::Release);
-    }
-
-    /// How long the current step has taken, if that is too long.
-    pub(super) fn stalled(&self) -> Option<Duration> {
-        Some(self.stalled.load(Ordering::Relaxed)).filter(|&time| time > 0).map(Duration::from_millis)
     }
 }
 

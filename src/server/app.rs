@@ -7,36 +7,14 @@ use std::time::SystemTime;
 use super::bodies::Bodies;
 use super::config::Config;
 use super::error::ApiError;
-use super::metrics::Metrics;
+use super::metrics::measured::Metrics;
+use super::start_error::StartError;
 use super::tokenizing::{Permit, Tokenizing};
 #[cfg(feature = "otlp")]
 use super::traces::Traces;
 use crate::engine::{Engine, Error, Row};
-use crate::registry::{self, Registry, RegistryError};
+use crate::registry::{self, Registry};
 use crate::scheduler::{Limits, Scheduler};
-
-/// An error that keeps a server from starting.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The adapters' folder cannot be read, or the system cannot start a thread.
-    #[error(transparent)]
-    Engine(#[from] Error),
-    /// An adapter to preload cannot be loaded.
-    #[error(transparent)]
-    Preload(#[from] RegistryError),
-    /// Anybody in the network could replace adapters.
-    #[error(
-        "--allow-adapter-updates on {hostname} needs --api-key: without it, anybody who reaches the server can replace adapters"
-    )]
-    Exposed {
-        /// The address to listen on.
-        hostname: String,
-    },
-    /// Traces cannot be sent.
-    #[cfg(feature = "otlp")]
-    #[error("--otlp-endpoint: {0}")]
-    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
-}
 
 /// A server's configuration, base, adapters and worker.
 pub struct App {

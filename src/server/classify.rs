@@ -22,7 +22,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
-pub(super) use self::answer::{GENERATION, INFERENCE, Measured, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
+pub(super) use self::answer::{GENERATION, INFERENCE, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
 use self::request::{Adapters, ClassifyRequest};
 use self::run::run;
 use self::shapes::Shape;
@@ -31,10 +31,10 @@ use self::shapes::router::{self, HostLabel};
 use self::shapes::{tei, vllm};
 use super::app::App;
 use super::body;
-use super::context::RequestId;
 use super::deadline::Deadline;
 use super::error::{ApiError, Errors};
 use super::extract::path;
+use super::request_id::RequestId;
 use crate::engine::score::Scored;
 
 /// Reads a body in every shape.

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args};
 pub use super::key::ApiKey;
 use super::key::{KeyParser, key_file};
 
-use super::app::StartError;
+use super::start_error::StartError;
 use crate::registry::Updates;
 
 use crate::scheduler::Patience;

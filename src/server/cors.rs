@@ -7,7 +7,8 @@ use axum::http::{HeaderValue, Method, Uri};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::classify::{GENERATION, INFERENCE, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
-use super::context::{REQUEST_ID, TOTAL_TIME};
+use super::context::TOTAL_TIME;
+use super::request_id::REQUEST_ID;
 
 /// For this time browsers may remember what is allowed.
 const REMEMBERED: Duration = Duration::from_secs(600);

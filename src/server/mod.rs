@@ -8,6 +8,7 @@ mod app;
 mod auth;
 mod bodies;
 mod body;
+mod body_room;
 mod classify;
 mod compressed;
 mod config;
@@ -17,14 +18,19 @@ mod deadline;
 mod error;
 mod extract;
 mod key;
+mod late;
 mod metrics;
 mod models;
 mod openapi;
 mod page;
+mod probes;
+mod request_id;
 mod routes;
 mod site;
+mod start_error;
 mod starting;
 mod stream;
+mod times;
 mod tokenizing;
 #[cfg(feature = "otlp")]
 mod traces;
@@ -46,9 +52,10 @@ use tokio::time::Instant;
 use self::site::Site;
 use self::stream::{Limits, Stream};
 
-pub use app::{App, StartError};
+pub use app::App;
 pub use config::{ApiKey, Config, Origin};
 pub use error::ApiError;
+pub use start_error::StartError;
 
 /// Parses a body as the routes that classify do, and drops the result.
 #[cfg(fuzzing)]

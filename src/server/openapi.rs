@@ -7,7 +7,7 @@ use axum::response::{Html, IntoResponse};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{adapters, classify, models, routes};
+use super::{adapters, classify, models, probes};
 
 /// What applies to every route.
 const ABOUT: &str = "Text classification with many adapters over one frozen encoder. A request may carry an id (x-request-id), which the \
@@ -30,11 +30,11 @@ milliseconds (x-total-time, x-tokenization-time, x-queue-time, x-inference-time)
         adapters::one,
         adapters::put,
         adapters::delete,
-        routes::health,
-        routes::ready,
-        routes::live,
-        routes::v2_ready,
-        routes::info,
+        probes::health,
+        probes::ready,
+        probes::live,
+        probes::v2_ready,
+        probes::info,
     ),
     tags(
         (name = "classify", description = "Labels and scores of texts"),

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde::Serialize;
 use tower_http::normalize_path::NormalizePath;
-use utoipa::ToSchema;
 
 use super::app::App;
-use super::error::{ApiError, ErrorBody};
+use super::error::ApiError;
 use super::{
-    adapters, auth, bodies, classify, compressed, context, cors, deadline, metrics, models, openapi, page, site,
+    adapters, auth, body_room, classify, compressed, context, cors, deadline, late, metrics, models, openapi, page,
+    probes,
 };
 
 /// All routes over `app`. A path with a slash at its end is the path without it.
@@ -29,26 +28,26 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models::list))
         .route("/adapters", get(adapters::list))
         .route("/adapters/{*name}", adapters::methods(&app))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/v2/health/live", get(live))
-        .route("/v2/health/ready", get(v2_ready))
-        .route("/info", get(info))
+        .route("/health", get(probes::health))
+        .route("/ready", get(probes::ready))
+        .route("/v2/health/live", get(probes::live))
+        .route("/v2/health/ready", get(probes::v2_ready))
+        .route("/info", get(probes::info))
         .route("/docs", get(openapi::docs))
         .route("/api-doc/openapi.json", get(openapi::document))
-        .route("/metrics", get(metrics::metrics))
+        .route("/metrics", get(metrics::scrape::metrics))
         .route("/", get(page::page))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         // `body::read` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::clone(&app), compressed::inflate))
-        .layer(from_fn_with_state(Arc::clone(&app), bodies::take_room))
-        .layer(from_fn(site::refuse_late))
+        .layer(from_fn_with_state(Arc::clone(&app), body_room::take_room))
+        .layer(from_fn(late::refuse_late))
         .layer(from_fn_with_state(Arc::clone(&app), deadline::enforce))
         .layer(from_fn_with_state(Arc::clone(&app), auth::check))
         // Outside of the others, so that refused keys and time-outs are counted.
-        .layer(from_fn_with_state(Arc::clone(&app), metrics::count))
+        .layer(from_fn_with_state(Arc::clone(&app), metrics::count::count))
         .layer(from_fn_with_state(Arc::clone(&app), context::attach))
         .with_state(app);
     // Layers of a router see a request after its route is chosen, so that the path must change before the router.
@@ -65,122 +64,4 @@ async fn unknown_route(uri: Uri) -> ApiError {
 
 async fn method_not_allowed(method: Method) -> ApiError {
     ApiError::MethodNotAllowed(method.to_string())
-}
-
-/// The state of the process.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Health {
-    /// `ok` or `ready`.
-    status: &'static str,
-}
-
-/// Tells whether the process runs and its forward pass does not stand still
-#[utoipa::path(
-    get, path = "/health", tag = "server", security(()),
-    responses(
-        (status = 200, description = "It runs", body = Health),
-        (status = 503, description = "A forward pass has taken many times what it should", body = ErrorBody)
-    )
-)]
-pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
-    app.scheduler().stalled().map_or(Ok(Json(Health { status: "ok" })), |time| Err(ApiError::Stalled(time)))
-}
-
-/// Tells whether the server accepts requests
-#[utoipa::path(
-    get, path = "/ready", tag = "server", security(()),
-    responses(
-        (status = 200, description = "It accepts requests", body = Health),
-        (status = 503, description = "It does not, for example because it is shutting down", body = ErrorBody)
-    )
-)]
-pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
-    if app.is_draining() {
-        return Err(ApiError::Draining);
-    }
-    app.registry().ready()?;
-    Ok(Json(Health { status: "ready" }))
-}
-
-/// The same as `/health`, at KServe's path
-#[utoipa::path(
-    get, path = "/v2/health/live", tag = "server", security(()),
-    responses(
-        (status = 200, description = "It runs", body = Health),
-        (status = 503, description = "A forward pass has taken many times what it should", body = ErrorBody)
-    )
-)]
-pub(super) async fn live(app: State<Arc<App>>) -> Result<Json<Health>, ApiError> {
-    health(app).await
-}
-
-/// The same as `/ready`, at KServe's path
-#[utoipa::path(
-    get, path = "/v2/health/ready", tag = "server", security(()),
-    responses(
-        (status = 200, description = "It accepts requests", body = Health),
-        (status = 503, description = "It does not", body = ErrorBody)
-    )
-)]
-pub(super) async fn v2_ready(app: State<Arc<App>>) -> Result<Json<Health>, ApiError> {
-    ready(app).await
-}
-
-/// The server's settings and what it holds.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Info {
-    /// Always `polyrank`.
-    name: &'static str,
-    /// The version of the program.
-    version: &'static str,
-    /// The base, as `--model-id` names it.
-    model_id: String,
-    /// The device and the form of the operations, such as `cpu`.
-    device: String,
-    /// The precision of the base's products: `f32`, `bf16` or `int8`.
-    dtype: &'static str,
-    /// The maximum number of tokens of a text.
-    max_length: usize,
-    max_batch_tokens: usize,
-    max_queued_tokens: usize,
-    max_client_batch_size: usize,
-    /// Bytes.
-    payload_limit: usize,
-    request_timeout_ms: u64,
-    auto_truncate: bool,
-    /// The adapter for requests that name none.
-    default_adapter: Option<String>,
-    /// Bytes that adapters in memory may take.
-    adapter_memory: usize,
-    /// Bytes that adapters in memory take.
-    adapter_bytes: usize,
-    /// The number of adapters in memory.
-    adapters_in_memory: usize,
-    /// Tokens in the queue.
-    queued_tokens: usize,
-}
-
-/// Tells the server's settings and what it holds
-#[utoipa::path(get, path = "/info", tag = "server", responses((status = 200, description = "Settings", body = Info)))]
-pub(super) async fn info(State(app): State<Arc<App>>) -> Json<Info> {
-    let (config, registry) = (app.config(), app.registry());
-    Json(Info {
-        name: env!("CARGO_PKG_NAME"),
-        version: env!("CARGO_PKG_VERSION"),
-        model_id: config.model_id.clone(),
-        device: app.engine().backend().name().into(),
-        dtype: app.engine().precision().name(),
-        max_length: app.engine().max_length(),
-        max_batch_tokens: config.max_batch_tokens,
-        max_queued_tokens: config.max_queued_tokens,
-        max_client_batch_size: config.max_client_batch_size,
-        payload_limit: config.payload_limit,
-        request_timeout_ms: config.request_timeout.as_millis() as u64,
-        auto_truncate: config.auto_truncate,
-        default_adapter: config.default_adapter.clone(),
-        adapter_memory: config.adapter_memory,
-        adapter_bytes: registry.bytes(),
-        adapters_in_memory: registry.resident(),
-        queued_tokens: app.scheduler().queued_tokens(),
-    })
 }

@@ -7,14 +7,13 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, header};
-use axum::middleware::Next;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use super::app::App;
-use super::error::ApiError;
+use super::late::Late;
 use super::stream::Phase;
 use super::{routes, starting};
 
@@ -92,16 +91,6 @@ impl Site {
             app.close();
         }
     }
-}
-
-/// Marks a request that arrived after the shutdown had begun.
-#[derive(Clone, Copy)]
-struct Late;
-
-/// Refuses late requests, except those that only look: probes, metrics and people still want to see the server.
-pub(super) async fn refuse_late(request: Request<Body>, next: Next) -> Result<Response<Body>, ApiError> {
-    let late = request.extensions().get::<Late>().is_some();
-    if late && !request.method().is_safe() { Err(ApiError::Draining) } else { Ok(next.run(request).await) }
 }
 
 /// A request in progress.

@@ -16,8 +16,8 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
-use super::classify::Measured;
-use super::context::RequestId;
+use super::request_id::RequestId;
+use super::times::Measured;
 
 /// How long one export may take.
 const EXPORT: Duration = Duration::from_secs(10);

@@ -8,8 +8,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::super::error::ApiError;
+use super::super::times::Measured;
 use super::request::Scoring;
-use super::run::{AdapterLogits, Outcome, Times};
+use super::run::{AdapterLogits, Outcome};
 use crate::engine::score::{Function, Scored, rank};
 
 /// The number of truncated texts.
@@ -24,15 +25,6 @@ pub(in crate::server) const TOKENIZATION: HeaderName = HeaderName::from_static("
 pub(in crate::server) const QUEUE: HeaderName = HeaderName::from_static("x-queue-time");
 /// Milliseconds in which the request's batches ran.
 pub(in crate::server) const INFERENCE: HeaderName = HeaderName::from_static("x-inference-time");
-
-/// What was measured of an answered request. It stands in the response's extensions, for the access log and for traces.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::server) struct Measured {
-    /// The number of tokens, where each text counts once.
-    pub(in crate::server) tokens: usize,
-    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell them"))]
-    pub(in crate::server) times: Times,
-}
 
 /// The labels of one text, or a list of labels for each text.
 #[derive(Debug, Serialize, ToSchema)]

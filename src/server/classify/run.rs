@@ -1,12 +1,13 @@
 //! Answers a checked request: finds and pins its adapters, tokenizes its texts, and waits for their logits. Every shape takes this way.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::super::app::App;
 use super::super::deadline::Deadline;
 use super::super::error::ApiError;
 use super::super::extract::blocking;
+use super::super::times::Times;
 use super::request::{Adapters, ClassifyRequest, Text};
 use crate::engine::Row;
 use crate::registry::{Pin, RegistryError};
@@ -30,20 +31,6 @@ pub(super) struct AdapterLogits {
     pub(super) pin: Pin,
     /// The logits `[labels]` of each text.
     pub(super) logits: Vec<Vec<f32>>,
-}
-
-/// How long the parts of a request took, one after the other.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::server) struct Times {
-    /// When the first part began: the body is read, and the adapters are pinned.
-    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell it"))]
-    pub(in crate::server) begun: Instant,
-    /// Tokenizing the texts, and waiting for a permit to do so.
-    pub(in crate::server) tokenization: Duration,
-    /// Waiting in the queue until the first row ran.
-    pub(in crate::server) queue: Duration,
-    /// Running the request's batches.
-    pub(in crate::server) inference: Duration,
 }
 
 impl Outcome {

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::Metrics;
+use super::measured::Metrics;
 use super::outcome::Outcome;
 use super::sources::Snapshot;
 

@@ -1,18 +1,11 @@
 //! Counts the requests of each route by outcome.
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::SECONDS;
+use super::buckets::SECONDS;
 use super::outcome::Outcome;
-use crate::server::app::App;
 
 /// The routes by method, as the router spells them. The most frequent ones come first, because they are searched in this order.
 const ROUTES: [(&str, &str); 19] = [
@@ -79,41 +72,10 @@ impl Requests {
     }
 
     /// The counters of a request.
-    fn route(&self, method: &str, path: Option<&str>) -> &Route {
+    pub(super) fn route(&self, method: &str, path: Option<&str>) -> &Route {
         let index = path.and_then(|path| ROUTES.iter().position(|route| *route == (method, path)));
         index.map_or(&self.other, |index| &self.known[index])
     }
-}
-
-/// Counts a request when it is dropped. A request is abandoned unless its outcome is known by then.
-struct Counted<'a> {
-    route: &'a Route,
-    in_flight: &'a Gauge,
-    begun: Instant,
-    outcome: Outcome,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.in_flight.dec();
-        self.route.outcomes[self.outcome as usize].inc();
-        if self.outcome == Outcome::Answered {
-            self.route.durations.observe(self.begun.elapsed().as_secs_f64());
-        }
-    }
-}
-
-/// The layer around all routes: counts each request by its route and outcome.
-pub(in crate::server) async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let requests = &app.metrics().requests;
-    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let route = requests.route(request.method().as_str(), path);
-    requests.in_flight.inc();
-    let (in_flight, begun) = (&requests.in_flight, Instant::now());
-    let mut counted = Counted { route, in_flight, begun, outcome: Outcome::Abandoned };
-    let response = next.run(request).await;
-    counted.outcome = Outcome::of(&response);
-    response
 }
 
 #[cfg(test)]

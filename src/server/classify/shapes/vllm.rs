@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Number;
 use utoipa::ToSchema;
 
-use super::super::super::context::RequestId;
 use super::super::super::error::ApiError;
+use super::super::super::request_id::RequestId;
 use super::super::json::{self, positive};
 use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
 use super::super::run::Outcome;

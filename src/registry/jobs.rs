@@ -1,0 +1,107 @@
+//! What the loader's threads do: look at folders, and read adapters.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::RegistryError;
+use super::entry::{Found, Order, OrderKind, Outcome, Purpose, Work};
+use super::loader::{Job, Loader, Worker};
+use super::shared::Shared;
+use super::stamp::{Stamp, is_absent};
+use super::status::check;
+
+impl Worker for Shared {
+    fn loader(&self) -> &Loader {
+        &self.loader
+    }
+
+    fn work(self: Arc<Self>, job: Job) {
+        match job {
+            Job::Adapter(name) => adapter(&self, &name),
+            Job::Root => {
+                match self.root.canonicalize() {
+                    Ok(root) if root.is_dir() => self.with(|state| state.look_at_root(Some(root))),
+                    Err(error) if !is_absent(&error) => {}
+                    _ => self.with(|state| state.look_at_root(None)),
+                }
+                self.loader.looked_at_root();
+            }
+            Job::List => {
+                let waiting = self.loader.take_listing();
+                let list = self.list();
+                for reply in waiting {
+                    // A caller may be gone.
+                    let _ = reply.send(list.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Does what the state says that `name` needs.
+fn adapter(shared: &Arc<Shared>, name: &Arc<str>) {
+    let Some(work) = shared.with(|state| state.begin(name, Instant::now())) else { return };
+    let result = catch_unwind(AssertUnwindSafe(|| perform(shared, name, &work)))
+        .unwrap_or_else(|panic| Err(RegistryError::Panicked { name: (&**name).into(), reason: message(&*panic) }));
+    shared.with(|state| state.finish(name, work.purpose, result, Instant::now()));
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Reads what a job needs from the disk.
+fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, RegistryError> {
+    let place = shared.place(name, &work.folder);
+    match &work.purpose {
+        Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => {
+            return place.find().map(|_| Outcome::Exists);
+        }
+        Purpose::Look => {
+            if let Some(outcome) = seen(shared, work) {
+                return Ok(outcome);
+            }
+        }
+        Purpose::Load | Purpose::Order(_) => {}
+    }
+    // An update that is broken is told at once, and looked at again when it changes. A first load would be an error for the caller,
+    // who had better try again.
+    let finished = |error, cut_short: bool| {
+        if cut_short && matches!(work.purpose, Purpose::Load) { place.changing() } else { error }
+    };
+    let version = place.read(work.stamp.as_ref()).map_err(|error| finished(error, place.lacks_weights_yet()))?;
+    let same = work.digest == Some(version.digest);
+    if same && matches!(work.purpose, Purpose::Look) {
+        return Ok(Outcome::Rewritten(version.stamp));
+    }
+    let checked = if same && work.resident {
+        None
+    } else {
+        let checked = check(&*shared.source, place, &version, shared.strict_base);
+        Some(checked.map_err(|error| finished(error, version.is_cut_short_yet()))?)
+    };
+    let folder = work.folder.clone();
+    Ok(Outcome::Found(Box::new(Found { folder, stamp: version.stamp, digest: version.digest, checked })))
+}
+
+/// A cheap look at the files; `None` if they have to be read.
+fn seen(shared: &Shared, work: &Work) -> Option<Outcome> {
+    let Ok(stamp) = Stamp::of(&shared.root.join(&work.folder)) else {
+        // The disk fails at the moment. The version in memory serves on.
+        return Some(Outcome::Unknown);
+    };
+    if work.stamp == Some(stamp) {
+        return Some(Outcome::Same);
+    }
+    if work.refused == Some(stamp) {
+        return Some(Outcome::StillRefused);
+    }
+    let quiet = stamp.quiet(work.stamp.as_ref());
+    match work.change {
+        Some((before, since)) if before == stamp && since.elapsed() >= quiet => None,
+        _ => Some(Outcome::Changing(stamp)),
+    }
+}

@@ -1,0 +1,42 @@
+//! What the worker tells the watchdog.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The worker's steps, as the worker tells them.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The number of steps so far.
+    pub(super) steps: AtomicU64,
+    pub(super) busy: AtomicBool,
+    /// The milliseconds that the current step should take, plus 1; 0 if that is not known.
+    pub(super) expected: AtomicU64,
+    /// The milliseconds that the current step has taken, where that is too long, else 0.
+    pub(super) stalled: AtomicU64,
+}
+
+/// The whole milliseconds of `time`.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Progress {
+    /// The worker begins a step, which should take the time `expected`.
+    pub(super) fn begin(&self, expected: Option<Duration>) {
+        let expected = expected.map_or(0, |time| milliseconds(time).saturating_add(1));
+        self.expected.store(expected, Ordering::Relaxed);
+        self.busy.store(true, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Release);
+    }
+
+    /// The worker has nothing to do.
+    pub(super) fn rest(&self) {
+        self.busy.store(false, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Release);
+    }
+
+    /// How long the current step has taken, if that is too long.
+    pub(super) fn stalled(&self) -> Option<Duration> {
+        Some(self.stalled.load(Ordering::Relaxed)).filter(|&time| time > 0).map(Duration::from_millis)
+    }
+}

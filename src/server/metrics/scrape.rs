@@ -1,0 +1,24 @@
+//! `GET /metrics`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName};
+
+use super::exposition::Format;
+use super::sources::Snapshot;
+use crate::server::app::App;
+use crate::server::error::ApiError;
+
+/// `GET /metrics`: OpenMetrics for a client that accepts it, else Prometheus's text format 0.0.4.
+pub(in crate::server) async fn metrics(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
+    let accepts = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::for_accept(accepts);
+    let snapshot = Snapshot::of(&app);
+    let text = app.metrics().exposition(snapshot, format).map_err(|error| ApiError::Internal(error.to_string()))?;
+    Ok(([(CONTENT_TYPE, format.content_type())], text))
+}

@@ -1,0 +1,129 @@
+//! Routes that tell the server's state: for probes, and what it serves.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::app::App;
+use super::error::{ApiError, ErrorBody};
+
+/// The state of the process.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `ok` or `ready`.
+    status: &'static str,
+}
+
+/// Tells whether the process runs and its forward pass does not stand still
+#[utoipa::path(
+    get, path = "/health", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It runs", body = Health),
+        (status = 503, description = "A forward pass has taken many times what it should", body = ErrorBody)
+    )
+)]
+pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    app.scheduler().stalled().map_or(Ok(Json(Health { status: "ok" })), |time| Err(ApiError::Stalled(time)))
+}
+
+/// Tells whether the server accepts requests
+#[utoipa::path(
+    get, path = "/ready", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It accepts requests", body = Health),
+        (status = 503, description = "It does not, for example because it is shutting down", body = ErrorBody)
+    )
+)]
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    if app.is_draining() {
+        return Err(ApiError::Draining);
+    }
+    app.registry().ready()?;
+    Ok(Json(Health { status: "ready" }))
+}
+
+/// The same as `/health`, at KServe's path
+#[utoipa::path(
+    get, path = "/v2/health/live", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It runs", body = Health),
+        (status = 503, description = "A forward pass has taken many times what it should", body = ErrorBody)
+    )
+)]
+pub(super) async fn live(app: State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    health(app).await
+}
+
+/// The same as `/ready`, at KServe's path
+#[utoipa::path(
+    get, path = "/v2/health/ready", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It accepts requests", body = Health),
+        (status = 503, description = "It does not", body = ErrorBody)
+    )
+)]
+pub(super) async fn v2_ready(app: State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    ready(app).await
+}
+
+/// The server's settings and what it holds.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Info {
+    /// Always `polyrank`.
+    name: &'static str,
+    /// The version of the program.
+    version: &'static str,
+    /// The base, as `--model-id` names it.
+    model_id: String,
+    /// The device and the form of the operations, such as `cpu`.
+    device: String,
+    /// The precision of the base's products: `f32`, `bf16` or `int8`.
+    dtype: &'static str,
+    /// The maximum number of tokens of a text.
+    max_length: usize,
+    max_batch_tokens: usize,
+    max_queued_tokens: usize,
+    max_client_batch_size: usize,
+    /// Bytes.
+    payload_limit: usize,
+    request_timeout_ms: u64,
+    auto_truncate: bool,
+    /// The adapter for requests that name none.
+    default_adapter: Option<String>,
+    /// Bytes that adapters in memory may take.
+    adapter_memory: usize,
+    /// Bytes that adapters in memory take.
+    adapter_bytes: usize,
+    /// The number of adapters in memory.
+    adapters_in_memory: usize,
+    /// Tokens in the queue.
+    queued_tokens: usize,
+}
+
+/// Tells the server's settings and what it holds
+#[utoipa::path(get, path = "/info", tag = "server", responses((status = 200, description = "Settings", body = Info)))]
+pub(super) async fn info(State(app): State<Arc<App>>) -> Json<Info> {
+    let (config, registry) = (app.config(), app.registry());
+    Json(Info {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        model_id: config.model_id.clone(),
+        device: app.engine().backend().name().into(),
+        dtype: app.engine().precision().name(),
+        max_length: app.engine().max_length(),
+        max_batch_tokens: config.max_batch_tokens,
+        max_queued_tokens: config.max_queued_tokens,
+        max_client_batch_size: config.max_client_batch_size,
+        payload_limit: config.payload_limit,
+        request_timeout_ms: config.request_timeout.as_millis() as u64,
+        auto_truncate: config.auto_truncate,
+        default_adapter: config.default_adapter.clone(),
+        adapter_memory: config.adapter_memory,
+        adapter_bytes: registry.bytes(),
+        adapters_in_memory: registry.resident(),
+        queued_tokens: app.scheduler().queued_tokens(),
+    })
+}
