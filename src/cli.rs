@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 for success, 1 for a failure (printed in one line), 2 for wrong usage.
 
+#[cfg(feature = "server")]
 mod bench;
 mod classify;
 mod environment;
@@ -63,6 +64,7 @@ enum Command {
     #[command(after_help = classify::EXAMPLES)]
     Classify(classify::ClassifyArgs),
     /// Measure throughput and latency with a folder of adapters
+    #[cfg(feature = "server")]
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::BenchArgs),
     /// Print an adapter's ranks, parameters, base and labels, or compare several adapters
@@ -193,6 +195,7 @@ fn run(command: Command, ignored: &[Ignored]) -> Result<(), Failure> {
         #[cfg(feature = "server")]
         Command::Serve(args) => serve::serve(*args),
         Command::Classify(args) => classify::classify(&args),
+        #[cfg(feature = "server")]
         Command::Bench(args) => bench::bench(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Completions(args) => generate::completions(&args, &mut self::command()),

@@ -100,7 +100,7 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_API_KEY_FILE", value_name = "FILE", conflicts_with = "api_key", value_parser = key_file,
           help_heading = "Security")]
     pub api_key_file: Option<ApiKey>,
-    /// Origins whose web pages may use the server: https://app.example,http://localhost:3000, or * for all
+    /// Origins whose web pages may use the server: `https://app.example,http://localhost:3000`, or `*` for all
     #[arg(
         long,
         env = "POLYRANK_CORS_ALLOW_ORIGIN",
@@ -112,7 +112,7 @@ pub struct Config {
     /// Log a line for each request: status, time and tokens
     #[arg(long, env = "POLYRANK_ACCESS_LOG", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
     pub access_log: bool,
-    /// OpenTelemetry collector that gets a trace of each request, over HTTP: http://localhost:4318
+    /// OpenTelemetry collector that gets a trace of each request, over HTTP: `http://localhost:4318`
     #[cfg(feature = "otlp")]
     #[arg(long, env = "POLYRANK_OTLP_ENDPOINT", value_name = "URL", help_heading = "Logging")]
     pub otlp_endpoint: Option<axum::http::Uri>,
