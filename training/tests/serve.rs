@@ -38,7 +38,8 @@ fn newest(dir: &Path) -> SystemTime {
     entries
         .map(|path| if path.is_dir() { newest(&path) } else { path.metadata().unwrap().modified().unwrap() })
         .max()
-        .unwrap()
+        // A folder may be empty.
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn ask(args: &[&str]) -> String {
