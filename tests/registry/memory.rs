@@ -1,0 +1,252 @@
+//! What stays in memory: the budget, pins, eviction, preloading.
+
+use super::*;
+
+#[test]
+fn concurrent_requests_load_once() {
+    let world = World::new(100, &[("a", "10"), ("b", "20")]);
+    let barrier = Barrier::new(16);
+    let loaded: Vec<_> = thread::scope(|scope| {
+        let get = |name: &'static str| {
+            let (barrier, registry) = (&barrier, &world.registry);
+            scope.spawn(move || {
+                barrier.wait();
+                registry.get(name).unwrap()
+            })
+        };
+        let threads: Vec<_> = (0..16).map(|i| get(if i % 2 == 0 { "a" } else { "b" })).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(world.loads(), 2);
+    assert!(loaded.iter().skip(2).zip(&loaded).all(|(later, earlier)| Arc::ptr_eq(later.adapter(), earlier.adapter())));
+    assert_eq!((world.registry.bytes(), world.registry.resident()), (120, 2));
+}
+
+#[test]
+fn evicts_the_least_recently_used() {
+    let world = World::new(30, &[("a", "10"), ("b", "10"), ("c", "10"), ("d", "15")]);
+    for name in ["a", "b", "c", "a"] {
+        world.registry.get(name).unwrap();
+    }
+    world.registry.get("d").unwrap();
+    assert_eq!(world.in_memory(), ["a", "d"]);
+    assert_eq!(world.registry.bytes(), 4 * 25);
+    world.registry.get("b").unwrap();
+    assert_eq!(world.in_memory(), ["b", "d"]);
+    assert_eq!(world.loads(), 5);
+}
+
+#[test]
+fn never_evicts_pinned_adapters() {
+    let world = World::new(30, &[("a", "10"), ("b", "10"), ("c", "10"), ("d", "15")]);
+    let a = world.registry.get("a").unwrap();
+    // A clone of a pin is a pin too.
+    let b = world.registry.get("b").unwrap().clone();
+    world.registry.get("c").unwrap();
+    let error = world.registry.get("d").unwrap_err();
+    assert!(matches!(error, RegistryError::Busy { bytes: 60, held: 80, budget: 120, .. }), "{error:?}");
+    assert_eq!(world.in_memory(), ["a", "b", "c"], "nothing is evicted if that would not make enough room");
+    drop(b);
+    world.registry.get("d").unwrap();
+    assert_eq!(world.in_memory(), ["a", "d"]);
+    assert!(Arc::ptr_eq(a.adapter(), world.registry.get("a").unwrap().adapter()));
+}
+
+#[test]
+fn refuses_adapter_larger_than_the_budget() {
+    let world = World::new(12, &[("a", "10"), ("large", "13")]);
+    world.registry.get("a").unwrap();
+    let error = world.registry.get("large").unwrap_err();
+    assert!(matches!(error, RegistryError::TooLarge { bytes: 52, budget: 48, .. }), "{error:?}");
+    assert_eq!(world.in_memory(), ["a"]);
+}
+
+/// Pins of `a` overlap without a gap, and there is memory for one of the two.
+#[test]
+fn eviction_is_fair_to_a_rare_adapter() {
+    let world = World::with(10, &[("a", "10"), ("b", "10")], |settings| settings.room_wait = Duration::from_secs(20));
+    let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let pin = world.registry.get("a").unwrap();
+                    thread::sleep(Duration::from_millis(20));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    drop(pin);
+                }
+            });
+        }
+        wait_until("a is busy", || answered.load(Ordering::Relaxed) > 8);
+        for _ in 0..5 {
+            let (began, before) = (Instant::now(), answered.load(Ordering::Relaxed));
+            let pin = world.registry.get("b").unwrap();
+            assert_eq!(pin.name(), "b");
+            // At most the patience, what runs, and the reading; a loaded machine takes longer.
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+            drop(pin);
+            wait_until("a has its turn again", || answered.load(Ordering::Relaxed) > before + 4);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(world.registry.bytes() <= 40);
+    assert_eq!(world.registry.counters().failed_loads, 0);
+}
+
+/// With more adapters than may wait in memory for their turn, all get one.
+#[test]
+fn eviction_is_fair_to_many_adapters() {
+    let names = ["a", "b", "c", "d", "e"];
+    let adapters = names.map(|name| (name, "10"));
+    let world = World::with(10, &adapters, |settings| settings.room_wait = Duration::from_secs(20));
+    thread::scope(|scope| {
+        for name in names {
+            let registry = &world.registry;
+            scope.spawn(move || {
+                let next = || registry.get(name).unwrap();
+                let mut pin = next();
+                let first = Instant::now();
+                // Each overlaps its pins, as a busy adapter's requests do, and asks for three turns.
+                let mut turns = 1;
+                while turns < 3 {
+                    assert!(first.elapsed() < Duration::from_secs(60), "{name} starves");
+                    thread::sleep(Duration::from_millis(5));
+                    match registry.pinned(name) {
+                        Some(overlapping) => pin = overlapping,
+                        None => {
+                            drop(pin);
+                            pin = next();
+                            turns += 1;
+                        }
+                    }
+                }
+                drop(pin);
+            });
+        }
+    });
+    assert!(world.registry.bytes() <= 40);
+    assert_eq!(world.registry.counters().failed_loads, 0);
+}
+
+/// Many threads ask, replace, break, remove and put back adapters in memory for a few. Everybody gets an answer, every pin is of a
+/// version that its adapter had, and in the end nothing is left over.
+#[test]
+fn random_use_never_hangs_or_mixes_versions() {
+    let names = ["a", "b", "c", "d"];
+    let world = World::with(35, &names.map(|name| (name, "10")), |settings| {
+        settings.room_wait = Duration::from_secs(1);
+    });
+    for (size, name) in (10..14).zip(names) {
+        // Sizes of an adapter are its number plus tens.
+        write(&world.root.join(name), &size.to_string());
+        write(&world.root.join(format!("spare-{name}")), &(size + 10).to_string());
+    }
+    let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for thread in 0..6 {
+            let (world, done, answered) = (&world, &done, &answered);
+            scope.spawn(move || {
+                let mut random = rand::rngs::StdRng::seed_from_u64(thread);
+                while !done.load(Ordering::Relaxed) {
+                    let which = random.random_range(0..names.len());
+                    match world.registry.get(names[which]) {
+                        Ok(pin) => {
+                            assert_eq!(pin.adapter().bytes() / 4 % 10, which, "{pin:?}");
+                            thread::sleep(Duration::from_millis(random.random_range(0..20)));
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(RegistryError::NotFound { .. } | RegistryError::Invalid { .. }) => {}
+                        Err(
+                            RegistryError::Changing { .. }
+                            | RegistryError::Busy { .. }
+                            | RegistryError::TooLarge { .. },
+                        ) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+        let mut random = rand::rngs::StdRng::seed_from_u64(7);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(8) {
+            let which = random.random_range(0..names.len());
+            let (name, dir) = (names[which], world.root.join(names[which]));
+            match random.random_range(0..6) {
+                0 | 1 => replace(&dir, &(10 * random.random_range(1..3) + which).to_string()),
+                2 => write(&dir, "broken"),
+                3 => drop(world.put(name, &format!("spare-{name}"), None)),
+                4 => drop(world.delete(name, None)),
+                _ => drop(world.put(name, name, None)),
+            }
+            thread::sleep(Duration::from_millis(random.random_range(0..120)));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(answered.load(Ordering::Relaxed) > 100, "{answered:?} answers");
+    assert!(world.registry.bytes() <= 35 * 4);
+    for name in names {
+        write(&world.root.join(name), "5");
+        world.put(name, name, None).unwrap();
+        assert_eq!(world.parameters(name), 5);
+    }
+    assert_eq!((world.registry.bytes(), world.registry.resident()), (4 * 20, 4));
+}
+
+#[test]
+fn several_adapters_are_pinned_together_or_not_at_all() {
+    let adapters = [("a", "10"), ("b", "10"), ("c", "10")];
+    let both = |world: &World, names: [&str; 2]| wait(world.registry.pin_all(&names));
+    // Memory for one: the requests do not hold what the other one waits for.
+    let world = World::with(10, &adapters, |settings| settings.room_wait = Duration::from_secs(600));
+    thread::scope(|scope| {
+        let asked = [["a", "b"], ["b", "a"], ["a", "c"]].map(|names| {
+            let world = &world;
+            scope.spawn(move || both(world, names).unwrap_err())
+        });
+        for thread in asked {
+            let error = thread.join().unwrap();
+            assert!(matches!(error, RegistryError::Busy { bytes: 40, budget: 40, .. }), "{error:?}");
+        }
+    });
+    assert_eq!(both(&world, ["a", "a"]).unwrap().len(), 2);
+    assert!(matches!(both(&world, ["a", "nobody"]), Err(RegistryError::NotFound { .. })));
+    // Memory for all.
+    let world = World::new(30, &adapters);
+    let pins = both(&world, ["b", "a"]).unwrap();
+    assert_eq!(pins.iter().map(|pin| pin.name()).collect::<Vec<_>>(), ["b", "a"]);
+    assert_eq!(world.loads(), 2);
+}
+
+#[test]
+fn swap_needs_no_room_for_both_versions() {
+    let world = World::with(12, &[("a", "10")], |settings| settings.room_wait = Duration::from_secs(20));
+    world.registry.preload("a").unwrap();
+    let pin = world.registry.get("a").unwrap();
+    replace(&world.root.join("a"), "12");
+    // Its requests are held back until those before them are done.
+    thread::scope(|scope| {
+        wait_until("it is drained", || world.registry.pinned("a").is_none());
+        let later = scope.spawn(|| world.parameters("a"));
+        thread::sleep(Duration::from_millis(100));
+        assert!(!later.is_finished());
+        drop(pin);
+        assert_eq!(later.join().unwrap(), 12);
+    });
+    assert_eq!((world.registry.bytes(), world.registry.counters().evictions), (48, 0));
+    assert!(world.describe("a").unwrap().pinned, "the new version is pinned as well");
+}
+
+#[test]
+fn preloaded_adapters_are_never_evicted() {
+    let world = World::new(30, &[("a", "10"), ("b", "10"), ("c", "20"), ("d", "21")]);
+    world.registry.preload("a").unwrap();
+    for name in ["b", "c", "b", "c"] {
+        world.registry.get(name).unwrap();
+    }
+    assert_eq!(world.in_memory(), ["a", "c"]);
+    let pinned: Vec<_> = world.registry.statuses().into_iter().map(|status| (status.name, status.pinned)).collect();
+    assert_eq!(pinned, [("a".into(), true), ("b".into(), false), ("c".into(), false)]);
+    let error = world.registry.get("d").unwrap_err();
+    assert!(matches!(error, RegistryError::NoRoom { bytes: 84, held: 40, budget: 120, .. }), "{error:?}");
+    assert_eq!(world.in_memory(), ["a", "c"]);
+}
