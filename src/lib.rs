@@ -56,6 +56,7 @@
 //! | [`text`] | the tokenizer, and records of data files |
 //! | [`ops`] | a folder for each operation, with its reference and its kernels; only this module chooses between them |
 //! | `cpu` | what operations share on the CPU: vectors, products, packed weights |
+//! | [`cuda`] | what operations share on a GPU: addresses, fresh memory, launches |
 //! | [`params`] | types that all other modules use: parameters, deltas, sites, precisions, backends |
 //! | `atomic_file`, `allocator`, `logging`, `correlation` | small tools |
 //!
@@ -96,6 +97,7 @@ pub mod atomic_file;
 pub mod base;
 pub mod correlation;
 mod cpu;
+pub mod cuda;
 pub mod encoder;
 pub mod engine;
 #[cfg(fuzzing)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 14] = [
     &["allocator", "atomic_file", "correlation", "logging"],
     &["params"],
-    &["cpu"],
+    &["cpu", "cuda"],
     &["ops"],
     &["text"],
     &["base"],

@@ -164,11 +164,15 @@ struct Reference;
 
 impl Ops for Reference {}
 
-/// A GPU. It has no kernels of its own yet: every operation runs the reference on the device.
+/// Kernels on a GPU. An operation without one runs the reference on the device.
 #[derive(Debug)]
 struct Cuda;
 
-impl Ops for Cuda {}
+impl Ops for Cuda {
+    fn gelu(&self, x: &Tensor) -> Result<Tensor> {
+        gelu::cuda(x)
+    }
+}
 
 /// Kernels over slices of mapped weights and of candle's CPU tensors.
 #[derive(Debug)]

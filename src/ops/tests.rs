@@ -5,7 +5,7 @@ mod attention;
 mod disentangled;
 mod linear;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 
 use super::attention::MAX_FUSED_LEN;
@@ -98,6 +98,24 @@ fn ops() -> [&'static dyn Ops; 2] {
     [&Cpu, &Reference]
 }
 
+/// The GPU's form, whose kernels run on the CPU.
+fn cuda() -> &'static dyn Ops {
+    crate::cuda::run_on_host(polyrank_on_host::launch);
+    &Cuda
+}
+
+/// Checks that the GPU's form of an operation computes in `dtype` what the reference computes in f32 from the same rounded inputs, up
+/// to `tolerance` times the largest result.
+fn same_rounded(dtype: DType, inputs: &[Tensor], tolerance: f32, run: impl Fn(&dyn Ops, &[Tensor]) -> Tensor) {
+    let rounded: Vec<Tensor> = inputs.iter().map(|input| input.to_dtype(dtype).unwrap()).collect();
+    let wide: Vec<Tensor> = rounded.iter().map(|input| input.to_dtype(DType::F32).unwrap()).collect();
+    let (ours, reference) = (run(cuda(), &rounded), run(&Reference, &wide));
+    assert_eq!(ours.dtype(), dtype);
+    let largest = reference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    let worst = max_difference(&ours.to_dtype(DType::F32).unwrap(), &reference);
+    assert!(worst <= tolerance * largest.max(1.0), "{dtype:?} differs by {worst}, the largest is {largest}");
+}
+
 fn tensor(seed: u64, shape: &[usize]) -> Tensor {
     Tensor::from_vec(random(seed, shape), shape, CPU).unwrap()
 }
@@ -117,6 +135,10 @@ proptest! {
         let scaled = (x.as_tensor() * scale).unwrap();
         let reference = Reference.gelu(&scaled).unwrap();
         simd::each(|| same(&Cpu.gelu(&scaled).unwrap(), &reference, &[&x], 1e-5));
+        same(&cuda().gelu(&scaled).unwrap(), &reference, &[&x], 1e-5);
+        for dtype in [DType::BF16, DType::F16] {
+            same_rounded(dtype, &[scaled.detach()], 0.01, |ops, inputs| ops.gelu(&inputs[0]).unwrap());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which form of the operations runs, and on which device. An engine is opened with one [`Backend`]; all of its tensors and
 //! operations use it.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use clap::ValueEnum;
 
 /// The forms that every operation has.
@@ -41,25 +41,32 @@ impl Form {
 pub struct Backend {
     form: Form,
     device: Device,
+    dtype: DType,
 }
 
 impl Backend {
     /// The CPU, with the kernels written for it.
     #[must_use]
     pub fn cpu() -> Self {
-        Self { form: Form::Cpu, device: Device::Cpu }
+        Self { form: Form::Cpu, device: Device::Cpu, dtype: DType::F32 }
     }
 
     /// The reference form on `device`.
     #[must_use]
     pub fn reference(device: Device) -> Self {
-        Self { form: Form::Reference, device }
+        Self { form: Form::Reference, device, dtype: DType::F32 }
+    }
+
+    /// The GPU's form with its kernels compiled for the CPU, for tests; [`crate::cuda::run_on_host`] supplies the kernels.
+    #[must_use]
+    pub fn cuda_on_host() -> Self {
+        Self { form: Form::Cuda, device: Device::Cpu, dtype: DType::F32 }
     }
 
     /// The fastest form that runs on `device`.
     #[must_use]
     pub fn native(device: Device) -> Self {
-        if device.is_cpu() { Self::cpu() } else { Self { form: Form::Cuda, device } }
+        if device.is_cpu() { Self::cpu() } else { Self { form: Form::Cuda, device, dtype: DType::F32 } }
     }
 
     /// The form.
@@ -74,17 +81,34 @@ impl Backend {
         &self.device
     }
 
-    /// Whether the operations run on the CPU, in either form.
+    /// The type of activations, and of weights in the device's memory. It is f32 but for [`Backend::with_dtype`].
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The same with activations and weights of `dtype`: f32, bf16 or f16. Only the GPU's form has other types than f32; `None` for
+    /// what a form does not have.
+    #[must_use]
+    pub fn with_dtype(self, dtype: DType) -> Option<Self> {
+        let has = match self.form {
+            Form::Reference | Form::Cpu => dtype == DType::F32,
+            Form::Cuda => matches!(dtype, DType::F32 | DType::BF16 | DType::F16),
+        };
+        has.then_some(Self { dtype, ..self })
+    }
+
+    /// Whether the CPU's cores do the work, so that a batch should be divided among them.
     #[must_use]
     pub fn on_host(&self) -> bool {
-        self.device.is_cpu()
+        self.form != Form::Cuda && self.device.is_cpu()
     }
 
     /// `form` on `device`, or `None` if that form does not run on that device.
     #[must_use]
     pub fn new(form: Form, device: Device) -> Option<Self> {
         let native = Self::native(device.clone()).form;
-        (form == Form::Reference || form == native).then_some(Self { form, device })
+        (form == Form::Reference || form == native).then_some(Self { form, device, dtype: DType::F32 })
     }
 
     /// The form's name on command lines and in responses.

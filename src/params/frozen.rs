@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
 use super::{Backend, Form, Prepacked};
@@ -111,7 +111,9 @@ impl Frozen {
         match backend.form() {
             Form::Cpu => Ok(self),
             Form::Reference | Form::Cuda => {
-                let data = Data::Device(self.on(backend.device())?);
+                // Biases and norms stay f32: they are small, and kernels add them in f32.
+                let dtype = if self.shape.len() < 2 { DType::F32 } else { backend.dtype() };
+                let data = Data::Device(self.on(&Device::Cpu)?.to_dtype(dtype)?.to_device(backend.device())?);
                 Ok(Self { data, ..self })
             }
         }

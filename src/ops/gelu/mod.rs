@@ -1,11 +1,13 @@
 //! The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, and the gated GELU.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use candle_core::{Result, Tensor, bail};
 
 pub(super) use cpu::{cpu, gated_cpu, overwrite};
+pub(super) use cuda::cuda;
 pub(super) use reference::{gated_reference, reference};
 
 /// Checks that the rows of `x` have an even width.

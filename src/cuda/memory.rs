@@ -1,0 +1,160 @@
+//! Tensors as kernels read and write them.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+#[cfg(feature = "cuda")]
+use candle_core::backend::BackendDevice;
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
+use half::{bf16, f16};
+
+use super::Place;
+
+/// The address of a tensor's first element. It is valid for as long as the tensor is; work that is queued on the tensor's device before
+/// the tensor is dropped may still use it.
+pub(crate) fn address(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    Ok(start(&storage)? + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
+}
+
+/// The address of a storage's first element.
+fn start(storage: &Storage) -> Result<u64> {
+    Ok(match storage {
+        Storage::Cpu(CpuStorage::F32(data)) => data.as_ptr() as u64,
+        Storage::Cpu(CpuStorage::BF16(data)) => data.as_ptr() as u64,
+        Storage::Cpu(CpuStorage::F16(data)) => data.as_ptr() as u64,
+        Storage::Cpu(CpuStorage::U32(data)) => data.as_ptr() as u64,
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => super::modules::start(storage)?,
+        other => bail!("kernels: no address of {:?} on {:?}", other.dtype(), other.device()),
+    })
+}
+
+/// A tensor `[rows, width]` as a kernel reads it. The elements of a row are neighbours; rows may lie apart, as those of
+/// `narrow(1, ...)`. A vector is one row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    /// The address of the first element.
+    pub(crate) address: u64,
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// Number of elements in a row.
+    pub(crate) width: usize,
+    /// The number of elements from the start of a row to the start of the next.
+    pub(crate) stride: usize,
+    /// The type of the elements.
+    pub(crate) dtype: DType,
+    tensor: PhantomData<&'a Tensor>,
+}
+
+impl<'a> Matrix<'a> {
+    /// The tensor as a matrix.
+    ///
+    /// # Errors
+    /// If it has more than two dimensions, or the elements of its rows are not neighbours. The error names `op`.
+    pub(crate) fn of(op: &'static str, tensor: &'a Tensor) -> Result<Self> {
+        let (rows, width, stride, step) = match (tensor.dims(), tensor.stride()) {
+            (&[width], &[step]) => (1, width, width, step),
+            (&[rows, width], &[stride, step]) => (rows, width, stride, step),
+            (dims, _) => bail!("{op}: expected a matrix, found {dims:?}"),
+        };
+        if step != 1 && width > 1 {
+            bail!("{op}: expected rows of neighbouring elements, found strides {:?}", tensor.stride());
+        }
+        let stride = if rows > 1 { stride } else { width };
+        Ok(Self { address: address(tensor)?, rows, width, stride, dtype: tensor.dtype(), tensor: PhantomData })
+    }
+}
+
+/// Fresh memory that kernels write, and then a tensor.
+pub(crate) struct Output {
+    storage: Storage,
+    shape: Shape,
+    address: u64,
+}
+
+impl Output {
+    /// Memory for a contiguous tensor. It is not cleared: kernels must write all of it. On the CPU, in tests, it begins as NaN.
+    pub(crate) fn new(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Self> {
+        let shape = shape.into();
+        let len = shape.elem_count();
+        let storage = match Place::of(device)? {
+            Place::Host => Storage::Cpu(match dtype {
+                DType::F32 => CpuStorage::F32(vec![f32::NAN; len]),
+                DType::BF16 => CpuStorage::BF16(vec![bf16::NAN; len]),
+                DType::F16 => CpuStorage::F16(vec![f16::NAN; len]),
+                other => bail!("kernels: no memory of {other:?}"),
+            }),
+            #[cfg(feature = "cuda")]
+            // SAFETY: kernels write all of it before anything reads it, which the caller of `tensor` promises.
+            Place::Gpu(device) => Storage::Cuda(unsafe { device.alloc_uninit(&shape, dtype)? }),
+        };
+        let address = start(&storage)?;
+        Ok(Self { storage, shape, address })
+    }
+
+    /// The address of the first element.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// The shape.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The storage and the shape.
+    pub(super) fn into_parts(self) -> (Storage, Shape) {
+        (self.storage, self.shape)
+    }
+
+    /// The memory as a tensor without a gradient. [`super::recorded`] makes one with a gradient.
+    ///
+    /// # Safety
+    /// Kernels that write every element must have been launched.
+    pub(crate) unsafe fn tensor(self) -> Tensor {
+        Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false)
+    }
+}
+
+/// A small array in the device's memory, such as the offsets of a batch's texts. An equal array that was uploaded recently is used
+/// again, so that what all layers of a batch share is uploaded once.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    tensor: Tensor,
+}
+
+/// The number of tables that are kept for later layers: more than a pass uses.
+const KEPT: usize = 64;
+
+/// A table that was uploaded, by its content and device.
+struct Kept {
+    words: Arc<[u32]>,
+    tensor: Tensor,
+}
+
+static RECENT: LazyLock<Mutex<VecDeque<Kept>>> = LazyLock::new(|| Mutex::new(VecDeque::new()));
+
+impl Table {
+    /// Uploads `items`, each of which consists of whole 32-bit words, unless that was done recently.
+    pub(crate) fn new<T: bytemuck::NoUninit>(items: &[T], device: &Device) -> Result<Self> {
+        let words: &[u32] = bytemuck::try_cast_slice(items)
+            .map_err(|error| candle_core::Error::Msg(format!("kernels: a table of {}: {error}", size_of::<T>())))?;
+        let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |kept: &Kept| kept.tensor.device().same_device(device) && *kept.words == *words;
+        if let Some(at) = recent.iter().position(same) {
+            return Ok(Self { tensor: recent[at].tensor.clone() });
+        }
+        let tensor = Tensor::from_slice(words, words.len(), device)?;
+        recent.push_front(Kept { words: words.into(), tensor: tensor.clone() });
+        recent.truncate(KEPT);
+        Ok(Self { tensor })
+    }
+
+    /// The address of the first item.
+    pub(crate) fn address(&self) -> Result<u64> {
+        address(&self.tensor)
+    }
+}

@@ -1,0 +1,258 @@
+// Runs the GPU's kernels on the CPU, for tests. Each thread of a block is a fibre. Fibres are switched at barriers, shuffles and
+// products of tiles, in a new random order after every barrier, so that a missing barrier shows as a wrong value. Shared memory
+// begins as NaN, and a barrier that not all threads reach ends the process. It shows nothing about speed or asynchronous copies.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace on_host {
+
+using Body = void (*)(const void*);
+
+enum class Waits { Nothing, Block, Warp };
+
+struct Fibre {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  dim3 thread;
+  bool done = false;
+  Waits waits = Waits::Nothing;
+};
+
+constexpr size_t STACK = 256 << 10;
+// The words that a thread shows to the other threads of its warp.
+constexpr size_t WORDS = 16;
+
+struct Block {
+  std::vector<Fibre> fibres;
+  ucontext_t main;
+  size_t now = 0;
+  std::vector<uint64_t> words;
+  Body body = nullptr;
+  const void* params = nullptr;
+};
+inline thread_local Block block;
+inline thread_local std::vector<unsigned char> shared;
+
+inline void wait(Waits waits) {
+  Fibre& fibre = block.fibres[block.now];
+  fibre.waits = waits;
+  swapcontext(&fibre.context, &block.main);
+}
+inline void enter() {
+  block.body(block.params);
+  Fibre& fibre = block.fibres[block.now];
+  fibre.done = true;
+  swapcontext(&fibre.context, &block.main);
+}
+
+// Lets every fibre go on that waits for a barrier which all threads of its block or warp have reached.
+inline void release(size_t threads) {
+  for (size_t warp = 0; warp < threads; warp += 32) {
+    const size_t end = std::min(threads, warp + 32);
+    bool all = true;
+    for (size_t i = warp; i < end; i++) all &= block.fibres[i].done || block.fibres[i].waits == Waits::Warp;
+    if (all)
+      for (size_t i = warp; i < end; i++) block.fibres[i].waits = Waits::Nothing;
+  }
+  bool all = true;
+  for (size_t i = 0; i < threads; i++) all &= block.fibres[i].done || block.fibres[i].waits == Waits::Block;
+  if (all)
+    for (size_t i = 0; i < threads; i++) block.fibres[i].waits = Waits::Nothing;
+}
+
+inline void run_block(size_t threads, size_t bytes, std::mt19937_64& random) {
+  shared.assign(bytes, 0xff);
+  if (block.fibres.size() < threads) block.fibres.resize(threads);
+  block.words.assign(threads * WORDS, ~0ull);
+  for (size_t i = 0; i < threads; i++) {
+    Fibre& fibre = block.fibres[i];
+    if (!fibre.stack) fibre.stack.reset(new char[STACK]);
+    fibre.thread = dim3(i);
+    fibre.done = false;
+    fibre.waits = Waits::Nothing;
+    getcontext(&fibre.context);
+    fibre.context.uc_stack.ss_sp = fibre.stack.get();
+    fibre.context.uc_stack.ss_size = STACK;
+    fibre.context.uc_link = nullptr;
+    makecontext(&fibre.context, enter, 0);
+  }
+  std::vector<size_t> order(threads);
+  for (size_t i = 0; i < threads; i++) order[i] = i;
+  for (size_t left = threads; left > 0;) {
+    std::shuffle(order.begin(), order.end(), random);
+    bool ran = false;
+    for (size_t i : order) {
+      Fibre& fibre = block.fibres[i];
+      if (fibre.done || fibre.waits != Waits::Nothing) continue;
+      ran = true;
+      block.now = i;
+      threadIdx = fibre.thread;
+      swapcontext(&block.main, &fibre.context);
+      if (fibre.done) left--;
+    }
+    release(threads);
+    if (!ran && left > 0) {
+      bool stuck = true;
+      for (size_t i = 0; i < threads; i++) stuck &= block.fibres[i].done || block.fibres[i].waits != Waits::Nothing;
+      if (stuck) {
+        fprintf(stderr, "kernel: a barrier that not all threads reach\n");
+        abort();
+      }
+    }
+  }
+}
+
+inline std::map<std::string, Body>& kernels() {
+  static std::map<std::string, Body> all;
+  return all;
+}
+struct Registered {
+  Registered(const char* name, Body body) { kernels()[name] = body; }
+};
+
+// Runs a kernel. False if there is no kernel of this name.
+inline bool launch(const char* name, const unsigned (&grid)[3], unsigned threads, size_t bytes, const void* params) {
+  auto found = kernels().find(name);
+  if (found == kernels().end()) return false;
+  block.body = found->second;
+  block.params = params;
+  gridDim = dim3(grid[0], grid[1], grid[2]);
+  blockDim = dim3(threads);
+  std::mt19937_64 random(grid[0] + 31 * threads);
+  for (unsigned z = 0; z < grid[2]; z++)
+    for (unsigned y = 0; y < grid[1]; y++)
+      for (unsigned x = 0; x < grid[0]; x++) {
+        blockIdx = dim3(x, y, z);
+        run_block(threads, bytes, random);
+      }
+  return true;
+}
+
+inline unsigned lane() { return block.now % 32; }
+inline unsigned char* words(unsigned lane) {
+  return reinterpret_cast<unsigned char*>(&block.words[(block.now / 32 * 32 + lane) * WORDS]);
+}
+
+}  // namespace on_host
+
+#define KERNEL(name, threads, Params, ...)                                                            \
+  static const on_host::Registered name##_registered(#name, [](const void* p) {                       \
+    __VA_ARGS__(*static_cast<const Params*>(p));                                                      \
+  });
+#define SHARED_MEMORY(name) unsigned char* const name = on_host::shared.data()
+
+inline void __syncthreads() { on_host::wait(on_host::Waits::Block); }
+inline void __syncwarp(unsigned = ~0u) { on_host::wait(on_host::Waits::Warp); }
+template <class T> T shuffle(T x, unsigned from) {
+  std::memcpy(on_host::words(on_host::lane()), &x, sizeof x);
+  on_host::wait(on_host::Waits::Warp);
+  T result;
+  std::memcpy(&result, on_host::words(from % 32), sizeof result);
+  on_host::wait(on_host::Waits::Warp);
+  return result;
+}
+template <class T> T __shfl_xor_sync(unsigned, T x, int mask) { return shuffle(x, on_host::lane() ^ mask); }
+template <class T> T __shfl_sync(unsigned, T x, int from) { return shuffle(x, from); }
+template <class T> T __shfl_down_sync(unsigned, T x, int by) {
+  return shuffle(x, on_host::lane() + by < 32 ? on_host::lane() + by : on_host::lane());
+}
+inline float atomicAdd(float* to, float x) {
+  const float before = *to;
+  *to += x;
+  return before;
+}
+inline int atomicAdd(int* to, int x) {
+  const int before = *to;
+  *to += x;
+  return before;
+}
+template <class T> T __ldg(const T* from) { return *from; }
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+using std::max;
+using std::min;
+inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
+
+struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) {
+  const uint32_t wide = static_cast<uint32_t>(x.bits) << 16;
+  float result;
+  std::memcpy(&result, &wide, 4);
+  return result;
+}
+inline float to_float(f16 x) {
+  const int exponent = x.bits >> 10 & 31, mantissa = x.bits & 1023;
+  const float magnitude = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                          : exponent     ? std::ldexp(1024.f + mantissa, exponent - 25)
+                                         : std::ldexp(static_cast<float>(mantissa), -24);
+  return x.bits >> 15 ? -magnitude : magnitude;
+}
+template <class T> T from_float(float x);
+template <> inline float from_float<float>(float x) { return x; }
+template <> inline bf16 from_float<bf16>(float x) {
+  uint32_t wide;
+  std::memcpy(&wide, &x, 4);
+  if (std::isnan(x)) return {0x7fff};
+  return {static_cast<uint16_t>((wide + 0x7fff + (wide >> 16 & 1)) >> 16)};
+}
+template <> inline f16 from_float<f16>(float x) {
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  const float magnitude = std::fabs(x);
+  if (std::isnan(x)) return {0x7fff};
+  if (magnitude >= 65520.f) return {static_cast<uint16_t>(sign | 0x7c00)};
+  int exponent;
+  std::frexp(magnitude, &exponent);
+  if (magnitude == 0.f) return {sign};
+  // The distance of neighbouring numbers is 2^-24 below 2^-14, and 2^(exponent - 11) above.
+  const int unit = std::max(exponent - 11, -24);
+  const uint32_t steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(magnitude, -unit)));
+  return {static_cast<uint16_t>(sign | (unit == -24 ? steps : ((unit + 24) << 10) + steps))};
+}
+template <int BYTES> void copy(void* to, const void* from) { std::memcpy(to, from, BYTES); }
+
+template <class T> struct Pair;
+// See `mma` in kernel.cuh. The products are those of f32.
+template <class T> void mma(float (&d)[4], const Pair<T> (&a)[4], const Pair<T> (&b)[2]) {
+  float mine[12];
+  for (int i = 0; i < 4; i++) mine[2 * i] = to_float(a[i].x), mine[2 * i + 1] = to_float(a[i].y);
+  for (int i = 0; i < 2; i++) mine[8 + 2 * i] = to_float(b[i].x), mine[8 + 2 * i + 1] = to_float(b[i].y);
+  std::memcpy(on_host::words(on_host::lane()), mine, sizeof mine);
+  on_host::wait(on_host::Waits::Warp);
+  const unsigned g = on_host::lane() / 4, t = on_host::lane() % 4;
+  const auto element = [](unsigned lane, int slot) { return reinterpret_cast<const float*>(on_host::words(lane))[slot]; };
+  for (unsigned i = 0; i < 4; i++) {
+    const unsigned row = i / 2, column = 2 * t + i % 2;
+    for (unsigned k = 0; k < 16; k++) {
+      const unsigned owner = k % 8 / 2, half = k / 8;
+      d[i] += element(4 * g + owner, 4 * half + 2 * row + k % 2) * element(4 * column + owner, 8 + 2 * half + k % 2);
+    }
+  }
+  on_host::wait(on_host::Waits::Warp);
+}
