@@ -32,6 +32,24 @@ fn start(storage: &Storage) -> Result<u64> {
     })
 }
 
+/// The memory of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// The bytes that are free now.
+    pub(crate) free: usize,
+    /// All bytes.
+    pub(crate) total: usize,
+}
+
+/// The memory of a GPU; `None` for the CPU.
+pub(crate) fn room(device: &Device) -> Result<Option<Room>> {
+    match Place::of(device)? {
+        Place::Host => Ok(None),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => super::modules::room(&device).map(Some),
+    }
+}
+
 /// A tensor `[rows, width]` as a kernel reads it. The elements of a row are neighbours; rows may lie apart, as those of
 /// `narrow(1, ...)`. A vector is one row.
 #[derive(Debug, Clone, Copy)]

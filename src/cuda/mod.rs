@@ -19,5 +19,5 @@ mod recorded;
 
 pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
-pub(crate) use memory::{Matrix, Output, Table, address};
+pub(crate) use memory::{Matrix, Output, Room, Table, address, room};
 pub(crate) use recorded::recorded;

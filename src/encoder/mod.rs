@@ -67,8 +67,10 @@ pub trait Encoder: Send + Sync {
 /// Opens the encoder of a base.
 ///
 /// # Errors
-/// If the architecture is not supported, or a tensor is missing or does not have the shape that the configuration says.
+/// If the architecture is not supported, a tensor is missing or does not have the shape that the configuration says, or the weights do
+/// not fit in the device's memory.
 pub fn open(base: &Base, backend: &Backend) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
+    base.weights.check_room(backend)?;
     Ok(match base.config.architecture().family {
         Family::PostNorm(spec) => Arc::new(PostNorm::open(spec, base, backend)?),
         Family::Deberta => Arc::new(Deberta::open(base, backend)?),

@@ -130,8 +130,8 @@ impl Layer {
         names: &Names,
         index: usize,
     ) -> std::result::Result<Self, ModelError> {
-        let mut site = |module| loader.site(layout, Site { layer: index, module }, true);
-        let [query, key, value] = [site(QUERY)?, site(KEY)?, site(VALUE)?];
+        let sites = [QUERY, KEY, VALUE].map(|module| Site { layer: index, module });
+        let [query, key, value] = loader.sites(layout, sites, true)?;
         let heads = config.num_attention_heads;
         let scale = 1.0 / ((config.hidden_size / heads) as f64).sqrt();
         Ok(Self { heads, scale, query, key, value, rest: PostAttention::load(loader, layout, config, names, index)? })

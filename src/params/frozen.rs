@@ -119,6 +119,21 @@ impl Frozen {
         }
     }
 
+    /// Makes parameters of equal width on a GPU lie one after another in memory. In the other forms it changes nothing.
+    pub(crate) fn join<const N: usize>(parts: [&mut Self; N], backend: &Backend) -> candle_core::Result<()> {
+        if backend.form() != Form::Cuda {
+            return Ok(());
+        }
+        let tensors: Vec<Tensor> = parts.iter().map(|part| part.tensor()).collect::<candle_core::Result<_>>()?;
+        let (whole, mut start) = (Tensor::cat(&tensors, 0)?, 0);
+        for part in parts {
+            let rows = part.shape[0];
+            part.data = Data::Device(whole.narrow(0, start, rows)?);
+            start += rows;
+        }
+        Ok(())
+    }
+
     fn on(&self, device: &Device) -> candle_core::Result<Tensor> {
         match &self.data {
             Data::Device(tensor) => tensor.to_device(device),
