@@ -35,3 +35,37 @@ pub(crate) fn upload(bytes: &[u8], dtype: DType, device: &Device) -> Result<Tens
         Place::Gpu(device) => super::staging::upload(bytes, dtype, &device),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::thread;
+
+    use super::*;
+    use crate::params::DeviceName;
+
+    /// On the CPU, and on a GPU where the build and the machine have one. The uploads have several parts, the last of which is not full,
+    /// and memory of dropped tensors is used again.
+    #[test]
+    fn uploads_of_several_threads_arrive_whole() {
+        for device in [Some(Device::Cpu), DeviceName::Cuda(0).open().ok()].into_iter().flatten() {
+            thread::scope(|scope| {
+                for thread in 0..3_u32 {
+                    let device = &device;
+                    scope.spawn(move || {
+                        for round in 0..4 {
+                            let words: Vec<u32> = (0..(9 << 18) + 3).map(|i| i * 8 + thread * 64 + round).collect();
+                            let floats: Vec<f32> = words.iter().map(|&word| word as f32).collect();
+                            let tensor = upload(bytemuck::cast_slice(&floats), DType::F32, device).unwrap();
+                            assert_eq!(tensor.dims(), [floats.len()]);
+                            assert!(tensor.to_vec1::<f32>().unwrap() == floats, "{device:?}");
+                        }
+                    });
+                }
+            });
+            let tensor = upload(&[0x80, 0x3f, 0, 0xc0], DType::BF16, &device).unwrap();
+            assert_eq!(tensor.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap(), [1.0, -2.0]);
+        }
+    }
+}
