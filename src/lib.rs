@@ -86,6 +86,8 @@
 //! - On the CPU, frozen f32 weights are used in the mapped file and never copied. Prepacked weights are mapped from the cache, so that
 //!   processes share them.
 //! - A precision applies only to the base's products: deltas, norms, attention and heads are f32.
+//! - In a GPU's memory, an adapter takes the bytes of its true ranks: its tensors lie end to end in one block for each type. A copy
+//!   stream fills the block while batches run, and the adapter comes into service once it is there, so that no batch waits for it.
 //! - A malformed adapter is refused as a whole. An unknown adapter is an error, and is never answered by the base.
 //! - A request for an adapter in memory makes no system call for it, and never waits for the disk. It finishes on the version that it
 //!   pinned, whatever happens to the files meanwhile.

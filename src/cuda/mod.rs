@@ -7,6 +7,8 @@
 //! | `launch.rs` | launches a kernel: on the GPU, or on the CPU in tests |
 //! | `modules.rs` | the compiled kernels, loaded once for each device (feature `cuda`) |
 //! | `recorded.rs` | the gradient of what kernels have computed |
+//! | `upload.rs` | uploads what is not part of a batch, such as an adapter |
+//! | `staging.rs` | copies through pinned memory on a stream of their own (feature `cuda`) |
 //!
 //! Everything above this module compiles and runs without a GPU. In tests, `on_host` takes the place of the GPU: tensors lie in the
 //! CPU's memory, and each launch runs the same kernel compiled for the CPU.
@@ -16,8 +18,13 @@ mod memory;
 #[cfg(feature = "cuda")]
 mod modules;
 mod recorded;
+#[cfg(feature = "cuda")]
+mod staging;
+mod upload;
 
 pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
 pub(crate) use memory::{Matrix, Output, Room, Table, address, room};
 pub(crate) use recorded::recorded;
+pub use upload::UploadError;
+pub(crate) use upload::upload;

@@ -182,7 +182,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::load_adapter`].
     pub fn parse_adapter(&self, files: &Files) -> Result<Adapter, Error> {
-        Ok(adapter::over(files, self.layout(), &self.base, self.device())?)
+        Ok(adapter::over(files, self.layout(), &self.base, &self.backend)?)
     }
 
     /// The names by which the base is known: its own, and the one that its configuration keeps from `transformers`.
