@@ -6,17 +6,22 @@
 //! | `memory.rs` | tensors as kernels read and write them, and small tables that are uploaded once for all layers of a batch |
 //! | `launch.rs` | launches a kernel: on the GPU, or on the CPU in tests |
 //! | `modules.rs` | the compiled kernels, loaded once for each device (feature `cuda`) |
+//! | `gemm.rs` | products of matrices |
 //! | `recorded.rs` | the gradient of what kernels have computed |
 //!
 //! Everything above this module compiles and runs without a GPU. In tests, `on_host` takes the place of the GPU: tensors lie in the
 //! CPU's memory, and each launch runs the same kernel compiled for the CPU.
 
+mod gemm;
 mod launch;
 mod memory;
 #[cfg(feature = "cuda")]
 mod modules;
 mod recorded;
 
+pub(crate) use gemm::{Factor, gemm};
+#[cfg(test)]
+pub(crate) use launch::LAUNCHES;
 pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
 pub(crate) use memory::{Matrix, Output, Table, address};
