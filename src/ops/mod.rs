@@ -169,6 +169,14 @@ impl Ops for Reference {}
 struct Cuda;
 
 impl Ops for Cuda {
+    fn linears(&self, x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
+        linear::cuda(x, linears)
+    }
+
+    fn add_segments(&self, x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {
+        linear::add_segments_cuda(x, y, segments)
+    }
+
     fn gelu(&self, x: &Tensor) -> Result<Tensor> {
         gelu::cuda(x)
     }
