@@ -17,7 +17,7 @@ template <class T, int D> __device__ void forward(const AttentionParams& p) {
   T* mine = q_tile + 16 * warp * STRIDE<D>;
   load_tile<ROWS, D>(q_tile, work.q(), work.first, work.len);
   __syncthreads();
-  const Operand<T, D> queries(mine);
+  const Operand<T, D, 128> queries(mine);
 
   OnlineSoftmax softmax;
   float sums[D / 8][4] = {};

@@ -67,18 +67,24 @@ template <class T> struct Work {
   __device__ int seen_start() const { return max(0, first - p.window); }
   __device__ int seen_end() const { return min(len, first + ROWS + p.window); }
 
-  // Whether each of 16 rows from `row` on sees each of `count` columns from `column` on, without a bias: then a score is only the
-  // scaled product.
+  __device__ bool is_seen(int i, int j) const { return i - j <= p.window && j - i <= p.window; }
+  // The element of the bias that belongs to query i and key j.
+  __device__ uint64_t bias_at(int i, int j) const { return uint64_t(head) * p.columns + p.columns / 2 + j - i; }
+
+  // Whether a score is only the scaled product, for each of 16 rows from `row` on and `count` columns from `column` on: there is no
+  // bias, the columns lie in the text, and all see each other. Rows may be queries and columns keys, or the opposite.
   __device__ bool is_plain(int row, int column, int count) const {
     return !p.bias && column + count <= len && row + 15 - column <= p.window && column + count - 1 - row <= p.window;
   }
   // The score of query i and key j from the product of their rows, in units of log 2: minus infinity if i does not see j.
   __device__ float score(float product, int i, int j) const {
-    const bool sees = i < len && j < len && i - j <= p.window && j - i <= p.window;
-    if (!sees) return -INFINITY;
+    if (i >= len || j >= len || !is_seen(i, j)) return -INFINITY;
     float score = product * p.scale;
-    if (p.bias) score += reinterpret_cast<const float*>(p.bias)[uint64_t(head) * p.columns + p.columns / 2 + j - i];
+    if (p.bias) score += reinterpret_cast<const float*>(p.bias)[bias_at(i, j)];
     return score * LOG2_E;
+  }
+  __device__ float score(bool plain, float product, int i, int j) const {
+    return plain ? product * (p.scale * LOG2_E) : score(product, i, j);
   }
   __device__ Mask mask() const { return {p.seed, p.bound, p.kept, tile.text, uint32_t(head)}; }
   // The index of a weight in the matrix [len, len] of its text and head.

@@ -147,9 +147,10 @@ template <int D, class T> __device__ inline void load_b_rows(Pair<T> (&b)[2][2],
   }
 }
 
-// The warp's rows of a tile as operands, for all D columns. They stay in registers if there are few, and are read again otherwise.
-template <class T, int D> struct Operand {
-  static constexpr bool KEPT = D * sizeof(T) <= 256;
+// The warp's rows of a tile as operands, for all D columns. They stay in registers if they have at most WIDEST columns of 16 bits, and
+// are read again otherwise.
+template <class T, int D, int WIDEST> struct Operand {
+  static constexpr bool KEPT = sizeof(T) == 2 && D <= WIDEST;
   const T* tile;
   Pair<T> kept[KEPT ? D / 16 : 1][4];
 
