@@ -180,6 +180,10 @@ impl Ops for Cuda {
     fn gelu(&self, x: &Tensor) -> Result<Tensor> {
         gelu::cuda(x)
     }
+
+    fn attention(&self, qkv: [&Tensor; 3], heads: &Heads) -> Result<Tensor> {
+        attention::cuda(qkv, heads)
+    }
 }
 
 /// Kernels over slices of mapped weights and of candle's CPU tensors.
