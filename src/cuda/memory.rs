@@ -137,6 +137,18 @@ impl Output {
     }
 }
 
+/// `words` in the device's memory. It does not wait for the work that is queued there.
+fn upload(words: &[u32], device: &Device) -> Result<Tensor> {
+    match Place::of(device)? {
+        Place::Host => Tensor::from_slice(words, words.len(), device),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => {
+            let storage = Storage::Cuda(super::transfer::upload(&device, words)?);
+            Ok(Tensor::from_storage(storage, words.len(), BackpropOp::none(), false))
+        }
+    }
+}
+
 /// A small array in the device's memory, such as the offsets of a batch's texts. An equal array that was uploaded recently is used
 /// again, so that what all layers of a batch share is uploaded once.
 #[derive(Debug, Clone)]
@@ -165,7 +177,7 @@ impl Table {
         if let Some(at) = recent.iter().position(same) {
             return Ok(Self { tensor: recent[at].tensor.clone() });
         }
-        let tensor = Tensor::from_slice(words, words.len(), device)?;
+        let tensor = upload(words, device)?;
         recent.push_front(Kept { words: words.into(), tensor: tensor.clone() });
         recent.truncate(KEPT);
         Ok(Self { tensor })

@@ -34,6 +34,15 @@ use crate::base::architecture::Family;
 use crate::base::{Base, ModelError};
 use crate::params::{Backend, Frozen, Layout};
 
+/// A head and the texts that it classifies.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadJob<'a> {
+    /// The rows of the pooled texts, in ascending order.
+    pub rows: &'a [usize],
+    /// The head.
+    pub head: &'a Head,
+}
+
 /// A frozen encoder. It is shared by `Arc` and never mutated; everything that varies comes through its hooks.
 pub trait Encoder: Send + Sync {
     /// The encoder's sites and the tensors of its heads.
@@ -62,6 +71,26 @@ pub trait Encoder: Send + Sync {
     /// # Errors
     /// If the head lacks a tensor that the architecture needs, or the hooks or the operations fail.
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor>;
+
+    /// The logits `[rows, labels]` of each job, from the pooled texts, `[B, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::logits`].
+    fn heads(&self, pooled: &Tensor, jobs: &[HeadJob<'_>], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
+        jobs.iter().map(|job| self.logits(&select(pooled, job.rows)?, job.head, hooks)).collect()
+    }
+}
+
+/// The rows `which` of `x [B, n]`, in ascending order. Contiguous rows are not copied.
+fn select(x: &Tensor, which: &[usize]) -> Result<Tensor> {
+    match which {
+        [first, .., last] if last - first + 1 == which.len() => x.narrow(0, *first, which.len()),
+        [only] => x.narrow(0, *only, 1),
+        _ => {
+            let which: Vec<u32> = which.iter().map(|&row| row as u32).collect();
+            x.index_select(&Tensor::new(which, x.device())?, 0)
+        }
+    }
 }
 
 /// Opens the encoder of a base.
