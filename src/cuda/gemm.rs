@@ -164,10 +164,18 @@ mod cublas {
     ///
     /// # Safety
     /// As for [`super::gemm`].
-    pub(super) unsafe fn gemm(device: &CudaDevice, alpha: f32, a: Factor, b: Factor, beta: f32, y: Factor) -> Result<()> {
+    pub(super) unsafe fn gemm(
+        device: &CudaDevice,
+        alpha: f32,
+        a: Factor,
+        b: Factor,
+        beta: f32,
+        y: Factor,
+    ) -> Result<()> {
         device.cuda_stream().context().bind_to_thread().map_err(Error::wrap)?;
         let blas = device.cublas_handle();
-        let [(a_op, a_type, a_step), (b_op, b_type, b_step), (_, y_type, y_step)] = [operand(a)?, operand(b)?, operand(y)?];
+        let [(a_op, a_type, a_step), (b_op, b_type, b_step), (_, y_type, y_step)] =
+            [operand(a)?, operand(b)?, operand(y)?];
         // The compute type is plain f32: no product of f32 runs on the tensor cores' shorter floats.
         // SAFETY: the caller promises valid addresses; both scalars are read before the call returns.
         let result = unsafe {

@@ -205,8 +205,7 @@ unsafe fn shrink(place: &Place, x: &Tensor, rows: &Matrix, plan: &Launch<Strip>,
         unused: 0,
         small,
     };
-    let grid =
-        Grid { blocks: [plan.blocks, 1, 1], threads: SHRINK_THREADS, shared: plan.height * SHRINK_SUMS };
+    let grid = Grid { blocks: [plan.blocks, 1, 1], threads: SHRINK_THREADS, shared: plan.height * SHRINK_SUMS };
     // SAFETY: the plan's strips lie inside x, the A's and h.
     unsafe { launch(place, "linear_shrink", x.dtype(), grid, &params) }
 }
