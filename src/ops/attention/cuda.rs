@@ -262,7 +262,8 @@ impl Attention {
         let p = &params;
         let addresses = [p.q, p.k, p.v, p.y, p.dy, p.dq, p.dk, p.dv];
         let rows = [p.q_stride, p.k_stride, p.v_stride, p.size].map(|elements| elements as usize * bytes);
-        let aligned = addresses.iter().all(|address| address.is_multiple_of(16)) && rows.iter().all(|row| row % 16 == 0);
+        let aligned =
+            addresses.iter().all(|address| address.is_multiple_of(16)) && rows.iter().all(|row| row % 16 == 0);
         let params = AttentionParams { aligned: u32::from(aligned), ..params };
         let name = format!("{}_{}", kernel.name(), self.padded);
         let shared = kernel.shared(self.padded, bytes);
