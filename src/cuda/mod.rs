@@ -25,5 +25,5 @@ mod transfer;
 pub(crate) use download::Download;
 pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
-pub(crate) use memory::{Matrix, Output, Table, address, keep_freed_memory};
+pub(crate) use memory::{Matrix, Output, Table, address, prepare};
 pub(crate) use recorded::recorded;

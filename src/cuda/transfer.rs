@@ -1,4 +1,4 @@
-//! Copies between the host and a GPU that do not wait for the work that is queued on it, and the setting that keeps freed memory.
+//! Copies between the host and a GPU that do not wait for the work that is queued on it, and the settings of a GPU that runs passes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -96,9 +96,11 @@ impl Arriving {
     }
 }
 
-/// Keeps freed memory for later tensors. By default, the driver returns it to the system whenever the host waits for the device, and
-/// each pass would have to map its memory again.
-pub(super) fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
+/// As [`super::prepare`], for a GPU.
+pub(super) fn prepare(device: &CudaDevice) -> Result<()> {
+    // SAFETY: all work on tensors is queued on the device's one stream, which also frees them. Where memory is filled by copies on
+    // another stream, the host waits for these copies before anything uses the memory.
+    unsafe { device.disable_event_tracking() };
     let stream = device.cuda_stream();
     let context = stream.context();
     if !context.has_async_alloc() {
