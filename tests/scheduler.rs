@@ -633,6 +633,7 @@ impl Gpu {
 fn next_pass_begins_while_one_runs() {
     let (sender, reports) = channel();
     let report = move |report: &BatchReport| sender.send(*report).unwrap();
+    let started = Instant::now();
     let (scheduler, gpu) = Gpu::start(Limits { batch_tokens: 4, ..ROOMY }, report);
     let a = adapter();
     let mut answers = VecDeque::new();
@@ -656,7 +657,8 @@ fn next_pass_begins_while_one_runs() {
     }
     scheduler.drain();
     let took: Vec<Duration> = reports.try_iter().map(|report| report.took).collect();
-    assert!(took[0] >= Duration::from_millis(70) && took[1] < Duration::from_millis(70), "not counted twice: {took:?}");
+    assert!(took.iter().sum::<Duration>() <= started.elapsed(), "no time is counted twice: {took:?}");
+    assert!(took[0] >= Duration::from_millis(70) && took[1] >= Duration::from_millis(20), "{took:?}");
     assert_eq!((took.len(), Arc::strong_count(&a)), (4, 1));
 }
 

@@ -113,24 +113,40 @@ mod tests {
 
     use super::*;
 
-    fn counted(count: usize) -> Tensor {
-        Tensor::arange(0f32, count as f32, &Device::Cpu).unwrap()
+    use crate::params::DeviceName;
+
+    fn counted(count: usize, device: &Device) -> Tensor {
+        Tensor::arange(0f32, count as f32, device).unwrap()
     }
 
+    /// On the CPU, and on a GPU where the build and the machine have one. Two downloads are begun before the first is waited for.
     #[test]
     fn each_tensor_arrives_in_its_own_order() {
-        let turned = counted(6).reshape((2, 3)).unwrap().t().unwrap();
-        let tensors = [counted(2), counted(0), turned, counted(5).narrow(0, 3, 2).unwrap()];
-        let expected = [vec![0.0, 1.0], vec![], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0], vec![3.0, 4.0]];
-        assert_eq!(Download::begin(&tensors).unwrap().wait().unwrap(), expected);
+        for device in [Some(Device::Cpu), DeviceName::Cuda(0).open().ok()].into_iter().flatten() {
+            super::super::prepare(&device).unwrap();
+            let counted = |count| counted(count, &device);
+            let flat = counted(9);
+            let turned = counted(6).reshape((2, 3)).unwrap().t().unwrap();
+            let views = [flat.narrow(0, 3, 2).unwrap(), flat.narrow(0, 5, 4).unwrap()];
+            let first = Download::begin(&[counted(2), counted(0), turned, views[0].clone(), views[1].clone()]).unwrap();
+            let large = counted(100_000);
+            let second = Download::begin(&[large.affine(2.0, 1.0).unwrap()]).unwrap();
+            drop((flat, views, large));
+            let expected =
+                [vec![0.0, 1.0], vec![], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0], vec![3.0, 4.0], vec![5.0, 6.0, 7.0, 8.0]];
+            assert_eq!(first.wait().unwrap(), expected, "{device:?}");
+            let expected: Vec<f32> = (0..100_000).map(|i| 2.0 * i as f32 + 1.0).collect();
+            assert!(second.wait().unwrap() == [expected], "{device:?}");
+        }
         assert!(Download::begin(&[]).unwrap().wait().unwrap().is_empty());
-        let error = Download::begin(&[counted(1).to_dtype(DType::BF16).unwrap()]).map(drop).unwrap_err().to_string();
+        let rounded = counted(1, &Device::Cpu).to_dtype(DType::BF16).unwrap();
+        let error = Download::begin(&[rounded]).map(drop).unwrap_err().to_string();
         assert!(error.contains("expected f32, found BF16"), "{error}");
     }
 
     #[test]
     fn views_next_to_each_other_are_one_span() {
-        let (flat, other) = (counted(10), counted(3));
+        let (flat, other) = (counted(10, &Device::Cpu), counted(3, &Device::Cpu));
         let view = |start, count| flat.narrow(0, start, count).unwrap();
         let counts = |tensors: &[Tensor]| spans(tensors).unwrap().iter().map(|span| span.count).collect::<Vec<_>>();
         assert_eq!(counts(&[view(0, 4), view(4, 1), view(5, 0), view(5, 5)]), [10]);

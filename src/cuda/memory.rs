@@ -149,6 +149,20 @@ fn upload(words: &[u32], device: &Device) -> Result<Tensor> {
     }
 }
 
+/// Sets up a GPU for passes: memory that tensors free is kept for the tensors of later passes, and tensors are not tracked by events.
+/// By default, the driver returns freed memory to the system whenever the host waits for the GPU, so that each pass would map its
+/// memory again; and each tensor has two events, which are recorded and awaited at each use, although one stream does all the work.
+///
+/// # Errors
+/// If the driver refuses.
+pub(crate) fn prepare(device: &Device) -> Result<()> {
+    match Place::of(device)? {
+        Place::Host => Ok(()),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => super::transfer::prepare(&device),
+    }
+}
+
 /// A small array in the device's memory, such as the offsets of a batch's texts. An equal array that was uploaded recently is used
 /// again, so that what all layers of a batch share is uploaded once.
 #[derive(Debug, Clone)]

@@ -35,7 +35,7 @@ pub(crate) use gemm::{Factor, gemm};
 pub(crate) use launch::LAUNCHES;
 pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
-pub(crate) use memory::{Matrix, Output, Room, Table, address, room};
+pub(crate) use memory::{Matrix, Output, Room, Table, address, prepare, room};
 pub(crate) use recorded::recorded;
 pub use upload::UploadError;
 pub(crate) use upload::upload;

@@ -1,9 +1,11 @@
-//! Copies between the host and a GPU that do not wait for the work that is queued on it.
+//! Copies between the host and a GPU that do not wait for the work that is queued on it, and the settings of a GPU that runs passes.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::result;
-use candle_core::cuda_backend::cudarc::driver::sys::{CU_MEMHOSTALLOC_PORTABLE, CUevent_flags};
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CU_MEMHOSTALLOC_PORTABLE, CUevent_flags, CUmemPool_attribute_enum,
+};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, PinnedHostSlice};
 use candle_core::{CudaDevice, CudaStorage, Result};
 
@@ -91,5 +93,25 @@ impl Arriving {
         self.arrived.synchronize().map_err(driver)?;
         let memory = self.buffer.0.as_ref().map(PinnedHostSlice::as_slice).transpose().map_err(driver)?;
         Ok(memory.map(|memory| &memory[..self.count]).unwrap_or_default())
+    }
+}
+
+/// As [`super::prepare`], for a GPU.
+pub(super) fn prepare(device: &CudaDevice) -> Result<()> {
+    // SAFETY: all work on tensors is queued on the device's one stream, which also frees them. Where memory is filled by copies on
+    // another stream, the host waits for these copies before anything uses the memory.
+    unsafe { device.disable_event_tracking() };
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    context.bind_to_thread().map_err(driver)?;
+    let mut most = u64::MAX;
+    // SAFETY: the device is the context's own, and the value of this attribute is a u64.
+    unsafe {
+        let pool = result::device::get_mem_pool(context.cu_device()).map_err(driver)?;
+        let attribute = CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut most).cast()).map_err(driver)
     }
 }

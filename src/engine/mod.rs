@@ -31,10 +31,11 @@ pub use self::error::Error;
 use self::micro_batches::Workers;
 pub use self::mixed::Mixed;
 pub use self::pending::Pending;
+use self::pending::{Queued, in_order};
 use self::plan::{Plan, Question, Readout, Sizes};
 use crate::adapter::{self, Adapter, Files};
 use crate::base::{self, Base, BaseConfig};
-use crate::cuda::Download;
+use crate::cuda::{self, Download};
 use crate::encoder::{self, Encoder, HeadJob, Packed};
 use crate::params::{Backend, Form, Layout, Precision};
 use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
@@ -118,6 +119,7 @@ impl Engine {
     }
 
     fn over(base: Base, backend: Backend, precision: Precision) -> Result<Self, Error> {
+        cuda::prepare(backend.device())?;
         let tokenizer = Tokenizer::open(&base.dir, &base.config.tokenizer_inputs())?;
         let encoder = encoder::open(&base, &backend)?;
         let workers = Workers::new(usize::MAX).map_err(|error| Error::Thread(std::io::Error::other(error)))?;
@@ -222,11 +224,9 @@ impl Engine {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
         let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), self.micro_batch_sizes());
-        let run = |plan: &Plan| self.queue(&adapters, &asked, plan)?.answers();
-        let count = rows.len();
+        let (count, queue) = (rows.len(), |plan: &Plan| self.queue(&adapters, &asked, plan));
         if !self.backend.on_host() {
-            let queued: Vec<Queued> =
-                plans.iter().map(|plan| self.queue(&adapters, &asked, plan)).collect::<Result<_, _>>()?;
+            let queued = plans.iter().map(queue).collect::<Result<Vec<_>, _>>()?;
             return Ok(Pending::new(move || {
                 let answers = queued.into_iter().map(Queued::answers).collect::<Result<Vec<_>, _>>()?.concat();
                 // Until now the GPU may have read them.
@@ -235,9 +235,9 @@ impl Engine {
             }));
         }
         let answers = match &plans[..] {
-            [plan] => micro_batches::with_spinning_pool(|| run(plan))?,
+            [plan] => micro_batches::with_spinning_pool(|| queue(plan)?.answers())?,
             plans => {
-                let answers = self.workers.map(plans.len(), |i| run(&plans[i]));
+                let answers = self.workers.map(plans.len(), |i| queue(&plans[i])?.answers());
                 answers.into_iter().collect::<Result<Vec<_>, _>>()?.concat()
             }
         };
@@ -277,36 +277,4 @@ impl Engine {
         let logits = Download::begin(&self.encoder.heads(&pooled, &jobs, &hooks)?)?;
         Ok(Queued { logits, questions: plan.readouts.iter().map(|readout| readout.questions.clone()).collect() })
     }
-}
-
-/// A micro-batch that is queued on the device.
-struct Queued {
-    /// For each readout, the logits `[texts, labels]`.
-    logits: Download,
-    /// For each readout and each of its texts, the questions that it answers.
-    questions: Vec<Vec<Vec<usize>>>,
-}
-
-impl Queued {
-    /// Waits for the logits. Returns the rows that the micro-batch answers, each with its logits.
-    fn answers(self) -> Result<Vec<(usize, Vec<f32>)>, Error> {
-        let mut answers = Vec::new();
-        for (texts, logits) in self.questions.iter().zip(self.logits.wait()?) {
-            let labels = logits.len() / texts.len();
-            for (text, questions) in texts.iter().enumerate() {
-                let logits = &logits[text * labels..(text + 1) * labels];
-                answers.extend(questions.iter().map(|&question| (question, logits.to_vec())));
-            }
-        }
-        Ok(answers)
-    }
-}
-
-/// The logits of `rows` rows in their order; empty where no answer is.
-fn in_order(rows: usize, answers: Vec<(usize, Vec<f32>)>) -> Vec<Vec<f32>> {
-    let mut logits = vec![Vec::new(); rows];
-    for (row, answer) in answers {
-        logits[row] = answer;
-    }
-    logits
 }

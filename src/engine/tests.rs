@@ -1,4 +1,4 @@
-//! Tests an engine whose passes run as on a GPU, with its kernels compiled for the CPU.
+//! Tests an engine whose passes run as on a GPU, with its kernels compiled for the CPU, or on the GPU that the environment names.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 
 use super::*;
+use crate::params::DeviceName;
 
 const BASES: [&str; 4] = ["bert", "encoders/mpnet", "encoders/deberta", "encoders/modernbert"];
 
@@ -13,7 +14,11 @@ fn folder(base: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(base)
 }
 
+/// The device of `POLYRANK_TEST_DEVICE`, such as `cuda`, if it is set.
 fn cuda() -> Backend {
+    if let Ok(name) = std::env::var("POLYRANK_TEST_DEVICE") {
+        return Backend::native(name.parse::<DeviceName>().unwrap().open().unwrap());
+    }
     cuda::run_on_host(polyrank_on_host::launch);
     Backend::cuda_on_host()
 }

@@ -39,37 +39,10 @@ impl DeviceName {
         let device = match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(candle_core::Error::Msg(NO_CUDA.into())),
-            Self::Cuda(index) => Device::new_cuda_with_stream(index).and_then(prepared),
+            Self::Cuda(index) => Device::new_cuda_with_stream(index),
         };
         device.map_err(|source| DeviceError { device: self, source })
     }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn prepared(device: Device) -> candle_core::Result<Device> {
-    Ok(device)
-}
-
-/// Sets up a GPU for many short passes: freed memory stays with the process, and no events are recorded at each operation.
-#[cfg(feature = "cuda")]
-fn prepared(device: Device) -> candle_core::Result<Device> {
-    use candle_core::cuda_backend::cudarc::driver::{result, sys};
-
-    let cuda = device.as_cuda_device()?;
-    // SAFETY: all operations run on the device's one stream, in order, and memory is allocated and freed in that order too. The only
-    // other stream copies adapters, and both streams wait for each other by explicit events.
-    unsafe { cuda.disable_event_tracking() };
-    let context = cuda.cuda_stream().context().clone();
-    context.bind_to_thread().map_err(candle_core::Error::wrap)?;
-    // Otherwise each synchronisation returns the memory of a pass to the driver, and the next pass maps it again.
-    let mut keep = u64::MAX;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device exists, its default pool always exists, and this attribute is a 64-bit number.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device()).map_err(candle_core::Error::wrap)?;
-        result::mem_pool::set_attribute(pool, attribute, (&raw mut keep).cast()).map_err(candle_core::Error::wrap)?;
-    }
-    Ok(device)
 }
 
 impl Display for DeviceName {
