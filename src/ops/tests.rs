@@ -4,6 +4,7 @@
 mod attention;
 mod disentangled;
 mod linear;
+mod on_device;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -98,8 +99,11 @@ fn ops() -> [&'static dyn Ops; 2] {
     [&Cpu, &Reference]
 }
 
-/// The GPU's form, whose kernels run on the CPU.
+/// The GPU's form. Its kernels run on the CPU, or on a GPU where the environment names one.
 fn cuda() -> &'static dyn Ops {
+    if let Some(ops) = on_device::asked() {
+        return ops;
+    }
     crate::cuda::run_on_host(polyrank_on_host::launch);
     &Cuda
 }
