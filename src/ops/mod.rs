@@ -172,6 +172,16 @@ impl Ops for Cuda {
     fn gelu(&self, x: &Tensor) -> Result<Tensor> {
         gelu::cuda(x)
     }
+
+    fn disentangled_attention(
+        &self,
+        qkv: [&Tensor; 3],
+        positions: &Tensor,
+        how: &Disentangled,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        disentangled::cuda(qkv, positions, how, dropout)
+    }
 }
 
 /// Kernels over slices of mapped weights and of candle's CPU tensors.
