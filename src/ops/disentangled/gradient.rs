@@ -129,23 +129,19 @@ pub(super) fn backward(
     unsafe { launch(&place, &attention.kernel("disentangled_products")?, dtype, grid(3, shared), &params)? };
 
     let dpositions =
-        if positions.track_op() { positions_backward(attention, positions, inputs, &slopes)? } else { None };
+        positions.track_op().then(|| positions_backward(attention, positions, inputs, &slopes)).transpose()?;
     // SAFETY: the blocks cover the queries, keys and values of all tiles of all texts.
     Ok([Some(unsafe { dqkv.tensor() }), dpositions])
 }
 
-/// The gradient of `positions`, or `None` if no text uses them.
-fn positions_backward(
-    attention: &Attention,
-    positions: &Tensor,
-    inputs: Inputs,
-    slopes: &Output,
-) -> Result<Option<Tensor>> {
+/// The gradient of `positions`.
+fn positions_backward(attention: &Attention, positions: &Tensor, inputs: Inputs, slopes: &Output) -> Result<Tensor> {
     let (device, dtype, how) = (positions.device(), positions.dtype(), &attention.how);
     let place = Place::of(device)?;
     let sets = Sets::of(how);
     if sets.parts.is_empty() {
-        return Ok(None);
+        // Candle expects a gradient for what was computed from a variable.
+        return positions.zeros_like();
     }
     let hidden = attention.dims.hidden;
     let longest = how.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
@@ -190,7 +186,7 @@ fn positions_backward(
     // SAFETY: the launch before has written all of `by_distance`; `inverse` has indices of its distances.
     unsafe { launch(&place, "disentangled_positions", dtype, grid, &params)? };
     // SAFETY: the kernel writes every row.
-    Ok(Some(unsafe { dpositions.tensor() }))
+    Ok(unsafe { dpositions.tensor() })
 }
 
 /// For each row of a set, the distances that use it, by their index in what the kernel sums: `inverse[firsts[row]..firsts[row + 1]]`.
