@@ -184,6 +184,16 @@ impl Ops for Cuda {
     fn attention(&self, qkv: [&Tensor; 3], heads: &Heads) -> Result<Tensor> {
         attention::cuda(qkv, heads)
     }
+
+    fn disentangled_attention(
+        &self,
+        qkv: [&Tensor; 3],
+        positions: &Tensor,
+        how: &Disentangled,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        disentangled::cuda(qkv, positions, how, dropout)
+    }
 }
 
 /// Kernels over slices of mapped weights and of candle's CPU tensors.
