@@ -3,6 +3,7 @@
 
 mod attention;
 mod disentangled;
+mod flat;
 mod linear;
 
 use candle_core::{DType, Device, Result, Tensor, Var};

@@ -252,7 +252,7 @@ fn best_score_is_read_back_exactly() {
     let shape = LowRankSettings { rank: 1, alpha: 1.0, modules: vec![0], labels: 2, seed: 0 };
     let mut method = sora(&engine(), &shape);
     let rule = Rule { weight_decay: 0.0, eps: 1e-8, clip: None, total: 1 };
-    let mut optimizer = Optimizer::new(method.variables(), rule).unwrap();
+    let mut optimizer = Optimizer::new(method.variables(), rule, engine().backend()).unwrap();
     for all in [60, 545] {
         for right in 0..=all {
             let progress = Progress { epoch: 1, best: Some(f64::from(right) / f64::from(all)), ..Progress::default() };
