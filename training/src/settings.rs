@@ -180,7 +180,9 @@ impl Settings {
         let (layout, backend) = (engine.layout(), engine.backend());
         let shape = self.low_rank(engine, labels)?;
         Ok(match self.method {
-            MethodName::Sora => Box::new(Sora::new(layout, &shape, self.sora(self.schedule(rows, engine).lr), backend)?),
+            MethodName::Sora => {
+                Box::new(Sora::new(layout, &shape, self.sora(self.schedule(rows, engine).lr), backend)?)
+            }
             MethodName::Lora => Box::new(Lora::new(layout, &shape, backend)?),
         })
     }

@@ -245,7 +245,13 @@ impl<'a> Trainer<'a> {
     }
 
     fn adapter(&self) -> Result<Adapter, Error> {
-        adapter_of(&*self.stepper.method, self.stepper.engine, &self.data.labels, self.data.problem, &self.settings.model_id)
+        adapter_of(
+            &*self.stepper.method,
+            self.stepper.engine,
+            &self.data.labels,
+            self.data.problem,
+            &self.settings.model_id,
+        )
     }
 }
 

@@ -64,7 +64,9 @@ fn sora_loss(engine: &Engine, method: &Sora, dropout: StepDropout) -> (Tensor, V
     let of_penalty = method.variables().into_iter().map(|variable| store.get(&variable.var).cloned());
     // The head is a leaf, and not a variable of the penalty.
     let sum = |(gradient, (of_penalty, variable)): (Option<Tensor>, (Option<Tensor>, Variable))| match of_penalty {
-        Some(of_penalty) if variable.name.ends_with(".gate") => gradient.map(|gradient| (gradient + of_penalty).unwrap()),
+        Some(of_penalty) if variable.name.ends_with(".gate") => {
+            gradient.map(|gradient| (gradient + of_penalty).unwrap())
+        }
         _ => gradient,
     };
     let gradients = gradients.into_iter().zip(of_penalty.zip(method.variables())).map(sum).collect();

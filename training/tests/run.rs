@@ -379,7 +379,8 @@ fn pruning_changes_outputs_by_rounding_only() {
     let limit = Limit { max_length: None, truncate: true };
     let text = engine.encode("the plot was not very good", None, &limit).unwrap();
     let batch = Packed::new([&text]);
-    let hidden = engine.encoder().forward(&batch, &method).unwrap();
+    let pass = method.pass().unwrap();
+    let hidden = engine.encoder().forward(&batch, &*pass).unwrap();
     let before =
         head_logits(&**engine.encoder(), &hidden, &batch, &method.head(), &Identity).unwrap().to_vec2::<f32>().unwrap();
     let info = AdapterInfo {

@@ -26,7 +26,13 @@ fn folder() -> PathBuf {
 }
 
 /// Full fine-tuning and BitFit as methods that cannot be exported.
-struct Tuned(TrainedBase);
+pub(crate) struct Tuned(TrainedBase);
+
+impl Tuned {
+    pub(crate) fn new(engine: &Engine, subset: Subset, head: &Head) -> Self {
+        Self(TrainedBase::new(&**engine.encoder(), subset, head).unwrap())
+    }
+}
 
 impl Method for Tuned {
     fn variables(&self) -> Vec<Variable> {
@@ -123,7 +129,7 @@ impl Golden {
         let head = ["classifier.weight", "classifier.bias"];
         let head: Head =
             head.iter().map(|name| ((*name).to_owned(), self.tensors[&format!("init.{name}")].clone())).collect();
-        Tuned(TrainedBase::new(&**self.engine.encoder(), subset, &head).unwrap())
+        Tuned::new(&self.engine, subset, &head)
     }
 
     fn loss(&self, method: &dyn Method, pass: &dyn Pass) -> Tensor {

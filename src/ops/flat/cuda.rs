@@ -68,7 +68,14 @@ impl Part {
 ///
 /// # Safety
 /// The parts and the vector must be as large as the parts say, and valid for what the kernel writes.
-unsafe fn run(kernel: &str, dtype: DType, parts: &[Part], starts: &[usize], vector: u64, device: &Device) -> Result<()> {
+unsafe fn run(
+    kernel: &str,
+    dtype: DType,
+    parts: &[Part],
+    starts: &[usize],
+    vector: u64,
+    device: &Device,
+) -> Result<()> {
     for (parts, starts) in parts.chunks(TENSORS).zip(starts.chunks(TENSORS)) {
         let words = parts.iter().zip(starts).map(|(part, &start)| part.words(start)).collect::<Result<Vec<_>>>()?;
         let longest = parts.iter().map(Part::count).max().unwrap_or(0);

@@ -54,7 +54,8 @@ proptest! {
 
 #[test]
 fn tensors_of_different_types_are_joined() {
-    let [a, b] = [DType::BF16, DType::F32].map(|dtype| Tensor::new(&[1.5f32, 2.0], CPU).unwrap().to_dtype(dtype).unwrap());
+    let [a, b] =
+        [DType::BF16, DType::F32].map(|dtype| Tensor::new(&[1.5f32, 2.0], CPU).unwrap().to_dtype(dtype).unwrap());
     for ops in [cuda(), &Reference] {
         assert_eq!(ops.join(&[&a, &b]).unwrap().to_vec1::<f32>().unwrap(), [1.5, 2.0, 1.5, 2.0]);
     }
@@ -68,7 +69,9 @@ fn new_variables_have_gradients() {
         let vector = ops.join(&[start.as_tensor()]).unwrap();
         let parts = ops.split(&vector, &[Shape::from((2, 2)), Shape::from(2)], DType::F32).unwrap();
         let gradients = (parts[0].sqr().unwrap().sum_all().unwrap() + vector.sum_all()).unwrap().backward().unwrap();
-        assert!(max_difference(gradients.get(&parts[0]).unwrap(), &(parts[0].as_detached_tensor() * 2.0).unwrap()) < 1e-6);
+        assert!(
+            max_difference(gradients.get(&parts[0]).unwrap(), &(parts[0].as_detached_tensor() * 2.0).unwrap()) < 1e-6
+        );
         assert!(gradients.get(&start).is_none());
     }
 }

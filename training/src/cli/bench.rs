@@ -21,9 +21,8 @@ use rand::{Rng, SeedableRng};
 use super::{open, print};
 
 /// Quantiles of the lengths of SST-2's training texts.
-const LENGTHS: [usize; 32] = [
-    3, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8, 8, 9, 9, 10, 11, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24, 26, 29, 34, 42,
-];
+const LENGTHS: [usize; 32] =
+    [3, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8, 8, 9, 9, 10, 11, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24, 26, 29, 34, 42];
 
 /// The outputs of the classifier.
 const LABELS: usize = 2;
@@ -87,12 +86,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Error> {
 }
 
 /// Makes a step on a new batch of random texts.
-fn step_on(
-    stepper: &mut Stepper,
-    lengths: &[usize],
-    settings: &Settings,
-    rng: &mut StdRng,
-) -> Result<Tensor, Error> {
+fn step_on(stepper: &mut Stepper, lengths: &[usize], settings: &Settings, rng: &mut StdRng) -> Result<Tensor, Error> {
     let texts: Vec<Encoded> = lengths.iter().map(|&length| random_text(stepper.engine, length, rng)).collect();
     let texts: Vec<&Encoded> = texts.iter().collect();
     let targets: Vec<Target> = lengths.iter().map(|_| Target::Class(rng.random_range(0..LABELS))).collect();
@@ -101,5 +95,9 @@ fn step_on(
 
 fn random_text(engine: &Engine, length: usize, rng: &mut StdRng) -> Encoded {
     let words = engine.config().vocab_size as u32;
-    Encoded { ids: (0..length).map(|_| rng.random_range(0..words)).collect(), type_ids: vec![0; length], truncated: false }
+    Encoded {
+        ids: (0..length).map(|_| rng.random_range(0..words)).collect(),
+        type_ids: vec![0; length],
+        truncated: false,
+    }
 }

@@ -14,7 +14,7 @@ const CHUNK: usize = 4096;
 ///
 /// # Errors
 /// A tensor operation fails.
-pub fn clip(gradients: &mut [Option<Tensor>], limit: f64) -> Result<f64> {
+pub(super) fn clip(gradients: &mut [Option<Tensor>], limit: f64) -> Result<f64> {
     // One running sum goes through all gradients in order, so that the bits do not depend on how variables are split into tensors.
     let norm = gradients.iter().flatten().try_fold(0.0, add_squares)?.sqrt();
     let scale = limit / (norm + EPS);
@@ -30,7 +30,7 @@ pub fn clip(gradients: &mut [Option<Tensor>], limit: f64) -> Result<f64> {
 ///
 /// # Errors
 /// A tensor operation fails.
-pub fn clip_on_device(gradients: &mut [Tensor], limit: f64) -> Result<Tensor> {
+pub(super) fn clip_on_device(gradients: &mut [Tensor], limit: f64) -> Result<Tensor> {
     let sums = gradients.iter().map(squares).collect::<Result<Vec<_>>>()?;
     if sums.is_empty() {
         return Tensor::new(0f32, &Device::Cpu);

@@ -68,8 +68,7 @@ impl Flat {
             self.rebuild(variables, &active, |_| Ok(None))?;
         }
         let ops = self.ops;
-        let sections: Vec<&mut Section> =
-            self.sections.iter_mut().filter(|section| active[section.which[0]]).collect();
+        let sections: Vec<&mut Section> = self.sections.iter_mut().filter(|section| active[section.which[0]]).collect();
         let joined = |section: &&mut Section| {
             ops.join(&section.which.iter().filter_map(|&i| step.gradients[i].as_ref()).collect::<Vec<_>>())
         };
@@ -111,7 +110,8 @@ fn sections(
         }
     }
     let section = |((_, group, steps), which): ((bool, Group, usize), Vec<usize>)| {
-        let joined = |of: fn(&Moments) -> &Tensor| ops.join(&which.iter().map(|&i| of(&moments[i])).collect::<Vec<_>>());
+        let joined =
+            |of: fn(&Moments) -> &Tensor| ops.join(&which.iter().map(|&i| of(&moments[i])).collect::<Vec<_>>());
         let moments = match group.descent {
             Descent::AdamW => Some(Moments { first: joined(|m| &m.first)?, second: joined(|m| &m.second)?, steps }),
             Descent::Gradient => None,

@@ -141,9 +141,7 @@ impl Optimizer {
         match &mut self.state {
             State::Host(held) => which.iter().try_for_each(|&i| zeros(i).map(|zeros| held[i] = zeros)),
             State::Device(_) if which.is_empty() => Ok(()),
-            State::Device(flat) => {
-                flat.set(&self.variables, |i| which.contains(&i).then(|| zeros(i)).transpose())
-            }
+            State::Device(flat) => flat.set(&self.variables, |i| which.contains(&i).then(|| zeros(i)).transpose()),
         }
     }
 

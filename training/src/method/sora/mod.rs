@@ -148,7 +148,7 @@ impl Sora {
     /// Folds every gate into its `Wu`. Adam starts anew for `Wu`: its moments come from gradients under other gates, and no single factor
     /// turns them into the moments of the folded matrix. Returns these variables.
     fn fold(&self) -> Result<Vec<usize>> {
-        for (site, (gate, factors)) in self.gates.iter().zip(&self.low_rank.factors).enumerate() {
+        for (gate, factors) in self.gates.iter().zip(&self.low_rank.factors) {
             let (folded, wu) = gate::fold(&gate.as_detached_tensor(), &factors.b.as_detached_tensor())?;
             gate.set(&folded)?;
             factors.b.set(&wu)?;
