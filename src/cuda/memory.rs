@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 #[cfg(feature = "cuda")]
 use candle_core::backend::BackendDevice;
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var, bail};
 use half::{bf16, f16};
 
 use super::Place;
@@ -134,6 +134,14 @@ impl Output {
     /// Kernels that write every element must have been launched.
     pub(crate) unsafe fn tensor(self) -> Tensor {
         Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false)
+    }
+
+    /// The memory as a variable, to which gradients flow.
+    ///
+    /// # Safety
+    /// As for [`Self::tensor`].
+    pub(crate) unsafe fn variable(self) -> Result<Var> {
+        Var::from_tensor(&Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), true))
     }
 }
 

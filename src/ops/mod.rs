@@ -14,11 +14,13 @@
 //! | `attention/` | softmax attention over packed texts |
 //! | `disentangled/` | DeBERTa's attention with relative positions |
 //! | `dropout/` | dropout with a mask computed from a hash |
+//! | `flat/` | many tensors as one vector, and back |
 
 mod attention;
 mod disentangled;
 mod dropout;
 mod embed;
+mod flat;
 mod gelu;
 mod linear;
 mod norm;
@@ -28,7 +30,7 @@ mod tests;
 
 use std::fmt::Debug;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 
 pub use attention::Heads;
 pub use disentangled::{Disentangled, TextPositions};
@@ -132,6 +134,30 @@ pub trait Ops: Debug + Send + Sync {
     fn dropout(&self, h: &Tensor, dropout: Dropout) -> Result<Tensor> {
         dropout::reference(h, dropout)
     }
+
+    /// The elements of all `tensors`, row by row, as one f32 vector without a gradient.
+    ///
+    /// # Errors
+    /// If there are no tensors.
+    fn join(&self, tensors: &[&Tensor]) -> Result<Tensor> {
+        flat::join_reference(tensors)
+    }
+
+    /// New variables of `dtype` with these shapes, which have the elements of `vector`, one after another.
+    ///
+    /// # Errors
+    /// If the vector does not have as many elements as the shapes.
+    fn split(&self, vector: &Tensor, shapes: &[Shape], dtype: DType) -> Result<Vec<Var>> {
+        flat::split_reference(vector, shapes, dtype)
+    }
+
+    /// Sets the variables to the elements of `vector`, one after another.
+    ///
+    /// # Errors
+    /// If the vector does not have as many elements as the variables.
+    fn assign(&self, vector: &Tensor, vars: &[&Var]) -> Result<()> {
+        flat::assign_reference(vector, vars)
+    }
 }
 
 /// The operations of a backend. Nothing else chooses their form.
@@ -193,6 +219,18 @@ impl Ops for Cuda {
         dropout: Option<Dropout>,
     ) -> Result<Tensor> {
         disentangled::cuda(qkv, positions, how, dropout)
+    }
+
+    fn join(&self, tensors: &[&Tensor]) -> Result<Tensor> {
+        flat::join_cuda(tensors)
+    }
+
+    fn split(&self, vector: &Tensor, shapes: &[Shape], dtype: DType) -> Result<Vec<Var>> {
+        flat::split_cuda(vector, shapes, dtype)
+    }
+
+    fn assign(&self, vector: &Tensor, vars: &[&Var]) -> Result<()> {
+        flat::assign_cuda(vector, vars)
     }
 }
 

@@ -55,7 +55,10 @@ pub fn save(run: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &P
         tensors.insert(name, tensor.to_device(&Device::Cpu)?);
         Ok(())
     };
-    for (Variable { name, var, .. }, moments) in optimizer.variables.iter().zip(&optimizer.moments) {
+    let mut steps = Vec::with_capacity(optimizer.variables.len());
+    for (i, Variable { name, var, .. }) in optimizer.variables.iter().enumerate() {
+        let moments = optimizer.moments(i)?;
+        steps.push(moments.steps);
         insert(format!("var.{name}"), var)?;
         insert(format!("first.{name}"), &moments.first.flatten_all()?)?;
         insert(format!("second.{name}"), &moments.second.flatten_all()?)?;
@@ -67,8 +70,7 @@ pub fn save(run: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &P
     let bytes = safetensors::serialize(&tensors, None).map_err(|error| Error::malformed(&weights, error))?;
     atomic_file::write(&weights, &bytes).map_err(Error::io(&weights))?;
     let path = room.path().join("state.json");
-    let moments = optimizer.moments.iter().map(|moments| moments.steps).collect();
-    let state = State { progress: progress.clone(), step: optimizer.done, moments };
+    let state = State { progress: progress.clone(), step: optimizer.done, moments: steps };
     let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
     atomic_file::write(&path, &json).map_err(Error::io(&path))?;
     let target = folder(run, progress.epoch);
@@ -147,15 +149,17 @@ pub fn last(run: &Path) -> Result<Option<PathBuf>, Error> {
 pub fn load(checkpoint: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
     let stored = Stored::read(checkpoint)?;
     stored.restore(method)?;
-    let variables = optimizer.variables.iter().zip(&mut optimizer.moments);
-    for ((Variable { name, var, .. }, moments), &steps) in variables.zip(&stored.state.moments) {
-        *moments = Moments::zeros(var)?;
-        if steps > 0 {
-            let moment = |kind| stored.get(kind, name, &[var.elem_count()])?.reshape(var.shape()).map_err(Error::from);
-            let on_device = |moment: Tensor| moment.to_device(var.device());
-            *moments = Moments { first: on_device(moment("first")?)?, second: on_device(moment("second")?)?, steps };
+    let moments = optimizer.variables.iter().zip(&stored.state.moments).map(|(Variable { name, var, .. }, &steps)| {
+        if steps == 0 {
+            return Ok(Moments::zeros(var)?);
         }
-    }
+        let moment = |kind| -> Result<Tensor, Error> {
+            let vector = stored.get(kind, name, &[var.elem_count()])?;
+            Ok(vector.reshape(var.shape())?.to_device(var.device())?)
+        };
+        Ok(Moments { first: moment("first")?, second: moment("second")?, steps })
+    });
+    optimizer.set_moments(moments.collect::<Result<_, Error>>()?)?;
     optimizer.done = stored.state.step;
     Ok(stored.state.progress)
 }

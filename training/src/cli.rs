@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 for success, 1 for a failure (printed in one line), 2 for wrong usage, 130 for a run that a signal
 //! stopped.
 
+mod bench;
 mod evaluate;
 mod interrupt;
 mod layers;
@@ -61,6 +62,9 @@ enum Command {
     /// Print an adapter's metrics on a split as JSON.
     #[command(after_help = evaluate::EXAMPLES)]
     Evaluate(Box<evaluate::EvaluateArgs>),
+    /// Print the speed of training steps on random texts as JSON.
+    #[command(hide = true)]
+    Bench(Box<bench::BenchArgs>),
     /// Print a completion script for a shell.
     Completions {
         /// bash, zsh, fish, ...
@@ -80,6 +84,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(args) => train::train(&args),
         Command::Prune(args) => prune::prune(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "polyrank-train", &mut std::io::stdout());
             Ok(())

@@ -12,8 +12,8 @@ use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
 use crate::metric::{metrics_for, score};
 
-/// The maximum number of tokens in a batch.
-const BATCH_TOKENS: usize = 2048;
+/// The maximum number of tokens in a batch, on the CPU and on a GPU.
+const BATCH_TOKENS: [usize; 2] = [2048, 32_768];
 
 /// The result that `polyrank-train evaluate` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,9 +47,11 @@ pub struct Parameters {
 /// # Errors
 /// The forward pass fails, or logits are not finite, so that no metric is defined.
 pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
+    let [host, device] = BATCH_TOKENS;
+    let most = if engine.backend().on_host() { host } else { device };
     let (mut all, mut rows, mut tokens) = (Vec::with_capacity(texts.len()), Vec::new(), 0);
     for text in texts {
-        if tokens + text.ids.len() > BATCH_TOKENS && !rows.is_empty() {
+        if tokens + text.ids.len() > most && !rows.is_empty() {
             all.extend(engine.logits(&rows)?);
             rows.clear();
             tokens = 0;

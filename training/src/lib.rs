@@ -11,6 +11,7 @@
 //! | [`run`] | a run's folder: settings, facts of its data and base, the log |
 //! | [`checkpoint`] | a run's state on disk, written atomically |
 //! | [`export`] | makes an adapter from a method's variables or from a checkpoint |
+//! | [`stepper`] | one step of any method on one batch |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`error`] | the errors of training |
@@ -28,4 +29,5 @@ pub mod metric;
 pub mod optim;
 pub mod run;
 pub mod settings;
+pub mod stepper;
 pub mod trainer;

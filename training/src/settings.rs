@@ -177,11 +177,13 @@ impl Settings {
     /// # Errors
     /// As [`Self::modules`]; or the rank is too large for the adapted modules.
     pub fn method(&self, engine: &Engine, labels: usize, rows: usize) -> Result<Box<dyn Method>, Error> {
-        let (layout, device) = (engine.layout(), engine.device());
+        let (layout, backend) = (engine.layout(), engine.backend());
         let shape = self.low_rank(engine, labels)?;
         Ok(match self.method {
-            MethodName::Sora => Box::new(Sora::new(layout, &shape, self.sora(self.schedule(rows, engine).lr), device)?),
-            MethodName::Lora => Box::new(Lora::new(layout, &shape, device)?),
+            MethodName::Sora => {
+                Box::new(Sora::new(layout, &shape, self.sora(self.schedule(rows, engine).lr), backend)?)
+            }
+            MethodName::Lora => Box::new(Lora::new(layout, &shape, backend)?),
         })
     }
 

@@ -1,34 +1,35 @@
 //! One training run: epochs over packed batches, evaluation with the forward pass of serving, the best checkpoint, the log.
 
+mod losses;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
-use polyrank::adapter::{Adapter, ProblemType};
-use polyrank::encoder::{Packed, head_logits};
+use polyrank::adapter::Adapter;
 use polyrank::engine::Engine;
-use polyrank::engine::micro_batches::{self, Workers};
-use polyrank::ops::splitmix;
+use polyrank::engine::micro_batches::Workers;
 use polyrank::text::Encoded;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+use self::losses::Losses;
 use crate::checkpoint::{self, Progress};
 use crate::data::{Target, TaskData, encode};
 use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::adapter_of;
-use crate::method::{self, Method, Rates, StepDropout, TrainingPass};
+use crate::method::{Rates, StepDropout};
 use crate::metric::{Metric, mean_loss, metrics_for, score};
 use crate::optim::{Optimizer, Rule, linear_rate};
 use crate::run::{self, Epoch, Scores};
 use crate::settings::Settings;
+use crate::stepper::{Batch, Stepper};
 
 /// A split to evaluate on.
 struct ValidationSplit {
@@ -50,10 +51,8 @@ pub struct Control<'a> {
 pub struct Trainer<'a> {
     settings: &'a Settings,
     schedule: Schedule,
-    engine: &'a Engine,
     data: &'a TaskData,
-    method: Box<dyn Method>,
-    optimizer: Optimizer,
+    stepper: Stepper<'a>,
     progress: Progress,
     texts: Vec<Encoded>,
     /// The validation splits. The best epoch is selected by the first.
@@ -61,7 +60,6 @@ pub struct Trainer<'a> {
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
     last: Option<f64>,
-    workers: Workers,
     steps_per_epoch: usize,
 }
 
@@ -96,7 +94,7 @@ impl<'a> Trainer<'a> {
             clip: Some(settings.clip),
             total: steps_per_epoch * schedule.epochs,
         };
-        let mut optimizer = Optimizer::new(method.variables(), rule)?;
+        let mut optimizer = Optimizer::new(method.variables(), rule, engine.backend())?;
         let mut progress = Progress::default();
         if let Some(run) = resume
             && let Some(last) = checkpoint::last(run)?
@@ -106,19 +104,17 @@ impl<'a> Trainer<'a> {
         let metrics = metrics_for(&data.task, data.problem);
         let all: usize = texts.iter().map(|text| text.ids.len()).sum();
         let workers = Workers::new(all / steps_per_epoch.max(1))?;
+        let stepper = Stepper { engine, method, optimizer, problem: data.problem, workers };
         Ok(Self {
             settings,
             schedule,
-            engine,
             data,
-            method,
-            optimizer,
+            stepper,
             progress,
             texts,
             validation,
             metrics,
             last: None,
-            workers,
             steps_per_epoch,
         })
     }
@@ -129,7 +125,7 @@ impl<'a> Trainer<'a> {
     /// The loss is not finite, a file cannot be written, or the run was stopped.
     pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<PathBuf, Error> {
         run::trim_log(run, self.progress.epoch)?;
-        let bar = ProgressBar::new(self.total() as u64).with_position(self.optimizer.done as u64);
+        let bar = ProgressBar::new(self.total() as u64).with_position(self.stepper.optimizer.done as u64);
         let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
         while self.progress.epoch < self.schedule.epochs {
@@ -141,7 +137,7 @@ impl<'a> Trainer<'a> {
             self.choose(done.metrics.0[0].1, done.validation_loss);
             // The log's line is written first. If there is no checkpoint for it, it is removed when the run is continued.
             run::log(run, &done)?;
-            checkpoint::save(run, &*self.method, &self.optimizer, &self.progress)?;
+            checkpoint::save(run, &*self.stepper.method, &self.stepper.optimizer, &self.progress)?;
             if !control.keep_checkpoints {
                 checkpoint::forget(run, &self.progress)?;
             }
@@ -156,10 +152,10 @@ impl<'a> Trainer<'a> {
         let adapter = Arc::new(self.adapter()?);
         let (metrics, validation_loss) = self.scores(&self.validation[0], &adapter)?;
         let also = self.validation[1..].iter().map(|split| Ok((split.name.clone(), self.scores(split, &adapter)?.0)));
-        let report = self.method.report()?;
+        let report = self.stepper.method.report()?;
         Ok(Epoch {
             epoch: self.progress.epoch,
-            step: self.optimizer.done,
+            step: self.stepper.optimizer.done,
             loss,
             metrics,
             validation_loss,
@@ -179,7 +175,7 @@ impl<'a> Trainer<'a> {
 
     /// The metrics and the mean loss on a split.
     fn scores(&self, split: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
-        let logits = evaluate::logits(self.engine, adapter, &split.texts)?;
+        let logits = evaluate::logits(self.stepper.engine, adapter, &split.texts)?;
         let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &split.targets)));
         Ok((Scores(scores.collect()), mean_loss(&logits, &split.targets)))
     }
@@ -188,7 +184,7 @@ impl<'a> Trainer<'a> {
     /// finds eligible may be chosen.
     fn choose(&mut self, score: f64, loss: f64) {
         self.last = Some(score);
-        let eligible = self.method.eligible(self.optimizer.done, self.total());
+        let eligible = self.stepper.method.eligible(self.stepper.optimizer.done, self.total());
         let Progress { epoch, best, best_loss, best_epoch } = &mut self.progress;
         let better = best.is_none_or(|best| score > best)
             || (*best == Some(score) && best_loss.is_some_and(|best_loss| loss < best_loss));
@@ -202,62 +198,30 @@ impl<'a> Trainer<'a> {
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
         order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let (mut sum, mut tokens) = (0.0, 0);
+        let mut losses = Losses::new(self.stepper.optimizer.done, self.stepper.engine.backend());
+        let mut tokens = 0;
         for rows in order.chunks(self.schedule.batch_size) {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped { done: self.progress.epoch, epochs: self.schedule.epochs });
             }
-            let loss = self.step(rows)?;
-            sum += f64::from(loss) * rows.len() as f64;
-            tokens += rows.iter().map(|&row| self.texts[row].ids.len()).sum::<usize>();
+            let texts: Vec<&Encoded> = rows.iter().map(|&row| &self.texts[row]).collect();
+            let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
+            tokens += texts.iter().map(|text| text.ids.len()).sum::<usize>();
+            let done = self.stepper.optimizer.done;
+            let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ done as u64;
+            let rate = self.schedule.lr * linear_rate(done, self.total(), self.settings.warmup);
+            let dropout = StepDropout { rates: self.rates(), seed };
+            let loss = self.stepper.step(&Batch { texts: &texts, targets: &targets }, dropout, rate)?;
             bar.inc(1);
-            bar.set_message(self.state(loss)?);
-        }
-        Ok((sum / order.len() as f64, tokens))
-    }
-
-    /// Makes one step on `rows` of the training data, and returns the mean loss.
-    fn step(&mut self, rows: &[usize]) -> Result<f32, Error> {
-        let lengths = rows.iter().map(|&row| self.texts[row].ids.len());
-        // A GPU runs the batch as a whole.
-        let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
-        let cuts = micro_batches::cut(lengths, most);
-        let results = self.workers.map(cuts.len(), |i| self.pass(&rows[cuts[i].clone()], rows.len(), i));
-        let mut loss = 0.0;
-        let mut gradients = match self.method.penalty()? {
-            Some(penalty) => self.optimizer.gradients(&penalty.backward()?),
-            None => vec![None; self.optimizer.variables.len()],
-        };
-        for result in results {
-            let (part, parts) = result?;
-            loss += part;
-            for (sum, part) in gradients.iter_mut().zip(parts) {
-                *sum = add(sum.take(), part)?;
+            if let Some(loss) = losses.add(loss, rows.len())? {
+                bar.set_message(self.state(loss)?);
             }
         }
-        if !loss.is_finite() {
-            return Err(Error::Diverged { step: self.optimizer.done + 1, loss });
-        }
-        let rate = self.schedule.lr * linear_rate(self.optimizer.done, self.total(), self.settings.warmup);
-        method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
-        Ok(loss)
-    }
-
-    /// Runs forward and backward on some rows of a batch of `of` rows. Returns their share of the mean loss, and its gradients.
-    fn pass(&self, rows: &[usize], of: usize, index: usize) -> Result<(f32, Vec<Option<Tensor>>), Error> {
-        let batch = Packed::new(rows.iter().map(|&row| &self.texts[row]));
-        let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
-        let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.optimizer.done as u64;
-        let dropout = StepDropout { rates: self.rates(), seed: splitmix(seed) ^ index as u64 };
-        let hooks = TrainingPass { method: &*self.method, dropout };
-        let hidden = self.engine.encoder().forward(&batch, &hooks)?;
-        let logits = head_logits(&**self.engine.encoder(), &hidden, &batch, &self.method.head(), &hooks)?;
-        let loss = (task_loss(&logits, &targets, self.data.problem)? * (rows.len() as f64 / of as f64))?;
-        Ok((loss.to_scalar()?, self.optimizer.gradients(&loss.backward()?)))
+        Ok((losses.mean()?, tokens))
     }
 
     fn rates(&self) -> Rates {
-        let config = self.engine.config();
+        let config = self.stepper.engine.config();
         if self.progress.epoch < self.settings.dropout_after(self.schedule.epochs) {
             return Rates::default();
         }
@@ -275,40 +239,20 @@ impl<'a> Trainer<'a> {
     /// The progress bar's message, with the metric of the last epoch.
     fn state(&self, loss: f32) -> Result<String, Error> {
         let metric = self.last.map_or(String::new(), |last| format!(", {} {last:.3}", self.metrics[0].name()));
-        let report = self.method.report()?;
+        let report = self.stepper.method.report()?;
         let (rank, kept) = (report.mean_rank(), 100.0 * report.kept);
         Ok(format!("loss {loss:.3}{metric}, mean rank {rank:.2}, {kept:.1} % kept"))
     }
 
     fn adapter(&self) -> Result<Adapter, Error> {
-        adapter_of(&*self.method, self.engine, &self.data.labels, self.data.problem, &self.settings.model_id)
+        adapter_of(
+            &*self.stepper.method,
+            self.stepper.engine,
+            &self.data.labels,
+            self.data.problem,
+            &self.settings.model_id,
+        )
     }
-}
-
-/// The sum of two gradients. An absent gradient is zero.
-fn add(a: Option<Tensor>, b: Option<Tensor>) -> candle_core::Result<Option<Tensor>> {
-    match (a, b) {
-        (Some(a), Some(b)) => Ok(Some((a + b)?)),
-        (a, b) => Ok(a.or(b)),
-    }
-}
-
-/// The mean loss over the batch: the cross-entropy of `logits [B, labels]`, or the squared error of the one output.
-///
-/// # Errors
-/// A tensor operation fails.
-pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> candle_core::Result<Tensor> {
-    let device = logits.device();
-    let value = |target: &Target| match target {
-        Target::Value(value) => *value as f32,
-        Target::Class(class) => *class as f32,
-    };
-    let values: Vec<f32> = targets.iter().map(value).collect();
-    if problem == ProblemType::Regression {
-        return (logits.squeeze(1)? - Tensor::from_vec(values, targets.len(), device)?)?.sqr()?.mean_all();
-    }
-    let classes: Vec<u32> = values.into_iter().map(|class| class as u32).collect();
-    candle_nn::loss::cross_entropy(logits, &Tensor::from_vec(classes, targets.len(), device)?)
 }
 
 fn tell(bar: &ProgressBar, line: &str) {

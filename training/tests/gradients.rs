@@ -11,7 +11,7 @@ use polyrank_training::data::Target;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, Subset, TrainedBase, TrainingPass};
 use polyrank_training::optim::Variable;
-use polyrank_training::trainer::task_loss;
+use polyrank_training::stepper::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -23,7 +23,7 @@ fn anywhere(engine: &Engine) -> Sora {
     let shape = LowRankSettings { rank: 3, alpha: 6.0, modules, labels: 3, seed: 5 };
     let settings =
         SoraSettings { gate: GateRule::Paper, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 1.0 };
-    let method = Sora::new(engine.layout(), &shape, settings, &Device::Cpu).unwrap();
+    let method = Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap();
     let mut rng = StdRng::seed_from_u64(17);
     for Variable { var, .. } in method.variables() {
         let noise: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-0.2..0.2)).collect();
@@ -54,9 +54,23 @@ fn loss_of(engine: &Engine, head: &Head, hooks: &dyn Hooks) -> Tensor {
     task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap()
 }
 
-fn loss(engine: &Engine, method: &Sora, dropout: StepDropout) -> Tensor {
+/// The loss of SoRA with its penalty, and the gradients of its variables.
+fn sora_loss(engine: &Engine, method: &Sora, dropout: StepDropout) -> (Tensor, Vec<Option<Tensor>>) {
+    let pass = method.pass().unwrap();
     let penalty = method.penalty().unwrap().unwrap();
-    (loss_of(engine, &method.head(), &TrainingPass { method, dropout }) + penalty).unwrap()
+    let loss = (loss_of(engine, &method.head(), &TrainingPass { pass: &*pass, dropout }) + penalty).unwrap();
+    let store = loss.backward().unwrap();
+    let gradients = pass.gradients(pass.leaves().iter().map(|leaf| store.get(leaf).cloned()).collect()).unwrap();
+    let of_penalty = method.variables().into_iter().map(|variable| store.get(&variable.var).cloned());
+    // The head is a leaf, and not a variable of the penalty.
+    let sum = |(gradient, (of_penalty, variable)): (Option<Tensor>, (Option<Tensor>, Variable))| match of_penalty {
+        Some(of_penalty) if variable.name.ends_with(".gate") => {
+            gradient.map(|gradient| (gradient + of_penalty).unwrap())
+        }
+        _ => gradient,
+    };
+    let gradients = gradients.into_iter().zip(of_penalty.zip(method.variables())).map(sum).collect();
+    (loss, gradients)
 }
 
 /// Sets `var` to `var + size * direction`.
@@ -66,16 +80,16 @@ fn shift(var: &Var, direction: &Tensor, size: f64) {
 }
 
 fn check(engine: &Engine, method: &Sora, dropout: StepDropout) {
-    check_slopes(engine, method.variables(), || loss(engine, method, dropout));
+    check_slopes(engine, method.variables(), || sora_loss(engine, method, dropout));
 }
 
 /// Checks each variable along a random direction. The slope of the loss must equal the gradient's component in that direction.
-fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> Tensor) {
-    let gradients = loss().backward().unwrap();
-    let value = || f64::from(loss().to_scalar::<f32>().unwrap());
+fn check_slopes(engine: &Engine, variables: Vec<Variable>, loss: impl Fn() -> (Tensor, Vec<Option<Tensor>>)) {
+    let gradients = loss().1;
+    let value = || f64::from(loss().0.to_scalar::<f32>().unwrap());
     let mut rng = StdRng::seed_from_u64(29);
-    for Variable { name, var, .. } in variables {
-        let gradient = gradients.get(&var).unwrap();
+    for (Variable { name, var, .. }, gradient) in variables.into_iter().zip(&gradients) {
+        let gradient = gradient.as_ref().unwrap();
         let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt().max(1e-6);
         // The direction is half along the gradient, so that the slope is larger than f32's noise, and half random.
         let noise: Vec<f32> = (0..gradient.elem_count()).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -146,5 +160,10 @@ fn all_parameters_are_slopes(engine: &Engine) {
     let method = TrainedBase::new(&**engine.encoder(), Subset::Full, &head.collect()).unwrap();
     let variables = method.variables();
     assert!(variables.iter().any(|variable| variable.name == "mpnet.encoder.relative_attention_bias.weight"));
-    check_slopes(engine, variables, || loss_of(engine, &method.head(), &method));
+    check_slopes(engine, variables, || {
+        let loss = loss_of(engine, &method.head(), &method);
+        let store = loss.backward().unwrap();
+        let gradients = method.variables().iter().map(|variable| store.get(&variable.var).cloned()).collect();
+        (loss, gradients)
+    });
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod data;
+mod device;
 mod evaluate;
 mod folder;
 mod gradients;
@@ -56,9 +57,10 @@ fn encoder_on(name: &str, backend: &Backend) -> Engine {
     Engine::open(&dir, backend).unwrap()
 }
 
-/// The backends that every machine has.
-fn backends() -> [Backend; 2] {
-    [Backend::cpu(), Backend::reference(Device::Cpu)]
+/// The backends that every machine has; the last is a GPU's, whose kernels run on the CPU.
+fn backends() -> [Backend; 3] {
+    polyrank::cuda::run_on_host(polyrank_on_host::launch);
+    [Backend::cpu(), Backend::reference(Device::Cpu), Backend::cuda_on_host()]
 }
 
 /// Packs texts given by ids and segments, as in the goldens' `batch.json`.

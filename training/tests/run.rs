@@ -252,7 +252,7 @@ fn best_score_is_read_back_exactly() {
     let shape = LowRankSettings { rank: 1, alpha: 1.0, modules: vec![0], labels: 2, seed: 0 };
     let mut method = sora(&engine(), &shape);
     let rule = Rule { weight_decay: 0.0, eps: 1e-8, clip: None, total: 1 };
-    let mut optimizer = Optimizer::new(method.variables(), rule).unwrap();
+    let mut optimizer = Optimizer::new(method.variables(), rule, engine().backend()).unwrap();
     for all in [60, 545] {
         for right in 0..=all {
             let progress = Progress { epoch: 1, best: Some(f64::from(right) / f64::from(all)), ..Progress::default() };
@@ -379,7 +379,8 @@ fn pruning_changes_outputs_by_rounding_only() {
     let limit = Limit { max_length: None, truncate: true };
     let text = engine.encode("the plot was not very good", None, &limit).unwrap();
     let batch = Packed::new([&text]);
-    let hidden = engine.encoder().forward(&batch, &method).unwrap();
+    let pass = method.pass().unwrap();
+    let hidden = engine.encoder().forward(&batch, &*pass).unwrap();
     let before =
         head_logits(&**engine.encoder(), &hidden, &batch, &method.head(), &Identity).unwrap().to_vec2::<f32>().unwrap();
     let info = AdapterInfo {

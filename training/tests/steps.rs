@@ -3,18 +3,17 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
-use polyrank::encoder::{Head, Hooks, Packed, head_logits};
+use polyrank::encoder::{Head, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{
-    self, Lora, LowRankSettings, Method, Report, Sora, StepDropout, Subset, TrainedBase, TrainingPass,
+    self, Lora, LowRankSettings, Method, Pass, PlainPass, Report, Sora, StepDropout, Subset, TrainedBase, TrainingPass,
 };
 use polyrank_training::optim::{Optimizer, Rule, Variable};
-use polyrank_training::trainer::task_loss;
+use polyrank_training::stepper::task_loss;
 use serde_json::Value;
 
 use super::{ENCODERS, backends, encoder_on, engine, pack};
@@ -27,11 +26,11 @@ fn folder() -> PathBuf {
 }
 
 /// Full fine-tuning and BitFit as methods that cannot be exported.
-struct Tuned(TrainedBase);
+pub(crate) struct Tuned(TrainedBase);
 
-impl Hooks for Tuned {
-    fn parameter(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
-        self.0.parameter(name)
+impl Tuned {
+    pub(crate) fn new(engine: &Engine, subset: Subset, head: &Head) -> Self {
+        Self(TrainedBase::new(&**engine.encoder(), subset, head).unwrap())
     }
 }
 
@@ -42,6 +41,10 @@ impl Method for Tuned {
 
     fn head(&self) -> Head {
         self.0.head()
+    }
+
+    fn pass(&self) -> candle_core::Result<Box<dyn Pass + '_>> {
+        Ok(Box::new(PlainPass::new(&self.0, self.variables())))
     }
 
     fn report(&self) -> candle_core::Result<Report> {
@@ -126,12 +129,12 @@ impl Golden {
         let head = ["classifier.weight", "classifier.bias"];
         let head: Head =
             head.iter().map(|name| ((*name).to_owned(), self.tensors[&format!("init.{name}")].clone())).collect();
-        Tuned(TrainedBase::new(&**self.engine.encoder(), subset, &head).unwrap())
+        Tuned::new(&self.engine, subset, &head)
     }
 
-    fn loss(&self, method: &dyn Method) -> Tensor {
+    fn loss(&self, method: &dyn Method, pass: &dyn Pass) -> Tensor {
         let encoder = &**self.engine.encoder();
-        let pass = TrainingPass { method, dropout: StepDropout::default() };
+        let pass = TrainingPass { pass, dropout: StepDropout::default() };
         let hidden = encoder.forward(&self.batch, &pass).unwrap();
         let logits = head_logits(encoder, &hidden, &self.batch, &method.head(), &pass).unwrap();
         task_loss(&logits, &self.targets, self.problem).unwrap()
@@ -144,14 +147,14 @@ impl Golden {
             clip: self.setting("clip"),
             total: 3,
         };
-        Optimizer::new(method.variables(), rule).unwrap()
+        Optimizer::new(method.variables(), rule, self.engine.backend()).unwrap()
     }
 
     /// Checks the gradients before the first step, relative to their norm.
-    fn check_gradients(&self, variables: &[Variable], gradients: &GradStore) {
+    fn check_gradients(&self, variables: &[Variable], gradients: &[Option<Tensor>]) {
         let norm = self.facts["grad_norm"][0].as_f64().unwrap() as f32;
-        for Variable { name, var, .. } in variables {
-            let found = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        for (Variable { name, .. }, gradient) in variables.iter().zip(gradients) {
+            let found = gradient.as_ref().unwrap_or_else(|| panic!("{name} has no gradient"));
             let worst = largest_difference(found, &self.tensors[&format!("grad.{name}")]);
             assert!(worst <= 1e-5 * norm, "gradient of {name}: off by {worst} of {norm}");
         }
@@ -181,7 +184,12 @@ impl Golden {
     fn run(&self, method: &mut dyn Method) {
         let mut optimizer = self.optimizer(method);
         for step in 0..=3 {
-            let (loss, penalty) = (self.loss(method), method.penalty().unwrap());
+            let (gradients, loss) = {
+                let pass = method.pass().unwrap();
+                let loss = self.loss(method, &*pass);
+                (gradients_of(&*pass, &loss), loss)
+            };
+            let penalty = method.penalty().unwrap();
             let found = f64::from(loss.to_scalar::<f32>().unwrap());
             let expected = self.facts["loss"][step].as_f64().unwrap();
             // The tolerance of the loss after three steps includes that of the variables.
@@ -196,17 +204,19 @@ impl Golden {
                     step + 1
                 );
             }
-            let whole = match penalty {
-                Some(penalty) => (loss + penalty).unwrap(),
-                None => loss,
-            };
-            let gradients = whole.backward().unwrap();
+            let mut gradients = gradients;
+            if let Some(penalty) = penalty {
+                let of_penalty = optimizer.gradients(&penalty.backward().unwrap());
+                for (sum, part) in gradients.iter_mut().zip(of_penalty) {
+                    *sum = part.map(|part| (part + sum.as_ref().unwrap()).unwrap()).or(sum.take());
+                }
+            }
             if step == 0 {
                 self.check_gradients(&optimizer.variables, &gradients);
             }
             if step < 3 {
-                let gradients = optimizer.gradients(&gradients);
                 let norm = method::step(method, &mut optimizer, gradients, self.setting("lr").unwrap()).unwrap();
+                let norm: f64 = norm.to_scalar().unwrap();
                 let expected = self.facts["grad_norm"][step].as_f64().unwrap();
                 assert!(
                     (norm - expected).abs() <= 1e-3 * expected,
@@ -217,6 +227,12 @@ impl Golden {
             }
         }
     }
+}
+
+/// The gradients of a method's variables.
+fn gradients_of(pass: &dyn Pass, loss: &Tensor) -> Vec<Option<Tensor>> {
+    let store = loss.backward().unwrap();
+    pass.gradients(pass.leaves().iter().map(|leaf| store.get(leaf).cloned()).collect()).unwrap()
 }
 
 fn largest_difference(found: &Tensor, expected: &Tensor) -> f32 {
@@ -260,10 +276,11 @@ fn bitfit_steps_like_pytorch() {
 fn regression_gradients_equal_pytorch() {
     let golden = Golden::open("regression");
     let method = golden.lora();
-    let loss = golden.loss(&method);
+    let pass = method.pass().unwrap();
+    let loss = golden.loss(&method, &*pass);
     let found = f64::from(loss.to_scalar::<f32>().unwrap());
     assert!((found - golden.facts["loss"][0].as_f64().unwrap()).abs() <= 1e-4, "{found}");
-    golden.check_gradients(&method.variables(), &loss.backward().unwrap());
+    golden.check_gradients(&method.variables(), &gradients_of(&*pass, &loss));
 }
 
 /// `goldens/make_encoder_steps.py` made the expected values.
@@ -287,15 +304,17 @@ fn lora_steps_like_pytorch_on_every_architecture() {
                 .collect(),
             problem: ProblemType::SingleLabelClassification,
         };
-        let lora = Lora::new(golden.engine.layout(), &golden.shape(3), &Device::Cpu).unwrap();
+        let lora = Lora::new(golden.engine.layout(), &golden.shape(3), golden.engine.backend()).unwrap();
         let mut method = golden.begin(lora);
-        let loss = golden.loss(&method);
+        let (loss, gradients) = {
+            let pass = method.pass().unwrap();
+            let loss = golden.loss(&method, &*pass);
+            (loss.clone(), gradients_of(&*pass, &loss))
+        };
         let (found, expected) = (f64::from(loss.to_scalar::<f32>().unwrap()), facts["loss"].as_f64().unwrap());
         assert!((found - expected).abs() <= 1e-5, "{name}: loss {found}, expected {expected}");
-        let gradients = loss.backward().unwrap();
         let mut optimizer = golden.optimizer(&method);
         golden.check_gradients(&optimizer.variables, &gradients);
-        let gradients = optimizer.gradients(&gradients);
         method::step(&mut method, &mut optimizer, gradients, setting("lr")).unwrap();
         golden.check_variables(&optimizer.variables, 1);
     }

@@ -5,7 +5,7 @@ use polyrank::encoder::{DropPoint, Hooks};
 use polyrank::ops::{Added, Dropout, splitmix};
 use polyrank::params::Site;
 
-use super::Method;
+use super::Pass;
 
 /// The dropout probabilities of the base's configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -49,23 +49,23 @@ impl StepDropout {
 
 /// The hooks of one micro-batch of one step: those of a method, with the dropout of [`StepDropout`].
 pub struct TrainingPass<'a> {
-    /// The method.
-    pub method: &'a dyn Method,
+    /// The method's hooks.
+    pub pass: &'a dyn Pass,
     /// The dropout of this micro-batch.
     pub dropout: StepDropout,
 }
 
 impl Hooks for TrainingPass<'_> {
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
-        self.method.parameter(name)
+        self.pass.parameter(name)
     }
 
     fn added(&self, site: Site) -> Result<Added<'_>> {
-        self.method.added(site)
+        self.pass.added(site)
     }
 
     fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
-        self.method.after(site, h)
+        self.pass.after(site, h)
     }
 
     fn dropout(&self, point: DropPoint) -> Option<Dropout> {

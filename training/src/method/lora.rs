@@ -1,12 +1,11 @@
 //! LoRA (Hu et al. 2022): `y += s * Wu (Wd x)`, `s = alpha / rank`.
 
-use candle_core::{Device, Result};
+use candle_core::Result;
 use polyrank::adapter::Adapter;
-use polyrank::encoder::{Head, Hooks};
-use polyrank::ops::Added;
-use polyrank::params::{Delta, Layout, Site};
+use polyrank::encoder::Head;
+use polyrank::params::{Backend, Delta, Layout};
 
-use super::{AdapterInfo, LowRank, LowRankSettings, Method, Report};
+use super::{AdapterInfo, LowRank, LowRankPass, LowRankSettings, Method, Pass, Report};
 use crate::optim::Variable;
 
 /// LoRA's low-rank factors, and a head.
@@ -17,17 +16,8 @@ impl Lora {
     ///
     /// # Errors
     /// A tensor operation fails.
-    pub fn new(layout: &Layout, settings: &LowRankSettings, device: &Device) -> Result<Self> {
-        Ok(Self(LowRank::new(layout, settings, device)?.0))
-    }
-}
-
-impl Hooks for Lora {
-    fn added(&self, site: Site) -> Result<Added<'_>> {
-        let Some(position) = self.0.position(site) else { return Ok(Added::Nothing) };
-        let factors = &self.0.factors[position];
-        let (a, b) = (factors.a.as_tensor().clone(), factors.b.as_tensor().clone());
-        Ok(Added::Whole(Delta { a, b, scale: self.0.scale }))
+    pub fn new(layout: &Layout, settings: &LowRankSettings, backend: impl Into<Backend>) -> Result<Self> {
+        Ok(Self(LowRank::new(layout, settings, backend)?.0))
     }
 }
 
@@ -39,6 +29,10 @@ impl Method for Lora {
 
     fn head(&self) -> Head {
         self.0.head.tracked()
+    }
+
+    fn pass(&self) -> Result<Box<dyn Pass + '_>> {
+        Ok(Box::new(LowRankPass::new(&self.0, None)?))
     }
 
     fn report(&self) -> Result<Report> {

@@ -1,8 +1,8 @@
 //! What low-rank methods share: the factors of each adapted site, their initial values, and the head.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 use polyrank::adapter::{Adapter, AdapterWeights, Change};
-use polyrank::params::{Delta, Layout, Site};
+use polyrank::params::{Backend, Delta, Layout, Site};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -40,6 +40,8 @@ pub struct Factors {
 /// The factors of all adapted sites, which have the same rank, and the head.
 pub struct LowRank {
     layout: Layout,
+    /// The backend of the base.
+    pub backend: Backend,
     /// `alpha / rank`.
     pub scale: f64,
     /// The factors of the adapted sites, in order of execution.
@@ -57,7 +59,13 @@ impl LowRank {
     ///
     /// # Errors
     /// A tensor operation fails.
-    pub fn new(layout: &Layout, settings: &LowRankSettings, device: &Device) -> Result<(Self, Vec<Vec<f32>>)> {
+    pub fn new(
+        layout: &Layout,
+        settings: &LowRankSettings,
+        backend: impl Into<Backend>,
+    ) -> Result<(Self, Vec<Vec<f32>>)> {
+        let backend = backend.into();
+        let device = backend.device();
         let mut rng = StdRng::seed_from_u64(settings.seed);
         let rank = settings.rank;
         let (mut factors, mut normals, mut positions) = (Vec::new(), Vec::new(), vec![None; layout.len()]);
@@ -76,7 +84,7 @@ impl LowRank {
         }
         let head = TrainedHead::new(layout, settings.labels, &mut rng, device)?;
         let scale = settings.alpha / rank as f64;
-        Ok((Self { layout: layout.clone(), scale, factors, positions, head }, normals))
+        Ok((Self { layout: layout.clone(), backend, scale, factors, positions, head }, normals))
     }
 
     /// The position of `site` among the adapted sites; `None` if it is not adapted.

@@ -7,6 +7,8 @@
 //! | [`sora`] | SoRA: low-rank factors with a gate on each rank, pruned exactly |
 //! | `lora` | LoRA: low-rank factors alone |
 //! | `low_rank` | what both share: the factors of each site and their initial values |
+//! | `low_rank_pass` | what a step reads of these factors, and their gradients |
+//! | `pass` | what a step reads of any method |
 //! | `head` | the trained head, which every method has |
 //! | `trained_base` | trained copies of the base's own parameters (full fine-tuning and BitFit); they cannot be exported yet |
 //! | `dropout` | the hooks of a method with the dropout of one micro-batch |
@@ -15,6 +17,8 @@ mod dropout;
 mod head;
 mod lora;
 mod low_rank;
+mod low_rank_pass;
+mod pass;
 pub mod sora;
 mod trained_base;
 
@@ -22,30 +26,36 @@ use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
 use polyrank::adapter::{Adapter, AdapterInfo};
-use polyrank::encoder::{Head, Hooks};
+use polyrank::encoder::Head;
 
 pub use dropout::{Rates, StepDropout, TrainingPass};
 pub use head::TrainedHead;
 pub use lora::Lora;
 pub use low_rank::{LowRank, LowRankSettings};
+pub use low_rank_pass::LowRankPass;
+pub use pass::{Pass, PlainPass};
 pub use sora::Sora;
 pub use trained_base::{Subset, TrainedBase};
 
-use crate::optim::{Moments, Optimizer, Step, Variable};
+use crate::optim::{Optimizer, Step, Variable};
 
 /// A way to adapt a frozen base to a task.
 ///
-/// It implements [`Hooks`], through which the encoder gets tensors with gradients during a forward pass: a delta (LoRA and its
-/// variants), a parameter in place of a frozen one (full fine-tuning, BitFit), or what follows a linear (bottleneck adapters).
-///
-/// A step computes the gradients of the loss and of [`Self::penalty`], calls [`Self::before_step`], clips, steps each variable by its
+/// A step makes a [`Self::pass`], computes the gradients of the loss and of [`Self::penalty`], calls [`Self::before_step`], clips, steps each variable by its
 /// [`crate::optim::Group`], and calls [`Self::after_step`]. [`step`] does all of it.
-pub trait Method: Hooks + Send + Sync {
+pub trait Method: Send + Sync {
     /// Every trained tensor with its group, always in the same order, which is also that of [`Step::gradients`] and of the moments.
     fn variables(&self) -> Vec<Variable>;
 
     /// The current head, through which gradients flow.
     fn head(&self) -> Head;
+
+    /// The hooks of a step, made from the current variables. The encoder gets tensors with gradients through them: a delta (LoRA and its
+    /// variants), a parameter in place of a frozen one (full fine-tuning, BitFit), or what follows a linear (bottleneck adapters).
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    fn pass(&self) -> Result<Box<dyn Pass + '_>>;
 
     /// A regulariser that each step adds to the loss: a scalar.
     ///
@@ -64,13 +74,12 @@ pub trait Method: Hooks + Send + Sync {
         Ok(())
     }
 
-    /// Runs after the variables have stepped. `step` has the gradients as they were applied; `moments` are those of [`Self::variables`],
-    /// in order.
+    /// Runs after the variables have made `step`. Returns the variables, by index, for which Adam starts anew.
     ///
     /// # Errors
     /// A tensor operation fails.
-    fn after_step(&mut self, _step: &Step, _moments: &mut [Moments]) -> Result<()> {
-        Ok(())
+    fn after_step(&mut self, _step: &Step) -> Result<Vec<usize>> {
+        Ok(Vec::new())
     }
 
     /// Whether the state after `done` of `total` steps may be chosen as the run's best. A method that is still removing parameters has
@@ -127,8 +136,8 @@ impl Report {
     }
 }
 
-/// Makes a step of `method` at the learning rate `rate`, with gradients from [`Optimizer::gradients`]. Returns the gradients' norm
-/// before clipping.
+/// Makes a step of `method` at the learning rate `rate`, with gradients from [`Pass::gradients`]. Returns the gradients' norm before
+/// clipping, a scalar on the device of the variables.
 ///
 /// # Errors
 /// A tensor operation fails.
@@ -137,10 +146,11 @@ pub fn step(
     optimizer: &mut Optimizer,
     gradients: Vec<Option<Tensor>>,
     rate: f64,
-) -> Result<f64> {
+) -> Result<Tensor> {
     let mut step = optimizer.next(gradients, rate)?;
     method.before_step(&mut step)?;
     let norm = optimizer.apply(&mut step)?;
-    method.after_step(&step, &mut optimizer.moments)?;
+    let restarts = method.after_step(&step)?;
+    optimizer.restart(&restarts)?;
     Ok(norm)
 }

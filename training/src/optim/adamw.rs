@@ -48,21 +48,14 @@ impl AdamW {
         Self { rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay }
     }
 
-    /// The parameter and its state after one step. All tensors are f32 and have the parameter's shape. It is computed in f64.
-    ///
-    /// # Errors
-    /// The tensors have different shapes, or a tensor operation fails.
-    pub fn step(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
+    fn check(&self, parameter: &Tensor, gradient: &Tensor) -> Result<()> {
         if parameter.shape() != gradient.shape() {
             let (parameter, gradient) = (parameter.dims(), gradient.dims());
             candle_core::bail!(
                 "AdamW: the parameter has the shape {parameter:?}, but its gradient has the shape {gradient:?}"
             );
         }
-        match parameter.device() {
-            Device::Cpu => self.cpu(parameter, gradient, moments),
-            _ => self.reference(parameter, gradient, moments),
-        }
+        Ok(())
     }
 
     /// The step's size and the root's divisor in the `steps`-th step, which correct for the moments' start at zero.
@@ -71,22 +64,28 @@ impl AdamW {
         (self.rate / (1.0 - self.beta1.powi(exponent)), (1.0 - self.beta2.powi(exponent)).sqrt())
     }
 
-    /// One step with candle's own operations, on any device.
-    fn reference(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
-        let (steps, keep) = (moments.steps + 1, 1.0 - self.rate * self.weight_decay);
+    /// The parameter and its state after one step, with candle's own operations in f32, on any device. All tensors are f32 and have
+    /// the parameter's shape.
+    ///
+    /// # Errors
+    /// The tensors have different shapes, or a tensor operation fails.
+    pub fn on_device(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
+        self.check(parameter, gradient)?;
+        let steps = moments.steps + 1;
         let (size, correct2) = self.corrected(steps);
-        let wide = |tensor: &Tensor| tensor.detach().to_dtype(DType::F64);
-        let (p, g) = (wide(parameter)?, wide(gradient)?);
-        let first = ((wide(&moments.first)? * self.beta1)? + (&g * (1.0 - self.beta1))?)?;
-        let second = ((wide(&moments.second)? * self.beta2)? + (g.sqr()? * (1.0 - self.beta2))?)?;
+        let first = ((&moments.first * self.beta1)? + (gradient * (1.0 - self.beta1))?)?;
+        let second = ((&moments.second * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
         let change = ((&first * size)? / second.sqrt()?.affine(1.0 / correct2, self.eps)?)?;
-        let narrow = |tensor: Tensor| tensor.to_dtype(DType::F32);
-        let moments = Moments { first: narrow(first)?, second: narrow(second)?, steps };
-        Ok((narrow(((p * keep)? - change)?)?, moments))
+        let after = ((parameter * (1.0 - self.rate * self.weight_decay))? - change)?;
+        Ok((after, Moments { first, second, steps }))
     }
 
-    /// One step in a single loop over host memory.
-    fn cpu(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
+    /// The same in a single loop over host memory, in f64.
+    ///
+    /// # Errors
+    /// The tensors have different shapes, or are not f32 in host memory.
+    pub fn on_host(&self, parameter: &Tensor, gradient: &Tensor, moments: &Moments) -> Result<(Tensor, Moments)> {
+        self.check(parameter, gradient)?;
         let (steps, keep) = (moments.steps + 1, 1.0 - self.rate * self.weight_decay);
         let (size, correct2) = self.corrected(steps);
         let gradient = gradient.contiguous()?;
@@ -116,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_forms_make_the_same_step() {
+    fn both_forms_make_the_same_step() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut draw = || {
             let values: Vec<f32> = (0..35).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -128,11 +127,11 @@ mod tests {
         for _ in 0..5 {
             // A gradient need not be contiguous.
             let gradient = draw().reshape((7, 5)).unwrap().t().unwrap();
-            fast = adam.cpu(&fast.0, &gradient, &fast.1).unwrap();
-            slow = adam.reference(&slow.0, &gradient, &slow.1).unwrap();
+            fast = adam.on_host(&fast.0, &gradient, &fast.1).unwrap();
+            slow = adam.on_device(&slow.0, &gradient, &slow.1).unwrap();
             for (fast, slow) in [(&fast.0, &slow.0), (&fast.1.first, &slow.1.first), (&fast.1.second, &slow.1.second)] {
                 let worst = (fast - slow).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-                assert!(worst <= 1e-7, "off by {worst}");
+                assert!(worst <= 3e-7, "off by {worst}");
             }
         }
         assert_eq!((fast.1.steps, slow.1.steps), (5, 5));

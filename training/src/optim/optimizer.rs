@@ -1,8 +1,12 @@
 //! The optimiser of all variables of a run.
 
-use candle_core::{Result, Tensor, Var, backprop::GradStore};
+use candle_core::{Device, Result, Tensor, Var, backprop::GradStore};
+use polyrank::ops;
+use polyrank::params::{Backend, Form};
 
-use super::{AdamW, Moments, clip};
+use super::clip::clip;
+use super::flat::Flat;
+use super::{AdamW, Moments};
 
 /// The rule by which a variable steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,25 +70,36 @@ pub struct Step {
     pub gradients: Vec<Option<Tensor>>,
 }
 
+/// Adam's state of each variable.
+enum State {
+    /// In host memory, one variable after another.
+    Host(Vec<Moments>),
+    /// On a device, joined.
+    Device(Flat),
+}
+
 /// The variables of a run and their state.
 pub struct Optimizer {
     /// The trained variables.
     pub variables: Vec<Variable>,
-    /// Adam's moments of each variable.
-    pub moments: Vec<Moments>,
     /// The number of steps that were made.
     pub done: usize,
+    state: State,
     rule: Rule,
 }
 
 impl Optimizer {
-    /// An optimiser before its first step.
+    /// An optimiser before its first step, for variables on the backend's device. Only this function chooses its form.
     ///
     /// # Errors
     /// A tensor operation fails.
-    pub fn new(variables: Vec<Variable>, rule: Rule) -> Result<Self> {
-        let moments = variables.iter().map(|variable| Moments::zeros(&variable.var)).collect::<Result<_>>()?;
-        Ok(Self { variables, moments, done: 0, rule })
+    pub fn new(variables: Vec<Variable>, rule: Rule, backend: &Backend) -> Result<Self> {
+        let zeros = |variable: &Variable| Moments::zeros(&variable.var);
+        let state = match backend.form() {
+            Form::Cpu => State::Host(variables.iter().map(zeros).collect::<Result<_>>()?),
+            Form::Reference | Form::Cuda => State::Device(Flat::new(&variables, ops::of(backend))?),
+        };
+        Ok(Self { variables, done: 0, state, rule })
     }
 
     /// The gradient of each variable, in order; `None` if the loss does not depend on it.
@@ -92,6 +107,42 @@ impl Optimizer {
     pub fn gradients(&self, store: &GradStore) -> Vec<Option<Tensor>> {
         // The gradients are detached, because their graphs would keep the forward pass's activations in memory.
         self.variables.iter().map(|variable| store.get(&variable.var).map(Tensor::detach)).collect()
+    }
+
+    /// Adam's moments of the variable at index `i`.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn moments(&self, i: usize) -> Result<Moments> {
+        match &self.state {
+            State::Host(all) => Ok(all[i].clone()),
+            State::Device(flat) => flat.moments(&self.variables, i),
+        }
+    }
+
+    /// Sets the moments of all variables, in order.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn set_moments(&mut self, all: Vec<Moments>) -> Result<()> {
+        match &mut self.state {
+            State::Host(held) => *held = all,
+            State::Device(flat) => flat.set(&self.variables, |i| Ok(all.get(i).cloned()))?,
+        }
+        Ok(())
+    }
+
+    /// Starts Adam anew for the variables at these indices.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn restart(&mut self, which: &[usize]) -> Result<()> {
+        let zeros = |i: usize| Moments::zeros(&self.variables[i].var);
+        match &mut self.state {
+            State::Host(held) => which.iter().try_for_each(|&i| zeros(i).map(|zeros| held[i] = zeros)),
+            State::Device(_) if which.is_empty() => Ok(()),
+            State::Device(flat) => flat.set(&self.variables, |i| which.contains(&i).then(|| zeros(i)).transpose()),
+        }
     }
 
     /// The next step, at the run's learning rate `rate`. If the loss does not depend on a variable, its gradient is zero.
@@ -107,30 +158,37 @@ impl Optimizer {
         Ok(Step { number: self.done + 1, total: self.rule.total, rate, gradients })
     }
 
-    /// Clips the gradients of `step` and makes the step. Returns the gradients' norm before clipping.
+    /// Clips the gradients and makes the step. Returns the gradients' norm before clipping, a scalar on the device of the variables.
     ///
     /// # Errors
     /// A tensor operation fails.
-    pub fn apply(&mut self, step: &mut Step) -> Result<f64> {
-        let norm = clip(&mut step.gradients, self.rule.clip.unwrap_or(f64::INFINITY))?;
-        for ((Variable { group, var, .. }, gradient), moments) in
-            self.variables.iter().zip(&step.gradients).zip(&mut self.moments)
-        {
-            let Some(gradient) = gradient else { continue };
-            let rate = step.rate * group.rate;
-            let after = match group.descent {
-                Descent::AdamW => {
-                    let decay = if group.decays { self.rule.weight_decay } else { 0.0 };
-                    let adam = AdamW { eps: self.rule.eps, ..AdamW::new(rate, decay) };
-                    let (after, held) = adam.step(var.as_tensor(), gradient, moments)?;
-                    *moments = held;
-                    after
-                }
-                Descent::Gradient => (var.as_detached_tensor() - (gradient * rate)?)?,
-            };
-            var.set(&after)?;
-        }
+    pub fn apply(&mut self, step: &mut Step) -> Result<Tensor> {
+        let norm = match &mut self.state {
+            State::Host(moments) => on_host(&self.variables, moments, step, &self.rule)?,
+            State::Device(flat) => flat.apply(&self.variables, step, &self.rule)?,
+        };
         self.done = step.number;
         Ok(norm)
     }
+}
+
+/// Makes a step in host memory. Returns the gradients' norm before clipping, f64.
+fn on_host(variables: &[Variable], moments: &mut [Moments], step: &mut Step, rule: &Rule) -> Result<Tensor> {
+    let norm = clip(&mut step.gradients, rule.clip.unwrap_or(f64::INFINITY))?;
+    for ((Variable { group, var, .. }, gradient), moments) in variables.iter().zip(&step.gradients).zip(moments) {
+        let Some(gradient) = gradient else { continue };
+        let rate = step.rate * group.rate;
+        let after = match group.descent {
+            Descent::AdamW => {
+                let decay = if group.decays { rule.weight_decay } else { 0.0 };
+                let adam = AdamW { eps: rule.eps, ..AdamW::new(rate, decay) };
+                let (after, held) = adam.on_host(var.as_tensor(), gradient, moments)?;
+                *moments = held;
+                after
+            }
+            Descent::Gradient => (var.as_detached_tensor() - (gradient * rate)?)?,
+        };
+        var.set(&after)?;
+    }
+    Tensor::new(norm, &Device::Cpu)
 }

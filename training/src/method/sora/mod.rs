@@ -10,17 +10,17 @@ mod saliency;
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use candle_core::{DType, Result, Tensor, Var, bail};
 use polyrank::adapter::Adapter;
-use polyrank::encoder::{Head, Hooks};
-use polyrank::ops::Added;
-use polyrank::params::{Delta, Layout, Site};
+use polyrank::encoder::Head;
+use polyrank::ops::{self, Ops};
+use polyrank::params::{Backend, Delta, Layout};
 
 pub use controller::Controller;
 pub use gate::{GateRule, soft_threshold};
 
-use super::{AdapterInfo, LowRank, LowRankSettings, Method, Report};
-use crate::optim::{Descent, Group, Moments, Step, Variable};
+use super::{AdapterInfo, LowRank, LowRankPass, LowRankSettings, Method, Pass, Report};
+use crate::optim::{Descent, Group, Step, Variable};
 
 /// How the threshold of the gates is set.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,8 +78,14 @@ impl Sora {
     ///
     /// # Errors
     /// A tensor operation fails.
-    pub fn new(layout: &Layout, shape: &LowRankSettings, settings: SoraSettings, device: &Device) -> Result<Self> {
-        let (low_rank, normals) = LowRank::new(layout, shape, device)?;
+    pub fn new(
+        layout: &Layout,
+        shape: &LowRankSettings,
+        settings: SoraSettings,
+        backend: impl Into<Backend>,
+    ) -> Result<Self> {
+        let (low_rank, normals) = LowRank::new(layout, shape, backend)?;
+        let device = low_rank.backend.device();
         let gates = normals.into_iter().map(|normal| Var::from_vec(settings.gate.start(normal), shape.rank, device));
         let gates = gates.collect::<Result<Vec<_>>>()?;
         let costs = low_rank.factors.iter().flat_map(|factors| vec![factors.cost; shape.rank]).collect();
@@ -87,9 +93,17 @@ impl Sora {
         Ok(Self { low_rank, gates, costs, settings, saliency, alive: None })
     }
 
-    /// All gates, `[sites, rank]`, detached.
-    fn stacked(&self) -> Result<Tensor> {
-        Tensor::stack(&self.gates.iter().map(|gate| gate.as_detached_tensor()).collect::<Vec<_>>(), 0)
+    fn ops(&self) -> &'static dyn Ops {
+        ops::of(&self.low_rank.backend)
+    }
+
+    /// All gates, `[sites, rank]`, or their gradients.
+    fn stacked<'a>(&self, gates: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
+        self.ops().join(&gates.collect::<Vec<_>>())?.reshape(self.saliency.shape())
+    }
+
+    fn stacked_gates(&self) -> Result<Tensor> {
+        self.stacked(self.gates.iter().map(|gate| gate.as_tensor()))
     }
 
     /// Whether the ranks are final after `step` of `total` steps.
@@ -111,7 +125,10 @@ impl Sora {
             Threshold::Ratio(target) => {
                 let controller = Controller { target, total: step.total };
                 if self.settings.gate == GateRule::Adaptive {
-                    return self.drop_least_salient(gates, controller.share(step.number));
+                    let share = controller.share(step.number);
+                    // Before the share falls and after it has settled, all gates that are left fit into the budget.
+                    let fits = share >= 1.0 || controller.settled(step.number - 1);
+                    return if fits { Ok(gates.clone()) } else { self.drop_least_salient(gates, share) };
                 }
                 controller.xi(step.number, &in_host_memory(gates)?, &self.costs)
             }
@@ -120,23 +137,23 @@ impl Sora {
     }
 
     fn drop_least_salient(&self, gates: &Tensor, share: f64) -> Result<Tensor> {
-        let (values, saliency) = (in_host_memory(gates)?, in_host_memory(&self.saliency)?);
-        let stays = saliency::survivors(share, gates.dims()[1], &values, &saliency, &self.costs);
+        let both = in_host_memory(&Tensor::cat(&[gates, &self.saliency], 0)?)?;
+        let (values, saliency) = both.split_at(gates.elem_count());
+        let stays = saliency::survivors(share, gates.dims()[1], values, saliency, &self.costs);
         let stays: Vec<u8> = stays.into_iter().map(u8::from).collect();
         let stays = Tensor::from_vec(stays, gates.shape(), gates.device())?;
         stays.where_cond(gates, &gates.zeros_like()?)
     }
 
     /// Folds every gate into its `Wu`. Adam starts anew for `Wu`: its moments come from gradients under other gates, and no single factor
-    /// turns them into the moments of the folded matrix.
-    fn fold(&self, moments: &mut [Moments]) -> Result<()> {
-        for (site, (gate, factors)) in self.gates.iter().zip(&self.low_rank.factors).enumerate() {
+    /// turns them into the moments of the folded matrix. Returns these variables.
+    fn fold(&self) -> Result<Vec<usize>> {
+        for (gate, factors) in self.gates.iter().zip(&self.low_rank.factors) {
             let (folded, wu) = gate::fold(&gate.as_detached_tensor(), &factors.b.as_detached_tensor())?;
             gate.set(&folded)?;
             factors.b.set(&wu)?;
-            moments[wu_of(site)] = Moments::zeros(&factors.b)?;
         }
-        Ok(())
+        Ok((0..self.gates.len()).map(wu_of).collect())
     }
 
     fn saliency_name(&self, site: usize) -> String {
@@ -147,16 +164,6 @@ impl Sora {
 /// The elements of `tensor`, row by row.
 fn in_host_memory(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
-}
-
-impl Hooks for Sora {
-    fn added(&self, site: Site) -> Result<Added<'_>> {
-        let Some(position) = self.low_rank.position(site) else { return Ok(Added::Nothing) };
-        let factors = &self.low_rank.factors[position];
-        // `diag(g) Wd`.
-        let a = factors.a.broadcast_mul(&self.gates[position].unsqueeze(1)?)?;
-        Ok(Added::Whole(Delta { a, b: factors.b.as_tensor().clone(), scale: self.low_rank.scale }))
-    }
 }
 
 impl Method for Sora {
@@ -177,6 +184,10 @@ impl Method for Sora {
         self.low_rank.head.tracked()
     }
 
+    fn pass(&self) -> Result<Box<dyn Pass + '_>> {
+        Ok(Box::new(LowRankPass::new(&self.low_rank, Some(&self.gates))?))
+    }
+
     fn penalty(&self) -> Result<Option<Tensor>> {
         if self.settings.sparse_lambda == 0.0 {
             return Ok(None);
@@ -194,9 +205,8 @@ impl Method for Sora {
         if self.settings.gate != GateRule::Adaptive {
             return Ok(());
         }
-        let gradients: Vec<&Tensor> =
-            (0..self.gates.len()).filter_map(|site| step.gradients[gate_of(site)].as_ref()).collect();
-        let (gates, gradient) = (self.stacked()?, Tensor::stack(&gradients, 0)?);
+        let gradients = (0..self.gates.len()).filter_map(|site| step.gradients[gate_of(site)].as_ref());
+        let (gates, gradient) = (self.stacked_gates()?, self.stacked(gradients)?);
         self.saliency = saliency::observe(&self.saliency, &gates, &gradient)?;
         let alive = gates.ne(0f32)?;
         let gradient = alive.where_cond(&gradient, &gradient.zeros_like()?)?;
@@ -208,20 +218,18 @@ impl Method for Sora {
     }
 
     /// Makes the proximal step, and folds the gates once the ranks are final.
-    fn after_step(&mut self, step: &Step, moments: &mut [Moments]) -> Result<()> {
+    fn after_step(&mut self, step: &Step) -> Result<Vec<usize>> {
         if self.folded(step.number - 1, step.total) {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let mut gates = self.stacked()?;
+        let mut gates = self.stacked_gates()?;
         if let Some(alive) = self.alive.take() {
             // Otherwise Adam's first moment would move a gate that is 0.
             gates = alive.where_cond(&gates, &gates.zeros_like()?)?;
         }
         let gates = self.shrink(&gates, step)?;
-        for (site, gate) in self.gates.iter().enumerate() {
-            gate.set(&gates.get(site)?)?;
-        }
-        if self.folded(step.number, step.total) { self.fold(moments) } else { Ok(()) }
+        self.ops().assign(&gates.flatten_all()?, &self.gates.iter().collect::<Vec<_>>())?;
+        if self.folded(step.number, step.total) { self.fold() } else { Ok(Vec::new()) }
     }
 
     fn eligible(&self, done: usize, total: usize) -> bool {
@@ -256,7 +264,7 @@ impl Method for Sora {
 
     fn report(&self) -> Result<Report> {
         let alive = |site: &Vec<f32>| site.iter().filter(|gate| **gate != 0.0).count();
-        let ranks: Vec<usize> = self.stacked()?.to_vec2()?.iter().map(alive).collect();
+        let ranks: Vec<usize> = self.stacked_gates()?.to_vec2()?.iter().map(alive).collect();
         let parameters = self.low_rank.factors.iter().zip(&ranks).map(|(factors, rank)| factors.cost * rank).sum();
         let all: usize = self.costs.iter().sum();
         let kept = if all == 0 { 1.0 } else { parameters as f64 / all as f64 };
