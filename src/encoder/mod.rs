@@ -34,15 +34,6 @@ use crate::base::architecture::Family;
 use crate::base::{Base, ModelError};
 use crate::params::{Backend, Frozen, Layout};
 
-/// A head and the texts that it classifies.
-#[derive(Debug, Clone, Copy)]
-pub struct HeadJob<'a> {
-    /// The rows of the pooled texts, in ascending order.
-    pub rows: &'a [usize],
-    /// The head.
-    pub head: &'a Head,
-}
-
 /// A frozen encoder. It is shared by `Arc` and never mutated; everything that varies comes through its hooks.
 pub trait Encoder: Send + Sync {
     /// The encoder's sites and the tensors of its heads.
