@@ -149,7 +149,7 @@ pub trait Ops: Debug + Send + Sync {
     /// DeBERTa). `q`, `k`, `v` are `[T, hidden]`; `PK` and `PQ` are rows of `positions [P, hidden]`. Differentiable in all four.
     ///
     /// # Errors
-    /// If shapes or offsets do not fit.
+    /// If shapes or offsets do not fit, or, on a GPU, heads are wider than 128.
     fn disentangled_attention(
         &self,
         qkv: [&Tensor; 3],

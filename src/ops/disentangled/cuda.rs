@@ -59,6 +59,9 @@ pub(in crate::ops) fn cuda(
     if v.dims() != q.dims() {
         bail!("disentangled: q {:?}, v {:?}", q.dims(), v.dims());
     }
+    if q.dim(0)? == 0 {
+        return v.zeros_like();
+    }
     let attention = Attention { how: how.clone(), dims, dropout };
     let positions = rows(positions, q.dtype())?;
     if ![q, k, v, &positions].into_iter().any(Tensor::track_op) {

@@ -224,10 +224,9 @@ impl Sets {
         for (span, text) in how.offsets.windows(2).zip(&how.texts).filter(|(span, _)| span[0] < span[1]) {
             let len = span[1] - span[0];
             let item = [span[0] as u32, len as u32, pairs];
-            for set in [text.keys.map(|start| (false, start)), text.queries.map(|start| (true, start))] {
-                if let Some(set) = set {
-                    of_set.entry(set).or_default().push(item);
-                }
+            let used = [text.keys.map(|start| (false, start)), text.queries.map(|start| (true, start))];
+            for set in used.into_iter().flatten() {
+                of_set.entry(set).or_default().push(item);
             }
             pairs += len.div_ceil(TILE).pow(2) as u32;
         }

@@ -68,7 +68,7 @@ template <class T, int DP> __device__ void products(const ProductParams& p) {
                        (uint64_t(tile.pairs) * in.heads + uint64_t(head) * tiles * tiles) * (TILE * TILE);
   for (int at = threadIdx.x; at < TILE * BAND_ROW; at += THREADS) by_distance[at] = from_float<T>(0.f);
 
-  const int own = tile.start / TILE;
+  const int own = tile.start / TILE, rows_here = len - int(tile.start) - BAND * warp();
   float sums[DP / 8][4] = {};
   for (int other = 0; other < tiles; other++) {
     const int i0 = TILE * (for_queries ? own : other), j0 = TILE * (for_queries ? other : own);
@@ -84,7 +84,8 @@ template <class T, int DP> __device__ void products(const ProductParams& p) {
     if (set != NONE)
       load_transposed<T, DP, SPAN>(positions, size, in.aligned, [&](int m) { return position_rows.row(set, i0, j0, m); });
     __syncthreads();
-    multiply(sums, factors + BAND * warp() * ROW, ROW, others, ROW, TILE / 16, size);
+    if (rows_here <= 0) continue;
+    multiply(sums, factors + BAND * warp() * ROW, ROW, others, ROW, (min(TILE, len - TILE * other) + 15) / 16, size);
     if (set != NONE) {
       const int first = for_queries ? BAND * warp() : TILE - BAND - BAND * warp();
       multiply(sums, by_distance + BAND * warp() * BAND_ROW, BAND_ROW, positions + first, SPAN_ROW, BAND_SPAN / 16, size);
@@ -97,7 +98,7 @@ template <class T, int DP> __device__ void products(const ProductParams& p) {
     for (int e = 0; e < 4; e++) sums[n][e] *= scale;
   const uint64_t hidden = uint64_t(in.heads) * size, first = tile.first + tile.start + BAND * warp();
   T* const to = reinterpret_cast<T*>(p.dqkv) + first * 3 * hidden + blockIdx.z * hidden + left;
-  store_rows(to, 3 * hidden, len - int(tile.start) - BAND * warp(), size, sums);
+  store_rows(to, 3 * hidden, rows_here, size, sums);
 }
 
 // The gradients of 64 distances, summed over the texts of a part.
@@ -147,7 +148,7 @@ template <class T, int DP> __device__ void distances(const DistanceParams& p) {
       }
       load_transposed<T, DP, TILE>(others, size, in.aligned, [&](int r) { return rows.row(TILE * own + r); });
       __syncthreads();
-      multiply(sums, factors + BAND * warp() * ROW, ROW, others, ROW, TILE / 16, size);
+      multiply(sums, factors + BAND * warp() * ROW, ROW, others, ROW, (min(TILE, rows.len - TILE * own) + 15) / 16, size);
     }
   }
 #pragma unroll

@@ -105,17 +105,17 @@ template <class T, int DP, int ROWS, class Row> __device__ void load_transposed(
   }
 }
 
-// sums [16, 8 N] += a b^T, for rows of 16 `steps` elements in shared memory: `a` has 16, `b` has 8 N. Columns from `columns` on are
-// skipped.
+// sums [16, 8 N] += a b^T, for rows of 16 `steps` elements in shared memory: `a` has 16, `b` has 8 N. Only columns from `first` to before
+// `end` matter.
 template <class T, int N>
-__device__ void multiply(float (&sums)[N][4], const T* a, int a_stride, const T* b, int b_stride, int steps, int columns) {
+__device__ void multiply(float (&sums)[N][4], const T* a, int a_stride, const T* b, int b_stride, int steps, int end, int first = 0) {
   a += group() * a_stride + column();
   b += group() * b_stride + column();
   for (int step = 0; step < steps; step++) {
     const Pair<T> rows[4] = {load_pair(a), load_pair(a + 8 * a_stride), load_pair(a + 8), load_pair(a + 8 * a_stride + 8)};
 #pragma unroll
     for (int n = 0; n < N; n++) {
-      if (8 * n < columns) {
+      if (8 * n < end && 8 * n + 8 > first) {
         const Pair<T> other[2] = {load_pair(b + 8 * n * b_stride), load_pair(b + 8 * n * b_stride + 8)};
         mma(sums[n], rows, other);
       }
@@ -199,13 +199,13 @@ template <class T, int DP> struct Scores {
     const int queries = min(TILE, int(tile.len - tile.start)), keys = min(TILE, int(tile.len) - j0), steps = (in.size + 15) / 16;
     const bool works = BAND * warp() < queries;
     if (tile.queries != NONE) {
-      if (BAND * warp() < keys) by_key(steps);
+      if (BAND * warp() < keys) by_key(steps, queries);
       __syncthreads();
     }
     if (tile.keys != NONE) {
       load<T, DP, SPAN>(positions, in.size, in.aligned, [&](int m) { return rows.row(tile.keys, tile.start, j0, m); });
       __syncthreads();
-      if (works) by_query(steps);
+      if (works) by_query(steps, keys);
       __syncwarp();
     }
     if (!works) return;
@@ -222,10 +222,11 @@ template <class T, int DP> struct Scores {
     multiply(s, q + BAND * warp() * ROW, ROW, k, ROW, steps, keys);
   }
 
-  // Writes k_j PQ[d(i - j)] to the bias, for the warp's keys j and all queries i.
-  __device__ void by_key(int steps) const {
+  // Writes k_j PQ[d(i - j)] to the bias, for the warp's keys j and the text's queries i.
+  __device__ void by_key(int steps, int queries) const {
     float products[BAND_SPAN / 8][4] = {};
-    multiply(products, k + BAND * warp() * ROW, ROW, positions + (TILE - BAND - BAND * warp()) * ROW, ROW, steps, BAND_SPAN);
+    multiply(products, k + BAND * warp() * ROW, ROW, positions + (TILE - BAND - BAND * warp()) * ROW, ROW, steps,
+             min(BAND_SPAN, queries + BAND - 1));
 #pragma unroll
     for (int n = 0; n < BAND_SPAN / 8; n++)
 #pragma unroll
@@ -235,10 +236,10 @@ template <class T, int DP> struct Scores {
       }
   }
 
-  // Adds q_i PK[d(i - j)] to the bias, for the warp's queries i and all keys j.
-  __device__ void by_query(int steps) const {
+  // Adds q_i PK[d(i - j)] to the bias, for the warp's queries i and the text's keys j.
+  __device__ void by_query(int steps, int keys) const {
     float products[BAND_SPAN / 8][4] = {};
-    multiply(products, q + BAND * warp() * ROW, ROW, positions + BAND * warp() * ROW, ROW, steps, BAND_SPAN);
+    multiply(products, q + BAND * warp() * ROW, ROW, positions + BAND * warp() * ROW, ROW, steps, BAND_SPAN, TILE - keys);
 #pragma unroll
     for (int n = 0; n < BAND_SPAN / 8; n++)
 #pragma unroll

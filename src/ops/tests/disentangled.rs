@@ -183,6 +183,10 @@ fn gpu_disentangled_attention_of_a_text_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn gpu_disentangled_attention_refuses_what_it_cannot_compute() {
+    let nothing = Tensor::zeros((0, 4), DType::F32, CPU).unwrap();
+    let empty =
+        cuda().disentangled_attention([&nothing; 3], &tensor(1, &[12, 4]), &batch(&[0, 0], 1, 4, &[0, 0]), None);
+    assert_eq!(empty.unwrap().dims(), [0, 4]);
     let how = batch(&[3], 1, 4, &[0]);
     let error = |q: &[usize], v: &[usize], p: &[usize]| {
         let (q, v, p) = (tensor(1, q), tensor(2, v), tensor(3, p));
