@@ -88,6 +88,11 @@ impl Golden {
         Self { base, engine, expected: serde_json::from_slice(&expected).unwrap() }
     }
 
+    /// Whether the kernels of the GPU run on the CPU, which takes long.
+    pub(crate) fn emulates_a_gpu(&self) -> bool {
+        self.engine.backend().form() == Form::Cuda && self.engine.device().is_cpu()
+    }
+
     pub(crate) fn texts(&self) -> Vec<Encoded> {
         let texts = self.expected["texts"].as_array().unwrap();
         texts

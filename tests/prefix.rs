@@ -78,7 +78,9 @@ fn answers_as_alone(golden: &Golden, rows: &[Row], size: usize, tolerance: f32) 
 #[test]
 fn equal_texts_of_several_adapters_answer_as_alone() {
     for golden in goldens() {
-        let (adapters, texts) = (adapters(&golden), golden.texts());
+        let (adapters, mut texts) = (adapters(&golden), golden.texts());
+        // Kernels of the GPU take long on the CPU.
+        texts.truncate(if golden.emulates_a_gpu() { 2 } else { usize::MAX });
         let mut rows: Vec<Row> = texts.iter().flat_map(|text| adapters.iter().map(move |a| row(text, a))).collect();
         // One text is there twice for one adapter, and one text is there for one adapter only.
         rows.push(rows[3].clone());

@@ -17,6 +17,11 @@ use crate::params::{Delta, Frozen};
 
 const CPU: &Device = &Device::Cpu;
 
+/// `most` random cases, or as many as `PROPTEST_CASES` says if it says fewer: under a sanitizer, kernels are slow.
+fn cases(most: u32) -> ProptestConfig {
+    ProptestConfig::with_cases(most.min(ProptestConfig::default().cases))
+}
+
 /// Random values, uniform in [-1, 1], from a seed.
 fn random(seed: u64, shape: &[usize]) -> Vec<f32> {
     use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -135,7 +140,7 @@ fn linear(ops: &dyn Ops, x: &Tensor, weight: &Param, bias: &Param, added: Added,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn gelu_matches_reference(n in 1usize..20_000, scale in 0.1f64..8.0, seed: u64) {

@@ -19,7 +19,7 @@ fn assert_attention_matches(qkv: [&Tensor; 3], how: &Heads, tolerance: f32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn attention_matches_reference(offsets in spans(), heads in 1usize..5, size in 1usize..20, p in 0f32..0.6, seed: u64) {

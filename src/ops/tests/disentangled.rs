@@ -4,7 +4,7 @@ use super::*;
 use crate::ops::disentangled;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn disentangled_scores_match_reference(

@@ -33,7 +33,7 @@ fn frozen_as(dtype: DType, param: &Param) -> Param {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn linear_matches_reference(rows in 0usize..40, width in 1usize..70, out in 1usize..70, gelu: bool, seed: u64) {
