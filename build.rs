@@ -22,7 +22,7 @@ fn files(dir: &Path, extension: &str, all: &mut Vec<PathBuf>) -> io::Result<()> 
 fn compile(source: &Path, image: &Path, headers: &Path) -> io::Result<()> {
     let nvcc = env::var("NVCC").unwrap_or_else(|_| "nvcc".to_owned());
     let mut command = Command::new(&nvcc);
-    command.args(["-fatbin", "-std=c++17", "-O3", "--use_fast_math=false", "-I"]).arg(headers);
+    command.args(["-fatbin", "-std=c++17", "-O3", "-I"]).arg(headers);
     command.arg("-gencode=arch=compute_80,code=compute_80");
     if let Ok(capability) = env::var("CUDA_COMPUTE_CAP") {
         command.arg(format!("-gencode=arch=compute_{capability},code=sm_{capability}"));

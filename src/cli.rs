@@ -99,7 +99,7 @@ struct BaseArgs {
     /// Form of the operations to run [default: the device's own]
     #[arg(long, env = "POLYRANK_BACKEND", value_enum)]
     backend: Option<Form>,
-    /// Precision of the base's matrix products; bf16 and int8 on the CPU only
+    /// Precision of the base's matrix products; int8 on the CPU only
     #[arg(long, env = "POLYRANK_DTYPE", value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
 }

@@ -3,12 +3,11 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use serde_json::Value;
 
 use crate::adapter::{Bytes, Files, parse};
 use crate::base::{BaseConfig, convert};
-use crate::params::Layout;
+use crate::params::{Backend, Layout};
 
 /// Parses an adapter's three files, for a base of `layout`.
 pub fn adapter(layout: &Layout, config: &[u8], weights: &[u8], labels: Option<&[u8]>) {
@@ -18,7 +17,7 @@ pub fn adapter(layout: &Layout, config: &[u8], weights: &[u8], labels: Option<&[
         weights: file("adapter_model.safetensors", weights),
         labels: labels.map(|labels| file("config.json", labels)),
     };
-    let _ = parse(&files, layout, None, &Device::Cpu);
+    let _ = parse(&files, layout, None, &Backend::cpu());
 }
 
 /// Parses a base's `config.json` and makes the layout of its architecture.

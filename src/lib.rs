@@ -47,7 +47,7 @@
 //! | `cli` | the binary's commands: pull, serve, classify, inspect, bench |
 //! | `server` | HTTP: routes, requests and answers, the table of statuses (feature `server`) |
 //! | [`inspect`] | reports on the ranks of one adapter or of several |
-//! | [`scheduler`] | collects waiting requests into batches, which one thread runs |
+//! | [`scheduler`] | collects waiting requests into batches, and runs these one after the other |
 //! | [`registry`] | finds adapters in a folder by name, loads them on first use, swaps in new versions, and keeps within a memory budget (feature `server`) |
 //! | [`engine`] | runs batches of texts on a base: the plan of a batch, micro-batches, the forward pass, scores |
 //! | [`adapter`] | PEFT's files on disk, and an adapter as a value |
@@ -65,8 +65,9 @@
 //! 1. `server` reads the request `POST /classify/{adapter}`.
 //! 2. [`registry::Registry`] pins the adapter, and loads it on first use.
 //! 3. [`text::Tokenizer`] turns each text into an [`text::Encoded`].
-//! 4. [`scheduler`] queues the request, and takes a batch of texts, whatever their adapters are.
-//! 5. [`engine::Engine::logits`] makes an [`engine::plan::Plan`] for each micro-batch. It packs the texts end to end
+//! 4. [`scheduler`] queues the request, and takes a batch of texts, whatever their adapters are. On a GPU, it begins the next batch while
+//!    one runs.
+//! 5. [`engine::Engine::begin`] makes an [`engine::plan::Plan`] for each micro-batch. It packs the texts end to end
 //!    ([`encoder::Packed`]), where equal texts are packed once, and runs the encoder with [`engine::Mixed`] as its hooks.
 //! 6. Where an adapter first changes a text that several adapters share, the rows fork ([`encoder::Fork`]). From there on, they are
 //!    grouped by adapter.
@@ -86,6 +87,8 @@
 //! - On the CPU, frozen f32 weights are used in the mapped file and never copied. Prepacked weights are mapped from the cache, so that
 //!   processes share them.
 //! - A precision applies only to the base's products: deltas, norms, attention and heads are f32.
+//! - In a GPU's memory, an adapter takes the bytes of its true ranks: its tensors lie end to end in one block for each type. A copy
+//!   stream fills the block while batches run, and the adapter comes into service once it is there, so that no batch waits for it.
 //! - A malformed adapter is refused as a whole. An unknown adapter is an error, and is never answered by the base.
 //! - A request for an adapter in memory makes no system call for it, and never waits for the disk. It finishes on the version that it
 //!   pinned, whatever happens to the files meanwhile.

@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use polyrank::adapter::{Adapter, Change};
+use polyrank::cuda;
 use polyrank::encoder::{Identity, Packed};
 use polyrank::engine::{Engine, Row};
-use polyrank::params::{Backend, DeviceName, Precision};
+use polyrank::params::{Backend, DeviceName, Form, Precision};
 use polyrank::text::{Encoded, Limit};
 use serde_json::Value;
 
@@ -35,16 +36,29 @@ fn folder(base: &str) -> PathBuf {
 /// Every base on every backend, and prepacked.
 pub(crate) fn goldens() -> impl Iterator<Item = Golden> {
     let exact = backends().into_iter().flat_map(|backend| BASES.map(|base| Golden::open(base, &backend)));
-    exact.chain(BASES.map(|base| Golden::prepacked(base, Precision::F32)))
+    let prepacked = if asked_device().is_none() { &BASES[..] } else { &[] };
+    exact.chain(prepacked.iter().map(|base| Golden::prepacked(base, Precision::F32)))
 }
 
 fn bert(backend: &Backend) -> Golden {
     Golden::open("bert", backend)
 }
 
-/// The CPU's kernels, the reference, and the first GPU in a build with the feature `cuda` on a machine that has one.
+/// The device that the environment names, such as `cuda`. If it names one, tests of every backend run on that device only, and fail if
+/// it cannot be opened.
+fn asked_device() -> Option<Backend> {
+    let name = std::env::var("POLYRANK_TEST_DEVICE").ok()?;
+    Some(Backend::native(name.parse::<DeviceName>().unwrap().open().unwrap()))
+}
+
+/// The CPU's kernels, the reference, the GPU's kernels compiled for the CPU, and the first GPU in a build with the feature `cuda` on a
+/// machine that has one.
 pub(crate) fn backends() -> Vec<Backend> {
-    let mut backends = vec![Backend::cpu(), Backend::reference(Device::Cpu)];
+    if let Some(backend) = asked_device() {
+        return vec![backend];
+    }
+    cuda::run_on_host(polyrank_on_host::launch);
+    let mut backends = vec![Backend::cpu(), Backend::reference(Device::Cpu), Backend::cuda_on_host()];
     if cfg!(feature = "cuda") {
         match DeviceName::Cuda(0).open() {
             Ok(device) => backends.push(Backend::native(device)),
@@ -199,6 +213,37 @@ fn every_precision_is_close_to_f32() {
             }
             let relative = (error / size).sqrt();
             assert!(relative > 0.0 && relative < most, "{base} {precision}: relative error {relative}");
+        }
+    }
+}
+
+/// On a GPU, activations and weights may be bf16 or f16. Each text's logits are within rounding of those in f32, alone and mixed.
+#[test]
+fn half_types_on_a_gpu_are_close_to_f32() {
+    let gpus = || backends().into_iter().filter(|backend| backend.form() == Form::Cuda);
+    assert!(gpus().count() > 0 || asked_device().is_some());
+    for (backend, dtype) in gpus().flat_map(|backend| [(backend.clone(), DType::BF16), (backend, DType::F16)]) {
+        let backend = backend.with_dtype(dtype).unwrap();
+        for base in BASES {
+            let golden = Golden::open(base, &backend);
+            let (texts, adapters) = (golden.texts(), golden.adapters());
+            let (mut rows, mut expected) = (Vec::new(), Vec::new());
+            for (i, text) in texts.iter().enumerate() {
+                for (_, adapter, logits) in &adapters {
+                    rows.push(Row { text: text.clone(), adapter: Arc::clone(adapter) });
+                    expected.push(&logits[i]);
+                }
+            }
+            let mixed = golden.engine.logits(&rows).unwrap();
+            let alone: Vec<_> =
+                rows.iter().map(|row| golden.engine.logits(std::slice::from_ref(row)).unwrap()).collect();
+            let norm = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| pairs.map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+            let size: f32 = expected.iter().flat_map(|logits| logits.iter()).map(|b| b.powi(2)).sum();
+            let of_mixed = norm(&mut mixed.iter().flatten().zip(expected.iter().flat_map(|logits| logits.iter())));
+            let of_alone = norm(&mut alone.iter().flatten().flatten().zip(mixed.iter().flatten()));
+            let [to_f32, to_mixed] = [of_mixed, of_alone].map(|error| (error / size).sqrt());
+            assert!(to_f32 > 0.0 && to_f32 < 0.03, "{base} {dtype:?}: {to_f32} from f32");
+            assert!(to_mixed < 0.03, "{base} {dtype:?}: alone is {to_mixed} from mixed");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cuda::UploadError;
+
 /// The reason why an adapter is refused, or could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
@@ -71,6 +73,28 @@ pub enum AdapterError {
         /// The element: NaN or an infinity.
         found: f32,
     },
+    /// An element of a delta is too large for the type of the activations, as which deltas lie in a GPU's memory.
+    #[error("{}: tensor {tensor}: element {index} is {found}, beyond the range of {dtype}", file.display())]
+    OutOfRange {
+        /// The weights file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The index of the element, counted row by row.
+        index: usize,
+        /// The element.
+        found: f32,
+        /// The type of the activations.
+        dtype: &'static str,
+    },
+    /// The device has too little free memory for the adapter.
+    #[error("{needed} bytes do not fit into the device's memory, of which {free} bytes are free")]
+    DeviceMemory {
+        /// The bytes that could not be allocated.
+        needed: usize,
+        /// The bytes that were free.
+        free: usize,
+    },
     /// The adapter to write has more or fewer sites than the base.
     #[error("the adapter has {found} sites, but the base has {expected}")]
     Sites {
@@ -99,6 +123,15 @@ pub enum AdapterError {
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl From<UploadError> for AdapterError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::OutOfMemory { needed, free } => Self::DeviceMemory { needed, free },
+            UploadError::Device(error) => Self::Tensor(error),
+        }
+    }
 }
 
 /// The names of the two bases of [`AdapterError::WrongBase`].

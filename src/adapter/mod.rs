@@ -6,6 +6,7 @@ mod files;
 mod labels;
 mod pattern;
 mod peek;
+mod placed;
 mod read;
 mod value;
 mod write;

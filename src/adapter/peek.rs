@@ -13,7 +13,7 @@ use super::read::{PREFIX, parse, short, tensors};
 use super::{Adapter, AdapterError, Ranks};
 use crate::base::BaseConfig;
 use crate::base::architecture::{self, Architecture};
-use crate::params::{Dim, Layout, Module, Site};
+use crate::params::{Backend, Dim, Layout, Module, Site};
 
 /// More layers than any encoder has. It refuses a tensor's name with a huge layer number, for which huge tables would be allocated.
 const MOST_LAYERS: usize = 1024;
@@ -28,7 +28,7 @@ pub fn peek(dir: &Path) -> Result<(Layout, Adapter), AdapterError> {
     let layout = guess(&files)?;
     // Zeros stand for the base's weights, so that a linear of the head with a delta has its full size, as when it is served.
     let zeros = |_: &str, shape: &[usize]| Ok(Some(Tensor::zeros(shape, DType::F32, &Device::Cpu)?));
-    let adapter = parse(&files, &layout, Some(&zeros), &Device::Cpu)?;
+    let adapter = parse(&files, &layout, Some(&zeros), &Backend::cpu())?;
     Ok((layout, adapter))
 }
 

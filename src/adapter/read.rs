@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -13,15 +13,16 @@ use super::error::BaseNames;
 use super::files::{Bytes, Files, LABELS};
 use super::labels::Labels;
 use super::pattern::{Saved, Target, targets};
-use super::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change};
+use super::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, placed};
 use crate::base::{Base, ModelError};
-use crate::params::{Delta, Dim, HeadParameter, Layout};
+use crate::params::{Backend, Delta, Dim, HeadParameter, Layout};
 
 /// The prefix of every tensor's name in PEFT's files.
 pub(super) const PREFIX: &str = "base_model.model.";
 
 /// Reads the adapter in the folder `dir` for a base of `layout`: `adapter_config.json`, `adapter_model.safetensors`, and `config.json`
-/// if there is one. The tensors are converted to f32 on `device`. The base's fingerprint is not compared here.
+/// if there is one. The tensors are placed where `backend` reads them: as f32 on the CPU; in a GPU's memory, deltas have the type of the
+/// activations, and all tensors of one type are one block. The base's fingerprint is not compared here.
 ///
 /// ```
 /// use std::path::Path;
@@ -42,8 +43,8 @@ pub(super) const PREFIX: &str = "base_model.model.";
 /// # Errors
 /// A part of the adapter is malformed, missing, superfluous or not supported; the error names the file and the part. An adapter with a
 /// delta of a linear of the head needs [`read_over`]. An adapter is never loaded in part.
-pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, AdapterError> {
-    parse(&Files::read(dir)?, layout, None, device)
+pub fn read(dir: &Path, layout: &Layout, backend: impl Into<Backend>) -> Result<Adapter, AdapterError> {
+    parse(&Files::read(dir)?, layout, None, &backend.into())
 }
 
 /// As [`read`], for `base`. If the adapter records a fingerprint, it is compared with that of `base` first, so that a wrong base is
@@ -52,15 +53,20 @@ pub fn read(dir: &Path, layout: &Layout, device: &Device) -> Result<Adapter, Ada
 ///
 /// # Errors
 /// As [`read`], and [`AdapterError::WrongBase`].
-pub fn read_over(dir: &Path, layout: &Layout, base: &Base, device: &Device) -> Result<Adapter, AdapterError> {
-    over(&Files::read(dir)?, layout, base, device)
+pub fn read_over(
+    dir: &Path,
+    layout: &Layout,
+    base: &Base,
+    backend: impl Into<Backend>,
+) -> Result<Adapter, AdapterError> {
+    over(&Files::read(dir)?, layout, base, backend)
 }
 
 /// As [`read_over`], for files that have been read.
 ///
 /// # Errors
 /// As [`read_over`].
-pub fn over(files: &Files, layout: &Layout, base: &Base, device: &Device) -> Result<Adapter, AdapterError> {
+pub fn over(files: &Files, layout: &Layout, base: &Base, backend: impl Into<Backend>) -> Result<Adapter, AdapterError> {
     if let Some(labels) = &files.labels
         && let Some(expected) = Labels::parse(Some(labels))?.polyrank.base_fingerprint
     {
@@ -75,7 +81,7 @@ pub fn over(files: &Files, layout: &Layout, base: &Base, device: &Device) -> Res
     let parameter = |name: &str, shape: &[usize]| {
         if base.weights.contains(name) { Ok(Some(base.weights.parameter(name, shape)?.tensor()?)) } else { Ok(None) }
     };
-    parse(files, layout, Some(&parameter), device)
+    parse(files, layout, Some(&parameter), &backend.into())
 }
 
 /// Returns a parameter of the base's head, by name and shape; `None` if the base lacks it.
@@ -86,12 +92,12 @@ pub(crate) fn parse(
     files: &Files,
     layout: &Layout,
     base: Option<Parameter>,
-    device: &Device,
+    backend: &Backend,
 ) -> Result<Adapter, AdapterError> {
     let config = PeftConfig::parse(&files.config)?;
     let labels = Labels::parse(files.labels.as_ref())?;
     let tensors = tensors(&files.weights)?;
-    let mut weights = Weights::new(&files.weights.file, &tensors, device)?;
+    let mut weights = Weights::new(&files.weights.file, &tensors)?;
     let mut sites = vec![None; layout.len()];
     let targets = targets(&files.config.file, &config, layout)?;
     if let Some(linear) = targets.head.first().filter(|_| base.is_none()) {
@@ -99,8 +105,8 @@ pub(crate) fn parse(
     }
     for Target { what: site, rank, scale } in targets.sites {
         let (name, module) = (layout.name(site), layout.module(site));
-        let a = weights.take(&format!("{name}.lora_A.weight"), &[rank, module.in_features])?;
-        let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, rank])?;
+        let a = weights.take(&format!("{name}.lora_A.weight"), &[rank, module.in_features], backend.dtype())?;
+        let b = weights.take(&format!("{name}.lora_B.weight"), &[module.out_features, rank], backend.dtype())?;
         // In memory, `b` has a row for each rank, as the kernel reads it.
         let b = b.t()?.contiguous()?.t()?;
         sites[layout.index(site)] = Some(Change::LowRank(Delta { a, b, scale }));
@@ -111,6 +117,8 @@ pub(crate) fn parse(
         weights.merge(target, layout, base, &mut head)?;
     }
     weights.finish(&files.config.file, &saved)?;
+    let mut weights = AdapterWeights { sites, head };
+    placed::place(&mut weights, backend)?;
     let labels_file = files.labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file);
     Ok(Adapter {
         info: AdapterInfo {
@@ -119,7 +127,7 @@ pub(crate) fn parse(
             base_fingerprint: labels.polyrank.base_fingerprint,
             base_model: config.base_model,
         },
-        weights: AdapterWeights { sites, head },
+        weights,
     })
 }
 
@@ -133,7 +141,6 @@ pub(super) fn tensors(Bytes { file, bytes }: &Bytes) -> Result<SafeTensors<'_>, 
 struct Weights<'a> {
     file: &'a Path,
     tensors: &'a SafeTensors<'a>,
-    device: &'a Device,
     /// Maps names in the base to names in the file, for the tensors that are not taken yet.
     left: BTreeMap<String, String>,
 }
@@ -146,7 +153,7 @@ pub(super) fn short(name: &str) -> String {
 }
 
 impl<'a> Weights<'a> {
-    fn new(file: &'a Path, tensors: &'a SafeTensors<'a>, device: &'a Device) -> Result<Self, AdapterError> {
+    fn new(file: &'a Path, tensors: &'a SafeTensors<'a>) -> Result<Self, AdapterError> {
         let (mut left, mut foreign) = (BTreeMap::new(), BTreeSet::new());
         for full in tensors.names() {
             let Some(name) = full.strip_prefix(PREFIX) else {
@@ -161,7 +168,7 @@ impl<'a> Weights<'a> {
         }
         match foreign.first() {
             Some(&tensor) => Err(AdapterError::UnexpectedTensor { file: file.to_owned(), tensor: tensor.to_owned() }),
-            None => Ok(Self { file, tensors, device, left }),
+            None => Ok(Self { file, tensors, left }),
         }
     }
 
@@ -179,15 +186,16 @@ impl<'a> Weights<'a> {
         Some((full.clone(), self.tensors.tensor(full).ok()?))
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, AdapterError> {
+    /// Takes the tensor `name` as f32 on the CPU. Its elements must be numbers that `dtype` can hold.
+    fn take(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, AdapterError> {
         let (full, view) = self.view(name).ok_or_else(|| self.missing(name))?;
         if view.shape() != shape {
             let (expected, found) = (format!("{shape:?}"), view.shape().to_vec());
             return Err(AdapterError::Shape { file: self.file(), tensor: full, expected, found });
         }
-        let data = self.floats(&full, &view)?;
+        let data = self.floats(&full, &view, dtype)?;
         self.left.remove(name);
-        Ok(Tensor::from_vec(data, shape, self.device)?)
+        Ok(Tensor::from_vec(data, shape, &Device::Cpu)?)
     }
 
     /// The tensors of the head, and its number of outputs. The first tensor gives this number, and the others must agree.
@@ -220,7 +228,7 @@ impl<'a> Weights<'a> {
             if let Some(dim) = shape.iter().position(|dim| *dim == Dim::Labels) {
                 outputs = Some(expected[dim]);
             }
-            head.insert(name.clone(), self.take(name, &expected)?);
+            head.insert(name.clone(), self.take(name, &expected, DType::F32)?);
         }
         Ok((head, outputs.unwrap_or(1)))
     }
@@ -235,8 +243,8 @@ impl<'a> Weights<'a> {
         head: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), AdapterError> {
         let hidden = layout.hidden;
-        let a = self.take(&format!("{linear}.lora_A.weight"), &[*rank, hidden])?;
-        let b = self.take(&format!("{linear}.lora_B.weight"), &[hidden, *rank])?;
+        let a = self.take(&format!("{linear}.lora_A.weight"), &[*rank, hidden], DType::F32)?;
+        let b = self.take(&format!("{linear}.lora_B.weight"), &[hidden, *rank], DType::F32)?;
         let weight = format!("{linear}.weight");
         if head.contains_key(&weight) {
             return Err(AdapterError::malformed(self.file, format!("{linear} is saved both in full and as a delta")));
@@ -249,7 +257,7 @@ impl<'a> Weights<'a> {
             }
             let parameter = base(name, &vec![hidden; shape.len()]);
             let parameter = parameter.map_err(|error| AdapterError::malformed(self.file, error))?;
-            let mut parameter = parameter.ok_or_else(|| self.missing(name))?.to_device(self.device)?;
+            let mut parameter = parameter.ok_or_else(|| self.missing(name))?;
             if *name == weight {
                 parameter = (parameter + (b.matmul(&a)? * *scale)?)?;
             }
@@ -269,7 +277,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    fn floats(&self, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, AdapterError> {
+    fn floats(&self, name: &str, view: &TensorView<'_>, held_as: DType) -> Result<Vec<f32>, AdapterError> {
         let bytes = view.data();
         let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         let data: Vec<f32> = match view.dtype() {
@@ -282,12 +290,17 @@ impl<'a> Weights<'a> {
                 return Err(AdapterError::malformed(self.file, reason));
             }
         };
-        match data.iter().position(|x| !x.is_finite()) {
-            Some(index) => {
-                let (tensor, found) = (name.to_owned(), data[index]);
-                Err(AdapterError::NotFinite { file: self.file(), tensor, index, found })
-            }
-            None => Ok(data),
+        let largest = match held_as {
+            DType::BF16 => bf16::MAX.to_f32(),
+            DType::F16 => f16::MAX.to_f32(),
+            _ => f32::MAX,
+        };
+        let Some(index) = data.iter().position(|x| x.is_nan() || x.abs() > largest) else { return Ok(data) };
+        let (file, tensor, found) = (self.file(), name.to_owned(), data[index]);
+        if found.is_finite() {
+            Err(AdapterError::OutOfRange { file, tensor, index, found, dtype: held_as.as_str() })
+        } else {
+            Err(AdapterError::NotFinite { file, tensor, index, found })
         }
     }
 }

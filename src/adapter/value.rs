@@ -126,10 +126,13 @@ impl Adapter {
         self.weights.head.values().map(Tensor::elem_count).sum()
     }
 
-    /// The bytes that it takes in memory: the changes of its sites and its head, in f32.
+    /// The bytes of its tensors, in the types that they have in memory. In a GPU's memory, alignment adds less than 16 bytes for each
+    /// tensor whose size is not a multiple of 16.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of::<f32>() * (self.delta_parameters() + self.head_parameters())
+        let deltas = self.weights.sites.iter().flatten().map(Change::delta).flat_map(|delta| [&delta.a, &delta.b]);
+        let tensors = deltas.chain(self.weights.head.values());
+        tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
 
     /// The point from which its rows differ from the base's. Everything before this point is the same for every adapter. `None` if only

@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
 use super::read::{PREFIX, parse};
 use super::{Adapter, AdapterError, labels};
-use crate::params::{Delta, Layout, Site};
+use crate::params::{Backend, Delta, Layout, Site};
 use crate::{atomic_file, base};
 
 /// Writes `adapter` into the folder `dir`, which is created if it does not exist. `base_config` is the base's own `config.json`, and may
@@ -65,7 +65,7 @@ pub fn write(
         weights: Bytes { file: dir.join(WEIGHTS), bytes: weights(&dir.join(WEIGHTS), adapter, &survivors)? },
         labels: Some(Bytes { file: dir.join(LABELS), bytes: text(&labels_json) }),
     };
-    parse(&files, layout, None, &Device::Cpu)?;
+    parse(&files, layout, None, &Backend::cpu())?;
     save(dir, files)
 }
 

@@ -57,6 +57,20 @@ pub enum ModelError {
         /// The error in its header.
         source: safetensors::SafeTensorError,
     },
+    /// The weights do not fit in a device's memory.
+    #[error("{path}: the weights take {needed} bytes in {dtype} on the device, which has {free} of {total} bytes free")]
+    DeviceMemory {
+        /// The weights file.
+        path: PathBuf,
+        /// The bytes of the weights in that type.
+        needed: usize,
+        /// The type of the weights on the device.
+        dtype: &'static str,
+        /// The free bytes of the device.
+        free: usize,
+        /// All bytes of the device.
+        total: usize,
+    },
     /// The weights file lacks a tensor that the architecture needs.
     #[error("{path}: tensor {tensor} is missing")]
     MissingTensor {

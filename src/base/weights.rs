@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::DType;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -14,7 +15,8 @@ use sha2::{Digest, Sha256};
 
 use super::ModelError;
 use super::digest::hex;
-use crate::params::{Data, Frozen, Prepacked};
+use crate::cuda::{Room, room};
+use crate::params::{Backend, Data, Frozen, Prepacked};
 
 /// The prepacked weights of a base, by their names in a classifier's checkpoint.
 pub(crate) type Prepack = BTreeMap<String, Prepacked>;
@@ -58,6 +60,27 @@ impl Weights {
     /// Attaches the prepacked form to the parameters that `prepack` contains.
     pub(super) fn set_prepack(&mut self, prepack: Prepack) {
         self.prepack = prepack;
+    }
+
+    /// Checks that the weights fit in the memory of `backend`'s device, if that is not the CPU's. It counts every tensor in the file,
+    /// also the few that the encoder does not read.
+    ///
+    /// # Errors
+    /// If they do not fit; the error has the numbers.
+    pub fn check_room(&self, backend: &Backend) -> Result<(), ModelError> {
+        let Some(Room { free, total }) = room(backend.device())? else { return Ok(()) };
+        let needed = self.bytes_in(backend.dtype());
+        if needed > free {
+            let (path, dtype) = (self.path.clone(), backend.dtype().as_str());
+            return Err(ModelError::DeviceMemory { path, needed, dtype, free, total });
+        }
+        Ok(())
+    }
+
+    /// The bytes of all tensors in `dtype`.
+    fn bytes_in(&self, dtype: DType) -> usize {
+        let elements: usize = self.tensors.values().map(|info| info.shape.iter().product::<usize>()).sum();
+        elements * dtype.size_in_bytes()
     }
 
     /// The file's path and its [`state`].

@@ -96,6 +96,7 @@ fn open(
         // A wrong folder is told before a long download.
         std::fs::read_dir(&config.adapters).map_err(Error::io(&config.adapters))?;
         let engine = Arc::new(base.open()?);
+        engine.warm_up()?;
         let app = Arc::new(App::new(engine, config)?);
         app.scheduler().on_stall(|| {
             // The log has the threads' stacks.

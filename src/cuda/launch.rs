@@ -27,6 +27,12 @@ pub fn runs_on_host() -> bool {
     HOST.get().is_some()
 }
 
+#[cfg(test)]
+thread_local! {
+    /// The number of launches on this thread.
+    pub(crate) static LAUNCHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Where kernels run.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
@@ -90,6 +96,8 @@ pub(crate) unsafe fn launch<P: Params>(place: &Place, name: &str, dtype: DType, 
     if i32::try_from(x).is_err() || y > 65_535 || z > 65_535 {
         bail!("{name}: a grid of {:?} blocks is too large", grid.blocks);
     }
+    #[cfg(test)]
+    LAUNCHES.set(LAUNCHES.get() + 1);
     let blocks = grid.blocks.map(|blocks| blocks as u32);
     match place {
         Place::Host => {

@@ -32,6 +32,24 @@ fn start(storage: &Storage) -> Result<u64> {
     })
 }
 
+/// The memory of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// The bytes that are free now.
+    pub(crate) free: usize,
+    /// All bytes.
+    pub(crate) total: usize,
+}
+
+/// The memory of a GPU; `None` for the CPU.
+pub(crate) fn room(device: &Device) -> Result<Option<Room>> {
+    match Place::of(device)? {
+        Place::Host => Ok(None),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => super::modules::room(&device).map(Some),
+    }
+}
+
 /// A tensor `[rows, width]` as a kernel reads it. The elements of a row are neighbours; rows may lie apart, as those of
 /// `narrow(1, ...)`. A vector is one row.
 #[derive(Debug, Clone, Copy)]
@@ -127,6 +145,32 @@ impl Output {
     }
 }
 
+/// `words` in the device's memory. It does not wait for the work that is queued there.
+fn upload(words: &[u32], device: &Device) -> Result<Tensor> {
+    match Place::of(device)? {
+        Place::Host => Tensor::from_slice(words, words.len(), device),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => {
+            let storage = Storage::Cuda(super::transfer::upload(&device, words)?);
+            Ok(Tensor::from_storage(storage, words.len(), BackpropOp::none(), false))
+        }
+    }
+}
+
+/// Sets up a GPU for passes: memory that tensors free is kept for the tensors of later passes, and tensors are not tracked by events.
+/// By default, the driver returns freed memory to the system whenever the host waits for the GPU, so that each pass would map its
+/// memory again; and each tensor has two events, which are recorded and awaited at each use, although one stream does all the work.
+///
+/// # Errors
+/// If the driver refuses.
+pub(crate) fn prepare(device: &Device) -> Result<()> {
+    match Place::of(device)? {
+        Place::Host => Ok(()),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => super::transfer::prepare(&device),
+    }
+}
+
 /// A small array in the device's memory, such as the offsets of a batch's texts. An equal array that was uploaded recently is used
 /// again, so that what all layers of a batch share is uploaded once.
 #[derive(Debug, Clone)]
@@ -155,7 +199,7 @@ impl Table {
         if let Some(at) = recent.iter().position(same) {
             return Ok(Self { tensor: recent[at].tensor.clone() });
         }
-        let tensor = Tensor::from_slice(words, words.len(), device)?;
+        let tensor = upload(words, device)?;
         recent.push_front(Kept { words: words.into(), tensor: tensor.clone() });
         recent.truncate(KEPT);
         Ok(Self { tensor })

@@ -5,19 +5,37 @@
 //! | `kernel.cuh` | what the kernels' sources share |
 //! | `memory.rs` | tensors as kernels read and write them, and small tables that are uploaded once for all layers of a batch |
 //! | `launch.rs` | launches a kernel: on the GPU, or on the CPU in tests |
+//! | `download.rs` | copies results to the host while later work is queued already |
+//! | `transfer.rs` | copies that do not wait for the work of the GPU (feature `cuda`) |
 //! | `modules.rs` | the compiled kernels, loaded once for each device (feature `cuda`) |
+//! | `gemm.rs` | products of matrices |
 //! | `recorded.rs` | the gradient of what kernels have computed |
+//! | `upload.rs` | uploads what is not part of a batch, such as an adapter |
+//! | `staging.rs` | copies through pinned memory on a stream of their own (feature `cuda`) |
 //!
 //! Everything above this module compiles and runs without a GPU. In tests, `on_host` takes the place of the GPU: tensors lie in the
 //! CPU's memory, and each launch runs the same kernel compiled for the CPU.
 
+mod download;
+mod gemm;
 mod launch;
 mod memory;
 #[cfg(feature = "cuda")]
 mod modules;
 mod recorded;
+#[cfg(feature = "cuda")]
+mod staging;
+#[cfg(feature = "cuda")]
+mod transfer;
+mod upload;
 
+pub(crate) use download::Download;
+pub(crate) use gemm::{Factor, gemm};
+#[cfg(test)]
+pub(crate) use launch::LAUNCHES;
 pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
-pub(crate) use memory::{Matrix, Output, Table, address};
+pub(crate) use memory::{Matrix, Output, Room, Table, address, prepare, room};
 pub(crate) use recorded::recorded;
+pub use upload::UploadError;
+pub(crate) use upload::upload;

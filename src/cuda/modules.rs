@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::{CudaDevice, CudaStorage, Result, bail};
 
-use super::{Grid, Params};
+use super::{Grid, Params, Room};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -100,4 +100,10 @@ pub(super) fn start(storage: &CudaStorage) -> Result<u64> {
         CudaStorageSlice::U8(slice) => slice.device_ptr(&stream).0,
         _ => bail!("kernels: no address of {:?}", candle_core::backend::BackendStorage::dtype(storage)),
     })
+}
+
+/// The memory of `device`.
+pub(super) fn room(device: &CudaDevice) -> Result<Room> {
+    let (free, total) = device.cuda_stream().context().mem_get_info().map_err(driver)?;
+    Ok(Room { free, total })
 }

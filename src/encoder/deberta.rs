@@ -17,7 +17,7 @@ use super::fork::Texts;
 use super::head::Classifier;
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv};
 use super::post_norm::PostAttention;
-use super::{DropPoint, Encoder, Head, Hooks, Packed};
+use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed};
 use crate::base::architecture::deberta::{self, EMBED_PROJECTION, HEAD, NAMES, Settings};
 use crate::base::architecture::{KEY, QUERY, VALUE};
 use crate::base::{Base, BaseConfig, ModelError};
@@ -64,10 +64,11 @@ impl Layer {
         settings: &Settings,
         index: usize,
     ) -> std::result::Result<Self, ModelError> {
-        let mut site = |module| loader.site(layout, Site { layer: index, module }, true);
-        let [query, key, value] = [site(QUERY)?, site(KEY)?, site(VALUE)?];
+        let sites = [QUERY, KEY, VALUE].map(|module| Site { layer: index, module });
+        let [query, key, value] = loader.sites(layout, sites, true)?;
         let kinds = [settings.attends("c2p"), settings.attends("p2c")];
         let sides = kinds.map(|attends| attends && settings.relative_attention);
+        let mut site = |module| loader.site(layout, Site { layer: index, module }, true);
         let mut own = |name: &str| match layout.modules.iter().position(|module| module.name.ends_with(name)) {
             Some(module) => site(module).map(Some),
             None => Ok(None),
@@ -148,21 +149,16 @@ impl Layer {
         let x = dropped(narrow(whole)?, DropPoint::Positions(self.index), self.rest.ops, hooks)?;
         let known = if drops { [None, None] } else { self.known(relative, hooks)? };
         let known = [known[0].as_ref().map(narrow).transpose()?, known[1].as_ref().map(narrow).transpose()?];
-        // Groups whose adapter does not change a side share the base's rows.
-        let mut sets: Vec<Tensor> = Vec::new();
-        let mut of_group = Vec::with_capacity(groups.count);
-        for group in 0..groups.count {
-            let mut rows = [None; 2];
-            for side in (0..2).filter(|&side| self.sides[side]) {
-                let set = self.projections()[side].shared(&x, known[side].as_ref(), group, hooks)?;
-                let place = sets.iter().position(|known| known.id() == set.id()).unwrap_or_else(|| {
-                    sets.push(set);
-                    sets.len() - 1
-                });
-                rows[side] = Some(place * slice.rows);
+        let (mut sets, mut of_group, mut end) = (Vec::new(), vec![[None; 2]; groups.count], 0);
+        for side in (0..2).filter(|&side| self.sides[side]) {
+            let (set, numbers) = self.projections()[side].shared(&x, known[side].as_ref(), groups.count, hooks)?;
+            for (rows, number) in of_group.iter_mut().zip(numbers) {
+                rows[side] = Some(end + number * slice.rows);
             }
-            of_group.push(TextPositions { keys: rows[0], queries: rows[1] });
+            end += set.dim(0)?;
+            sets.push(set);
         }
+        let of_group: Vec<_> = of_group.into_iter().map(|[keys, queries]| TextPositions { keys, queries }).collect();
         let texts = groups.of_text.iter().map(|&group| of_group[group]).collect();
         Ok((Tensor::cat(&sets, 0)?, texts))
     }
@@ -252,7 +248,7 @@ impl Encoder for Deberta {
         x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
         let relative = self.positions.as_ref();
         let relative = relative.map(|positions| positions.relative(batch.longest(), hooks)).transpose()?;
-        let mut texts = Texts::new(&batch.offsets, hooks);
+        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
         texts.kept = self.conv.as_ref().map(|_| x.clone());
         for layer in &self.layers {
             x = layer.forward(x, &mut texts, relative.as_ref(), hooks)?;
@@ -265,5 +261,9 @@ impl Encoder for Deberta {
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
         self.classifier.logits(pooled, head, hooks)
+    }
+
+    fn heads(&self, pooled: &Tensor, jobs: &[HeadJob<'_>], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
+        self.classifier.heads(pooled, jobs, hooks)
     }
 }

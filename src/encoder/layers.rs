@@ -1,6 +1,6 @@
 //! The layers that encoders consist of. Each asks the hooks for its parameters and for the deltas at its site.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::{DropPoint, Hooks, Packed};
 use crate::base::{ModelError, Weights};
@@ -61,6 +61,14 @@ impl<'a> Loader<'a> {
         Ok(frozen)
     }
 
+    /// A tensor of a head: f32 on every backend.
+    pub(crate) fn take_f32(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Frozen, ModelError> {
+        let backend = self.backend.clone().with_dtype(DType::F32);
+        let frozen = self.weights.parameter(name, shape)?.placed(backend.as_ref().unwrap_or(self.backend))?;
+        self.taken.push(frozen.clone());
+        Ok(frozen)
+    }
+
     /// A bias, or zeros if the architecture has none.
     fn bias(&mut self, name: &str, size: usize, biased: bool) -> std::result::Result<Bias, ModelError> {
         let frozen = if biased { self.take(name, &[size])? } else { self.zeros(size)? };
@@ -77,6 +85,28 @@ impl<'a> Loader<'a> {
         let module = layout.module(site);
         let shape = (module.out_features, module.in_features);
         Ok(Linear { site: Some(site), ..self.linear(&layout.name(site), shape, biased)? })
+    }
+
+    /// The linears at the three `sites`, which read one input. On a GPU their weights lie one after another in memory, and so do their
+    /// biases, so that one product computes all three.
+    pub(crate) fn sites(
+        &mut self,
+        layout: &Layout,
+        sites: [Site; 3],
+        biased: bool,
+    ) -> std::result::Result<[Linear; 3], ModelError> {
+        let first = self.taken.len();
+        let [a, b, c] = sites.map(|site| self.site(layout, site, biased));
+        let mut linears = [a?, b?, c?];
+        Frozen::join(linears.each_mut().map(|linear| &mut linear.weight), self.backend)?;
+        Frozen::join(linears.each_mut().map(|linear| &mut linear.bias.frozen), self.backend)?;
+        // The list of parameters must not keep the separate copies.
+        self.taken.truncate(first);
+        for linear in &linears {
+            self.taken.push(linear.weight.clone());
+            self.taken.extend(linear.bias.biased.then(|| linear.bias.frozen.clone()));
+        }
+        Ok(linears)
     }
 
     /// A linear that is not a site: `{name}.weight [out, in]` and, if `biased`, `{name}.bias [out]`.
@@ -161,20 +191,44 @@ impl Linear {
         }
     }
 
-    /// [`Self::forward`] for an input `x` that is not the batch's tokens but is shared by the texts of `group` ([`Hooks::groups`]).
-    /// `known` is the result of [`Self::bare`] for `x`, if it has been computed.
-    pub(crate) fn shared(&self, x: &Tensor, known: Option<&Tensor>, group: usize, hooks: &dyn Hooks) -> Result<Tensor> {
+    /// [`Self::forward`] for an input `x [R, in]` that is not the batch's tokens but is shared by the texts of all `groups`
+    /// ([`Hooks::groups`]). `known` is the result of [`Self::bare`] for `x`, if it has been computed. Returns the different results one
+    /// after another, `[sets * R, out]`, and the number of the set of each group: groups without a delta share the first.
+    pub(crate) fn shared(
+        &self,
+        x: &Tensor,
+        known: Option<&Tensor>,
+        groups: usize,
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor, Vec<usize>)> {
         let added = self.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
-        let y = match (added, known) {
+        let base = match (added, known) {
             (added @ Added::Whole(_), _) => only(self.ops.linears(x, &[self.with(added, false, hooks)?])?)?,
             (_, Some(known)) => known.clone(),
             (_, None) => only(self.ops.linears(x, &[self.with(Added::Nothing, false, hooks)?])?)?,
         };
-        let y = match self.site.and_then(|site| hooks.group_delta(site, group)) {
-            Some(delta) => self.ops.add_segments(x, &y, &[Segment { rows: 0..x.dim(0)?, delta }])?,
-            None => y,
+        let delta = |group| self.site.and_then(|site| hooks.group_delta(site, group));
+        let deltas: Vec<_> = (0..groups).map(delta).collect();
+        let (rows, changed) = (x.dim(0)?, deltas.iter().flatten().count());
+        // The base's own set is there only if a group uses it.
+        let first = usize::from(changed < groups);
+        let mut next = first;
+        let mut number = |delta: &Option<_>| match delta {
+            Some(_) => {
+                next += 1;
+                next - 1
+            }
+            None => 0,
         };
-        self.after(y, hooks)
+        let numbers = deltas.iter().map(&mut number).collect();
+        if changed == 0 {
+            return Ok((self.after(base, hooks)?, numbers));
+        }
+        let segment = |(i, delta)| Segment { rows: i * rows..(i + 1) * rows, delta };
+        let segments: Vec<_> = deltas.iter().copied().flatten().enumerate().map(segment).collect();
+        let sets = self.ops.add_segments(&x.repeat((changed, 1))?, &base.repeat((changed, 1))?, &segments)?;
+        let all = if first == 1 { Tensor::cat(&[base, sets], 0)? } else { sets };
+        Ok((self.after(all, hooks)?, numbers))
     }
 }
 
@@ -248,6 +302,7 @@ impl Tables {
             tables.push((resolve(table, hooks)?, if single { &zeros[..] } else { &batch.type_ids[..] }));
         }
         let lookups: Vec<_> = tables.iter().map(|(table, ids)| (table, *ids)).collect();
-        ops::of(&self.backend).embed(&lookups, self.backend.device())
+        // The sum of trained tables is f32.
+        ops::of(&self.backend).embed(&lookups, self.backend.device())?.to_dtype(self.backend.dtype())
     }
 }

@@ -24,7 +24,7 @@ use candle_core::{Result, Tensor};
 
 pub use batch::Packed;
 pub use fork::Fork;
-pub use head::{Head, first_tokens, head_logits};
+pub use head::{Head, HeadJob, first_tokens, head_logits};
 pub use hooks::{DropPoint, Hooks, Identity};
 
 use self::deberta::Deberta;
@@ -62,13 +62,29 @@ pub trait Encoder: Send + Sync {
     /// # Errors
     /// If the head lacks a tensor that the architecture needs, or the hooks or the operations fail.
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor>;
+
+    /// Logits `[rows, labels]` of each job from the pooled texts, `[B, hidden]`. The encoders of this crate run each stage of all heads
+    /// in one operation, and all results are parts of one tensor, in the order of the jobs and without gaps. Not differentiable on a
+    /// GPU.
+    ///
+    /// # Errors
+    /// As [`Encoder::logits`]; and if a row lies outside `pooled`.
+    fn heads(&self, pooled: &Tensor, jobs: &[HeadJob<'_>], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
+        let run = |job: &HeadJob| {
+            let rows = Tensor::new(job.rows(), pooled.device())?;
+            self.logits(&pooled.index_select(&rows, 0)?, job.head, hooks)
+        };
+        jobs.iter().map(run).collect()
+    }
 }
 
 /// Opens the encoder of a base.
 ///
 /// # Errors
-/// If the architecture is not supported, or a tensor is missing or does not have the shape that the configuration says.
+/// If the architecture is not supported, a tensor is missing or does not have the shape that the configuration says, or the weights do
+/// not fit in the device's memory.
 pub fn open(base: &Base, backend: &Backend) -> std::result::Result<Arc<dyn Encoder>, ModelError> {
+    base.weights.check_room(backend)?;
     Ok(match base.config.architecture().family {
         Family::PostNorm(spec) => Arc::new(PostNorm::open(spec, base, backend)?),
         Family::Deberta => Arc::new(Deberta::open(base, backend)?),

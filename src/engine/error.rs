@@ -31,7 +31,7 @@ pub enum Error {
     #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
     /// The backend does not compute in this precision.
-    #[error("{precision} needs the backend cpu; the backend {} computes in f32", backend.name())]
+    #[error("the backend {} does not compute in {precision}: bf16 needs cpu or cuda, int8 needs cpu", backend.name())]
     Precision {
         /// The requested precision.
         precision: Precision,

@@ -5,29 +5,38 @@
 //! | `plan/` | a batch as a value: which texts run, where rows fork, what each micro-batch returns |
 //! | `error.rs` | the errors of opening a base, reading an adapter and scoring texts |
 //! | `mixed.rs` | the hooks of a planned batch |
+//! | `pending.rs` | a forward pass that has begun |
+//! | `warm_up.rs` | a first pass on a GPU, before the first request |
 //! | `score.rs` | turns logits into labels with scores, best first |
 //! | `micro_batches.rs` | splits a batch into micro-batches that run in parallel on the cores |
 
 mod error;
 pub mod micro_batches;
 mod mixed;
+mod pending;
 pub mod plan;
 pub mod score;
+#[cfg(test)]
+mod tests;
+mod warm_up;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device};
 
 pub use self::error::Error;
 use self::micro_batches::Workers;
 pub use self::mixed::Mixed;
-use self::plan::{Plan, Question, Sizes};
+pub use self::pending::Pending;
+use self::pending::{Queued, in_order};
+use self::plan::{Plan, Question, Readout, Sizes};
 use crate::adapter::{self, Adapter, Files};
 use crate::base::{self, Base, BaseConfig};
-use crate::encoder::{self, Encoder, Packed};
+use crate::cuda::{self, Download};
+use crate::encoder::{self, Encoder, HeadJob, Packed};
 use crate::params::{Backend, Form, Layout, Precision};
 use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
 
@@ -83,8 +92,9 @@ impl Engine {
         Self::over(Base::open(dir)?, backend.into(), Precision::F32)
     }
 
-    /// Opens the base with its linears prepacked in `precision`, which is much faster on the CPU. The prepacked weights are mapped
-    /// from the folder `cache`, where the first call writes them. Without a folder they are kept in memory.
+    /// Opens the base so that its linears compute in `precision`. On the CPU the linears are prepacked, which is much faster. The
+    /// prepacked weights are mapped from the folder `cache`, where the first call writes them. Without a folder they are kept in
+    /// memory. On a GPU, bf16 is the type of all weights and activations.
     ///
     /// # Errors
     /// If a file is missing or malformed (the error names it), or the backend does not compute in this precision.
@@ -95,17 +105,21 @@ impl Engine {
         cache: Option<PathBuf>,
     ) -> Result<Self, Error> {
         let (backend, mut base) = (backend.into(), Base::open(dir)?.cached(cache));
-        match (backend.form(), precision) {
-            (Form::Cpu, _) => base.prepack(&base::layout(&base.config)?, precision)?,
-            (Form::Reference | Form::Cuda, Precision::F32) => {}
-            (Form::Reference | Form::Cuda, _) => {
-                return Err(Error::Precision { precision, backend: backend.form() });
+        let refused = Error::Precision { precision, backend: backend.form() };
+        let backend = match (backend.form(), precision) {
+            (Form::Cpu, _) => {
+                base.prepack(&base::layout(&base.config)?, precision)?;
+                backend
             }
-        }
+            (Form::Reference | Form::Cuda, Precision::F32) => backend,
+            (Form::Cuda, Precision::Bf16) => backend.with_dtype(DType::BF16).ok_or(refused)?,
+            (Form::Reference, _) | (Form::Cuda, Precision::Int8) => return Err(refused),
+        };
         Self::over(base, backend, precision)
     }
 
     fn over(base: Base, backend: Backend, precision: Precision) -> Result<Self, Error> {
+        cuda::prepare(backend.device())?;
         let tokenizer = Tokenizer::open(&base.dir, &base.config.tokenizer_inputs())?;
         let encoder = encoder::open(&base, &backend)?;
         let workers = Workers::new(usize::MAX).map_err(|error| Error::Thread(std::io::Error::other(error)))?;
@@ -182,7 +196,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::load_adapter`].
     pub fn parse_adapter(&self, files: &Files) -> Result<Adapter, Error> {
-        Ok(adapter::over(files, self.layout(), &self.base, self.device())?)
+        Ok(adapter::over(files, self.layout(), &self.base, &self.backend)?)
     }
 
     /// The names by which the base is known: its own, and the one that its configuration keeps from `transformers`.
@@ -198,22 +212,36 @@ impl Engine {
     /// # Errors
     /// If an operation fails.
     pub fn logits(&self, rows: &[Row]) -> Result<Vec<Vec<f32>>, Error> {
+        self.begin(rows)?.finish()
+    }
+
+    /// [`Engine::logits`] in two halves. On a GPU, the first half only queues the pass, so that the host can prepare the next one
+    /// while the GPU runs. Passes end in the order in which they began. On the CPU, the first half does all the work.
+    ///
+    /// # Errors
+    /// If an operation fails. What fails on the GPU itself is an error of [`Pending::finish`].
+    pub fn begin(&self, rows: &[Row]) -> Result<Pending, Error> {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
         let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), self.micro_batch_sizes());
-        let run = |plan: &Plan| self.run(&adapters, &asked, plan);
+        let (count, queue) = (rows.len(), |plan: &Plan| self.queue(&adapters, &asked, plan));
+        if !self.backend.on_host() {
+            let queued = plans.iter().map(queue).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Pending::new(move || {
+                let answers = queued.into_iter().map(Queued::answers).collect::<Result<Vec<_>, _>>()?.concat();
+                // Until now the GPU may have read them.
+                drop(adapters);
+                Ok(in_order(count, answers))
+            }));
+        }
         let answers = match &plans[..] {
-            [plan] if self.backend.on_host() => micro_batches::with_spinning_pool(|| run(plan))?,
+            [plan] => micro_batches::with_spinning_pool(|| queue(plan)?.answers())?,
             plans => {
-                let answers = self.workers.map(plans.len(), |i| run(&plans[i]));
+                let answers = self.workers.map(plans.len(), |i| queue(&plans[i])?.answers());
                 answers.into_iter().collect::<Result<Vec<_>, _>>()?.concat()
             }
         };
-        let mut logits = vec![Vec::new(); rows.len()];
-        for (row, answer) in answers {
-            logits[row] = answer;
-        }
-        Ok(logits)
+        Ok(Pending::ready(in_order(count, answers)))
     }
 
     /// A GPU runs the whole batch as one micro-batch.
@@ -237,32 +265,16 @@ impl Engine {
         (adapters, asked)
     }
 
-    /// Runs one micro-batch. Returns the rows that it answers, each with its logits.
-    fn run(&self, adapters: &[Arc<Adapter>], asked: &[Question], plan: &Plan) -> Result<Vec<(usize, Vec<f32>)>, Error> {
+    /// Queues one micro-batch, up to the copy of its logits to the host.
+    fn queue(&self, adapters: &[Arc<Adapter>], asked: &[Question], plan: &Plan) -> Result<Queued, Error> {
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
         let hooks = Mixed::new(self.layout(), plan, adapters);
         let hidden = self.encoder.forward(&batch, &hooks)?;
         let pooled = self.encoder.pool(&hidden, plan.last())?;
-        let mut answers = Vec::new();
-        for plan::Readout { adapter, texts, questions } in &plan.readouts {
-            let pooled = select(&pooled, texts)?;
-            let logits = self.encoder.logits(&pooled, &adapters[*adapter].weights.head, &hooks)?.to_vec2::<f32>()?;
-            for (questions, logits) in questions.iter().zip(logits) {
-                answers.extend(questions.iter().map(|&question| (question, logits.clone())));
-            }
-        }
-        Ok(answers)
-    }
-}
-
-/// The rows `which` of `x [B, n]`, in ascending order. Contiguous rows are not copied.
-fn select(x: &Tensor, which: &[usize]) -> candle_core::Result<Tensor> {
-    match which {
-        [first, .., last] if last - first + 1 == which.len() => x.narrow(0, *first, which.len()),
-        [only] => x.narrow(0, *only, 1),
-        _ => {
-            let which: Vec<u32> = which.iter().map(|&row| row as u32).collect();
-            x.index_select(&Tensor::new(which, x.device())?, 0)
-        }
+        let jobs: Vec<HeadJob<'_>> = (plan.readouts.iter())
+            .map(|Readout { adapter, texts, .. }| HeadJob { rows: texts, head: &adapters[*adapter].weights.head })
+            .collect();
+        let logits = Download::begin(&self.encoder.heads(&pooled, &jobs, &hooks)?)?;
+        Ok(Queued { logits, questions: plan.readouts.iter().map(|readout| readout.questions.clone()).collect() })
     }
 }

@@ -5,9 +5,10 @@ use candle_core::Tensor;
 /// What an adapter adds to a linear: `y += scale * (x A^T) B^T`.
 #[derive(Debug, Clone)]
 pub struct Delta {
-    /// `A [rank, in]`, f32, contiguous.
+    /// `A [rank, in]`, contiguous. On the CPU and in training it is f32; in a GPU's memory, an adapter that was read from files has
+    /// deltas of [`super::Backend::dtype`].
     pub a: Tensor,
-    /// `B [out, rank]`, f32. When it is read from a file, it is stored rank by rank, with strides `(1, out)`, as the serving
+    /// `B [out, rank]`, of the same type. When it is read from a file, it is stored rank by rank, with strides `(1, out)`, as the serving
     /// kernels read it.
     pub b: Tensor,
     /// PEFT's scale, computed from this module's own alpha and rank.

@@ -30,7 +30,8 @@ pub enum DeviceName {
 }
 
 impl DeviceName {
-    /// Opens the device. A CUDA device gets a stream of its own, and the work of every thread runs on it in order.
+    /// Opens the device. A CUDA device gets a stream of its own, and the work of every thread runs on it in order. What only copies
+    /// adapters to it uses another stream, with explicit events.
     ///
     /// # Errors
     /// If there is no such device, or the build has no CUDA.

@@ -18,6 +18,9 @@ pub struct Frozen {
     prepacked: Option<Prepacked>,
 }
 
+/// The name of the zeros in place of a bias that the architecture does not have.
+const NO_BIAS: &str = "no bias";
+
 #[derive(Debug, Clone)]
 pub(crate) enum Data {
     /// These bytes of the mapping are aligned f32 in the machine's byte order. Only [`Data::mapped`] makes this variant.
@@ -47,7 +50,12 @@ impl Frozen {
 
     /// Zeros, in place of a bias that the architecture does not have.
     pub(crate) fn zeros(shape: &[usize], backend: &Backend) -> candle_core::Result<Self> {
-        Self::new("no bias", shape, Data::Owned(vec![0.0; shape.iter().product()].into())).placed(backend)
+        Self::new(NO_BIAS, shape, Data::Owned(vec![0.0; shape.iter().product()].into())).placed(backend)
+    }
+
+    /// Whether this is [`Frozen::zeros`], which need not be added.
+    pub(crate) fn is_absent(&self) -> bool {
+        &*self.name == NO_BIAS
     }
 
     /// A parameter made in memory, for tests.
@@ -117,6 +125,21 @@ impl Frozen {
                 Ok(Self { data, ..self })
             }
         }
+    }
+
+    /// Makes parameters of equal width on a GPU lie one after another in memory. In the other forms it changes nothing.
+    pub(crate) fn join<const N: usize>(parts: [&mut Self; N], backend: &Backend) -> candle_core::Result<()> {
+        if backend.form() != Form::Cuda {
+            return Ok(());
+        }
+        let tensors: Vec<Tensor> = parts.iter().map(|part| part.tensor()).collect::<candle_core::Result<_>>()?;
+        let (whole, mut start) = (Tensor::cat(&tensors, 0)?, 0);
+        for part in parts {
+            let rows = part.shape[0];
+            part.data = Data::Device(whole.narrow(0, start, rows)?);
+            start += rows;
+        }
+        Ok(())
     }
 
     fn on(&self, device: &Device) -> candle_core::Result<Tensor> {

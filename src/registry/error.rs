@@ -98,6 +98,16 @@ pub enum RegistryError {
         /// The budget for all adapters, in bytes.
         budget: usize,
     },
+    /// The adapter fits the budget, but the device has too little free memory for it.
+    #[error("adapter {name:?}: {needed} bytes do not fit into the device's memory, of which {free} bytes are free")]
+    DeviceMemory {
+        /// The requested name.
+        name: String,
+        /// The bytes that could not be allocated.
+        needed: usize,
+        /// The bytes that were free.
+        free: usize,
+    },
     /// As many requests as may wait for one adapter wait already.
     #[error("{limit} requests wait for adapter {name:?} already")]
     TooManyWaiters {

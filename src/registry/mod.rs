@@ -54,7 +54,7 @@ use self::state::{Asked, State};
 pub use self::status::{Counters, Status, Tier};
 use crate::adapter::{Adapter, Files};
 use crate::engine::{Engine, Error};
-use crate::params::Layout;
+use crate::params::{Form, Layout};
 
 /// The source of a registry's adapters: an engine, or a stand-in in tests.
 pub trait Source: Send + Sync {
@@ -66,6 +66,11 @@ pub trait Source: Send + Sync {
 
     /// The sites of the base.
     fn layout(&self) -> &Layout;
+
+    /// Where the adapters are that [`Source::load`] makes.
+    fn tier(&self) -> Tier {
+        Tier::Memory
+    }
 
     /// The names by which the base is known. Without any, no adapter is taken to be of another base.
     fn base_names(&self) -> Vec<String> {
@@ -80,6 +85,10 @@ impl Source for Engine {
 
     fn layout(&self) -> &Layout {
         Engine::layout(self)
+    }
+
+    fn tier(&self) -> Tier {
+        if self.backend().form() == Form::Cuda { Tier::Device } else { Tier::Memory }
     }
 
     fn base_names(&self) -> Vec<String> {
@@ -118,7 +127,7 @@ impl fmt::Display for Expected {
 /// The settings of a registry.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The most bytes that all adapters in memory may have together.
+    /// The most bytes that all adapters in memory may have together: in the device's memory where operations run on a GPU.
     pub budget: usize,
     /// What happens when files change.
     pub updates: Updates,
@@ -177,7 +186,8 @@ impl Registry {
     /// If `root` is not a folder that can be read, or the system starts no thread.
     pub fn open(source: Arc<dyn Source>, root: &Path, settings: Settings) -> Result<Self, Error> {
         std::fs::read_dir(root).map_err(Error::io(root))?;
-        let shared = Shared::new(source, root.to_owned(), settings.strict_base, State::new(&settings));
+        let state = State::new(&settings, source.tier());
+        let shared = Shared::new(source, root.to_owned(), settings.strict_base, state);
         let registry = Self { shared: Arc::new(shared) };
         updates::start(&registry.shared).map_err(Error::Thread)?;
         Ok(registry)
@@ -305,7 +315,7 @@ impl Registry {
     pub async fn describe(self: &Arc<Self>, name: &str) -> Result<Status, RegistryError> {
         let known = self.shared.with(|state| state.snapshot(name).filter(|known| known.generation.is_some()));
         match known {
-            Some(snapshot) if snapshot.resident => {
+            Some(snapshot) if snapshot.tier != Tier::Disk => {
                 self.ready()?;
                 // Whoever waits for a new version to come into service may ask nothing else.
                 self.shared.with(|state| state.touch(&snapshot.name));

@@ -311,7 +311,7 @@ impl State {
         let Some(entry) = self.entries.get_mut(name) else { return };
         let stamp = stamp.or(entry.change.map(|(stamp, _)| stamp));
         entry.change = None;
-        if matches!(error, RegistryError::Busy { .. }) {
+        if matches!(error, RegistryError::Busy { .. } | RegistryError::DeviceMemory { .. }) {
             entry.problem = Some(Problem { stamp: None, reason: error.to_string() });
         }
         // Other errors, such as files that change again or a disk that fails, may be gone at the next look.

@@ -16,7 +16,7 @@ use super::entry::{Claim, Entry, Order, OrderKind, Outcome, Purpose, Reply, Wait
 use super::event::Event;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
-use super::status::{Counters, Snapshot, Status};
+use super::status::{Counters, Snapshot, Status, Tier};
 use super::{RegistryError, Settings, Updates, files};
 use crate::adapter::Adapter;
 
@@ -60,6 +60,8 @@ pub(super) enum Asked {
 pub(super) struct State {
     pub(super) entries: HashMap<Arc<str>, Entry>,
     pub(super) residents: Residents,
+    /// Where the residents are.
+    tier: Tier,
     /// The versions that wait for room, first come first served.
     pub(super) claims: VecDeque<Claim>,
     /// The adapters that wait for a place among the claims, and since when. Their files are read again then.
@@ -82,10 +84,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, tier: Tier) -> Self {
         Self {
             entries: HashMap::new(),
             residents: Residents::new(settings.budget),
+            tier,
             claims: VecDeque::new(),
             outside: VecDeque::new(),
             root: None,
@@ -365,9 +368,10 @@ impl State {
         if version.is_none() && problem.is_none() {
             return None;
         }
+        let resident = version.is_some_and(|version| self.residents.contains(&version.key));
         Some(Snapshot {
             name: Arc::clone(name),
-            resident: version.is_some_and(|version| self.residents.contains(&version.key)),
+            tier: if resident { self.tier } else { Tier::Disk },
             pinned: version.is_some_and(|version| self.residents.is_kept(&version.key)),
             requests: version.map_or(0, |version| version.requests.load(Ordering::Relaxed)),
             generation: entry.generation(),

@@ -8,7 +8,8 @@ use super::RegistryError;
 use super::files::Version;
 use super::names::other_base;
 use super::{Place, Source};
-use crate::adapter::{Adapter, Ranks, Summary};
+use crate::adapter::{Adapter, AdapterError, Ranks, Summary};
+use crate::engine::Error;
 use crate::params::{Layout, NamedSite};
 
 /// Where an adapter is.
@@ -16,7 +17,9 @@ use crate::params::{Layout, NamedSite};
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Tier {
-    /// In memory, ready to use.
+    /// In the memory of the GPU, ready to use.
+    Device,
+    /// In the CPU's memory, ready to use.
     Memory,
     /// In its folder; it is loaded on first use.
     Disk,
@@ -83,7 +86,7 @@ impl Status {
 /// What the state knows about an adapter.
 pub(super) struct Snapshot {
     pub(super) name: Arc<str>,
-    pub(super) resident: bool,
+    pub(super) tier: Tier,
     pub(super) pinned: bool,
     pub(super) requests: u64,
     pub(super) generation: Option<u64>,
@@ -93,11 +96,11 @@ pub(super) struct Snapshot {
 
 impl From<Snapshot> for Status {
     fn from(snapshot: Snapshot) -> Self {
-        let Snapshot { name, resident, pinned, requests, generation, facts, problem } = snapshot;
+        let Snapshot { name, tier, pinned, requests, generation, facts, problem } = snapshot;
         let facts = facts.as_ref();
         Self {
             name: (*name).into(),
-            tier: if resident { Tier::Memory } else { Tier::Disk },
+            tier,
             pinned,
             requests,
             generation,
@@ -151,7 +154,12 @@ pub(super) fn check(
     version: &Version,
     strict_base: bool,
 ) -> Result<Checked, RegistryError> {
-    let adapter = source.load(&version.files).map_err(|error| place.invalid(error))?;
+    let adapter = source.load(&version.files).map_err(|error| match error {
+        Error::Adapter(AdapterError::DeviceMemory { needed, free }) => {
+            RegistryError::DeviceMemory { name: place.name.into(), needed, free }
+        }
+        error => place.invalid(error),
+    })?;
     let warning = other_base(&adapter.info, &source.base_names());
     if let Some(warning) = warning.clone().filter(|_| strict_base) {
         return Err(RegistryError::OtherBase { name: place.name.into(), warning });

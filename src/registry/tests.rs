@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod device;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use super::entry::{Found, Order, OrderKind, Outcome, Purpose};
 use super::pin::Taken;
 use super::stamp::Stamp;
 use super::state::{Asked, Effect, State};
-use super::status::{Checked, Facts, Status};
+use super::status::{Checked, Facts, Status, Tier};
 use super::{Expected, RegistryError, Settings};
 use crate::adapter::{Adapter, AdapterInfo, AdapterWeights, Ranks};
 
@@ -31,7 +33,7 @@ struct World {
 impl World {
     fn new(budget: usize) -> Self {
         let settings = Settings { budget: budget * 4, room_wait: Duration::from_secs(1), ..Settings::default() };
-        let (state, start) = (State::new(&settings), Instant::now());
+        let (state, start) = (State::new(&settings, Tier::Memory), Instant::now());
         Self { state, start, pins: Vec::new(), errors: Vec::new(), replies: Vec::new(), jobs: Vec::new() }
     }
 

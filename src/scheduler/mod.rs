@@ -1,4 +1,4 @@
-//! Collects waiting requests into batches, and runs these on one thread.
+//! Collects waiting requests into batches, and runs these one after the other.
 //!
 //! | file | idea |
 //! | --- | --- |
@@ -9,7 +9,8 @@
 //! | `front` | batches for commands that classify without a server (pure functions) |
 //! | `reply` | collects the logits of a request's texts into its answer |
 //! | `queue` | the waiting requests, under one lock |
-//! | `worker` | the one thread that runs the forward pass |
+//! | `pipeline` | how many batches are begun before the first of them has run |
+//! | `worker` | the thread that runs the forward pass |
 //! | `progress` | what the worker tells the watchdog |
 //! | `watchdog` | notices a forward pass that stands still |
 //! | `stacks` | logs the stacks of all threads |
@@ -23,6 +24,8 @@ mod admission;
 #[cfg(feature = "server")]
 mod charge;
 mod front;
+#[cfg(feature = "server")]
+mod pipeline;
 #[cfg(feature = "server")]
 mod policy;
 #[cfg(feature = "server")]
@@ -43,6 +46,8 @@ mod worker;
 #[cfg(feature = "server")]
 pub use admission::Refused;
 pub use front::take;
+#[cfg(feature = "server")]
+pub use pipeline::Pipeline;
 #[cfg(feature = "server")]
 pub use queue::Request;
 #[cfg(feature = "server")]

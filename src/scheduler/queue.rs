@@ -1,11 +1,12 @@
 //! The queue of waiting requests. Its size is limited in tokens, and it is closed at shutdown.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Candidate, Load, Refused, Throughput};
 use super::charge;
+use super::pipeline::Pipeline;
 use super::policy::{Budget, FairQueue, Part, QUANTUM, TURN};
 use super::progress::Progress;
 use super::recent::Recent;
@@ -14,8 +15,9 @@ use crate::adapter::Adapter;
 use crate::engine::{Row, micro_batches};
 use crate::registry::Pin;
 
-/// A batch takes further rounds until it would run for this long. Longer batches are hardly faster, and all requests wait for them. A
-/// batch takes only one round while a flow that had requests lately has none: its next request would wait for the whole batch.
+/// Batches take further rounds until all that are begun at a time would run for this long. Longer batches are hardly faster, and all
+/// requests wait for them. A batch takes only one round while a flow that had requests lately has none: its next request would wait for
+/// the whole batch.
 const BATCH_TIME: Duration = Duration::from_millis(30);
 
 /// The rows of one request, which are accepted together and answered once.
@@ -73,14 +75,41 @@ pub(super) struct Batch {
     pub(super) entries: Vec<Entry>,
     /// The tokens that the rows are charged.
     pub(super) tokens: usize,
+    /// Its place among the batches that run.
+    pub(super) running: Running,
+}
+
+/// The place of a batch among those that run, until it is dropped.
+pub(super) struct Running {
+    queue: Arc<Queue>,
+    number: u64,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        if state.running.remove(&self.number).is_some() {
+            state.report_next(&self.queue.progress);
+        }
+        drop(state);
+        self.queue.changed.notify_one();
+    }
+}
+
+/// What the queue knows of a batch that runs.
+struct Run {
+    tokens: usize,
+    /// The names of its adapters.
+    adapters: HashSet<Arc<str>>,
 }
 
 /// The queue.
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Notified of new requests, and when the queue is closed.
+    /// Notified of new requests, when a batch has run, and when the queue is closed.
     changed: Condvar,
     admission: Admission,
+    pipeline: Pipeline,
     departures: Departures,
     /// What the watchdog sees.
     pub(super) progress: Progress,
@@ -90,10 +119,12 @@ struct State {
     waiting: FairQueue<Flow, Waiting, Work>,
     recent: Recent<Flow>,
     throughput: Throughput,
-    /// Tokens of the batch that runs.
-    running: usize,
-    /// The names of the adapters of the batch that runs.
-    adapters: HashSet<Arc<str>>,
+    /// The batches that run, by their numbers, which grow.
+    running: BTreeMap<u64, Run>,
+    /// The number of batches so far.
+    batches: u64,
+    /// Whether the worker waits for requests, or for a batch to end.
+    idle: bool,
     /// No waiting request has an earlier deadline.
     earliest: Option<Instant>,
     expired: u64,
@@ -103,13 +134,14 @@ struct State {
 
 impl Queue {
     /// An open queue with these rules of admission.
-    pub(super) fn new(admission: Admission) -> Self {
+    pub(super) fn new(admission: Admission, pipeline: Pipeline) -> Self {
         let state = State {
             waiting: FairQueue::new(QUANTUM, TURN),
             recent: Recent::new(),
             throughput: Throughput::default(),
-            running: 0,
-            adapters: HashSet::new(),
+            running: BTreeMap::new(),
+            batches: 0,
+            idle: false,
             earliest: None,
             expired: 0,
             withdrawn: 0,
@@ -119,6 +151,7 @@ impl Queue {
             state: Mutex::new(state),
             changed: Condvar::new(),
             admission,
+            pipeline,
             departures: Departures::default(),
             progress: Progress::default(),
         }
@@ -197,36 +230,54 @@ impl Queue {
         (reply, parts, answer)
     }
 
-    /// Waits for requests and takes a batch of at most `max_tokens` tokens. `None` once the queue is closed and empty.
-    pub(super) fn next_batch(&self, max_tokens: usize) -> Option<Batch> {
+    /// Waits for requests, and until fewer batches run than the pipeline has places, and takes a batch of at most `max_tokens` tokens.
+    /// `None` once the queue is closed and empty.
+    pub(super) fn next_batch(self: &Arc<Self>, max_tokens: usize) -> Option<Batch> {
         let mut state = self.lock();
         loop {
-            let now = Instant::now();
-            state.forget(&self.departures, now);
-            let batch = state.take(max_tokens, now);
-            if !batch.entries.is_empty() {
-                self.progress.begin(state.throughput.time_of(batch.tokens));
-                return Some(batch);
+            if state.running.len() < self.pipeline.passes {
+                let now = Instant::now();
+                state.forget(&self.departures, now);
+                let (entries, run) = state.take(max_tokens, &self.pipeline, now);
+                if !entries.is_empty() {
+                    // The watchdog watches the oldest batch.
+                    if state.running.is_empty() {
+                        self.progress.begin(state.throughput.time_of(run.tokens));
+                    }
+                    state.batches += 1;
+                    let (tokens, number) = (run.tokens, state.batches);
+                    state.running.insert(number, run);
+                    return Some(Batch { entries, tokens, running: Running { queue: Arc::clone(self), number } });
+                }
+                if !state.open {
+                    state.idle = true;
+                    state.report(&self.progress);
+                    return None;
+                }
             }
-            if !state.open {
-                self.progress.rest();
-                return None;
-            }
-            self.progress.rest();
+            state.idle = true;
+            state.report(&self.progress);
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            self.progress.begin(None);
+            state.idle = false;
+            state.report(&self.progress);
         }
     }
 
-    /// Records how long the last batch of [`Self::next_batch`] took; `None` if it did not end.
-    pub(super) fn ran(&self, took: Option<Duration>) {
+    /// Records how long a batch took.
+    pub(super) fn ran(&self, batch: Running, took: Duration) {
+        // The batch is no longer the step that the watchdog watches, even if the lock takes time.
         self.progress.begin(None);
-        let state = &mut *self.lock();
-        let tokens = std::mem::take(&mut state.running);
-        state.adapters.clear();
-        if let Some(took) = took {
+        let mut state = self.lock();
+        if let Some(tokens) = state.running.get(&batch.number).map(|run| run.tokens) {
             state.throughput.learn(tokens, took);
         }
+        drop(state);
+        drop(batch);
+    }
+
+    /// The worker ended by a panic, and is replaced.
+    pub(super) fn replaced(&self) {
+        self.progress.begin(None);
     }
 
     /// Accepts no more requests; those in the queue still run.
@@ -263,11 +314,11 @@ impl Queue {
         counts.into_iter().collect()
     }
 
-    /// The adapters of the batch that runs, in the order of their names.
+    /// The adapters of the batches that run, in the order of their names.
     pub(super) fn running(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<Arc<str>> = self.lock().adapters.iter().cloned().collect();
-        names.sort_unstable();
-        names
+        let names: BTreeSet<Arc<str>> =
+            self.lock().running.values().flat_map(|run| run.adapters.iter().cloned()).collect();
+        names.into_iter().collect()
     }
 
     /// How many requests were dropped because their deadline passed.
@@ -294,22 +345,45 @@ fn flow(adapter: &Arc<Adapter>, names: &[(*const Adapter, Arc<str>)]) -> Flow {
 
 impl State {
     fn load(&self) -> Load {
-        Load { waiting: self.waiting.tokens(), running: self.running, throughput: self.throughput }
+        let running = self.running.values().map(|run| run.tokens).sum();
+        Load { waiting: self.waiting.tokens(), running, throughput: self.throughput }
     }
 
     fn candidate(&self, flow: &Flow, tokens: usize, time: Option<Duration>) -> Candidate {
         Candidate { tokens, held: self.waiting.held(flow), ahead: self.waiting.ahead(flow, tokens), time }
     }
 
+    /// Tells the watchdog what it is to watch while the worker waits or goes on: the oldest batch as before, if there is one.
+    fn report(&self, progress: &Progress) {
+        if self.running.is_empty() {
+            self.report_next(progress);
+        }
+    }
+
+    /// Tells the watchdog what it is to watch now that another step begins.
+    fn report_next(&self, progress: &Progress) {
+        match self.running.values().next() {
+            Some(oldest) => progress.begin(self.throughput.time_of(oldest.tokens)),
+            None if self.idle => progress.rest(),
+            None => progress.begin(None),
+        }
+    }
+
     /// Takes the next batch.
-    fn take(&mut self, most: usize, now: Instant) -> Batch {
+    fn take(&mut self, most: usize, pipeline: &Pipeline, now: Instant) -> (Vec<Entry>, Run) {
         let one_round = self.recent.any_away(now, |flow| self.waiting.held(flow) > 0);
-        let target = self.throughput.tokens_in(BATCH_TIME).unwrap_or(0).max(micro_batches::TOKENS);
-        let target = if one_round { 0 } else { target };
+        let target = if one_round {
+            pipeline.least
+        } else {
+            let useful = self.throughput.tokens_in(BATCH_TIME / pipeline.passes as u32).unwrap_or(0);
+            useful.max(micro_batches::TOKENS).max(pipeline.least)
+        };
         let work = self.waiting.take(Budget { most, target });
-        self.running = work.iter().map(|work| work.cost).sum();
-        self.adapters = work.iter().flat_map(|work| work.adapters.iter().cloned()).collect();
-        Batch { tokens: self.running, entries: work.into_iter().flat_map(|work| work.entries).collect() }
+        let run = Run {
+            tokens: work.iter().map(|work| work.cost).sum(),
+            adapters: work.iter().flat_map(|work| work.adapters.iter().cloned()).collect(),
+        };
+        (work.into_iter().flat_map(|work| work.entries).collect(), run)
     }
 
     /// Drops requests whose client went away, requests that have failed, and requests whose deadline has passed. It looks for them only

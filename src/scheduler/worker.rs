@@ -1,17 +1,22 @@
 //! The thread that runs the forward pass.
+//!
+//! Where the pipeline has several places, this thread only begins passes, and a second thread finishes them in the same order and
+//! answers their requests.
 
 use std::any::Any;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Refused};
-use super::queue::{Batch, Entry, Queue, Request};
+use super::pipeline::Pipeline;
+use super::queue::{Batch, Entry, Queue, Request, Running};
 use super::reply::{Answer, Failed, Pass, ReplySlot};
 use super::watchdog::{Patience, Watchdog};
-use crate::engine::{Error, Row};
+use crate::engine::{Error, Pending, Row};
 
 /// Limits of batches, of the queue and of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub struct BatchReport {
     pub adapters: usize,
     /// The requests of which it ran rows.
     pub requests: usize,
-    /// How long the forward pass took.
+    /// How long the forward pass took. Where it began before an earlier one had ended, it is counted from that end.
     pub took: Duration,
 }
 
@@ -63,14 +68,30 @@ impl Scheduler {
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
         on_batch: impl Fn(&BatchReport) + Send + 'static,
     ) -> std::io::Result<Self> {
+        Self::pipelined(limits, Pipeline::ONE, move |rows| forward(rows).map(Pending::ready), on_batch)
+    }
+
+    /// [`Scheduler::start`] with a forward pass in two halves ([`crate::engine::Engine::begin`]). As many passes are begun at a time as
+    /// `pipeline` has places; each is finished before the next, in the order in which they began. If either half panics or returns an
+    /// error, the requests of that batch fail.
+    ///
+    /// # Errors
+    /// The system cannot start a thread.
+    pub fn pipelined(
+        limits: Limits,
+        pipeline: Pipeline,
+        begin: impl Fn(&[Row]) -> Result<Pending, Error> + Send + 'static,
+        on_batch: impl Fn(&BatchReport) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let admission = Admission { limit: limits.queued_tokens, timeout: limits.timeout };
-        let queue = Arc::new(Queue::new(admission));
+        let queue = Arc::new(Queue::new(admission, pipeline));
         let watchdog = Watchdog::start(Arc::clone(&queue), limits.patience)?;
         let worker = Arc::new(Handle::default());
         let post = Post {
             queue: Arc::clone(&queue),
             max_tokens: limits.batch_tokens,
-            calls: Mutex::new((forward, on_batch)),
+            overlaps: pipeline.passes > 1,
+            calls: Mutex::new((begin, on_batch)),
             handle: Arc::clone(&worker),
         };
         Arc::new(post).start_worker(1)?;
@@ -182,14 +203,16 @@ fn take(handle: &Handle) -> Option<JoinHandle<()>> {
 struct Post<F, B> {
     queue: Arc<Queue>,
     max_tokens: usize,
-    /// The forward pass, and what is told of each batch. The worker holds the lock.
+    /// Whether a pass begins before the one before it has ended.
+    overlaps: bool,
+    /// What begins a forward pass, and what is told of each batch. The worker holds the lock.
     calls: Mutex<(F, B)>,
     handle: Arc<Handle>,
 }
 
 impl<F, B> Post<F, B>
 where
-    F: Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
+    F: Fn(&[Row]) -> Result<Pending, Error> + Send + 'static,
     B: Fn(&BatchReport) + Send + 'static,
 {
     /// Starts the worker of this number. If it panics, it starts the next.
@@ -198,9 +221,17 @@ where
         let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = thread::Builder::new().name(name.clone()).spawn(move || {
             // The panic has dropped the rows of its batch, which fails their requests. What waits stays in the queue.
-            let Err(panic) = catch_unwind(AssertUnwindSafe(|| post.work())) else { return };
+            let panic = match catch_unwind(AssertUnwindSafe(|| post.work())) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    tracing::error!("the thread that finishes batches cannot be started: {error}");
+                    post.queue.abandon();
+                    return;
+                }
+                Err(panic) => panic,
+            };
             tracing::error!(worker = name, "the worker panicked, and is replaced: {}", message(&*panic));
-            post.queue.ran(None);
+            post.queue.replaced();
             if let Err(error) = Arc::clone(&post).start_worker(number + 1) {
                 tracing::error!("the worker cannot be replaced: {error}");
                 post.queue.abandon();
@@ -211,50 +242,97 @@ where
     }
 
     /// Runs batches until the queue is closed and empty.
-    fn work(&self) {
-        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let (forward, on_batch) = &*calls;
-        while let Some(batch) = self.queue.next_batch(self.max_tokens) {
-            run(&self.queue, batch, forward, on_batch);
+    fn work(&self) -> std::io::Result<()> {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let (begin, on_batch) = &mut *calls;
+        let begun = || Some(Begun::new(self.queue.next_batch(self.max_tokens)?, begin));
+        let mut finisher = Finisher { queue: &self.queue, on_batch, last: None };
+        if !self.overlaps {
+            while let Some(begun) = begun() {
+                finisher.finish(begun);
+            }
+            return Ok(());
+        }
+        thread::scope(|scope| {
+            let (sender, receiver) = channel();
+            thread::Builder::new().name("finish".into()).spawn_scoped(scope, move || finisher.finish_all(&receiver))?;
+            while let Some(begun) = begun() {
+                // The other thread lives until the sender is dropped.
+                let _ = sender.send(begun);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A batch whose pass has begun.
+struct Begun {
+    running: Running,
+    tokens: usize,
+    /// They keep the adapters in memory until the pass has ended.
+    rows: Vec<Row>,
+    slots: Vec<ReplySlot>,
+    at: Instant,
+    pending: Result<Pending, Failed>,
+}
+
+impl Begun {
+    fn new(Batch { entries, tokens, running }: Batch, begin: &impl Fn(&[Row]) -> Result<Pending, Error>) -> Self {
+        let (rows, slots): (Vec<Row>, Vec<ReplySlot>) =
+            entries.into_iter().map(|Entry { row, slot }| (row, slot)).unzip();
+        let at = Instant::now();
+        let pending = caught(|| begin(&rows));
+        Self { running, tokens, rows, slots, at, pending }
+    }
+}
+
+/// Finishes passes in the order in which they began, and answers their requests.
+struct Finisher<'a, B> {
+    queue: &'a Queue,
+    on_batch: &'a mut B,
+    /// When the last pass ended.
+    last: Option<Instant>,
+}
+
+impl<B: Fn(&BatchReport)> Finisher<'_, B> {
+    /// Finishes what `begun` receives until its sender is dropped.
+    fn finish_all(mut self, begun: &Receiver<Begun>) {
+        for begun in begun {
+            // A panic has dropped the rows of its batch, which fails their requests.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.finish(begun))) {
+                tracing::error!("the end of a batch panicked: {}", message(&*panic));
+            }
+        }
+    }
+
+    /// Waits for a pass and answers each of its rows.
+    fn finish(&mut self, Begun { running, tokens, rows, slots, at, pending }: Begun) {
+        let adapters = rows.iter().map(|row| Arc::as_ptr(&row.adapter)).collect::<HashSet<_>>().len();
+        let requests = slots.iter().map(|slot| Arc::as_ptr(&slot.reply)).collect::<HashSet<_>>().len();
+        let outcome = pending.and_then(|pending| caught(|| pending.finish())).and_then(|logits| {
+            let (expected, found) = (rows.len(), logits.len());
+            if found == expected { Ok(logits) } else { Err(Failed::Rows { expected, found }) }
+        });
+        let ended = Instant::now();
+        let began = self.last.replace(ended).map_or(at, |last| last.max(at));
+        let took = ended.saturating_duration_since(began);
+        self.queue.ran(running, took);
+        (self.on_batch)(&BatchReport { rows: rows.len(), tokens, adapters, requests, took });
+        drop(rows);
+        match outcome {
+            Ok(logits) => slots.into_iter().zip(logits).for_each(|(slot, row)| slot.finish(row, Pass { began, took })),
+            Err(failure) => {
+                tracing::error!(rows = slots.len(), "{failure}");
+                slots.into_iter().for_each(|slot| slot.fail(failure.clone()));
+            }
         }
     }
 }
 
-/// Runs a batch and answers each of its rows.
-fn run(
-    queue: &Queue,
-    Batch { entries, tokens }: Batch,
-    forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>,
-    on_batch: &impl Fn(&BatchReport),
-) {
-    let (rows, slots): (Vec<Row>, Vec<ReplySlot>) = entries.into_iter().map(|Entry { row, slot }| (row, slot)).unzip();
-    let adapters = rows.iter().map(|row| Arc::as_ptr(&row.adapter)).collect::<HashSet<_>>().len();
-    let requests = slots.iter().map(|slot| Arc::as_ptr(&slot.reply)).collect::<HashSet<_>>().len();
-    let began = Instant::now();
-    let outcome = outcome(&rows, forward);
-    let took = began.elapsed();
-    queue.ran(Some(took));
-    on_batch(&BatchReport { rows: rows.len(), tokens, adapters, requests, took });
-    drop(rows);
-    match outcome {
-        Ok(logits) => slots.into_iter().zip(logits).for_each(|(slot, row)| slot.finish(row, Pass { began, took })),
-        Err(failure) => {
-            tracing::error!(rows = slots.len(), "{failure}");
-            slots.into_iter().for_each(|slot| slot.fail(failure.clone()));
-        }
-    }
-}
-
-fn outcome(rows: &[Row], forward: &impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error>) -> Result<Vec<Vec<f32>>, Failed> {
-    // `forward` changes no shared state, so that a panic cannot leave any inconsistent.
-    let result = catch_unwind(AssertUnwindSafe(|| forward(rows)));
-    let logits = result.map_err(|panic| Failed::Panicked(message(&*panic)))?;
-    let logits = logits.map_err(|error| Failed::Forward(Arc::new(error)))?;
-    if logits.len() == rows.len() {
-        Ok(logits)
-    } else {
-        Err(Failed::Rows { expected: rows.len(), found: logits.len() })
-    }
+/// The result of a half of a forward pass. Neither half changes shared state, so that a panic cannot leave any inconsistent.
+fn caught<T>(half: impl FnOnce() -> Result<T, Error>) -> Result<T, Failed> {
+    let result = catch_unwind(AssertUnwindSafe(half)).map_err(|panic| Failed::Panicked(message(&*panic)))?;
+    result.map_err(|error| Failed::Forward(Arc::new(error)))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -12,9 +12,9 @@ use super::start_error::StartError;
 use super::tokenizing::{Permit, Tokenizing};
 #[cfg(feature = "otlp")]
 use super::traces::Traces;
-use crate::engine::{Engine, Error, Row};
+use crate::engine::{Engine, Error, Pending, Row};
 use crate::registry::{self, Registry};
-use crate::scheduler::{Limits, Scheduler};
+use crate::scheduler::{Limits, Pipeline, Scheduler};
 
 /// A server's configuration, base, adapters and worker.
 pub struct App {
@@ -37,8 +37,8 @@ impl App {
     /// # Errors
     /// The folder or an adapter to preload cannot be read, or the preloaded adapters do not fit into `--adapter-memory` together.
     pub fn new(engine: Arc<Engine>, config: Config) -> Result<Self, StartError> {
-        let worker = Arc::clone(&engine);
-        Self::with_forward(engine, config, move |rows| worker.logits(rows))
+        let (worker, pipeline) = (Arc::clone(&engine), Pipeline::of(engine.backend()));
+        Self::with_pipeline(engine, config, pipeline, move |rows| worker.begin(rows))
     }
 
     /// [`App::new`] with another forward pass than the engine's own.
@@ -49,6 +49,15 @@ impl App {
         engine: Arc<Engine>,
         config: Config,
         forward: impl Fn(&[Row]) -> Result<Vec<Vec<f32>>, Error> + Send + 'static,
+    ) -> Result<Self, StartError> {
+        Self::with_pipeline(engine, config, Pipeline::ONE, move |rows| forward(rows).map(Pending::ready))
+    }
+
+    fn with_pipeline(
+        engine: Arc<Engine>,
+        config: Config,
+        pipeline: Pipeline,
+        begin: impl Fn(&[Row]) -> Result<Pending, Error> + Send + 'static,
     ) -> Result<Self, StartError> {
         let source = Arc::clone(&engine);
         let settings = registry::Settings {
@@ -74,8 +83,8 @@ impl App {
         };
         let metrics = Arc::new(Metrics::new());
         let measured = Arc::clone(&metrics);
-        let scheduler =
-            Scheduler::start(limits, forward, move |batch| measured.batch_ran(batch)).map_err(Error::Thread)?;
+        let scheduler = Scheduler::pipelined(limits, pipeline, begin, move |batch| measured.batch_ran(batch))
+            .map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
         let bodies = Arc::new(Bodies::new(config.body_memory.max(config.payload_limit)));
         #[cfg(feature = "otlp")]

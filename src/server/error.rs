@@ -248,7 +248,9 @@ impl From<RegistryError> for ApiError {
             | RegistryError::TooManyWaiters { .. } => Self::NotReady(error),
             RegistryError::Stopped => Self::Draining,
             RegistryError::Panicked { .. } => Self::Internal(error.to_string()),
-            RegistryError::Busy { .. } => Self::Overloaded { reason: error.to_string(), retry_after: RETRY_SOON },
+            RegistryError::Busy { .. } | RegistryError::DeviceMemory { .. } => {
+                Self::Overloaded { reason: error.to_string(), retry_after: RETRY_SOON }
+            }
             RegistryError::TooLarge { .. } | RegistryError::NoRoom { .. } | RegistryError::OtherBase { .. } => {
                 Self::InvalidAdapter(error)
             }
@@ -329,5 +331,12 @@ mod tests {
         assert_eq!(status(io(IoError::from_raw_os_error(24))), 503);
         assert_eq!(status(io(ErrorKind::OutOfMemory.into())), 503);
         assert_eq!(status(AdapterError::Tensor(candle_core::Error::Msg("out of memory".into()))), 500);
+    }
+
+    #[test]
+    fn full_device_has_the_status_of_a_full_budget() {
+        let busy = RegistryError::Busy { name: "a".into(), bytes: 2, held: 1, budget: 2 };
+        let full = RegistryError::DeviceMemory { name: "a".into(), needed: 2, free: 1 };
+        assert_eq!([busy, full].map(|error| ApiError::from(error).status().0.as_u16()), [429, 429]);
     }
 }

@@ -1,6 +1,6 @@
 //! The convolution beside the first layer.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::super::Hooks;
 use super::super::layers::{Loader, Norm, resolve};
@@ -47,7 +47,7 @@ impl Conv {
         let (tokens, hidden) = x.dims2()?;
         let half = self.size / 2;
         // A row of zeros stands in for rows outside the text.
-        let padded = Tensor::cat(&[x, &Tensor::zeros((1, hidden), DType::F32, x.device())?], 0)?;
+        let padded = Tensor::cat(&[x, &Tensor::zeros((1, hidden), x.dtype(), x.device())?], 0)?;
         let mut rows = Vec::with_capacity(tokens * self.size);
         for span in offsets.windows(2) {
             for t in span[0]..span[1] {
@@ -58,8 +58,10 @@ impl Conv {
         }
         let rows = Tensor::from_vec(rows, tokens * self.size, x.device())?;
         let unfolded = padded.index_select(&rows, 0)?.reshape((tokens, self.size * hidden))?;
-        let weight = resolve(&self.weight, hooks)?.tensor()?.transpose(1, 2)?.reshape((hidden, self.size * hidden))?;
-        let h = unfolded.matmul(&weight.t()?)?.broadcast_add(&resolve(&self.bias, hooks)?.tensor()?)?;
+        let weight = resolve(&self.weight, hooks)?.tensor()?.to_dtype(x.dtype())?;
+        let weight = weight.transpose(1, 2)?.reshape((hidden, self.size * hidden))?;
+        let bias = resolve(&self.bias, hooks)?.tensor()?.to_dtype(x.dtype())?;
+        let h = unfolded.matmul(&weight.t()?)?.broadcast_add(&bias)?;
         let h = match self.activation {
             ConvActivation::Tanh => h.tanh()?,
             ConvActivation::Gelu => self.ops.gelu(&h)?,

@@ -1,12 +1,14 @@
 //! Softmax attention over packed texts. Each text attends to itself; there is no padding and no padding mask.
 
 mod cpu;
+mod cuda;
 mod fused;
 mod reference;
 
 use candle_core::{Result, Tensor, bail};
 
 pub(super) use cpu::{cpu, softmax};
+pub(super) use cuda::cuda;
 pub(super) use fused::{Keys, MAX_FUSED_LEN, Positions, TextAttention, pack, packed_row, rows_per_block};
 pub(super) use reference::reference;
 

@@ -2,11 +2,15 @@
 //! values. The scores of a text are `[heads, len, len]`; those of all texts are stored end to end.
 
 mod cpu;
+mod cuda;
 mod fused;
+mod gradient;
+mod inputs;
 mod reference;
 
 use candle_core::{Result, Shape, bail};
 
+pub(super) use cuda::cuda;
 pub(super) use fused::cpu;
 pub(super) use reference::reference;
 #[cfg(test)]
@@ -84,7 +88,7 @@ fn starts(offsets: &[usize], heads: usize) -> Vec<usize> {
     starts
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Dims {
     hidden: usize,
     size: usize,

@@ -7,16 +7,25 @@
 //! | `frozen.rs` | the product with a frozen weight, mapped or packed |
 //! | `ragged.rs` | the deltas of a mixed batch, for inference |
 //! | `adapted.rs` | one delta for all rows, with its gradients, for training |
+//! | `cuda.rs` | the GPU's form: products in cuBLAS, then at most two kernels |
+//! | `finish.rs` | launches those two kernels, which are in `kernels.cu` |
+//! | `launch_plan.rs` | which rows and columns their blocks compute |
+//! | `training.rs` | the GPU's gradients |
 
 mod adapted;
 mod cpu;
+mod cuda;
+mod finish;
 mod frozen;
+mod launch_plan;
 mod ragged;
 mod reference;
+mod training;
 
 use std::ops::Range;
 
 pub(super) use cpu::{add_segments_cpu, cpu};
+pub(super) use cuda::{add_segments_cuda, cuda};
 pub(super) use reference::{add_segments_reference, reference};
 
 use crate::params::{Delta, Param};

@@ -29,6 +29,7 @@ proptest! {
             let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: None, dropout };
             let reference = Reference.attention([&q, &k, &v], &how).unwrap();
             simd::each(|| same(&Cpu.attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
+            same(&cuda().attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
         }
     }
 
@@ -51,6 +52,7 @@ proptest! {
             let how = Heads { offsets: &offsets, heads: 3, scale: 0.7, window: Some(window), bias: None, dropout };
             let reference = Reference.attention([&q, &k, &v], &how).unwrap();
             simd::each(|| same(&Cpu.attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 2e-5));
+            same(&cuda().attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 2e-5);
         }
     }
 
@@ -67,6 +69,11 @@ proptest! {
             let how = Heads { offsets: &offsets, heads, scale: 0.7, window, bias: Some(&bias), dropout };
             let reference = Reference.attention([&q, &k, &v], &how).unwrap();
             simd::each(|| same(&Cpu.attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 5e-5));
+            same(&cuda().attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v], 5e-5);
+            let trained = Var::from_tensor(&bias).unwrap();
+            let how = Heads { bias: Some(&trained), ..how };
+            let reference = Reference.attention([&q, &k, &v], &how).unwrap();
+            same(&cuda().attention([&q, &k, &v], &how).unwrap(), &reference, &[&q, &k, &v, &trained], 1e-4);
         }
     }
 
@@ -88,19 +95,22 @@ proptest! {
         let shape = [*offsets.last().unwrap(), heads * size];
         let [q, k, v, weighting] = [0, 1, 2, 3].map(|i| Tensor::from_vec(random(seed ^ i, &shape), &shape[..], CPU).unwrap());
         let (bias, direction) = (var(seed ^ 4, &[heads, 37]), table(seed ^ 5, heads, 19));
-        let value = |bias: &Tensor| {
-            let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: Some(bias), dropout: None };
-            (Cpu.attention([&q, &k, &v], &how).unwrap() * &weighting).unwrap().sum_all().unwrap()
-        };
-        let gradients = value(&bias).backward().unwrap();
-        let along = (gradients.get(&bias).unwrap() * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-        let step = 1e-2;
-        let [above, below] = [step, -step].map(|step| {
-            let moved = (bias.as_detached_tensor() + (&direction * step).unwrap()).unwrap();
-            value(&moved).to_scalar::<f32>().unwrap()
-        });
-        let slope = (above - below) / (2.0 * step as f32);
-        prop_assert!((slope - along).abs() <= 0.02 * along.abs() + 3e-3, "slope {slope}, gradient {along}");
+        for ops in [&Cpu, cuda()] {
+            let value = |bias: &Tensor| {
+                let how = Heads { offsets: &offsets, heads, scale: 0.7, window: None, bias: Some(bias), dropout: None };
+                (ops.attention([&q, &k, &v], &how).unwrap() * &weighting).unwrap().sum_all().unwrap()
+            };
+            let gradients = value(&bias).backward().unwrap();
+            let along = (gradients.get(&bias).unwrap() * &direction).unwrap().sum_all().unwrap();
+            let along = along.to_scalar::<f32>().unwrap();
+            let step = 1e-2;
+            let [above, below] = [step, -step].map(|step| {
+                let moved = (bias.as_detached_tensor() + (&direction * step).unwrap()).unwrap();
+                value(&moved).to_scalar::<f32>().unwrap()
+            });
+            let slope = (above - below) / (2.0 * step as f32);
+            prop_assert!((slope - along).abs() <= 0.02 * along.abs() + 3e-3, "{ops:?}: slope {slope}, gradient {along}");
+        }
     }
 
     #[test]
@@ -118,6 +128,82 @@ proptest! {
     }
 }
 
+/// A head size: one for which there is a kernel, or any other.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![2 => prop::sample::select(&[8usize, 16, 32, 64][..]), 2 => 1usize..100, 1 => prop::sample::select(&[128usize, 256][..])]
+}
+
+proptest! {
+    // A GPU's kernel takes long on the CPU.
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// The inputs are narrow views of one tensor, as a product of three linears gives them. With `apart`, rows are not aligned.
+    #[test]
+    fn attention_on_a_gpu_matches_reference_at_any_length_and_size(
+        lengths in prop::collection::vec(prop_oneof![1 => Just(0), 8 => 1usize..=140], 1..4), heads in 1usize..3, size in size(),
+        window in prop::option::of(0usize..90), biased: bool, p in prop::option::of(0f32..0.6), apart in 0usize..2, seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        prop_assume!(offsets[lengths.len()] > 0);
+        let hidden = heads * size;
+        let qkv = var(seed, &[offsets[lengths.len()], 3 * hidden + apart]);
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.narrow(1, i * hidden, hidden).unwrap());
+        let bias = table(seed ^ 3, heads, 140);
+        let dropout = p.map(|p| Dropout { p, seed });
+        let how = Heads { offsets: &offsets, heads, scale: 0.5, window, bias: biased.then_some(&bias), dropout };
+        let ours = cuda().attention([&q, &k, &v], &how).unwrap();
+        same(&ours, &Reference.attention([&q, &k, &v], &how).unwrap(), &[&qkv], 1e-4);
+        let how = Heads { dropout: None, ..how };
+        let whole = cuda().attention([&q, &k, &v], &how).unwrap().detach();
+        for span in offsets.windows(2) {
+            let part = |x: &Tensor| x.narrow(0, span[0], span[1] - span[0]).unwrap().detach();
+            let how = Heads { offsets: &[0, span[1] - span[0]], ..how.clone() };
+            let alone = cuda().attention([&part(&q), &part(&k), &part(&v)], &how).unwrap();
+            prop_assert_eq!(bits(&alone), bits(&part(&whole)));
+        }
+    }
+
+    /// In the types of 16 bits, forward and backward.
+    #[test]
+    fn attention_on_a_gpu_rounds_only(
+        lengths in prop::collection::vec(0usize..100, 1..3), size in size(), window in prop::option::of(0usize..90), biased: bool,
+        seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        prop_assume!(offsets[lengths.len()] > 0);
+        let shape = [offsets[lengths.len()], 2 * size];
+        let inputs = [seed, seed ^ 1, seed ^ 2].map(|seed| tensor(seed, &shape));
+        let bias = table(seed ^ 3, 2, 100);
+        let bias = biased.then_some(&bias);
+        let scale = 1.0 / (size as f64).sqrt();
+        let how = Heads { offsets: &offsets, heads: 2, scale, window, bias, dropout: None };
+        let gradients = |ops: &dyn Ops, inputs: &[Tensor]| -> Vec<Tensor> {
+            let vars = [0, 1, 2].map(|i| Var::from_tensor(&inputs[i]).unwrap());
+            let y = ops.attention([&vars[0], &vars[1], &vars[2]], &how).unwrap();
+            let weighting = tensor(99, &shape).to_dtype(y.dtype()).unwrap();
+            let gradients = (y * weighting).unwrap().sum_all().unwrap().backward().unwrap();
+            vars.iter().map(|var| gradients.get(var).unwrap().clone()).collect()
+        };
+        for (dtype, tolerance) in [(DType::BF16, 0.02), (DType::F16, 0.003)] {
+            same_rounded(dtype, &inputs, tolerance, |ops, x| ops.attention([&x[0], &x[1], &x[2]], &how).unwrap());
+            for i in 0..3 {
+                same_rounded(dtype, &inputs, tolerance, |ops, x| gradients(ops, x).swap_remove(i));
+            }
+        }
+    }
+}
+
+/// What only the GPU's form refuses.
+#[test]
+fn attention_on_a_gpu_names_what_it_cannot_do() {
+    let how = Heads { offsets: &[0, 2], heads: 1, scale: 1.0, window: None, bias: None, dropout: None };
+    let error = |q: &Tensor, k: &Tensor| cuda().attention([q, k, k], &how).unwrap_err().to_string();
+    let wide = tensor(1, &[2, 257]);
+    assert!(error(&wide, &wide).contains("heads of size 257, but on a GPU they may have at most 256"));
+    let narrow = wide.to_dtype(DType::BF16).unwrap();
+    assert!(error(&narrow, &wide).contains("q BF16, k F32, v F32 differ in type"));
+}
+
 /// NaN and infinity propagate; they must not become an ordinary weight.
 #[test]
 fn attention_propagates_nan_and_infinity() {
@@ -128,15 +214,19 @@ fn attention_propagates_nan_and_infinity() {
             let q = Tensor::from_vec(q, (len, 8), CPU).unwrap();
             let [k, v] = [2, 3].map(|seed| Tensor::from_vec(random(seed, &[len, 8]), (len, 8), CPU).unwrap());
             let how = Heads { offsets: &[0, len], heads: 2, scale: 0.7, window: None, bias: None, dropout: None };
-            simd::each(|| {
-                let y = Cpu.attention([&q, &k, &v], &how).unwrap().to_vec2::<f32>().unwrap();
+            let check = |ops: &dyn Ops| {
+                let y = ops.attention([&q, &k, &v], &how).unwrap().to_vec2::<f32>().unwrap();
                 assert!(
                     y[len - 2][..4].iter().all(|x| x.is_nan()),
                     "{bad} in a text of {len} tokens: {:?}",
                     y[len - 2]
                 );
                 assert!(y[0].iter().chain(&y[len - 2][4..]).all(|x| x.is_finite()));
-            });
+            };
+            simd::each(|| check(&Cpu));
+            if len < MAX_FUSED_LEN {
+                check(cuda());
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ impl Snapshot {
         let statuses = registry.statuses();
         let refused = statuses.iter().filter(|status| status.problem.is_some()).map(|status| status.name.clone());
         let refused = refused.collect();
-        let in_memory = statuses.into_iter().filter(|status| status.tier == Tier::Memory);
+        let in_memory = statuses.into_iter().filter(|status| status.tier != Tier::Disk);
         let resident = |status: Status| {
             Some(Resident { generation: status.generation?, name: status.name, pinned: status.pinned })
         };

@@ -1,0 +1,272 @@
+// Tiles of matrices in shared memory, as attention reads them: loads and stores, the operands of `mma`, the online softmax, and the
+// dropout mask.
+//
+// A tile has rows of D elements, the head size rounded up to a size for which there is a kernel. What lies beyond the head size, and
+// rows beyond the text, are 0. Rows lie `STRIDE<D>` elements apart, so that the rows which a warp reads at once lie in different banks.
+#pragma once
+
+#include "kernel.cuh"
+
+namespace attention {
+
+// A block consists of 4 warps. Each owns 16 rows of the block's tile.
+constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS;
+
+template <int D> constexpr int STRIDE = D + 8;
+
+// The number of rows of a tile that the block walks over: 16 KB, but at most ROWS.
+template <class T, int D> constexpr int STEP = 16384 / (D * int(sizeof(T))) < ROWS ? 16384 / (D * int(sizeof(T))) : ROWS;
+
+// One head of neighbouring rows of a matrix in global memory. `aligned` says that the elements of each row can be read 16 bytes at a
+// time.
+template <class T> struct Rows {
+  T* first;
+  uint32_t stride;  // elements from one row to the next
+  int size;         // elements of a row
+  bool aligned;
+
+  __device__ T* row(int i) const { return first + uint64_t(i) * stride; }
+};
+
+// Loads rows `from..from + N` into a tile, by all threads of the block. Rows from `end` on become 0.
+template <int N, int D, class T> __device__ void load_tile(T* tile, const Rows<const T>& rows, int from, int end) {
+  constexpr int CHUNK = 16 / sizeof(T), CHUNKS = D / CHUNK;
+  if (rows.aligned) {
+    constexpr int EACH = (N * CHUNKS + THREADS - 1) / THREADS;
+    // At most 8 loads are in flight, so that they fit in registers.
+    constexpr int BATCH = EACH < 8 ? EACH : 8;
+#pragma unroll 1
+    for (int batch = 0; batch < EACH; batch += BATCH) {
+      alignas(16) T staged[BATCH][CHUNK];
+#pragma unroll
+      for (int i = 0; i < BATCH; i++) {
+        const int chunk = (batch + i) * THREADS + threadIdx.x, row = chunk / CHUNKS, column = chunk % CHUNKS * CHUNK;
+#pragma unroll
+        for (int e = 0; e < CHUNK; e++) staged[i][e] = from_float<T>(0.f);
+        if (row < N && from + row < end && column < rows.size) copy<16>(staged[i], rows.row(from + row) + column);
+      }
+#pragma unroll
+      for (int i = 0; i < BATCH; i++) {
+        const int chunk = (batch + i) * THREADS + threadIdx.x, row = chunk / CHUNKS, column = chunk % CHUNKS * CHUNK;
+        if (row < N) copy<16>(tile + row * STRIDE<D> + column, staged[i]);
+      }
+    }
+  } else {
+    for (int i = threadIdx.x; i < N * D; i += THREADS) {
+      const int row = i / D, column = i % D;
+      const bool inside = from + row < end && column < rows.size;
+      tile[row * STRIDE<D> + column] = inside ? rows.row(from + row)[column] : from_float<T>(0.f);
+    }
+  }
+}
+
+// Writes the warp's 16 rows of a product, `sums` times `factor` (of rows g and g + 8), to the rows `from..` of a matrix, as far as they
+// lie before `end`. The 16 rows at `scratch` in shared memory are the warp's own.
+template <int D, class T>
+__device__ void store_rows(const Rows<T>& rows, int from, int end, const float (&sums)[D / 8][4], const float (&factor)[2], T* scratch) {
+  constexpr int CHUNK = 16 / sizeof(T), CHUNKS = D / CHUNK;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  __syncwarp();
+#pragma unroll
+  for (int n = 0; n < D / 8; n++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const Pair<T> pair = make_pair<T>(sums[n][2 * half] * factor[half], sums[n][2 * half + 1] * factor[half]);
+      copy<2 * sizeof(T)>(scratch + (g + 8 * half) * STRIDE<D> + 8 * n + 2 * t, &pair);
+    }
+  __syncwarp();
+  if (rows.aligned) {
+    for (int chunk = lane; chunk < 16 * CHUNKS; chunk += 32) {
+      const int row = chunk / CHUNKS, column = chunk % CHUNKS * CHUNK;
+      if (from + row < end && column < rows.size) copy<16>(rows.row(from + row) + column, scratch + row * STRIDE<D> + column);
+    }
+  } else {
+    for (int i = lane; i < 16 * D; i += 32) {
+      const int row = i / D, column = i % D;
+      if (from + row < end && column < rows.size) rows.row(from + row)[column] = scratch[row * STRIDE<D> + column];
+    }
+  }
+}
+
+// Four 8 x 8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8, and receives the elements 2t, 2t + 1 of
+// row g of each; or, TRANSPOSED, of column g.
+#ifdef __CUDACC__
+template <bool TRANSPOSED, class T> __device__ inline void load_matrices(Pair<T>& a, Pair<T>& b, Pair<T>& c, Pair<T>& d, const T* row) {
+  uint32_t words[4];
+  const uint32_t address = __cvta_generic_to_shared(row);
+  if constexpr (TRANSPOSED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+  a = *reinterpret_cast<Pair<T>*>(&words[0]);
+  b = *reinterpret_cast<Pair<T>*>(&words[1]);
+  c = *reinterpret_cast<Pair<T>*>(&words[2]);
+  d = *reinterpret_cast<Pair<T>*>(&words[3]);
+}
+template <class T> constexpr bool LOADS_MATRICES = sizeof(T) == 2;
+#else
+template <bool TRANSPOSED, class T> void load_matrices(Pair<T>&, Pair<T>&, Pair<T>&, Pair<T>&, const T*) {}
+template <class T> constexpr bool LOADS_MATRICES = false;
+#endif
+
+// The operand a [16, 16] of `mma`, whose rows are rows of a tile.
+template <int D, class T> __device__ inline void load_a(Pair<T> (&a)[4], const T* tile) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  if constexpr (LOADS_MATRICES<T>) {
+    load_matrices<false>(a[0], a[1], a[2], a[3], tile + lane % 16 * STRIDE<D> + lane / 16 * 8);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = load_pair(tile + (g + i % 2 * 8) * STRIDE<D> + i / 2 * 8 + 2 * t);
+  }
+}
+
+// Two operands b [16, 8] of `mma`, whose 16 columns are rows of a tile: for products with the tile's transpose.
+template <int D, class T> __device__ inline void load_b(Pair<T> (&b)[2][2], const T* tile) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  if constexpr (LOADS_MATRICES<T>) {
+    load_matrices<false>(b[0][0], b[0][1], b[1][0], b[1][1], tile + (lane % 8 + lane / 16 * 8) * STRIDE<D> + lane / 8 % 2 * 8);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) b[i / 2][i % 2] = load_pair(tile + (g + i / 2 * 8) * STRIDE<D> + i % 2 * 8 + 2 * t);
+  }
+}
+
+// Two operands b [16, 8] of `mma`, whose 16 rows are rows of a tile: for products with the tile itself.
+template <int D, class T> __device__ inline void load_b_rows(Pair<T> (&b)[2][2], const T* tile) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  if constexpr (LOADS_MATRICES<T>) {
+    load_matrices<true>(b[0][0], b[0][1], b[1][0], b[1][1], tile + lane % 16 * STRIDE<D> + lane / 16 * 8);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const T* at = tile + (i % 2 * 8 + 2 * t) * STRIDE<D> + i / 2 * 8 + g;
+      b[i / 2][i % 2] = {at[0], at[STRIDE<D>]};
+    }
+  }
+}
+
+// The warp's rows of a tile as operands, for all D columns. They stay in registers if they have at most WIDEST columns of 16 bits, and
+// are read again otherwise.
+template <class T, int D, int WIDEST> struct Operand {
+  static constexpr bool KEPT = sizeof(T) == 2 && D <= WIDEST;
+  const T* tile;
+  Pair<T> kept[KEPT ? D / 16 : 1][4];
+
+  __device__ explicit Operand(const T* tile) : tile(tile) {
+    if constexpr (KEPT)
+#pragma unroll
+      for (int k = 0; k < D / 16; k++) load_a<D>(kept[k], tile + 16 * k);
+  }
+  // sums [16, 16] += the rows times the transpose of 16 rows of another tile.
+  __device__ void multiply(float (&left)[4], float (&right)[4], const T* other) const {
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+      Pair<T> b[2][2];
+      load_b<D>(b, other + 16 * k);
+      if constexpr (KEPT) {
+        mma(left, kept[k], b[0]);
+        mma(right, kept[k], b[1]);
+      } else {
+        Pair<T> a[4];
+        load_a<D>(a, tile + 16 * k);
+        mma(left, a, b[0]);
+        mma(right, a, b[1]);
+      }
+    }
+  }
+};
+
+// A product [16, 16], held as `mma` returns its two halves, as the operand a of the next product.
+template <class T> __device__ inline void to_operand(Pair<T> (&a)[4], const float (&left)[4], const float (&right)[4]) {
+  a[0] = make_pair<T>(left[0], left[1]);
+  a[1] = make_pair<T>(left[2], left[3]);
+  a[2] = make_pair<T>(right[0], right[1]);
+  a[3] = make_pair<T>(right[2], right[3]);
+}
+
+// sums [16, D] += a [16, 16] times 16 rows of a tile.
+template <int D, class T> __device__ inline void multiply_rows(float (&sums)[D / 8][4], const Pair<T> (&a)[4], const T* tile) {
+#pragma unroll
+  for (int n = 0; n < D / 16; n++) {
+    Pair<T> b[2][2];
+    load_b_rows<D>(b, tile + 16 * n);
+    mma(sums[2 * n], a, b[0]);
+    mma(sums[2 * n + 1], a, b[1]);
+  }
+}
+
+// The sum and the largest of x over the 4 threads that share a row.
+__device__ inline float row_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+__device__ inline float row_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// The softmax of the warp's rows g and g + 8, over keys that come tile by tile. Scores are in units of log 2.
+struct OnlineSoftmax {
+  float most[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {0.f, 0.f};  // of this thread's keys; all threads of the row together after `finish`
+
+  // Replaces scores by `2^(score - most)`, and sets `factor` to that by which earlier results must be multiplied. Only the first
+  // `groups` groups of 16 keys are used.
+  template <int N> __device__ void update(float (&scores)[N][4], int groups, float (&factor)[2]) {
+    float largest[2] = {most[0], most[1]};
+#pragma unroll
+    for (int n = 0; n < N; n++)
+      if (n / 2 < groups)
+#pragma unroll
+        for (int i = 0; i < 4; i++) largest[i / 2] = fmaxf(largest[i / 2], scores[n][i]);
+    float shift[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      largest[half] = row_max(largest[half]);
+      // A row that has seen no key yet has no largest score.
+      shift[half] = largest[half] == -INFINITY ? 0.f : largest[half];
+      factor[half] = exp2f(most[half] - shift[half]);
+      most[half] = largest[half];
+      sum[half] *= factor[half];
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++)
+      if (n / 2 < groups)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          scores[n][i] = exp2f(scores[n][i] - shift[i / 2]);
+          sum[i / 2] += scores[n][i];
+        }
+  }
+
+  __device__ void finish() {
+    sum[0] = row_sum(sum[0]);
+    sum[1] = row_sum(sum[1]);
+  }
+  // The logarithm to base 2 of the sum of `2^score` over all keys of a row.
+  __device__ float log_sum(int half) const { return most[half] + log2f(sum[half]); }
+};
+
+// SplitMix64, as `ops::splitmix` computes it.
+__device__ inline uint64_t splitmix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+// The dropout mask of the weights of one head of one text, as `attention::mask` computes it.
+struct Mask {
+  uint64_t seed;
+  uint32_t bound;
+  float kept;
+
+  __device__ Mask(uint64_t seed, uint32_t bound, float kept, uint32_t text, uint32_t head)
+      : seed(splitmix(seed ^ splitmix(uint64_t(text) << 32 | head))), bound(bound), kept(kept) {}
+  // The factor of the element `at`, 0 or `kept`.
+  __device__ float factor(uint64_t at) const { return uint32_t(splitmix(seed + at) >> 32) >= bound ? kept : 0.f; }
+};
+
+}  // namespace attention

@@ -1,0 +1,84 @@
+//! The GPU's form. `gradient.rs` has its backward pass.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::inputs::{Attention, Inputs, THREADS};
+use super::{Disentangled, gradient};
+use crate::cuda::{Grid, Matrix, Output, Params, Place, launch, recorded};
+use crate::ops::Dropout;
+
+/// `ForwardParams` in `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ForwardParams {
+    inputs: Inputs,
+    y: u64,
+    sums: u64,
+}
+
+// SAFETY: the struct is that of the kernel.
+unsafe impl Params for ForwardParams {}
+
+impl Attention {
+    /// The attention's result, and, if `with_sums`, what the gradient needs of the softmax: `[heads, T]` in f32.
+    fn forward(&self, qkv: [&Tensor; 3], positions: &Tensor, with_sums: bool) -> Result<(Output, Option<Tensor>)> {
+        let (device, dtype) = (qkv[0].device(), qkv[0].dtype());
+        let y = Output::new(qkv[0].shape(), dtype, device)?;
+        let sums = with_sums.then(|| Output::new((self.how.heads, qkv[0].dim(0)?), DType::F32, device)).transpose()?;
+        let tables = self.tables(device)?;
+        let [q, k, v] = qkv.map(|x| Matrix::of("disentangled", x));
+        let inputs = self.inputs([q?, k?, v?], Matrix::of("disentangled", positions)?, &[], &tables)?;
+        let params = ForwardParams { inputs, y: y.address(), sums: sums.as_ref().map_or(0, Output::address) };
+        let grid = Grid {
+            blocks: [self.tiles_count(), self.how.heads, 1],
+            threads: THREADS,
+            shared: self.scores_memory(2, 1, dtype)?,
+        };
+        let place = Place::of(device)?;
+        // SAFETY: `check` has compared the shapes, offsets and rows of positions; `Inputs` holds the strides and the one type; outputs
+        // are contiguous; tables, inputs and outputs are dropped only after the launch was queued.
+        unsafe { launch(&place, &self.kernel("disentangled")?, dtype, grid, &params)? };
+        // SAFETY: the tiles cover all queries of all texts, and each block writes the sums of its queries.
+        Ok((y, sums.map(|sums| unsafe { sums.tensor() })))
+    }
+}
+
+/// The matrix, copied if the elements of its rows are not neighbours, in `dtype`.
+fn rows(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    let x = x.to_dtype(dtype)?;
+    if x.stride()[1] == 1 { Ok(x) } else { x.contiguous() }
+}
+
+pub(in crate::ops) fn cuda(
+    [q, k, v]: [&Tensor; 3],
+    positions: &Tensor,
+    how: &Disentangled,
+    dropout: Option<Dropout>,
+) -> Result<Tensor> {
+    let dims = how.check(q.shape(), k.shape(), positions.shape())?;
+    if v.dims() != q.dims() {
+        bail!("disentangled: q {:?}, v {:?}", q.dims(), v.dims());
+    }
+    if q.dim(0)? == 0 {
+        return v.zeros_like();
+    }
+    let attention = Attention { how: how.clone(), dims, dropout };
+    let positions = rows(positions, q.dtype())?;
+    if ![q, k, v, &positions].into_iter().any(Tensor::track_op) {
+        let [q, k, v] = [q, k, v].map(|x| rows(x, q.dtype()));
+        let (y, _) = attention.forward([&q?, &k?, &v?], &positions, false)?;
+        // SAFETY: `forward` has launched the kernel that writes every element.
+        return Ok(unsafe { y.tensor() });
+    }
+    // A recorded operation has at most three inputs.
+    let qkv = Tensor::cat(&[q, k, v], 1)?;
+    let [q, k, v] = [0, 1, 2].map(|at| qkv.narrow(1, at * dims.hidden, dims.hidden));
+    let (y, sums) = attention.forward([&q?, &k?, &v?], &positions, true)?;
+    // SAFETY: `forward` has launched the kernel that writes every element.
+    unsafe {
+        recorded("disentangled-attention", [&qkv, &positions], y, move |[qkv, positions], y, dy| match &sums {
+            Some(sums) => gradient::backward(&attention, [qkv, positions, y, dy], sums),
+            None => bail!("disentangled: no sums of the softmax"),
+        })
+    }
+}

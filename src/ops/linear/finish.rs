@@ -1,0 +1,239 @@
+//! Finishes the outputs of linears on a GPU: adds the bias and the deltas and applies GELU, in at most two launches.
+
+use std::ops::Range;
+
+use candle_core::{D, DType, Result, Tensor, bail};
+
+use super::launch_plan::{Finish, Launch, Piece, Span, Strip, plan};
+use super::ragged::Dims;
+use crate::cuda::{Grid, Matrix, Output, Params, Place, Table, address, launch};
+use crate::params::Delta;
+
+/// The most outputs in a launch, `TARGETS` in `kernels.cu`.
+pub(super) const TARGETS: usize = 4;
+/// The numbers of strips and spans that a launch takes in its parameters. A table in the device's memory holds more.
+const STRIPS: usize = 52;
+const SPANS: usize = 96;
+/// The numbers of threads in a block, and of warps that share a tile of the shrink, each with sums of 24 columns.
+const SHRINK_THREADS: usize = 256;
+const EXPAND_THREADS: usize = 128;
+const SHRINK_SUMS: usize = 8 * 24 * size_of::<f32>();
+
+/// A delta on some rows, in the type of the activations.
+#[derive(Debug, Clone)]
+pub(super) struct TypedDelta {
+    pub(super) rows: Range<usize>,
+    /// `A [rank, in]`, contiguous.
+    pub(super) a: Tensor,
+    /// The transpose of B, `[rank, out]`, contiguous.
+    pub(super) bt: Tensor,
+    pub(super) scale: f32,
+}
+
+impl TypedDelta {
+    /// `delta` for `rows` of x, whose output has `out` columns. Matrices of another type are converted.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub(super) fn new(x: &Tensor, rows: Range<usize>, delta: &Delta, out: usize) -> Result<Self> {
+        let dims = Dims::new(x.shape(), delta.a.shape(), delta.b.shape())?;
+        if dims.out != out {
+            bail!("linear: expected B of {out} rows, found {}", dims.out);
+        }
+        let a = delta.a.detach().to_dtype(x.dtype())?.contiguous()?;
+        let bt = delta.b.detach().t()?.to_dtype(x.dtype())?.contiguous()?;
+        Ok(Self { rows, a, bt, scale: delta.scale as f32 })
+    }
+}
+
+/// A linear's output, to which its bias and its deltas are still to be added.
+pub(super) struct Unfinished<'a> {
+    /// The address of what is added to, `[T, out]`, and the distance between its rows.
+    pub(super) from: (u64, usize),
+    /// The same of the result. It may be `from`.
+    pub(super) to: (u64, usize),
+    /// The number of columns.
+    pub(super) out: usize,
+    /// f32 `[out]`, contiguous.
+    pub(super) bias: Option<&'a Tensor>,
+    pub(super) gelu: bool,
+    /// In ascending order of their rows, which do not overlap.
+    pub(super) deltas: &'a [TypedDelta],
+}
+
+impl Unfinished<'_> {
+    fn planned(&self) -> Result<Finish> {
+        let every_row = self.bias.is_some() || self.gelu || self.from != self.to;
+        let piece = |TypedDelta { rows, a, bt, scale }: &TypedDelta| {
+            Ok(Piece { rows: rows.clone(), rank: a.dim(0)?, a: address(a)?, b: address(bt)?, scale: *scale })
+        };
+        let deltas = self.deltas.iter().filter(|delta| !delta.rows.is_empty() && delta.a.dims()[0] > 0);
+        Ok(Finish { out: self.out, every_row, pieces: deltas.map(piece).collect::<Result<_>>()? })
+    }
+
+    /// The output as the kernel reads it.
+    fn target(&self, finish: &Finish, element: usize) -> Result<Target> {
+        let bias = self.bias.map_or(Ok(0), address)?;
+        let addresses = [self.from.0, self.to.0, bias].into_iter().chain(finish.pieces.iter().map(|piece| piece.b));
+        let fast = self.out.is_multiple_of(8)
+            && [self.from.1, self.to.1].into_iter().all(|stride| (stride * element).is_multiple_of(16))
+            && addresses.into_iter().all(|address| address.is_multiple_of(16));
+        Ok(Target {
+            from: self.from.0,
+            to: self.to.0,
+            bias,
+            from_stride: self.from.1 as u32,
+            to_stride: self.to.1 as u32,
+            out: self.out as u32,
+            gelu: self.gelu.into(),
+            fast: fast.into(),
+            unused: 0,
+        })
+    }
+}
+
+/// `Target` in `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Target {
+    from: u64,
+    to: u64,
+    bias: u64,
+    from_stride: u32,
+    to_stride: u32,
+    out: u32,
+    gelu: u32,
+    fast: u32,
+    unused: u32,
+}
+
+/// `ShrinkParams` in `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ShrinkParams {
+    x: u64,
+    h: u64,
+    strips: u64,
+    count: u32,
+    height: u32,
+    width: u32,
+    stride: u32,
+    fast: u32,
+    unused: u32,
+    small: [Strip; STRIPS],
+}
+
+/// `ExpandParams` in `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ExpandParams {
+    h: u64,
+    spans: u64,
+    count: u32,
+    height: u32,
+    targets: [Target; TARGETS],
+    small: [Span; SPANS],
+}
+
+// SAFETY: the structs are those of the kernels.
+unsafe impl Params for ShrinkParams {}
+unsafe impl Params for ExpandParams {}
+
+// Kernels may have 4 KiB of parameters.
+const _: () = assert!(size_of::<ShrinkParams>() <= 4096 && size_of::<ExpandParams>() <= 4096);
+
+/// Finishes up to [`TARGETS`] outputs, which were computed from the same x. Returns `h = scale * x A^T` of all deltas, one after the
+/// other, if there are any.
+///
+/// # Safety
+/// The addresses must be those of `[T, out]` matrices of x's type, and `to` must not overlap x.
+pub(super) unsafe fn finish(x: &Tensor, outputs: &[Unfinished]) -> Result<Option<Tensor>> {
+    let element = x.dtype().size_in_bytes();
+    let rows = Matrix::of("linear", x)?;
+    let finishes = outputs.iter().map(Unfinished::planned).collect::<Result<Vec<_>>>()?;
+    let plan = plan(rows.rows, rows.width * element, &finishes);
+    if plan.expand.blocks == 0 {
+        return Ok(None);
+    }
+    let mut targets = [Target::default(); TARGETS];
+    for ((target, output), finish) in targets.iter_mut().zip(outputs).zip(&finishes) {
+        *target = output.target(finish, element)?;
+    }
+    let place = Place::of(x.device())?;
+    let h = if plan.scratch == 0 {
+        None
+    } else {
+        let h = Output::new(plan.scratch, x.dtype(), x.device())?;
+        // SAFETY: `h` has the planned size, and the caller promises the rest.
+        unsafe { shrink(&place, x, &rows, &plan.shrink, &h)? };
+        Some(h)
+    };
+    let (small, table) = items::<Span, SPANS>(&plan.expand, x)?;
+    let params = ExpandParams {
+        h: h.as_ref().map_or(0, Output::address),
+        spans: table.as_ref().map_or(Ok(0), Table::address)?,
+        count: plan.expand.items.len() as u32,
+        height: plan.expand.height as u32,
+        targets,
+        small,
+    };
+    let grid = Grid { blocks: [plan.expand.blocks, 1, 1], threads: EXPAND_THREADS, shared: 0 };
+    // SAFETY: the plan's spans lie inside the outputs, whose addresses the caller promises, and inside h.
+    unsafe { launch(&place, "linear_expand", x.dtype(), grid, &params)? };
+    // SAFETY: the strips cover all of h.
+    Ok(h.map(|h| unsafe { h.tensor() }))
+}
+
+/// Launches the shrink.
+///
+/// # Safety
+/// `h` must have the size that the plan says.
+unsafe fn shrink(place: &Place, x: &Tensor, rows: &Matrix, plan: &Launch<Strip>, h: &Output) -> Result<()> {
+    let element = x.dtype().size_in_bytes();
+    let (small, table) = items::<Strip, STRIPS>(plan, x)?;
+    let a = plan.items.iter().flat_map(|strip| strip.a);
+    let sizes = [rows.address, (rows.stride * element) as u64, (rows.width * element) as u64];
+    let params = ShrinkParams {
+        x: rows.address,
+        h: h.address(),
+        strips: table.as_ref().map_or(Ok(0), Table::address)?,
+        count: plan.items.len() as u32,
+        height: plan.height as u32,
+        width: rows.width as u32,
+        stride: rows.stride as u32,
+        fast: (rows.width.is_multiple_of(8) && sizes.into_iter().chain(a).all(|bytes| bytes.is_multiple_of(16))).into(),
+        unused: 0,
+        small,
+    };
+    let grid = Grid { blocks: [plan.blocks, 1, 1], threads: SHRINK_THREADS, shared: plan.height * SHRINK_SUMS };
+    // SAFETY: the plan's strips lie inside x, the A's and h.
+    unsafe { launch(place, "linear_shrink", x.dtype(), grid, &params) }
+}
+
+/// The items as parameters, or as a table if there are too many.
+fn items<Item: bytemuck::Pod, const N: usize>(plan: &Launch<Item>, x: &Tensor) -> Result<([Item; N], Option<Table>)> {
+    let mut small = [Item::zeroed(); N];
+    match small.get_mut(..plan.items.len()) {
+        Some(some) => some.copy_from_slice(&plan.items),
+        None => return Ok((small, Some(Table::new(&plan.items, x.device())?))),
+    }
+    Ok((small, None))
+}
+
+/// The bias as the kernel reads it: f32.
+///
+/// # Errors
+/// If it does not have `out` elements.
+pub(super) fn typed_bias(bias: &Tensor, out: usize) -> Result<Tensor> {
+    if bias.dims() != [out] {
+        bail!("linear: expected a bias of {out} elements, found {:?}", bias.dims());
+    }
+    bias.detach().to_dtype(DType::F32)?.contiguous()
+}
+
+/// `x`, or a copy of it, as rows of neighbouring elements that do not overlap.
+pub(super) fn rowwise(x: &Tensor) -> Result<Tensor> {
+    let ((_, width), stride) = (x.dims2()?, x.stride());
+    let apart = stride[1] == 1 && stride[0] >= width;
+    if apart && x.dim(D::Minus1)? > 0 { Ok(x.clone()) } else { x.contiguous() }
+}
