@@ -134,11 +134,39 @@ fn gradients_equal_slopes_under_dropout() {
 #[test]
 fn gradients_of_every_architecture_equal_slopes() {
     let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
-    for backend in backends() {
+    for backend in &backends()[..2] {
         for name in ENCODERS {
-            let engine = encoder_on(name, &backend);
+            let engine = encoder_on(name, backend);
             check(&engine, &anywhere(&engine), StepDropout::default());
             check(&engine, &anywhere(&engine), StepDropout { rates, seed: 43 });
+        }
+    }
+}
+
+/// The kernels are too slow on the CPU for slopes.
+#[test]
+fn gradients_of_every_architecture_on_a_gpu_equal_the_reference() {
+    let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
+    let [_, reference, gpu] = backends();
+    for name in ENCODERS {
+        let [expected, found] = [&reference, &gpu].map(|backend| {
+            let engine = encoder_on(name, backend);
+            let method = anywhere(&engine);
+            let gradients = sora_loss(&engine, &method, StepDropout { rates, seed: 43 }).1;
+            method
+                .variables()
+                .into_iter()
+                .zip(gradients)
+                .map(|(Variable { name, .. }, gradient)| {
+                    (name, gradient.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+                })
+                .collect::<Vec<_>>()
+        });
+        for ((variable, expected), (_, found)) in expected.iter().zip(&found) {
+            let largest = expected.iter().fold(1e-2f32, |most, x| most.max(x.abs()));
+            let off = expected.iter().zip(found).map(|(expected, found)| (expected - found).abs());
+            let worst = off.max_by(f32::total_cmp).unwrap();
+            assert!(worst <= 2e-4 * largest, "{variable} of {name}: off by {worst} of {largest}");
         }
     }
 }
@@ -146,7 +174,7 @@ fn gradients_of_every_architecture_equal_slopes() {
 /// MPNet's relative bias is a parameter, too.
 #[test]
 fn gradients_of_all_parameters_of_mpnet_equal_slopes() {
-    backends().iter().for_each(|backend| all_parameters_are_slopes(&encoder_on("mpnet", backend)));
+    backends()[..2].iter().for_each(|backend| all_parameters_are_slopes(&encoder_on("mpnet", backend)));
 }
 
 fn all_parameters_are_slopes(engine: &Engine) {
