@@ -12,7 +12,7 @@ use crate::params::Delta;
 /// The most outputs in a launch, `TARGETS` in `kernels.cu`.
 pub(super) const TARGETS: usize = 4;
 /// The numbers of strips and spans that a launch takes in its parameters. A table in the device's memory holds more.
-const STRIPS: usize = 52;
+const STRIPS: usize = 50;
 const SPANS: usize = 96;
 /// The numbers of threads in a block, and of warps that share a tile of the shrink, each with sums of 24 columns.
 const SHRINK_THREADS: usize = 256;
@@ -135,8 +135,9 @@ struct ExpandParams {
     small: [Span; SPANS],
 }
 
-// SAFETY: the structs are those of the kernels.
+// SAFETY: the struct is that of the kernel.
 unsafe impl Params for ShrinkParams {}
+// SAFETY: the struct is that of the kernel.
 unsafe impl Params for ExpandParams {}
 
 // Kernels may have 4 KiB of parameters.

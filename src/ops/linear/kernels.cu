@@ -27,13 +27,13 @@ template <int N, class T> __device__ inline void load_some(const T* from, int va
 }
 
 // The last of `count` items whose `first` is at most `block`. Items are in ascending order of their first block.
-template <class Item> __device__ inline const Item& find(const Item* items, uint32_t count, uint32_t block) {
+template <class Item> __device__ inline const Item* find(const Item* items, uint32_t count, uint32_t block) {
   uint32_t low = 0, high = count;
   while (high - low > 1) {
     const uint32_t middle = (low + high) / 2;
     if (items[middle].first <= block) low = middle; else high = middle;
   }
-  return items[low];
+  return items + low;
 }
 
 // ---- h = scale * x A^T
@@ -49,10 +49,12 @@ struct Strip {
   uint64_t h;                   // the strip's first element in h
   uint32_t stride;              // from a row of h to the next, in elements
   uint32_t row, rows;           // the rows of x
-  uint32_t first;               // the strip's first block
+  uint32_t first;               // the first block of all strips of these rows, which lie one after the other
+  uint32_t strips;              // the number of those strips
+  uint32_t unused;
 };
 
-constexpr int STRIPS = 52;
+constexpr int STRIPS = 50;
 
 struct ShrinkParams {
   uint64_t x;       // [T, width], rows `stride` elements apart
@@ -73,8 +75,11 @@ constexpr int CHUNK = 32;
 template <class T> __device__ void shrink_body(const ShrinkParams& p) {
   SHARED_MEMORY(memory);
   float* sums = reinterpret_cast<float*>(memory);  // [SHRINK_WARPS][height][COLUMNS]
-  const Strip& strip = find(p.strips ? reinterpret_cast<const Strip*>(p.strips) : p.small, p.count, blockIdx.x);
-  const int skipped = (blockIdx.x - strip.first) * p.height;
+  // Blocks of the same rows are neighbours, so that all but the first find x in the cache.
+  const Strip* last = find(p.strips ? reinterpret_cast<const Strip*>(p.strips) : p.small, p.count, blockIdx.x);
+  const uint32_t block = blockIdx.x - last->first, strips = last->strips;
+  const Strip& strip = *(last - (strips - 1 - block % strips));
+  const int skipped = block / strips * p.height;
   const int rows = min(int(p.height), int(strip.rows) - skipped);
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int width = p.width, height = p.height;
@@ -221,7 +226,7 @@ __device__ inline void add_delta(const Span& span, const T* h, int rows, int col
 }
 
 template <class T> __device__ void expand_body(const ExpandParams& p) {
-  const Span& span = find(p.spans ? reinterpret_cast<const Span*>(p.spans) : p.small, p.count, blockIdx.x);
+  const Span& span = *find(p.spans ? reinterpret_cast<const Span*>(p.spans) : p.small, p.count, blockIdx.x);
   const Target& target = p.targets[span.target];
   const int out = target.out, across = (out + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
   const uint32_t tile = (blockIdx.x - span.first) / across;

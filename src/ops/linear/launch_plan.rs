@@ -53,6 +53,8 @@ pub(super) struct Strip {
     pub(super) row: u32,
     pub(super) rows: u32,
     pub(super) first: u32,
+    pub(super) strips: u32,
+    pub(super) unused: u32,
 }
 
 /// `Span` in `kernels.cu`.
@@ -70,12 +72,15 @@ pub(super) struct Span {
     pub(super) unused: u32,
 }
 
-// SAFETY: both structs are `repr(C)`, consist of numbers and have no padding: their sizes are the sums of their fields'.
+// SAFETY: the struct consists of numbers.
 unsafe impl bytemuck::Zeroable for Strip {}
+// SAFETY: the struct is `repr(C)`, consists of numbers and has no padding, because its size is the sum of its fields'.
 unsafe impl bytemuck::Pod for Strip {}
+// SAFETY: the struct consists of numbers.
 unsafe impl bytemuck::Zeroable for Span {}
+// SAFETY: the struct is `repr(C)`, consists of numbers and has no padding, because its size is the sum of its fields'.
 unsafe impl bytemuck::Pod for Span {}
-const _: () = assert!(size_of::<Strip>() == 72 && size_of::<Span>() == 40);
+const _: () = assert!(size_of::<Strip>() == 80 && size_of::<Span>() == 40);
 
 /// The items of one launch.
 #[derive(Debug, Default)]
@@ -131,10 +136,11 @@ fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (La
             }));
         }
         let rows = &group[0].2.rows;
+        let strips = tiles.len().div_ceil(STRIP_TILES) as u32;
         for (i, tiles) in tiles.chunks(STRIP_TILES).enumerate() {
             let h = (scratch + i * STRIP_TILES * TILE) as u64;
             let (row, rows) = (rows.start as u32, rows.len() as u32);
-            let mut strip = Strip { h, stride: stride as u32, row, rows, ..Strip::default() };
+            let mut strip = Strip { h, stride: stride as u32, row, rows, strips, ..Strip::default() };
             for (j, &(a, scale, ranks)) in tiles.iter().enumerate() {
                 (strip.a[j], strip.scale[j], strip.ranks[j]) = (a, scale, ranks);
             }
@@ -143,10 +149,14 @@ fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (La
         scratch += rows.len() * stride;
     }
     let (height, blocks) = height(|height| items.iter().map(|strip| (strip.rows as usize).div_ceil(height)).sum());
-    let mut first = 0;
-    for strip in &mut items {
-        strip.first = first;
-        first += strip.rows.div_ceil(height as u32);
+    let (mut first, mut rest) = (0, &mut items[..]);
+    while let Some(&mut Strip { strips, rows, .. }) = rest.first_mut() {
+        let (group, after) = std::mem::take(&mut rest).split_at_mut(strips as usize);
+        for strip in group {
+            strip.first = first;
+        }
+        first += strips * rows.div_ceil(height as u32);
+        rest = after;
     }
     (Launch { items, height, blocks }, scratch)
 }
@@ -245,9 +255,9 @@ mod tests {
         let plan = plan(4000, 10, &[finish(true, pieces)]);
         let tiles = |rows: u32, height: usize| (rows as usize).div_ceil(height);
         let mut next = 0;
-        for strip in &plan.shrink.items {
-            assert_eq!(strip.first as usize, next);
-            next += tiles(strip.rows, plan.shrink.height);
+        for group in plan.shrink.items.chunk_by(|a, b| a.row == b.row) {
+            assert!(group.iter().all(|strip| (strip.first as usize, strip.strips as usize) == (next, group.len())));
+            next += group.len() * tiles(group[0].rows, plan.shrink.height);
         }
         assert_eq!(next, plan.shrink.blocks);
         let mut next = 0;

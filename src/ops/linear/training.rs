@@ -92,7 +92,7 @@ fn low_rank(x: &Tensor, frozen: Option<(&Param, &Param)>, delta: &Delta) -> Resu
                     return Ok(times(1.0, of(&dh)?, of(typed_a)?, x.dtype(), x.device())?.tensor());
                 };
                 let dx = times(1.0, of(dy)?, of(weight)?, x.dtype(), x.device())?;
-                gemm(&Place::of(x.device())?, 1.0, of(&dh)?, of(typed_a)?, 1.0, whole(&dx, x.dims2()?, x.dtype()))?;
+                gemm(&Place::of(x.device())?, 1.0, of(&dh)?, of(typed_a)?, 1.0, whole(&dx, x.dtype())?)?;
                 Ok(dx.tensor())
             };
             Ok([if_tracked(x, dx)?, if_tracked(a, da)?, if_tracked(b, db)?])
@@ -150,8 +150,9 @@ fn of(tensor: &Tensor) -> Result<Factor> {
     Matrix::of("linear", tensor).map(Factor::from)
 }
 
-fn whole(output: &Output, (rows, columns): (usize, usize), dtype: DType) -> Factor {
-    Factor::at(output.address(), [rows, columns], columns, dtype)
+fn whole(output: &Output, dtype: DType) -> Result<Factor> {
+    let (rows, columns) = output.shape().dims2()?;
+    Ok(Factor::at(output.address(), [rows, columns], columns, dtype))
 }
 
 /// `alpha * a b` in `dtype`.
@@ -159,9 +160,8 @@ fn whole(output: &Output, (rows, columns): (usize, usize), dtype: DType) -> Fact
 /// # Safety
 /// The factors must be those of tensors on `device`, which live until the product is queued.
 unsafe fn times(alpha: f32, a: Factor, b: Factor, dtype: DType, device: &Device) -> Result<Output> {
-    let shape = (a.rows, b.columns);
-    let y = Output::new(shape, dtype, device)?;
+    let y = Output::new((a.rows, b.columns), dtype, device)?;
     // SAFETY: the caller promises the factors, and `y` has the shape of the product.
-    unsafe { gemm(&Place::of(device)?, alpha, a, b, 0.0, whole(&y, shape, dtype))? };
+    unsafe { gemm(&Place::of(device)?, alpha, a, b, 0.0, whole(&y, dtype)?)? };
     Ok(y)
 }

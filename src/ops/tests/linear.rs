@@ -51,7 +51,7 @@ proptest! {
         // An empty result has no largest element.
         for dtype in [DType::BF16, DType::F16].into_iter().filter(|_| rows > 0) {
             let rounded = frozen_as(dtype, &w);
-            same_rounded(dtype, &[plain.clone()], 0.01, |ops, inputs| linear(ops, &inputs[0], &rounded, &b, Added::Nothing, gelu).unwrap());
+            same_rounded(dtype, std::slice::from_ref(&plain), 0.01, |ops, inputs| linear(ops, &inputs[0], &rounded, &b, Added::Nothing, gelu).unwrap());
         }
     }
 
@@ -135,7 +135,8 @@ proptest! {
         let count = launches(|| assert_segments(cuda(), &x, &linears, &reference));
         // Two with the deltas, and one for each bare linear.
         prop_assert!(count <= 2 + 3, "{count} launches");
-        for dtype in [DType::BF16, DType::F16] {
+        {
+            let dtype = if seed.is_multiple_of(2) { DType::BF16 } else { DType::F16 };
             let converted = |t: &Tensor| t.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
             let same_delta = |delta: &Delta| Delta { a: converted(&delta.a), b: converted(&delta.b), scale: delta.scale };
             let rounded: Vec<Vec<(std::ops::Range<usize>, Delta)>> = deltas
@@ -145,7 +146,7 @@ proptest! {
             for (i, one) in linears.iter().enumerate() {
                 let added = || Added::Segments(rounded[i].iter().map(|(rows, delta)| Segment { rows: rows.clone(), delta }).collect());
                 let weight = frozen_as(dtype, &one.weight);
-                same_rounded(dtype, &[x.clone()], 0.02, |ops, inputs| {
+                same_rounded(dtype, std::slice::from_ref(&x), 0.02, |ops, inputs| {
                     linear(ops, &inputs[0], &weight, &one.bias, added(), gelu).unwrap()
                 });
             }
