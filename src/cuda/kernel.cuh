@@ -150,4 +150,30 @@ __device__ inline void mma(float (&d)[4], const Pair<float> (&a)[4], const Pair<
     mma_tf32(d, a0.high, a1.high, a2.high, a3.high, b0.high, b1.high);
   }
 }
+
+// Four 8 x 8 matrices of 16-bit elements in shared memory: lane l gives the address of row l % 8 of matrix l / 8, and receives the
+// elements [g][2t, 2t+1] of each; if TRANSPOSED, [2t, 2t+1][g]. Rows must begin at multiples of 16 bytes. All 32 threads must call it.
+template <bool TRANSPOSED, class T>
+__device__ inline void load_matrices(Pair<T>& a, Pair<T>& b, Pair<T>& c, Pair<T>& d, const T* row) {
+  uint32_t words[4];
+  const uint32_t address = __cvta_generic_to_shared(row);
+  if constexpr (TRANSPOSED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+  a = *reinterpret_cast<Pair<T>*>(&words[0]);
+  b = *reinterpret_cast<Pair<T>*>(&words[1]);
+  c = *reinterpret_cast<Pair<T>*>(&words[2]);
+  d = *reinterpret_cast<Pair<T>*>(&words[3]);
+}
+
+// Begins to copy 16 bytes from global to shared memory; or to write zeros, if not `inside`. Both addresses must be multiples of 16.
+// The bytes are there for this thread after `wait_for_copies`, and for others after a barrier behind it.
+__device__ inline void copy_async(void* to, const void* from, bool inside) {
+  const uint32_t address = __cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(address), "l"(from), "r"(inside ? 16 : 0) : "memory");
+}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
 #endif

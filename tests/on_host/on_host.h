@@ -58,6 +58,14 @@ struct Block {
 inline thread_local Block block;
 inline thread_local std::vector<unsigned char> shared;
 
+// The copies that each thread has begun. They are done when the thread waits for them, so that a missing wait shows as NaN.
+struct Copy {
+  void* to;
+  const void* from;
+  bool inside;
+};
+inline thread_local std::vector<std::vector<Copy>> copies;
+
 inline void wait(Waits waits) {
   Fibre& fibre = block.fibres[block.now];
   fibre.waits = waits;
@@ -89,6 +97,7 @@ inline void run_block(size_t threads, size_t bytes, std::mt19937_64& random) {
   shared.assign(bytes, 0xff);
   if (block.fibres.size() < threads) block.fibres.resize(threads);
   block.words.assign(threads * WORDS, ~0ull);
+  copies.assign(threads, {});
   for (size_t i = 0; i < threads; i++) {
     Fibre& fibre = block.fibres[i];
     if (!fibre.stack) fibre.stack.reset(new char[STACK]);
@@ -255,4 +264,46 @@ template <class T> void mma(float (&d)[4], const Pair<T> (&a)[4], const Pair<T> 
     }
   }
   on_host::wait(on_host::Waits::Warp);
+}
+
+// See `load_matrices` in kernel.cuh.
+template <bool TRANSPOSED, class T> void load_matrices(Pair<T>& a, Pair<T>& b, Pair<T>& c, Pair<T>& d, const T* row) {
+  std::memcpy(on_host::words(on_host::lane()), &row, sizeof row);
+  on_host::wait(on_host::Waits::Warp);
+  const unsigned g = on_host::lane() / 4, t = on_host::lane() % 4;
+  const auto element = [](unsigned matrix, unsigned row, unsigned column) {
+    const T* address;
+    std::memcpy(&address, on_host::words(8 * matrix + row), sizeof address);
+    if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
+      fprintf(stderr, "kernel: load_matrices of a row that is not aligned\n");
+      abort();
+    }
+    return address[column];
+  };
+  Pair<T>* const pairs[4] = {&a, &b, &c, &d};
+  for (unsigned matrix = 0; matrix < 4; matrix++) {
+    if (TRANSPOSED)
+      *pairs[matrix] = {element(matrix, 2 * t, g), element(matrix, 2 * t + 1, g)};
+    else
+      *pairs[matrix] = {element(matrix, g, 2 * t), element(matrix, g, 2 * t + 1)};
+  }
+  on_host::wait(on_host::Waits::Warp);
+}
+
+// See `copy_async` in kernel.cuh.
+inline void copy_async(void* to, const void* from, bool inside) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (inside && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
+    fprintf(stderr, "kernel: copy_async between addresses that are not aligned\n");
+    abort();
+  }
+  on_host::copies[on_host::block.now].push_back({to, from, inside});
+}
+inline void wait_for_copies() {
+  for (const on_host::Copy& copy : on_host::copies[on_host::block.now]) {
+    if (copy.inside)
+      std::memcpy(copy.to, copy.from, 16);
+    else
+      std::memset(copy.to, 0, 16);
+  }
+  on_host::copies[on_host::block.now].clear();
 }

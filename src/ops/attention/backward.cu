@@ -20,16 +20,23 @@ template <class T, int D> __device__ void backward_queries(const AttentionParams
   SHARED_MEMORY(memory);
   T* q_tile = reinterpret_cast<T*>(memory);  // [ROWS, D]
   T* dy_tile = q_tile + ROWS * STRIDE<D>;    // [ROWS, D]
-  T* k_tile = dy_tile + ROWS * STRIDE<D>;    // [KEYS, D]
-  T* v_tile = k_tile + KEYS * STRIDE<D>;     // [KEYS, D]
+  T* tiles = dy_tile + ROWS * STRIDE<D>;     // keys and values [2, KEYS, D], twice: the next arrive while these are used
 
   const Work<T> work(p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int row = work.first + 16 * warp;  // the warp's first query
   T* mine = q_tile + 16 * warp * STRIDE<D>;
   const T* dy_mine = dy_tile + 16 * warp * STRIDE<D>;
+  const int end = work.seen_end();
+  const auto load = [&](int key, int turn) {
+    T* k_tile = tiles + turn * 2 * KEYS * STRIDE<D>;
+    load_tile<KEYS, D>(k_tile, work.k(), key, end);
+    load_tile<KEYS, D>(k_tile + KEYS * STRIDE<D>, work.v(), key, end);
+  };
   load_tile<ROWS, D>(q_tile, work.q(), work.first, work.len);
   load_tile<ROWS, D>(dy_tile, work.template dense<const T>(p.dy), work.first, work.len);
+  load(work.seen_start(), 0);
+  wait_for_copies();
   __syncthreads();
   const Operand<T, D, 64> queries(mine), dys(dy_mine);
 
@@ -53,12 +60,11 @@ template <class T, int D> __device__ void backward_queries(const AttentionParams
 
   float sums[D / 8][4] = {};
   const Mask mask = work.mask();
-  const int end = work.seen_end();
-  for (int key = work.seen_start(); key < end; key += KEYS) {
-    __syncthreads();  // All warps have read the tiles before.
-    load_tile<KEYS, D>(k_tile, work.k(), key, end);
-    load_tile<KEYS, D>(v_tile, work.v(), key, end);
-    __syncthreads();
+  for (int key = work.seen_start(), turn = 0; key < end; key += KEYS, turn ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // These keys are there, and all warps have read those before.
+    if (key + KEYS < end) load(key + KEYS, turn ^ 1);
+    const T *k_tile = tiles + turn * 2 * KEYS * STRIDE<D>, *v_tile = k_tile + KEYS * STRIDE<D>;
     if (row >= work.len) continue;
 
 #pragma unroll 1
@@ -94,32 +100,39 @@ template <class T, int D> __device__ void backward_keys(const AttentionParams& p
   SHARED_MEMORY(memory);
   T* k_tile = reinterpret_cast<T*>(memory);    // [ROWS, D]
   T* v_tile = k_tile + ROWS * STRIDE<D>;       // [ROWS, D]
-  T* q_tile = v_tile + ROWS * STRIDE<D>;       // [QUERIES, D]
-  T* dy_tile = q_tile + QUERIES * STRIDE<D>;   // [QUERIES, D]
-  float* log_sums = reinterpret_cast<float*>(dy_tile + QUERIES * STRIDE<D>);  // [QUERIES]
-  float* deltas = log_sums + QUERIES;                                         // [QUERIES]
+  T* tiles = v_tile + ROWS * STRIDE<D>;        // queries and dY [2, QUERIES, D], twice: the next arrive while these are used
+  float* numbers = reinterpret_cast<float*>(tiles + 4 * QUERIES * STRIDE<D>);  // their sums [2, QUERIES], twice
 
   const Work<T> work(p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int row = work.first + 16 * warp;  // the warp's first key
   T *k_mine = k_tile + 16 * warp * STRIDE<D>, *v_mine = v_tile + 16 * warp * STRIDE<D>;
+  const int end = work.seen_end();
+  const auto load = [&](int query, int turn) {
+    T* q_tile = tiles + turn * 2 * QUERIES * STRIDE<D>;
+    float* log_sums = numbers + turn * 2 * QUERIES;
+    load_tile<QUERIES, D>(q_tile, work.q(), query, end);
+    load_tile<QUERIES, D>(q_tile + QUERIES * STRIDE<D>, work.template dense<const T>(p.dy), query, end);
+    for (int i = threadIdx.x; i < QUERIES; i += THREADS) {
+      log_sums[i] = query + i < end ? work.of_row(p.log_sums, query + i) : 0.f;
+      log_sums[QUERIES + i] = query + i < end ? work.of_row(p.deltas, query + i) : 0.f;
+    }
+  };
   load_tile<ROWS, D>(k_tile, work.k(), work.first, work.len);
   load_tile<ROWS, D>(v_tile, work.v(), work.first, work.len);
+  load(work.seen_start(), 0);
+  wait_for_copies();
   __syncthreads();
   const Operand<T, D, 64> keys(k_mine), values(v_mine);
 
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
   const Mask mask = work.mask();
-  const int end = work.seen_end();
-  for (int query = work.seen_start(); query < end; query += QUERIES) {
-    __syncthreads();  // All warps have read the tiles before.
-    load_tile<QUERIES, D>(q_tile, work.q(), query, end);
-    load_tile<QUERIES, D>(dy_tile, work.template dense<const T>(p.dy), query, end);
-    for (int i = threadIdx.x; i < QUERIES; i += THREADS) {
-      log_sums[i] = query + i < end ? work.of_row(p.log_sums, query + i) : 0.f;
-      deltas[i] = query + i < end ? work.of_row(p.deltas, query + i) : 0.f;
-    }
-    __syncthreads();
+  for (int query = work.seen_start(), turn = 0; query < end; query += QUERIES, turn ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // These queries are there, and all warps have read those before.
+    if (query + QUERIES < end) load(query + QUERIES, turn ^ 1);
+    const T *q_tile = tiles + turn * 2 * QUERIES * STRIDE<D>, *dy_tile = q_tile + QUERIES * STRIDE<D>;
+    const float *log_sums = numbers + turn * 2 * QUERIES, *deltas = log_sums + QUERIES;
     if (row >= work.len) continue;
 
 #pragma unroll 1

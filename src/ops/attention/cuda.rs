@@ -142,14 +142,15 @@ impl Kernel {
         }
     }
 
-    /// Bytes of shared memory of a block: tiles with rows of `padded + 8` elements of `bytes` bytes.
+    /// Bytes of shared memory of a block: tiles with rows of `padded + 8` elements of `bytes` bytes, those over which the block walks
+    /// (`STEP` in `tile.cuh`) twice.
     fn shared(self, padded: usize, bytes: usize) -> usize {
-        let step = (16_384 / (padded * bytes)).min(ROWS);
+        let step = (8192 / (padded * bytes)).clamp(16, ROWS);
         let row = (padded + 8) * bytes;
         match self {
-            Self::Forward => (ROWS + 2 * step) * row,
-            Self::BackwardQueries => 2 * (ROWS + step) * row,
-            Self::BackwardKeys => 2 * (ROWS + step) * row + 2 * step * size_of::<f32>(),
+            Self::Forward => (ROWS + 4 * step) * row,
+            Self::BackwardQueries => (2 * ROWS + 4 * step) * row,
+            Self::BackwardKeys => (2 * ROWS + 4 * step) * row + 4 * step * size_of::<f32>(),
         }
     }
 }

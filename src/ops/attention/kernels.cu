@@ -8,26 +8,32 @@ template <class T, int D> __device__ void forward(const AttentionParams& p) {
   constexpr int KEYS = STEP<T, D>;
   SHARED_MEMORY(memory);
   T* q_tile = reinterpret_cast<T*>(memory);  // [ROWS, D]
-  T* k_tile = q_tile + ROWS * STRIDE<D>;     // [KEYS, D]
-  T* v_tile = k_tile + KEYS * STRIDE<D>;     // [KEYS, D]
+  T* tiles = q_tile + ROWS * STRIDE<D>;      // keys and values [2, KEYS, D], twice: the next arrive while these are used
 
   const Work<T> work(p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int row = work.first + 16 * warp;  // the warp's first query
   T* mine = q_tile + 16 * warp * STRIDE<D>;
+  const int end = work.seen_end();
+  const auto load = [&](int key, int turn) {
+    T* k_tile = tiles + turn * 2 * KEYS * STRIDE<D>;
+    load_tile<KEYS, D>(k_tile, work.k(), key, end);
+    load_tile<KEYS, D>(k_tile + KEYS * STRIDE<D>, work.v(), key, end);
+  };
   load_tile<ROWS, D>(q_tile, work.q(), work.first, work.len);
+  load(work.seen_start(), 0);
+  wait_for_copies();
   __syncthreads();
   const Operand<T, D, 128> queries(mine);
 
   OnlineSoftmax softmax;
   float sums[D / 8][4] = {};
   const Mask mask = work.mask();
-  const int end = work.seen_end();
-  for (int key = work.seen_start(); key < end; key += KEYS) {
-    __syncthreads();  // All warps have read the tiles before.
-    load_tile<KEYS, D>(k_tile, work.k(), key, end);
-    load_tile<KEYS, D>(v_tile, work.v(), key, end);
-    __syncthreads();
+  for (int key = work.seen_start(), turn = 0; key < end; key += KEYS, turn ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // These keys are there, and all warps have read those before.
+    if (key + KEYS < end) load(key + KEYS, turn ^ 1);
+    const T *k_tile = tiles + turn * 2 * KEYS * STRIDE<D>, *v_tile = k_tile + KEYS * STRIDE<D>;
     // A warp beyond the text only helps to load.
     if (row >= work.len) continue;
 

@@ -14,8 +14,9 @@ constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS;
 
 template <int D> constexpr int STRIDE = D + 8;
 
-// The number of rows of a tile that the block walks over: 16 KB, but at most ROWS.
-template <class T, int D> constexpr int STEP = 16384 / (D * int(sizeof(T))) < ROWS ? 16384 / (D * int(sizeof(T))) : ROWS;
+// The number of rows of a tile that the block walks over: 8 KB, but from 16 to ROWS.
+constexpr int step(int bytes) { return bytes <= 8192 / ROWS ? ROWS : bytes >= 8192 / 16 ? 16 : 8192 / bytes; }
+template <class T, int D> constexpr int STEP = step(D * int(sizeof(T)));
 
 // One head of neighbouring rows of a matrix in global memory. `aligned` says that the elements of each row can be read 16 bytes at a
 // time.
@@ -28,28 +29,19 @@ template <class T> struct Rows {
   __device__ T* row(int i) const { return first + uint64_t(i) * stride; }
 };
 
-// Loads rows `from..from + N` into a tile, by all threads of the block. Rows from `end` on become 0.
+// Begins to load rows `from..from + N` into a tile, by all threads of the block. Rows from `end` on become 0. The tile is there after
+// `wait_for_copies` and a barrier.
 template <int N, int D, class T> __device__ void load_tile(T* tile, const Rows<const T>& rows, int from, int end) {
   constexpr int CHUNK = 16 / sizeof(T), CHUNKS = D / CHUNK;
   if (rows.aligned) {
-    constexpr int EACH = (N * CHUNKS + THREADS - 1) / THREADS;
-    // At most 8 loads are in flight, so that they fit in registers.
-    constexpr int BATCH = EACH < 8 ? EACH : 8;
+    static_assert(THREADS % CHUNKS == 0);
+    const int column = threadIdx.x % CHUNKS * CHUNK;
+    const T* source = rows.row(from + threadIdx.x / CHUNKS) + column;
 #pragma unroll 1
-    for (int batch = 0; batch < EACH; batch += BATCH) {
-      alignas(16) T staged[BATCH][CHUNK];
-#pragma unroll
-      for (int i = 0; i < BATCH; i++) {
-        const int chunk = (batch + i) * THREADS + threadIdx.x, row = chunk / CHUNKS, column = chunk % CHUNKS * CHUNK;
-#pragma unroll
-        for (int e = 0; e < CHUNK; e++) staged[i][e] = from_float<T>(0.f);
-        if (row < N && from + row < end && column < rows.size) copy<16>(staged[i], rows.row(from + row) + column);
-      }
-#pragma unroll
-      for (int i = 0; i < BATCH; i++) {
-        const int chunk = (batch + i) * THREADS + threadIdx.x, row = chunk / CHUNKS, column = chunk % CHUNKS * CHUNK;
-        if (row < N) copy<16>(tile + row * STRIDE<D> + column, staged[i]);
-      }
+    for (int row = threadIdx.x / CHUNKS; row < N; row += THREADS / CHUNKS) {
+      const bool inside = from + row < end && column < rows.size;
+      copy_async(tile + row * STRIDE<D> + column, inside ? source : rows.first, inside);
+      source += uint64_t(THREADS / CHUNKS) * rows.stride;
     }
   } else {
     for (int i = threadIdx.x; i < N * D; i += THREADS) {
@@ -88,33 +80,10 @@ __device__ void store_rows(const Rows<T>& rows, int from, int end, const float (
   }
 }
 
-// Four 8 x 8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8, and receives the elements 2t, 2t + 1 of
-// row g of each; or, TRANSPOSED, of column g.
-#ifdef __CUDACC__
-template <bool TRANSPOSED, class T> __device__ inline void load_matrices(Pair<T>& a, Pair<T>& b, Pair<T>& c, Pair<T>& d, const T* row) {
-  uint32_t words[4];
-  const uint32_t address = __cvta_generic_to_shared(row);
-  if constexpr (TRANSPOSED)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
-  a = *reinterpret_cast<Pair<T>*>(&words[0]);
-  b = *reinterpret_cast<Pair<T>*>(&words[1]);
-  c = *reinterpret_cast<Pair<T>*>(&words[2]);
-  d = *reinterpret_cast<Pair<T>*>(&words[3]);
-}
-template <class T> constexpr bool LOADS_MATRICES = sizeof(T) == 2;
-#else
-template <bool TRANSPOSED, class T> void load_matrices(Pair<T>&, Pair<T>&, Pair<T>&, Pair<T>&, const T*) {}
-template <class T> constexpr bool LOADS_MATRICES = false;
-#endif
-
 // The operand a [16, 16] of `mma`, whose rows are rows of a tile.
 template <int D, class T> __device__ inline void load_a(Pair<T> (&a)[4], const T* tile) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (LOADS_MATRICES<T>) {
+  if constexpr (sizeof(T) == 2) {
     load_matrices<false>(a[0], a[1], a[2], a[3], tile + lane % 16 * STRIDE<D> + lane / 16 * 8);
   } else {
 #pragma unroll
@@ -125,7 +94,7 @@ template <int D, class T> __device__ inline void load_a(Pair<T> (&a)[4], const T
 // Two operands b [16, 8] of `mma`, whose 16 columns are rows of a tile: for products with the tile's transpose.
 template <int D, class T> __device__ inline void load_b(Pair<T> (&b)[2][2], const T* tile) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (LOADS_MATRICES<T>) {
+  if constexpr (sizeof(T) == 2) {
     load_matrices<false>(b[0][0], b[0][1], b[1][0], b[1][1], tile + (lane % 8 + lane / 16 * 8) * STRIDE<D> + lane / 8 % 2 * 8);
   } else {
 #pragma unroll
@@ -136,7 +105,7 @@ template <int D, class T> __device__ inline void load_b(Pair<T> (&b)[2][2], cons
 // Two operands b [16, 8] of `mma`, whose 16 rows are rows of a tile: for products with the tile itself.
 template <int D, class T> __device__ inline void load_b_rows(Pair<T> (&b)[2][2], const T* tile) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (LOADS_MATRICES<T>) {
+  if constexpr (sizeof(T) == 2) {
     load_matrices<true>(b[0][0], b[0][1], b[1][0], b[1][1], tile + lane % 16 * STRIDE<D> + lane / 16 * 8);
   } else {
 #pragma unroll
