@@ -107,11 +107,11 @@ fn ops() -> [&'static dyn Ops; 2] {
 
 /// The GPU's form. Its kernels run on the CPU, or on a GPU where the environment names one.
 fn cuda() -> &'static dyn Ops {
-    if let Some(ops) = on_device::asked() {
-        return ops;
-    }
     crate::cuda::run_on_host(polyrank_on_host::launch);
-    &Cuda
+    match on_device::asked() {
+        Some(ops) => ops,
+        None => &Cuda,
+    }
 }
 
 /// Checks that the GPU's form of an operation computes in `dtype` what the reference computes in f32 from the same rounded inputs, up

@@ -47,8 +47,8 @@ PYTHON
   echo "$root" > "$check/root"
   git -C "$root" rev-parse HEAD > "$check/commit" 2> /dev/null || echo unknown > "$check/commit"
   rm "$log"
-  # The binaries share most of their content: xz sees it with a window larger than all of them.
-  (cd "$check" && tar -cf - bin root commit -C "$root" tests/goldens tests/gpu examples/data | xz -T1 --lzma2=preset=6,dict=512MiB > bundle.tar.xz) ||
+  # The binaries share most of their content: xz sees it with a window that spans two of them.
+  (cd "$check" && tar -cf - bin root commit -C "$root" tests/goldens tests/gpu examples/data | xz -T1 --lzma2=preset=3,dict=128MiB > bundle.tar.xz) ||
     fail "the bundle could not be written"
   rm -rf "$check/bin"
   cp "$here/check.sh" "$check/"
@@ -68,6 +68,8 @@ step() {
     echo "| $name | not run | no time was left |" | tee -a "$results"
     return 0
   fi
+  # A rehearsal shows that steps work; how long they take on this machine says nothing.
+  [ "$device" != cpu ] || limit=$((10 * limit))
   [ "$limit" -lt "$left" ] || limit=$left
   started=$SECONDS
   echo "== $name: $*" >> "$log"
@@ -98,7 +100,7 @@ tests_in() {
 # The kernels' tests under one of the sanitizer's tools, with few random cases, because it is slow.
 sanitize() {
   [ "$device" != cpu ] || { echo "the sanitizer needs a GPU; its command is not rehearsed" && "$bin/unit" --list ops::tests | tail -1 && return; }
-  PROPTEST_CASES=2 tests_in compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 5 "$bin/unit" ops::tests --test-threads 4
+  PROPTEST_CASES=2 tests_in compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 5 "$bin/unit" ops::tests
 }
 
 training() {
@@ -141,7 +143,7 @@ run() {
   trap 'rm -rf "$work"' EXIT
   bases="$work/bases"
   # The tests look for their data at the path that they were built at.
-  python3 -m tarfile -e "$check/bundle.tar.xz" "$work" > /dev/null || fail "there is no bundle: run 'check.sh build' first"
+  tar -xJf "$check/bundle.tar.xz" -C "$work" 2> /dev/null || python3 -m tarfile -e "$check/bundle.tar.xz" "$work" > /dev/null || fail "there is no bundle: run 'check.sh build' first"
   bin="$work/bin" built=$(cat "$work/root")
   chmod +x "$bin"/*
   if [ ! -e "$built/tests/goldens" ]; then mkdir -p "$built" && cp -r "$work/tests" "$work/examples" "$built/" || fail "cannot make $built"; fi

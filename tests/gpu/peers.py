@@ -99,9 +99,9 @@ class Peer:
             config = LoraConfig(target_modules=short, r=8, rank_pattern=pattern, init_lora_weights=False)
             names.append(f"a{number}")
             if model is None:
-                model = get_peft_model(base, config, adapter_name=names[-1], autocast_adapter_dtype=False)
+                model = get_peft_model(base, config, adapter_name=names[-1])
             else:
-                model.add_adapter(names[-1], config, autocast_adapter_dtype=False)
+                model.add_adapter(names[-1], config)
         return model.to(self.args.device, self.dtype).eval(), names
 
     def mixed(self):

@@ -39,6 +39,9 @@ fn main() -> io::Result<()> {
     build.flag("-fsanitize=undefined").flag("-fsanitize-undefined-trap-on-error");
     if let Ok(sanitizer) = env::var("POLYRANK_SANITIZE") {
         build.flag(format!("-fsanitize={sanitizer}"));
+        if sanitizer == "address" {
+            println!("cargo:rustc-link-lib=dylib=asan");
+        }
     }
     build.compile("polyrank_on_host");
     Ok(())
