@@ -17,7 +17,7 @@ use super::fork::Texts;
 use super::head::Classifier;
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv};
 use super::post_norm::PostAttention;
-use super::{DropPoint, Encoder, Head, Hooks, Packed};
+use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed};
 use crate::base::architecture::deberta::{self, EMBED_PROJECTION, HEAD, NAMES, Settings};
 use crate::base::architecture::{KEY, QUERY, VALUE};
 use crate::base::{Base, BaseConfig, ModelError};
@@ -252,7 +252,7 @@ impl Encoder for Deberta {
         x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
         let relative = self.positions.as_ref();
         let relative = relative.map(|positions| positions.relative(batch.longest(), hooks)).transpose()?;
-        let mut texts = Texts::new(&batch.offsets, hooks);
+        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
         texts.kept = self.conv.as_ref().map(|_| x.clone());
         for layer in &self.layers {
             x = layer.forward(x, &mut texts, relative.as_ref(), hooks)?;
@@ -265,5 +265,9 @@ impl Encoder for Deberta {
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
         self.classifier.logits(pooled, head, hooks)
+    }
+
+    fn heads(&self, pooled: &Tensor, jobs: &[HeadJob<'_>], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
+        self.classifier.heads(pooled, jobs, hooks)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor};
 
 use super::Hooks;
-use crate::ops::Rotary;
+use crate::ops::{Ops, Rotary};
 use crate::params::{Input, Point};
 
 /// The rows of a batch after a point at which some texts fork.
@@ -25,24 +25,21 @@ pub(super) struct Texts<'a> {
     pub(super) kept: Option<Tensor>,
     /// Rotary angles for the current offsets, by the bits of theta. They are made once for all layers that use the same theta.
     rotary: BTreeMap<u64, Rotary>,
+    ops: &'a dyn Ops,
     hooks: &'a dyn Hooks,
 }
 
 impl<'a> Texts<'a> {
-    pub(super) fn new(offsets: &'a [usize], hooks: &'a dyn Hooks) -> Self {
-        Self { offsets, kept: None, rotary: BTreeMap::new(), hooks }
+    pub(super) fn new(offsets: &'a [usize], ops: &'a dyn Ops, hooks: &'a dyn Hooks) -> Self {
+        Self { offsets, kept: None, rotary: BTreeMap::new(), ops, hooks }
     }
 
     /// Asks the hooks whether rows fork at `input` of `layer`. If they do, forks every tensor of `live`, all `[T, n]`; otherwise
     /// copies nothing.
     pub(super) fn fork<const N: usize>(&mut self, layer: usize, input: Input, live: [&mut Tensor; N]) -> Result<()> {
         let Some(Fork { rows, offsets }) = self.hooks.fork(Point { layer, input }) else { return Ok(()) };
-        let mut live = live.into_iter().chain(&mut self.kept).peekable();
-        if let Some(first) = live.peek() {
-            let rows = Tensor::new(rows, first.device())?;
-            for tensor in live {
-                *tensor = tensor.index_select(&rows, 0)?;
-            }
+        for tensor in live.into_iter().chain(&mut self.kept) {
+            *tensor = self.ops.gather(tensor, rows)?;
         }
         self.offsets = offsets;
         self.rotary.clear();

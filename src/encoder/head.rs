@@ -2,17 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::layers::{Loader, dropped, only, resolve};
 use super::{DropPoint, Encoder, Hooks, Packed};
 use crate::base::ModelError;
 use crate::base::architecture::{Activation, HeadSpec};
-use crate::ops::{self, Added, Ops};
+use crate::ops::{self, Added, HeadLinear, Ops};
 use crate::params::{Frozen, HeadParameter, Layout, Param};
 
 /// The tensors of a head by their names in checkpoints ([`Layout::head`]).
 pub type Head = BTreeMap<String, Tensor>;
+
+/// The texts of a batch that use one head ([`Encoder::heads`]).
+#[derive(Debug, Clone, Copy)]
+pub struct HeadJob<'a> {
+    /// The rows of the pooled texts, ascending.
+    pub rows: &'a [usize],
+    /// The head.
+    pub head: &'a Head,
+}
+
+impl HeadJob<'_> {
+    /// The rows as operations read them.
+    pub(super) fn rows(&self) -> Vec<u32> {
+        self.rows.iter().map(|&row| row as u32).collect()
+    }
+}
 
 /// The first token of each text, `[B, hidden]`, from `hidden [T, hidden]` with texts at `offsets [B + 1]`.
 ///
@@ -67,7 +83,7 @@ impl Classifier {
         let mut base = BTreeMap::new();
         for HeadParameter { name, shape, required } in layout.head.iter_mut().filter(|parameter| !parameter.required) {
             if loader.has(name) {
-                drop(base.insert(name.clone(), loader.take(name, &vec![hidden; shape.len()])?))
+                drop(base.insert(name.clone(), loader.take_f32(name, &vec![hidden; shape.len()])?))
             } else {
                 *required = true
             }
@@ -102,18 +118,88 @@ impl Classifier {
         Ok((weight, bias))
     }
 
+    /// The input of the first linear. Heads are f32, whatever the type of the activations.
+    fn input(&self, pooled: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
+        let x = pooled.to_dtype(DType::F32)?;
+        if self.spec.drops_input { dropped(x, DropPoint::HeadInput, self.ops, hooks) } else { Ok(x) }
+    }
+
     /// Logits `[B, labels]` from the pooled texts, `[B, hidden]`.
     pub(super) fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
-        let HeadSpec { dense, dense_bias, activation, norm, output, drops_input } = self.spec;
-        let mut x = pooled.clone();
-        if drops_input {
-            x = dropped(x, DropPoint::HeadInput, self.ops, hooks)?;
-        }
+        let HeadSpec { dense, dense_bias, activation, norm, output, .. } = self.spec;
+        let mut x = self.input(pooled, hooks)?;
         x = activated(&self.linear(&x, head, (dense, dense_bias), hooks)?, activation, self.ops)?;
         if let Some(norm) = norm {
             let (weight, bias) = self.module(head, norm, hooks)?;
             x = self.ops.norm(&x, None, &ops::Norm { weight: &weight, bias: &bias, eps: self.eps })?;
         }
         self.linear(&dropped(x, DropPoint::Head, self.ops, hooks)?, head, (output, true), hooks)
+    }
+
+    /// [`Encoder::heads`]: each stage runs for all jobs at once.
+    pub(super) fn heads(&self, pooled: &Tensor, jobs: &[HeadJob], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
+        let HeadSpec { dense, dense_bias, activation, norm, output, .. } = self.spec;
+        let rows: Vec<Vec<u32>> = jobs.iter().map(HeadJob::rows).collect();
+        let linears = self.linears(&rows, jobs, (dense, dense_bias), hooks)?;
+        let flat = self.ops.head_linears(&self.input(pooled, hooks)?, &linears)?;
+        // From here on, the jobs' rows lie one after the other.
+        let ends = rows.iter().scan(0, |end, rows| {
+            *end += rows.len() as u32;
+            Some(*end - rows.len() as u32..*end)
+        });
+        let rows: Vec<Vec<u32>> = ends.map(Iterator::collect).collect();
+        let total: usize = rows.iter().map(Vec::len).sum();
+        if total == 0 {
+            return HeadLinear::split(&flat.narrow(0, 0, 0)?, &self.linears(&rows, jobs, (output, true), hooks)?);
+        }
+        let mut x = activated(&flat.reshape((total, ()))?, activation, self.ops)?;
+        if let Some(norm) = norm {
+            x = self.norms(&x, &rows, jobs, norm, hooks)?;
+        }
+        let linears = self.linears(&rows, jobs, (output, true), hooks)?;
+        let flat = self.ops.head_linears(&dropped(x, DropPoint::Head, self.ops, hooks)?, &linears)?;
+        HeadLinear::split(&flat, &linears)
+    }
+
+    /// The linear `module` of each job's head, over its rows.
+    fn linears<'a>(
+        &self,
+        rows: &'a [Vec<u32>],
+        jobs: &[HeadJob],
+        module: (&str, bool),
+        hooks: &dyn Hooks,
+    ) -> Result<Vec<HeadLinear<'a>>> {
+        let linear = |(rows, job): (&'a Vec<u32>, &HeadJob)| {
+            let (weight, bias) = self.module(job.head, module, hooks)?;
+            Ok(HeadLinear { rows, weight, bias })
+        };
+        rows.iter().zip(jobs).map(linear).collect()
+    }
+
+    /// The norm of each job's rows of `x`: in one operation, unless a head has a norm of its own.
+    fn norms(
+        &self,
+        x: &Tensor,
+        rows: &[Vec<u32>],
+        jobs: &[HeadJob],
+        module: (&str, bool),
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor> {
+        let normed = |x: &Tensor, head: &Head| {
+            let (weight, bias) = self.module(head, module, hooks)?;
+            self.ops.norm(x, None, &ops::Norm { weight: &weight, bias: &bias, eps: self.eps })
+        };
+        let names = ["weight", "bias"].map(|part| format!("{}.{part}", module.0));
+        let own = |job: &HeadJob| names.iter().any(|name| job.head.contains_key(name));
+        match jobs {
+            [first, ..] if !jobs.iter().any(own) => normed(x, first.head),
+            _ => {
+                let parts = rows.iter().zip(jobs).filter_map(|(rows, job)| {
+                    let first = *rows.first()?;
+                    Some(x.narrow(0, first as usize, rows.len()).and_then(|part| normed(&part, job.head)))
+                });
+                Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The layers that encoders consist of. Each asks the hooks for its parameters and for the deltas at its site.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::{DropPoint, Hooks, Packed};
 use crate::base::{ModelError, Weights};
@@ -57,6 +57,14 @@ impl<'a> Loader<'a> {
 
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Frozen, ModelError> {
         let frozen = self.weights.parameter(name, shape)?.placed(self.backend)?;
+        self.taken.push(frozen.clone());
+        Ok(frozen)
+    }
+
+    /// A tensor of a head: f32 on every backend.
+    pub(crate) fn take_f32(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Frozen, ModelError> {
+        let backend = self.backend.clone().with_dtype(DType::F32);
+        let frozen = self.weights.parameter(name, shape)?.placed(backend.as_ref().unwrap_or(self.backend))?;
         self.taken.push(frozen.clone());
         Ok(frozen)
     }
@@ -248,6 +256,7 @@ impl Tables {
             tables.push((resolve(table, hooks)?, if single { &zeros[..] } else { &batch.type_ids[..] }));
         }
         let lookups: Vec<_> = tables.iter().map(|(table, ids)| (table, *ids)).collect();
-        ops::of(&self.backend).embed(&lookups, self.backend.device())
+        // The sum of trained tables is f32.
+        ops::of(&self.backend).embed(&lookups, self.backend.device())?.to_dtype(self.backend.dtype())
     }
 }

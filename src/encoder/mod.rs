@@ -24,7 +24,7 @@ use candle_core::{Result, Tensor};
 
 pub use batch::Packed;
 pub use fork::Fork;
-pub use head::{Head, first_tokens, head_logits};
+pub use head::{Head, HeadJob, first_tokens, head_logits};
 pub use hooks::{DropPoint, Hooks, Identity};
 
 use self::deberta::Deberta;
@@ -33,15 +33,6 @@ use self::post_norm::PostNorm;
 use crate::base::architecture::Family;
 use crate::base::{Base, ModelError};
 use crate::params::{Backend, Frozen, Layout};
-
-/// A head and the texts that it classifies.
-#[derive(Debug, Clone, Copy)]
-pub struct HeadJob<'a> {
-    /// The rows of the pooled texts, in ascending order.
-    pub rows: &'a [usize],
-    /// The head.
-    pub head: &'a Head,
-}
 
 /// A frozen encoder. It is shared by `Arc` and never mutated; everything that varies comes through its hooks.
 pub trait Encoder: Send + Sync {
@@ -72,24 +63,18 @@ pub trait Encoder: Send + Sync {
     /// If the head lacks a tensor that the architecture needs, or the hooks or the operations fail.
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor>;
 
-    /// The logits `[rows, labels]` of each job, from the pooled texts, `[B, hidden]`.
+    /// Logits `[rows, labels]` of each job from the pooled texts, `[B, hidden]`. The encoders of this crate run each stage of all heads
+    /// in one operation, and all results are parts of one tensor, in the order of the jobs and without gaps. Not differentiable on a
+    /// GPU.
     ///
     /// # Errors
-    /// As [`Encoder::logits`].
+    /// As [`Encoder::logits`]; and if a row lies outside `pooled`.
     fn heads(&self, pooled: &Tensor, jobs: &[HeadJob<'_>], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
-        jobs.iter().map(|job| self.logits(&select(pooled, job.rows)?, job.head, hooks)).collect()
-    }
-}
-
-/// The rows `which` of `x [B, n]`, in ascending order. Contiguous rows are not copied.
-fn select(x: &Tensor, which: &[usize]) -> Result<Tensor> {
-    match which {
-        [first, .., last] if last - first + 1 == which.len() => x.narrow(0, *first, which.len()),
-        [only] => x.narrow(0, *only, 1),
-        _ => {
-            let which: Vec<u32> = which.iter().map(|&row| row as u32).collect();
-            x.index_select(&Tensor::new(which, x.device())?, 0)
-        }
+        let run = |job: &HeadJob| {
+            let rows = Tensor::new(job.rows(), pooled.device())?;
+            self.logits(&pooled.index_select(&rows, 0)?, job.head, hooks)
+        };
+        jobs.iter().map(run).collect()
     }
 }
 

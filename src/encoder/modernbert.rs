@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use super::fork::Texts;
 use super::head::Classifier;
 use super::layers::{Linear, Loader, Norm, Tables, dropped};
-use super::{DropPoint, Encoder, Head, Hooks, Packed, first_tokens};
+use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed, first_tokens};
 use crate::base::architecture::modernbert::{
     self, ATTENTION_OUTPUT, INTERMEDIATE, LayerType, OUTPUT, Pooling, QKV, Settings,
 };
@@ -132,7 +132,7 @@ impl Encoder for ModernBert {
     fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
         let sum = self.tables.sum(batch, &[], hooks)?;
         let mut x = dropped(self.norm.without_residual(&sum, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
-        let mut texts = Texts::new(&batch.offsets, hooks);
+        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
         for layer in &self.layers {
             x = layer.forward(x, &mut texts, hooks)?;
         }
@@ -142,14 +142,15 @@ impl Encoder for ModernBert {
     fn pool(&self, hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
         match self.pooling {
             Pooling::Cls => first_tokens(hidden, offsets),
-            Pooling::Mean => {
-                let mean = |span: &[usize]| hidden.narrow(0, span[0], span[1] - span[0])?.mean_keepdim(0);
-                Tensor::cat(&offsets.windows(2).map(mean).collect::<Result<Vec<_>>>()?, 0)
-            }
+            Pooling::Mean => self.ops.mean(hidden, offsets),
         }
     }
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
         self.classifier.logits(pooled, head, hooks)
+    }
+
+    fn heads(&self, pooled: &Tensor, jobs: &[HeadJob<'_>], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
+        self.classifier.heads(pooled, jobs, hooks)
     }
 }

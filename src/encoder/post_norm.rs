@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use super::fork::Texts;
 use super::head::Classifier;
 use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
-use super::{DropPoint, Encoder, Head, Hooks, Packed};
+use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed};
 use crate::base::architecture::{
     ATTENTION_OUTPUT, INTERMEDIATE, KEY, Names, OUTPUT, PostNormSpec, QUERY, Relative, VALUE,
 };
@@ -100,7 +100,7 @@ impl Encoder for PostNorm {
             Some((relative, table)) => Some(bias(relative, table, batch.longest(), hooks)?),
             None => None,
         };
-        let mut texts = Texts::new(&batch.offsets, hooks);
+        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
         for layer in &self.layers {
             x = layer.forward(x, &mut texts, bias.as_ref(), hooks)?;
         }
@@ -109,6 +109,10 @@ impl Encoder for PostNorm {
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
         self.classifier.logits(pooled, head, hooks)
+    }
+
+    fn heads(&self, pooled: &Tensor, jobs: &[HeadJob<'_>], hooks: &dyn Hooks) -> Result<Vec<Tensor>> {
+        self.classifier.heads(pooled, jobs, hooks)
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | folder | operation |
 //! | --- | --- |
-//! | `embed/` | the sum of rows looked up in tables |
+//! | `embed/` | the sum of rows looked up in tables, and copies of rows |
 //! | `linear/` | linears, with the low-rank deltas that adapters add to them |
 //! | `norm/` | residual sum and LayerNorm |
 //! | `gelu/` | GELU and the gated GELU |
@@ -14,15 +14,22 @@
 //! | `attention/` | softmax attention over packed texts |
 //! | `disentangled/` | DeBERTa's attention with relative positions |
 //! | `dropout/` | dropout with a mask computed from a hash |
+//! | `pool/` | the mean of each text's rows |
+//! | `heads/` | linears of many heads, each over rows of its own |
+//!
+//! `rows.rs` and `rows.cuh` have what the element-wise operations share on a GPU.
 
 mod attention;
 mod disentangled;
 mod dropout;
 mod embed;
 mod gelu;
+mod heads;
 mod linear;
 mod norm;
+mod pool;
 mod rotary;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +40,7 @@ use candle_core::{Device, Result, Tensor};
 pub use attention::Heads;
 pub use disentangled::{Disentangled, TextPositions};
 pub use dropout::{Dropout, splitmix};
+pub use heads::HeadLinear;
 pub use linear::{Added, Linear, Segment};
 pub use norm::Norm;
 pub use rotary::Rotary;
@@ -51,6 +59,31 @@ pub trait Ops: Debug + Send + Sync {
     /// If an id lies outside its table, or tables differ in width.
     fn embed(&self, lookups: &[(&Param, &[u32])], device: &Device) -> Result<Tensor> {
         embed::reference(lookups, device)
+    }
+
+    /// The rows `rows` of `x [n, width]`, in this order.
+    ///
+    /// # Errors
+    /// If `x` has no such row.
+    fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        embed::gather_reference(x, rows)
+    }
+
+    /// The mean of each text's rows, `[B, hidden]`, for `x [T, hidden]` with texts at `offsets [B + 1]`; 0 for an empty text.
+    ///
+    /// # Errors
+    /// If the offsets decrease or lie outside `x`.
+    fn mean(&self, x: &Tensor, offsets: &[usize]) -> Result<Tensor> {
+        pool::reference(x, offsets)
+    }
+
+    /// The results `[rows, out]` of linears that each read some rows of `x [n, in]`, all f32, one after the other in one tensor `[sum of
+    /// rows * out]`, which [`HeadLinear::split`] divides. Not differentiable on a GPU.
+    ///
+    /// # Errors
+    /// If a row lies outside `x`, or the shapes do not fit.
+    fn head_linears(&self, x: &Tensor, linears: &[HeadLinear]) -> Result<Tensor> {
+        heads::each(self, x, linears)
     }
 
     /// The outputs `[T, out]` of linears that read the same `x [T, in]`, each with what is added to it. See [`Linear`].
@@ -169,8 +202,40 @@ impl Ops for Reference {}
 struct Cuda;
 
 impl Ops for Cuda {
+    fn embed(&self, lookups: &[(&Param, &[u32])], device: &Device) -> Result<Tensor> {
+        embed::cuda(lookups, device)
+    }
+
+    fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        embed::gather_cuda(x, rows)
+    }
+
+    fn mean(&self, x: &Tensor, offsets: &[usize]) -> Result<Tensor> {
+        pool::cuda(x, offsets)
+    }
+
+    fn head_linears(&self, x: &Tensor, linears: &[HeadLinear]) -> Result<Tensor> {
+        heads::cuda(x, linears)
+    }
+
+    fn norm(&self, h: &Tensor, residual: Option<&Tensor>, norm: &Norm) -> Result<Tensor> {
+        norm::cuda(h, residual, norm)
+    }
+
     fn gelu(&self, x: &Tensor) -> Result<Tensor> {
         gelu::cuda(x)
+    }
+
+    fn gated_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        gelu::gated_cuda(x)
+    }
+
+    fn rotate(&self, x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
+        rotary::cuda(x, rotary)
+    }
+
+    fn dropout(&self, h: &Tensor, dropout: Dropout) -> Result<Tensor> {
+        dropout::cuda(h, dropout)
     }
 }
 

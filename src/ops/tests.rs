@@ -147,6 +147,17 @@ proptest! {
         let scaled = (x.as_tensor() * scale).unwrap();
         let reference = Reference.gated_gelu(&scaled).unwrap();
         simd::each(|| same(&Cpu.gated_gelu(&scaled).unwrap(), &reference, &[&x], 1e-4));
+        same(&cuda().gated_gelu(&scaled).unwrap(), &reference, &[&x], 1e-4);
+        for dtype in [DType::BF16, DType::F16] {
+            same_rounded(dtype, &[scaled.detach()], 0.01, |ops, inputs| ops.gated_gelu(&inputs[0]).unwrap());
+        }
+    }
+
+    #[test]
+    fn gated_gelu_reads_parts_of_rows(rows in 1usize..9, wide in 1usize..40, (before, after) in (0usize..17, 0usize..17), seed: u64) {
+        let x = var(seed, &[rows, before + 2 * wide + after]);
+        let part = x.narrow(1, before, 2 * wide).unwrap();
+        same(&cuda().gated_gelu(&part).unwrap(), &Reference.gated_gelu(&part).unwrap(), &[&x], 1e-4);
     }
 
     #[test]
@@ -161,6 +172,33 @@ proptest! {
     }
 
     #[test]
+    fn norm_on_a_gpu_matches_reference(
+        rows in 1usize..20,
+        width in prop_oneof![4 => 2usize..200, 2 => (1usize..140).prop_map(|eights| 8 * eights), 1 => 1000usize..5000],
+        (before, residual, trained) in (0usize..2, any::<bool>(), any::<bool>()),
+        seed: u64,
+    ) {
+        // Wide rows vary less about their mean, and rows of two elements much more, than what rounding adds.
+        let (h, r) = (var(seed, &[rows, before * 8 + width]), var(seed ^ 1, &[rows, width]));
+        let (weight, bias) = (var(seed ^ 2, &[width]), var(seed ^ 3, &[width]));
+        let param = |var: &Var| Param::Tensor(if trained { var.as_tensor().clone() } else { var.detach() });
+        let (weights, biases) = (param(&weight), param(&bias));
+        let norm = Norm { weight: &weights, bias: &biases, eps: 1e-3 };
+        let part = h.narrow(1, before * 8, width).unwrap();
+        let run = |ops: &dyn Ops| ops.norm(&part, residual.then_some(r.as_tensor()), &norm).unwrap();
+        let vars = [(&h, true), (&r, residual), (&weight, trained), (&bias, trained)];
+        let vars: Vec<&Var> = vars.into_iter().filter(|(_, used)| *used).map(|(var, _)| var).collect();
+        same(&run(cuda()), &run(&Reference), &vars, 2e-4);
+        let weight = frozen(seed ^ 2, &[width]);
+        let norm = Norm { weight: &weight, bias: &weight, eps: 1e-3 };
+        for dtype in [DType::BF16, DType::F16] {
+            same_rounded(dtype, &[part.detach(), r.detach()], 0.01, |ops, inputs| {
+                ops.norm(&inputs[0], residual.then_some(&inputs[1]), &norm).unwrap()
+            });
+        }
+    }
+
+    #[test]
     fn rotary_matches_reference(offsets in spans(), heads in 1usize..4, half in 1usize..9, seed: u64) {
         let x = var(seed, &[*offsets.last().unwrap(), heads * 2 * half]);
         let rotary = Rotary::new(&offsets, 2 * half, 10_000.0).unwrap();
@@ -169,11 +207,34 @@ proptest! {
     }
 
     #[test]
+    fn rotary_on_a_gpu_reads_parts_of_rows(
+        offsets in spans(),
+        heads in 1usize..4,
+        half in prop_oneof![3 => 1usize..9, 1 => Just(16usize), 1 => Just(32usize)],
+        before in 0usize..10,
+        seed: u64,
+    ) {
+        let (tokens, hidden) = (*offsets.last().unwrap(), heads * 2 * half);
+        let x = var(seed, &[tokens, before + hidden]);
+        let part = x.narrow(1, before, hidden).unwrap();
+        let rotary = Rotary::new(&offsets, 2 * half, 10_000.0).unwrap();
+        same(&cuda().rotate(&part, &rotary).unwrap(), &Reference.rotate(&part, &rotary).unwrap(), &[&x], 1e-5);
+        for dtype in [DType::BF16, DType::F16] {
+            same_rounded(dtype, &[part.detach()], 0.01, |ops, inputs| ops.rotate(&inputs[0], &rotary).unwrap());
+        }
+    }
+
+    #[test]
     fn dropout_matches_reference(n in 1usize..20_000, p in 0f32..0.9, seed: u64) {
         let x = var(seed, &[n]);
         let how = Dropout { p, seed };
         let y = Cpu.dropout(&x, how).unwrap();
-        same(&y, &Reference.dropout(&x, how).unwrap(), &[&x], 0.0);
+        let reference = Reference.dropout(&x, how).unwrap();
+        same(&y, &reference, &[&x], 0.0);
+        same(&cuda().dropout(&x, how).unwrap(), &reference, &[&x], 0.0);
+        for dtype in [DType::BF16, DType::F16] {
+            same_rounded(dtype, &[x.detach()], 0.01, |ops, inputs| ops.dropout(&inputs[0], how).unwrap());
+        }
         let dropped = y.to_vec1::<f32>().unwrap().iter().filter(|y| **y == 0.0).count();
         // Five standard deviations of a binomial count.
         let (expected, spread) = (f64::from(p) * n as f64, (f64::from(p) * f64::from(1.0 - p) * n as f64).sqrt());
@@ -187,6 +248,95 @@ proptest! {
         let lookups = [(&words, &first[..]), (&types, &second[..])];
         let reference = Reference.embed(&lookups, CPU).unwrap();
         prop_assert!(max_difference(&Cpu.embed(&lookups, CPU).unwrap(), &reference) <= 1e-6);
+        prop_assert!(max_difference(&cuda().embed(&lookups, CPU).unwrap(), &reference) <= 1e-6);
+    }
+
+    #[test]
+    fn embed_on_a_gpu_has_the_gradients_of_trained_tables(
+        ids in prop::collection::vec((0u32..11, 0u32..5, 0u32..3), 1..100),
+        width in prop_oneof![1usize..30, Just(16usize), Just(264usize)],
+        trained in prop::array::uniform3(any::<bool>()),
+        seed: u64,
+    ) {
+        let ids = [0, 1, 2].map(|k| ids.iter().map(|id| [id.0, id.1, id.2][k]).collect::<Vec<u32>>());
+        let tables = [11, 5, 3].map(|rows| var(seed ^ rows as u64, &[rows, width]));
+        let param = |k: usize| Param::Tensor(if trained[k] { tables[k].as_tensor().clone() } else { tables[k].detach() });
+        let params = [0, 1, 2].map(param);
+        let lookups = [0, 1, 2].map(|k| (&params[k], &ids[k][..]));
+        let vars: Vec<&Var> = tables.iter().zip(trained).filter(|(_, trained)| *trained).map(|(var, _)| var).collect();
+        same(&cuda().embed(&lookups, CPU).unwrap(), &Reference.embed(&lookups, CPU).unwrap(), &vars, 1e-4);
+        // Trained tables may be f32 while the others, and the result, are bf16.
+        let rounded = |k: usize| tables[k].detach().to_dtype(DType::BF16).unwrap();
+        let mixed = [Param::Tensor(rounded(0)), Param::Tensor(rounded(1)), Param::Tensor(tables[2].detach())];
+        let wide = [0, 1].map(|k| Param::Tensor(rounded(k).to_dtype(DType::F32).unwrap()));
+        let sum = |tables: [&Param; 3], ops: &dyn Ops| ops.embed(&[0, 1, 2].map(|k| (tables[k], &ids[k][..])), CPU).unwrap();
+        let ours = sum([&mixed[0], &mixed[1], &mixed[2]], cuda());
+        prop_assert_eq!(ours.dtype(), DType::BF16);
+        let reference = sum([&wide[0], &wide[1], &mixed[2]], &Reference);
+        prop_assert!(max_difference(&ours.to_dtype(DType::F32).unwrap(), &reference) <= 0.01);
+    }
+
+    #[test]
+    fn gather_matches_reference(
+        n in 1usize..20,
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 1..50),
+        (before, width) in (0usize..9, 1usize..40),
+        seed: u64,
+    ) {
+        let x = var(seed, &[n, before + width]);
+        let part = x.narrow(1, before, width).unwrap();
+        let rows: Vec<u32> = picks.iter().map(|pick| pick.index(n) as u32).collect();
+        same(&cuda().gather(&part, &rows).unwrap(), &Reference.gather(&part, &rows).unwrap(), &[&x], 1e-4);
+        for dtype in [DType::BF16, DType::F16] {
+            same_rounded(dtype, &[part.detach()], 0.0, |ops, inputs| ops.gather(&inputs[0], &rows).unwrap());
+        }
+    }
+
+    #[test]
+    fn mean_matches_reference(
+        offsets in spans(),
+        width in prop_oneof![1usize..30, Just(16usize), 250usize..270],
+        (first, last) in (0usize..3, 0usize..3),
+        seed: u64,
+    ) {
+        // Rows before the first text and after the last belong to no text.
+        let offsets: Vec<usize> = offsets.into_iter().map(|offset| offset + first).collect();
+        let x = var(seed, &[offsets.last().unwrap() + last, width]);
+        let reference = Reference.mean(&x, &offsets).unwrap();
+        same(&cuda().mean(&x, &offsets).unwrap(), &reference, &[&x], 1e-5);
+        for dtype in [DType::BF16, DType::F16] {
+            same_rounded(dtype, &[x.detach()], 0.01, |ops, inputs| ops.mean(&inputs[0], &offsets).unwrap());
+        }
+    }
+
+    #[test]
+    fn heads_of_mixed_sizes_match_each_head_alone(
+        n in 1usize..20,
+        heads in prop::collection::vec((prop::collection::vec(any::<prop::sample::Index>(), 0..20), 1usize..40), 1..6),
+        width in prop_oneof![1usize..30, Just(32usize), 200usize..300],
+        seed: u64,
+    ) {
+        let x = tensor(seed, &[n, width]);
+        let rows: Vec<Vec<u32>> =
+            heads.iter().map(|(picks, _)| picks.iter().map(|pick| pick.index(n) as u32).collect()).collect();
+        let linear = |(i, rows): (usize, &Vec<u32>)| {
+            let (out, seed) = (heads[i].1, seed ^ (2 * i as u64 + 1));
+            (rows.clone(), frozen(seed, &[out, width]), Param::Tensor(tensor(seed ^ 1, &[out])))
+        };
+        let parts: Vec<_> = rows.iter().enumerate().map(linear).collect();
+        let linears: Vec<HeadLinear> = parts
+            .iter()
+            .map(|(rows, weight, bias)| HeadLinear { rows, weight: weight.clone(), bias: bias.clone() })
+            .collect();
+        let ours = HeadLinear::split(&cuda().head_linears(&x, &linears).unwrap(), &linears).unwrap();
+        for (i, (ours, linear)) in ours.iter().zip(&linears).enumerate() {
+            prop_assert_eq!(ours.dims(), [linear.rows.len(), heads[i].1]);
+            let alone = |ops: &dyn Ops| ops.head_linears(&x, std::slice::from_ref(linear)).unwrap();
+            prop_assert_eq!(bits(ours), bits(&alone(cuda())), "the other heads changed head {}", i);
+            for reference in ops().map(alone) {
+                prop_assert!(max_difference(&ours.flatten_all().unwrap(), &reference) <= 1e-4);
+            }
+        }
     }
 }
 
@@ -199,7 +349,7 @@ fn operations_do_not_change_their_inputs() {
     let delta = Delta { a: tensor(4, &[2, 8]), b: tensor(5, &[8, 2]), scale: 1.0 };
     let heads = Heads { offsets: &[0, 4, 6], heads: 2, scale: 0.5, window: None, bias: None, dropout: None };
     let rotary = Rotary::new(&[0, 4, 6], 4, 100.0).unwrap();
-    for ops in ops() {
+    for ops in [&Cpu, &Reference, cuda()] as [&dyn Ops; 3] {
         let segments = Added::Segments(vec![Segment { rows: 1..5, delta: &delta }]);
         let results = [
             linear(ops, &x, &weight, &bias, segments, true).unwrap(),
@@ -209,6 +359,15 @@ fn operations_do_not_change_their_inputs() {
             ops.rotate(&x, &rotary).unwrap(),
             ops.attention([&x, &x, &x], &heads).unwrap(),
             ops.dropout(&x, Dropout { p: 0.5, seed: 1 }).unwrap(),
+            ops.gather(&x, &[0, 1, 2, 3, 3, 0]).unwrap(),
+            ops.mean(&x, &[0, 1, 2, 3, 4, 5, 6]).unwrap(),
+            ops.head_linears(
+                &x,
+                &[HeadLinear { rows: &[0, 1, 2, 5, 4, 3], weight: weight.clone(), bias: bias.clone() }],
+            )
+            .unwrap()
+            .reshape(&shape)
+            .unwrap(),
         ];
         for (i, result) in results.iter().enumerate() {
             assert_eq!(result.dims(), shape, "operation {i}");
@@ -226,7 +385,26 @@ fn mismatched_shapes_are_errors_not_panics() {
     };
     let bare = |w: &Param, b: &Param| linear(&Cpu, &x, w, b, Added::Nothing, false);
     assert_error(bare(&frozen(1, &[2, 5]), &frozen(2, &[2])), "expected rows of 5, found 4");
-    assert_error(Cpu.embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
+    for ops in [&Cpu, cuda()] as [&dyn Ops; 2] {
+        assert_error(ops.embed(&[(&frozen(1, &[4, 2]), &[4])], CPU), "4 rows, asked for row 4");
+        let (narrow, wide) = (frozen(1, &[4, 2]), frozen(1, &[4, 3]));
+        assert_error(ops.embed(&[(&narrow, &[1]), (&wide, &[1])], CPU), "different width");
+        assert_error(ops.embed(&[(&narrow, &[1]), (&narrow, &[1, 2])], CPU), "different length");
+        assert_error(ops.embed(&[], CPU), "no table");
+    }
+    assert_error(cuda().gather(&x, &[3]), "3 rows, asked for row 3");
+    let vector = frozen(2, &[4]);
+    let norm = |width: usize, h: &Tensor, r: Option<&Tensor>| {
+        let weight = frozen(1, &[width]);
+        cuda().norm(h, r, &Norm { weight: &weight, bias: &vector, eps: 1e-5 })
+    };
+    assert_error(norm(5, &x, None), "expected rows of 5");
+    assert_error(norm(4, &x, Some(&tensor(1, &[2, 4]))), "residual of Some((2, 4, F32))");
+    let head = |rows: &[u32], width: usize| {
+        cuda().head_linears(&x, &[HeadLinear { rows, weight: frozen(1, &[4, width]), bias: vector.clone() }])
+    };
+    assert_error(head(&[3], 4), "row 3 of 3");
+    assert_error(head(&[0], 5), "do not fit rows of 4");
     let heads = |offsets| Heads { offsets, heads: 2, scale: 1.0, window: None, bias: None, dropout: None };
     for ops in ops() {
         let attention = |heads: Heads| ops.attention([&x, &x, &x], &heads);
@@ -237,9 +415,13 @@ fn mismatched_shapes_are_errors_not_panics() {
         assert_error(biased(table(1, 3, 3), 1.0), "found [3, 5]");
         assert_error(biased(table(1, 2, 4).narrow(1, 0, 6).unwrap(), 1.0), "found [2, 6]");
         assert_error(biased(table(1, 2, 3), 0.0), "scale 0");
+    }
+    for ops in [&Cpu, &Reference, cuda()] as [&dyn Ops; 3] {
         assert_error(ops.gated_gelu(&tensor(1, &[2, 3])), "even width");
         let rotary = Rotary::new(&[0, 2], 4, 100.0).unwrap();
         assert_error(ops.rotate(&x, &rotary), "expected 2 tokens and heads of size 4, found [3, 4]");
+        assert_error(ops.mean(&x, &[0, 4]), "do not lie in 3 rows");
+        assert_error(ops.mean(&x, &[2, 1]), "do not lie in 3 rows");
     }
     assert!(Rotary::new(&[0, 2], 3, 100.0).is_err() && Rotary::new(&[0, 2, 1], 4, 100.0).is_err());
     let delta = Delta { a: tensor(1, &[1, 4]), b: tensor(1, &[4, 1]), scale: 1.0 };

@@ -2,9 +2,11 @@
 //! stored.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 pub(super) use cpu::cpu;
+pub(super) use cuda::cuda;
 pub(super) use reference::reference;
 
 /// The share of elements to drop, and the seed that chooses them.
@@ -17,10 +19,14 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// An element is dropped if the upper half of its hash is below the bound; the others are multiplied by the factor.
+    fn bound_and_factor(self) -> (u32, f32) {
+        ((f64::from(self.p) * f64::from(u32::MAX)) as u32, 1.0 / (1.0 - self.p))
+    }
+
     /// The factors of the elements `start..`: 0, or `1 / (1 - p)`.
     pub(crate) fn mask(self, start: u64) -> impl Iterator<Item = f32> {
-        let bound = (f64::from(self.p) * f64::from(u32::MAX)) as u32;
-        let kept = 1.0 / (1.0 - self.p);
+        let (bound, kept) = self.bound_and_factor();
         let seed = self.seed.wrapping_add(start);
         (0..).map(move |i| if (splitmix(seed.wrapping_add(i)) >> 32) as u32 >= bound { kept } else { 0.0 })
     }

@@ -19,3 +19,7 @@ pub(in crate::ops) fn reference(lookups: &[(&Param, &[u32])], device: &Device) -
         None => bail!("embed: no table"),
     }
 }
+
+pub(in crate::ops) fn gather_reference(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    x.index_select(&Tensor::new(rows, x.device())?, 0)
+}

@@ -2,9 +2,11 @@
 //! variance.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 pub(super) use cpu::cpu;
+pub(super) use cuda::cuda;
 pub(super) use reference::reference;
 
 use crate::params::Param;

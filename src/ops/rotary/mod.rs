@@ -1,6 +1,7 @@
 //! Rotary position embeddings (Su et al. 2021), in halves: `x cos + rotate_half(x) sin` inside each head.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use std::sync::{Arc, OnceLock};
@@ -8,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Device, Result, Tensor, bail};
 
 pub(super) use cpu::cpu;
+pub(super) use cuda::cuda;
 pub(super) use reference::reference;
 
 /// The angles of a batch's tokens, made once for all layers that use the same angles. Clones share them.
@@ -21,6 +23,8 @@ pub struct Rotary {
     half: usize,
     /// `cos` and `sin` of each token, `[T, 1, half]`; made when they are first needed as tensors.
     tensors: Arc<OnceLock<[Tensor; 2]>>,
+    /// Positions and angles as the GPU's kernel reads them; made when they are first needed.
+    uploaded: Arc<OnceLock<[Tensor; 2]>>,
 }
 
 impl Rotary {
@@ -47,6 +51,7 @@ impl Rotary {
             angles: angles.map(|angle| (angle.cos(), angle.sin())).collect(),
             half,
             tensors: Arc::default(),
+            uploaded: Arc::default(),
         })
     }
 
