@@ -1,5 +1,8 @@
 //! From hidden states to logits: pooling, and an adapter's own head.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Result, Tensor, bail};

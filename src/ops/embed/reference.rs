@@ -21,5 +21,5 @@ pub(in crate::ops) fn reference(lookups: &[(&Param, &[u32])], device: &Device) -
 }
 
 pub(in crate::ops) fn gather_reference(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    x.index_select(&Tensor::new(rows, x.device())?, 0)
+    x.contiguous()?.index_select(&Tensor::new(rows, x.device())?, 0)
 }
