@@ -91,7 +91,7 @@ pub struct Settings {
     // Late dropout: Liu et al. 2023.
     #[arg(long, env = "POLYRANK_TRAIN_DROPOUT_AFTER", value_name = "EPOCHS", help_heading = "Optimiser")]
     pub dropout_after: Option<usize>,
-    /// Precision of the base's matrix products; train in the precision that you serve in.
+    /// Precision of the base's matrix products; train in the precision that you serve in. A GPU has f32 and bf16.
     #[arg(long, env = "POLYRANK_TRAIN_DTYPE", value_enum, default_value_t = Precision::F32, help_heading = "Device")]
     #[serde(default)]
     pub dtype: Precision,

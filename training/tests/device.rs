@@ -10,7 +10,7 @@ use polyrank::adapter::ProblemType;
 use polyrank::encoder::Head;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
-use polyrank::params::Backend;
+use polyrank::params::{Backend, DeviceName};
 use polyrank::text::Encoded;
 use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::data::{DataOptions, Target, TaskData};
@@ -111,13 +111,23 @@ fn open(backend: &Backend) -> Engine {
     Engine::open(&base_dir(), backend).unwrap()
 }
 
+/// The GPU that the variable `POLYRANK_TEST_DEVICE` names, else a GPU's form on the CPU.
 fn gpu() -> Backend {
-    backends()[2].clone()
+    match std::env::var("POLYRANK_TEST_DEVICE") {
+        Ok(name) => Backend::native(name.parse::<DeviceName>().unwrap().open().unwrap()),
+        Err(_) => backends()[2].clone(),
+    }
+}
+
+/// The CPU, the reference, and a GPU.
+fn all_backends() -> [Backend; 3] {
+    let [cpu, reference, _] = backends();
+    [cpu, reference, gpu()]
 }
 
 #[test]
 fn every_method_trains_alike_on_every_backend() {
-    let engines = backends().map(|backend| open(&backend));
+    let engines = all_backends().map(|backend| open(&backend));
     for kind in KINDS {
         let [expected, found @ ..] = engines.each_ref().map(|engine| {
             let mut stepper = kind.stepper(engine);
@@ -176,7 +186,7 @@ fn trainer_runs_alike_on_every_backend() {
         assert!(best.is_dir());
         losses_in(&room.path().join("log.jsonl"))
     };
-    let [expected, found @ ..] = backends().each_ref().map(log);
+    let [expected, found @ ..] = all_backends().each_ref().map(log);
     assert_eq!(expected.len(), 2);
     for found in found {
         for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
@@ -211,4 +221,14 @@ fn every_method_learns_on_a_base_in_bf16() {
         assert!(stepper.optimizer.variables.iter().all(|variable| variable.var.dtype() == DType::F32));
         assert!((0..2).all(|i| stepper.optimizer.moments(i).unwrap().first.dtype() == DType::F32));
     }
+}
+
+#[test]
+fn bench_prints_its_speed() {
+    let base = base_dir();
+    let args = ["bench", "--model-id", base.to_str().unwrap(), "--steps", "2", "--warmup-steps", "1"];
+    let told = run::fine(&[&args[..], &["--lengths", "3,5,9", "--batch-size", "4", "--rank", "2"]].concat());
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert!(told["tokens_per_second"].as_f64().unwrap() > 0.0 && told["loss"].as_f64().unwrap() > 0.0, "{told}");
+    assert_eq!((&told["method"], &told["steps"]), (&"sora".into(), &2.into()));
 }

@@ -1,5 +1,6 @@
-//! One step's view of low-rank factors. The encoder reads `diag(g) Wd` and `Wu` in the type of its activations. Both are made for all
-//! sites at once, and so are the gradients of `Wd`, `g` and `Wu`, so that the number of launches does not depend on the number of sites.
+//! One step's view of low-rank factors. With gates, the encoder reads `diag(g) Wd` in place of `Wd`. The products of all sites are made
+//! at once, and so are the gradients of `Wd` and `g`, so that the number of launches does not depend on the number of sites. Factors and
+//! gradients are f32, also on a base in another type.
 
 use std::collections::BTreeMap;
 
@@ -31,14 +32,6 @@ pub struct LowRankPass<'a> {
     gated: Vec<Gated>,
 }
 
-fn shapes<'a>(vars: impl Iterator<Item = &'a Var>) -> Vec<Shape> {
-    vars.map(|var| var.shape().clone()).collect()
-}
-
-fn tensors(vars: Vec<Var>) -> impl Iterator<Item = Tensor> {
-    vars.into_iter().map(Var::into_inner)
-}
-
 /// The vector's elements in these shapes. Nothing is copied.
 fn views<'a>(vector: &Tensor, shapes: impl Iterator<Item = &'a Shape>) -> Result<Vec<Option<Tensor>>> {
     let mut next = 0;
@@ -55,19 +48,11 @@ impl<'a> LowRankPass<'a> {
     /// # Errors
     /// A tensor operation fails.
     pub fn new(low_rank: &'a LowRank, gates: Option<&[Var]>) -> Result<Self> {
-        let (ops, dtype) = (ops::of(&low_rank.backend), low_rank.backend.dtype());
-        let mut pass = Self { low_rank, a: Vec::new(), b: Vec::new(), gated: Vec::new() };
-        let factors = &low_rank.factors;
-        let copies = |vars: Vec<&Var>| -> Result<Vec<Tensor>> {
-            let originals: Vec<&Tensor> = vars.iter().map(|var| var.as_tensor()).collect();
-            if dtype == DType::F32 || vars.is_empty() {
-                return Ok(originals.into_iter().cloned().collect());
-            }
-            Ok(tensors(ops.split(&ops.join(&originals)?, &shapes(vars.into_iter()), dtype)?).collect())
-        };
-        pass.b = copies(factors.iter().map(|factors| &factors.b).collect())?;
+        let (ops, factors) = (ops::of(&low_rank.backend), &low_rank.factors);
+        let b = factors.iter().map(|factors| factors.b.as_tensor().clone()).collect();
+        let mut pass = Self { low_rank, a: Vec::new(), b, gated: Vec::new() };
         let Some(gates) = gates else {
-            pass.a = copies(factors.iter().map(|factors| &factors.a).collect())?;
+            pass.a = factors.iter().map(|factors| factors.a.as_tensor().clone()).collect();
             return Ok(pass);
         };
         let mut widths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -80,9 +65,9 @@ impl<'a> LowRankPass<'a> {
             let gates: Vec<&Tensor> = positions.iter().map(|&position| gates[position].as_tensor()).collect();
             let (a, gates) = (ops.join(&a)?.reshape(((), width))?, ops.join(&gates)?.reshape(((), 1))?);
             let product = a.broadcast_mul(&gates)?.flatten_all()?;
-            let shapes = shapes(positions.iter().map(|&position| &factors[position].a));
-            for (&position, tensor) in positions.iter().zip(tensors(ops.split(&product, &shapes, dtype)?)) {
-                scaled[position] = Some(tensor);
+            let shapes: Vec<Shape> = positions.iter().map(|&at| factors[at].a.shape().clone()).collect();
+            for (&position, product) in positions.iter().zip(ops.split(&product, &shapes, DType::F32)?) {
+                scaled[position] = Some(product.into_inner());
             }
             pass.gated.push(Gated { positions, a, gates });
         }
@@ -115,17 +100,6 @@ impl<'a> LowRankPass<'a> {
         }
         Ok(all)
     }
-
-    /// The gradients in f32.
-    fn widened(&self, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
-        let present: Vec<&Tensor> = gradients.iter().flatten().collect();
-        if present.iter().all(|gradient| gradient.dtype() == DType::F32) {
-            return Ok(gradients.to_vec());
-        }
-        let vector = ops::of(&self.low_rank.backend).join(&present)?;
-        let mut views = views(&vector, present.iter().map(|gradient| gradient.shape()))?.into_iter();
-        Ok(gradients.iter().map(|gradient| gradient.as_ref().and_then(|_| views.next().flatten())).collect())
-    }
 }
 
 impl Hooks for LowRankPass<'_> {
@@ -145,14 +119,12 @@ impl Pass for LowRankPass<'_> {
     fn gradients(&self, of_leaves: Vec<Option<Tensor>>) -> Result<Vec<Option<Tensor>>> {
         let (of_a, rest) = of_leaves.split_at(self.a.len());
         let (of_b, of_head) = rest.split_at(self.b.len());
-        let of_b = self.widened(of_b)?;
         let mut all = Vec::with_capacity(of_leaves.len() + self.a.len());
         if self.gated.is_empty() {
-            let of_a = self.widened(of_a)?;
-            of_a.into_iter().zip(of_b).for_each(|(a, b)| all.extend([a, b]));
+            of_a.iter().zip(of_b).for_each(|(a, b)| all.extend([a.clone(), b.clone()]));
         } else {
             let [of_a, of_gates] = self.through_gates(of_a)?;
-            of_a.into_iter().zip(of_b).zip(of_gates).for_each(|((a, b), gate)| all.extend([a, b, gate]));
+            of_a.into_iter().zip(of_b).zip(of_gates).for_each(|((a, b), gate)| all.extend([a, b.clone(), gate]));
         }
         all.extend_from_slice(of_head);
         Ok(all)
