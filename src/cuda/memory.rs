@@ -44,9 +44,9 @@ pub(crate) struct Room {
 /// The memory of a GPU; `None` for the CPU.
 pub(crate) fn room(device: &Device) -> Result<Option<Room>> {
     match Place::of(device)? {
-        Place::Host => Ok(None),
+        Place::Host(_) => Ok(None),
         #[cfg(feature = "cuda")]
-        Place::Gpu(device) => super::modules::room(&device).map(Some),
+        Place::Gpu(device) => super::modules::room(device).map(Some),
     }
 }
 
@@ -99,7 +99,7 @@ impl Output {
         let shape = shape.into();
         let len = shape.elem_count();
         let storage = match Place::of(device)? {
-            Place::Host => Storage::Cpu(match dtype {
+            Place::Host(_) => Storage::Cpu(match dtype {
                 DType::F32 => CpuStorage::F32(vec![f32::NAN; len]),
                 DType::BF16 => CpuStorage::BF16(vec![bf16::NAN; len]),
                 DType::F16 => CpuStorage::F16(vec![f16::NAN; len]),
@@ -148,10 +148,10 @@ impl Output {
 /// `words` in the device's memory. It does not wait for the work that is queued there.
 fn upload(words: &[u32], device: &Device) -> Result<Tensor> {
     match Place::of(device)? {
-        Place::Host => Tensor::from_slice(words, words.len(), device),
+        Place::Host(_) => Tensor::from_slice(words, words.len(), device),
         #[cfg(feature = "cuda")]
         Place::Gpu(device) => {
-            let storage = Storage::Cuda(super::transfer::upload(&device, words)?);
+            let storage = Storage::Cuda(super::transfer::upload(device, words)?);
             Ok(Tensor::from_storage(storage, words.len(), BackpropOp::none(), false))
         }
     }
@@ -165,9 +165,9 @@ fn upload(words: &[u32], device: &Device) -> Result<Tensor> {
 /// If the driver refuses.
 pub(crate) fn prepare(device: &Device) -> Result<()> {
     match Place::of(device)? {
-        Place::Host => Ok(()),
+        Place::Host(_) => Ok(()),
         #[cfg(feature = "cuda")]
-        Place::Gpu(device) => super::transfer::prepare(&device),
+        Place::Gpu(device) => super::transfer::prepare(device),
     }
 }
 

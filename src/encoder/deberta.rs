@@ -153,7 +153,8 @@ impl Layer {
             linears.push((self.projections()[side], known.map(|known| slice.of(&known)).transpose()?));
             sides.push(side);
         }
-        let copies = |count| if drops { repeated(&x, count, self.rest.ops) } else { relative.copies(count, self.rest.ops) };
+        let copies =
+            |count| if drops { repeated(&x, count, self.rest.ops) } else { relative.copies(count, self.rest.ops) };
         let input = SharedInput { x: &x, copies: &copies, groups: groups.count };
         let (sets, numbers) = forward_shared(&linears, &input, hooks)?;
         let mut of_group = vec![TextPositions { keys: None, queries: None }; groups.count];

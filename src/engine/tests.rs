@@ -70,6 +70,20 @@ fn passes_that_overlap_answer_as_on_the_cpu() {
     }
 }
 
+#[test]
+fn micro_batches_of_a_gpu_answer_as_one() {
+    for base in BASES {
+        let engine = Engine::open(&folder(base), cuda()).unwrap();
+        let rows = rows(&engine, base);
+        let whole = engine.logits(&rows).unwrap();
+        let sizes = Sizes { least: 4, most: 8, cores: 1 };
+        let (_, asked) = engine.asked(&rows);
+        let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
+        assert!(plan::plans(&asked, &questions, |point| engine.layout().share_from(point), sizes).len() > 1, "{base}");
+        close(&engine.begin_in(&rows, sizes).unwrap().finish().unwrap(), &whole, 1e-5);
+    }
+}
+
 /// What is queued on the device may read the adapters until the pass has ended.
 #[test]
 fn pass_keeps_its_adapters_until_it_is_finished() {
