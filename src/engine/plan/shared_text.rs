@@ -1,5 +1,6 @@
 //! Finds equal texts among the questions of a batch, estimates their cost, and assigns them to micro-batches.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -85,6 +86,9 @@ pub(super) fn cut(
 ) -> (Vec<SharedText>, Vec<Range<usize>>) {
     let mut shared = shared_texts(asked, questions);
     shared.sort_by_cached_key(|text| text.queries.iter().map(|query| query.adapter).collect::<Vec<_>>());
+    // Adapters leave at few different points.
+    let known = RefCell::new(HashMap::new());
+    let share = |point| *known.borrow_mut().entry(point).or_insert_with(|| share(point));
     let costs: Vec<usize> = shared.iter().map(|text| text.cost(&share)).collect();
     let count = sizes.count(costs.iter().sum(), costs.iter().copied().max().unwrap_or(0));
     let ranges = micro_batches::divide(&costs, count);
