@@ -182,7 +182,10 @@ impl Layer {
         }
         // Kept only if no hook replaces them, because then they are the same for every batch.
         if made.iter().zip(self.sides).all(|(made, side)| made.is_some() == side) {
-            return Ok(self.known.get_or_init(|| made).clone());
+            // Copies, because these outlive the batch's memory.
+            let [keys, queries] = made.map(|made| made.map(|made| made.force_contiguous()).transpose());
+            let copied = [keys?, queries?];
+            return Ok(self.known.get_or_init(|| copied).clone());
         }
         Ok(made)
     }

@@ -285,6 +285,7 @@ impl Engine {
 
     /// Queues one micro-batch, up to the copy of its logits to the host.
     fn queue(&self, adapters: &[Arc<Adapter>], asked: &[Question], plan: &Plan) -> Result<Queued, Error> {
+        let _pass = cuda::Pass::begin();
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
         let hooks = Mixed::new(self.layout(), plan, adapters);
         let hidden = self.encoder.forward(&batch, &hooks)?;
