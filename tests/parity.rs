@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use polyrank::adapter::{Adapter, Change};
 use polyrank::cuda;
-use polyrank::encoder::{Identity, Packed};
+use polyrank::encoder::{HeadJob, Identity, Packed};
 use polyrank::engine::{Engine, Row};
 use polyrank::params::{Backend, DeviceName, Form, Precision};
 use polyrank::text::{Encoded, Limit};
@@ -276,7 +276,9 @@ fn rank_0_is_the_base(golden: &Golden) {
     for (text, row) in texts.iter().zip(&rows) {
         let batch = Packed::new([text]);
         let hidden = encoder.forward(&batch, &Identity).unwrap();
-        let base = polyrank::encoder::head_logits(encoder, &hidden, &batch, &donor.weights.head, &Identity).unwrap();
+        let pooled = encoder.pool(&hidden, &batch.offsets).unwrap();
+        let job = HeadJob { rows: &[0], head: &donor.weights.head };
+        let base = encoder.heads(&pooled, &[job], &Identity).unwrap().remove(0);
         let found = golden.engine.logits(std::slice::from_ref(row)).unwrap();
         assert_eq!(found, base.to_vec2::<f32>().unwrap());
         pure.extend(found);

@@ -3,6 +3,7 @@
 // begins as NaN, and a barrier that not all threads reach ends the process. It shows nothing about speed or asynchronous copies.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -36,7 +37,10 @@ using Body = void (*)(const void*);
 enum class Waits { Nothing, Block, Warp };
 
 struct Fibre {
+  // Where the fibre begins, and where it goes on after a barrier. Jumps cost no system call, unlike changes of context.
   ucontext_t context;
+  jmp_buf resume;
+  bool begun = false;
   std::unique_ptr<char[]> stack;
   dim3 thread;
   bool done = false;
@@ -49,7 +53,7 @@ constexpr size_t WORDS = 16;
 
 struct Block {
   std::vector<Fibre> fibres;
-  ucontext_t main;
+  jmp_buf main;
   size_t now = 0;
   std::vector<uint64_t> words;
   Body body = nullptr;
@@ -69,13 +73,20 @@ inline thread_local std::vector<std::vector<Copy>> copies;
 inline void wait(Waits waits) {
   Fibre& fibre = block.fibres[block.now];
   fibre.waits = waits;
-  swapcontext(&fibre.context, &block.main);
+  if (_setjmp(fibre.resume) == 0) _longjmp(block.main, 1);
 }
 inline void enter() {
   block.body(block.params);
   Fibre& fibre = block.fibres[block.now];
   fibre.done = true;
-  swapcontext(&fibre.context, &block.main);
+  _longjmp(block.main, 1);
+}
+// Runs a fibre up to its next barrier or its end.
+inline void go_on(Fibre& fibre) {
+  if (_setjmp(block.main) != 0) return;
+  if (fibre.begun) _longjmp(fibre.resume, 1);
+  fibre.begun = true;
+  setcontext(&fibre.context);
 }
 
 // Lets every fibre go on that waits for a barrier which all threads of its block or warp have reached.
@@ -103,6 +114,7 @@ inline void run_block(size_t threads, size_t bytes, std::mt19937_64& random) {
     if (!fibre.stack) fibre.stack.reset(new char[STACK]);
     fibre.thread = dim3(i);
     fibre.done = false;
+    fibre.begun = false;
     fibre.waits = Waits::Nothing;
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack.get();
@@ -121,7 +133,7 @@ inline void run_block(size_t threads, size_t bytes, std::mt19937_64& random) {
       ran = true;
       block.now = i;
       threadIdx = fibre.thread;
-      swapcontext(&block.main, &fibre.context);
+      go_on(fibre);
       if (fibre.done) left--;
     }
     release(threads);

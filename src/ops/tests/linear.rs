@@ -212,6 +212,9 @@ fn tall_tiles_and_many_segments_do_not_change_bits_on_a_gpu() {
 /// Weights that lie one after the other in memory take one product, whose parts are views.
 #[test]
 fn neighbouring_weights_share_a_product_on_a_gpu() {
+    // All on the device itself: copies of the weights would not be neighbours.
+    crate::cuda::run_on_host(polyrank_on_host::launch);
+    let tensor = |seed, shape: &[usize]| tensor(seed, shape).to_device(on_device::device()).unwrap();
     let (x, outs) = (tensor(1, &[7, 16]), [8, 24, 16]);
     let (weights, bias) = (tensor(2, &[48, 16]), tensor(3, &[48]));
     let delta = Delta { a: tensor(4, &[3, 16]), b: tensor(5, &[24, 3]), scale: 0.5 };
@@ -221,23 +224,28 @@ fn neighbouring_weights_share_a_product_on_a_gpu() {
         Linear { weight: part(&weights), bias: part(&bias), added, gelu: i == 2 }
     });
     let mut ours = Vec::new();
-    assert_eq!(launches(|| ours = cuda().linears(&x, &linears).unwrap()), 2);
+    assert_eq!(launches(|| ours = Cuda.linears(&x, &linears).unwrap()), 2);
     for (ours, reference) in ours.iter().zip(Reference.linears(&x, &linears).unwrap()) {
         assert_eq!(ours.stride(), [48, 1]);
-        assert!(max_difference(ours, &reference) <= 1e-5);
+        assert!(max_difference(&on_host(ours), &on_host(&reference)) <= 1e-5);
     }
     assert_eq!(address(&ours[1]).unwrap() - address(&ours[0]).unwrap(), 4 * 8);
     // A view is an input like others.
-    let (w, b) = (frozen(6, &[5, 24]), frozen(7, &[5]));
+    let (w, b) = (Param::Tensor(tensor(6, &[5, 24])), Param::Tensor(tensor(7, &[5])));
     let [viewed, copied] = [ours[1].clone(), ours[1].contiguous().unwrap()]
-        .map(|x| linear(cuda(), &x, &w, &b, Added::Nothing, true).unwrap());
+        .map(|x| linear(&Cuda, &x, &w, &b, Added::Nothing, true).unwrap());
     assert_eq!(bits(&viewed), bits(&copied));
     // Others do not.
     let apart = [&linears[2], &linears[0]].map(Clone::clone);
-    for (ours, reference) in cuda().linears(&x, &apart).unwrap().iter().zip(Reference.linears(&x, &apart).unwrap()) {
+    for (ours, reference) in Cuda.linears(&x, &apart).unwrap().iter().zip(Reference.linears(&x, &apart).unwrap()) {
         assert!(ours.is_contiguous());
-        assert!(max_difference(ours, &reference) <= 1e-5);
+        assert!(max_difference(&on_host(ours), &on_host(&reference)) <= 1e-5);
     }
+}
+
+/// A copy on the CPU.
+fn on_host(tensor: &Tensor) -> Tensor {
+    tensor.to_device(CPU).unwrap()
 }
 
 /// A launch happens only if there is something to add.

@@ -23,6 +23,11 @@ pub(super) fn asked() -> Option<&'static OnDevice> {
     ASKED.get_or_init(open).as_ref()
 }
 
+/// The device of the GPU's operations: the CPU where their kernels run there.
+pub(super) fn device() -> &'static Device {
+    asked().map_or(CPU, |asked| asked.0.device())
+}
+
 impl OnDevice {
     fn ops(&self) -> &'static dyn Ops {
         of(&self.0)
@@ -68,6 +73,22 @@ impl Ops for OnDevice {
         let lookups: Vec<(&Param, &[u32])> =
             tables.iter().zip(lookups).map(|(table, (_, ids))| (table, *ids)).collect();
         here(self.ops().embed(&lookups, self.0.device()))
+    }
+
+    fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        here(self.ops().gather(&self.there(x)?, rows))
+    }
+
+    fn mean(&self, x: &Tensor, offsets: &[usize]) -> Result<Tensor> {
+        here(self.ops().mean(&self.there(x)?, offsets))
+    }
+
+    fn head_linears(&self, x: &Tensor, linears: &[HeadLinear]) -> Result<Tensor> {
+        let moved = linears.iter().map(|linear| {
+            let (weight, bias) = (self.param(&linear.weight)?, self.param(&linear.bias)?);
+            Ok(HeadLinear { rows: linear.rows, weight, bias })
+        });
+        here(self.ops().head_linears(&self.there(x)?, &moved.collect::<Result<Vec<_>>>()?))
     }
 
     fn linears(&self, x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
@@ -133,6 +154,22 @@ impl Ops for OnDevice {
 
     fn dropout(&self, h: &Tensor, dropout: Dropout) -> Result<Tensor> {
         here(self.ops().dropout(&self.there(h)?, dropout))
+    }
+
+    fn join(&self, tensors: &[&Tensor]) -> Result<Tensor> {
+        let moved = tensors.iter().map(|tensor| self.there(tensor)).collect::<Result<Vec<_>>>()?;
+        here(self.ops().join(&moved.iter().collect::<Vec<_>>()))
+    }
+
+    fn split(&self, vector: &Tensor, shapes: &[Shape], dtype: DType) -> Result<Vec<Var>> {
+        let vars = self.ops().split(&self.there(vector)?, shapes, dtype)?;
+        vars.iter().map(|var| Var::from_tensor(&var.as_detached_tensor().to_device(CPU)?)).collect()
+    }
+
+    fn assign(&self, vector: &Tensor, vars: &[&Var]) -> Result<()> {
+        let moved = vars.iter().map(|var| Var::from_tensor(&self.there(var)?)).collect::<Result<Vec<_>>>()?;
+        self.ops().assign(&self.there(vector)?, &moved.iter().collect::<Vec<_>>())?;
+        vars.iter().zip(moved).try_for_each(|(var, moved)| var.set(&moved.as_detached_tensor().to_device(CPU)?))
     }
 }
 

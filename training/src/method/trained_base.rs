@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 use polyrank::encoder::{Encoder, Head, Hooks};
 
 use super::TrainedHead;
@@ -24,7 +24,7 @@ pub struct TrainedBase {
 }
 
 impl TrainedBase {
-    /// Copies of the base's parameters in `subset`, and of `head`.
+    /// Copies of the base's parameters in `subset`, f32 whatever the base's type, and of `head`.
     ///
     /// # Errors
     /// A tensor operation fails.
@@ -33,8 +33,9 @@ impl TrainedBase {
             Subset::Full => true,
             Subset::Biases => parameter.name().ends_with(".bias"),
         });
-        let parameters =
-            chosen.map(|parameter| Ok((parameter.name().to_owned(), Var::from_tensor(&parameter.tensor()?)?)));
+        let parameters = chosen.map(|parameter| {
+            Ok((parameter.name().to_owned(), Var::from_tensor(&parameter.tensor()?.to_dtype(DType::F32)?)?))
+        });
         Ok(Self { parameters: parameters.collect::<Result<_>>()?, head: TrainedHead::of(head)? })
     }
 
