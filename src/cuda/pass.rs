@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use super::Output;
 
 /// The largest tensor that is cut from a piece, in bytes. Larger ones keep the GPU busy for longer than their allocation takes.
-const LARGEST: usize = 2 << 20;
+const LARGEST: usize = 1 << 20;
 
 /// The size of a pass's first piece, in bytes. Each further piece is twice as large, up to the last size.
 const FIRST: usize = 1 << 20;

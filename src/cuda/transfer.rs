@@ -16,8 +16,8 @@ use super::download::Span;
 /// queued.
 const AT_ONCE: usize = (64 << 10) / size_of::<u32>();
 
-/// How long a thread asks again and again whether results have arrived before it sleeps. To wake a thread takes longer than the passes of
-/// a few texts may wait.
+/// How long a thread asks again and again whether results have arrived, before it sleeps until the driver wakes it. To be woken takes
+/// up to 0.1 ms, which is much for a pass of few texts and little for a longer one.
 const ASK: Duration = Duration::from_millis(4);
 
 /// The number of elements of the smallest page-locked buffer.
