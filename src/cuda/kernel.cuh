@@ -30,6 +30,13 @@ template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline bf16 from_float<bf16>(float x) { return __float2bfloat16(x); }
 template <> __device__ inline f16 from_float<f16>(float x) { return __float2half(x); }
 
+// 1 / x to the last bit or two, for x of ordinary size.
+__device__ inline float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Copies 4, 8 or 16 bytes. Both addresses must be multiples of that size.
 template <int BYTES> struct Word;
 template <> struct Word<4> { using Type = uint32_t; };

@@ -64,6 +64,7 @@ def measure(wide_factors):
     config = AutoConfig.for_model(
         args.model_type, hidden_size=args.hidden, num_hidden_layers=args.layers, num_attention_heads=args.heads,
         intermediate_size=args.intermediate, vocab_size=args.vocab, max_position_embeddings=514, type_vocab_size=1, num_labels=2,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout=0.0,
         attn_implementation="sdpa",
     )
     model = AutoModelForSequenceClassification.from_config(config).to(args.device, dtype)

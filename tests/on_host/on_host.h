@@ -215,6 +215,7 @@ inline int atomicAdd(int* to, int x) {
 template <class T> T __ldg(const T* from) { return *from; }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float x, float y) { return x / y; }
+inline float reciprocal(float x) { return 1.f / x; }
 using std::max;
 using std::min;
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
