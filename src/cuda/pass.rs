@@ -86,7 +86,9 @@ pub(super) fn cut(shape: &Shape, dtype: DType, device: &Device) -> Result<Option
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::address;
+    use candle_core::Var;
+
+    use super::super::{address, recorded};
     use super::*;
 
     fn output(count: usize, dtype: DType) -> Tensor {
@@ -114,5 +116,21 @@ mod tests {
         assert_ne!(storage(&large), storage(&output(LARGEST, DType::F32)));
         drop(pass);
         assert_ne!(storage(&output(10, DType::F32)), storage(&output(10, DType::F32)));
+    }
+
+    #[test]
+    fn result_with_a_gradient_is_copied_out_of_the_pass() {
+        let _pass = Pass::begin();
+        let x = Var::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        let first = output(2, DType::F32);
+        let y = Output::new(2, DType::F32, &Device::Cpu).unwrap();
+        // SAFETY: the output has two elements.
+        unsafe { std::slice::from_raw_parts_mut(y.address() as *mut f32, 2) }.copy_from_slice(&[3.0, 4.0]);
+        // SAFETY: both elements have been written.
+        let y = unsafe { recorded("test", [x.as_tensor()], y, |_, _, dy| Ok([Some((dy * 2.0)?)])) }.unwrap();
+        assert_eq!(y.to_vec1::<f32>().unwrap(), [3.0, 4.0]);
+        assert_eq!((first.layout().start_offset(), y.layout().start_offset()), (0, 0));
+        let gradients = y.sum_all().unwrap().backward().unwrap();
+        assert_eq!(gradients.get(&x).unwrap().to_vec1::<f32>().unwrap(), [2.0, 2.0]);
     }
 }
