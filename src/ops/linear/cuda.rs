@@ -84,7 +84,7 @@ fn check(segments: &[Segment], tokens: usize) -> Result<()> {
 fn pieces(x: &Tensor, segments: &[Segment], out: usize) -> Result<Pieces> {
     check(segments, x.dim(0)?)?;
     let mut pieces = Pieces::default();
-    for Segment { rows, delta } in segments {
+    for Segment { rows, delta } in segments.iter().filter(|segment| !segment.rows.is_empty()) {
         pieces.push(x, rows.clone(), delta, out)?;
     }
     Ok(pieces)

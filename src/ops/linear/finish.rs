@@ -63,7 +63,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Adds `delta` on some rows of x. Matrices that lie in memory as the kernels read them, which is how adapters in service lie, are
+    /// Adds `delta` on some rows of x, at least one. Matrices that lie in memory as the kernels read them, which is how adapters in service lie, are
     /// only looked at: a batch has a hundred of them at each linear.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ impl Pieces {
         check(x, delta, out)?;
         let Delta { a, b, scale } = delta;
         let rank = a.dims()[0];
-        if rows.is_empty() || rank == 0 {
+        if rank == 0 {
             return Ok(());
         }
         let typed = a.dtype() == x.dtype() && b.dtype() == x.dtype();

@@ -196,9 +196,9 @@ fn aligned_widths_match_reference_on_a_gpu() {
         b: tensor(seed + 50, &[rank, out]).t().unwrap(),
         scale: 0.3,
     };
-    let deltas = [[9, 40, 3], [16, 1, 0], [17, 8, 24]];
+    let ranks = [[9, 40, 3], [16, 1, 2], [17, 8, 24]];
     let deltas: Vec<Vec<Delta>> =
-        (0..3).map(|i| (0..3).map(|j| delta((10 * i + j) as u64, deltas[i][j], outs[i])).collect()).collect();
+        (0..3).map(|i| (0..3).map(|j| delta((10 * i + j) as u64, ranks[i][j], outs[i])).collect()).collect();
     for gelu in [false, true] {
         let linears: Vec<Linear> = (0..3)
             .map(|i| {
