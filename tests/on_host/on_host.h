@@ -68,7 +68,11 @@ struct Copy {
   const void* from;
   bool inside;
 };
-inline thread_local std::vector<std::vector<Copy>> copies;
+struct Copies {
+  std::vector<Copy> begun;
+  std::vector<size_t> groups;  // where each group ends
+};
+inline thread_local std::vector<Copies> copies;
 
 inline void wait(Waits waits) {
   Fibre& fibre = block.fibres[block.now];
@@ -185,6 +189,7 @@ inline unsigned char* words(unsigned lane) {
   static const on_host::Registered name##_registered(#name, [](const void* p) {                       \
     __VA_ARGS__(*static_cast<const Params*>(p));                                                      \
   });
+#define KERNEL_OF_MANY(name, threads, blocks, Params, ...) KERNEL(name, threads, Params, __VA_ARGS__)
 #define SHARED_MEMORY(name) unsigned char* const name = on_host::shared.data()
 
 inline void __syncthreads() { on_host::wait(on_host::Waits::Block); }
@@ -309,14 +314,31 @@ inline void copy_async(void* to, const void* from, bool inside) {
     fprintf(stderr, "kernel: copy_async between addresses that are not aligned\n");
     abort();
   }
-  on_host::copies[on_host::block.now].push_back({to, from, inside});
+  on_host::copies[on_host::block.now].begun.push_back({to, from, inside});
 }
-inline void wait_for_copies() {
-  for (const on_host::Copy& copy : on_host::copies[on_host::block.now]) {
+inline void end_group_of_copies() {
+  on_host::Copies& mine = on_host::copies[on_host::block.now];
+  mine.groups.push_back(mine.begun.size());
+}
+// See `wait_for_all_groups_but` in kernel.cuh.
+inline void wait_for_groups(size_t newest) {
+  on_host::Copies& mine = on_host::copies[on_host::block.now];
+  if (mine.groups.size() <= newest) return;
+  const size_t count = mine.groups.size() - newest, end = mine.groups[count - 1];
+  for (size_t i = 0; i < end; i++) {
+    const on_host::Copy& copy = mine.begun[i];
     if (copy.inside)
       std::memcpy(copy.to, copy.from, 16);
     else
       std::memset(copy.to, 0, 16);
   }
-  on_host::copies[on_host::block.now].clear();
+  mine.begun.erase(mine.begun.begin(), mine.begun.begin() + end);
+  mine.groups.erase(mine.groups.begin(), mine.groups.begin() + count);
+  for (size_t& group : mine.groups) group -= end;
 }
+template <size_t N> void wait_for_all_groups_but() { wait_for_groups(N); }
+inline void wait_for_copies() {
+  end_group_of_copies();
+  wait_for_groups(0);
+}
+inline float power_of_two(float x) { return std::exp2(x); }
