@@ -139,6 +139,15 @@ fn linear(ops: &dyn Ops, x: &Tensor, weight: &Param, bias: &Param, added: Added,
     ops.linears(x, &[linear]).map(|mut all| all.remove(0))
 }
 
+/// The GPU's GELU approximates the tail of the normal distribution by a polynomial, which overflows.
+#[test]
+fn gelu_of_huge_numbers_and_nan_on_a_gpu() {
+    let x = Tensor::new(&[f32::INFINITY, 1e30, -1e30, 0.0, f32::NAN], CPU).unwrap();
+    let y = cuda().gelu(&x).unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(y[..4], [f32::INFINITY, 1e30, 0.0, 0.0]);
+    assert!(y[4].is_nan());
+}
+
 proptest! {
     #![proptest_config(cases(48))]
 

@@ -212,6 +212,26 @@ fn aligned_widths_match_reference_on_a_gpu() {
     }
 }
 
+/// Matrices that cannot be read in words of 16 bytes give the same bits.
+#[test]
+fn unaligned_matrices_do_not_change_bits_on_a_gpu() {
+    let (rows, width, out, rank) = (40, 72, 264, 19);
+    let (x, weight, bias) = (tensor(1, &[rows, width]), frozen(2, &[out, width]), frozen(3, &[out]));
+    // A matrix behind some elements of other memory.
+    let matrix = |seed, columns: usize, before: usize| {
+        let front = Tensor::zeros(before, DType::F32, CPU).unwrap();
+        let all = Tensor::cat(&[front, tensor(seed, &[rank * columns])], 0).unwrap();
+        all.narrow(0, before, rank * columns).unwrap().reshape((rank, columns)).unwrap()
+    };
+    let run = |before| {
+        let delta = Delta { a: matrix(4, width, before), b: matrix(5, out, before).t().unwrap(), scale: 0.5 };
+        assert_eq!(address(&delta.a).unwrap().is_multiple_of(16), before == 4);
+        let added = Added::Segments(vec![Segment { rows: 5..rows, delta: &delta }]);
+        linear(cuda(), &x, &weight, &bias, added, true).unwrap()
+    };
+    assert_eq!(bits(&run(1)), bits(&run(4)));
+}
+
 /// Tall tiles, as large batches have, give the same bits as tiles of 16 rows. Many segments travel in a table.
 #[test]
 fn tall_tiles_and_many_segments_do_not_change_bits_on_a_gpu() {
