@@ -168,5 +168,5 @@ template <class T, int D> __device__ void backward_keys(const AttentionParams& p
 
 }  // namespace attention
 
-ATTENTION_KERNELS(attention_backward_queries, WARPS, backward_queries)
-ATTENTION_KERNELS(attention_backward_keys, WARPS, backward_keys)
+ATTENTION_KERNELS(attention_backward_queries, WARPS, BACKWARD_WARPS, backward_queries)
+ATTENTION_KERNELS(attention_backward_keys, WARPS, BACKWARD_WARPS, backward_keys)

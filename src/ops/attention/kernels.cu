@@ -147,6 +147,6 @@ template <class T, int D> __device__ void plain_short(const AttentionParams& p) 
 
 }  // namespace attention
 
-ATTENTION_KERNELS(attention, 4, general)
-ATTENTION_KERNELS_OF_USUAL_SIZES(attention_plain, 4, plain)
-ATTENTION_KERNELS_OF_USUAL_SIZES(attention_plain_short, 2, plain_short)
+ATTENTION_KERNELS(attention, 4, FORWARD_WARPS, general)
+ATTENTION_KERNELS_OF_USUAL_SIZES(attention_plain, 4, FORWARD_WARPS, plain)
+ATTENTION_KERNELS_OF_USUAL_SIZES(attention_plain_short, 2, FORWARD_WARPS, plain_short)

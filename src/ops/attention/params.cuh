@@ -38,7 +38,8 @@ struct alignas(16) TextTile {
 constexpr float LOG2_E = 1.44269504f;
 
 // The number of warps that a multiprocessor holds at once, by the size of a head. More would leave too few registers to each.
-template <int D> constexpr int RESIDENT_WARPS = D <= 64 ? 16 : D <= 128 ? 12 : 8;
+template <int D> constexpr int FORWARD_WARPS = D <= 64 ? 16 : D <= 128 ? 12 : 8;
+template <int D> constexpr int BACKWARD_WARPS = D <= 32 ? 16 : D <= 64 ? 12 : 8;
 
 // What a block works on: one head of one tile. The grid has the heads in x, and the tiles in y and z. ALIGNED says that `aligned` is
 // known to be true.
@@ -102,20 +103,21 @@ template <class T, bool ALIGNED = false> struct Work {
 
 }  // namespace attention
 
-// Exports `body<T, D>` for each type, and each size D to which head sizes are rounded up, or only for the usual ones.
-#define ATTENTION_KERNELS(name, warps, body)      \
-  namespace attention {                           \
-  ATTENTION_OF_SIZE(name, warps, body, 16)        \
-  ATTENTION_OF_SIZE(name, warps, body, 256)       \
-  }                                               \
-  ATTENTION_KERNELS_OF_USUAL_SIZES(name, warps, body)
-#define ATTENTION_KERNELS_OF_USUAL_SIZES(name, warps, body) \
-  namespace attention {                                     \
-  ATTENTION_OF_SIZE(name, warps, body, 32)                  \
-  ATTENTION_OF_SIZE(name, warps, body, 64)                  \
-  ATTENTION_OF_SIZE(name, warps, body, 128)                 \
+// Exports `body<T, D>` for each type, and each size D to which head sizes are rounded up, or only for the usual ones. A block has
+// `warps` warps, and a multiprocessor holds `resident<D>`.
+#define ATTENTION_KERNELS(name, warps, resident, body) \
+  namespace attention {                                \
+  ATTENTION_OF_SIZE(name, warps, resident, body, 16)   \
+  ATTENTION_OF_SIZE(name, warps, resident, body, 256)  \
+  }                                                    \
+  ATTENTION_KERNELS_OF_USUAL_SIZES(name, warps, resident, body)
+#define ATTENTION_KERNELS_OF_USUAL_SIZES(name, warps, resident, body) \
+  namespace attention {                                               \
+  ATTENTION_OF_SIZE(name, warps, resident, body, 32)                  \
+  ATTENTION_OF_SIZE(name, warps, resident, body, 64)                  \
+  ATTENTION_OF_SIZE(name, warps, resident, body, 128)                 \
   }
-#define ATTENTION_OF_SIZE(name, warps, body, D)                                                                    \
-  KERNEL_OF_MANY(name##_##D##_f32, 32 * warps, RESIDENT_WARPS<D> / warps, AttentionParams, (body<float, D>))       \
-  KERNEL_OF_MANY(name##_##D##_bf16, 32 * warps, RESIDENT_WARPS<D> / warps, AttentionParams, (body<bf16, D>))       \
-  KERNEL_OF_MANY(name##_##D##_f16, 32 * warps, RESIDENT_WARPS<D> / warps, AttentionParams, (body<f16, D>))
+#define ATTENTION_OF_SIZE(name, warps, resident, body, D)                                                    \
+  KERNEL_OF_MANY(name##_##D##_f32, 32 * warps, resident<D> / warps, AttentionParams, (body<float, D>))       \
+  KERNEL_OF_MANY(name##_##D##_bf16, 32 * warps, resident<D> / warps, AttentionParams, (body<bf16, D>))       \
+  KERNEL_OF_MANY(name##_##D##_f16, 32 * warps, resident<D> / warps, AttentionParams, (body<f16, D>))
