@@ -8,10 +8,8 @@
 
 namespace disentangled {
 
-#ifndef KEYS_AT_ONCE
-#define KEYS_AT_ONCE 32
-#endif
-constexpr int KEYS = KEYS_AT_ONCE;
+// The keys that are loaded at a time.
+constexpr int KEYS = 32;
 
 // `ForwardParams` in cuda.rs.
 struct ForwardParams {
