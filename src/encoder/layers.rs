@@ -203,7 +203,7 @@ impl Linear {
     ) -> Result<(Tensor, Vec<usize>)> {
         let added = self.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
         let base = match (added, known) {
-            (added @ Added::Whole(_), _) => only(self.ops.linears(x, &[self.with(added, false, hooks)?])?)?,
+            (added @ (Added::Whole(_) | Added::Trained(_)), _) => only(self.ops.linears(x, &[self.with(added, false, hooks)?])?)?,
             (_, Some(known)) => known.clone(),
             (_, None) => only(self.ops.linears(x, &[self.with(Added::Nothing, false, hooks)?])?)?,
         };
