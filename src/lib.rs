@@ -86,7 +86,9 @@
 //!   by the backend with which the engine was opened.
 //! - On the CPU, frozen f32 weights are used in the mapped file and never copied. Prepacked weights are mapped from the cache, so that
 //!   processes share them.
-//! - A precision applies only to the base's products: deltas, norms, attention and heads are f32.
+//! - On the CPU, a precision applies only to the base's products: deltas, norms, attention and heads are f32. On a GPU, activations,
+//!   weights and deltas have the precision's type; sums, biases, norms' parameters and heads are f32.
+//! - On a GPU all work runs on one stream, in order; only uploads of adapters use another, and are waited for.
 //! - In a GPU's memory, an adapter takes the bytes of its true ranks: its tensors lie end to end in one block for each type. A copy
 //!   stream fills the block while batches run, and the adapter comes into service once it is there, so that no batch waits for it.
 //! - A malformed adapter is refused as a whole. An unknown adapter is an error, and is never answered by the base.

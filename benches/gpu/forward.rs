@@ -1,6 +1,7 @@
 //! Whole batches: the base alone, adapters mixed, many adapters, one text.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use polyrank::adapter::Adapter;
 use polyrank::engine::Row;
@@ -79,14 +80,27 @@ pub(crate) fn many(world: &World) -> Result<(), Failure> {
     against_base(world, "zipf", adapters.len(), &alone, &mixed)
 }
 
-/// One text alone, with one adapter.
+/// One text alone, with one adapter: until its logits are there, and until the host has queued the pass.
 pub(crate) fn latency(world: &World) -> Result<(), Failure> {
     let (mut rng, mut maker) = (seeded(5), Maker::new(world, seeded(6))?);
     let adapters = maker.ragged(world, 1)?;
     let rows = rows(&world.texts(1, &mut rng), adapters.iter());
-    let times = measure(&mut [job(world, &rows)], world.budget())?;
+    let mut queued = Vec::new();
+    let pass: Job = Box::new(|| {
+        let start = Instant::now();
+        let pending = world.engine.begin(&rows)?;
+        queued.push(start.elapsed().as_secs_f64());
+        pending.finish()?;
+        Ok(())
+    });
+    let times = measure(&mut [pass], world.budget())?;
     let [p50, p99] = [50, 99].map(|percent| percentile(&times[0], percent) * 1e3);
+    queued.sort_unstable_by(f64::total_cmp);
+    let queued = percentile(&queued, 50) * 1e3;
     let tokens = rows[0].text.ids.len();
-    world.tell("latency", json!({"tokens": tokens, "rounds": times[0].len(), "p50_ms": p50, "p99_ms": p99}));
+    world.tell(
+        "latency",
+        json!({"tokens": tokens, "rounds": times[0].len(), "p50_ms": p50, "p99_ms": p99, "queued_ms": queued}),
+    );
     Ok(())
 }

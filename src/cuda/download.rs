@@ -39,14 +39,14 @@ impl Download {
         let lengths = tensors.iter().map(Tensor::elem_count).collect();
         let Some(first) = tensors.first() else { return Ok(Self { lengths, values: Values::Host(Vec::new()) }) };
         let values = match Place::of(first.device())? {
-            Place::Host => {
+            Place::Host(_) => {
                 let flat = tensors.iter().map(|tensor| tensor.flatten_all()?.to_vec1::<f32>());
                 Values::Host(flat.collect::<Result<Vec<_>>>()?.concat())
             }
             #[cfg(feature = "cuda")]
             Place::Gpu(device) => {
                 let tensors: Vec<Tensor> = tensors.iter().map(Tensor::contiguous).collect::<Result<_>>()?;
-                Values::Gpu(Arriving::begin(&device, &spans(&tensors)?)?)
+                Values::Gpu(Arriving::begin(device, &spans(&tensors)?)?)
             }
         };
         Ok(Self { lengths, values })

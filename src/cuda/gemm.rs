@@ -57,7 +57,7 @@ pub(crate) unsafe fn gemm(place: &Place, alpha: f32, a: Factor, b: Factor, beta:
         return Ok(());
     }
     match place {
-        Place::Host => {
+        Place::Host(_) => {
             // SAFETY: the caller promises valid addresses.
             unsafe { host(alpha, a, b, beta, y) }
         }

@@ -22,6 +22,10 @@ using f16 = __half;
 #define KERNEL(name, threads, Params, ...) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p) { __VA_ARGS__(p); }
 
+// The same, for kernels that bound their registers: so many blocks fit on a multiprocessor at once.
+#define KERNEL_OF_MANY(name, threads, blocks, Params, ...) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) { __VA_ARGS__(p); }
+
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
 __device__ inline float to_float(f16 x) { return __half2float(x); }
@@ -29,6 +33,13 @@ template <class T> __device__ T from_float(float x);
 template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline bf16 from_float<bf16>(float x) { return __float2bfloat16(x); }
 template <> __device__ inline f16 from_float<f16>(float x) { return __float2half(x); }
+
+// 1 / x to the last bit or two, for x of ordinary size.
+__device__ inline float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // Copies 4, 8 or 16 bytes. Both addresses must be multiples of that size.
 template <int BYTES> struct Word;
@@ -170,10 +181,22 @@ __device__ inline void load_matrices(Pair<T>& a, Pair<T>& b, Pair<T>& c, Pair<T>
 }
 
 // Begins to copy 16 bytes from global to shared memory; or to write zeros, if not `inside`. Both addresses must be multiples of 16.
-// The bytes are there for this thread after `wait_for_copies`, and for others after a barrier behind it.
+// The bytes are there for this thread after `wait_for_copies`, and for others after a barrier behind it. `from` is not read if not
+// `inside`, and may then be any address.
 __device__ inline void copy_async(void* to, const void* from, bool inside) {
   const uint32_t address = __cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(address), "l"(from), "r"(inside ? 16 : 0) : "memory");
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
+// Ends a group of copies: all that this thread has begun since the last group, which may be none.
+__device__ inline void end_group_of_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+// Waits for this thread's copies in all groups but the newest N.
+template <int N> __device__ inline void wait_for_all_groups_but() { asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory"); }
+
+// 2^x, within 2^-22 of it. What is less than the least normal number becomes 0.
+__device__ inline float power_of_two(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
 #endif

@@ -1,6 +1,7 @@
 //! Launches a kernel.
 
 use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 #[cfg(feature = "cuda")]
@@ -34,22 +35,22 @@ thread_local! {
 }
 
 /// Where kernels run.
-#[derive(Debug, Clone)]
-pub(crate) enum Place {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place<'a> {
     /// On the CPU, in tests.
-    Host,
+    Host(PhantomData<&'a Device>),
     /// On a GPU, in the order of its one stream.
     #[cfg(feature = "cuda")]
-    Gpu(CudaDevice),
+    Gpu(&'a CudaDevice),
 }
 
-impl Place {
+impl<'a> Place<'a> {
     /// Where kernels run whose tensors are on `device`.
-    pub(crate) fn of(device: &Device) -> Result<Self> {
+    pub(crate) fn of(device: &'a Device) -> Result<Self> {
         match device {
-            Device::Cpu => Ok(Self::Host),
+            Device::Cpu => Ok(Self::Host(PhantomData)),
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => Ok(Self::Gpu(device.clone())),
+            Device::Cuda(device) => Ok(Self::Gpu(device)),
             other => bail!("no kernels for {other:?}"),
         }
     }
@@ -82,12 +83,6 @@ pub(crate) struct Grid {
 /// `params` must be the kernel's own, and every address in it must be valid for what the kernel reads and writes, until all work that
 /// was queued on the device has ended.
 pub(crate) unsafe fn launch<P: Params>(place: &Place, name: &str, dtype: DType, grid: Grid, params: &P) -> Result<()> {
-    let name = match dtype {
-        DType::F32 => format!("{name}_f32"),
-        DType::BF16 => format!("{name}_bf16"),
-        DType::F16 => format!("{name}_f16"),
-        other => bail!("{name}: no kernel for {other:?}"),
-    };
     if grid.blocks.contains(&0) {
         return Ok(());
     }
@@ -100,9 +95,9 @@ pub(crate) unsafe fn launch<P: Params>(place: &Place, name: &str, dtype: DType, 
     LAUNCHES.set(LAUNCHES.get() + 1);
     let blocks = grid.blocks.map(|blocks| blocks as u32);
     match place {
-        Place::Host => {
+        Place::Host(_) => {
             let Some(host) = HOST.get() else { bail!("{name}: there is no GPU, and no kernels for the CPU") };
-            let name = CString::new(name).map_err(candle_core::Error::wrap)?;
+            let name = CString::new(exported(name, dtype)?).map_err(candle_core::Error::wrap)?;
             let params = std::ptr::from_ref(params).cast();
             // SAFETY: the caller promises that the parameters are this kernel's and that their addresses are valid.
             if !unsafe { host(&name, blocks, grid.threads as u32, grid.shared, params) } {
@@ -112,6 +107,16 @@ pub(crate) unsafe fn launch<P: Params>(place: &Place, name: &str, dtype: DType, 
         }
         #[cfg(feature = "cuda")]
         // SAFETY: the caller promises that the parameters are this kernel's and that their addresses are valid.
-        Place::Gpu(device) => unsafe { super::modules::launch(device, &name, blocks, &grid, params) },
+        Place::Gpu(device) => unsafe { super::modules::launch(device, name, dtype, blocks, &grid, params) },
+    }
+}
+
+/// The name under which the kernel `name` is exported for activations of type `dtype`.
+pub(super) fn exported(name: &str, dtype: DType) -> Result<String> {
+    match dtype {
+        DType::F32 => Ok(format!("{name}_f32")),
+        DType::BF16 => Ok(format!("{name}_bf16")),
+        DType::F16 => Ok(format!("{name}_f16")),
+        other => bail!("{name}: no kernel for {other:?}"),
     }
 }

@@ -6,11 +6,12 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 #[cfg(feature = "cuda")]
 use candle_core::backend::BackendDevice;
+use candle_core::backend::BackendStorage;
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var, bail};
 use half::{bf16, f16};
 
-use super::Place;
+use super::{Place, pass};
 
 /// The address of a tensor's first element. It is valid for as long as the tensor is; work that is queued on the tensor's device before
 /// the tensor is dropped may still use it.
@@ -44,9 +45,9 @@ pub(crate) struct Room {
 /// The memory of a GPU; `None` for the CPU.
 pub(crate) fn room(device: &Device) -> Result<Option<Room>> {
     match Place::of(device)? {
-        Place::Host => Ok(None),
+        Place::Host(_) => Ok(None),
         #[cfg(feature = "cuda")]
-        Place::Gpu(device) => super::modules::room(&device).map(Some),
+        Place::Gpu(device) => super::modules::room(device).map(Some),
     }
 }
 
@@ -88,18 +89,35 @@ impl<'a> Matrix<'a> {
 
 /// Fresh memory that kernels write, and then a tensor.
 pub(crate) struct Output {
-    storage: Storage,
+    memory: Memory,
     shape: Shape,
     address: u64,
 }
 
+/// Whose memory it is.
+enum Memory {
+    /// The output's own.
+    Own(Storage),
+    /// A part of a pass's memory.
+    Cut(Tensor),
+}
+
 impl Output {
-    /// Memory for a contiguous tensor. It is not cleared: kernels must write all of it. On the CPU, in tests, it begins as NaN.
+    /// Memory for a contiguous tensor. It is not cleared: kernels must write all of it. On the CPU, in tests, it begins as NaN. During a
+    /// [`super::Pass`], a small tensor gets a part of the pass's memory.
     pub(crate) fn new(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Self> {
         let shape = shape.into();
+        match pass::cut(&shape, dtype, device)? {
+            Some(part) => Ok(Self { address: address(&part)?, memory: Memory::Cut(part), shape }),
+            None => Self::owned(shape, dtype, device),
+        }
+    }
+
+    /// [`Self::new`], in memory of its own.
+    pub(super) fn owned(shape: Shape, dtype: DType, device: &Device) -> Result<Self> {
         let len = shape.elem_count();
         let storage = match Place::of(device)? {
-            Place::Host => Storage::Cpu(match dtype {
+            Place::Host(_) => Storage::Cpu(match dtype {
                 DType::F32 => CpuStorage::F32(vec![f32::NAN; len]),
                 DType::BF16 => CpuStorage::BF16(vec![bf16::NAN; len]),
                 DType::F16 => CpuStorage::F16(vec![f16::NAN; len]),
@@ -110,7 +128,7 @@ impl Output {
             Place::Gpu(device) => Storage::Cuda(unsafe { device.alloc_uninit(&shape, dtype)? }),
         };
         let address = start(&storage)?;
-        Ok(Self { storage, shape, address })
+        Ok(Self { memory: Memory::Own(storage), shape, address })
     }
 
     /// The address of the first element.
@@ -123,9 +141,29 @@ impl Output {
         &self.shape
     }
 
-    /// The storage and the shape.
-    pub(super) fn into_parts(self) -> (Storage, Shape) {
-        (self.storage, self.shape)
+    /// The storage and the shape. A part of a pass's memory is copied.
+    ///
+    /// # Safety
+    /// As for [`Self::tensor`].
+    pub(super) unsafe fn into_parts(self) -> Result<(Storage, Shape)> {
+        let storage = match self.memory {
+            Memory::Own(storage) => storage,
+            Memory::Cut(part) => {
+                let (storage, layout) = part.storage_and_layout();
+                match (&*storage, Self::owned(self.shape.clone(), part.dtype(), part.device())?.memory) {
+                    (Storage::Cpu(from), Memory::Own(Storage::Cpu(mut to))) => {
+                        from.copy_strided_src(&mut to, 0, layout)?;
+                        Storage::Cpu(to)
+                    }
+                    (Storage::Cuda(from), Memory::Own(Storage::Cuda(mut to))) => {
+                        from.copy_strided_src(&mut to, 0, layout)?;
+                        Storage::Cuda(to)
+                    }
+                    _ => bail!("kernels: no copy of a tensor on {:?}", part.device()),
+                }
+            }
+        };
+        Ok((storage, self.shape))
     }
 
     /// The memory as a tensor without a gradient. [`super::recorded`] makes one with a gradient.
@@ -133,7 +171,10 @@ impl Output {
     /// # Safety
     /// Kernels that write every element must have been launched.
     pub(crate) unsafe fn tensor(self) -> Tensor {
-        Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false)
+        match self.memory {
+            Memory::Own(storage) => Tensor::from_storage(storage, self.shape, BackpropOp::none(), false),
+            Memory::Cut(part) => part,
+        }
     }
 
     /// The memory as a variable, to which gradients flow.
@@ -141,17 +182,21 @@ impl Output {
     /// # Safety
     /// As for [`Self::tensor`].
     pub(crate) unsafe fn variable(self) -> Result<Var> {
-        Var::from_tensor(&Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), true))
+        Var::from_tensor(&match self.memory {
+            Memory::Own(storage) => Tensor::from_storage(storage, self.shape, BackpropOp::none(), true),
+            // Copied.
+            Memory::Cut(part) => part,
+        })
     }
 }
 
 /// `words` in the device's memory. It does not wait for the work that is queued there.
 fn upload(words: &[u32], device: &Device) -> Result<Tensor> {
     match Place::of(device)? {
-        Place::Host => Tensor::from_slice(words, words.len(), device),
+        Place::Host(_) => Tensor::from_slice(words, words.len(), device),
         #[cfg(feature = "cuda")]
         Place::Gpu(device) => {
-            let storage = Storage::Cuda(super::transfer::upload(&device, words)?);
+            let storage = Storage::Cuda(super::transfer::upload(device, words)?);
             Ok(Tensor::from_storage(storage, words.len(), BackpropOp::none(), false))
         }
     }
@@ -165,9 +210,9 @@ fn upload(words: &[u32], device: &Device) -> Result<Tensor> {
 /// If the driver refuses.
 pub(crate) fn prepare(device: &Device) -> Result<()> {
     match Place::of(device)? {
-        Place::Host => Ok(()),
+        Place::Host(_) => Ok(()),
         #[cfg(feature = "cuda")]
-        Place::Gpu(device) => super::transfer::prepare(&device),
+        Place::Gpu(device) => super::transfer::prepare(device),
     }
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `kernel.cuh` | what the kernels' sources share |
 //! | `memory.rs` | tensors as kernels read and write them, and small tables that are uploaded once for all layers of a batch |
+//! | `pass.rs` | memory for the small tensors of a pass, cut from large pieces |
 //! | `launch.rs` | launches a kernel: on the GPU, or on the CPU in tests |
 //! | `download.rs` | copies results to the host while later work is queued already |
 //! | `transfer.rs` | copies that do not wait for the work of the GPU (feature `cuda`) |
@@ -22,6 +23,7 @@ mod launch;
 mod memory;
 #[cfg(feature = "cuda")]
 mod modules;
+mod pass;
 mod recorded;
 #[cfg(feature = "cuda")]
 mod staging;
@@ -36,6 +38,7 @@ pub(crate) use launch::LAUNCHES;
 pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
 pub(crate) use memory::{Matrix, Output, Room, Table, address, prepare, room};
+pub(crate) use pass::Pass;
 pub(crate) use recorded::recorded;
 pub use upload::UploadError;
 pub(crate) use upload::upload;

@@ -1,16 +1,18 @@
 //! The compiled kernels, loaded once for each device.
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use candle_core::cuda_backend::cudarc::driver::result::launch_kernel;
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
-};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, DevicePtr};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
-use candle_core::{CudaDevice, CudaStorage, Result, bail};
+use candle_core::{CudaDevice, CudaStorage, DType, Result, bail};
 
+use super::launch::exported;
 use super::{Grid, Params, Room};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -18,32 +20,47 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 /// The shared memory of a block that needs no permission.
 const FREE_SHARED: usize = 48 << 10;
 
-/// What is loaded on one device.
+/// What is loaded on one device. It is never unloaded.
 #[derive(Default)]
 struct Loaded {
     modules: Vec<Arc<CudaModule>>,
-    functions: HashMap<String, CudaFunction>,
+    /// By the type of activations, and by name without that type.
+    kernels: HashMap<DType, HashMap<String, Kernel>>,
+}
+
+/// A loaded kernel.
+struct Kernel {
+    function: CudaFunction,
+    /// The most shared memory that its blocks may have.
+    shared: usize,
+}
+
+impl Kernel {
+    /// The driver's handle, for blocks with so much shared memory.
+    fn with_shared(&mut self, bytes: usize) -> Result<CUfunction> {
+        if bytes > self.shared {
+            let most = i32::try_from(bytes).map_err(driver)?;
+            let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            self.function.set_attribute(attribute, most).map_err(driver)?;
+            self.shared = bytes;
+        }
+        Ok(self.function.cu_function())
+    }
 }
 
 static DEVICES: LazyLock<Mutex<HashMap<DeviceId, Loaded>>> = LazyLock::new(|| Mutex::new(HashMap::new()));
-
-/// A kernel's parameters as an argument.
-#[repr(transparent)]
-struct Argument<P>(P);
-
-// SAFETY: `Params` promises that the type has the layout that the kernel expects.
-unsafe impl<P: Params> DeviceRepr for Argument<P> {}
 
 fn driver(error: impl std::error::Error + Send + Sync + 'static) -> candle_core::Error {
     candle_core::Error::wrap(error)
 }
 
-/// The kernel `name` on `device`. Its modules are loaded at the first call.
-fn function(device: &CudaDevice, name: &str) -> Result<CudaFunction> {
+/// The kernel `name` for `dtype` on `device`, for blocks with `shared` bytes of shared memory. Modules are loaded at the first call.
+fn function(device: &CudaDevice, name: &str, dtype: DType, shared: usize) -> Result<CUfunction> {
     let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = devices.entry(device.id()).or_default();
-    if let Some(function) = loaded.functions.get(name) {
-        return Ok(function.clone());
+    let kernels = loaded.kernels.entry(dtype).or_default();
+    if let Some(kernel) = kernels.get_mut(name) {
+        return kernel.with_shared(shared);
     }
     if loaded.modules.is_empty() {
         for image in KERNELS {
@@ -51,42 +68,36 @@ fn function(device: &CudaDevice, name: &str) -> Result<CudaFunction> {
             loaded.modules.push(module.map_err(driver)?);
         }
     }
-    match loaded.modules.iter().find_map(|module| module.load_function(name).ok()) {
+    let exported = exported(name, dtype)?;
+    match loaded.modules.iter().find_map(|module| module.load_function(&exported).ok()) {
         Some(function) => {
-            loaded.functions.insert(name.to_owned(), function.clone());
-            Ok(function)
+            kernels.entry(name.to_owned()).or_insert(Kernel { function, shared: FREE_SHARED }).with_shared(shared)
         }
-        None => bail!("no kernel {name}"),
+        None => bail!("no kernel {exported}"),
     }
 }
 
-/// Launches the kernel `name` on the device's stream.
+/// Launches the kernel `name` for `dtype` on the device's stream.
 ///
 /// # Safety
 /// As for [`super::launch`].
 pub(super) unsafe fn launch<P: Params>(
     device: &CudaDevice,
     name: &str,
-    blocks: [u32; 3],
+    dtype: DType,
+    [x, y, z]: [u32; 3],
     grid: &Grid,
     params: &P,
 ) -> Result<()> {
-    let function = function(device, name)?;
-    if grid.shared > FREE_SHARED {
-        let bytes = i32::try_from(grid.shared).map_err(driver)?;
-        function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes).map_err(driver)?;
-    }
-    let config = LaunchConfig {
-        grid_dim: (blocks[0], blocks[1], blocks[2]),
-        block_dim: (grid.threads as u32, 1, 1),
-        shared_mem_bytes: grid.shared as u32,
-    };
-    let (stream, argument) = (device.cuda_stream(), Argument(*params));
-    let mut builder = stream.launch_builder(&function);
-    builder.arg(&argument);
-    // SAFETY: the caller promises that the parameters are this kernel's and that their addresses are valid.
-    unsafe { builder.launch(config) }.map_err(driver)?;
-    Ok(())
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().map_err(driver)?;
+    let function = function(device, name, dtype, grid.shared)?;
+    let (threads, shared) = ((grid.threads as u32, 1, 1), grid.shared as u32);
+    // The driver copies the parameters before the call returns, and never writes to them.
+    let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+    // SAFETY: the kernel's only argument is `params`, whose layout `Params` promises; its module is never unloaded. The caller promises
+    // that the parameters are this kernel's and that their addresses are valid.
+    unsafe { launch_kernel(function, (x, y, z), threads, shared, stream.cu_stream(), &mut arguments) }.map_err(driver)
 }
 
 /// The address of a storage's first element.

@@ -26,7 +26,9 @@ pub(crate) unsafe fn recorded<const N: usize>(
         // SAFETY: the caller promises it.
         return Ok(unsafe { output.tensor() });
     }
-    let op = Recorded::<N> { name, output: Mutex::new(Some(output.into_parts())), backward: Box::new(backward) };
+    // SAFETY: the caller promises it.
+    let output = unsafe { output.into_parts()? };
+    let op = Recorded::<N> { name, output: Mutex::new(Some(output)), backward: Box::new(backward) };
     match inputs[..] {
         [a] => a.apply_op1(One(op.narrowed()?)),
         [a, b] => a.apply_op2(b, Two(op.narrowed()?)),

@@ -1,6 +1,7 @@
 //! Copies between the host and a GPU that do not wait for the work that is queued on it, and the settings of a GPU that runs passes.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::cuda_backend::cudarc::driver::sys::{
@@ -14,6 +15,10 @@ use super::download::Span;
 /// The driver takes a copy of up to 64 KB from ordinary memory at once. For a larger one it may wait until the device has done what is
 /// queued.
 const AT_ONCE: usize = (64 << 10) / size_of::<u32>();
+
+/// How long a thread asks again and again whether results have arrived, before it sleeps until the driver wakes it. To be woken takes
+/// up to 0.1 ms, which is much for a pass of few texts and little for a longer one.
+const ASK: Duration = Duration::from_millis(4);
 
 /// The number of elements of the smallest page-locked buffer.
 const SMALLEST: usize = 4096;
@@ -83,14 +88,22 @@ impl Arriving {
             // `self.buffer` keeps the other side, which is read only after the event.
             unsafe { result::memcpy_dtoh_async(part, span.address, stream.cu_stream()) }.map_err(driver)?;
         }
-        // A thread that waits for this event sleeps.
+        // A thread that waits for this event in the driver sleeps.
         let arrived = stream.record_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC)).map_err(driver)?;
         Ok(Self { buffer, count, arrived })
     }
 
     /// Waits until they have ended. Returns all elements, in the order of the spans.
     pub(super) fn wait(&self) -> Result<&[f32]> {
-        self.arrived.synchronize().map_err(driver)?;
+        let start = Instant::now();
+        while !self.arrived.try_is_complete().map_err(driver)? {
+            if start.elapsed() > ASK {
+                self.arrived.synchronize().map_err(driver)?;
+                break;
+            }
+            // Other threads read requests meanwhile.
+            std::thread::yield_now();
+        }
         let memory = self.buffer.0.as_ref().map(PinnedHostSlice::as_slice).transpose().map_err(driver)?;
         Ok(memory.map(|memory| &memory[..self.count]).unwrap_or_default())
     }

@@ -30,9 +30,9 @@ pub enum UploadError {
 /// If the device has too little memory, or fails.
 pub(crate) fn upload(bytes: &[u8], dtype: DType, device: &Device) -> Result<Tensor, UploadError> {
     match Place::of(device)? {
-        Place::Host => Ok(Tensor::from_raw_buffer(bytes, dtype, &[bytes.len() / dtype.size_in_bytes()], device)?),
+        Place::Host(_) => Ok(Tensor::from_raw_buffer(bytes, dtype, &[bytes.len() / dtype.size_in_bytes()], device)?),
         #[cfg(feature = "cuda")]
-        Place::Gpu(device) => super::staging::upload(bytes, dtype, &device),
+        Place::Gpu(device) => super::staging::upload(bytes, dtype, device),
     }
 }
 

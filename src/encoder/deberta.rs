@@ -12,10 +12,10 @@ use std::sync::OnceLock;
 use candle_core::{Result, Tensor};
 
 use self::conv::Conv;
-use self::positions::{Positions, Relative};
+use self::positions::{Positions, Relative, repeated};
 use super::fork::Texts;
 use super::head::Classifier;
-use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv};
+use super::layers::{Linear, Loader, Norm, SharedInput, Tables, dropped, forward_qkv, forward_shared};
 use super::post_norm::PostAttention;
 use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed};
 use crate::base::architecture::deberta::{self, EMBED_PROJECTION, HEAD, NAMES, Settings};
@@ -142,25 +142,30 @@ impl Layer {
         offsets: &[usize],
         hooks: &dyn Hooks,
     ) -> Result<(Tensor, Vec<TextPositions>)> {
-        let Relative { slice, whole, .. } = relative;
+        let slice = &relative.slice;
         let groups = Groups::of(offsets, self.index, hooks);
-        let narrow = |table: &Tensor| table.narrow(0, slice.first, slice.rows)?.contiguous();
-        let drops = hooks.dropout(DropPoint::Positions(self.index)).is_some();
-        let x = dropped(narrow(whole)?, DropPoint::Positions(self.index), self.rest.ops, hooks)?;
+        let point = DropPoint::Positions(self.index);
+        let drops = hooks.dropout(point).is_some();
+        let x = dropped(relative.rows()?, point, self.rest.ops, hooks)?;
         let known = if drops { [None, None] } else { self.known(relative, hooks)? };
-        let known = [known[0].as_ref().map(narrow).transpose()?, known[1].as_ref().map(narrow).transpose()?];
-        let (mut sets, mut of_group, mut end) = (Vec::new(), vec![[None; 2]; groups.count], 0);
-        for side in (0..2).filter(|&side| self.sides[side]) {
-            let (set, numbers) = self.projections()[side].shared(&x, known[side].as_ref(), groups.count, hooks)?;
-            for (rows, number) in of_group.iter_mut().zip(numbers) {
-                rows[side] = Some(end + number * slice.rows);
-            }
-            end += set.dim(0)?;
-            sets.push(set);
+        let (mut linears, mut sides) = (Vec::with_capacity(2), Vec::with_capacity(2));
+        for (side, known) in known.into_iter().enumerate().filter(|&(side, _)| self.sides[side]) {
+            linears.push((self.projections()[side], known.map(|known| slice.of(&known)).transpose()?));
+            sides.push(side);
         }
-        let of_group: Vec<_> = of_group.into_iter().map(|[keys, queries]| TextPositions { keys, queries }).collect();
+        let copies =
+            |count| if drops { repeated(&x, count, self.rest.ops) } else { relative.copies(count, self.rest.ops) };
+        let input = SharedInput { x: &x, copies: &copies, groups: groups.count };
+        let (sets, numbers) = forward_shared(&linears, &input, hooks)?;
+        let mut of_group = vec![TextPositions { keys: None, queries: None }; groups.count];
+        for (side, numbers) in sides.into_iter().zip(numbers) {
+            for (rows, number) in of_group.iter_mut().zip(numbers) {
+                let first = Some(number * slice.rows);
+                if side == 0 { rows.keys = first } else { rows.queries = first }
+            }
+        }
         let texts = groups.of_text.iter().map(|&group| of_group[group]).collect();
-        Ok((Tensor::cat(&sets, 0)?, texts))
+        Ok((sets, texts))
     }
 
     /// The base's own projections of the whole table; `None` where the hooks replace the table or a linear.
@@ -177,7 +182,10 @@ impl Layer {
         }
         // Kept only if no hook replaces them, because then they are the same for every batch.
         if made.iter().zip(self.sides).all(|(made, side)| made.is_some() == side) {
-            return Ok(self.known.get_or_init(|| made).clone());
+            // Copies, because these outlive the batch's memory.
+            let [keys, queries] = made.map(|made| made.map(|made| made.force_contiguous()).transpose());
+            let copied = [keys?, queries?];
+            return Ok(self.known.get_or_init(|| copied).clone());
         }
         Ok(made)
     }

@@ -191,45 +191,91 @@ impl Linear {
         }
     }
 
-    /// [`Self::forward`] for an input `x [R, in]` that is not the batch's tokens but is shared by the texts of all `groups`
-    /// ([`Hooks::groups`]). `known` is the result of [`Self::bare`] for `x`, if it has been computed. Returns the different results one
-    /// after another, `[sets * R, out]`, and the number of the set of each group: groups without a delta share the first.
-    pub(crate) fn shared(
-        &self,
-        x: &Tensor,
-        known: Option<&Tensor>,
-        groups: usize,
-        hooks: &dyn Hooks,
-    ) -> Result<(Tensor, Vec<usize>)> {
+    /// The result for `x` without deltas of segments. `known` is the result of [`Self::bare`] for `x`, if it has been computed.
+    fn base(&self, x: &Tensor, known: Option<&Tensor>, hooks: &dyn Hooks) -> Result<Tensor> {
         let added = self.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
-        let base = match (added, known) {
-            (added @ (Added::Whole(_) | Added::Trained(_)), _) => only(self.ops.linears(x, &[self.with(added, false, hooks)?])?)?,
-            (_, Some(known)) => known.clone(),
-            (_, None) => only(self.ops.linears(x, &[self.with(Added::Nothing, false, hooks)?])?)?,
+        let added = match (added, known) {
+            (added @ (Added::Whole(_) | Added::Trained(_)), _) => added,
+            (_, Some(known)) => return Ok(known.clone()),
+            (_, None) => Added::Nothing,
         };
-        let delta = |group| self.site.and_then(|site| hooks.group_delta(site, group));
-        let deltas: Vec<_> = (0..groups).map(delta).collect();
-        let (rows, changed) = (x.dim(0)?, deltas.iter().flatten().count());
-        // The base's own set is there only if a group uses it.
-        let first = usize::from(changed < groups);
-        let mut next = first;
-        let mut number = |delta: &Option<_>| match delta {
-            Some(_) => {
-                next += 1;
-                next - 1
-            }
-            None => 0,
-        };
-        let numbers = deltas.iter().map(&mut number).collect();
-        if changed == 0 {
-            return Ok((self.after(base, hooks)?, numbers));
-        }
-        let segment = |(i, delta)| Segment { rows: i * rows..(i + 1) * rows, delta };
-        let segments: Vec<_> = deltas.iter().copied().flatten().enumerate().map(segment).collect();
-        let sets = self.ops.add_segments(&x.repeat((changed, 1))?, &base.repeat((changed, 1))?, &segments)?;
-        let all = if first == 1 { Tensor::cat(&[base, sets], 0)? } else { sets };
-        Ok((self.after(all, hooks)?, numbers))
+        only(self.ops.linears(x, &[self.with(added, false, hooks)?])?)
     }
+}
+
+/// An input that is not the batch's tokens but is shared by the texts of all groups ([`Hooks::groups`]).
+pub(crate) struct SharedInput<'a> {
+    /// `[R, in]`.
+    pub(crate) x: &'a Tensor,
+    /// Returns so many copies of `x`, one after another.
+    pub(crate) copies: &'a dyn Fn(usize) -> Result<Tensor>,
+    /// The number of groups.
+    pub(crate) groups: usize,
+}
+
+/// The results of `linears` for a shared input. Each linear comes with the result of [`Linear::bare`] for the input, if it has been
+/// computed. Returns the different results one after another, `[sets * R, out]`, and for each linear the number of the set of each group:
+/// groups without a delta share one.
+pub(crate) fn forward_shared(
+    linears: &[(&Linear, Option<Tensor>)],
+    input: &SharedInput,
+    hooks: &dyn Hooks,
+) -> Result<(Tensor, Vec<Vec<usize>>)> {
+    let rows = input.x.dim(0)?;
+    let (mut bases, mut numbers) = (Vec::with_capacity(linears.len()), Vec::with_capacity(linears.len()));
+    // For each set, the linear; and the sets that deltas change.
+    let (mut sets, mut segments) = (Vec::new(), Vec::new());
+    for (at, (linear, known)) in linears.iter().enumerate() {
+        bases.push(linear.base(input.x, known.as_ref(), hooks)?);
+        let delta = |group| linear.site.and_then(|site| hooks.group_delta(site, group));
+        let deltas: Vec<_> = (0..input.groups).map(delta).collect();
+        let first = sets.len();
+        // The base's own set is there only if a group uses it.
+        if deltas.iter().any(Option::is_none) {
+            sets.push(at);
+        }
+        let number = |delta: Option<_>| match delta {
+            Some(delta) => {
+                segments.push(Segment { rows: sets.len() * rows..(sets.len() + 1) * rows, delta });
+                sets.push(at);
+                sets.len() - 1
+            }
+            None => first,
+        };
+        numbers.push(deltas.into_iter().map(number).collect());
+    }
+    let (Some((first, _)), bases) = (linears.first(), Tensor::cat(&bases, 0)?) else {
+        bail!("no linears for a shared input");
+    };
+    let all = if segments.is_empty() {
+        bases
+    } else {
+        let copied = sets.iter().flat_map(|at| (at * rows) as u32..((at + 1) * rows) as u32).collect::<Vec<_>>();
+        first.ops.add_segments(&(input.copies)(sets.len())?, &first.ops.gather(&bases, &copied)?, &segments)?
+    };
+    Ok((after_each(linears, &sets, rows, all, hooks)?, numbers))
+}
+
+/// `all [sets * rows, out]` after the hooks that run after each of the linears. `sets` has the linear of each set.
+fn after_each(
+    linears: &[(&Linear, Option<Tensor>)],
+    sets: &[usize],
+    rows: usize,
+    all: Tensor,
+    hooks: &dyn Hooks,
+) -> Result<Tensor> {
+    let (mut parts, mut same, mut start) = (Vec::with_capacity(linears.len()), true, 0);
+    for (at, (linear, _)) in linears.iter().enumerate() {
+        let count = rows * sets.iter().filter(|set| **set == at).count();
+        let part = all.narrow(0, start, count)?;
+        let id = part.id();
+        let part = linear.after(part, hooks)?;
+        same &= part.id() == id;
+        parts.push(part);
+        start += count;
+    }
+    // Nearly always: to put the parts together again would copy them.
+    if same { Ok(all) } else { Tensor::cat(&parts, 0) }
 }
 
 /// The only result of a call with one linear.

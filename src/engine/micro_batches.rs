@@ -33,6 +33,31 @@ pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<u
     ranges
 }
 
+/// Cuts a batch into `count` micro-batches of nearly equal sizes, or fewer if texts are too long for that. `lengths` are the sizes of the
+/// texts, in tokens or in any unit of work; the result is ranges of texts, none of them empty. Each cut is at the bound between two texts
+/// that is nearest to where it would be if texts could be cut.
+#[must_use]
+pub fn divide(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
+    let total: usize = lengths.iter().sum();
+    let (mut ranges, mut start) = (Vec::with_capacity(count), 0);
+    let (mut end, mut before) = (0, 0);
+    for part in 1..count {
+        let target = total * part / count;
+        while end < lengths.len() && before + lengths[end] <= target + lengths[end] / 2 {
+            before += lengths[end];
+            end += 1;
+        }
+        if start < end && end < lengths.len() {
+            ranges.push(start..end);
+            start = end;
+        }
+    }
+    if start < lengths.len() {
+        ranges.push(start..lengths.len());
+    }
+    ranges
+}
+
 /// The number of jobs inside [`with_spinning_pool`].
 static JOBS: AtomicUsize = AtomicUsize::new(0);
 
@@ -165,6 +190,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
+    use proptest::prelude::*;
     use rayon::prelude::*;
 
     use super::*;
@@ -176,6 +202,33 @@ mod tests {
         assert_eq!(cut(lengths, 7), [0..1, 1..2, 2..3, 3..4, 4..6]);
         assert_eq!(cut(lengths, usize::MAX).len(), 1);
         assert!(cut([], 128).is_empty());
+    }
+
+    #[test]
+    fn long_texts_make_fewer_parts() {
+        assert_eq!(divide(&[10, 10, 10, 10], 2), [0..2, 2..4]);
+        assert_eq!(divide(&[3, 3, 90, 3, 3], 4), [0..2, 2..3, 3..5]);
+        assert_eq!(divide(&[7], 3).len(), 1);
+        assert_eq!(divide(&[7, 1], 1).len(), 1);
+        assert!(divide(&[], 3).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_nearly_equal_and_keep_the_order(lengths in prop::collection::vec(1usize..50, 1..200), count in 1usize..20) {
+            let parts = divide(&lengths, count);
+            let all: Vec<usize> = parts.iter().cloned().flatten().collect();
+            prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
+            prop_assert!(parts.len() <= count && parts.iter().all(|part| !part.is_empty()));
+            let (total, longest): (usize, _) = (lengths.iter().sum(), lengths.iter().copied().max().unwrap_or(0));
+            if total / count >= longest {
+                prop_assert_eq!(parts.len(), count);
+                for part in parts {
+                    let size: usize = lengths[part].iter().sum();
+                    prop_assert!(size.abs_diff(total / count) <= longest + 1, "{size} of {total} in {count} parts");
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | `pending.rs` | a forward pass that has begun |
 //! | `warm_up.rs` | a first pass on a GPU, before the first request |
 //! | `score.rs` | turns logits into labels with scores, best first |
-//! | `micro_batches.rs` | splits a batch into micro-batches that run in parallel on the cores |
+//! | `micro_batches.rs` | splits a batch into micro-batches, which run in parallel on the cores |
 
 mod error;
 pub mod micro_batches;
@@ -23,7 +23,7 @@ mod warm_up;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 
@@ -43,6 +43,16 @@ use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
 /// The number of tokens in a micro-batch on one core: enough that the weights and adapters it reads serve many rows, few enough
 /// that the rows stay in the core's caches.
 const MICRO_BATCH_TOKENS: RangeInclusive<usize> = micro_batches::TOKENS..=2 * micro_batches::TOKENS;
+
+/// EXPERIMENT, to be replaced by a constant once it has been measured: the most tokens in a micro-batch on a GPU, few enough that the
+/// activations stay in its L2 cache. `POLYRANK_GPU_MICRO_BATCH_TOKENS` sets it; a very large number is no limit.
+fn gpu_micro_batch_tokens() -> usize {
+    static TOKENS: LazyLock<usize> = LazyLock::new(|| {
+        let set = std::env::var("POLYRANK_GPU_MICRO_BATCH_TOKENS").ok();
+        set.and_then(|tokens| tokens.parse().ok()).unwrap_or(8192)
+    });
+    *TOKENS
+}
 
 /// One frozen base. It is shared by `Arc` and never changes.
 ///
@@ -207,7 +217,7 @@ impl Engine {
 
     /// Logits `[labels]` of each row, in the order of the rows; an empty list for a text without tokens. Rows of different adapters
     /// share one forward pass. Rows of one text share everything before their adapters' first active sites. A row's result does not
-    /// depend on the other rows. A large batch runs as several micro-batches, in parallel on the cores.
+    /// depend on the other rows. A large batch runs as several micro-batches: in parallel on the cores, or one after another on a GPU.
     ///
     /// # Errors
     /// If an operation fails.
@@ -221,9 +231,14 @@ impl Engine {
     /// # Errors
     /// If an operation fails. What fails on the GPU itself is an error of [`Pending::finish`].
     pub fn begin(&self, rows: &[Row]) -> Result<Pending, Error> {
+        self.begin_in(rows, self.micro_batch_sizes())
+    }
+
+    /// [`Engine::begin`] in micro-batches of these sizes.
+    fn begin_in(&self, rows: &[Row], sizes: Sizes) -> Result<Pending, Error> {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
-        let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), self.micro_batch_sizes());
+        let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), sizes);
         let (count, queue) = (rows.len(), |plan: &Plan| self.queue(&adapters, &asked, plan));
         if !self.backend.on_host() {
             let queued = plans.iter().map(queue).collect::<Result<Vec<_>, _>>()?;
@@ -244,11 +259,14 @@ impl Engine {
         Ok(Pending::ready(in_order(count, answers)))
     }
 
-    /// A GPU runs the whole batch as one micro-batch.
+    /// The cores run micro-batches in parallel. A GPU runs them one after another, in the order in which this thread queues them.
     fn micro_batch_sizes(&self) -> Sizes {
-        let (least, most) =
-            if self.backend.on_host() { MICRO_BATCH_TOKENS.into_inner() } else { (usize::MAX / 2, usize::MAX / 2) };
-        Sizes { least, most, cores: self.workers.groups() }
+        if self.backend.on_host() {
+            let (least, most) = MICRO_BATCH_TOKENS.into_inner();
+            return Sizes { least, most, cores: self.workers.groups() };
+        }
+        let most = gpu_micro_batch_tokens();
+        Sizes { least: most.div_ceil(2), most, cores: 1 }
     }
 
     /// The adapters of `rows` in order of first appearance, and for each row the question to its adapter.
@@ -267,6 +285,7 @@ impl Engine {
 
     /// Queues one micro-batch, up to the copy of its logits to the host.
     fn queue(&self, adapters: &[Arc<Adapter>], asked: &[Question], plan: &Plan) -> Result<Queued, Error> {
+        let _pass = cuda::Pass::begin();
         let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
         let hooks = Mixed::new(self.layout(), plan, adapters);
         let hidden = self.encoder.forward(&batch, &hooks)?;

@@ -70,6 +70,26 @@ fn passes_that_overlap_answer_as_on_the_cpu() {
     }
 }
 
+#[test]
+fn micro_batches_of_a_gpu_answer_as_one() {
+    for base in BASES {
+        let engine = Engine::open(&folder(base), cuda()).unwrap();
+        let limit = Limit { max_length: None, truncate: true };
+        let adapters: Vec<_> = rows(&engine, base).into_iter().map(|row| row.adapter).take(5).collect();
+        let row = |i: usize| Row {
+            text: engine.encode(&"great ".repeat(i + 1), None, &limit).unwrap(),
+            adapter: Arc::clone(&adapters[i % adapters.len()]),
+        };
+        let rows: Vec<Row> = (0..10).map(row).collect();
+        let whole = engine.logits(&rows).unwrap();
+        let sizes = Sizes { least: 4, most: 20, cores: 1 };
+        let (_, asked) = engine.asked(&rows);
+        let all: Vec<usize> = (0..rows.len()).collect();
+        assert!(plan::plans(&asked, &all, |point| engine.layout().share_from(point), sizes).len() > 2, "{base}");
+        close(&engine.begin_in(&rows, sizes).unwrap().finish().unwrap(), &whole, 1e-5);
+    }
+}
+
 /// What is queued on the device may read the adapters until the pass has ended.
 #[test]
 fn pass_keeps_its_adapters_until_it_is_finished() {

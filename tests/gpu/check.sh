@@ -157,7 +157,7 @@ print(":".join(sorted({path for base in {*site.getsitepackages(), *sys.path} for
   export PATH="$PATH:/usr/local/cuda/bin" HF_HUB_OFFLINE=1 POLYRANK_TEST_DEVICE="$device" XDG_CACHE_HOME="$work/cache" POLYRANK_HOME="$work/home"
   export RUST_BACKTRACE=0 PYTHONUNBUFFERED=1 device out bin bases work
 
-  local bench=(--device "$device" --folder "$work" --seconds 3) peer=(--device "$device") tiny=() cases=48
+  local bench=(--device "$device" --folder "$work" --seconds 2) peer=(--device "$device") tiny=() cases=48
   export train_flags="--dtype bf16 --steps 30" peer_train_flags="--steps 30" soak_seconds=120
   local sizes=() peer_sizes=() ceiling=() many=(--many 1000) halves=()
   if [ "$device" = cpu ]; then
@@ -184,20 +184,20 @@ print(":".join(sorted({path for base in {*site.getsitepackages(), *sys.path} for
   step mixed:deberta 40 "$bin/gpu" mixed latency attention --model-id "$bases/deberta-v3-base" "${bench[@]}" "${sizes[@]}"
   step mixed:roberta-sst2 30 "$bin/gpu" mixed --length sst2 --model-id "$bases/roberta-large" "${bench[@]}" "${sizes[@]}"
   step mixed:deberta-sst2 30 "$bin/gpu" mixed --length sst2 --model-id "$bases/deberta-v3-base" "${bench[@]}" "${sizes[@]}"
-  step delta 25 "$bin/gpu" delta --model-id "$bases/roberta-large" "${bench[@]}" "${sizes[@]}"
-  step many 70 "$bin/gpu" many "${many[@]}" --model-id "$bases/roberta-large" "${bench[@]}" "${sizes[@]}"
-  step peers:attention 20 python3 tests/gpu/peers.py attention "$bases/deberta-v3-base" "${peer[@]}" "${peer_sizes[@]}"
   step peers:roberta 45 python3 tests/gpu/peers.py mixed "$bases/roberta-large" "${peer[@]}" "${peer_sizes[@]}"
   step peers:deberta 45 python3 tests/gpu/peers.py mixed "$bases/deberta-v3-base" "${peer[@]}" "${peer_sizes[@]}"
-  step training 60 training
-  step sanitizer:memcheck 45 sanitize memcheck
-  step sanitizer:racecheck 45 sanitize racecheck
+  step peers:attention 20 python3 tests/gpu/peers.py attention "$bases/deberta-v3-base" "${peer[@]}" "${peer_sizes[@]}"
   step peers:latency 75 python3 tests/gpu/peers.py latency "$bases/roberta-large" "${peer[@]}" --seconds 2
+  step training 60 training
+  step delta 25 "$bin/gpu" delta --model-id "$bases/roberta-large" "${bench[@]}" "${sizes[@]}"
+  step sanitizer:memcheck 45 sanitize memcheck
+  step many 70 "$bin/gpu" many "${many[@]}" --model-id "$bases/roberta-large" "${bench[@]}" "${sizes[@]}"
+  step sanitizer:racecheck 45 sanitize racecheck
+  step tests:prefix 60 tests_in "$bin/main" prefix::
   step peers:roberta-sst2 30 python3 tests/gpu/peers.py mixed "$bases/roberta-large" --length sst2 "${peer[@]}" "${peer_sizes[@]}"
   step peers:deberta-sst2 30 python3 tests/gpu/peers.py mixed "$bases/deberta-v3-base" --length sst2 "${peer[@]}" "${peer_sizes[@]}"
   [ "$device" = cpu ] || soak_seconds=$((deadline - SECONDS - 25 < 120 ? deadline - SECONDS - 25 : 120))
   step soak $((soak_seconds + 20)) soak
-  step tests:prefix 60 tests_in "$bin/main" prefix::
   {
     printf '\n%s\n\n' "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null || echo "no GPU: a rehearsal")"
     python3 tests/gpu/table.py "$out/results.jsonl"

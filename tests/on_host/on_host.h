@@ -3,6 +3,7 @@
 // begins as NaN, and a barrier that not all threads reach ends the process. It shows nothing about speed or asynchronous copies.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -36,7 +37,10 @@ using Body = void (*)(const void*);
 enum class Waits { Nothing, Block, Warp };
 
 struct Fibre {
+  // Where the fibre begins, and where it goes on after a barrier. Jumps cost no system call, unlike changes of context.
   ucontext_t context;
+  jmp_buf resume;
+  bool begun = false;
   std::unique_ptr<char[]> stack;
   dim3 thread;
   bool done = false;
@@ -49,7 +53,7 @@ constexpr size_t WORDS = 16;
 
 struct Block {
   std::vector<Fibre> fibres;
-  ucontext_t main;
+  jmp_buf main;
   size_t now = 0;
   std::vector<uint64_t> words;
   Body body = nullptr;
@@ -64,18 +68,29 @@ struct Copy {
   const void* from;
   bool inside;
 };
-inline thread_local std::vector<std::vector<Copy>> copies;
+struct Copies {
+  std::vector<Copy> begun;
+  std::vector<size_t> groups;  // where each group ends
+};
+inline thread_local std::vector<Copies> copies;
 
 inline void wait(Waits waits) {
   Fibre& fibre = block.fibres[block.now];
   fibre.waits = waits;
-  swapcontext(&fibre.context, &block.main);
+  if (_setjmp(fibre.resume) == 0) _longjmp(block.main, 1);
 }
 inline void enter() {
   block.body(block.params);
   Fibre& fibre = block.fibres[block.now];
   fibre.done = true;
-  swapcontext(&fibre.context, &block.main);
+  _longjmp(block.main, 1);
+}
+// Runs a fibre up to its next barrier or its end.
+inline void go_on(Fibre& fibre) {
+  if (_setjmp(block.main) != 0) return;
+  if (fibre.begun) _longjmp(fibre.resume, 1);
+  fibre.begun = true;
+  setcontext(&fibre.context);
 }
 
 // Lets every fibre go on that waits for a barrier which all threads of its block or warp have reached.
@@ -103,6 +118,7 @@ inline void run_block(size_t threads, size_t bytes, std::mt19937_64& random) {
     if (!fibre.stack) fibre.stack.reset(new char[STACK]);
     fibre.thread = dim3(i);
     fibre.done = false;
+    fibre.begun = false;
     fibre.waits = Waits::Nothing;
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack.get();
@@ -121,7 +137,7 @@ inline void run_block(size_t threads, size_t bytes, std::mt19937_64& random) {
       ran = true;
       block.now = i;
       threadIdx = fibre.thread;
-      swapcontext(&block.main, &fibre.context);
+      go_on(fibre);
       if (fibre.done) left--;
     }
     release(threads);
@@ -173,6 +189,7 @@ inline unsigned char* words(unsigned lane) {
   static const on_host::Registered name##_registered(#name, [](const void* p) {                       \
     __VA_ARGS__(*static_cast<const Params*>(p));                                                      \
   });
+#define KERNEL_OF_MANY(name, threads, blocks, Params, ...) KERNEL(name, threads, Params, __VA_ARGS__)
 #define SHARED_MEMORY(name) unsigned char* const name = on_host::shared.data()
 
 inline void __syncthreads() { on_host::wait(on_host::Waits::Block); }
@@ -203,6 +220,7 @@ inline int atomicAdd(int* to, int x) {
 template <class T> T __ldg(const T* from) { return *from; }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float x, float y) { return x / y; }
+inline float reciprocal(float x) { return 1.f / x; }
 using std::max;
 using std::min;
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
@@ -296,14 +314,31 @@ inline void copy_async(void* to, const void* from, bool inside) {
     fprintf(stderr, "kernel: copy_async between addresses that are not aligned\n");
     abort();
   }
-  on_host::copies[on_host::block.now].push_back({to, from, inside});
+  on_host::copies[on_host::block.now].begun.push_back({to, from, inside});
 }
-inline void wait_for_copies() {
-  for (const on_host::Copy& copy : on_host::copies[on_host::block.now]) {
+inline void end_group_of_copies() {
+  on_host::Copies& mine = on_host::copies[on_host::block.now];
+  mine.groups.push_back(mine.begun.size());
+}
+// See `wait_for_all_groups_but` in kernel.cuh.
+inline void wait_for_groups(size_t newest) {
+  on_host::Copies& mine = on_host::copies[on_host::block.now];
+  if (mine.groups.size() <= newest) return;
+  const size_t count = mine.groups.size() - newest, end = mine.groups[count - 1];
+  for (size_t i = 0; i < end; i++) {
+    const on_host::Copy& copy = mine.begun[i];
     if (copy.inside)
       std::memcpy(copy.to, copy.from, 16);
     else
       std::memset(copy.to, 0, 16);
   }
-  on_host::copies[on_host::block.now].clear();
+  mine.begun.erase(mine.begun.begin(), mine.begun.begin() + end);
+  mine.groups.erase(mine.groups.begin(), mine.groups.begin() + count);
+  for (size_t& group : mine.groups) group -= end;
 }
+template <size_t N> void wait_for_all_groups_but() { wait_for_groups(N); }
+inline void wait_for_copies() {
+  end_group_of_copies();
+  wait_for_groups(0);
+}
+inline float power_of_two(float x) { return std::exp2(x); }

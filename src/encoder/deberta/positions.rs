@@ -1,11 +1,14 @@
 //! The table of relative positions, and the rows of it that a batch needs.
 
+use std::cell::RefCell;
+
 use candle_core::{Result, Tensor};
 
 use super::super::Hooks;
 use super::super::layers::{Loader, Norm, resolve};
 use crate::base::architecture::deberta::Settings;
 use crate::base::{BaseConfig, ModelError};
+use crate::ops::Ops;
 use crate::params::Frozen;
 
 /// The table of relative positions.
@@ -38,7 +41,8 @@ impl Positions {
     pub(super) fn relative(&self, longest: usize, hooks: &dyn Hooks) -> Result<Relative> {
         let whole = self.whole(hooks)?;
         // A trained table or norm changes at every step, so its projections are not kept.
-        Ok(Relative { slice: self.slice(longest), frozen: !whole.track_op(), whole })
+        let (slice, frozen) = (self.slice(longest), !whole.track_op());
+        Ok(Relative { slice, frozen, whole, copies: RefCell::default() })
     }
 
     fn slice(&self, longest: usize) -> TableSlice {
@@ -62,10 +66,17 @@ impl Positions {
 
 /// The part of the table that a batch needs: the rows of the distances in its texts.
 pub(super) struct TableSlice {
-    pub(super) first: usize,
+    first: usize,
     pub(super) rows: usize,
     /// The row of each distance from `-(longest - 1)`, counted from `first`.
     pub(super) distances: Vec<usize>,
+}
+
+impl TableSlice {
+    /// Its part of a table `[2 span, n]`.
+    pub(super) fn of(&self, table: &Tensor) -> Result<Tensor> {
+        table.narrow(0, self.first, self.rows)?.contiguous()
+    }
 }
 
 /// The relative positions of one batch.
@@ -74,6 +85,30 @@ pub(super) struct Relative {
     pub(super) whole: Tensor,
     /// Whether the table is frozen.
     pub(super) frozen: bool,
+    /// Copies of the batch's rows, one after another, made once for all layers.
+    copies: RefCell<Option<Tensor>>,
+}
+
+impl Relative {
+    /// The batch's rows of the table, `[R, hidden]`.
+    pub(super) fn rows(&self) -> Result<Tensor> {
+        self.slice.of(&self.whole)
+    }
+
+    /// `count` copies of [`Self::rows`], `[count * R, hidden]`.
+    pub(super) fn copies(&self, count: usize, ops: &dyn Ops) -> Result<Tensor> {
+        let (mut kept, rows) = (self.copies.borrow_mut(), count * self.slice.rows);
+        match &*kept {
+            Some(kept) if kept.dim(0)? >= rows => kept.narrow(0, 0, rows),
+            _ => Ok(kept.insert(repeated(&self.rows()?, count, ops)?).clone()),
+        }
+    }
+}
+
+/// `count` copies of `x [R, n]`, one after another.
+pub(super) fn repeated(x: &Tensor, count: usize, ops: &dyn Ops) -> Result<Tensor> {
+    let rows = x.dim(0)? as u32;
+    ops.gather(x, &(0..count).flat_map(|_| 0..rows).collect::<Vec<_>>())
 }
 
 /// How distances are mapped to buckets.

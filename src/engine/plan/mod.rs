@@ -74,8 +74,8 @@ pub struct Readout {
 /// the same adapters are next to each other. `share` returns the share of a token's work that runs at a point or after it
 /// ([`crate::params::Layout::share_from`]).
 ///
-/// Micro-batches run in parallel on the cores. All questions form a single micro-batch if there is too little work for two, or if
-/// one text has more work than all the others together.
+/// Micro-batches have nearly equal work. All questions form a single micro-batch if there is too little work for two, or if one text
+/// has more work than all the others together.
 #[must_use]
 pub fn plans(asked: &[Question], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Plan> {
     let (shared, ranges) = shared_text::cut(asked, questions, share, sizes);

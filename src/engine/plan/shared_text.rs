@@ -1,5 +1,6 @@
 //! Finds equal texts among the questions of a batch, estimates their cost, and assigns them to micro-batches.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -58,21 +59,21 @@ impl SharedText {
 pub struct Sizes {
     /// The least work that is worth a micro-batch.
     pub least: usize,
-    /// The work after which a micro-batch ends at the latest.
+    /// The most work of a micro-batch, but for what one text more or less makes.
     pub most: usize,
     /// The number of micro-batches that run in parallel.
     pub cores: usize,
 }
 
 impl Sizes {
-    /// The work after which each micro-batch ends, for `total` work whose largest indivisible part is `largest`. Every core gets
-    /// the same number of micro-batches, so that no core waits for another's last one.
-    fn share(self, total: usize, largest: usize) -> usize {
+    /// The number of micro-batches for `total` work whose largest indivisible part is `largest`. Every core gets the same number of
+    /// micro-batches, so that no core waits for another's last one.
+    fn count(self, total: usize, largest: usize) -> usize {
         if total < 2 * self.least.max(largest) {
-            return usize::MAX;
+            return 1;
         }
         let count = total.div_ceil(self.most.max(1)).next_multiple_of(self.cores.max(1));
-        total.div_ceil(count).max(self.least)
+        count.min(total / self.least.max(1))
     }
 }
 
@@ -85,8 +86,11 @@ pub(super) fn cut(
 ) -> (Vec<SharedText>, Vec<Range<usize>>) {
     let mut shared = shared_texts(asked, questions);
     shared.sort_by_cached_key(|text| text.queries.iter().map(|query| query.adapter).collect::<Vec<_>>());
+    // Adapters leave at few different points.
+    let known = RefCell::new(HashMap::new());
+    let share = |point| *known.borrow_mut().entry(point).or_insert_with(|| share(point));
     let costs: Vec<usize> = shared.iter().map(|text| text.cost(&share)).collect();
-    let most = sizes.share(costs.iter().sum(), costs.iter().copied().max().unwrap_or(0));
-    let ranges = micro_batches::cut(costs, most);
+    let count = sizes.count(costs.iter().sum(), costs.iter().copied().max().unwrap_or(0));
+    let ranges = micro_batches::divide(&costs, count);
     (shared, ranges)
 }

@@ -23,11 +23,12 @@ template <class T, int D> __device__ void backward_queries(const AttentionParams
   T* tiles = dy_tile + ROWS * STRIDE<D>;     // keys and values [2, KEYS, D], twice: the next arrive while these are used
 
   const Work<T> work(p);
+  if (work.len == 0) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int row = work.first + 16 * warp;  // the warp's first query
   T* mine = q_tile + 16 * warp * STRIDE<D>;
   const T* dy_mine = dy_tile + 16 * warp * STRIDE<D>;
-  const int end = work.seen_end();
+  const int end = work.seen_end(ROWS);
   const auto load = [&](int key, int turn) {
     T* k_tile = tiles + turn * 2 * KEYS * STRIDE<D>;
     load_tile<KEYS, D>(k_tile, work.k(), key, end);
@@ -70,13 +71,13 @@ template <class T, int D> __device__ void backward_queries(const AttentionParams
 #pragma unroll 1
     for (int n = 0; n < KEYS && key + n < end; n += 16) {
       Block16 block;
-      queries.multiply(block.weights[0], block.weights[1], k_tile + n * STRIDE<D>);
-      dys.multiply(block.dscores[0], block.dscores[1], v_tile + n * STRIDE<D>);
+      queries.multiply(block.weights, k_tile + n * STRIDE<D>);
+      dys.multiply(block.dscores, v_tile + n * STRIDE<D>);
       const bool plain = work.is_plain(row, key + n, 16);
 #pragma unroll
       for (int e = 0; e < 8; e++) {
         const int half = e % 4 / 2, i = row + g + 8 * half, j = key + n + e / 4 * 8 + 2 * t + e % 2;
-        const float weight = exp2f(work.score(plain, block.weights[e / 4][e % 4], i, j) - log_sum[half]);
+        const float weight = power_of_two(work.score(plain, block.weights[e / 4][e % 4], i, j) - log_sum[half]);
         float dweight = block.dscores[e / 4][e % 4];
         if (p.bound) dweight *= mask.factor(work.index(i, j));
         const float dscore = weight * (dweight - delta[half]);
@@ -104,10 +105,11 @@ template <class T, int D> __device__ void backward_keys(const AttentionParams& p
   float* numbers = reinterpret_cast<float*>(tiles + 4 * QUERIES * STRIDE<D>);  // their sums [2, QUERIES], twice
 
   const Work<T> work(p);
+  if (work.len == 0) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int row = work.first + 16 * warp;  // the warp's first key
   T *k_mine = k_tile + 16 * warp * STRIDE<D>, *v_mine = v_tile + 16 * warp * STRIDE<D>;
-  const int end = work.seen_end();
+  const int end = work.seen_end(ROWS);
   const auto load = [&](int query, int turn) {
     T* q_tile = tiles + turn * 2 * QUERIES * STRIDE<D>;
     float* log_sums = numbers + turn * 2 * QUERIES;
@@ -138,15 +140,15 @@ template <class T, int D> __device__ void backward_keys(const AttentionParams& p
 #pragma unroll 1
     for (int n = 0; n < QUERIES && query + n < end; n += 16) {
       Block16 block;
-      keys.multiply(block.weights[0], block.weights[1], q_tile + n * STRIDE<D>);
-      values.multiply(block.dscores[0], block.dscores[1], dy_tile + n * STRIDE<D>);
+      keys.multiply(block.weights, q_tile + n * STRIDE<D>);
+      values.multiply(block.dscores, dy_tile + n * STRIDE<D>);
       const bool plain = work.is_plain(row, query + n, 16);
 #pragma unroll
       for (int e = 0; e < 8; e++) {
         const int at = n + e / 4 * 8 + 2 * t + e % 2, i = query + at, j = row + g + e % 4 / 2 * 8;
         float& product = block.weights[e / 4][e % 4];
         float& dweight = block.dscores[e / 4][e % 4];
-        const float weight = exp2f(work.score(plain, product, i, j) - log_sums[at]);
+        const float weight = power_of_two(work.score(plain, product, i, j) - log_sums[at]);
         const float kept = p.bound ? mask.factor(work.index(i, j)) : 1.f;
         product = weight * kept;
         dweight = weight * (dweight * kept - deltas[at]);
@@ -166,5 +168,5 @@ template <class T, int D> __device__ void backward_keys(const AttentionParams& p
 
 }  // namespace attention
 
-ATTENTION_KERNELS(attention_backward_queries, backward_queries)
-ATTENTION_KERNELS(attention_backward_keys, backward_keys)
+ATTENTION_KERNELS(attention_backward_queries, WARPS, backward_queries)
+ATTENTION_KERNELS(attention_backward_keys, WARPS, backward_keys)

@@ -34,18 +34,20 @@ struct AttentionParams {
     kept: f32,
     scale: f32,
     aligned: u32,
-    unused: u32,
+    tile_count: u32,
 }
 
 // SAFETY: the struct is that of the kernels.
 unsafe impl Params for AttentionParams {}
 
-/// `THREADS` and `ROWS` in `tile.cuh`.
-const THREADS: usize = 128;
-const ROWS: usize = 64;
+/// A grid has at most so many blocks in y. In tests less, so that they need z too.
+const MOST_BLOCKS: usize = if cfg!(test) { 3 } else { 65_535 };
 
 /// The head sizes for which there are kernels.
 const SIZES: [usize; 5] = [16, 32, 64, 128, 256];
+
+/// Those for which there are plain kernels too.
+const USUAL_SIZES: [usize; 3] = [32, 64, 128];
 
 pub(in crate::ops) fn cuda([q, k, v]: [&Tensor; 3], heads: &Heads) -> Result<Tensor> {
     let hidden = heads.check([q, k, v])?;
@@ -55,7 +57,7 @@ pub(in crate::ops) fn cuda([q, k, v]: [&Tensor; 3], heads: &Heads) -> Result<Ten
     if q.elem_count() == 0 {
         return q.zeros_like();
     }
-    let attention = Attention::new(q, hidden, heads)?;
+    let attention = Attention::new(hidden, heads)?;
     match heads.bias.filter(|bias| bias.track_op()) {
         Some(bias) => with_trained_bias(attention, &Tensor::cat(&[q, k, v], 1)?, bias),
         None => with_fixed_bias(attention, [&neighbouring(q)?, &neighbouring(k)?, &neighbouring(v)?]),
@@ -99,21 +101,23 @@ fn neighbouring(x: &Tensor) -> Result<Tensor> {
     if x.stride().last() == Some(&1) { Ok(x.clone()) } else { x.contiguous() }
 }
 
-/// The tiles of `ROWS` rows of all texts, as `TextTile` in `params.cuh`.
-fn tiles(offsets: &[usize]) -> Vec<[u32; 4]> {
+/// The tiles of `rows` rows of all texts, as `TextTile` in `params.cuh`.
+fn tiles(offsets: &[usize], rows: usize) -> Vec<[u32; 4]> {
     let of_text = |(text, span): (usize, &[usize])| {
         let (start, len) = (span[0], span[1] - span[0]);
-        (0..len).step_by(ROWS).map(move |first| [start, len, first, text].map(|x| x as u32))
+        (0..len).step_by(rows).map(move |first| [start, len, first, text].map(|x| x as u32))
     };
     offsets.windows(2).enumerate().flat_map(of_text).collect()
 }
 
+/// The number of those tiles.
+fn count(offsets: &[usize], rows: usize) -> usize {
+    offsets.windows(2).map(|span| (span[1] - span[0]).div_ceil(rows)).sum()
+}
+
 /// What all launches for one attention share.
 struct Attention {
-    /// The tiles of queries, and also of keys.
-    tiles: Table,
-    /// Number of tiles.
-    count: usize,
+    offsets: Vec<usize>,
     heads: usize,
     /// The head size, and the size to which it is rounded up.
     size: usize,
@@ -125,10 +129,14 @@ struct Attention {
     dropout: Option<Dropout>,
 }
 
-/// The kernels, and what their blocks keep in shared memory.
-#[derive(Clone, Copy)]
+/// The kernels.
+#[derive(Debug, Clone, Copy)]
 enum Kernel {
     Forward,
+    /// For scores that are only scaled products by a positive scale, without dropout, and aligned rows.
+    Plain,
+    /// The same, for short texts.
+    PlainShort,
     BackwardQueries,
     BackwardKeys,
 }
@@ -137,35 +145,47 @@ impl Kernel {
     fn name(self) -> &'static str {
         match self {
             Self::Forward => "attention",
+            Self::Plain => "attention_plain",
+            Self::PlainShort => "attention_plain_short",
             Self::BackwardQueries => "attention_backward_queries",
             Self::BackwardKeys => "attention_backward_keys",
         }
     }
 
+    /// The number of warps of a block. Each owns 16 rows.
+    fn warps(self) -> usize {
+        if matches!(self, Self::PlainShort) { 2 } else { 4 }
+    }
+
+    /// The number of rows that a block owns.
+    fn rows(self) -> usize {
+        16 * self.warps()
+    }
+
     /// Bytes of shared memory of a block: tiles with rows of `padded + 8` elements of `bytes` bytes, those over which the block walks
-    /// (`STEP` in `tile.cuh`) twice.
+    /// twice.
     fn shared(self, padded: usize, bytes: usize) -> usize {
-        let step = (8192 / (padded * bytes)).clamp(16, ROWS);
+        // `STEP` in `tile.cuh`, and `KEYS` in `kernels.cu`.
+        let step = (8192 / (padded * bytes)).clamp(16, 64);
         let row = (padded + 8) * bytes;
         match self {
-            Self::Forward => (ROWS + 4 * step) * row,
-            Self::BackwardQueries => (2 * ROWS + 4 * step) * row,
-            Self::BackwardKeys => (2 * ROWS + 4 * step) * row + 4 * step * size_of::<f32>(),
+            Self::Forward | Self::Plain => (self.rows() + 4 * step) * row,
+            Self::PlainShort => (self.rows() + 4 * step.min(32)) * row,
+            Self::BackwardQueries => (2 * self.rows() + 4 * step) * row,
+            Self::BackwardKeys => (2 * self.rows() + 4 * step) * row + 4 * step * size_of::<f32>(),
         }
     }
 }
 
 impl Attention {
-    fn new(q: &Tensor, hidden: usize, heads: &Heads) -> Result<Self> {
+    fn new(hidden: usize, heads: &Heads) -> Result<Self> {
         let size = hidden / heads.heads;
         let Some(padded) = SIZES.into_iter().find(|&padded| size <= padded) else {
             bail!("attention: heads of size {size}, but on a GPU they may have at most {}", SIZES[SIZES.len() - 1]);
         };
         let bias = |bias: &Tensor| bias.detach().to_dtype(DType::F32)?.contiguous();
-        let tiles = tiles(heads.offsets);
         Ok(Self {
-            count: tiles.len(),
-            tiles: Table::new(&tiles, q.device())?,
+            offsets: heads.offsets.to_vec(),
             heads: heads.heads,
             size,
             padded,
@@ -187,7 +207,8 @@ impl Attention {
             log_sums: log_sums.as_ref().map_or(0, Output::address),
             ..self.params(qkv)?
         };
-        self.launch(Kernel::Forward, qkv, params)?;
+        let params = AttentionParams { aligned: u32::from(self.aligned(&params, q.dtype())), ..params };
+        self.launch(self.forward_kernel(&params), q, params)?;
         // SAFETY: the kernel writes every element.
         Ok((y, log_sums.map(|log_sums| unsafe { log_sums.tensor() })))
     }
@@ -216,9 +237,10 @@ impl Attention {
             dbias: dbias.map_or(Ok(0), address)?,
             ..self.params(qkv)?
         };
+        let params = AttentionParams { aligned: u32::from(self.aligned(&params, q.dtype())), ..params };
         // The second kernel reads the sums that the first writes.
-        self.launch(Kernel::BackwardQueries, qkv, params)?;
-        self.launch(Kernel::BackwardKeys, qkv, params)?;
+        self.launch(Kernel::BackwardQueries, q, params)?;
+        self.launch(Kernel::BackwardKeys, q, params)?;
         // SAFETY: the kernels write every element.
         Ok(unsafe { [dq.tensor(), dk.tensor(), dv.tensor()] })
     }
@@ -228,7 +250,7 @@ impl Attention {
         Output::new((q.dim(0)?, self.heads), DType::F32, q.device())
     }
 
-    /// The parameters that do not depend on the kernel.
+    /// The parameters that do not depend on the kernel, but for `aligned`.
     fn params(&self, qkv: [&Tensor; 3]) -> Result<AttentionParams> {
         let [q, k, v] = qkv;
         let [q, k, v] = [Matrix::of("attention", q)?, Matrix::of("attention", k)?, Matrix::of("attention", v)?];
@@ -239,7 +261,6 @@ impl Attention {
             k: k.address,
             v: v.address,
             bias: self.bias.as_ref().map_or(Ok(0), address)?,
-            tiles: self.tiles.address()?,
             seed: dropout.seed,
             q_stride: stride(&q)?,
             k_stride: stride(&k)?,
@@ -256,19 +277,41 @@ impl Attention {
         })
     }
 
-    /// Launches a kernel for every head of every tile. `params` lacks only `aligned`.
-    fn launch(&self, kernel: Kernel, qkv: [&Tensor; 3], params: AttentionParams) -> Result<()> {
-        let (dtype, device) = (qkv[0].dtype(), qkv[0].device());
-        let bytes = dtype.size_in_bytes();
-        let p = &params;
+    /// Whether all rows can be read 16 bytes at a time.
+    fn aligned(&self, p: &AttentionParams, dtype: DType) -> bool {
         let addresses = [p.q, p.k, p.v, p.y, p.dy, p.dq, p.dk, p.dv];
-        let rows = [p.q_stride, p.k_stride, p.v_stride, p.size].map(|elements| elements as usize * bytes);
-        let aligned =
-            addresses.iter().all(|address| address.is_multiple_of(16)) && rows.iter().all(|row| row % 16 == 0);
-        let params = AttentionParams { aligned: u32::from(aligned), ..params };
+        let rows =
+            [p.q_stride, p.k_stride, p.v_stride, p.size].map(|elements| elements as usize * dtype.size_in_bytes());
+        addresses.iter().all(|address| address.is_multiple_of(16)) && rows.iter().all(|row| row % 16 == 0)
+    }
+
+    /// The kernel that computes the result. The choice between the plain ones does not change a bit of it.
+    fn forward_kernel(&self, p: &AttentionParams) -> Kernel {
+        let usual = p.aligned == 1 && p.scale > 0.0 && USUAL_SIZES.contains(&self.padded);
+        let plain = usual && self.bias.is_none() && self.dropout.is_none();
+        let tiles = |kernel: Kernel| count(&self.offsets, kernel.rows());
+        match plain {
+            false => Kernel::Forward,
+            // Most tiles would be half empty.
+            true if 2 * tiles(Kernel::PlainShort) < 3 * tiles(Kernel::Plain) => Kernel::PlainShort,
+            true => Kernel::Plain,
+        }
+    }
+
+    /// Launches a kernel for every head of every tile. `params` lacks only the tiles.
+    fn launch(&self, kernel: Kernel, q: &Tensor, params: AttentionParams) -> Result<()> {
+        let (dtype, device) = (q.dtype(), q.device());
+        let tiles = tiles(&self.offsets, kernel.rows());
+        let table = Table::new(&tiles, device)?;
+        let params = AttentionParams { tiles: table.address()?, tile_count: tiles.len() as u32, ..params };
         let name = format!("{}_{}", kernel.name(), self.padded);
-        let shared = kernel.shared(self.padded, bytes);
-        let grid = Grid { blocks: [self.count * self.heads, 1, 1], threads: THREADS, shared };
+        // Neighbouring blocks read neighbouring heads.
+        let z = tiles.len().div_ceil(MOST_BLOCKS);
+        let grid = Grid {
+            blocks: [self.heads, tiles.len().div_ceil(z), z],
+            threads: 32 * kernel.warps(),
+            shared: kernel.shared(self.padded, dtype.size_in_bytes()),
+        };
         // SAFETY: the parameters are the kernel's; `q`, `k`, `v` and what has their shape hold all rows of the tiles, which the offsets
         // give, and `Heads::check` has compared these with the shapes.
         unsafe { launch(&Place::of(device)?, &name, dtype, grid, &params) }

@@ -24,11 +24,11 @@ struct AttentionParams {
   float kept;           // the factor of the other weights
   float scale;
   uint32_t aligned;     // whether all rows can be read 16 bytes at a time
-  uint32_t unused;
+  uint32_t tile_count;
 };
 
-// ROWS neighbouring rows of one text.
-struct TextTile {
+// Neighbouring rows of one text, as many as a block owns.
+struct alignas(16) TextTile {
   uint32_t start;  // the text's first row
   uint32_t len;    // the text's number of tokens
   uint32_t first;  // the tile's first row, counted from the text's first
@@ -37,22 +37,26 @@ struct TextTile {
 
 constexpr float LOG2_E = 1.44269504f;
 
-// What a block works on: one head of one tile.
-template <class T> struct Work {
+// The number of warps that a multiprocessor holds at once, by the size of a head. More would leave too few registers to each.
+template <int D> constexpr int RESIDENT_WARPS = D <= 64 ? 16 : D <= 128 ? 12 : 8;
+
+// What a block works on: one head of one tile. The grid has the heads in x, and the tiles in y and z. ALIGNED says that `aligned` is
+// known to be true.
+template <class T, bool ALIGNED = false> struct Work {
   const AttentionParams& p;
   TextTile tile;
-  int head, len, first;
+  int head, first;
+  int len;  // 0 if there are not so many tiles, and nothing to do
 
-  __device__ explicit Work(const AttentionParams& p)
-      : p(p),
-        tile(reinterpret_cast<const TextTile*>(p.tiles)[blockIdx.x / p.heads]),
-        head(blockIdx.x % p.heads),
-        len(tile.len),
-        first(tile.first) {}
+  __device__ explicit Work(const AttentionParams& p) : p(p), head(blockIdx.x) {
+    const uint32_t at = blockIdx.z * gridDim.y + blockIdx.y;
+    copy<16>(&tile, reinterpret_cast<const TextTile*>(p.tiles) + min(at, p.tile_count - 1));
+    len = at < p.tile_count ? tile.len : 0, first = tile.first;
+  }
 
   // The text's rows of a matrix.
   template <class E> __device__ Rows<E> rows(uint64_t address, uint32_t stride) const {
-    return {reinterpret_cast<E*>(address) + uint64_t(tile.start) * stride + head * p.size, stride, int(p.size), p.aligned != 0};
+    return {reinterpret_cast<E*>(address) + uint64_t(tile.start) * stride + head * p.size, stride, int(p.size), ALIGNED || p.aligned != 0};
   }
   __device__ Rows<const T> q() const { return rows<const T>(p.q, p.q_stride); }
   __device__ Rows<const T> k() const { return rows<const T>(p.k, p.k_stride); }
@@ -63,25 +67,30 @@ template <class T> struct Work {
     return reinterpret_cast<float*>(address)[uint64_t(tile.start + i) * p.heads + head];
   }
 
-  // The tile's rows see rows from `start` to `end`, and are seen by them.
+  // The tile's rows, `count` of them, see rows from `start` to `end`, and are seen by them.
   __device__ int seen_start() const { return max(0, first - p.window); }
-  __device__ int seen_end() const { return min(len, first + ROWS + p.window); }
+  __device__ int seen_end(int count) const { return min(len, first + count + p.window); }
 
   __device__ bool is_seen(int i, int j) const { return i - j <= p.window && j - i <= p.window; }
   // The element of the bias that belongs to query i and key j.
   __device__ uint64_t bias_at(int i, int j) const { return uint64_t(head) * p.columns + p.columns / 2 + j - i; }
 
-  // Whether a score is only the scaled product, for each of 16 rows from `row` on and `count` columns from `column` on: there is no
-  // bias, the columns lie in the text, and all see each other. Rows may be queries and columns keys, or the opposite.
-  __device__ bool is_plain(int row, int column, int count) const {
-    return !p.bias && column + count <= len && row + 15 - column <= p.window && column + count - 1 - row <= p.window;
+  // Whether each of 16 rows from `row` on and `count` columns from `column` on see each other, and the columns lie in the text. Rows may
+  // be queries and columns keys, or the opposite.
+  __device__ bool is_all_seen(int row, int column, int count) const {
+    return column + count <= len && row + 15 - column <= p.window && column + count - 1 - row <= p.window;
   }
-  // The score of query i and key j from the product of their rows, in units of log 2: minus infinity if i does not see j.
-  __device__ float score(float product, int i, int j) const {
-    if (i >= len || j >= len || !is_seen(i, j)) return -INFINITY;
+  // Whether all their scores are only the scaled products.
+  __device__ bool is_plain(int row, int column, int count) const { return !p.bias && is_all_seen(row, column, count); }
+  // The score of query i and key j from the product of their rows, in units of log 2. If not both lie in the text, it is any number.
+  __device__ float biased(float product, int i, int j) const {
     float score = product * p.scale;
-    if (p.bias) score += reinterpret_cast<const float*>(p.bias)[bias_at(i, j)];
+    if (p.bias) score += reinterpret_cast<const float*>(p.bias)[bias_at(min(i, len - 1), min(j, len - 1))];
     return score * LOG2_E;
+  }
+  // The same, but minus infinity if i does not see j.
+  __device__ float score(float product, int i, int j) const {
+    return i >= len || j >= len || !is_seen(i, j) ? -INFINITY : biased(product, i, j);
   }
   __device__ float score(bool plain, float product, int i, int j) const {
     return plain ? product * (p.scale * LOG2_E) : score(product, i, j);
@@ -93,17 +102,20 @@ template <class T> struct Work {
 
 }  // namespace attention
 
-// Exports `body<T, D>` for each type, and each size D to which head sizes are rounded up.
-#define ATTENTION_KERNELS(name, body)                                                                                   \
-  namespace attention {                                                                                                 \
-  template <class T> __device__ void body##_16(const AttentionParams& p) { body<T, 16>(p); }                            \
-  template <class T> __device__ void body##_32(const AttentionParams& p) { body<T, 32>(p); }                            \
-  template <class T> __device__ void body##_64(const AttentionParams& p) { body<T, 64>(p); }                            \
-  template <class T> __device__ void body##_128(const AttentionParams& p) { body<T, 128>(p); }                          \
-  template <class T> __device__ void body##_256(const AttentionParams& p) { body<T, 256>(p); }                          \
-  KERNELS(name##_16, THREADS, AttentionParams, body##_16)                                                               \
-  KERNELS(name##_32, THREADS, AttentionParams, body##_32)                                                               \
-  KERNELS(name##_64, THREADS, AttentionParams, body##_64)                                                               \
-  KERNELS(name##_128, THREADS, AttentionParams, body##_128)                                                             \
-  KERNELS(name##_256, THREADS, AttentionParams, body##_256)                                                             \
+// Exports `body<T, D>` for each type, and each size D to which head sizes are rounded up, or only for the usual ones.
+#define ATTENTION_KERNELS(name, warps, body)      \
+  namespace attention {                           \
+  ATTENTION_OF_SIZE(name, warps, body, 16)        \
+  ATTENTION_OF_SIZE(name, warps, body, 256)       \
+  }                                               \
+  ATTENTION_KERNELS_OF_USUAL_SIZES(name, warps, body)
+#define ATTENTION_KERNELS_OF_USUAL_SIZES(name, warps, body) \
+  namespace attention {                                     \
+  ATTENTION_OF_SIZE(name, warps, body, 32)                  \
+  ATTENTION_OF_SIZE(name, warps, body, 64)                  \
+  ATTENTION_OF_SIZE(name, warps, body, 128)                 \
   }
+#define ATTENTION_OF_SIZE(name, warps, body, D)                                                                    \
+  KERNEL_OF_MANY(name##_##D##_f32, 32 * warps, RESIDENT_WARPS<D> / warps, AttentionParams, (body<float, D>))       \
+  KERNEL_OF_MANY(name##_##D##_bf16, 32 * warps, RESIDENT_WARPS<D> / warps, AttentionParams, (body<bf16, D>))       \
+  KERNEL_OF_MANY(name##_##D##_f16, 32 * warps, RESIDENT_WARPS<D> / warps, AttentionParams, (body<f16, D>))

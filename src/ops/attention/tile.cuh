@@ -9,7 +9,7 @@
 
 namespace attention {
 
-// A block consists of 4 warps. Each owns 16 rows of the block's tile.
+// Each warp of a block owns 16 rows of the block's tile. There are 4 warps, but also a forward kernel of 2 for short texts.
 constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS;
 
 template <int D> constexpr int STRIDE = D + 8;
@@ -26,25 +26,28 @@ template <class T> struct Rows {
   int size;         // elements of a row
   bool aligned;
 
-  __device__ T* row(int i) const { return first + uint64_t(i) * stride; }
+  __device__ T* row(uint32_t i) const { return first + uint64_t(i) * stride; }
 };
 
-// Begins to load rows `from..from + N` into a tile, by all threads of the block. Rows from `end` on become 0. The tile is there after
-// `wait_for_copies` and a barrier.
-template <int N, int D, class T> __device__ void load_tile(T* tile, const Rows<const T>& rows, int from, int end) {
-  constexpr int CHUNK = 16 / sizeof(T), CHUNKS = D / CHUNK;
+// Begins to load rows `from..from + count` into a tile, at most N, by all threads of the block. Rows from `end` on become 0. The tile is
+// there after a wait for copies and a barrier.
+template <int N, int D, int OF_WARPS = WARPS, class T>
+__device__ void load_tile(T* tile, const Rows<const T>& rows, int from, int end, int count = N) {
+  constexpr int CHUNK = 16 / sizeof(T), CHUNKS = D / CHUNK, AT_ONCE = 32 * OF_WARPS / CHUNKS;
   if (rows.aligned) {
-    static_assert(THREADS % CHUNKS == 0);
-    const int column = threadIdx.x % CHUNKS * CHUNK;
-    const T* source = rows.row(from + threadIdx.x / CHUNKS) + column;
-#pragma unroll 1
-    for (int row = threadIdx.x / CHUNKS; row < N; row += THREADS / CHUNKS) {
-      const bool inside = from + row < end && column < rows.size;
-      copy_async(tile + row * STRIDE<D> + column, inside ? source : rows.first, inside);
-      source += uint64_t(THREADS / CHUNKS) * rows.stride;
+    static_assert(AT_ONCE > 0);
+    const int column = threadIdx.x % CHUNKS * CHUNK, row = threadIdx.x / CHUNKS;
+    const int inside = column < rows.size ? end - from - row : 0, all = count - row;
+    const T* source = rows.row(from + row) + column;
+    T* to = tile + row * STRIDE<D> + column;
+#pragma unroll 8
+    for (int i = 0; i < N; i += AT_ONCE) {
+      if (i < all) copy_async(to + i * STRIDE<D>, source, i < inside);
+      source += uint64_t(AT_ONCE) * rows.stride;
     }
   } else {
-    for (int i = threadIdx.x; i < N * D; i += THREADS) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count * D; i += 32 * OF_WARPS) {
       const int row = i / D, column = i % D;
       const bool inside = from + row < end && column < rows.size;
       tile[row * STRIDE<D> + column] = inside ? rows.row(from + row)[column] : from_float<T>(0.f);
@@ -68,11 +71,14 @@ __device__ void store_rows(const Rows<T>& rows, int from, int end, const float (
     }
   __syncwarp();
   if (rows.aligned) {
-    for (int chunk = lane; chunk < 16 * CHUNKS; chunk += 32) {
-      const int row = chunk / CHUNKS, column = chunk % CHUNKS * CHUNK;
+    constexpr int LANES = CHUNKS < 32 ? CHUNKS : 32;  // of a row
+#pragma unroll
+    for (int i = 0; i < 16 * CHUNKS / LANES; i += 32 / LANES) {
+      const int row = (i + lane / LANES) % 16, column = (i / 16 * LANES + lane % LANES) * CHUNK;
       if (from + row < end && column < rows.size) copy<16>(rows.row(from + row) + column, scratch + row * STRIDE<D> + column);
     }
   } else {
+#pragma unroll 1
     for (int i = lane; i < 16 * D; i += 32) {
       const int row = i / D, column = i % D;
       if (from + row < end && column < rows.size) rows.row(from + row)[column] = scratch[row * STRIDE<D> + column];
@@ -128,20 +134,23 @@ template <class T, int D, int WIDEST> struct Operand {
 #pragma unroll
       for (int k = 0; k < D / 16; k++) load_a<D>(kept[k], tile + 16 * k);
   }
-  // sums [16, 16] += the rows times the transpose of 16 rows of another tile.
-  __device__ void multiply(float (&left)[4], float (&right)[4], const T* other) const {
+  // sums [16, 8 N] += the rows times the transpose of 8 N rows of another tile.
+  template <int N> __device__ void multiply(float (&sums)[N][4], const T* other) const {
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
-      Pair<T> b[2][2];
-      load_b<D>(b, other + 16 * k);
-      if constexpr (KEPT) {
-        mma(left, kept[k], b[0]);
-        mma(right, kept[k], b[1]);
-      } else {
-        Pair<T> a[4];
-        load_a<D>(a, tile + 16 * k);
-        mma(left, a, b[0]);
-        mma(right, a, b[1]);
+      Pair<T> a[4];
+      if constexpr (!KEPT) load_a<D>(a, tile + 16 * k);
+#pragma unroll
+      for (int n = 0; n < N / 2; n++) {
+        Pair<T> b[2][2];
+        load_b<D>(b, other + 16 * n * STRIDE<D> + 16 * k);
+        if constexpr (KEPT) {
+          mma(sums[2 * n], kept[k], b[0]);
+          mma(sums[2 * n + 1], kept[k], b[1]);
+        } else {
+          mma(sums[2 * n], a, b[0]);
+          mma(sums[2 * n + 1], a, b[1]);
+        }
       }
     }
   }
@@ -176,38 +185,33 @@ __device__ inline float row_max(float x) {
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-// The softmax of the warp's rows g and g + 8, over keys that come tile by tile. Scores are in units of log 2.
+// The softmax of the warp's rows g and g + 8, over keys that come step by step.
 struct OnlineSoftmax {
-  float most[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0.f, 0.f};  // of this thread's keys; all threads of the row together after `finish`
+  float most[2] = {-INFINITY, -INFINITY};  // the largest score, in units of log 2
+  float sum[2] = {0.f, 0.f};               // of this thread's keys; of all threads of the row together after `finish`
 
-  // Replaces scores by `2^(score - most)`, and sets `factor` to that by which earlier results must be multiplied. Only the first
-  // `groups` groups of 16 keys are used.
-  template <int N> __device__ void update(float (&scores)[N][4], int groups, float (&factor)[2]) {
-    float largest[2] = {most[0], most[1]};
-#pragma unroll
-    for (int n = 0; n < N; n++)
-      if (n / 2 < groups)
-#pragma unroll
-        for (int i = 0; i < 4; i++) largest[i / 2] = fmaxf(largest[i / 2], scores[n][i]);
-    float shift[2];
+  // Replaces scores by `2^(scale score - most)`, and sets `factor` to that by which earlier results must be multiplied. The scale must
+  // be positive. A step of scores that are all minus infinity changes nothing, to the bit.
+  template <int N> __device__ void update(float (&scores)[N][4], float scale, float (&factor)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      largest[half] = row_max(largest[half]);
+      float largest = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < N; n++) largest = fmaxf(largest, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+      largest = fmaxf(most[half], row_max(largest) * scale);
       // A row that has seen no key yet has no largest score.
-      shift[half] = largest[half] == -INFINITY ? 0.f : largest[half];
-      factor[half] = exp2f(most[half] - shift[half]);
-      most[half] = largest[half];
+      const float shift = largest == -INFINITY ? 0.f : largest;
+      factor[half] = power_of_two(most[half] - shift);
+      most[half] = largest;
       sum[half] *= factor[half];
-    }
 #pragma unroll
-    for (int n = 0; n < N; n++)
-      if (n / 2 < groups)
+      for (int n = 0; n < N; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          scores[n][i] = exp2f(scores[n][i] - shift[i / 2]);
-          sum[i / 2] += scores[n][i];
+        for (int i = 2 * half; i < 2 * half + 2; i++) {
+          scores[n][i] = power_of_two(fmaf(scores[n][i], scale, -shift));
+          sum[half] += scores[n][i];
         }
+    }
   }
 
   __device__ void finish() {

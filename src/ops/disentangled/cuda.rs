@@ -2,10 +2,18 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::inputs::{Attention, Inputs, THREADS};
+use super::inputs::{Attention, Inputs, PAD};
 use super::{Disentangled, gradient};
 use crate::cuda::{Grid, Matrix, Output, Params, Place, launch, recorded};
 use crate::ops::Dropout;
+
+/// `KEYS` in `kernels.cu`.
+const KEYS: usize = 32;
+/// The queries of a warp.
+const BAND: usize = 16;
+/// The most warps in a block, and the most shared memory that it can have.
+const MOST_WARPS: usize = 8;
+const MOST_SHARED: usize = 227 << 10;
 
 /// `ForwardParams` in `kernels.cu`.
 #[repr(C)]
@@ -20,20 +28,35 @@ struct ForwardParams {
 unsafe impl Params for ForwardParams {}
 
 impl Attention {
+    /// The number of warps in a block, which does not change the result, and the block's shared memory in bytes. More warps read keys and
+    /// positions once for more queries, but those behind the end of a short text have nothing to do.
+    fn block(&self, dtype: DType) -> Result<(usize, usize)> {
+        let row = (self.width()? + PAD) * dtype.size_in_bytes();
+        let shared = |warps: usize| {
+            let ring = (warps * BAND).next_multiple_of(KEYS) + 2 * KEYS;
+            (warps * BAND + 4 * KEYS + 2 * ring) * row
+        };
+        let texts = self.how.texts.len().max(1);
+        let mean = self.how.offsets.last().unwrap_or(&0).div_ceil(texts);
+        let mut warps = if mean <= 4 * BAND { MOST_WARPS / 2 } else { MOST_WARPS };
+        while shared(warps) > MOST_SHARED {
+            warps /= 2;
+        }
+        Ok((warps, shared(warps)))
+    }
+
     /// The attention's result, and, if `with_sums`, what the gradient needs of the softmax: `[heads, T]` in f32.
     fn forward(&self, qkv: [&Tensor; 3], positions: &Tensor, with_sums: bool) -> Result<(Output, Option<Tensor>)> {
         let (device, dtype) = (qkv[0].device(), qkv[0].dtype());
         let y = Output::new(qkv[0].shape(), dtype, device)?;
         let sums = with_sums.then(|| Output::new((self.how.heads, qkv[0].dim(0)?), DType::F32, device)).transpose()?;
-        let tables = self.tables(device)?;
+        let (warps, shared) = self.block(dtype)?;
+        let tables = self.tables(warps * BAND, device)?;
         let [q, k, v] = qkv.map(|x| Matrix::of("disentangled", x));
         let inputs = self.inputs([q?, k?, v?], Matrix::of("disentangled", positions)?, &[], &tables)?;
         let params = ForwardParams { inputs, y: y.address(), sums: sums.as_ref().map_or(0, Output::address) };
-        let grid = Grid {
-            blocks: [self.tiles_count(), self.how.heads, 1],
-            threads: THREADS,
-            shared: self.scores_memory(2, 1, dtype)?,
-        };
+        let blocks = [self.tiles_count(warps * BAND) * self.how.heads, 1, 1];
+        let grid = Grid { blocks, threads: 32 * warps, shared };
         let place = Place::of(device)?;
         // SAFETY: `check` has compared the shapes, offsets and rows of positions; `Inputs` holds the strides and the one type; outputs
         // are contiguous; tables, inputs and outputs are dropped only after the launch was queued.

@@ -88,7 +88,7 @@ pub(super) fn backward(
     let (device, dtype, hidden) = (qkv.device(), qkv.dtype(), attention.dims.hidden);
     let (place, heads) = (Place::of(device)?, attention.how.heads);
     let dy = dy.to_dtype(dtype)?.contiguous()?;
-    let tables = attention.tables(device)?;
+    let tables = attention.tables(TILE, device)?;
     let part = |at: usize| qkv.narrow(1, at * hidden, hidden);
     let (q, k, v) = (part(0)?, part(1)?, part(2)?);
     let matrix = |x| Matrix::of("disentangled", x);
@@ -107,8 +107,8 @@ pub(super) fn backward(
         weights: weights.address(),
         slopes: slopes.address(),
     };
-    let grid = |z, shared| Grid { blocks: [attention.tiles_count(), heads, z], threads: THREADS, shared };
-    let shared = attention.scores_memory(4, 0, dtype)?;
+    let grid = |z, shared| Grid { blocks: [attention.tiles_count(TILE), heads, z], threads: THREADS, shared };
+    let shared = attention.scores_memory(dtype)?;
     // SAFETY: the forward pass has checked the same inputs; `y`, `dy` and the outputs are contiguous; all are dropped only after the
     // launch was queued.
     unsafe { launch(&place, &attention.kernel("disentangled_scores_backward")?, dtype, grid(1, shared), &params)? };

@@ -8,7 +8,7 @@ use super::{Dims, Disentangled};
 use crate::cuda::{Matrix, Table};
 use crate::ops::Dropout;
 
-/// `TILE`, `THREADS`, `SPAN`, `PAD`, `BIAS_ROW` and `NONE` in `tiles.cuh`.
+/// `TILE`, `THREADS`, `SPAN`, `PAD`, `BIAS_ROW` and `NONE` in `tiles.cuh`, which the gradient uses.
 pub(super) const TILE: usize = 64;
 pub(super) const THREADS: usize = 128;
 pub(super) const SPAN: usize = 2 * TILE;
@@ -52,24 +52,25 @@ pub(super) struct Tables {
 }
 
 impl Attention {
-    /// The texts' tiles of queries, those of the longest text first because they take the most time, as `QueryTile` in `tiles.cuh`.
-    fn tiles(&self) -> Vec<[u32; 7]> {
+    /// The texts' tiles of `rows` queries, those of the longest text first because they take the most time, as `QueryTile` in `tiles.cuh`.
+    fn tiles(&self, rows: usize) -> Vec<[u32; 7]> {
         let mut tiles = Vec::new();
         let mut pairs = 0;
         for (text, (span, sets)) in self.how.offsets.windows(2).zip(&self.how.texts).enumerate() {
             let len = span[1] - span[0];
             let [keys, queries] = [sets.keys, sets.queries].map(|set| set.map_or(NONE, |set| set as u32));
             let tile = |start: usize| [span[0] as u32, len as u32, start as u32, text as u32, keys, queries, pairs];
-            tiles.extend((0..len).step_by(TILE).map(tile));
+            tiles.extend((0..len).step_by(rows).map(tile));
             pairs += len.div_ceil(TILE).pow(2) as u32;
         }
         tiles.sort_by_key(|tile| Reverse(tile[1]));
         tiles
     }
 
-    pub(super) fn tables(&self, device: &Device) -> Result<Tables> {
+    /// The tables for kernels whose blocks have `rows` rows.
+    pub(super) fn tables(&self, rows: usize, device: &Device) -> Result<Tables> {
         let distances: Vec<u32> = self.how.distances.iter().map(|&row| row as u32).collect();
-        Ok(Tables { tiles: Table::new(&self.tiles(), device)?, distances: Table::new(&distances, device)? })
+        Ok(Tables { tiles: Table::new(&self.tiles(rows), device)?, distances: Table::new(&distances, device)? })
     }
 
     /// The number of pairs of tiles of all texts.
@@ -77,9 +78,9 @@ impl Attention {
         self.how.offsets.windows(2).map(|span| (span[1] - span[0]).div_ceil(TILE).pow(2)).sum()
     }
 
-    /// The number of tiles of all texts.
-    pub(super) fn tiles_count(&self) -> usize {
-        self.how.offsets.windows(2).map(|span| (span[1] - span[0]).div_ceil(TILE)).sum()
+    /// The number of tiles of `rows` rows of all texts.
+    pub(super) fn tiles_count(&self, rows: usize) -> usize {
+        self.how.offsets.windows(2).map(|span| (span[1] - span[0]).div_ceil(rows)).sum()
     }
 
     /// The width of a head in shared memory: kernels exist for two.
@@ -132,10 +133,9 @@ impl Attention {
         })
     }
 
-    /// Bytes of shared memory of the kernels that compute scores, with `tiles` tiles of `[64, width]` and the values transposed or not.
-    pub(super) fn scores_memory(&self, tiles: usize, transposed: usize, dtype: DType) -> Result<usize> {
-        let width = self.width()?;
-        let elements = (tiles * TILE + SPAN) * (width + PAD) + transposed * width * (TILE + PAD);
+    /// Bytes of shared memory of the kernel that computes the scores' gradients.
+    pub(super) fn scores_memory(&self, dtype: DType) -> Result<usize> {
+        let elements = (4 * TILE + SPAN) * (self.width()? + PAD);
         Ok(elements * dtype.size_in_bytes() + TILE * BIAS_ROW * size_of::<f32>())
     }
 }

@@ -1,9 +1,9 @@
-// Tiles of a text's attention with relative positions, which the forward pass and its gradient share: how they are loaded, and the
-// scores of a tile of queries with a tile of keys.
+// What the forward pass and its gradient share, and the gradient's tiles: how they are loaded, and the scores of a tile of queries with
+// a tile of keys.
 //
-// A block of four warps has 64 queries and 64 keys of one text and one head; each warp has 16 rows. The distances i - j of such a pair
-// of tiles are 127 neighbouring values, so the block loads the rows of positions of these, one after the other, and multiplies them by
-// the queries (or keys) as a matrix. Of the products of row i with all distances, the score (i, j) takes the one at `i - j + 63`.
+// A block of the gradient has four warps, and 64 queries and 64 keys of one text and one head; each warp has 16 rows. The distances
+// i - j of such a pair of tiles are 127 neighbouring values, so the block loads the rows of positions of these, one after the other, and
+// multiplies them by the queries (or keys) as a matrix. Of the products of row i with all distances, the score (i, j) takes the one at `i - j + 63`.
 #pragma once
 
 #include "kernel.cuh"

@@ -1,5 +1,6 @@
 // The exact GELU and the gated GELU, with their gradients.
 #include "../rows.cuh"
+#include "gelu.cuh"
 
 namespace {
 
@@ -21,13 +22,6 @@ struct GatedGeluParams {
   uint32_t fast;  // whether all rows may be read in units of eight elements
   uint32_t unused;
 };
-
-__device__ inline float gelu(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678f)); }
-
-// The derivative: the normal distribution plus x times its density.
-__device__ inline float gelu_slope(float x) {
-  return 0.5f * (1.f + erff(x * 0.70710678f)) + x * 0.39894228f * __expf(-0.5f * x * x);
-}
 
 template <class T, bool FAST> __device__ void gelu_eight(const GeluParams& p, uint64_t first) {
   const uint32_t count = min(uint64_t(8), p.count - first);

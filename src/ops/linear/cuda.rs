@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::finish::{TARGETS, TypedDelta, Unfinished, finish, rowwise, typed_bias};
+use super::finish::{Pieces, TARGETS, Unfinished, finish, rowwise, typed_bias};
 use super::{Added, Linear, Segment, trained, training};
 use crate::cuda::{Factor, Matrix, Output, Place, address, gemm};
 use crate::params::{Delta, Param};
@@ -32,8 +32,8 @@ pub(in crate::ops) fn add_segments_cuda(x: &Tensor, y: &Tensor, segments: &[Segm
     if x.dim(0)? != rows {
         bail!("linear: deltas of {} rows cannot be added to {rows}", x.dim(0)?);
     }
-    let deltas = typed_segments(x, segments, out)?;
-    if deltas.is_empty() {
+    let pieces = pieces(x, segments, out)?;
+    if pieces.all().is_empty() {
         return Ok(y.clone());
     }
     let sum = Output::new(y.shape(), y.dtype(), y.device())?;
@@ -44,7 +44,7 @@ pub(in crate::ops) fn add_segments_cuda(x: &Tensor, y: &Tensor, segments: &[Segm
         out,
         bias: None,
         gelu: false,
-        deltas: &deltas,
+        pieces: pieces.all(),
     };
     // SAFETY: both are matrices of `rows` rows; the kernel copies every row, so `sum` is complete.
     unsafe {
@@ -84,10 +84,14 @@ fn check(segments: &[Segment], tokens: usize) -> Result<()> {
     Ok(())
 }
 
-fn typed_segments(x: &Tensor, segments: &[Segment], out: usize) -> Result<Vec<TypedDelta>> {
+/// The deltas of segments, which must fit.
+fn pieces(x: &Tensor, segments: &[Segment], out: usize) -> Result<Pieces> {
     check(segments, x.dim(0)?)?;
-    let some = segments.iter().filter(|segment| !segment.rows.is_empty());
-    some.map(|Segment { rows, delta }| TypedDelta::new(x, rows.clone(), delta, out)).collect()
+    let mut pieces = Pieces::default();
+    for Segment { rows, delta } in segments.iter().filter(|segment| !segment.rows.is_empty()) {
+        pieces.push(x, rows.clone(), delta, out)?;
+    }
+    Ok(pieces)
 }
 
 /// A linear's weight in the type of x, without its gradient.
@@ -119,15 +123,15 @@ pub(super) fn bias_of(bias: &Param, out: usize) -> Result<Option<Tensor>> {
 fn inference(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
     let rows = x.dim(0)?;
     let weights = linears.iter().map(|linear| typed_weight(x, &linear.weight)).collect::<Result<Vec<_>>>()?;
-    let (mut biases, mut deltas) = (Vec::with_capacity(linears.len()), Vec::with_capacity(linears.len()));
+    let (mut biases, mut deltas) = (Vec::with_capacity(linears.len()), Vec::<Pieces>::with_capacity(linears.len()));
     for (linear, weight) in linears.iter().zip(&weights) {
         let out = weight.dim(0)?;
         biases.push(bias_of(&linear.bias, out)?);
         deltas.push(match &linear.added {
-            Added::Nothing => Vec::new(),
-            Added::Whole(delta) => vec![TypedDelta::new(x, 0..rows, delta, out)?],
+            Added::Nothing => Pieces::default(),
+            Added::Whole(delta) => pieces(x, &[Segment { rows: 0..rows, delta }], out)?,
             Added::Trained(_) => bail!("linear: a trained delta without gradients"),
-            Added::Segments(segments) => typed_segments(x, segments, out)?,
+            Added::Segments(segments) => pieces(x, segments, out)?,
         });
     }
     let products = products(x, &weights)?;
@@ -139,7 +143,7 @@ fn inference(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
             out: weights[i].dim(0)?,
             bias: biases[i].as_ref(),
             gelu: linears[i].gelu,
-            deltas: &deltas[i],
+            pieces: deltas[i].all(),
         });
     }
     // SAFETY: the places are those of the products, which the queue has written before the kernels run.

@@ -9,7 +9,7 @@ use super::ragged::Dims;
 use crate::cuda::{Grid, Matrix, Output, Params, Place, Table, address, launch};
 use crate::params::Delta;
 
-/// The most outputs in a launch, `TARGETS` in `kernels.cu`.
+/// The most outputs in a launch, `TARGETS` in `expand.cu`.
 pub(super) const TARGETS: usize = 4;
 /// The numbers of strips and spans that a launch takes in its parameters. A table in the device's memory holds more.
 const STRIPS: usize = 50;
@@ -19,10 +19,9 @@ const SHRINK_THREADS: usize = 256;
 const EXPAND_THREADS: usize = 128;
 const SHRINK_SUMS: usize = 8 * 24 * size_of::<f32>();
 
-/// A delta on some rows, in the type of the activations.
+/// A delta's matrices in the type of the activations.
 #[derive(Debug, Clone)]
 pub(super) struct TypedDelta {
-    pub(super) rows: Range<usize>,
     /// `A [rank, in]`, contiguous.
     pub(super) a: Tensor,
     /// The transpose of B, `[rank, out]`, contiguous.
@@ -31,18 +30,66 @@ pub(super) struct TypedDelta {
 }
 
 impl TypedDelta {
-    /// `delta` for `rows` of x, whose output has `out` columns. Matrices of another type are converted.
+    /// `delta` for x, whose output has `out` columns. Matrices of another type are converted.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub(super) fn new(x: &Tensor, rows: Range<usize>, delta: &Delta, out: usize) -> Result<Self> {
-        let dims = Dims::new(x.shape(), delta.a.shape(), delta.b.shape())?;
-        if dims.out != out {
-            bail!("linear: expected B of {out} rows, found {}", dims.out);
-        }
+    pub(super) fn new(x: &Tensor, delta: &Delta, out: usize) -> Result<Self> {
+        check(x, delta, out)?;
         let a = delta.a.detach().to_dtype(x.dtype())?.contiguous()?;
         let bt = delta.b.detach().t()?.to_dtype(x.dtype())?.contiguous()?;
-        Ok(Self { rows, a, bt, scale: delta.scale as f32 })
+        Ok(Self { a, bt, scale: delta.scale as f32 })
+    }
+
+    /// The delta on some rows.
+    pub(super) fn piece(&self, rows: Range<usize>) -> Result<Piece> {
+        Ok(Piece { rows, rank: self.a.dim(0)?, a: address(&self.a)?, b: address(&self.bt)?, scale: self.scale })
+    }
+}
+
+fn check(x: &Tensor, delta: &Delta, out: usize) -> Result<()> {
+    let dims = Dims::new(x.shape(), delta.a.shape(), delta.b.shape())?;
+    if dims.out != out {
+        bail!("linear: expected B of {out} rows, found {}", dims.out);
+    }
+    Ok(())
+}
+
+/// What is added to one output, and the matrices that were converted for it, which live as long.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    all: Vec<Piece>,
+    converted: Vec<TypedDelta>,
+}
+
+impl Pieces {
+    /// Adds `delta` on some rows of x, at least one. Matrices that lie in memory as the kernels read them, which is how adapters in service lie, are
+    /// only looked at: a batch has a hundred of them at each linear.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub(super) fn push(&mut self, x: &Tensor, rows: Range<usize>, delta: &Delta, out: usize) -> Result<()> {
+        check(x, delta, out)?;
+        let Delta { a, b, scale } = delta;
+        let rank = a.dims()[0];
+        if rank == 0 {
+            return Ok(());
+        }
+        let typed = a.dtype() == x.dtype() && b.dtype() == x.dtype();
+        self.all.push(if typed && a.is_contiguous() && b.stride() == [1, out] {
+            Piece { rows, rank, a: address(a)?, b: address(b)?, scale: *scale as f32 }
+        } else {
+            let converted = TypedDelta::new(x, delta, out)?;
+            let piece = converted.piece(rows)?;
+            self.converted.push(converted);
+            piece
+        });
+        Ok(())
+    }
+
+    /// The deltas, in the order in which they were added.
+    pub(super) fn all(&self) -> &[Piece] {
+        &self.all
     }
 }
 
@@ -58,27 +105,23 @@ pub(super) struct Unfinished<'a> {
     pub(super) bias: Option<&'a Tensor>,
     pub(super) gelu: bool,
     /// In ascending order of their rows, which do not overlap.
-    pub(super) deltas: &'a [TypedDelta],
+    pub(super) pieces: &'a [Piece],
 }
 
-impl Unfinished<'_> {
-    fn planned(&self) -> Result<Finish> {
+impl<'a> Unfinished<'a> {
+    fn planned(&self) -> Finish<'a> {
         let every_row = self.bias.is_some() || self.gelu || self.from != self.to;
-        let piece = |TypedDelta { rows, a, bt, scale }: &TypedDelta| {
-            Ok(Piece { rows: rows.clone(), rank: a.dim(0)?, a: address(a)?, b: address(bt)?, scale: *scale })
-        };
-        let deltas = self.deltas.iter().filter(|delta| !delta.rows.is_empty() && delta.a.dims()[0] > 0);
-        Ok(Finish { out: self.out, every_row, pieces: deltas.map(piece).collect::<Result<_>>()? })
+        Finish { out: self.out, every_row, pieces: self.pieces }
     }
 
-    /// The output as the kernel reads it.
-    fn target(&self, finish: &Finish, element: usize) -> Result<Target> {
+    /// The output as the kernel reads it, and whether every row may be accessed in words of 16 bytes.
+    fn target(&self, element: usize) -> Result<(Target, bool)> {
         let bias = self.bias.map_or(Ok(0), address)?;
-        let addresses = [self.from.0, self.to.0, bias].into_iter().chain(finish.pieces.iter().map(|piece| piece.b));
-        let fast = self.out.is_multiple_of(8)
+        let mut addresses = [self.from.0, self.to.0, bias].into_iter().chain(self.pieces.iter().map(|piece| piece.b));
+        let aligned = self.out.is_multiple_of(8)
             && [self.from.1, self.to.1].into_iter().all(|stride| (stride * element).is_multiple_of(16))
-            && addresses.into_iter().all(|address| address.is_multiple_of(16));
-        Ok(Target {
+            && addresses.all(|address| address.is_multiple_of(16));
+        let target = Target {
             from: self.from.0,
             to: self.to.0,
             bias,
@@ -86,13 +129,12 @@ impl Unfinished<'_> {
             to_stride: self.to.1 as u32,
             out: self.out as u32,
             gelu: self.gelu.into(),
-            fast: fast.into(),
-            unused: 0,
-        })
+        };
+        Ok((target, aligned))
     }
 }
 
-/// `Target` in `kernels.cu`.
+/// `Target` in `expand.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Target {
@@ -103,11 +145,9 @@ struct Target {
     to_stride: u32,
     out: u32,
     gelu: u32,
-    fast: u32,
-    unused: u32,
 }
 
-/// `ShrinkParams` in `kernels.cu`.
+/// `ShrinkParams` in `shrink.cu`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct ShrinkParams {
@@ -115,15 +155,13 @@ struct ShrinkParams {
     h: u64,
     strips: u64,
     count: u32,
-    height: u32,
     width: u32,
     stride: u32,
-    fast: u32,
     unused: u32,
     small: [Strip; STRIPS],
 }
 
-/// `ExpandParams` in `kernels.cu`.
+/// `ExpandParams` in `expand.cu`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct ExpandParams {
@@ -151,14 +189,16 @@ const _: () = assert!(size_of::<ShrinkParams>() <= 4096 && size_of::<ExpandParam
 pub(super) unsafe fn finish(x: &Tensor, outputs: &[Unfinished]) -> Result<Option<Tensor>> {
     let element = x.dtype().size_in_bytes();
     let rows = Matrix::of("linear", x)?;
-    let finishes = outputs.iter().map(Unfinished::planned).collect::<Result<Vec<_>>>()?;
+    let finishes: Vec<Finish> = outputs.iter().map(Unfinished::planned).collect();
     let plan = plan(rows.rows, rows.width * element, &finishes);
     if plan.expand.blocks == 0 {
         return Ok(None);
     }
-    let mut targets = [Target::default(); TARGETS];
-    for ((target, output), finish) in targets.iter_mut().zip(outputs).zip(&finishes) {
-        *target = output.target(finish, element)?;
+    let (mut targets, mut aligned) = ([Target::default(); TARGETS], true);
+    for (target, output) in targets.iter_mut().zip(outputs) {
+        let (found, words) = output.target(element)?;
+        *target = found;
+        aligned &= words;
     }
     let place = Place::of(x.device())?;
     let h = if plan.scratch == 0 {
@@ -179,8 +219,9 @@ pub(super) unsafe fn finish(x: &Tensor, outputs: &[Unfinished]) -> Result<Option
         small,
     };
     let grid = Grid { blocks: [plan.expand.blocks, 1, 1], threads: EXPAND_THREADS, shared: 0 };
+    let kernel = if aligned { "linear_expand" } else { "linear_expand_unaligned" };
     // SAFETY: the plan's spans lie inside the outputs, whose addresses the caller promises, and inside h.
-    unsafe { launch(&place, "linear_expand", x.dtype(), grid, &params)? };
+    unsafe { launch(&place, kernel, x.dtype(), grid, &params)? };
     // SAFETY: the strips cover all of h.
     Ok(h.map(|h| unsafe { h.tensor() }))
 }
@@ -199,16 +240,21 @@ unsafe fn shrink(place: &Place, x: &Tensor, rows: &Matrix, plan: &Launch<Strip>,
         h: h.address(),
         strips: table.as_ref().map_or(Ok(0), Table::address)?,
         count: plan.items.len() as u32,
-        height: plan.height as u32,
         width: rows.width as u32,
         stride: rows.stride as u32,
-        fast: (rows.width.is_multiple_of(8) && sizes.into_iter().chain(a).all(|bytes| bytes.is_multiple_of(16))).into(),
         unused: 0,
         small,
     };
+    let aligned = rows.width.is_multiple_of(8) && sizes.into_iter().chain(a).all(|bytes| bytes.is_multiple_of(16));
+    let kernel = match (plan.height, aligned) {
+        (16, true) => "linear_shrink_16",
+        (16, false) => "linear_shrink_unaligned_16",
+        (_, true) => "linear_shrink_32",
+        (_, false) => "linear_shrink_unaligned_32",
+    };
     let grid = Grid { blocks: [plan.blocks, 1, 1], threads: SHRINK_THREADS, shared: plan.height * SHRINK_SUMS };
     // SAFETY: the plan's strips lie inside x, the A's and h.
-    unsafe { launch(place, "linear_shrink", x.dtype(), grid, &params) }
+    unsafe { launch(place, kernel, x.dtype(), grid, &params) }
 }
 
 /// The items as parameters, or as a table if there are too many.

@@ -1,4 +1,5 @@
-//! Plans the two launches that add the deltas of a batch: which rows and columns each block of the kernels in `kernels.cu` computes.
+//! Plans the two launches that add the deltas of a batch: which rows and columns each block of the kernels in `shrink.cu` and `expand.cu`
+//! computes.
 //!
 //! The shrink's unit is a [`Strip`]: up to 24 columns of `h = scale * x A^T` for a range of rows. The A's that apply to the same rows
 //! lie side by side in h, each from a multiple of eight columns on, so that x is read once for all of them. The expand's unit is a
@@ -12,14 +13,16 @@ pub(super) const STRIP_TILES: usize = 3;
 /// The number of columns of an output that a block of the expand computes.
 pub(super) const BLOCK_COLUMNS: usize = 256;
 /// The heights that a tile of rows may have. Results do not depend on it.
-const HEIGHTS: [usize; 3] = [64, 32, 16];
-/// The number of blocks that fills a GPU: two on each of the 132 multiprocessors of an H100.
-const FULL: usize = 264;
+const SHRINK_HEIGHTS: [usize; 2] = [16, 32];
+const EXPAND_HEIGHTS: [usize; 4] = [16, 32, 64, 128];
+/// The numbers of blocks that an H100 runs at a time, on 132 multiprocessors. A few more would take as long as twice as many.
+const SHRINK_AT_ONCE: usize = 132;
+const EXPAND_AT_ONCE: usize = 5 * 132;
 
 /// One delta at one linear, as the plan reads it.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
-    /// The rows of the batch; never empty.
+    /// The rows of the batch; not empty.
     pub(super) rows: Range<usize>,
     /// The rank, at least 1.
     pub(super) rank: usize,
@@ -31,17 +34,17 @@ pub(super) struct Piece {
 }
 
 /// A linear's output, as the plan reads it.
-#[derive(Debug, Clone)]
-pub(super) struct Finish {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Finish<'a> {
     /// The number of columns.
     pub(super) out: usize,
     /// Whether rows without a delta change too.
     pub(super) every_row: bool,
     /// The deltas, in ascending order of their rows, which do not overlap.
-    pub(super) pieces: Vec<Piece>,
+    pub(super) pieces: &'a [Piece],
 }
 
-/// `Strip` in `kernels.cu`.
+/// `Strip` in `shrink.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Strip {
@@ -57,7 +60,7 @@ pub(super) struct Strip {
     pub(super) unused: u32,
 }
 
-/// `Span` in `kernels.cu`.
+/// `Span` in `expand.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Span {
@@ -148,7 +151,8 @@ fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (La
         }
         scratch += rows.len() * stride;
     }
-    let (height, blocks) = height(|height| items.iter().map(|strip| (strip.rows as usize).div_ceil(height)).sum());
+    let blocks_of = |height| items.iter().map(|strip| (strip.rows as usize).div_ceil(height)).sum();
+    let (height, blocks) = height(SHRINK_HEIGHTS, SHRINK_AT_ONCE, blocks_of);
     let (mut first, mut rest) = (0, &mut items[..]);
     while let Some(&mut Strip { strips, rows, .. }) = rest.first_mut() {
         let (group, after) = std::mem::take(&mut rest).split_at_mut(strips as usize);
@@ -185,7 +189,8 @@ fn expand(tokens: usize, finishes: &[Finish], parts: &[Vec<Part>]) -> Launch<Spa
     }
     let across = |span: &Span| finishes[span.target as usize].out.div_ceil(BLOCK_COLUMNS);
     let blocks_of = |span: &Span, height: usize| (span.rows as usize).div_ceil(height) * across(span);
-    let (height, blocks) = height(|height| items.iter().map(|span| blocks_of(span, height)).sum());
+    let all = |height| items.iter().map(|span| blocks_of(span, height)).sum();
+    let (height, blocks) = height(EXPAND_HEIGHTS, EXPAND_AT_ONCE, all);
     let mut first = 0;
     for span in &mut items {
         span.first = first;
@@ -194,10 +199,9 @@ fn expand(tokens: usize, finishes: &[Finish], parts: &[Vec<Part>]) -> Launch<Spa
     Launch { items, height, blocks }
 }
 
-/// The largest height whose tiles fill a GPU, or else the smallest; and the number of blocks.
-fn height(blocks: impl Fn(usize) -> usize) -> (usize, usize) {
-    let [.., smallest] = HEIGHTS;
-    let height = HEIGHTS.into_iter().find(|height| blocks(*height) >= FULL).unwrap_or(smallest);
+/// The smallest height whose blocks run all at once, or else the largest; and the number of blocks.
+fn height<const N: usize>(heights: [usize; N], at_once: usize, blocks: impl Fn(usize) -> usize) -> (usize, usize) {
+    let height = heights.into_iter().find(|height| blocks(*height) <= at_once).unwrap_or(heights[N - 1]);
     (height, blocks(height))
 }
 
@@ -209,13 +213,14 @@ mod tests {
         Piece { rows, rank, a: 1000, b: 2000, scale: 0.5 }
     }
 
-    fn finish(every_row: bool, pieces: Vec<Piece>) -> Finish {
+    fn finish(every_row: bool, pieces: &[Piece]) -> Finish<'_> {
         Finish { out: 300, every_row, pieces }
     }
 
     #[test]
     fn linears_with_the_same_rows_share_a_strip() {
-        let plan = plan(100, 10, &[1, 8, 2].map(|rank| finish(true, vec![piece(5..20, rank)])));
+        let pieces = [1, 8, 2].map(|rank| [piece(5..20, rank)]);
+        let plan = plan(100, 10, &pieces.each_ref().map(|pieces| finish(true, pieces)));
         let [strip] = plan.shrink.items[..] else { panic!("{:?}", plan.shrink.items) };
         assert_eq!((strip.ranks, strip.stride, strip.row, strip.rows), ([1, 8, 2], 24, 5, 15));
         assert_eq!((plan.scratch, plan.shrink.height, plan.shrink.blocks), (15 * 24, 16, 1));
@@ -227,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_large_rank_takes_several_strips_of_its_rows_alone() {
-        let plan = plan(64, 10, &[finish(false, vec![piece(0..16, 60), piece(16..64, 2)])]);
+        let plan = plan(64, 10, &[finish(false, &[piece(0..16, 60), piece(16..64, 2)])]);
         let strips: Vec<_> = plan.shrink.items.iter().map(|strip| (strip.row, strip.a, strip.ranks, strip.h)).collect();
         let tile = |rank: u64| 1000 + 10 * rank;
         assert_eq!(strips[0], (0, [tile(0), tile(8), tile(16)], [8, 8, 8], 0));
@@ -238,21 +243,24 @@ mod tests {
 
     #[test]
     fn rows_without_work_are_in_no_block() {
-        let plan = plan(1000, 10, &[finish(false, vec![piece(990..1000, 1)]), finish(false, Vec::new())]);
+        let plan = plan(1000, 10, &[finish(false, &[piece(990..1000, 1)]), finish(false, &[])]);
         // Two blocks for 300 columns.
         assert_eq!((plan.shrink.blocks, plan.expand.blocks), (1, 2));
-        let plan = super::plan(1000, 10, &[finish(false, Vec::new())]);
+        let plan = super::plan(1000, 10, &[finish(false, &[])]);
         assert_eq!((plan.shrink.blocks, plan.expand.blocks, plan.scratch), (0, 0, 0));
     }
 
     #[test]
-    fn tiles_are_high_where_that_fills_a_gpu_and_first_blocks_add_up() {
-        for (rows, expected) in [(100, 16), (264 * 32, 32), (264 * 64, 64), (264 * 640, 64)] {
-            let plan = plan(rows, 10, &[finish(true, vec![piece(0..rows, 1)])]);
-            assert_eq!((plan.shrink.height, plan.shrink.blocks), (expected, rows.div_ceil(expected)));
+    fn tiles_are_as_low_as_a_gpu_runs_at_once_and_first_blocks_add_up() {
+        for (rows, shrink, expand) in
+            [(100, 16, 16), (132 * 16, 16, 16), (132 * 16 + 1, 32, 16), (330 * 16 + 1, 32, 32), (264 * 640, 32, 128)]
+        {
+            let plan = plan(rows, 10, &[finish(true, &[piece(0..rows, 1)])]);
+            assert_eq!((plan.shrink.height, plan.shrink.blocks), (shrink, rows.div_ceil(shrink)));
+            assert_eq!((plan.expand.height, plan.expand.blocks), (expand, 2 * rows.div_ceil(expand)));
         }
         let pieces: Vec<_> = (0..40).map(|i| piece(100 * i..100 * i + 90, i % 3 * 20 + 1)).collect();
-        let plan = plan(4000, 10, &[finish(true, pieces)]);
+        let plan = plan(4000, 10, &[finish(true, &pieces)]);
         let tiles = |rows: u32, height: usize| (rows as usize).div_ceil(height);
         let mut next = 0;
         for group in plan.shrink.items.chunk_by(|a, b| a.row == b.row) {

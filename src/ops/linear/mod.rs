@@ -8,7 +8,8 @@
 //! | `ragged.rs` | the deltas of a mixed batch, for inference |
 //! | `adapted.rs` | one delta for all rows, with its gradients, for training |
 //! | `cuda.rs` | the GPU's form: products in cuBLAS, then at most two kernels |
-//! | `finish.rs` | launches those two kernels, which are in `kernels.cu` |
+//! | `finish.rs` | launches those two kernels |
+//! | `shrink.cu`, `expand.cu` | the kernels; `segments.cuh` has what they share |
 //! | `launch_plan.rs` | which rows and columns their blocks compute |
 //! | `training.rs` | the GPU's gradients |
 //! | `trained.rs` | one operation for linears that training adapts on a GPU, with gradients outside candle's graph |

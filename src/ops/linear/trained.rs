@@ -147,7 +147,8 @@ pub(super) fn linears(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
 
 fn together(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
     let mut group = Group::new(x, linears)?;
-    let Some(anchor) = group.parts.iter().find_map(|part| part.trained.as_ref().map(|trained| trained.anchor.clone())) else {
+    let Some(anchor) = group.parts.iter().find_map(|part| part.trained.as_ref().map(|trained| trained.anchor.clone()))
+    else {
         bail!("linear: no trained delta")
     };
     let outputs = group.forward(linears)?;
@@ -209,7 +210,6 @@ impl Group {
     /// # Errors
     /// If a linear has another kind of delta or trained parameters of its own, or shapes do not fit.
     fn new(x: &Tensor, linears: &[Linear]) -> Result<Self> {
-        let rows = x.dim(0)?;
         let part = |linear: &Linear| {
             let trained = match &linear.added {
                 Added::Nothing => None,
@@ -221,7 +221,7 @@ impl Group {
             }
             let weight = typed_weight(x, &linear.weight)?;
             let out = weight.dim(0)?;
-            let typed = trained.as_ref().map(|trained| TypedDelta::new(x, 0..rows, &trained.delta, out)).transpose()?;
+            let typed = trained.as_ref().map(|trained| TypedDelta::new(x, &trained.delta, out)).transpose()?;
             for (trained, typed) in trained.iter().zip(&typed) {
                 for (sums, of) in trained.gradients.iter().zip([&typed.a, &typed.bt]) {
                     if sums.dims() != of.dims() || sums.dtype() != DType::F32 || !sums.is_contiguous() {
@@ -245,16 +245,18 @@ impl Group {
         let fresh = |weight: &Tensor| Output::new((rows, weight.dim(0)?), x.dtype(), x.device());
         let fresh = shares.zip(&weights).map(|(shares, weight)| shares.then(|| fresh(weight)).transpose());
         let fresh = fresh.collect::<Result<Vec<_>>>()?;
-        let mut biases = Vec::with_capacity(linears.len());
-        for (linear, weight) in linears.iter().zip(&weights) {
+        let (mut biases, mut pieces) = (Vec::with_capacity(linears.len()), Vec::with_capacity(linears.len()));
+        for ((linear, weight), part) in linears.iter().zip(&weights).zip(&self.parts) {
             biases.push(bias_of(&linear.bias, weight.dim(0)?)?);
+            let typed = part.typed.iter().filter(|typed| rows > 0 && typed.a.dims()[0] > 0);
+            pieces.push(typed.map(|typed| typed.piece(0..rows)).collect::<Result<Vec<_>>>()?);
         }
         let mut unfinished = Vec::with_capacity(linears.len());
-        for (i, part) in self.parts.iter().enumerate() {
+        for i in 0..weights.len() {
             let out = weights[i].dim(0)?;
             let to = fresh[i].as_ref().map_or(places[i], |own| (own.address(), out));
-            let deltas = part.typed.as_ref().map_or(&[][..], std::slice::from_ref);
-            unfinished.push(Unfinished { from: places[i], to, out, bias: biases[i].as_ref(), gelu: false, deltas });
+            let (bias, pieces) = (biases[i].as_ref(), &pieces[i][..]);
+            unfinished.push(Unfinished { from: places[i], to, out, bias, gelu: false, pieces });
         }
         // SAFETY: the places are those of the products, which the queue has written before the kernels run, and of fresh memory.
         unsafe { finish(x, &unfinished)? };

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::cuda::{bias_of, product, tracked_parameter, typed_weight};
 use super::finish::{TypedDelta, Unfinished, finish, rowwise};
+use super::launch_plan::Piece;
 use super::{Added, Linear, Segment};
 use crate::cuda::{Factor, Matrix, Output, Place, address, gemm, recorded};
 use crate::ops::gelu;
@@ -66,11 +67,12 @@ fn base(x: &Tensor, weight: &Param, bias: &Param) -> Result<Tensor> {
 fn low_rank(x: &Tensor, frozen: Option<(&Param, &Param)>, delta: &Delta) -> Result<Tensor> {
     let weight = frozen.map(|(weight, _)| typed_weight(x, weight)).transpose()?;
     let (rows, out) = (x.dim(0)?, weight.as_ref().unwrap_or(&delta.b).dim(0)?);
-    let typed = TypedDelta::new(x, 0..rows, delta, out)?;
-    let deltas = std::slice::from_ref(&typed);
+    let typed = TypedDelta::new(x, delta, out)?;
+    let some = rows > 0 && typed.a.dim(0)? > 0;
+    let pieces = if some { vec![typed.piece(0..rows)?] } else { Vec::new() };
     let (y, h) = match (&weight, frozen) {
-        (Some(weight), Some((_, bias))) => product_and_bias(x, weight, bias, deltas)?,
-        _ => alone(x, out, deltas)?,
+        (Some(weight), Some((_, bias))) => product_and_bias(x, weight, bias, &pieces)?,
+        _ => alone(x, out, &pieces)?,
     };
     // SAFETY: a product or the kernel writes every element.
     unsafe {
@@ -102,29 +104,24 @@ fn low_rank(x: &Tensor, frozen: Option<(&Param, &Param)>, delta: &Delta) -> Resu
 }
 
 /// `x W^T + b` plus deltas, and what [`finish`] returns.
-fn product_and_bias(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Param,
-    deltas: &[TypedDelta],
-) -> Result<(Output, Option<Tensor>)> {
+fn product_and_bias(x: &Tensor, weight: &Tensor, bias: &Param, pieces: &[Piece]) -> Result<(Output, Option<Tensor>)> {
     let out = weight.dim(0)?;
     let bias = bias_of(bias, out)?;
     let y = product(x, weight, out)?;
     let place = (y.address(), out);
-    let output = Unfinished { from: place, to: place, out, bias: bias.as_ref(), gelu: false, deltas };
+    let output = Unfinished { from: place, to: place, out, bias: bias.as_ref(), gelu: false, pieces };
     // SAFETY: the place is that of the product.
     let h = unsafe { finish(x, &[output])? };
     Ok((y, h))
 }
 
 /// Deltas that are added to nothing.
-fn alone(x: &Tensor, out: usize, deltas: &[TypedDelta]) -> Result<(Output, Option<Tensor>)> {
+fn alone(x: &Tensor, out: usize, pieces: &[Piece]) -> Result<(Output, Option<Tensor>)> {
     let rows = x.dim(0)?;
     let zeros = Tensor::zeros((rows, out), x.dtype(), x.device())?;
     let y = Output::new((rows, out), x.dtype(), x.device())?;
     let (from, to) = ((address(&zeros)?, out), (y.address(), out));
-    let output = Unfinished { from, to, out, bias: None, gelu: false, deltas };
+    let output = Unfinished { from, to, out, bias: None, gelu: false, pieces };
     // SAFETY: both are matrices of `rows` rows; the kernel copies every row.
     let h = unsafe { finish(x, &[output])? };
     Ok((y, h))

@@ -191,6 +191,23 @@ proptest! {
     }
 }
 
+/// A text gets the same bits beside short texts, which small blocks compute, and beside long ones.
+#[test]
+fn attention_on_a_gpu_does_not_depend_on_the_size_of_blocks() {
+    for (size, window) in [(64, None), (64, Some(9)), (32, None), (128, None)] {
+        for dtype in [DType::F32, DType::BF16] {
+            let qkv = [1, 2, 3].map(|seed| tensor(seed, &[40 + 3 * 140, 2 * size]).to_dtype(dtype).unwrap());
+            let attended = |offsets: &[usize]| {
+                let how = Heads { offsets, heads: 2, scale: 0.3, window, bias: None, dropout: None };
+                let [q, k, v] = [0, 1, 2].map(|i| qkv[i].narrow(0, 0, offsets[offsets.len() - 1]).unwrap());
+                let y = cuda().attention([&q, &k, &v], &how).unwrap().narrow(0, 0, 40).unwrap();
+                bits(&y.to_dtype(DType::F32).unwrap())
+            };
+            assert_eq!(attended(&[0, 25, 40]), attended(&[0, 25, 40, 180, 320, 460]), "{size} {window:?} {dtype:?}");
+        }
+    }
+}
+
 /// What only the GPU's form refuses.
 #[test]
 fn attention_on_a_gpu_names_what_it_cannot_do() {

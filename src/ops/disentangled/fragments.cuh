@@ -1,0 +1,104 @@
+// Operands of `mma` from rows in shared memory, and sums along diagonals of products.
+//
+// With relative positions, the score of row r and column x of 16 queries and 16 keys takes, of the products of one of them with 32
+// neighbouring distances, the one at `x + 15 - r`. Threads move these to each other, so that products never leave the registers.
+#pragma once
+
+#include "kernel.cuh"
+
+namespace disentangled {
+
+// The operand a [16, 16], whose rows are rows in memory, `stride` apart.
+template <class T> __device__ inline void load_a(Pair<T> (&a)[4], const T* rows, int stride) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (sizeof(T) == 2) {
+    load_matrices<false>(a[0], a[1], a[2], a[3], rows + lane % 16 * stride + lane / 16 * 8);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = load_pair(rows + (lane / 4 + i % 2 * 8) * stride + i / 2 * 8 + lane % 4 * 2);
+  }
+}
+
+// Two operands b [16, 8], whose 16 columns are rows in memory.
+template <class T> __device__ inline void load_b(Pair<T> (&b)[2][2], const T* rows, int stride) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (sizeof(T) == 2) {
+    load_matrices<false>(b[0][0], b[0][1], b[1][0], b[1][1], rows + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) b[i / 2][i % 2] = load_pair(rows + (lane / 4 + i / 2 * 8) * stride + i % 2 * 8 + lane % 4 * 2);
+  }
+}
+
+// Two operands b [16, 8], whose 16 rows are rows in memory.
+template <class T> __device__ inline void load_b_rows(Pair<T> (&b)[2][2], const T* rows, int stride) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (sizeof(T) == 2) {
+    load_matrices<true>(b[0][0], b[0][1], b[1][0], b[1][1], rows + lane % 16 * stride + lane / 16 * 8);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const T* at = rows + (i % 2 * 8 + lane % 4 * 2) * stride + i / 2 * 8 + lane / 4;
+      b[i / 2][i % 2] = {at[0], at[stride]};
+    }
+  }
+}
+
+// Two results [16, 8] of `mma`, side by side.
+using Square = float[2][4];
+
+// d [16, 16] += a b.
+template <class T> __device__ inline void multiply16(Square& d, const Pair<T> (&a)[4], const Pair<T> (&b)[2][2]) {
+  mma(d[0], a, b[0]);
+  mma(d[1], a, b[1]);
+}
+
+// Adds to row r and column x of `s` column `x + 15 - r` of row r of two squares side by side.
+__device__ inline void add_from_columns(Square& s, const Square& left, const Square& right) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  // The elements of a row lie in the four threads of its group. Those in even and in odd columns come from these threads.
+  const bool odd = g % 2;
+  const int even_from = 4 * g + (2 * t + 8 - g - odd) % 8 / 2, odd_from = 4 * g + (2 * t + 7 - g) % 8 / 2;
+#pragma unroll
+  for (int n = 0; n < 2; n++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      // Eight columns of s take from these 16: row g + 8 takes 8 columns further to the left than row g.
+      const float(&near)[4] = n + 1 - half == 0 ? left[0] : n + 1 - half == 1 ? left[1] : right[0];
+      const float(&far)[4] = n + 1 - half == 0 ? left[1] : n + 1 - half == 1 ? right[0] : right[1];
+      const int at = 2 * half;
+      const float even = __shfl_sync(0xffffffffu, 2 * t >= 7 - g ? near[at] : far[at], even_from);
+      const float uneven = __shfl_sync(0xffffffffu, 2 * t + 1 >= 7 - g ? near[at + 1] : far[at + 1], odd_from);
+      s[n][at] += odd ? even : uneven;
+      s[n][at + 1] += odd ? uneven : even;
+    }
+}
+
+// Adds to row r and column x of `s` row `x + 15 - r` of column x of two squares, one below the other.
+__device__ inline void add_from_rows(Square& s, const Square& upper, const Square& lower) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int n = 0; n < 2; n++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      // Rows g, g + 8, g + 16 and g + 24 of the column. Row g of s takes from eight rows further down than row g + 8.
+      const float rows[4] = {upper[n][e], upper[n][2 + e], lower[n][e], lower[n][2 + e]};
+      const bool near = g >= 2 * t + e;
+      const int from = 4 * ((2 * t + e + 7 - g) & 7) + t;
+      s[n][e] += __shfl_sync(0xffffffffu, near ? rows[n + 1] : rows[n + 2], from);
+      s[n][2 + e] += __shfl_sync(0xffffffffu, near ? rows[n] : rows[n + 1], from);
+    }
+}
+
+// 2^x to about 2^-22.
+__device__ inline float fast_exp2(float x) {
+#ifdef __CUDACC__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
+}  // namespace disentangled
