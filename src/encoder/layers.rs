@@ -195,7 +195,7 @@ impl Linear {
     fn base(&self, x: &Tensor, known: Option<&Tensor>, hooks: &dyn Hooks) -> Result<Tensor> {
         let added = self.site.map_or(Ok(Added::Nothing), |site| hooks.added(site))?;
         let added = match (added, known) {
-            (added @ Added::Whole(_), _) => added,
+            (added @ (Added::Whole(_) | Added::Trained(_)), _) => added,
             (_, Some(known)) => return Ok(known.clone()),
             (_, None) => Added::Nothing,
         };

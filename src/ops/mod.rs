@@ -43,7 +43,7 @@ pub use attention::Heads;
 pub use disentangled::{Disentangled, TextPositions};
 pub use dropout::{Dropout, splitmix};
 pub use heads::HeadLinear;
-pub use linear::{Added, Linear, Segment};
+pub use linear::{Added, Linear, Segment, TrainedDelta};
 pub use norm::Norm;
 pub use rotary::Rotary;
 

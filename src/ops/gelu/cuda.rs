@@ -47,16 +47,23 @@ fn run(kernel: &str, x: &Tensor, dy: Option<&Tensor>) -> Result<Output> {
     Ok(y)
 }
 
+/// GELU of a contiguous `x`, without a gradient.
+pub(in crate::ops) fn forward_cuda(x: &Tensor) -> Result<Output> {
+    run("gelu", x, None)
+}
+
+/// The gradient of a contiguous `x`, from that of the result.
+pub(in crate::ops) fn backward_cuda(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let dx = run("gelu_backward", x, Some(&dy.contiguous()?.to_dtype(x.dtype())?))?;
+    // SAFETY: the kernel writes every element.
+    Ok(unsafe { dx.tensor() })
+}
+
 pub(in crate::ops) fn cuda(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
-    let y = run("gelu", &x, None)?;
-    // SAFETY: the kernel writes every element, in both directions.
-    unsafe {
-        recorded("gelu", [&x], y, |[x], _, dy| {
-            let dx = run("gelu_backward", x, Some(&dy.contiguous()?.to_dtype(x.dtype())?))?;
-            Ok([Some(dx.tensor())])
-        })
-    }
+    let y = forward_cuda(&x)?;
+    // SAFETY: the kernel writes every element.
+    unsafe { recorded("gelu", [&x], y, |[x], _, dy| Ok([Some(backward_cuda(x, dy)?)])) }
 }
 
 /// `y [rows, width]` for `x [rows, 2 width]`, or the gradient of `x` if `dy` is given.

@@ -7,7 +7,7 @@ mod reference;
 use candle_core::{Result, Tensor, bail};
 
 pub(super) use cpu::{cpu, gated_cpu, overwrite};
-pub(super) use cuda::{cuda, gated_cuda};
+pub(super) use cuda::{backward_cuda, cuda, forward_cuda, gated_cuda};
 pub(super) use reference::{gated_reference, reference};
 
 /// Checks that the rows of `x` have an even width.

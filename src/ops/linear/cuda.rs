@@ -3,12 +3,15 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::finish::{Pieces, TARGETS, Unfinished, finish, rowwise, typed_bias};
-use super::{Added, Linear, Segment, training};
+use super::{Added, Linear, Segment, trained, training};
 use crate::cuda::{Factor, Matrix, Output, Place, address, gemm};
 use crate::params::{Delta, Param};
 
 pub(in crate::ops) fn cuda(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
     let x = &rowwise(x)?;
+    if linears.iter().any(|linear| matches!(linear.added, Added::Trained(_))) {
+        return trained::linears(x, linears);
+    }
     if x.track_op() || linears.iter().any(tracked) {
         return linears.iter().map(|linear| training::linear(x, linear)).collect();
     }
@@ -54,6 +57,7 @@ fn tracked(linear: &Linear) -> bool {
     let delta = match &linear.added {
         Added::Nothing => false,
         Added::Whole(delta) => tracked_delta(delta),
+        Added::Trained(_) => true,
         Added::Segments(segments) => segments.iter().any(|segment| tracked_delta(segment.delta)),
     };
     delta || tracked_parameter(&linear.weight) || tracked_parameter(&linear.bias)
@@ -126,6 +130,7 @@ fn inference(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
         deltas.push(match &linear.added {
             Added::Nothing => Pieces::default(),
             Added::Whole(delta) => pieces(x, &[Segment { rows: 0..rows, delta }], out)?,
+            Added::Trained(_) => bail!("linear: a trained delta without gradients"),
             Added::Segments(segments) => pieces(x, segments, out)?,
         });
     }
@@ -157,14 +162,14 @@ fn inference(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
 }
 
 /// The product of x with one weight, or with several that lie one after the other in memory: then the outputs lie side by side.
-struct Product {
-    y: Output,
+pub(super) struct Product {
+    pub(super) y: Output,
     /// The number of columns for each weight.
-    outs: Vec<usize>,
+    pub(super) outs: Vec<usize>,
 }
 
 /// The address of each weight's part of the products, and the distance between rows.
-fn places(products: &[Product], x: &Tensor) -> Result<Vec<(u64, usize)>> {
+pub(super) fn places(products: &[Product], x: &Tensor) -> Result<Vec<(u64, usize)>> {
     let mut places = Vec::new();
     for Product { y, outs } in products {
         let (stride, mut column) = (outs.iter().sum::<usize>(), 0);
@@ -177,7 +182,7 @@ fn places(products: &[Product], x: &Tensor) -> Result<Vec<(u64, usize)>> {
 }
 
 /// `x W^T` for weights `[out, in]` of x's type, with as few products as possible.
-fn products(x: &Tensor, weights: &[Tensor]) -> Result<Vec<Product>> {
+pub(super) fn products(x: &Tensor, weights: &[Tensor]) -> Result<Vec<Product>> {
     let addresses = weights.iter().map(address).collect::<Result<Vec<_>>>()?;
     let end = |i: usize| addresses[i] + (weights[i].elem_count() * x.dtype().size_in_bytes()) as u64;
     let indices: Vec<usize> = (0..weights.len()).collect();

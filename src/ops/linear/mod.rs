@@ -12,6 +12,7 @@
 //! | `shrink.cu`, `expand.cu` | the kernels; `segments.cuh` has what they share |
 //! | `launch_plan.rs` | which rows and columns their blocks compute |
 //! | `training.rs` | the GPU's gradients |
+//! | `trained.rs` | one operation for linears that training adapts on a GPU, with gradients outside candle's graph |
 
 mod adapted;
 mod cpu;
@@ -21,6 +22,7 @@ mod frozen;
 mod launch_plan;
 mod ragged;
 mod reference;
+mod trained;
 mod training;
 
 use std::ops::Range;
@@ -28,6 +30,7 @@ use std::ops::Range;
 pub(super) use cpu::{add_segments_cpu, cpu};
 pub(super) use cuda::{add_segments_cuda, cuda};
 pub(super) use reference::{add_segments_reference, reference};
+pub use trained::TrainedDelta;
 
 use crate::params::{Delta, Param};
 
@@ -55,13 +58,15 @@ pub enum Added<'a> {
     /// Segments of rows, each with its own delta and rank, in ascending order and without overlap. Rows in no segment stay
     /// bit-identical to the base's.
     Segments(Vec<Segment<'a>>),
+    /// One delta for all rows, whose gradients are added to memory of its own. Only on a GPU.
+    Trained(TrainedDelta),
 }
 
 impl<'a> Added<'a> {
     fn segments(&self) -> &[Segment<'a>] {
         match self {
             Self::Segments(segments) => segments,
-            Self::Nothing | Self::Whole(_) => &[],
+            Self::Nothing | Self::Whole(_) | Self::Trained(_) => &[],
         }
     }
 }

@@ -11,6 +11,7 @@ pub(in crate::ops) fn reference(x: &Tensor, linear: &Linear) -> Result<Tensor> {
         Added::Nothing => y,
         Added::Whole(delta) => add_delta(x, &y, delta)?,
         Added::Segments(segments) => add_segments_reference(x, &y, segments)?,
+        Added::Trained(_) => bail!("linear: only a GPU trains a delta in memory of its own"),
     };
     if linear.gelu { y.gelu_erf() } else { Ok(y) }
 }

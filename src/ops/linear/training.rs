@@ -1,7 +1,7 @@
 //! Linears on a GPU with gradients. A frozen weight has none; trained parameters may be f32 masters of activations in bf16 or f16,
 //! and get f32 gradients.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::cuda::{bias_of, product, tracked_parameter, typed_weight};
 use super::finish::{TypedDelta, Unfinished, finish, rowwise};
@@ -20,6 +20,7 @@ pub(super) fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
         }
         Added::Whole(delta) => low_rank(x, Some((weight, bias)), delta)?,
         Added::Segments(segments) => super::add_segments_cuda(x, &base(x, weight, bias)?, segments)?,
+        Added::Trained(_) => bail!("linear: a trained delta has gradients of its own"),
     };
     if linear.gelu { gelu::cuda(&y) } else { Ok(y) }
 }
@@ -132,7 +133,7 @@ fn if_tracked(input: &Tensor, gradient: impl FnOnce() -> Result<Tensor>) -> Resu
 }
 
 /// `dy` as rows of x's type.
-fn like(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(super) fn like(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     rowwise(&dy.to_dtype(x.dtype())?)
 }
 
@@ -143,11 +144,11 @@ fn column_sums(dy: &Tensor) -> Result<Tensor> {
     unsafe { times(1.0, of(&ones)?, of(dy)?, DType::F32, dy.device())?.tensor() }.flatten_all()
 }
 
-fn of(tensor: &Tensor) -> Result<Factor> {
+pub(super) fn of(tensor: &Tensor) -> Result<Factor> {
     Matrix::of("linear", tensor).map(Factor::from)
 }
 
-fn whole(output: &Output, dtype: DType) -> Result<Factor> {
+pub(super) fn whole(output: &Output, dtype: DType) -> Result<Factor> {
     let (rows, columns) = output.shape().dims2()?;
     Ok(Factor::at(output.address(), [rows, columns], columns, dtype))
 }

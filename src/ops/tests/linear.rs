@@ -370,3 +370,130 @@ fn training_in_bf16_gives_f32_gradients_close_to_the_reference() {
         }
     }
 }
+
+/// Linears that read the same x, in training on a GPU: what a proptest varies.
+#[derive(Debug, Clone)]
+struct Adapted {
+    rows: usize,
+    width: usize,
+    /// The columns and the rank of each linear; `None` for one without a delta.
+    outs: Vec<(usize, Option<usize>)>,
+    neighbours: bool,
+    tracked: bool,
+    gelu: bool,
+    /// Which outputs the loss depends on. Others than the first may be left out.
+    used: [bool; 3],
+    seed: u64,
+}
+
+fn adapted() -> impl Strategy<Value = Adapted> {
+    let outs = prop::collection::vec((1usize..70, prop::option::weighted(0.8, 1usize..20)), 1..4);
+    (1usize..90, 1usize..70, outs, any::<[bool; 3]>(), any::<[bool; 3]>(), any::<u64>()).prop_map(
+        |(rows, width, mut outs, [neighbours, tracked, gelu], mut used, seed)| {
+            outs[0].1.get_or_insert(3);
+            used[0] = true;
+            Adapted { rows, width, outs, neighbours, tracked, gelu, used, seed }
+        },
+    )
+}
+
+impl Adapted {
+    /// Weights that lie one after another in memory if they are neighbours.
+    fn weights(&self, dtype: DType) -> Vec<Tensor> {
+        let all: usize = self.outs.iter().map(|(out, _)| out).sum();
+        let whole = tensor(self.seed ^ 1, &[all, self.width]).to_dtype(dtype).unwrap();
+        let mut next = 0;
+        let part = |(out, _): &(usize, _)| {
+            next += out;
+            let part = whole.narrow(0, next - out, *out).unwrap();
+            if self.neighbours { part } else { part.copy().unwrap() }
+        };
+        self.outs.iter().map(part).collect()
+    }
+
+    /// Compares outputs and gradients in `dtype` with the reference in f32, up to `tolerance` of the largest.
+    fn check(&self, dtype: DType, tolerance: f32) {
+        let device = on_device::device();
+        let weights = self.weights(dtype);
+        let x = Var::from_tensor(&tensor(self.seed, &[self.rows, self.width]).to_dtype(dtype).unwrap()).unwrap();
+        let x = if self.tracked { x.as_tensor().clone() } else { x.as_detached_tensor() };
+        let rounded = |t: &Tensor| t.to_dtype(dtype).unwrap();
+        let (mut ours, mut theirs, mut sums) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, ((out, rank), weight)) in self.outs.iter().zip(&weights).enumerate() {
+            let seed = self.seed ^ (10 * i as u64 + 2);
+            let bias = frozen(seed, &[*out]);
+            let one =
+                |weight, added| Linear { weight: Param::Tensor(weight), bias: bias.clone(), added, gelu: self.gelu };
+            let Some(rank) = rank else {
+                ours.push(one(weight.clone(), Added::Nothing));
+                theirs.push(one(weight.to_dtype(DType::F32).unwrap(), Added::Nothing));
+                continue;
+            };
+            let (a, bt) =
+                (rounded(&tensor(seed ^ 3, &[*rank, self.width])), rounded(&tensor(seed ^ 4, &[*rank, *out])));
+            let wide = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F32).unwrap()).unwrap();
+            let (wide_a, wide_b) = (wide(&a), wide(&bt.t().unwrap().contiguous().unwrap()));
+            let of = |a: &Tensor, b: &Tensor| Delta { a: a.clone(), b: b.clone(), scale: 0.5 };
+            // What is there is added to.
+            let gradients = [&a, &bt].map(|t| Tensor::ones(t.shape(), DType::F32, device).unwrap());
+            let delta = of(&a.to_device(device).unwrap(), &bt.to_device(device).unwrap().t().unwrap());
+            let anchor = Var::zeros(1, DType::F32, device).unwrap().into_inner();
+            ours.push(one(
+                weight.clone(),
+                Added::Trained(TrainedDelta { delta, gradients: gradients.clone(), anchor }),
+            ));
+            theirs.push(one(
+                weight.to_dtype(DType::F32).unwrap(),
+                Added::Whole(of(wide_a.as_tensor(), wide_b.as_tensor())),
+            ));
+            sums.push((self.used[i], gradients, wide_a, wide_b));
+        }
+        let wide_x = Var::from_tensor(&x.to_dtype(DType::F32).unwrap()).unwrap();
+        let run = |ops: &dyn Ops, x: &Tensor, linears: &[Linear]| {
+            let ys = ops.linears(x, linears).unwrap();
+            let loss = |(y, used): (&Tensor, &bool)| {
+                used.then(|| y.to_dtype(DType::F32).unwrap().sqr().unwrap().sum_all().unwrap())
+            };
+            let loss = ys.iter().zip(&self.used).filter_map(loss).reduce(|a, b| (a + b).unwrap()).unwrap();
+            (ys, loss.backward().unwrap())
+        };
+        let (ys, gradients) = run(cuda(), &x, &ours);
+        let (expected, wide) = run(&Reference, &wide_x, &theirs);
+        let close = |ours: &Tensor, theirs: &Tensor| {
+            let largest = theirs.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1.0);
+            let worst = max_difference(&ours.to_device(CPU).unwrap().to_dtype(DType::F32).unwrap(), theirs);
+            assert!(worst <= tolerance * largest, "off by {worst} of {largest}");
+        };
+        ys.iter().zip(&expected).for_each(|(ours, theirs)| close(ours, theirs));
+        if self.tracked {
+            close(gradients.get(&x).unwrap(), wide.get(&wide_x).unwrap());
+        }
+        for (used, [da, dbt], a, b) in sums {
+            let of = |var: &Var| if used { wide.get(var).unwrap().clone() } else { var.zeros_like().unwrap() };
+            close(&(da - 1.0).unwrap(), &of(&a));
+            close(&(dbt - 1.0).unwrap().t().unwrap(), &of(&b));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(48))]
+
+    #[test]
+    fn trained_deltas_match_reference_on_a_gpu(adapted in adapted()) {
+        adapted.check(DType::F32, 1e-4);
+        adapted.check(DType::BF16, 0.03);
+    }
+}
+
+/// Query, key and value, as in RoBERTa: the launches of the kernels, without cuBLAS's products.
+#[test]
+fn trained_linears_share_launches() {
+    let outs = vec![(64, Some(8)); 3];
+    let adapted =
+        Adapted { rows: 20, width: 64, outs, neighbours: true, tracked: true, gelu: false, used: [true; 3], seed: 7 };
+    // Shrink and expand, then the small products of the backward pass and the sums.
+    assert!(launches(|| adapted.check(DType::F32, 1e-4)) <= 4);
+    let one = Adapted { outs: vec![(64, Some(8))], gelu: true, ..adapted };
+    assert!(launches(|| one.check(DType::BF16, 0.03)) <= 6);
+}

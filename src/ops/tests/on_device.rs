@@ -94,13 +94,15 @@ impl Ops for OnDevice {
     fn linears(&self, x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
         let deltas = linears.iter().map(|linear| match &linear.added {
             Added::Segments(all) => self.deltas(all),
-            Added::Nothing | Added::Whole(_) => Ok(Vec::new()),
+            Added::Nothing | Added::Whole(_) | Added::Trained(_) => Ok(Vec::new()),
         });
         let deltas = deltas.collect::<Result<Vec<_>>>()?;
         let moved = linears.iter().zip(&deltas).map(|(linear, deltas)| {
             let added = match &linear.added {
                 Added::Nothing => Added::Nothing,
                 Added::Whole(delta) => Added::Whole(self.delta(delta)?),
+                // It is on the device already.
+                Added::Trained(delta) => Added::Trained(delta.clone()),
                 Added::Segments(all) => Added::Segments(segments(all, deltas)),
             };
             let (weight, bias) = (self.param(&linear.weight)?, self.param(&linear.bias)?);

@@ -5,7 +5,7 @@ use polyrank::adapter::Adapter;
 use polyrank::encoder::Head;
 use polyrank::params::{Backend, Delta, Layout};
 
-use super::{AdapterInfo, LowRank, LowRankPass, LowRankSettings, Method, Pass, Report};
+use super::{AdapterInfo, LowRank, LowRankSettings, Method, Pass, Report};
 use crate::optim::Variable;
 
 /// LoRA's low-rank factors, and a head.
@@ -32,7 +32,7 @@ impl Method for Lora {
     }
 
     fn pass(&self) -> Result<Box<dyn Pass + '_>> {
-        Ok(Box::new(LowRankPass::new(&self.0, None)?))
+        self.0.pass(None)
     }
 
     fn report(&self) -> Result<Report> {

@@ -2,12 +2,12 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 use polyrank::adapter::{Adapter, AdapterWeights, Change};
-use polyrank::params::{Backend, Delta, Layout, Site};
+use polyrank::params::{Backend, Delta, Form, Layout, Site};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::{AdapterInfo, TrainedHead};
+use super::{AdapterInfo, LowRankDevice, LowRankPass, Pass, TrainedHead};
 use crate::optim::{Group, Variable};
 
 /// The shape of the adapter to train.
@@ -85,6 +85,18 @@ impl LowRank {
         let head = TrainedHead::new(layout, settings.labels, &mut rng, device)?;
         let scale = settings.alpha / rank as f64;
         Ok((Self { layout: layout.clone(), backend, scale, factors, positions, head }, normals))
+    }
+
+    /// The hooks of a step for the current factors, and for a gate `g [rank]` of each site, if there are gates. Only this function
+    /// chooses their form.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn pass<'a>(&'a self, gates: Option<&'a [Var]>) -> Result<Box<dyn Pass + 'a>> {
+        Ok(match self.backend.form() {
+            Form::Cuda => Box::new(LowRankDevice::new(self, gates)?),
+            Form::Cpu | Form::Reference => Box::new(LowRankPass::new(self, gates)?),
+        })
     }
 
     /// The position of `site` among the adapted sites; `None` if it is not adapted.

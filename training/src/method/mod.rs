@@ -8,6 +8,7 @@
 //! | `lora` | LoRA: low-rank factors alone |
 //! | `low_rank` | what both share: the factors of each site and their initial values |
 //! | `low_rank_pass` | what a step reads of these factors, and their gradients |
+//! | `low_rank_device` | the same on a GPU, where candle sees neither |
 //! | `pass` | what a step reads of any method |
 //! | `head` | the trained head, which every method has |
 //! | `trained_base` | trained copies of the base's own parameters (full fine-tuning and BitFit); they cannot be exported yet |
@@ -17,6 +18,7 @@ mod dropout;
 mod head;
 mod lora;
 mod low_rank;
+mod low_rank_device;
 mod low_rank_pass;
 mod pass;
 pub mod sora;
@@ -32,6 +34,7 @@ pub use dropout::{Rates, StepDropout, TrainingPass};
 pub use head::TrainedHead;
 pub use lora::Lora;
 pub use low_rank::{LowRank, LowRankSettings};
+pub use low_rank_device::LowRankDevice;
 pub use low_rank_pass::LowRankPass;
 pub use pass::{Pass, PlainPass};
 pub use sora::Sora;

@@ -19,7 +19,7 @@ use polyrank::params::{Backend, Delta, Layout};
 pub use controller::Controller;
 pub use gate::{GateRule, soft_threshold};
 
-use super::{AdapterInfo, LowRank, LowRankPass, LowRankSettings, Method, Pass, Report};
+use super::{AdapterInfo, LowRank, LowRankSettings, Method, Pass, Report};
 use crate::optim::{Descent, Group, Step, Variable};
 
 /// How the threshold of the gates is set.
@@ -185,7 +185,7 @@ impl Method for Sora {
     }
 
     fn pass(&self) -> Result<Box<dyn Pass + '_>> {
-        Ok(Box::new(LowRankPass::new(&self.low_rank, Some(&self.gates))?))
+        self.low_rank.pass(Some(&self.gates))
     }
 
     fn penalty(&self) -> Result<Option<Tensor>> {
