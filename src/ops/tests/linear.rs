@@ -15,7 +15,11 @@ fn launches(run: impl FnOnce()) -> usize {
 fn assert_segments(ops: &dyn Ops, x: &Tensor, linears: &[Linear], reference: &[Tensor]) {
     let ours = ops.linears(x, linears).unwrap();
     for ((ours, reference), one) in ours.iter().zip(reference).zip(linears) {
-        assert!(max_difference(ours, reference) <= 1e-4);
+        // Sums of many products are large, and a GPU's products of f32 are exact to about 2^-21 of each.
+        let largest =
+            reference.abs().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().fold(1.0, f32::max);
+        let worst = max_difference(ours, reference);
+        assert!(worst <= 1e-4 * (largest / 8.0).max(1.0), "differs by {worst}, the largest is {largest}");
         let bare = linear(ops, x, &one.weight, &one.bias, Added::Nothing, one.gelu).unwrap();
         let Added::Segments(segments) = &one.added else { unreachable!() };
         let free = |row: &usize| !segments.iter().any(|segment| segment.rows.contains(row));
