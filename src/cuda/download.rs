@@ -1,14 +1,10 @@
 //! Results on their way from a device to the host.
 
-#[cfg(any(feature = "cuda", test))]
-use candle_core::Storage;
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::Place;
-#[cfg(any(feature = "cuda", test))]
-use super::address;
 #[cfg(feature = "cuda")]
-use super::transfer::Arriving;
+use super::{span::spans, transfer::Arriving};
 
 /// Tensors of f32 that are copied to the host as soon as the work that was queued before has computed them. Work that is queued
 /// later does not delay them.
@@ -74,37 +70,6 @@ impl Download {
     }
 }
 
-/// Neighbouring f32 of one storage.
-#[cfg(any(feature = "cuda", test))]
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    storage: *const Storage,
-    /// The address of the first.
-    pub(super) address: u64,
-    /// Their number.
-    pub(super) count: usize,
-}
-
-/// The memory of contiguous tensors, in order. What one tensor ends with and the next begins with in the same storage is one span: memory
-/// of two storages is never copied at once, even if it happens to be adjacent.
-#[cfg(any(feature = "cuda", test))]
-pub(super) fn spans(tensors: &[Tensor]) -> Result<Vec<Span>> {
-    let mut spans: Vec<Span> = Vec::new();
-    for tensor in tensors.iter().filter(|tensor| tensor.elem_count() > 0) {
-        let storage = std::ptr::from_ref(&*tensor.storage_and_layout().0);
-        let (address, count) = (address(tensor)?, tensor.elem_count());
-        match spans.last_mut() {
-            Some(last)
-                if last.storage == storage && last.address + (last.count * size_of::<f32>()) as u64 == address =>
-            {
-                last.count += count;
-            }
-            _ => spans.push(Span { storage, address, count }),
-        }
-    }
-    Ok(spans)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -142,16 +107,5 @@ mod tests {
         let rounded = counted(1, &Device::Cpu).to_dtype(DType::BF16).unwrap();
         let error = Download::begin(&[rounded]).map(drop).unwrap_err().to_string();
         assert!(error.contains("expected f32, found BF16"), "{error}");
-    }
-
-    #[test]
-    fn views_next_to_each_other_are_one_span() {
-        let (flat, other) = (counted(10, &Device::Cpu), counted(3, &Device::Cpu));
-        let view = |start, count| flat.narrow(0, start, count).unwrap();
-        let counts = |tensors: &[Tensor]| spans(tensors).unwrap().iter().map(|span| span.count).collect::<Vec<_>>();
-        assert_eq!(counts(&[view(0, 4), view(4, 1), view(5, 0), view(5, 5)]), [10]);
-        assert_eq!(counts(&[view(0, 4), view(5, 5), view(4, 1)]), [4, 5, 1]);
-        assert_eq!(counts(&[view(0, 10), other.clone(), other]), [10, 3, 3]);
-        assert!(counts(&[]).is_empty());
     }
 }

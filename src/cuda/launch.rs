@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use candle_core::CudaDevice;
 use candle_core::{DType, Device, Result, bail};
 
+use super::kernel::{Grid, Params, exported};
+
 /// Runs the kernel `name` on the CPU: grid, threads of a block, bytes of shared memory, parameters. Returns whether there is such a
 /// kernel.
 ///
@@ -56,24 +58,6 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The parameters of a kernel, passed by value. The type has the layout of the struct in the kernel's source: `#[repr(C)]`, addresses
-/// as `u64`.
-///
-/// # Safety
-/// The implementor promises that layout, and that the struct has no padding that matters to the kernel.
-pub(crate) unsafe trait Params: Copy {}
-
-/// The size of a launch.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Grid {
-    /// The number of blocks in each direction. No block at all is no launch.
-    pub(crate) blocks: [usize; 3],
-    /// The number of threads in a block, at most what the kernel was exported with.
-    pub(crate) threads: usize,
-    /// Bytes of shared memory in a block.
-    pub(crate) shared: usize,
-}
-
 /// Launches the kernel `name` for activations of type `dtype`: `{name}_f32`, `{name}_bf16` or `{name}_f16`.
 ///
 /// # Errors
@@ -108,15 +92,5 @@ pub(crate) unsafe fn launch<P: Params>(place: &Place, name: &str, dtype: DType, 
         #[cfg(feature = "cuda")]
         // SAFETY: the caller promises that the parameters are this kernel's and that their addresses are valid.
         Place::Gpu(device) => unsafe { super::modules::launch(device, name, dtype, blocks, &grid, params) },
-    }
-}
-
-/// The name under which the kernel `name` is exported for activations of type `dtype`.
-pub(super) fn exported(name: &str, dtype: DType) -> Result<String> {
-    match dtype {
-        DType::F32 => Ok(format!("{name}_f32")),
-        DType::BF16 => Ok(format!("{name}_bf16")),
-        DType::F16 => Ok(format!("{name}_f16")),
-        other => bail!("{name}: no kernel for {other:?}"),
     }
 }

@@ -5,8 +5,10 @@
 //! | `kernel.cuh` | what the kernels' sources share |
 //! | `memory.rs` | tensors as kernels read and write them, and small tables that are uploaded once for all layers of a batch |
 //! | `pass.rs` | memory for the small tensors of a pass, cut from large pieces |
+//! | `kernel.rs` | a kernel's parameters, the sizes of its launch, and its name |
 //! | `launch.rs` | launches a kernel: on the GPU, or on the CPU in tests |
 //! | `download.rs` | copies results to the host while later work is queued already |
+//! | `span.rs` | neighbouring memory of several tensors, copied at once |
 //! | `transfer.rs` | copies that do not wait for the work of the GPU (feature `cuda`) |
 //! | `modules.rs` | the compiled kernels, loaded once for each device (feature `cuda`) |
 //! | `gemm.rs` | products of matrices |
@@ -19,12 +21,15 @@
 
 mod download;
 mod gemm;
+mod kernel;
 mod launch;
 mod memory;
 #[cfg(feature = "cuda")]
 mod modules;
 mod pass;
 mod recorded;
+#[cfg(any(feature = "cuda", test))]
+mod span;
 #[cfg(feature = "cuda")]
 mod staging;
 #[cfg(feature = "cuda")]
@@ -33,10 +38,11 @@ mod upload;
 
 pub(crate) use download::Download;
 pub(crate) use gemm::{Factor, gemm};
+pub(crate) use kernel::{Grid, Params};
 #[cfg(test)]
 pub(crate) use launch::LAUNCHES;
-pub(crate) use launch::{Grid, Params, Place, launch};
 pub use launch::{HostLaunch, run_on_host, runs_on_host};
+pub(crate) use launch::{Place, launch};
 pub(crate) use memory::{Matrix, Output, Room, Table, address, prepare, room};
 pub(crate) use pass::Pass;
 pub(crate) use recorded::recorded;

@@ -12,8 +12,8 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::{CudaDevice, CudaStorage, DType, Result, bail};
 
-use super::launch::exported;
-use super::{Grid, Params, Room};
+use super::Room;
+use super::kernel::{Grid, Params, exported};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 

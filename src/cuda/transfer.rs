@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::{
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, PinnedHostSlice};
 use candle_core::{CudaDevice, CudaStorage, Result};
 
-use super::download::Span;
+use super::span::Span;
 
 /// The driver takes a copy of up to 64 KB from ordinary memory at once. For a larger one it may wait until the device has done what is
 /// queued.

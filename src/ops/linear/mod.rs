@@ -9,6 +9,7 @@
 //! | `adapted.rs` | one delta for all rows, with its gradients, for training |
 //! | `cuda.rs` | the GPU's form: products in cuBLAS, then at most two kernels |
 //! | `finish.rs` | launches those two kernels |
+//! | `operands.rs` | what all of these read: weights and biases in the types of kernels, and products |
 //! | `shrink.cu`, `expand.cu` | the kernels; `segments.cuh` has what they share |
 //! | `launch_plan.rs` | which rows and columns their blocks compute |
 //! | `training.rs` | the GPU's gradients |
@@ -20,6 +21,7 @@ mod cuda;
 mod finish;
 mod frozen;
 mod launch_plan;
+mod operands;
 mod ragged;
 mod reference;
 mod trained;

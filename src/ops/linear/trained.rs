@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::cuda::{bias_of, places, products, tracked_parameter, typed_weight};
 use super::finish::{TARGETS, TypedDelta, Unfinished, finish};
+use super::operands::{bias_of, places, products, tracked_parameter, typed_weight};
 use super::training::{like, of, whole};
 use super::{Added, Linear};
 use crate::cuda::{Factor, Grid, Matrix, Output, Params, Place, address, gemm, launch, recorded};

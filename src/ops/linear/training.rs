@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::cuda::{bias_of, product, tracked_parameter, typed_weight};
 use super::finish::{TypedDelta, Unfinished, finish, rowwise};
 use super::launch_plan::Piece;
+use super::operands::{bias_of, check, product, tracked_parameter, typed_weight};
 use super::{Added, Linear, Segment};
 use crate::cuda::{Factor, Matrix, Output, Place, address, gemm, recorded};
 use crate::ops::gelu;
@@ -19,7 +19,10 @@ pub(super) fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
             (base(x, weight, bias)? + low_rank(x, None, delta)?)?
         }
         Added::Whole(delta) => low_rank(x, Some((weight, bias)), delta)?,
-        Added::Segments(segments) => super::add_segments_cuda(x, &base(x, weight, bias)?, segments)?,
+        Added::Segments(segments) => {
+            check(segments, x.dim(0)?)?;
+            add_segments(x, &base(x, weight, bias)?, segments)?
+        }
         Added::Trained(_) => bail!("linear: a trained delta has gradients of its own"),
     };
     if linear.gelu { gelu::cuda(&y) } else { Ok(y) }
