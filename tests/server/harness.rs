@@ -266,7 +266,7 @@ impl Gate {
 }
 
 /// Waits until another thread makes a condition true.
-pub(super) fn wait_until(condition: impl Fn() -> bool) {
+pub(super) fn wait_until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         thread::yield_now();
     }
