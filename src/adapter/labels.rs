@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::{Raw, whole};
 use super::files::Bytes;
-use super::{Adapter, AdapterError, ProblemType};
+use super::{AdapterError, AdapterInfo, ProblemType};
 
 /// What is read from `config.json`: the keys `id2label`, `label2id` and `problem_type` of `transformers`, and our own key `polyrank`.
 /// `label2id` is read only if there is no `id2label`.
@@ -86,6 +86,17 @@ impl Labels {
     }
 }
 
+/// Reads the name of each of the `outputs` outputs, and the problem type, from the `config.json` at `file`, which may be that of an
+/// adapter or of a fine-tuned `transformers` classifier. Without names, they are `LABEL_0`, ... as in `transformers`.
+///
+/// # Errors
+/// The file cannot be read or is malformed, or its names are not those of `outputs` outputs.
+pub fn read_labels(file: &Path, outputs: usize) -> Result<(Vec<String>, Option<ProblemType>), AdapterError> {
+    let bytes = std::fs::read(file).map_err(AdapterError::io(file))?;
+    let labels = Labels::parse(Some(&Bytes { file: file.to_owned(), bytes }))?;
+    Ok((labels.names(file, outputs)?, labels.problem_type))
+}
+
 /// A string, number or boolean as a string; whole numbers are written without a point.
 fn scalar(value: &Value) -> Option<String> {
     match whole(value.clone()) {
@@ -109,18 +120,19 @@ const NOT_OF_CLASSIFIER: [&str; 10] = [
     "transformers_version",
 ];
 
-/// The JSON of `config.json` for an adapter to a base of `layers` layers, including the keys of `base_config` that describe the base.
-pub(super) fn json(adapter: &Adapter, layers: usize, base_config: &Map<String, Value>) -> Value {
-    let names = || adapter.info.labels.iter().enumerate();
+/// The JSON of `config.json` for a classifier on a base of `layers` layers, including the keys of `base_config` that describe the base.
+#[must_use]
+pub fn classifier_config(info: &AdapterInfo, layers: usize, base_config: &Map<String, Value>) -> Value {
+    let names = || info.labels.iter().enumerate();
     let id2label: Map<_, _> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let label2id: Map<_, _> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
     let of_base = base_config.iter().filter(|(key, _)| !NOT_OF_CLASSIFIER.contains(&key.as_str()));
     let mut config = Value::Object(of_base.map(|(key, value)| (key.clone(), value.clone())).collect());
     config["id2label"] = json!(id2label);
     config["label2id"] = json!(label2id);
-    if let Some(problem_type) = adapter.info.problem_type {
+    if let Some(problem_type) = info.problem_type {
         config["problem_type"] = json!(problem_type);
     }
-    config["polyrank"] = json!({ "base_fingerprint": adapter.info.base_fingerprint, "layers": layers });
+    config["polyrank"] = json!({ "base_fingerprint": info.base_fingerprint, "layers": layers });
     config
 }

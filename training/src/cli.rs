@@ -14,8 +14,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use candle_core::Tensor;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use polyrank::adapter;
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
@@ -25,6 +25,7 @@ use polyrank::params::{DeviceName, Precision};
 use polyrank_training::data::TaskData;
 use polyrank_training::error::Error;
 use polyrank_training::export;
+use polyrank_training::method::Export;
 use polyrank_training::run::Facts;
 use polyrank_training::settings::Settings;
 
@@ -138,23 +139,20 @@ fn tell_of(data: &TaskData) {
     data.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
 }
 
-/// Prunes the checkpoint, writes the adapter and prints its ranks.
+/// Prunes the checkpoint, writes what it holds, and prints the ranks of an adapter, or the number of parameters of another method.
 fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
     let engine = &base.engine;
-    let (adapter, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
-    fs::create_dir_all(output).map_err(Error::io(output))?;
-    adapter::write(output, engine.layout(), &adapter, &config_of(&base.dir)?)?;
-    // The report is on the written files, because PEFT's format needs at least one rank.
-    let written = engine.load_adapter(output)?;
-    let report = Report::new(engine.layout(), &written);
-    print(&format!("{report}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
-}
-
-/// The keys of the base's `config.json`.
-fn config_of(base: &Path) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
-    let path = base.join("config.json");
-    let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::malformed(&path, error))
+    let (export, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
+    export::write(output, engine, &export, &base.dir)?;
+    let told = match &export {
+        // The report is on the written files, because PEFT's format needs at least one rank.
+        Export::Adapter(_) => Report::new(engine.layout(), &engine.load_adapter(output)?).to_string(),
+        Export::Model(_) | Export::Bottlenecks(_) => {
+            let head: usize = export.head().values().map(Tensor::elem_count).sum();
+            format!("{} trained parameters, and {head} of the head", export.parameters())
+        }
+    };
+    print(&format!("{told}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
 }
 
 /// Prints a line to standard error, for the user.

@@ -74,8 +74,9 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
         Existing::Resume if in_output.iter().any(|name| name != run) => Err(Error::NoRun(output.clone())),
         Existing::Overwrite => {
             let (labels, adapter) = (output.join("config.json"), output.join("adapter_config.json"));
+            let exported = adapter.exists() || is_export(output);
             let ours = |path: &PathBuf| [CONFIG, FACTS, LOCK].iter().any(|name| *path == run.join(name));
-            if labels.exists() && !adapter.exists() {
+            if labels.exists() && !exported {
                 return Err(Error::Foreign(labels));
             }
             let foreign = !in_run.is_empty() && !in_run.iter().any(ours) && checkpoint::last(run)?.is_none();
@@ -83,6 +84,13 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
         }
         _ => Ok(()),
     }
+}
+
+/// Whether `dir` holds what a run has left. Its `config.json` has our own key.
+#[must_use]
+pub fn is_export(dir: &Path) -> bool {
+    let config = read(&dir.join("config.json"), |text| Ok(serde_json::from_str::<serde_json::Value>(text).ok()));
+    config.is_ok_and(|config| config.flatten().is_some_and(|config| config.get("polyrank").is_some()))
 }
 
 /// The files in the folder `dir`; none if it does not exist.
@@ -139,7 +147,7 @@ pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: 
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(Error::io(&path))?;
         }
-        if output.join("adapter_config.json").exists() {
+        if output.join("adapter_config.json").exists() || is_export(output) {
             let path = run.join(REPLACING);
             atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
         }

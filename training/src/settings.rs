@@ -4,25 +4,68 @@
 mod check;
 mod data;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use polyrank::engine::Engine;
 use polyrank::params::Precision;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 pub use self::data::{DataSettings, VALIDATION_SPLIT};
-use crate::defaults::Schedule;
+use crate::defaults::{FULL_RATE, RATE, Schedule};
 use crate::error::Error;
+use crate::method::adalora::{AdaLora, AdaLoraSettings};
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
-use crate::method::{Lora, LowRankSettings, Method};
+use crate::method::{BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, TrainedHead, bitfit, full};
 
 /// The name of a method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodName {
     /// SoRA: LoRA with gates that become sparse and are pruned.
     Sora,
     /// Plain LoRA.
     Lora,
+    /// AdaLoRA: LoRA whose sites share a falling budget of ranks.
+    #[value(name = "adalora")]
+    #[serde(rename = "adalora")]
+    AdaLora,
+    /// DyLoRA: LoRA that works at every rank up to --rank.
+    #[value(name = "dylora")]
+    #[serde(rename = "dylora")]
+    DyLora,
+    /// The base's biases.
+    #[value(name = "bitfit")]
+    #[serde(rename = "bitfit")]
+    BitFit,
+    /// Houlsby's adapters: two bottlenecks in each layer.
+    Adapter,
+    /// All parameters of the base.
+    Full,
+}
+
+impl MethodName {
+    /// The methods that add low-rank deltas to linears.
+    const LOW_RANK: [Self; 4] = [Self::Sora, Self::Lora, Self::AdaLora, Self::DyLora];
+
+    /// The name on the command line and in files.
+    #[must_use]
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// The methods that have the setting with this name; `None` if all have it.
+    #[must_use]
+    pub fn with(setting: &str) -> Option<&'static [Self]> {
+        match setting {
+            "gate" | "target_ratio" | "xi" | "lambda" | "sparse_lambda" | "gate_lr" => Some(&[Self::Sora]),
+            "rank" | "alpha" | "target_modules" => Some(&Self::LOW_RANK),
+            "init_rank" | "tinit" | "tfinal" | "delta_t" | "orth_reg_weight" => Some(&[Self::AdaLora]),
+            "export_rank" => Some(&[Self::DyLora]),
+            "bottleneck" => Some(&[Self::Adapter]),
+            _ => None,
+        }
+    }
 }
 
 /// The default maximum number of tokens of a text.
@@ -63,13 +106,34 @@ pub struct Settings {
     /// Weight of the authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
     #[arg(long, env = "POLYRANK_TRAIN_SPARSE_LAMBDA", help_heading = "Method")]
     pub sparse_lambda: Option<f64>,
+    /// Rank at which AdaLoRA starts; --rank is the mean rank at which it ends [default: 1.5 times --rank].
+    #[arg(long, env = "POLYRANK_TRAIN_INIT_RANK", help_heading = "Method")]
+    pub init_rank: Option<usize>,
+    /// Share of the steps before AdaLoRA's budget falls [default: 0.15].
+    #[arg(long, env = "POLYRANK_TRAIN_TINIT", help_heading = "Method")]
+    pub tinit: Option<f64>,
+    /// Share of the steps after AdaLoRA's ranks are final [default: 0.5].
+    #[arg(long, env = "POLYRANK_TRAIN_TFINAL", help_heading = "Method")]
+    pub tfinal: Option<f64>,
+    /// Number of steps from one choice of AdaLoRA's ranks to the next [default: one in 500 of the run's steps, at least 1].
+    #[arg(long, env = "POLYRANK_TRAIN_DELTA_T", value_name = "STEPS", help_heading = "Method")]
+    pub delta_t: Option<usize>,
+    /// Weight of AdaLoRA's orthogonality penalty in the loss [default: 0.5].
+    #[arg(long, env = "POLYRANK_TRAIN_ORTH_REG_WEIGHT", help_heading = "Method")]
+    pub orth_reg_weight: Option<f64>,
+    /// Rank at which DyLoRA's adapter is written [default: that of --rank].
+    #[arg(long, env = "POLYRANK_TRAIN_EXPORT_RANK", help_heading = "Method")]
+    pub export_rank: Option<usize>,
+    /// Number of values inside a bottleneck of the method adapter [default: 64].
+    #[arg(long, env = "POLYRANK_TRAIN_BOTTLENECK", help_heading = "Method")]
+    pub bottleneck: Option<usize>,
     /// Passes over the training data [default: as many as give about 1,000 steps, from 3 to 20].
     #[arg(long, env = "POLYRANK_TRAIN_EPOCHS", help_heading = "Optimiser")]
     pub epochs: Option<usize>,
     /// Number of texts in a step [default: 16 below 3,000 rows, else 32].
     #[arg(long, env = "POLYRANK_TRAIN_BATCH_SIZE", help_heading = "Optimiser")]
     pub batch_size: Option<usize>,
-    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384].
+    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384, 1e-4 with the method full].
     #[arg(long, env = "POLYRANK_TRAIN_LR", help_heading = "Optimiser")]
     pub lr: Option<f64>,
     /// Peak learning rate of the gates [default: that of --lr].
@@ -123,6 +187,13 @@ impl Settings {
             batch_size: Some(batch_size),
             lr: Some(lr),
             gate_lr: self.gate_lr.filter(|_| gated),
+            init_rank: self.of(MethodName::AdaLora, self.init_rank()),
+            tinit: self.of(MethodName::AdaLora, self.tinit()),
+            tfinal: self.of(MethodName::AdaLora, self.tfinal()),
+            delta_t: self.delta_t.filter(|_| self.method == MethodName::AdaLora),
+            orth_reg_weight: self.of(MethodName::AdaLora, self.orth_reg_weight()),
+            export_rank: self.of(MethodName::DyLora, self.export_rank.unwrap_or(self.rank)),
+            bottleneck: self.of(MethodName::Adapter, self.bottleneck()),
             dropout_after: Some(self.dropout_after(epochs)),
             max_length: Some(self.longest(engine)),
             ..self.clone()
@@ -132,7 +203,8 @@ impl Settings {
     /// Epochs, batch size and learning rate, for `rows` rows of training data.
     #[must_use]
     pub fn schedule(&self, rows: usize, engine: &Engine) -> Schedule {
-        let default = Schedule::new(rows, engine.config().hidden_size, self.batch_size);
+        let rate = if self.method == MethodName::Full { FULL_RATE } else { RATE };
+        let default = Schedule::new(rows, engine.config().hidden_size, self.batch_size, rate);
         Schedule {
             epochs: self.epochs.unwrap_or(default.epochs),
             batch_size: default.batch_size,
@@ -171,20 +243,72 @@ impl Settings {
         self.sparse_lambda.unwrap_or(if penalised { 10.0 } else { 0.0 })
     }
 
+    /// A setting of one method; `None` with another method.
+    fn of<T>(&self, method: MethodName, value: T) -> Option<T> {
+        (self.method == method).then_some(value)
+    }
+
+    fn init_rank(&self) -> usize {
+        self.init_rank.unwrap_or((3 * self.rank).div_ceil(2))
+    }
+
+    fn tinit(&self) -> f64 {
+        self.tinit.unwrap_or(0.15)
+    }
+
+    fn tfinal(&self) -> f64 {
+        self.tfinal.unwrap_or(0.5)
+    }
+
+    fn orth_reg_weight(&self) -> f64 {
+        self.orth_reg_weight.unwrap_or(0.5)
+    }
+
+    fn bottleneck(&self) -> usize {
+        self.bottleneck.unwrap_or(64)
+    }
+
     /// The method with fresh variables, for the base of `engine` and `rows` rows of training data. Only this function knows all methods
     /// by name.
     ///
     /// # Errors
     /// As [`Self::modules`]; or the rank is too large for the adapted modules.
     pub fn method(&self, engine: &Engine, labels: usize, rows: usize) -> Result<Box<dyn Method>, Error> {
-        let (layout, backend) = (engine.layout(), engine.backend());
-        let shape = self.low_rank(engine, labels)?;
+        let (layout, backend, encoder) = (engine.layout(), engine.backend(), &**engine.encoder());
+        let head = || TrainedHead::new(layout, labels, &mut StdRng::seed_from_u64(self.seed), backend.device());
+        let shape = |rank| self.low_rank(engine, labels, rank);
         Ok(match self.method {
             MethodName::Sora => {
-                Box::new(Sora::new(layout, &shape, self.sora(self.schedule(rows, engine).lr), backend)?)
+                let sora = self.sora(self.schedule(rows, engine).lr);
+                Box::new(Sora::new(layout, &shape(self.rank)?, sora, backend)?)
             }
-            MethodName::Lora => Box::new(Lora::new(layout, &shape, backend)?),
+            MethodName::Lora => Box::new(Lora::new(layout, &shape(self.rank)?, backend)?),
+            MethodName::AdaLora => {
+                // The target must fit, too.
+                shape(self.rank)?;
+                Box::new(AdaLora::new(layout, &shape(self.init_rank())?, self.adalora(), backend)?)
+            }
+            MethodName::DyLora => {
+                let export_rank = self.export_rank.unwrap_or(self.rank);
+                Box::new(DyLora::new(layout, &shape(self.rank)?, export_rank, backend)?)
+            }
+            MethodName::BitFit => Box::new(bitfit(encoder, head()?)?),
+            MethodName::Adapter => {
+                Box::new(BottleneckAdapter::new(layout, self.bottleneck(), self.seed, head()?, backend)?)
+            }
+            MethodName::Full => Box::new(full(encoder, head()?)?),
         })
+    }
+
+    /// The settings of AdaLoRA's budget and penalty.
+    fn adalora(&self) -> AdaLoraSettings {
+        AdaLoraSettings {
+            target_rank: self.rank,
+            tinit: self.tinit(),
+            tfinal: self.tfinal(),
+            delta_t: self.delta_t,
+            orth_reg_weight: self.orth_reg_weight(),
+        }
     }
 
     /// The settings of the gates, in a run with the peak learning rate `lr`.
@@ -221,12 +345,12 @@ impl Settings {
     }
 
     /// The shapes of low-rank factors.
-    fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
+    fn low_rank(&self, engine: &Engine, labels: usize, rank: usize) -> Result<LowRankSettings, Error> {
         let modules = self.modules(engine)?;
         let sizes = modules.iter().map(|&module| &engine.layout().modules[module]);
         let most = sizes.map(|module| module.in_features.min(module.out_features)).max().unwrap_or(0);
-        check::rank_at_most(most, self.rank)?;
-        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, modules, labels, seed: self.seed })
+        check::rank_at_most(most, rank)?;
+        Ok(LowRankSettings { rank, alpha: self.alpha, modules, labels, seed: self.seed })
     }
 }
 

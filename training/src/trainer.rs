@@ -4,12 +4,10 @@ mod losses;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use polyrank::adapter::Adapter;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::text::Encoded;
@@ -23,8 +21,8 @@ use crate::data::{Target, TaskData, encode};
 use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::evaluate;
-use crate::export::adapter_of;
-use crate::method::{Rates, StepDropout};
+use crate::export::export_of;
+use crate::method::{Export, Rates, StepDropout};
 use crate::metric::{Metric, mean_loss, metrics_for, score};
 use crate::optim::{Optimizer, Rule, linear_rate};
 use crate::run::{self, Epoch, Scores};
@@ -149,9 +147,9 @@ impl<'a> Trainer<'a> {
 
     /// The log's line about the epoch that has ended.
     fn done(&self, loss: f64, tokens: usize, seconds: f64) -> Result<Epoch, Error> {
-        let adapter = Arc::new(self.adapter()?);
-        let (metrics, validation_loss) = self.scores(&self.validation[0], &adapter)?;
-        let also = self.validation[1..].iter().map(|split| Ok((split.name.clone(), self.scores(split, &adapter)?.0)));
+        let export = self.export()?;
+        let (metrics, validation_loss) = self.scores(&self.validation[0], &export)?;
+        let also = self.validation[1..].iter().map(|split| Ok((split.name.clone(), self.scores(split, &export)?.0)));
         let report = self.stepper.method.report()?;
         Ok(Epoch {
             epoch: self.progress.epoch,
@@ -174,8 +172,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// The metrics and the mean loss on a split.
-    fn scores(&self, split: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
-        let logits = evaluate::logits(self.stepper.engine, adapter, &split.texts)?;
+    fn scores(&self, split: &ValidationSplit, export: &Export) -> Result<(Scores, f64), Error> {
+        let logits = evaluate::logits(self.stepper.engine, export, &split.texts)?;
         let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &split.targets)));
         Ok((Scores(scores.collect()), mean_loss(&logits, &split.targets)))
     }
@@ -244,8 +242,8 @@ impl<'a> Trainer<'a> {
         Ok(format!("loss {loss:.3}{metric}, mean rank {rank:.2}, {kept:.1} % kept"))
     }
 
-    fn adapter(&self) -> Result<Adapter, Error> {
-        adapter_of(
+    fn export(&self) -> Result<Export, Error> {
+        export_of(
             &*self.stepper.method,
             self.stepper.engine,
             &self.data.labels,

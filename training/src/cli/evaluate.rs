@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use polyrank::adapter::{Adapter, ProblemType};
+use polyrank::adapter::{AdapterInfo, ProblemType};
 use polyrank::logging::printable;
 use polyrank::params::{DeviceName, Precision};
 use polyrank::text::records::ColumnNames;
 use polyrank_training::data::{DataOptions, HoldOut, TaskData};
 use polyrank_training::error::Error;
-use polyrank_training::evaluate;
 use polyrank_training::run::{Facts, Folders};
 use polyrank_training::settings::VALIDATION_SPLIT;
+use polyrank_training::{evaluate, export};
 
 use super::{open, print, tell, tell_of};
 
@@ -73,23 +73,24 @@ pub(super) struct EvaluateArgs {
 /// Runs the command.
 pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     let engine = open(&args.model_id, args.device, args.dtype)?.engine;
-    let adapter = engine.load_adapter(&args.adapter)?;
-    if adapter.info.problem_type == Some(ProblemType::MultiLabelClassification) {
+    let export = export::read(&args.adapter, &engine)?;
+    let info = export.info();
+    if info.problem_type == Some(ProblemType::MultiLabelClassification) {
         let reason = "an adapter for several labels a text cannot be evaluated, because a row of data has one label";
         return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
     }
     let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
     let facts = Facts::of_adapter(&run)?;
-    let data = data_of(args, &adapter, &run, facts.as_ref())?;
+    let data = data_of(args, info, &run, facts.as_ref())?;
     tell_of(&data);
-    let result = evaluate::evaluate(&engine, adapter, &data, &args.split, args.max_length)?;
+    let result = evaluate::evaluate(&engine, &export, &data, &args.split, args.max_length)?;
     result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
     let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
     print(&text.map_err(|error| Error::Settings(error.to_string()))?)
 }
 
 /// The data to evaluate on, read as the adapter's run read its own.
-fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Facts>) -> Result<TaskData, Error> {
+fn data_of(args: &EvaluateArgs, info: &AdapterInfo, run: &Path, facts: Option<&Facts>) -> Result<TaskData, Error> {
     let of_run = facts.and_then(|facts| facts.held_out);
     let by_hand = args.validation_split.is_some() || args.seed.is_some();
     let hold_out = (by_hand || of_run.is_some()).then(|| HoldOut {
@@ -100,14 +101,14 @@ fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Fa
     let options = DataOptions {
         task: args.task.clone().or(facts.map(|facts| facts.task.clone())),
         // For `transformers`, too, an adapter with one output and no problem type is a regression.
-        problem: adapter.info.problem_type.or((adapter.info.labels.len() == 1).then_some(ProblemType::Regression)),
+        problem: info.problem_type.or((info.labels.len() == 1).then_some(ProblemType::Regression)),
         hold_out,
         columns: ColumnNames {
             label: args.label_column.clone().or(columns.label),
             text: args.text_column.clone().or(columns.text),
             pair: args.text_pair_column.clone().or(columns.pair),
         },
-        labels: Some(adapter.info.labels.clone()),
+        labels: Some(info.labels.clone()),
     };
     let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
         return Ok(TaskData::load(&args.data, &options)?);

@@ -106,9 +106,6 @@ impl ConfigFile {
 /// The settings of which only one may be given.
 const THRESHOLDS: [&str; 3] = ["target_ratio", "xi", "lambda"];
 
-/// The settings that only a method with gates has.
-const GATED: [&str; 6] = ["gate", "target_ratio", "xi", "lambda", "sparse_lambda", "gate_lr"];
-
 /// Puts the settings in the file `config` under those that a flag or an environment variable gives, and checks the result.
 ///
 /// # Errors
@@ -127,15 +124,15 @@ pub(super) fn resolve(
         file.entries.retain(|name, _| !THRESHOLDS.contains(&name));
     }
     let resolved = (settings.over(&file)?, data.over(&file)?);
-    // A variable or a file may serve several runs, so that their settings of gates are ignored in a run without gates.
-    let by_flag = |name: &&&str| settings.source(name) == Some(ValueSource::CommandLine);
-    if resolved.0.method == MethodName::Lora
-        && let Some(name) = GATED.iter().find(by_flag)
-    {
-        let flag = name.replace('_', "-");
-        return Err(Error::Settings(format!(
-            "--{flag}: expected with the method sora, found lora, which has no gates"
-        )));
+    // A variable or a file may serve several runs, so that it may have settings that a method ignores. A flag may not.
+    let method = resolved.0.method;
+    for name in names.iter().filter(|name| settings.source(name) == Some(ValueSource::CommandLine)) {
+        if let Some(methods) = MethodName::with(name).filter(|methods| !methods.contains(&method)) {
+            let (flag, found) = (name.replace('_', "-"), method.name());
+            let expected: Vec<String> = methods.iter().map(|method| method.name()).collect();
+            let reason = format!("--{flag}: expected with the method {}, found {found}", expected.join(" or "));
+            return Err(Error::Settings(reason));
+        }
     }
     resolved.0.check()?;
     Ok(resolved)

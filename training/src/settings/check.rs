@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 
-use super::Settings;
+use polyrank::params::Precision;
+
+use super::{MethodName, Settings};
 use crate::error::Error;
 use crate::method::sora::GateRule;
 
@@ -23,6 +25,10 @@ impl Settings {
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
             ("--max-length", self.max_length),
+            ("--init-rank", self.init_rank),
+            ("--delta-t", self.delta_t),
+            ("--export-rank", self.export_rank),
+            ("--bottleneck", self.bottleneck),
         ];
         for (flag, count) in given(counts) {
             if !(1..=MOST).contains(&count) {
@@ -46,6 +52,7 @@ impl Settings {
             ("--xi", self.xi),
             ("--lambda", self.lambda),
             ("--gate-lr", self.gate_lr),
+            ("--orth-reg-weight", self.orth_reg_weight),
         ];
         for (flag, size) in given(sizes) {
             if !(size >= 0.0 && size.is_finite()) {
@@ -53,9 +60,32 @@ impl Settings {
             }
         }
         self.check_threshold()?;
+        self.check_ranks()?;
         match (self.dropout, self.warmup) {
             (Some(p), _) if !(0.0..1.0).contains(&p) => wrong("--dropout", "0 or more and below 1", p),
             (_, warmup) if !(0.0..=1.0).contains(&warmup) => wrong("--warmup", "from 0 to 1", warmup),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the ranks and phases of AdaLoRA, the rank of DyLoRA's adapter, and the precision of full fine-tuning.
+    fn check_ranks(&self) -> Result<(), Error> {
+        let (rank, phases) = (self.rank, [("--tinit", self.tinit()), ("--tfinal", self.tfinal())]);
+        if let Some((flag, share)) = phases.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return wrong(flag, "from 0 to 1", share);
+        }
+        match (self.init_rank, self.export_rank) {
+            (Some(init), _) if init < rank => wrong("--init-rank", format_args!("at least the rank {rank}"), init),
+            (_, Some(export)) if export > rank => {
+                wrong("--export-rank", format_args!("at most the rank {rank}"), export)
+            }
+            _ if self.tinit() + self.tfinal() >= 1.0 => {
+                let found = format_args!("{} and {}", self.tinit(), self.tfinal());
+                wrong("--tinit and --tfinal", "shares whose sum is below 1", found)
+            }
+            _ if self.method == MethodName::Full && self.dtype == Precision::Int8 => {
+                wrong("--dtype", "f32 with the method full, which trains the weights themselves", "int8")
+            }
             _ => Ok(()),
         }
     }

@@ -11,15 +11,15 @@ mod saliency;
 use std::collections::HashMap;
 
 use candle_core::{DType, Result, Tensor, Var, bail};
-use polyrank::adapter::Adapter;
 use polyrank::encoder::Head;
 use polyrank::ops::{self, Ops};
-use polyrank::params::{Backend, Delta, Layout};
+use polyrank::params::{Backend, Layout};
 
 pub use controller::Controller;
 pub use gate::{GateRule, soft_threshold};
 
-use super::{AdapterInfo, LowRank, LowRankSettings, Method, Pass, Report};
+use super::folded::folded;
+use super::{AdapterInfo, Export, LowRank, LowRankSettings, Method, Pass, Report};
 use crate::optim::{Descent, Group, Step, Variable};
 
 /// How the threshold of the gates is set.
@@ -268,23 +268,13 @@ impl Method for Sora {
         let parameters = self.low_rank.factors.iter().zip(&ranks).map(|(factors, rank)| factors.cost * rank).sum();
         let all: usize = self.costs.iter().sum();
         let kept = if all == 0 { 1.0 } else { parameters as f64 / all as f64 };
-        Ok(Report { ranks, parameters, kept })
+        Ok(Report { ranks, parameters, kept, xi: None })
     }
 
     /// Prunes exactly (eq. 12): removes ranks whose gate is 0, and folds the other gates into `B`. A site without remaining ranks is
     /// removed.
-    fn export(&self, info: AdapterInfo) -> Result<Adapter> {
-        self.low_rank.export(info, |site, a, b| {
-            let gate = self.gates[site].as_detached_tensor();
-            let values = gate.to_vec1::<f32>()?;
-            let kept: Vec<u32> = (0..).zip(&values).filter(|(_, gate)| **gate != 0.0).map(|(i, _)| i).collect();
-            if kept.is_empty() {
-                return Ok(None);
-            }
-            let kept = Tensor::new(kept, a.device())?;
-            let gate = gate.index_select(&kept, 0)?;
-            let b = b.index_select(&kept, 1)?.broadcast_mul(&gate.unsqueeze(0)?)?;
-            Ok(Some(Delta { a: a.index_select(&kept, 0)?, b, scale: self.low_rank.scale }))
-        })
+    fn export(&self, info: AdapterInfo) -> Result<Export> {
+        let scale = self.low_rank.scale;
+        Ok(Export::Adapter(self.low_rank.export(info, |site, a, b| folded(&self.gates[site], a, b, scale))?))
     }
 }
