@@ -84,7 +84,7 @@ pub fn evaluate(
     }
     let (places, warning) = places(&data.labels, &adapter.info.labels)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
-    let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
+    let targets: Vec<Target> = examples.iter().map(|example| example.target.clone()).collect();
     let parameters = Parameters { adapter: adapter.delta_parameters(), head: adapter.head_parameters() };
     let mut logits = logits(engine, &Arc::new(adapter), &texts)?;
     logits.iter_mut().for_each(|logits| *logits = places.iter().map(|&place| logits[place]).collect());
