@@ -136,6 +136,11 @@ fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Er
 /// Prints how the labels were read, and the warnings about them.
 fn tell_of(data: &TaskData) {
     tell(format_args!("labels: {}", printable(&data.reading)));
+    if !data.class_weights.is_empty() {
+        let weight = |(name, weight): (&String, &f64)| format!("{name} {weight:.4}");
+        let weights: Vec<String> = data.labels.iter().zip(&data.class_weights).map(weight).collect();
+        tell(format_args!("class weights: {}", printable(&weights.join(", "))));
+    }
     data.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
 }
 

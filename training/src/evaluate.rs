@@ -124,7 +124,7 @@ pub fn evaluate(
     }
     let (places, warning) = places(&data.labels, outputs)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
-    let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
+    let targets: Vec<Target> = examples.iter().map(|example| example.target.clone()).collect();
     let head = export.head().values().map(Tensor::elem_count).sum();
     let parameters = Parameters { adapter: export.parameters(), head };
     let mut logits = logits(engine, export, &texts)?;

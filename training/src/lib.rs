@@ -3,7 +3,8 @@
 //! | module | idea |
 //! | --- | --- |
 //! | [`data`] | a task's data: a folder or a file, in TSV, CSV, JSON or Parquet; labels and splits |
-//! | [`metric`] | GLUE's metrics |
+//! | [`metric`] | the metrics of GLUE's tasks and of several labels a row |
+//! | [`loss`] | the loss of a task |
 //! | [`optim`] | the optimiser over variables and their groups: AdamW, clipping, the learning rate |
 //! | [`method`] | the trait [`method::Method`] and its methods, one file each: SoRA, LoRA |
 //! | [`defaults`] | the default epochs, batch size and learning rate |
@@ -24,6 +25,7 @@ pub mod defaults;
 pub mod error;
 pub mod evaluate;
 pub mod export;
+pub mod loss;
 pub mod method;
 pub mod metric;
 pub mod optim;

@@ -1,7 +1,6 @@
 //! One step of any method on one batch: forward and backward over micro-batches, and the optimiser's step.
 
-use candle_core::{DType, Tensor};
-use polyrank::adapter::ProblemType;
+use candle_core::Tensor;
 use polyrank::encoder::{Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::{self, Workers};
@@ -10,6 +9,7 @@ use polyrank::text::Encoded;
 
 use crate::data::Target;
 use crate::error::Error;
+use crate::loss::TaskLoss;
 use crate::method::{self, Method, StepDropout, TrainingPass};
 use crate::optim::Optimizer;
 
@@ -30,8 +30,8 @@ pub struct Stepper<'a> {
     pub method: Box<dyn Method>,
     /// The optimiser of the method's variables.
     pub optimizer: Optimizer,
-    /// Classification or regression.
-    pub problem: ProblemType,
+    /// The loss of the task.
+    pub loss: TaskLoss,
     /// The cores that share the micro-batches of a step.
     pub workers: Workers,
 }
@@ -47,11 +47,12 @@ impl Stepper<'_> {
         let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
         let cuts = micro_batches::cut(batch.texts.iter().map(|text| text.ids.len()), most);
         let pass = self.method.pass()?;
+        let divisor = self.loss.divisor(batch.targets);
         let run = |i: usize| {
             let rows = cuts[i].clone();
             let part = Batch { texts: &batch.texts[rows.clone()], targets: &batch.targets[rows] };
             let dropout = StepDropout { seed: splitmix(dropout.seed) ^ i as u64, ..dropout };
-            self.run(&part, batch.texts.len(), &TrainingPass { pass: &*pass, dropout })
+            self.run(&part, divisor, &TrainingPass { pass: &*pass, dropout })
         };
         let (mut loss, mut of_leaves) = (None, Vec::new());
         for result in self.workers.map(cuts.len(), run) {
@@ -69,13 +70,13 @@ impl Stepper<'_> {
         Ok(loss)
     }
 
-    /// Runs forward and backward on some rows of a batch of `of` rows. Returns their share of the mean loss, and the gradients of the
-    /// leaves.
-    fn run(&self, part: &Batch, of: usize, hooks: &TrainingPass) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
+    /// Runs forward and backward on some rows of a batch whose loss has the divisor `divisor`. Returns their share of the mean loss, and
+    /// the gradients of the leaves.
+    fn run(&self, part: &Batch, divisor: f64, hooks: &TrainingPass) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
         let (encoder, batch) = (&**self.engine.encoder(), Packed::new(part.texts.iter().copied()));
         let hidden = encoder.forward(&batch, hooks)?;
         let logits = head_logits(encoder, &hidden, &batch, &self.method.head(), hooks)?;
-        let loss = (task_loss(&logits, part.targets, self.problem)? * (part.texts.len() as f64 / of as f64))?;
+        let loss = self.loss.share(&logits, part.targets, divisor)?;
         let store = loss.backward()?;
         // They are detached, because their graphs would keep the forward pass's activations in memory.
         let gradients = hooks.pass.leaves().iter().map(|leaf| store.get(leaf).map(Tensor::detach)).collect();
@@ -97,22 +98,4 @@ fn added(sums: Vec<Option<Tensor>>, parts: Vec<Option<Tensor>>) -> candle_core::
         return Ok(parts);
     }
     sums.into_iter().zip(parts).map(|(sum, part)| add(sum, part)).collect()
-}
-
-/// The mean loss over the batch, f32: the cross-entropy of `logits [B, labels]`, or the squared error of the one output.
-///
-/// # Errors
-/// A tensor operation fails.
-pub fn task_loss(logits: &Tensor, targets: &[Target], problem: ProblemType) -> candle_core::Result<Tensor> {
-    let (device, logits) = (logits.device(), &logits.to_dtype(DType::F32)?);
-    let value = |target: &Target| match target {
-        Target::Value(value) => *value as f32,
-        Target::Class(class) => *class as f32,
-    };
-    let values: Vec<f32> = targets.iter().map(value).collect();
-    if problem == ProblemType::Regression {
-        return (logits.squeeze(1)? - Tensor::from_vec(values, targets.len(), device)?)?.sqr()?.mean_all();
-    }
-    let classes: Vec<u32> = values.into_iter().map(|class| class as u32).collect();
-    candle_nn::loss::cross_entropy(logits, &Tensor::from_vec(classes, targets.len(), device)?)
 }

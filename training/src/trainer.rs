@@ -22,6 +22,7 @@ use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::export_of;
+use crate::loss::TaskLoss;
 use crate::method::{Export, Rates, StepDropout};
 use crate::metric::{Metric, mean_loss, metrics_for, score};
 use crate::optim::{Optimizer, Rule, linear_rate};
@@ -77,7 +78,7 @@ impl<'a> Trainer<'a> {
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let validation = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
-            let targets = split.examples.iter().map(|example| example.target).collect();
+            let targets = split.examples.iter().map(|example| example.target.clone()).collect();
             Ok(ValidationSplit { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
         });
         let validation = validation.collect::<Result<Vec<_>, _>>()?;
@@ -102,7 +103,8 @@ impl<'a> Trainer<'a> {
         let metrics = metrics_for(&data.task, data.problem);
         let all: usize = texts.iter().map(|text| text.ids.len()).sum();
         let workers = Workers::new(all / steps_per_epoch.max(1))?;
-        let stepper = Stepper { engine, method, optimizer, problem: data.problem, workers };
+        let loss = TaskLoss::new(data.problem, &data.class_weights);
+        let stepper = Stepper { engine, method, optimizer, loss, workers };
         Ok(Self {
             settings,
             schedule,
@@ -203,7 +205,7 @@ impl<'a> Trainer<'a> {
                 return Err(Error::Stopped { done: self.progress.epoch, epochs: self.schedule.epochs });
             }
             let texts: Vec<&Encoded> = rows.iter().map(|&row| &self.texts[row]).collect();
-            let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
+            let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target.clone()).collect();
             tokens += texts.iter().map(|text| text.ids.len()).sum::<usize>();
             let done = self.stepper.optimizer.done;
             let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ done as u64;

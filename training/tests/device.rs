@@ -14,6 +14,7 @@ use polyrank::params::{Backend, DeviceName};
 use polyrank::text::Encoded;
 use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::data::{DataOptions, Target, TaskData};
+use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{Lora, LowRankSettings, Method, Rates, Sora, StepDropout, Subset};
 use polyrank_training::optim::{Optimizer, Rule};
@@ -70,8 +71,8 @@ impl Kind {
         // With a larger eps, Adam does not turn gradients that are only rounding errors into whole steps.
         let rule = Rule { weight_decay: 0.01, eps: 1e-3, clip: Some(1.0), total: STEPS };
         let optimizer = Optimizer::new(method.variables(), rule, engine.backend()).unwrap();
-        let problem = ProblemType::SingleLabelClassification;
-        Stepper { engine, method, optimizer, problem, workers: Workers::new(100).unwrap() }
+        let loss = TaskLoss::new(ProblemType::SingleLabelClassification, &[]);
+        Stepper { engine, method, optimizer, loss, workers: Workers::new(100).unwrap() }
     }
 }
 

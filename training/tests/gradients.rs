@@ -8,10 +8,10 @@ use polyrank::engine::Engine;
 use polyrank::params::{Backend, Dim};
 use polyrank::text::Encoded;
 use polyrank_training::data::Target;
+use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, Subset, TrainedBase, TrainingPass};
 use polyrank_training::optim::Variable;
-use polyrank_training::stepper::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -51,7 +51,7 @@ fn loss_of(engine: &Engine, head: &Head, hooks: &dyn Hooks) -> Tensor {
     let ((batch, targets), encoder) = (batch(engine), &**engine.encoder());
     let hidden = encoder.forward(&batch, hooks).unwrap();
     let logits = head_logits(encoder, &hidden, &batch, head, hooks).unwrap();
-    task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap()
+    TaskLoss::new(ProblemType::SingleLabelClassification, &[]).mean(&logits, &targets).unwrap()
 }
 
 /// The loss of SoRA with its penalty, and the gradients of its variables.

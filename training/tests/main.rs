@@ -12,6 +12,7 @@ mod metric;
 mod run;
 mod serve;
 mod settings;
+mod several;
 mod sora;
 mod steps;
 

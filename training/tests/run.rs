@@ -235,8 +235,8 @@ fn prints_how_labels_were_read() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("labels: whole numbers read as ids without names (4 classes)\n"), "{told}");
     assert!(told.contains("warning: no row of ") && told.contains("2 of the 4 classes: LABEL_0, LABEL_2;"), "{told}");
-    let many = train(from, "/nowhere/at/all", &["--problem-type", "multi_label_classification"]);
-    refused(&many, 1, "training with several labels a row is not supported yet");
+    let weights = train(from, "/nowhere/at/all", &["--class-weights", "good=2"]);
+    refused(&weights, 1, "--class-weights: expected an id from 0 to 3, found \"good\"");
 }
 
 fn sora(engine: &Engine, shape: &LowRankSettings) -> Sora {

@@ -8,12 +8,12 @@ use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
 use polyrank::encoder::{Head, Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
+use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{
     self, Lora, LowRankSettings, Method, Pass, PlainPass, Report, Sora, StepDropout, Subset, TrainedBase, TrainingPass,
 };
 use polyrank_training::optim::{Optimizer, Rule, Variable};
-use polyrank_training::stepper::task_loss;
 use serde_json::Value;
 
 use super::{ENCODERS, backends, encoder_on, engine, pack};
@@ -137,7 +137,7 @@ impl Golden {
         let pass = TrainingPass { pass, dropout: StepDropout::default() };
         let hidden = encoder.forward(&self.batch, &pass).unwrap();
         let logits = head_logits(encoder, &hidden, &self.batch, &method.head(), &pass).unwrap();
-        task_loss(&logits, &self.targets, self.problem).unwrap()
+        TaskLoss::new(self.problem, &[]).mean(&logits, &self.targets).unwrap()
     }
 
     fn optimizer(&self, method: &dyn Method) -> Optimizer {

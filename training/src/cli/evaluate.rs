@@ -75,10 +75,6 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     let engine = open(&args.model_id, args.device, args.dtype)?.engine;
     let export = export::read(&args.adapter, &engine)?;
     let info = export.info();
-    if info.problem_type == Some(ProblemType::MultiLabelClassification) {
-        let reason = "an adapter for several labels a text cannot be evaluated, because a row of data has one label";
-        return Err(Error::Settings(format!("{}: {reason}", args.adapter.display())));
-    }
     let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
     let facts = Facts::of_adapter(&run)?;
     let data = data_of(args, info, &run, facts.as_ref())?;
@@ -108,6 +104,7 @@ fn data_of(args: &EvaluateArgs, info: &AdapterInfo, run: &Path, facts: Option<&F
             text: args.text_column.clone().or(columns.text),
             pair: args.text_pair_column.clone().or(columns.pair),
         },
+        class_weights: None,
         labels: Some(info.labels.clone()),
     };
     let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {

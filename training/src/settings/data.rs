@@ -25,12 +25,17 @@ pub struct DataSettings {
     /// Column of the second texts [default: sentence2 or text_pair].
     #[arg(long, env = "POLYRANK_TRAIN_TEXT_PAIR_COLUMN", value_name = "NAME", help_heading = "Data")]
     pub text_pair_column: Option<String>,
-    /// What the labels mean; several labels a text cannot be trained yet [default: decided by the labels].
+    /// What the labels mean; several labels a row are lists or, with multi_label_classification, names joined by | [default: decided by
+    /// the labels].
     #[arg(long, env = "POLYRANK_TRAIN_PROBLEM_TYPE", value_enum, help_heading = "Data")]
     pub problem_type: Option<ProblemType>,
     /// Share of train to hold out if there is no validation file.
     #[arg(long, env = "POLYRANK_TRAIN_VALIDATION_SPLIT", default_value_t = VALIDATION_SPLIT, help_heading = "Data")]
     pub validation_split: f64,
+    /// Weights of the classes in the loss: balanced (by their number of rows), or NAME=W,NAME=W; with several labels a row, the weight
+    /// applies where the label is present [default: all equal].
+    #[arg(long, env = "POLYRANK_TRAIN_CLASS_WEIGHTS", value_name = "WEIGHTS", help_heading = "Data")]
+    pub class_weights: Option<String>,
 }
 
 impl DataSettings {
@@ -40,6 +45,7 @@ impl DataSettings {
         DataOptions {
             task: self.task.clone(),
             problem: self.problem_type,
+            class_weights: self.class_weights.clone(),
             hold_out: Some(HoldOut { share: self.validation_split, seed }),
             columns: ColumnNames {
                 label: self.label_column.clone(),
