@@ -93,8 +93,8 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Stopped { done, epochs }) => {
-            tell(interrupt::resume_message(done, epochs, std::env::args()));
+        Err(error @ Error::Stopped { .. }) => {
+            tell(interrupt::resume_message(&error, std::env::args()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
@@ -147,7 +147,7 @@ fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, ou
     // The report is on the written files, because PEFT's format needs at least one rank.
     let written = engine.load_adapter(output)?;
     let report = Report::new(engine.layout(), &written);
-    print(&format!("{report}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
+    print(&format!("{report}\nwritten to {}, as it was {progress}", output.display()))
 }
 
 /// The keys of the base's `config.json`.

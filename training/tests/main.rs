@@ -14,6 +14,7 @@ mod serve;
 mod settings;
 mod sora;
 mod steps;
+mod trainer;
 
 use std::path::{Path, PathBuf};
 

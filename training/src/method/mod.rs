@@ -129,6 +129,8 @@ pub struct Report {
     pub parameters: usize,
     /// Their share of the parameters at the start of training.
     pub kept: f64,
+    /// The threshold of the gates in the last step; `None` for a method without one.
+    pub xi: Option<f64>,
 }
 
 impl Report {

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::method::sora::GateRule;
 
 /// The largest count: products of counts do not overflow.
-const MOST: usize = u32::MAX as usize;
+pub(super) const MOST: usize = u32::MAX as usize;
 
 /// The largest whole number in TOML, in which a run's settings are stored.
 const LARGEST_SEED: u64 = i64::MAX as u64;
@@ -23,6 +23,8 @@ impl Settings {
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
             ("--max-length", self.max_length),
+            ("--accumulate", Some(self.accumulate)),
+            ("--patience", self.patience),
         ];
         for (flag, count) in given(counts) {
             if !(1..=MOST).contains(&count) {
@@ -53,9 +55,23 @@ impl Settings {
             }
         }
         self.check_threshold()?;
+        self.check_plans()?;
         match (self.dropout, self.warmup) {
             (Some(p), _) if !(0.0..1.0).contains(&p) => wrong("--dropout", "0 or more and below 1", p),
             (_, warmup) if !(0.0..=1.0).contains(&warmup) => wrong("--warmup", "from 0 to 1", warmup),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the plans of a run that was made longer: each has more epochs than the one before.
+    fn check_plans(&self) -> Result<(), Error> {
+        let mut plans = vec![0];
+        plans.extend(self.extended_from.iter().copied().chain(self.epochs));
+        match plans.windows(2).find(|pair| pair[0] >= pair[1]) {
+            Some(pair) if !self.extended_from.is_empty() => {
+                let plans = format!("{:?} and then --epochs {:?}", self.extended_from, self.epochs);
+                wrong("--extended-from", format_args!("more epochs each time, as after {}", pair[0]), plans)
+            }
             _ => Ok(()),
         }
     }
@@ -92,6 +108,6 @@ fn given<T, const N: usize>(values: [(&'static str, Option<T>); N]) -> impl Iter
     values.into_iter().filter_map(|(flag, value)| Some((flag, value?)))
 }
 
-fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
+pub(super) fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
     Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
 }

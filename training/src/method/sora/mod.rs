@@ -268,7 +268,7 @@ impl Method for Sora {
         let parameters = self.low_rank.factors.iter().zip(&ranks).map(|(factors, rank)| factors.cost * rank).sum();
         let all: usize = self.costs.iter().sum();
         let kept = if all == 0 { 1.0 } else { parameters as f64 / all as f64 };
-        Ok(Report { ranks, parameters, kept })
+        Ok(Report { ranks, parameters, kept, xi: None })
     }
 
     /// Prunes exactly (eq. 12): removes ranks whose gate is 0, and folds the other gates into `B`. A site without remaining ranks is
