@@ -94,8 +94,8 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Stopped { done, epochs }) => {
-            tell(interrupt::resume_message(done, epochs, std::env::args()));
+        Err(error @ Error::Stopped { .. }) => {
+            tell(interrupt::resume_message(&error, std::env::args()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
@@ -157,7 +157,7 @@ fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, ou
             format!("{} trained parameters, and {head} of the head", export.parameters())
         }
     };
-    print(&format!("{told}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
+    print(&format!("{told}\nwritten to {}, as it was {progress}", output.display()))
 }
 
 /// Prints a line to standard error, for the user.

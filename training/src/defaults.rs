@@ -57,14 +57,20 @@ pub struct Plan {
     pub rows: usize,
     /// Epochs, batch size and learning rate.
     pub schedule: Schedule,
+    /// The number of batches in a step.
+    pub accumulate: usize,
 }
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { rows, schedule: Schedule { epochs, batch_size, lr } } = self;
-        let steps = rows.div_ceil((*batch_size).max(1));
+        let Self { rows, schedule: Schedule { epochs, batch_size, lr }, accumulate } = self;
+        let steps = rows.div_ceil(batch_size.saturating_mul(*accumulate).max(1));
         let all = steps * epochs;
-        write!(f, "{rows} rows, {epochs} epochs of {steps} steps ({all} steps), batch size {batch_size}, rate {lr}")
+        write!(f, "{rows} rows, {epochs} epochs of {steps} steps ({all} steps), batch size {batch_size}")?;
+        if *accumulate > 1 {
+            write!(f, " x {accumulate}")?;
+        }
+        write!(f, ", rate {lr}")
     }
 }
 
@@ -89,7 +95,9 @@ mod tests {
 
     #[test]
     fn plan_shows_its_steps() {
-        let plan = Plan { rows: 246, schedule: Schedule::new(246, 384, None, RATE) };
+        let plan = Plan { rows: 246, schedule: Schedule::new(246, 384, None, RATE), accumulate: 1 };
         assert_eq!(plan.to_string(), "246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015");
+        let plan = Plan { accumulate: 4, ..plan };
+        assert_eq!(plan.to_string(), "246 rows, 20 epochs of 4 steps (80 steps), batch size 16 x 4, rate 0.0015");
     }
 }

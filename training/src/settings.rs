@@ -1,8 +1,9 @@
-//! The settings of a run. Each setting is declared here or in [`DataSettings`] only, with its name, environment variable, default and
-//! help, which clap reads. Names and types in TOML files are the same.
+//! The settings of a run. Each setting is declared here, in [`DataSettings`] or in [`RunSettings`] only, with its name, environment
+//! variable, default and help, which clap reads. Names and types in TOML files are the same.
 
 mod check;
 mod data;
+mod run;
 
 use clap::{Args, ValueEnum};
 use polyrank::engine::Engine;
@@ -12,6 +13,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 pub use self::data::{DataSettings, VALIDATION_SPLIT};
+pub use self::run::RunSettings;
 use crate::defaults::{FULL_RATE, RATE, Schedule};
 use crate::error::Error;
 use crate::method::adalora::{AdaLora, AdaLoraSettings};
@@ -165,6 +167,27 @@ pub struct Settings {
     /// Random seed.
     #[arg(long, env = "POLYRANK_TRAIN_SEED", default_value_t = 0, help_heading = "Optimiser")]
     pub seed: u64,
+    /// Number of batches in a step (gradient accumulation): as a batch with all their rows, in the memory of one.
+    #[arg(long, env = "POLYRANK_TRAIN_ACCUMULATE", value_name = "N", default_value_t = 1, help_heading = "Optimiser")]
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// End the run once this many epochs in a row were not better than the best [default: train all epochs].
+    #[arg(long, env = "POLYRANK_TRAIN_PATIENCE", value_name = "EPOCHS", help_heading = "Optimiser")]
+    pub patience: Option<usize>,
+    /// The numbers of epochs that a longer run had before, comma-separated; --resume with more --epochs sets it.
+    #[arg(
+        long,
+        env = "POLYRANK_TRAIN_EXTENDED_FROM",
+        value_name = "EPOCHS",
+        value_delimiter = ',',
+        help_heading = "Optimiser"
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extended_from: Vec<usize>,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Settings {
@@ -194,7 +217,7 @@ impl Settings {
             orth_reg_weight: self.of(MethodName::AdaLora, self.orth_reg_weight()),
             export_rank: self.of(MethodName::DyLora, self.export_rank.unwrap_or(self.rank)),
             bottleneck: self.of(MethodName::Adapter, self.bottleneck()),
-            dropout_after: Some(self.dropout_after(epochs)),
+            dropout_after: Some(self.dropout_after(self.extended_from.first().copied().unwrap_or(epochs))),
             max_length: Some(self.longest(engine)),
             ..self.clone()
         }
@@ -204,9 +227,12 @@ impl Settings {
     #[must_use]
     pub fn schedule(&self, rows: usize, engine: &Engine) -> Schedule {
         let rate = if self.method == MethodName::Full { FULL_RATE } else { RATE };
-        let default = Schedule::new(rows, engine.config().hidden_size, self.batch_size, rate);
+        let width = engine.config().hidden_size;
+        let default = Schedule::new(rows, width, self.batch_size, rate);
+        let rows_of_step = default.batch_size.saturating_mul(self.accumulate);
+        let by_steps = || Schedule::new(rows, width, Some(rows_of_step), rate).epochs;
         Schedule {
-            epochs: self.epochs.unwrap_or(default.epochs),
+            epochs: self.epochs.unwrap_or_else(by_steps),
             batch_size: default.batch_size,
             lr: self.lr.unwrap_or(default.lr),
         }
@@ -360,11 +386,12 @@ mod tests {
 
     use clap::Command;
 
-    use super::{Args, DataSettings, Settings};
+    use super::{Args, DataSettings, RunSettings, Settings};
 
     #[test]
     fn every_setting_has_an_environment_variable_help_and_a_section() {
         let command = DataSettings::augment_args(Settings::augment_args(Command::new("train")));
+        let command = RunSettings::augment_args(command);
         for arg in command.get_arguments() {
             let flag = arg.get_long().unwrap();
             let env = format!("POLYRANK_TRAIN_{}", flag.replace('-', "_").to_uppercase());

@@ -37,28 +37,43 @@ pub struct Stepper<'a> {
 }
 
 impl Stepper<'_> {
-    /// Makes one step at the learning rate `rate`. Every micro-batch has its own seed of dropout, which follows from `dropout`. Returns
-    /// the mean loss before the step, a scalar on the device, for which the host does not wait.
+    /// Makes one step on one batch, as [`Self::step_over`].
     ///
     /// # Errors
-    /// A tensor operation fails.
+    /// As [`Self::step_over`].
     pub fn step(&mut self, batch: &Batch, dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
-        // A GPU runs the batch as a whole.
-        let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
-        let cuts = micro_batches::cut(batch.texts.iter().map(|text| text.ids.len()), most);
+        self.step_over(&[*batch], dropout, rate)
+    }
+
+    /// Makes one step on several batches at the learning rate `rate` (gradient accumulation). Up to rounding, this is a step on one batch
+    /// with the rows of all: every row has the same weight. But the step only needs the memory of one batch, because the batches run one
+    /// after the other. Every micro-batch has its own seed of dropout, which follows from `dropout`. Returns the mean loss before the
+    /// step, a scalar on the device, for which the host does not wait.
+    ///
+    /// # Errors
+    /// A tensor operation fails; or, in host memory, the loss or a gradient is not finite. On a device, the host would have to wait for
+    /// these values in each step.
+    pub fn step_over(&mut self, batches: &[Batch], dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
+        let on_host = self.engine.backend().on_host();
+        // A GPU runs each batch as a whole.
+        let most = if on_host { micro_batches::TOKENS } else { usize::MAX };
+        let divisor = batches.iter().map(|batch| self.loss.divisor(batch.targets)).sum();
         let pass = self.method.pass()?;
-        let divisor = self.loss.divisor(batch.targets);
-        let run = |i: usize| {
-            let rows = cuts[i].clone();
-            let part = Batch { texts: &batch.texts[rows.clone()], targets: &batch.targets[rows] };
-            let dropout = StepDropout { seed: splitmix(dropout.seed) ^ i as u64, ..dropout };
-            self.run(&part, divisor, &TrainingPass { pass: &*pass, dropout })
-        };
-        let (mut loss, mut of_leaves) = (None, Vec::new());
-        for result in self.workers.map(cuts.len(), run) {
-            let (part, parts) = result?;
-            loss = add(loss, Some(part))?;
-            of_leaves = added(of_leaves, parts)?;
+        let (mut loss, mut of_leaves, mut first) = (None, Vec::new(), 0);
+        for batch in batches {
+            let cuts = micro_batches::cut(batch.texts.iter().map(|text| text.ids.len()), most);
+            let run = |i: usize| {
+                let rows = cuts[i].clone();
+                let part = Batch { texts: &batch.texts[rows.clone()], targets: &batch.targets[rows] };
+                let dropout = StepDropout { seed: splitmix(dropout.seed) ^ (first + i) as u64, ..dropout };
+                self.run(&part, divisor, &TrainingPass { pass: &*pass, dropout })
+            };
+            for result in self.workers.map(cuts.len(), run) {
+                let (part, parts) = result?;
+                loss = add(loss, Some(part))?;
+                of_leaves = added(of_leaves, parts)?;
+            }
+            first += cuts.len();
         }
         let Some(loss) = loss else { return Err(Error::Settings("a step needs at least one row".to_owned())) };
         let mut gradients = pass.gradients(of_leaves)?;
@@ -66,11 +81,35 @@ impl Stepper<'_> {
             gradients = added(self.optimizer.gradients(&penalty.backward()?), gradients)?;
         }
         drop(pass);
-        method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
+        let before = if on_host { gradients.clone() } else { Vec::new() };
+        let norm = method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
+        if on_host {
+            self.check_finite(&loss, &before, &norm)?;
+        }
         Ok(loss)
     }
 
-    /// Runs forward and backward on some rows of a batch whose loss has the divisor `divisor`. Returns their share of the mean loss, and
+    /// Checks the loss and the norm of the gradients of the last step. Only if the norm is not finite, the gradients, which are those
+    /// before the step, are searched for the first that is not.
+    fn check_finite(&self, loss: &Tensor, gradients: &[Option<Tensor>], norm: &Tensor) -> Result<(), Error> {
+        let (step, loss) = (self.optimizer.done, loss.to_scalar::<f32>()?);
+        if !loss.is_finite() {
+            return Err(Error::Diverged { step, loss });
+        }
+        if norm.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
+            return Ok(());
+        }
+        for (variable, gradient) in self.optimizer.variables.iter().zip(gradients) {
+            if let Some(gradient) = gradient
+                && !is_finite(gradient)?
+            {
+                return Err(Error::NotFiniteTensor { step, tensor: format!("the gradient of {}", variable.name) });
+            }
+        }
+        Err(Error::NotFiniteTensor { step, tensor: "the norm of the gradients".to_owned() })
+    }
+
+    /// Runs forward and backward on some rows of a step whose loss has the divisor `divisor`. Returns their share of the mean loss, and
     /// the gradients of the leaves.
     fn run(&self, part: &Batch, divisor: f64, hooks: &TrainingPass) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
         let (encoder, batch) = (&**self.engine.encoder(), Packed::new(part.texts.iter().copied()));
@@ -82,6 +121,15 @@ impl Stepper<'_> {
         let gradients = hooks.pass.leaves().iter().map(|leaf| store.get(leaf).map(Tensor::detach)).collect();
         Ok((loss.detach(), gradients))
     }
+}
+
+/// Whether all elements of `tensor` are finite.
+///
+/// # Errors
+/// A tensor operation fails.
+pub fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
+    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.into_iter().all(f32::is_finite))
 }
 
 /// The sum of two gradients. An absent gradient is zero.

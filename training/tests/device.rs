@@ -183,7 +183,8 @@ fn trainer_runs_alike_on_every_backend() {
         let (engine, room) = (open(backend), TempDir::new().unwrap());
         let trainer = Trainer::new(&settings, &engine, &data, None).unwrap();
         let stop = AtomicBool::new(false);
-        let best = trainer.run(room.path(), &Control { keep_checkpoints: false, stop: &stop }).unwrap();
+        let control = Control { keep_checkpoints: false, log_every: 10, checkpoint_every: None, stop: &stop };
+        let best = trainer.run(room.path(), &control).unwrap();
         assert!(best.is_dir());
         losses_in(&room.path().join("log.jsonl"))
     };

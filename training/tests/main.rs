@@ -15,6 +15,7 @@ mod settings;
 mod several;
 mod sora;
 mod steps;
+mod trainer;
 
 use std::path::{Path, PathBuf};
 

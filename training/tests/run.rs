@@ -260,7 +260,7 @@ fn best_score_is_read_back_exactly() {
             assert_eq!(serde_json::from_str::<Progress>(&text).unwrap(), progress);
         }
     }
-    let progress = Progress { epoch: 3, best: Some(56.0 / 60.0), best_loss: Some(0.3), best_epoch: 2 };
+    let progress = Progress { epoch: 3, best: Some(56.0 / 60.0), best_loss: Some(0.3), best_epoch: 2, partial: None };
     checkpoint::save(room.path(), &method, &optimizer, &progress).unwrap();
     let last = checkpoint::last(room.path()).unwrap().unwrap();
     assert_eq!(checkpoint::load(&last, &mut method, &mut optimizer).unwrap(), progress);

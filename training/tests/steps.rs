@@ -48,7 +48,7 @@ impl Method for Tuned {
     }
 
     fn report(&self) -> candle_core::Result<Report> {
-        Ok(Report { ranks: Vec::new(), parameters: 0, kept: 1.0 })
+        Ok(Report { ranks: Vec::new(), parameters: 0, kept: 1.0, xi: None })
     }
 
     fn export(&self, _info: AdapterInfo) -> candle_core::Result<Adapter> {

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::method::sora::GateRule;
 
 /// The largest count: products of counts do not overflow.
-const MOST: usize = u32::MAX as usize;
+pub(super) const MOST: usize = u32::MAX as usize;
 
 /// The largest whole number in TOML, in which a run's settings are stored.
 const LARGEST_SEED: u64 = i64::MAX as u64;
@@ -29,6 +29,8 @@ impl Settings {
             ("--delta-t", self.delta_t),
             ("--export-rank", self.export_rank),
             ("--bottleneck", self.bottleneck),
+            ("--accumulate", Some(self.accumulate)),
+            ("--patience", self.patience),
         ];
         for (flag, count) in given(counts) {
             if !(1..=MOST).contains(&count) {
@@ -61,6 +63,7 @@ impl Settings {
         }
         self.check_threshold()?;
         self.check_ranks()?;
+        self.check_plans()?;
         match (self.dropout, self.warmup) {
             (Some(p), _) if !(0.0..1.0).contains(&p) => wrong("--dropout", "0 or more and below 1", p),
             (_, warmup) if !(0.0..=1.0).contains(&warmup) => wrong("--warmup", "from 0 to 1", warmup),
@@ -85,6 +88,19 @@ impl Settings {
             }
             _ if self.method == MethodName::Full && self.dtype == Precision::Int8 => {
                 wrong("--dtype", "f32 with the method full, which trains the weights themselves", "int8")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the plans of a run that was made longer: each has more epochs than the one before.
+    fn check_plans(&self) -> Result<(), Error> {
+        let mut plans = vec![0];
+        plans.extend(self.extended_from.iter().copied().chain(self.epochs));
+        match plans.windows(2).find(|pair| pair[0] >= pair[1]) {
+            Some(pair) if !self.extended_from.is_empty() => {
+                let plans = format!("{:?} and then --epochs {:?}", self.extended_from, self.epochs);
+                wrong("--extended-from", format_args!("more epochs each time, as after {}", pair[0]), plans)
             }
             _ => Ok(()),
         }
@@ -122,6 +138,6 @@ fn given<T, const N: usize>(values: [(&'static str, Option<T>); N]) -> impl Iter
     values.into_iter().filter_map(|(flag, value)| Some((flag, value?)))
 }
 
-fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
+pub(super) fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
     Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
 }
