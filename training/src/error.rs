@@ -89,6 +89,22 @@ pub enum Error {
         /// The number of epochs of the whole run.
         epochs: usize,
     },
+    /// Some runs of a sweep failed. Their reasons have been printed.
+    #[error("{failed} of {all} runs failed")]
+    FailedRuns {
+        /// The number of failed runs.
+        failed: usize,
+        /// The number of all runs.
+        all: usize,
+    },
+    /// A signal stopped a sweep.
+    #[error("stopped after {finished} of {all} runs")]
+    SweepStopped {
+        /// The number of finished runs.
+        finished: usize,
+        /// The number of all runs.
+        all: usize,
+    },
     /// Threads could not be started.
     #[error("threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

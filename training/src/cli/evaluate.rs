@@ -108,6 +108,7 @@ fn data_of(args: &EvaluateArgs, adapter: &Adapter, run: &Path, facts: Option<&Fa
             pair: args.text_pair_column.clone().or(columns.pair),
         },
         labels: Some(adapter.info.labels.clone()),
+        max_train_samples: None,
     };
     let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
         return Ok(TaskData::load(&args.data, &options)?);

@@ -7,6 +7,7 @@ mod labels;
 mod spelling;
 
 use std::borrow::Cow;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::ProblemType;
@@ -101,6 +102,8 @@ pub struct DataOptions {
     /// An adapter's label names, in order of id. They are used to read the other splits if there are neither a training file nor
     /// `labels.txt`.
     pub labels: Option<Vec<String>>,
+    /// The number of training rows to keep, from the first one that is not held out.
+    pub max_train_samples: Option<NonZeroUsize>,
 }
 
 /// The names of files that may hold the validation split, in order of preference.
@@ -169,6 +172,10 @@ impl TaskData {
         }
         if let (true, Some(hold_out)) = (trained && data.validation.is_empty(), options.hold_out) {
             data.hold_out(&path, hold_out)?;
+        }
+        if let Some(most) = options.max_train_samples.filter(|most| most.get() < data.train.len()) {
+            data.train.truncate(most.get());
+            data.check_classes(&path, "every row up to --max-train-samples")?;
         }
         Ok(data)
     }

@@ -1,5 +1,7 @@
 //! The settings of how a task's data is read.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 use polyrank::adapter::ProblemType;
 use polyrank::text::records::ColumnNames;
@@ -31,6 +33,9 @@ pub struct DataSettings {
     /// Share of train to hold out if there is no validation file.
     #[arg(long, env = "POLYRANK_TRAIN_VALIDATION_SPLIT", default_value_t = VALIDATION_SPLIT, help_heading = "Data")]
     pub validation_split: f64,
+    /// Train on only the first N rows that are not held out [default: all].
+    #[arg(long, env = "POLYRANK_TRAIN_MAX_TRAIN_SAMPLES", value_name = "N", help_heading = "Data")]
+    pub max_train_samples: Option<NonZeroUsize>,
 }
 
 impl DataSettings {
@@ -47,6 +52,7 @@ impl DataSettings {
                 pair: self.text_pair_column.clone(),
             },
             labels: None,
+            max_train_samples: self.max_train_samples,
         }
     }
 }
