@@ -6,6 +6,8 @@ mod evaluate;
 mod interrupt;
 mod layers;
 mod prune;
+mod report;
+mod sweep;
 mod train;
 
 use std::fmt::Display;
@@ -35,6 +37,8 @@ Examples:
   polyrank-train train --data reviews.csv --text-column review --label-column stars --output adapters/stars
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --resume
   polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test
+  polyrank-train sweep examples/sweep/paper.toml --data-root data/glue --output runs/table1
+  polyrank-train report runs/table1 --output reports/table1
 
 Environment:
   POLYRANK_HOME     Folder of pulled bases [default: the platform's folder for caches]
@@ -63,6 +67,12 @@ enum Command {
     /// Print an adapter's metrics on a split as JSON.
     #[command(after_help = evaluate::EXAMPLES)]
     Evaluate(Box<evaluate::EvaluateArgs>),
+    /// Run tasks x methods x ranks x seeds from one file.
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::SweepArgs),
+    /// Write tables and figures about runs.
+    #[command(after_help = report::EXAMPLES)]
+    Report(report::ReportArgs),
     /// Print the speed of training steps on random texts as JSON.
     #[command(hide = true)]
     Bench(Box<bench::BenchArgs>),
@@ -85,6 +95,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(args) => train::train(&args),
         Command::Prune(args) => prune::prune(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Sweep(args) => sweep::sweep(&args),
+        Command::Report(args) => report::report(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "polyrank-train", &mut std::io::stdout());
@@ -96,6 +108,10 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ Error::Stopped { .. }) => {
             tell(interrupt::resume_message(&error, std::env::args()));
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
+        Err(Error::SweepStopped { finished, all }) => {
+            tell(interrupt::continue_message(finished, all, std::env::args()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {

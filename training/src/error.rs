@@ -115,6 +115,22 @@ pub enum Error {
         /// The epochs in this call.
         now: usize,
     },
+    /// Some runs of a sweep failed. Their reasons have been printed.
+    #[error("{failed} of {all} runs failed")]
+    FailedRuns {
+        /// The number of failed runs.
+        failed: usize,
+        /// The number of all runs.
+        all: usize,
+    },
+    /// A signal stopped a sweep.
+    #[error("stopped after {finished} of {all} runs")]
+    SweepStopped {
+        /// The number of finished runs.
+        finished: usize,
+        /// The number of all runs.
+        all: usize,
+    },
     /// Threads could not be started.
     #[error("threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

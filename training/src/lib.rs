@@ -15,6 +15,8 @@
 //! | [`stepper`] | one step of any method on one batch |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
+//! | [`sweep`] | runs tasks x methods x ranks x seeds, each run a process of its own |
+//! | [`report`] | reads finished runs, and writes tables and figures |
 //! | [`error`] | the errors of training |
 //!
 //! The runtime never depends on this crate. SoRA's gates exist here only, because pruning folds them into the weights.
@@ -29,7 +31,9 @@ pub mod loss;
 pub mod method;
 pub mod metric;
 pub mod optim;
+pub mod report;
 pub mod run;
 pub mod settings;
 pub mod stepper;
+pub mod sweep;
 pub mod trainer;

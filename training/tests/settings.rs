@@ -89,7 +89,7 @@ fn run_has_the_settings_of_all_layers() {
 fn file_with_an_unknown_key_or_a_wrong_type_is_refused_by_name() {
     let all = "expected one of method, model_id, rank, alpha, target_modules, gate, target_ratio, xi, lambda, sparse_lambda, \
                epochs, batch_size, lr, gate_lr, warmup, weight_decay, clip, dropout, dropout_after, dtype, max_length, seed, \
-               task, label_column, text_column, text_pair_column, problem_type, validation_split";
+               task, label_column, text_column, text_pair_column, problem_type, validation_split, max_train_samples";
     let unknown = format!("unknown setting ranks; {all}");
     for (file, words) in [
         ("epochs = 3\nranks = 8", &*unknown),

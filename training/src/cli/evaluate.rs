@@ -106,6 +106,7 @@ fn data_of(args: &EvaluateArgs, info: &AdapterInfo, run: &Path, facts: Option<&F
         },
         class_weights: None,
         labels: Some(info.labels.clone()),
+        max_train_samples: None,
     };
     let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
         return Ok(TaskData::load(&args.data, &options)?);

@@ -31,6 +31,12 @@ pub(super) fn resume_message(stopped: &Error, args: impl Iterator<Item = String>
     format!("{stopped}; continue from there with\n{}", command.join(" "))
 }
 
+/// The message about a stopped sweep, with the command that continues it.
+pub(super) fn continue_message(finished: usize, all: usize, args: impl Iterator<Item = String>) -> String {
+    let command: Vec<String> = args.map(|arg| quoted(&arg)).collect();
+    format!("stopped with {finished} of {all} runs finished; continue the sweep with\n{}", command.join(" "))
+}
+
 /// The argument quoted for a POSIX shell.
 fn quoted(arg: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);

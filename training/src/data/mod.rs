@@ -24,6 +24,7 @@ mod spelling;
 mod weights;
 
 use std::borrow::Cow;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::ProblemType;
@@ -144,6 +145,8 @@ pub struct DataOptions {
     /// An adapter's label names, in order of id. They are used to read the other splits if there are neither a training file nor
     /// `labels.txt`.
     pub labels: Option<Vec<String>>,
+    /// The number of training rows to keep, from the first one that is not held out.
+    pub max_train_samples: Option<NonZeroUsize>,
 }
 
 impl TaskData {
@@ -213,6 +216,10 @@ impl TaskData {
         }
         if let Some(asked) = &options.class_weights {
             data.class_weights = weights::resolve(asked, &data.meaning, &data.train)?;
+        }
+        if let Some(most) = options.max_train_samples.filter(|most| most.get() < data.train.len()) {
+            data.train.truncate(most.get());
+            data.check_classes(&path, "every row up to --max-train-samples")?;
         }
         Ok(data)
     }

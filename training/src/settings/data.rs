@@ -1,5 +1,7 @@
 //! The settings of how a task's data is read.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 use polyrank::adapter::ProblemType;
 use polyrank::text::records::ColumnNames;
@@ -36,6 +38,9 @@ pub struct DataSettings {
     /// applies where the label is present [default: all equal].
     #[arg(long, env = "POLYRANK_TRAIN_CLASS_WEIGHTS", value_name = "WEIGHTS", help_heading = "Data")]
     pub class_weights: Option<String>,
+    /// Train on only the first N rows that are not held out [default: all].
+    #[arg(long, env = "POLYRANK_TRAIN_MAX_TRAIN_SAMPLES", value_name = "N", help_heading = "Data")]
+    pub max_train_samples: Option<NonZeroUsize>,
 }
 
 impl DataSettings {
@@ -53,6 +58,7 @@ impl DataSettings {
                 pair: self.text_pair_column.clone(),
             },
             labels: None,
+            max_train_samples: self.max_train_samples,
         }
     }
 }
