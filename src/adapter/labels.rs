@@ -86,6 +86,17 @@ impl Labels {
     }
 }
 
+/// Reads the name of each of the `outputs` outputs, and the problem type, from the `config.json` at `file`, which may be that of an
+/// adapter or of a fine-tuned `transformers` classifier. Without names, they are `LABEL_0`, ... as in `transformers`.
+///
+/// # Errors
+/// The file cannot be read or is malformed, or its names are not those of `outputs` outputs.
+pub fn read_labels(file: &Path, outputs: usize) -> Result<(Vec<String>, Option<ProblemType>), AdapterError> {
+    let bytes = std::fs::read(file).map_err(AdapterError::io(file))?;
+    let labels = Labels::parse(Some(&Bytes { file: file.to_owned(), bytes }))?;
+    Ok((labels.names(file, outputs)?, labels.problem_type))
+}
+
 /// A string, number or boolean as a string; whole numbers are written without a point.
 fn scalar(value: &Value) -> Option<String> {
     match whole(value.clone()) {
