@@ -3,6 +3,7 @@
 
 mod bench;
 mod evaluate;
+mod extract;
 mod interrupt;
 mod layers;
 mod prune;
@@ -34,6 +35,7 @@ Examples:
   polyrank-train train --data reviews.csv --text-column review --label-column stars --output adapters/stars
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --resume
   polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test
+  polyrank-train extract --model models/sentiment-minilm --output adapters/sentiment
 
 Environment:
   POLYRANK_HOME     Folder of pulled bases [default: the platform's folder for caches]
@@ -44,7 +46,7 @@ Environment:
   RUST_LOG          What is logged [default: warn,polyrank=info]
   POLYRANK_TRAIN_*  Settings of a run, such as POLYRANK_TRAIN_RANK; train --help names them";
 
-/// Trains, prunes and evaluates adapters for polyrank.
+/// Trains, prunes, extracts and evaluates adapters for polyrank.
 #[derive(Debug, Parser)]
 #[command(name = "polyrank-train", version, about, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
@@ -62,6 +64,9 @@ enum Command {
     /// Print an adapter's metrics on a split as JSON.
     #[command(after_help = evaluate::EXAMPLES)]
     Evaluate(Box<evaluate::EvaluateArgs>),
+    /// Write a fine-tuned transformers classifier as an adapter of its base.
+    #[command(after_help = extract::EXAMPLES)]
+    Extract(Box<extract::ExtractArgs>),
     /// Print the speed of training steps on random texts as JSON.
     #[command(hide = true)]
     Bench(Box<bench::BenchArgs>),
@@ -84,6 +89,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(args) => train::train(&args),
         Command::Prune(args) => prune::prune(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Extract(args) => extract::extract(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "polyrank-train", &mut std::io::stdout());

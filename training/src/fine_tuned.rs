@@ -107,8 +107,7 @@ fn head(dir: &Path, engine: &Engine) -> Result<(Head, usize), Error> {
         outputs = outputs.or(labels.and_then(|dim| found.shape.get(dim).copied()));
     }
     let outputs = outputs.filter(|outputs| *outputs > 0);
-    let outputs =
-        outputs.ok_or_else(|| Error::NotClassifier { path: path.clone(), found: "no output".to_owned() })?;
+    let outputs = outputs.ok_or_else(|| Error::NotClassifier { path: path.clone(), found: "no output".to_owned() })?;
     let read = |HeadParameter { name, shape, .. }: &HeadParameter| {
         let size = |dim: &Dim| match dim {
             Dim::Labels => outputs,

@@ -15,6 +15,7 @@
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`fine_tuned`] | a fine-tuned `transformers` classifier: encoder, head and labels |
+//! | [`extract`] | a fine-tuned classifier as an adapter of its base |
 //! | [`error`] | the errors of training |
 //!
 //! The runtime never depends on this crate. SoRA's gates exist here only, because pruning folds them into the weights.
@@ -25,6 +26,7 @@ pub mod defaults;
 pub mod error;
 pub mod evaluate;
 pub mod export;
+pub mod extract;
 pub mod fine_tuned;
 pub mod method;
 pub mod metric;

@@ -1,5 +1,7 @@
 //! One step of any method on one batch: forward and backward over micro-batches, and the optimiser's step.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 use polyrank::adapter::ProblemType;
 use polyrank::encoder::{Packed, head_logits};
@@ -22,6 +24,9 @@ pub struct Batch<'a> {
     pub targets: &'a [Target],
 }
 
+/// The mean loss over some rows of a batch: of their logits `[rows, labels]` and their places in the batch.
+pub type Loss<'a> = dyn Fn(&Tensor, Range<usize>) -> candle_core::Result<Tensor> + Sync + 'a;
+
 /// Trains a method on a base, step by step.
 pub struct Stepper<'a> {
     /// The base.
@@ -37,45 +42,65 @@ pub struct Stepper<'a> {
 }
 
 impl Stepper<'_> {
-    /// Makes one step at the learning rate `rate`. Every micro-batch has its own seed of dropout, which follows from `dropout`. Returns
-    /// the mean loss before the step, a scalar on the device, for which the host does not wait.
+    /// Makes one step on the task's loss, as [`Self::step_on`].
     ///
     /// # Errors
     /// A tensor operation fails.
     pub fn step(&mut self, batch: &Batch, dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
+        let problem = self.problem;
+        let loss = |logits: &Tensor, rows: Range<usize>| task_loss(logits, &batch.targets[rows], problem);
+        self.step_on(batch.texts, &loss, dropout, rate)
+    }
+
+    /// Makes one step on `loss` at the learning rate `rate`. Every micro-batch has its own seed of dropout, which follows from `dropout`.
+    /// Returns the mean loss before the step, a scalar on the device, for which the host does not wait.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn step_on(
+        &mut self,
+        texts: &[&Encoded],
+        loss: &Loss,
+        dropout: StepDropout,
+        rate: f64,
+    ) -> Result<Tensor, Error> {
         // A GPU runs the batch as a whole.
         let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
-        let cuts = micro_batches::cut(batch.texts.iter().map(|text| text.ids.len()), most);
+        let cuts = micro_batches::cut(texts.iter().map(|text| text.ids.len()), most);
         let pass = self.method.pass()?;
         let run = |i: usize| {
-            let rows = cuts[i].clone();
-            let part = Batch { texts: &batch.texts[rows.clone()], targets: &batch.targets[rows] };
             let dropout = StepDropout { seed: splitmix(dropout.seed) ^ i as u64, ..dropout };
-            self.run(&part, batch.texts.len(), &TrainingPass { pass: &*pass, dropout })
+            self.run(texts, cuts[i].clone(), loss, &TrainingPass { pass: &*pass, dropout })
         };
-        let (mut loss, mut of_leaves) = (None, Vec::new());
+        let (mut mean, mut of_leaves) = (None, Vec::new());
         for result in self.workers.map(cuts.len(), run) {
             let (part, parts) = result?;
-            loss = add(loss, Some(part))?;
+            mean = add(mean, Some(part))?;
             of_leaves = added(of_leaves, parts)?;
         }
-        let Some(loss) = loss else { return Err(Error::Settings("a step needs at least one row".to_owned())) };
+        let Some(mean) = mean else { return Err(Error::Settings("a step needs at least one row".to_owned())) };
         let mut gradients = pass.gradients(of_leaves)?;
         if let Some(penalty) = self.method.penalty()? {
             gradients = added(self.optimizer.gradients(&penalty.backward()?), gradients)?;
         }
         drop(pass);
         method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
-        Ok(loss)
+        Ok(mean)
     }
 
-    /// Runs forward and backward on some rows of a batch of `of` rows. Returns their share of the mean loss, and the gradients of the
-    /// leaves.
-    fn run(&self, part: &Batch, of: usize, hooks: &TrainingPass) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
-        let (encoder, batch) = (&**self.engine.encoder(), Packed::new(part.texts.iter().copied()));
+    /// Runs forward and backward on the texts `rows` of a batch. Returns their share of the mean loss, and the gradients of the leaves.
+    fn run(
+        &self,
+        texts: &[&Encoded],
+        rows: Range<usize>,
+        loss: &Loss,
+        hooks: &TrainingPass,
+    ) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
+        let share = rows.len() as f64 / texts.len() as f64;
+        let (encoder, batch) = (&**self.engine.encoder(), Packed::new(texts[rows.clone()].iter().copied()));
         let hidden = encoder.forward(&batch, hooks)?;
         let logits = head_logits(encoder, &hidden, &batch, &self.method.head(), hooks)?;
-        let loss = (task_loss(&logits, part.targets, self.problem)? * (part.texts.len() as f64 / of as f64))?;
+        let loss = (loss(&logits, rows)? * share)?;
         let store = loss.backward()?;
         // They are detached, because their graphs would keep the forward pass's activations in memory.
         let gradients = hooks.pass.leaves().iter().map(|leaf| store.get(leaf).map(Tensor::detach)).collect();

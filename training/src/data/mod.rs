@@ -5,6 +5,7 @@ mod error;
 mod labelled;
 mod labels;
 mod spelling;
+mod unlabelled;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use encode::encode;
 pub use error::DataError;
+pub use unlabelled::{Text, Texts};
 
 use self::labelled::Labelled;
 use self::labels::{Labels, Listed};
