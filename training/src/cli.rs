@@ -3,6 +3,7 @@
 
 mod bench;
 mod evaluate;
+mod extract;
 mod interrupt;
 mod layers;
 mod prune;
@@ -39,6 +40,7 @@ Examples:
   polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test
   polyrank-train sweep examples/sweep/paper.toml --data-root data/glue --output runs/table1
   polyrank-train report runs/table1 --output reports/table1
+  polyrank-train extract --model models/sentiment-minilm --output adapters/sentiment
 
 Environment:
   POLYRANK_HOME     Folder of pulled bases [default: the platform's folder for caches]
@@ -49,7 +51,7 @@ Environment:
   RUST_LOG          What is logged [default: warn,polyrank=info]
   POLYRANK_TRAIN_*  Settings of a run, such as POLYRANK_TRAIN_RANK; train --help names them";
 
-/// Trains, prunes and evaluates adapters for polyrank.
+/// Trains, prunes, extracts and evaluates adapters for polyrank.
 #[derive(Debug, Parser)]
 #[command(name = "polyrank-train", version, about, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
@@ -73,6 +75,9 @@ enum Command {
     /// Write tables and figures about runs.
     #[command(after_help = report::EXAMPLES)]
     Report(report::ReportArgs),
+    /// Write a fine-tuned transformers classifier as an adapter of its base.
+    #[command(after_help = extract::EXAMPLES)]
+    Extract(Box<extract::ExtractArgs>),
     /// Print the speed of training steps on random texts as JSON.
     #[command(hide = true)]
     Bench(Box<bench::BenchArgs>),
@@ -97,6 +102,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Sweep(args) => sweep::sweep(&args),
         Command::Report(args) => report::report(&args),
+        Command::Extract(args) => extract::extract(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "polyrank-train", &mut std::io::stdout());

@@ -131,6 +131,31 @@ pub enum Error {
         /// The number of all runs.
         all: usize,
     },
+    /// A folder has no fine-tuned text classifier.
+    #[error("{path}: expected a fine-tuned text classifier, found {found}")]
+    NotClassifier {
+        /// The file.
+        path: PathBuf,
+        /// What the file has instead.
+        found: String,
+    },
+    /// A fine-tuned model was not fine-tuned from the base.
+    #[error(
+        "{path}: it was not fine-tuned from this base: {what}: expected {expected}, as the base has, found {found}"
+    )]
+    OtherBase {
+        /// The fine-tuned model's file.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+        /// The base's value.
+        expected: String,
+        /// The fine-tuned model's value.
+        found: String,
+    },
+    /// Fine-tuning changed no linear of the base.
+    #[error("{0}: expected linears that differ from the base's, found that all are equal: there is nothing to extract")]
+    Unchanged(PathBuf),
     /// Threads could not be started.
     #[error("threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

@@ -17,6 +17,8 @@
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`sweep`] | runs tasks x methods x ranks x seeds, each run a process of its own |
 //! | [`report`] | reads finished runs, and writes tables and figures |
+//! | [`fine_tuned`] | a fine-tuned `transformers` classifier: encoder, head and labels |
+//! | [`extract`] | a fine-tuned classifier as an adapter of its base |
 //! | [`error`] | the errors of training |
 //!
 //! The runtime never depends on this crate. SoRA's gates exist here only, because pruning folds them into the weights.
@@ -28,6 +30,8 @@ pub mod error;
 pub mod evaluate;
 pub mod export;
 pub mod loss;
+pub mod extract;
+pub mod fine_tuned;
 pub mod method;
 pub mod metric;
 pub mod optim;

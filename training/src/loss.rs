@@ -28,6 +28,12 @@ impl TaskLoss {
         Self { problem, weights: weights.to_vec() }
     }
 
+    /// The kind of task.
+    #[must_use]
+    pub fn problem(&self) -> ProblemType {
+        self.problem
+    }
+
     /// The mean loss of `logits [B, outputs]` over the batch, a scalar, f32.
     ///
     /// # Errors

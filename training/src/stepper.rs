@@ -1,6 +1,8 @@
 //! One step of any method on one batch: forward and backward over micro-batches, and the optimiser's step.
 
-use candle_core::Tensor;
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
 use polyrank::encoder::{Packed, head_logits};
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::{self, Workers};
@@ -21,6 +23,10 @@ pub struct Batch<'a> {
     /// The target of each text.
     pub targets: &'a [Target],
 }
+
+/// The part that some rows of a step have in its mean loss: of their logits `[rows, outputs]`, the number of their batch, and their places
+/// in it.
+pub type Loss<'a> = dyn Fn(&Tensor, usize, Range<usize>) -> candle_core::Result<Tensor> + Sync + 'a;
 
 /// Trains a method on a base, step by step.
 pub struct Stepper<'a> {
@@ -45,37 +51,56 @@ impl Stepper<'_> {
         self.step_over(&[*batch], dropout, rate)
     }
 
-    /// Makes one step on several batches at the learning rate `rate` (gradient accumulation). Up to rounding, this is a step on one batch
-    /// with the rows of all: every row has the same weight. But the step only needs the memory of one batch, because the batches run one
-    /// after the other. Every micro-batch has its own seed of dropout, which follows from `dropout`. Returns the mean loss before the
-    /// step, a scalar on the device, for which the host does not wait.
+    /// Makes one step on the task's loss over several batches, as [`Self::step_on`] (gradient accumulation). Up to rounding, this is a step
+    /// on one batch with the rows of all.
+    ///
+    /// # Errors
+    /// As [`Self::step_on`].
+    pub fn step_over(&mut self, batches: &[Batch], dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
+        let task = self.loss.clone();
+        let divisor = batches.iter().map(|batch| task.divisor(batch.targets)).sum();
+        let loss = |logits: &Tensor, batch: usize, rows: Range<usize>| {
+            task.share(logits, &batches[batch].targets[rows], divisor)
+        };
+        let texts: Vec<&[&Encoded]> = batches.iter().map(|batch| batch.texts).collect();
+        self.step_on(&texts, &loss, dropout, rate)
+    }
+
+    /// Makes one step on `loss` over several batches of texts at the learning rate `rate`. The step only needs the memory of one batch,
+    /// because the batches run one after the other. Every micro-batch has its own seed of dropout, which follows from `dropout`. Returns
+    /// the mean loss before the step, a scalar on the device, for which the host does not wait.
     ///
     /// # Errors
     /// A tensor operation fails; or, in host memory, the loss or a gradient is not finite. On a device, the host would have to wait for
     /// these values in each step.
-    pub fn step_over(&mut self, batches: &[Batch], dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
+    pub fn step_on(
+        &mut self,
+        batches: &[&[&Encoded]],
+        loss: &Loss,
+        dropout: StepDropout,
+        rate: f64,
+    ) -> Result<Tensor, Error> {
         let on_host = self.engine.backend().on_host();
         // A GPU runs each batch as a whole.
         let most = if on_host { micro_batches::TOKENS } else { usize::MAX };
-        let divisor = batches.iter().map(|batch| self.loss.divisor(batch.targets)).sum();
         let pass = self.method.pass()?;
-        let (mut loss, mut of_leaves, mut first) = (None, Vec::new(), 0);
-        for batch in batches {
-            let cuts = micro_batches::cut(batch.texts.iter().map(|text| text.ids.len()), most);
+        let (mut mean, mut of_leaves, mut first) = (None, Vec::new(), 0);
+        for (batch, texts) in batches.iter().enumerate() {
+            let cuts = micro_batches::cut(texts.iter().map(|text| text.ids.len()), most);
             let run = |i: usize| {
-                let rows = cuts[i].clone();
-                let part = Batch { texts: &batch.texts[rows.clone()], targets: &batch.targets[rows] };
-                let dropout = StepDropout { seed: splitmix(dropout.seed) ^ (first + i) as u64, ..dropout };
-                self.run(&part, divisor, &TrainingPass { pass: &*pass, dropout })
+                let (rows, seed) = (cuts[i].clone(), splitmix(dropout.seed) ^ (first + i) as u64);
+                let part = |logits: &Tensor| loss(logits, batch, rows.clone());
+                let dropout = StepDropout { seed, ..dropout };
+                self.run(&texts[rows.clone()], &part, &TrainingPass { pass: &*pass, dropout })
             };
             for result in self.workers.map(cuts.len(), run) {
                 let (part, parts) = result?;
-                loss = add(loss, Some(part))?;
+                mean = add(mean, Some(part))?;
                 of_leaves = added(of_leaves, parts)?;
             }
             first += cuts.len();
         }
-        let Some(loss) = loss else { return Err(Error::Settings("a step needs at least one row".to_owned())) };
+        let Some(mean) = mean else { return Err(Error::Settings("a step needs at least one row".to_owned())) };
         let mut gradients = pass.gradients(of_leaves)?;
         if let Some(penalty) = self.method.penalty()? {
             gradients = added(self.optimizer.gradients(&penalty.backward()?), gradients)?;
@@ -84,9 +109,9 @@ impl Stepper<'_> {
         let before = if on_host { gradients.clone() } else { Vec::new() };
         let norm = method::step(&mut *self.method, &mut self.optimizer, gradients, rate)?;
         if on_host {
-            self.check_finite(&loss, &before, &norm)?;
+            self.check_finite(&mean, &before, &norm)?;
         }
-        Ok(loss)
+        Ok(mean)
     }
 
     /// Checks the loss and the norm of the gradients of the last step. Only if the norm is not finite, the gradients, which are those
@@ -109,13 +134,17 @@ impl Stepper<'_> {
         Err(Error::NotFiniteTensor { step, tensor: "the norm of the gradients".to_owned() })
     }
 
-    /// Runs forward and backward on some rows of a step whose loss has the divisor `divisor`. Returns their share of the mean loss, and
-    /// the gradients of the leaves.
-    fn run(&self, part: &Batch, divisor: f64, hooks: &TrainingPass) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
-        let (encoder, batch) = (&**self.engine.encoder(), Packed::new(part.texts.iter().copied()));
+    /// Runs forward and backward on some texts of a step. Returns their part of the mean loss, and the gradients of the leaves.
+    fn run(
+        &self,
+        texts: &[&Encoded],
+        loss: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        hooks: &TrainingPass,
+    ) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
+        let (encoder, batch) = (&**self.engine.encoder(), Packed::new(texts.iter().copied()));
         let hidden = encoder.forward(&batch, hooks)?;
         let logits = head_logits(encoder, &hidden, &batch, &self.method.head(), hooks)?;
-        let loss = self.loss.share(&logits, part.targets, divisor)?;
+        let loss = loss(&logits)?;
         let store = loss.backward()?;
         // They are detached, because their graphs would keep the forward pass's activations in memory.
         let gradients = hooks.pass.leaves().iter().map(|leaf| store.get(leaf).map(Tensor::detach)).collect();

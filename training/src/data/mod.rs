@@ -22,6 +22,7 @@ mod labelled;
 mod labels;
 mod spelling;
 mod weights;
+mod unlabelled;
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use encode::encode;
 pub use error::DataError;
+pub use unlabelled::{Text, Texts};
 
 use self::classes::Listed;
 use self::files::{TEST, TRAIN, VALIDATION};

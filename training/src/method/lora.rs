@@ -18,6 +18,14 @@ impl Lora {
     pub fn new(layout: &Layout, settings: &LowRankSettings, backend: impl Into<Backend>) -> Result<Self> {
         Ok(Self(LowRank::new(layout, settings, backend)?.0))
     }
+
+    /// LoRA that starts as `adapter`, whose ranks may differ from site to site.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn of(layout: &Layout, adapter: &Adapter, backend: impl Into<Backend>) -> Result<Self> {
+        Ok(Self(LowRank::of(layout, adapter, backend)?))
+    }
 }
 
 impl Method for Lora {

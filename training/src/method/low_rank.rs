@@ -37,7 +37,7 @@ pub struct Factors {
     pub cost: usize,
 }
 
-/// The factors of all adapted sites, which have the same rank, and the head.
+/// The factors of all adapted sites, and the head. New factors have the same rank at all sites.
 pub struct LowRank {
     layout: Layout,
     /// The backend of the base.
@@ -85,6 +85,28 @@ impl LowRank {
         let head = TrainedHead::new(layout, settings.labels, &mut rng, device)?;
         let scale = settings.alpha / rank as f64;
         Ok((Self { layout: layout.clone(), backend, scale, factors, positions, head }, normals))
+    }
+
+    /// Variables that start as the deltas and the head of `adapter`. Sites without a delta are not adapted. The scales of the deltas become
+    /// part of `Wu`.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn of(layout: &Layout, adapter: &Adapter, backend: impl Into<Backend>) -> Result<Self> {
+        let (mut factors, mut positions) = (Vec::new(), vec![None; layout.len()]);
+        for site in layout.sites() {
+            let Some(change) = &adapter.weights.sites[layout.index(site)] else { continue };
+            let (Delta { a, b, scale }, module) = (change.delta(), layout.module(site));
+            positions[layout.index(site)] = Some(factors.len());
+            factors.push(Factors {
+                site,
+                a: Var::from_tensor(&a.to_dtype(DType::F32)?.contiguous()?)?,
+                b: Var::from_tensor(&(b.to_dtype(DType::F32)? * *scale)?.contiguous()?)?,
+                cost: module.in_features + module.out_features,
+            });
+        }
+        let head = TrainedHead::of(&adapter.weights.head)?;
+        Ok(Self { layout: layout.clone(), backend: backend.into(), scale: 1.0, factors, positions, head })
     }
 
     /// The hooks of a step for the current factors, and for a gate `g [rank]` of each site, if there are gates. Only this function

@@ -1,0 +1,78 @@
+//! The texts of a task without their labels, for what needs no labels.
+
+use std::path::Path;
+
+use polyrank::text::records::Records;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use super::{DataError, DataOptions, TRAIN, TaskData, VALIDATION, find};
+
+/// A text, or a pair of texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The text.
+    pub text: String,
+    /// The second text of a pair.
+    pub pair: Option<String>,
+}
+
+/// The texts of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Texts {
+    /// The training texts.
+    pub train: Vec<Text>,
+    /// The texts to select on.
+    pub validation: Vec<Text>,
+}
+
+impl Texts {
+    /// The texts of a task that was read with its labels.
+    #[must_use]
+    pub fn of(data: &TaskData) -> Self {
+        let text = |example: &super::Example| Text { text: example.text.clone(), pair: example.pair.clone() };
+        let validation = data.validation.first().map(|split| split.examples.iter().map(text).collect());
+        Self { train: data.train.iter().map(text).collect(), validation: validation.unwrap_or_default() }
+    }
+
+    /// Reads the texts of the folder or file `source`; a column of labels is not read. Without a validation file, a share of the
+    /// training texts is held out.
+    ///
+    /// # Errors
+    /// A file is missing, malformed or empty, or the share to hold out leaves one side empty.
+    pub fn load(source: &Path, options: &DataOptions) -> Result<Self, DataError> {
+        let one = source.is_file();
+        if !one && !source.is_dir() {
+            return Err(DataError::NoFolder(source.to_owned()));
+        }
+        let train = if one { Some(source.to_owned()) } else { find(source, TRAIN)? };
+        let path = train.ok_or_else(|| DataError::NoTrain(source.to_owned()))?;
+        let mut texts = Self { train: read(&path, options)?, validation: Vec::new() };
+        for name in VALIDATION.into_iter().filter(|_| !one) {
+            if texts.validation.is_empty()
+                && let Some(path) = find(source, name)?
+            {
+                texts.validation = read(&path, options)?;
+            }
+        }
+        if let (true, Some(hold_out)) = (texts.validation.is_empty(), options.hold_out) {
+            let (share, rows) = (hold_out.share, texts.train.len());
+            let held = (rows as f64 * share).round() as usize;
+            if held == 0 || held >= rows {
+                return Err(DataError::Split { path, share, rows });
+            }
+            texts.train.shuffle(&mut StdRng::seed_from_u64(hold_out.seed));
+            texts.validation = texts.train.split_off(rows - held);
+        }
+        Ok(texts)
+    }
+}
+
+/// The texts of all rows of a file.
+fn read(path: &Path, options: &DataOptions) -> Result<Vec<Text>, DataError> {
+    let rows = Records::select(path, &options.columns, false)?;
+    let texts = rows.map(|row| row.map(|row| Text { text: row.text, pair: row.pair }));
+    let texts = texts.collect::<Result<Vec<_>, _>>()?;
+    if texts.is_empty() { Err(DataError::Empty { path: path.to_owned() }) } else { Ok(texts) }
+}
