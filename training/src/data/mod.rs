@@ -21,8 +21,8 @@ mod files;
 mod labelled;
 mod labels;
 mod spelling;
-mod weights;
 mod unlabelled;
+mod weights;
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -216,12 +216,12 @@ impl TaskData {
         if let (true, Some(hold_out)) = (trained && data.validation.is_empty(), options.hold_out) {
             data.hold_out(&found[0], hold_out)?;
         }
-        if let Some(asked) = &options.class_weights {
-            data.class_weights = weights::resolve(asked, &data.meaning, &data.train)?;
-        }
         if let Some(most) = options.max_train_samples.filter(|most| most.get() < data.train.len()) {
             data.train.truncate(most.get());
-            data.check_classes(&path, "every row up to --max-train-samples")?;
+            data.check_classes(&found[0], "every row up to --max-train-samples")?;
+        }
+        if let Some(asked) = &options.class_weights {
+            data.class_weights = weights::resolve(asked, &data.meaning, &data.train)?;
         }
         Ok(data)
     }

@@ -1,6 +1,7 @@
 //! LoRA (Hu et al. 2022): `y += s * Wu (Wd x)`, `s = alpha / rank`.
 
 use candle_core::Result;
+use polyrank::adapter::Adapter;
 use polyrank::encoder::Head;
 use polyrank::params::{Backend, Delta, Layout};
 
