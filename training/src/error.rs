@@ -89,6 +89,14 @@ pub enum Error {
         /// The number of epochs of the whole run.
         epochs: usize,
     },
+    /// A folder has no fine-tuned text classifier.
+    #[error("{path}: expected a fine-tuned text classifier, found {found}")]
+    NotClassifier {
+        /// The file.
+        path: PathBuf,
+        /// What the file has instead.
+        found: String,
+    },
     /// Threads could not be started.
     #[error("threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

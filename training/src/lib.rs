@@ -14,6 +14,7 @@
 //! | [`stepper`] | one step of any method on one batch |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
+//! | [`fine_tuned`] | a fine-tuned `transformers` classifier: encoder, head and labels |
 //! | [`error`] | the errors of training |
 //!
 //! The runtime never depends on this crate. SoRA's gates exist here only, because pruning folds them into the weights.
@@ -24,6 +25,7 @@ pub mod defaults;
 pub mod error;
 pub mod evaluate;
 pub mod export;
+pub mod fine_tuned;
 pub mod method;
 pub mod metric;
 pub mod optim;

@@ -8,10 +8,11 @@ use polyrank_training::data::TaskData;
 use polyrank_training::defaults::Plan;
 use polyrank_training::error::Error;
 use polyrank_training::run::{self, Existing, Facts, Folders};
-use polyrank_training::settings::{DataSettings, Settings};
+use polyrank_training::settings::{DataSettings, MethodName, Settings};
 use polyrank_training::trainer::{Control, Trainer};
 
 use super::layers::{self, Given};
+use super::ranks::tell_of_ranks;
 use super::{export, interrupt, open, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
@@ -84,5 +85,8 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
     let stop = interrupt::flag()?;
     let best = trainer.run(locked.run(), &Control { keep_checkpoints: args.keep_checkpoints, stop: &stop })?;
     export(&base, &settings, &facts, &best, &args.output)?;
+    if settings.method == MethodName::DyLora {
+        tell_of_ranks(&base, &settings, &facts, &best, &data)?;
+    }
     locked.exported()
 }

@@ -19,6 +19,8 @@ mod budget;
 mod flat;
 mod importance;
 mod orthogonality;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
