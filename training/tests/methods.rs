@@ -5,17 +5,24 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use polyrank::adapter::AdapterInfo;
+use polyrank::encoder::{Packed, head_logits};
+use polyrank::engine::Engine;
 use polyrank::params::Precision;
-use polyrank_training::export;
+use polyrank::text::{Encoded, Limit};
 use polyrank_training::fine_tuned::FineTuned;
-use polyrank_training::method::{BottleneckAdapter, Export, Method, TrainedHead};
-use rand::SeedableRng;
+use polyrank_training::method::adalora::{AdaLora, AdaLoraSettings};
+use polyrank_training::method::{
+    BottleneckAdapter, DyLora, Export, Lora, LowRankSettings, Method, TrainedHead, bitfit, first_ranks, full,
+};
+use polyrank_training::optim::{Step, Variable};
+use polyrank_training::{evaluate, export};
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::run::{fine, names, read, refused};
-use super::{base_dir, engine};
+use super::{backends, base_dir, engine};
 
 const METHODS: [&str; 7] = ["sora", "lora", "adalora", "dylora", "bitfit", "adapter", "full"];
 
@@ -57,7 +64,7 @@ fn base() -> &'static str {
 fn arguments<'a>(method: &'a str, data: &'a Path, output: &'a Path) -> Vec<&'a str> {
     let (data, output) = (data.to_str().unwrap(), output.to_str().unwrap());
     let mut args = vec!["train", "--model-id", base(), "--method", method, "--data", data, "--output", output];
-    args.extend(["--epochs", "7", "--batch-size", "8", "--lr", "5e-3", "--seed", "2"]);
+    args.extend(["--epochs", "7", "--batch-size", "8", "--lr", "1e-2", "--seed", "2", "--dropout", "0"]);
     match method {
         "sora" | "lora" | "adalora" | "dylora" => args.extend(["--rank", "4"]),
         "adapter" => args.extend(["--bottleneck", "8"]),
@@ -168,6 +175,104 @@ fn another_method_replaces_the_whole_export() {
     refused(&args, 1, "belongs to neither an adapter nor a run");
 }
 
+/// Every method at a point where all variables are random, but some singular values are 0.
+fn anywhere(engine: &Engine) -> Vec<Box<dyn Method>> {
+    let (layout, backend, encoder) = (engine.layout(), engine.backend(), &**engine.encoder());
+    let shape = LowRankSettings { rank: 3, alpha: 6.0, modules: vec![0, 2, 5], labels: 3, seed: 5 };
+    let budget = AdaLoraSettings { target_rank: 2, tinit: 0.1, tfinal: 0.5, delta_t: Some(1), orth_reg_weight: 0.5 };
+    let head = || TrainedHead::new(layout, 3, &mut StdRng::seed_from_u64(5), backend.device()).unwrap();
+    let methods: Vec<Box<dyn Method>> = vec![
+        Box::new(Lora::new(layout, &shape, backend).unwrap()),
+        Box::new(AdaLora::new(layout, &shape, budget, backend).unwrap()),
+        Box::new(bitfit(encoder, head()).unwrap()),
+        Box::new(BottleneckAdapter::new(layout, 5, 3, head(), backend).unwrap()),
+        Box::new(full(encoder, head()).unwrap()),
+    ];
+    methods.iter().for_each(|method| randomise(&**method));
+    methods
+}
+
+/// Adds noise to all variables, so that norms stay near 1, and sets one singular value of each site to 0.
+fn randomise(method: &dyn Method) {
+    let mut rng = StdRng::seed_from_u64(17);
+    for Variable { name, var, .. } in method.variables() {
+        let mut values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.iter_mut().for_each(|value| *value += rng.random_range(-0.3..0.3));
+        if name.ends_with("lora_E") {
+            values[rng.random_range(0..3)] = 0.0;
+        }
+        var.set(&Tensor::from_vec(values, var.shape(), var.device()).unwrap()).unwrap();
+    }
+}
+
+/// The logits of a method's pass, without dropout.
+fn pass_logits(engine: &Engine, method: &dyn Method, texts: &[Encoded]) -> Vec<f32> {
+    let (encoder, batch) = (&**engine.encoder(), Packed::new(texts));
+    let pass = method.pass().unwrap();
+    let hidden = encoder.forward(&batch, &*pass).unwrap();
+    let logits = head_logits(encoder, &hidden, &batch, &method.head(), &*pass).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn texts(engine: &Engine) -> Vec<Encoded> {
+    let limit = Limit { max_length: None, truncate: true };
+    ["the plot was very good", "not good"].map(|text| engine.encode(text, None, &limit).unwrap()).to_vec()
+}
+
+fn info(engine: &Engine) -> AdapterInfo {
+    AdapterInfo {
+        labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
+        problem_type: None,
+        base_fingerprint: Some(engine.base_fingerprint().to_owned()),
+        base_model: Some("tiny".to_owned()),
+    }
+}
+
+fn assert_close(found: &[Vec<f32>], expected: &[f32], what: &str) {
+    for (found, expected) in found.concat().iter().zip(expected) {
+        assert!((found - expected).abs() <= 2e-5 * expected.abs().max(1.0), "{what}: {found} for {expected}");
+    }
+}
+
+/// What a method leaves gives the logits of training, on every backend.
+#[test]
+fn exports_give_the_logits_of_the_pass() {
+    for backend in backends() {
+        let engine = Engine::open(&base_dir(), backend.clone()).unwrap();
+        let texts = texts(&engine);
+        for (i, method) in anywhere(&engine).iter().enumerate() {
+            let export = method.export(info(&engine)).unwrap();
+            let what = format!("method {i} on {}", backend.name());
+            let found = evaluate::logits(&engine, &export, &texts).unwrap();
+            assert_close(&found, &pass_logits(&engine, &**method, &texts), &what);
+            if let Export::Adapter(adapter) = &export {
+                let ranks: Vec<usize> = adapter.weights.sites.iter().flatten().map(|change| change.rank()).collect();
+                assert_eq!(ranks, [if i == 1 { 2 } else { 3 }].repeat(ranks.len()), "{what}");
+            }
+        }
+    }
+}
+
+/// Each step of DyLoRA trains the adapter of the rank that it drew. Every rank is drawn.
+#[test]
+fn dylora_trains_the_adapter_of_the_drawn_rank() {
+    let engine = engine();
+    let (texts, mut drawn) = (texts(&engine), [0; 4]);
+    let shape = LowRankSettings { rank: 4, alpha: 6.0, modules: vec![0, 2, 5], labels: 3, seed: 5 };
+    let mut method = DyLora::new(engine.layout(), &shape, 4, engine.backend()).unwrap();
+    randomise(&method);
+    for number in 1..=24 {
+        let rank = method.drawn();
+        drawn[rank - 1] += 1;
+        let whole = method.export(info(&engine)).unwrap().into_adapter().unwrap();
+        let cut = first_ranks(&whole, rank).unwrap();
+        let found = evaluate::logits(&engine, &Export::Adapter(cut), &texts).unwrap();
+        assert_close(&found, &pass_logits(&engine, &method, &texts), &format!("rank {rank}"));
+        method.after_step(&Step { number, total: 24, rate: 0.0, gradients: Vec::new() }).unwrap();
+    }
+    assert!(drawn.iter().all(|times| *times > 1), "{drawn:?}");
+}
+
 /// DyLoRA's adapter at a lower rank is the beginning of the whole adapter.
 #[test]
 fn dylora_exports_its_first_ranks() {
@@ -221,12 +326,7 @@ fn damaged_bottlenecks_are_refused() {
     let (engine, room) = (engine(), TempDir::new().unwrap());
     let head = TrainedHead::new(engine.layout(), 3, &mut StdRng::seed_from_u64(1), &Device::Cpu).unwrap();
     let method = BottleneckAdapter::new(engine.layout(), 5, 1, head, engine.backend()).unwrap();
-    let info = AdapterInfo {
-        labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
-        problem_type: None,
-        base_fingerprint: Some(engine.base_fingerprint().to_owned()),
-        base_model: Some("tiny".to_owned()),
-    };
+    let info = info(&engine);
     let written = method.export(info.clone()).unwrap();
     export::write(room.path(), &engine, &written, &base_dir()).unwrap();
     let Export::Bottlenecks(found) = export::read(room.path(), &engine).unwrap() else { panic!("no bottlenecks") };

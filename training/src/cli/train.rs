@@ -35,7 +35,7 @@ pub(super) struct TrainArgs {
     /// Folder with train.*, validation.* and optionally labels.txt; or one file, of which a share is held out.
     #[arg(long, value_name = "PATH", help_heading = "Data")]
     data: PathBuf,
-    /// The adapter's folder.
+    /// Folder to write to: an adapter, or what another method leaves.
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     output: PathBuf,
     /// Folder of the log and the checkpoints [default: run in the output folder].

@@ -52,8 +52,9 @@ impl DyLora {
         Ok(method)
     }
 
-    /// The rank that the step after `done` steps trains.
-    fn drawn(&self) -> usize {
+    /// The rank that the next step trains.
+    #[must_use]
+    pub fn drawn(&self) -> usize {
         1 + (splitmix(splitmix(self.seed) ^ self.done as u64) % self.rank as u64) as usize
     }
 

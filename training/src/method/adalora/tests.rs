@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use candle_core::Device;
-use polyrank::params::{Input, Module};
+use polyrank::params::{Form, Input, Module};
 use serde_json::Value;
 
 use super::*;
@@ -168,6 +168,21 @@ fn a_budget_for_all_ranks_keeps_them() {
     assert_eq!(survivors(&[0.1, 0.3, 0.2], 2), [false, true, true]);
     // As in PEFT, equal importance goes together.
     assert_eq!(survivors(&[0.1, 0.1, 0.2], 2), [false, false, true]);
+}
+
+#[test]
+fn both_forms_observe_alike() {
+    let vector = |shift: usize| {
+        let values: Vec<f32> = (0..50).map(|i| ((7 * i + shift) % 13) as f32 / 13.0 - 0.4).collect();
+        Tensor::from_vec(values, 50, &Device::Cpu).unwrap()
+    };
+    let [host, device] = [Form::Cpu, Form::Reference].map(|form| {
+        let mut importance = Importance::new(50, &Device::Cpu).unwrap();
+        (0..5).for_each(|step| importance.observe(&vector(step), &vector(2 * step + 1), form).unwrap());
+        importance.elements().unwrap()
+    });
+    assert!(difference(&host, &device) < 1e-8);
+    assert!(host.max_all().unwrap().to_scalar::<f32>().unwrap() > 1e-3);
 }
 
 #[test]
