@@ -7,6 +7,7 @@ mod extract;
 mod interrupt;
 mod layers;
 mod prune;
+mod ranks;
 mod report;
 mod sweep;
 mod train;
@@ -17,7 +18,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use candle_core::Tensor;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
@@ -27,6 +27,7 @@ use polyrank::logging::{in_one_line, log_to_stderr, printable};
 use polyrank::params::{DeviceName, Precision};
 use polyrank_training::data::TaskData;
 use polyrank_training::error::Error;
+use polyrank_training::evaluate::Parameters;
 use polyrank_training::export;
 use polyrank_training::method::Export;
 use polyrank_training::run::Facts;
@@ -148,11 +149,14 @@ struct Base {
 /// Opens the base, which is downloaded if it is missing.
 fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Error> {
     let dir = base::ensure(model_id)?;
-    // A base in a folder can be trained on without a cache.
-    let cache = Sources::from_env().ok().map(|sources| sources.home);
-    let engine = Engine::prepacked(&dir, &device.open().map_err(polyrank::engine::Error::from)?, dtype, cache)?;
+    let engine = Engine::prepacked(&dir, &device.open().map_err(polyrank::engine::Error::from)?, dtype, cache())?;
     allocator::retain_pages();
     Ok(Base { dir, engine })
+}
+
+/// The cache of prepacked weights. A base in a folder can be used without one.
+fn cache() -> Option<PathBuf> {
+    Sources::from_env().ok().map(|sources| sources.home)
 }
 
 /// Prints how the labels were read, and the warnings about them.
@@ -175,8 +179,8 @@ fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, ou
         // The report is on the written files, because PEFT's format needs at least one rank.
         Export::Adapter(_) => Report::new(engine.layout(), &engine.load_adapter(output)?).to_string(),
         Export::Model(_) | Export::Bottlenecks(_) => {
-            let head: usize = export.head().values().map(Tensor::elem_count).sum();
-            format!("{} trained parameters, and {head} of the head", export.parameters())
+            let Parameters { adapter, head } = Parameters::of(&export);
+            format!("{adapter} trained parameters, and {head} of the head")
         }
     };
     print(&format!("{told}\nwritten to {}, as it was {progress}", output.display()))

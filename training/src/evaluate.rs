@@ -10,7 +10,7 @@ use polyrank::encoder::{Head, Hooks, Packed, head_logits};
 use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::engine::{Engine, Row};
 use polyrank::text::Encoded;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
@@ -39,12 +39,20 @@ pub struct Evaluation {
 }
 
 /// The numbers of parameters of what was evaluated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
     /// Parameters without the head; those of deltas are the sum of `r (in + out)`.
     pub adapter: usize,
     /// Parameters of the head.
     pub head: usize,
+}
+
+impl Parameters {
+    /// The numbers of parameters of an export.
+    #[must_use]
+    pub fn of(export: &Export) -> Self {
+        Self { adapter: export.parameters(), head: export.head().values().map(Tensor::elem_count).sum() }
+    }
 }
 
 /// The logits `[labels]` of each text, in order.
@@ -125,8 +133,6 @@ pub fn evaluate(
     let (places, warning) = places(&data.labels, outputs)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
     let targets: Vec<Target> = examples.iter().map(|example| example.target.clone()).collect();
-    let head = export.head().values().map(Tensor::elem_count).sum();
-    let parameters = Parameters { adapter: export.parameters(), head };
     let mut logits = logits(engine, export, &texts)?;
     logits.iter_mut().for_each(|logits| *logits = places.iter().map(|&place| logits[place]).collect());
     let metrics = metrics_for(&data.task, data.problem).iter();
@@ -135,7 +141,7 @@ pub fn evaluate(
         split: split.to_owned(),
         examples: examples.len(),
         metrics: metrics.map(|&metric| (metric.name(), score(metric, &logits, &targets))).collect(),
-        parameters,
+        parameters: Parameters::of(export),
         warnings: warning.into_iter().collect(),
     })
 }

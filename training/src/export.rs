@@ -10,14 +10,17 @@ mod model;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use polyrank::adapter::{self, AdapterInfo, ProblemType};
 use polyrank::engine::Engine;
+use polyrank::params::{Backend, Precision};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{self, Progress};
 use crate::error::Error;
+use crate::evaluate::Parameters;
+use crate::fine_tuned::FineTuned;
 use crate::method::{Export, Method};
 use crate::run::{self, Facts};
 use crate::settings::Settings;
@@ -75,7 +78,7 @@ pub fn write(dir: &Path, engine: &Engine, export: &Export, base: &Path) -> Resul
             (&adapter::NAMES[..], [&model::FILES[..], &bottlenecks::FILES])
         }
         Export::Model(model) => {
-            model::write(dir, engine, model, base, &config)?;
+            model::write(dir, engine, (model, Parameters::of(export)), base, &config)?;
             (&model::FILES[..], [&adapter::NAMES[..], &bottlenecks::FILES])
         }
         Export::Bottlenecks(bottlenecks) => {
@@ -109,6 +112,23 @@ pub fn read(dir: &Path, engine: &Engine) -> Result<Export, Error> {
         return Ok(Export::Bottlenecks(bottlenecks::read(dir, engine)?));
     }
     Ok(Export::Adapter(engine.load_adapter(dir)?))
+}
+
+/// Opens the model in the folder `dir`, such as full fine-tuning leaves: the engine of its own encoder, its head, and its numbers of
+/// trained parameters. The other arguments are those of [`Engine::prepacked`].
+///
+/// # Errors
+/// A file is missing or malformed, or the model is not a text classifier.
+pub fn read_model(
+    dir: &Path,
+    backend: impl Into<Backend>,
+    precision: Precision,
+    cache: Option<PathBuf>,
+) -> Result<(Engine, Export, Parameters), Error> {
+    let model = FineTuned::open(dir, backend, precision, cache)?;
+    let head = Export::Adapter(model.adapter().as_ref().clone());
+    let parameters = model::parameters(dir, &model.engine)?;
+    Ok((model.engine, head, parameters))
 }
 
 /// The keys of the `config.json` in the folder `dir`.

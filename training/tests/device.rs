@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 use candle_core::DType;
 use clap::{Args, Command, FromArgMatches};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::Head;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::params::{Backend, DeviceName};
@@ -15,8 +14,11 @@ use polyrank::text::Encoded;
 use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::data::{DataOptions, Target, TaskData};
 use polyrank_training::loss::TaskLoss;
+use polyrank_training::method::adalora::{AdaLora, AdaLoraSettings};
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
-use polyrank_training::method::{Lora, LowRankSettings, Method, Rates, Sora, StepDropout, Subset};
+use polyrank_training::method::{
+    BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, Rates, Sora, StepDropout, TrainedHead, bitfit, full,
+};
 use polyrank_training::optim::{Optimizer, Rule};
 use polyrank_training::settings::Settings;
 use polyrank_training::stepper::{Batch, Stepper};
@@ -25,7 +27,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
-use super::steps::Tuned;
 use super::{backends, base_dir, run};
 
 const LABELS: usize = 3;
@@ -36,17 +37,24 @@ const STEPS: usize = 12;
 enum Kind {
     Lora,
     Sora(GateRule, Threshold),
-    Tuned(Subset),
+    AdaLora,
+    DyLora,
+    BitFit,
+    Adapter,
+    Full,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 10] = [
     Kind::Lora,
     Kind::Sora(GateRule::Adaptive, Threshold::Ratio(0.5)),
     Kind::Sora(GateRule::Authors, Threshold::Ratio(0.5)),
     Kind::Sora(GateRule::Paper, Threshold::Ratio(0.5)),
     Kind::Sora(GateRule::Authors, Threshold::Xi(0.01)),
-    Kind::Tuned(Subset::Full),
-    Kind::Tuned(Subset::Biases),
+    Kind::AdaLora,
+    Kind::DyLora,
+    Kind::BitFit,
+    Kind::Adapter,
+    Kind::Full,
 ];
 
 impl Kind {
@@ -59,10 +67,19 @@ impl Kind {
                 let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda: 0.1 };
                 Box::new(Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap())
             }
-            Self::Tuned(subset) => {
-                let head: Head = Lora::new(engine.layout(), &shape, engine.backend()).unwrap().head();
-                Box::new(Tuned::new(engine, subset, &head))
+            Self::AdaLora => {
+                // The ranks are chosen every other step from the second on, and are final after the eighth.
+                let settings =
+                    AdaLoraSettings { target_rank: 2, tinit: 0.1, tfinal: 0.4, delta_t: Some(2), orth_reg_weight: 0.5 };
+                Box::new(AdaLora::new(engine.layout(), &shape, settings, engine.backend()).unwrap())
             }
+            Self::DyLora => Box::new(DyLora::new(engine.layout(), &shape, 2, engine.backend()).unwrap()),
+            Self::BitFit => Box::new(bitfit(&**engine.encoder(), head(engine)).unwrap()),
+            Self::Adapter => {
+                let (layout, backend) = (engine.layout(), engine.backend());
+                Box::new(BottleneckAdapter::new(layout, 6, 5, head(engine), backend).unwrap())
+            }
+            Self::Full => Box::new(full(&**engine.encoder(), head(engine)).unwrap()),
         }
     }
 
@@ -74,6 +91,10 @@ impl Kind {
         let loss = TaskLoss::new(ProblemType::SingleLabelClassification, &[]);
         Stepper { engine, method, optimizer, loss, workers: Workers::new(100).unwrap() }
     }
+}
+
+fn head(engine: &Engine) -> TrainedHead {
+    TrainedHead::new(engine.layout(), LABELS, &mut StdRng::seed_from_u64(5), engine.device()).unwrap()
 }
 
 /// Texts of random words, whose label is the first word's remainder.

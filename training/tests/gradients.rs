@@ -10,7 +10,7 @@ use polyrank::text::Encoded;
 use polyrank_training::data::Target;
 use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
-use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, Subset, TrainedBase, TrainingPass};
+use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, TrainedHead, TrainingPass, full};
 use polyrank_training::optim::Variable;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -185,7 +185,7 @@ fn all_parameters_are_slopes(engine: &Engine) {
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-0.5..0.5)).collect();
         (parameter.name.clone(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
     });
-    let method = TrainedBase::new(&**engine.encoder(), Subset::Full, &head.collect()).unwrap();
+    let method = full(&**engine.encoder(), TrainedHead::of(&head.collect()).unwrap()).unwrap();
     let variables = method.variables();
     assert!(variables.iter().any(|variable| variable.name == "mpnet.encoder.relative_attention_bias.weight"));
     check_slopes(engine, variables, || {

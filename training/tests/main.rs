@@ -8,6 +8,7 @@ mod folder;
 mod gradients;
 mod host;
 mod hub;
+mod methods;
 mod metric;
 mod run;
 mod serve;

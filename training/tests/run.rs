@@ -389,7 +389,7 @@ fn pruning_changes_outputs_by_rounding_only() {
         base_fingerprint: Some(engine.base_fingerprint().to_owned()),
         base_model: Some("tiny".to_owned()),
     };
-    let adapter = method.export(info).unwrap();
+    let adapter = method.export(info).unwrap().into_adapter().unwrap();
     let deltas = &adapter.weights.sites;
     assert!(deltas.iter().any(Option::is_none) && deltas.iter().flatten().any(|change| change.rank() < 5));
     let after = engine.logits(&[Row { text, adapter: Arc::new(adapter) }]).unwrap();

@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use polyrank::adapter::{AdapterInfo, ProblemType};
+use polyrank::engine::Engine;
 use polyrank::logging::printable;
 use polyrank::params::{DeviceName, Precision};
 use polyrank::text::records::ColumnNames;
 use polyrank_training::data::{DataOptions, HoldOut, TaskData};
 use polyrank_training::error::Error;
+use polyrank_training::method::Export;
 use polyrank_training::run::{Facts, Folders};
 use polyrank_training::settings::VALIDATION_SPLIT;
 use polyrank_training::{evaluate, export};
 
-use super::{open, print, tell, tell_of};
+use super::{cache, open, print, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -23,10 +25,10 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
-    /// The base: a folder, a hub id or default.
+    /// The base: a folder, a hub id or default; ignored if --adapter is a model of its own (method full or bitfit).
     #[arg(long, value_name = "M", default_value = "default")]
     model_id: String,
-    /// The adapter's folder.
+    /// The folder that train wrote: an adapter, bottlenecks or a model.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
     /// Folder with the task's data, or one file; without train.* and labels.txt, labels are read by the adapter's labels.
@@ -72,17 +74,30 @@ pub(super) struct EvaluateArgs {
 
 /// Runs the command.
 pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
-    let engine = open(&args.model_id, args.device, args.dtype)?.engine;
-    let export = export::read(&args.adapter, &engine)?;
+    let (engine, export, recorded) = opened(args)?;
     let info = export.info();
     let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
     let facts = Facts::of_adapter(&run)?;
     let data = data_of(args, info, &run, facts.as_ref())?;
     tell_of(&data);
-    let result = evaluate::evaluate(&engine, &export, &data, &args.split, args.max_length)?;
+    let mut result = evaluate::evaluate(&engine, &export, &data, &args.split, args.max_length)?;
+    result.parameters = recorded.unwrap_or(result.parameters);
     result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
     let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
     print(&text.map_err(|error| Error::Settings(error.to_string()))?)
+}
+
+/// The engine, what a method left in the adapter's folder, and the numbers of parameters that a model's folder records. A model is
+/// its own base.
+fn opened(args: &EvaluateArgs) -> Result<(Engine, Export, Option<evaluate::Parameters>), Error> {
+    if export::is_model(&args.adapter) {
+        let device = args.device.open().map_err(polyrank::engine::Error::from)?;
+        let (engine, export, parameters) = export::read_model(&args.adapter, &device, args.dtype, cache())?;
+        return Ok((engine, export, Some(parameters)));
+    }
+    let engine = open(&args.model_id, args.device, args.dtype)?.engine;
+    let export = export::read(&args.adapter, &engine)?;
+    Ok((engine, export, None))
 }
 
 /// The data to evaluate on, read as the adapter's run read its own.

@@ -7,9 +7,11 @@ use polyrank_training::data::TaskData;
 use polyrank_training::defaults::Plan;
 use polyrank_training::error::Error;
 use polyrank_training::run::{self, Config, Existing, Facts, Folders};
+use polyrank_training::settings::MethodName;
 use polyrank_training::trainer::{Control, Trainer};
 
 use super::layers::{Layers, Resolved};
+use super::ranks::tell_of_ranks;
 use super::{export, interrupt, open, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
@@ -37,7 +39,7 @@ pub(super) struct TrainArgs {
     /// Folder with train.*, validation.* and optionally labels.txt; or one file, of which a share is held out.
     #[arg(long, value_name = "PATH", help_heading = "Data")]
     data: PathBuf,
-    /// The adapter's folder.
+    /// Folder to write to: an adapter, or what another method leaves.
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     output: PathBuf,
     /// Folder of the log and the checkpoints [default: run in the output folder].
@@ -81,5 +83,8 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
     let stop = interrupt::flag()?;
     let best = trainer.run(locked.run(), &Control::new(&run_settings, &stop))?;
     export(&base, &settings, &facts, &best, &args.output)?;
+    if settings.method == MethodName::DyLora {
+        tell_of_ranks(&base, &settings, &facts, &best, &data)?;
+    }
     locked.exported()
 }

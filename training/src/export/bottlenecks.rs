@@ -128,7 +128,10 @@ impl<'a> Stored<'a> {
     /// The tensors of the head, and its number of outputs. Those that the base has may be absent.
     fn take_head(&mut self, parameters: &[HeadParameter]) -> Result<(Head, usize), Error> {
         let labels = parameters.iter().find(|parameter| parameter.shape == [Dim::Labels]);
-        let outputs = labels.and_then(|bias| self.tensors.get(&bias.name)).map_or(0, Tensor::elem_count);
+        let bias = labels.map_or("classifier.bias", |bias| &bias.name);
+        let Some(outputs) = self.tensors.get(bias).map(Tensor::elem_count) else {
+            return Err(Error::malformed(&self.path, format!("tensor {bias} is missing")));
+        };
         let mut head = Head::new();
         for HeadParameter { name, shape, required } in parameters {
             let size = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { outputs };

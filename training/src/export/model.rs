@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::CONFIG;
 use crate::error::Error;
+use crate::evaluate::Parameters;
 use crate::method::Model;
 
 /// The weights.
@@ -32,6 +33,9 @@ pub(super) const FILES: [&str; 11] = [
     "sentencepiece.bpe.model",
 ];
 
+/// Our own key of the numbers of trained parameters.
+const PARAMETERS: &str = "parameters";
+
 /// The classifiers of `transformers` by `model_type`.
 const CLASSES: [(&str, &str); 8] = [
     ("bert", "BertForSequenceClassification"),
@@ -48,7 +52,7 @@ const CLASSES: [(&str, &str); 8] = [
 pub(super) fn write(
     dir: &Path,
     engine: &Engine,
-    model: &Model,
+    (model, parameters): (&Model, Parameters),
     base: &Path,
     base_config: &Map<String, Value>,
 ) -> Result<(), Error> {
@@ -68,8 +72,22 @@ pub(super) fn write(
     let mut config = classifier_config(&model.info, engine.layout().layers, base_config);
     let class = CLASSES.iter().find(|(model_type, _)| *model_type == engine.config().model_type);
     config["architectures"] = json!(class.map(|(_, class)| [class]));
-    config["polyrank"]["parameters"] = json!(model.parameters.values().map(Tensor::elem_count).sum::<usize>());
+    config["polyrank"][PARAMETERS] = json!(parameters);
     atomic_file::write(&path, format!("{config:#}\n").as_bytes()).map_err(Error::io(&path))
+}
+
+/// The numbers of trained parameters of the model in the folder `dir`: those that its configuration records, else all.
+pub(super) fn parameters(dir: &Path, engine: &Engine) -> Result<Parameters, Error> {
+    let config = super::base_config(dir)?;
+    match config.get("polyrank").and_then(|ours| ours.get(PARAMETERS)) {
+        Some(recorded) => serde_json::from_value(recorded.clone())
+            .map_err(|error| Error::malformed(&dir.join(CONFIG), format!("polyrank.{PARAMETERS}: {error}"))),
+        None => {
+            let size = |shape: &[usize]| shape.iter().product::<usize>();
+            let all = engine.encoder().parameters().iter().map(|parameter| size(parameter.shape())).sum();
+            Ok(Parameters { adapter: all, head: 0 })
+        }
+    }
 }
 
 /// Every parameter by its name, f32 in host memory: the trained ones, the base's own, and the head.

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Result, Tensor, Var, bail};
-use polyrank::adapter::AdapterInfo;
+use candle_core::{DType, Result, Tensor, Var, bail};
+use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, Change};
 use polyrank::encoder::{Head, Hooks};
 use polyrank::ops::{Added, splitmix};
 use polyrank::params::{Backend, Delta, Layout, Site};
@@ -45,15 +45,16 @@ impl DyLora {
     ) -> Result<Self> {
         let (low_rank, _) = LowRank::new(layout, shape, backend)?;
         // All sites share one variable.
-        let shared = Var::ones(shape.rank, candle_core::DType::F32, low_rank.backend.device())?;
+        let shared = Var::ones(shape.rank, DType::F32, low_rank.backend.device())?;
         let factors = vec![shared; low_rank.factors.len()];
         let method = Self { low_rank, factors, rank: shape.rank, export_rank, seed: shape.seed, done: 0 };
         method.draw()?;
         Ok(method)
     }
 
-    /// The rank that the step after `done` steps trains.
-    fn drawn(&self) -> usize {
+    /// The rank that the next step trains.
+    #[must_use]
+    pub fn drawn(&self) -> usize {
         1 + (splitmix(splitmix(self.seed) ^ self.done as u64) % self.rank as u64) as usize
     }
 
@@ -132,12 +133,24 @@ impl Method for DyLora {
 
     /// The first ranks, as many as the adapter has.
     fn export(&self, info: AdapterInfo) -> Result<Export> {
-        let rank = self.export_rank;
-        let scale = self.low_rank.scale * self.rank as f64 / rank as f64;
-        let adapter = self.low_rank.export(info, |_, a, b| {
-            let (a, b) = (a.narrow(0, 0, rank)?.copy()?, b.narrow(1, 0, rank)?.contiguous()?.copy()?);
-            Ok(Some(Delta { a, b, scale }))
-        })?;
-        Ok(Export::Adapter(adapter))
+        let scale = self.low_rank.scale;
+        let whole = self.low_rank.export(info, |_, a, b| Ok(Some(Delta { a: a.copy()?, b: b.copy()?, scale })))?;
+        Ok(Export::Adapter(first_ranks(&whole, self.export_rank)?))
     }
+}
+
+/// The adapter with only the first `rank` ranks of each site, where it has more. The scale becomes `alpha / rank`.
+///
+/// # Errors
+/// A tensor operation fails.
+pub fn first_ranks(adapter: &Adapter, rank: usize) -> Result<Adapter> {
+    let cut = |change: &Change| {
+        let Delta { a, b, scale } = change.delta();
+        let (all, rank) = (change.rank(), rank.min(change.rank()));
+        let (a, b) = (a.narrow(0, 0, rank)?, b.narrow(1, 0, rank)?.contiguous()?);
+        Ok(Change::LowRank(Delta { a, b, scale: scale * all as f64 / rank as f64 }))
+    };
+    let sites = adapter.weights.sites.iter().map(|change| change.as_ref().map(cut).transpose());
+    let weights = AdapterWeights { sites: sites.collect::<Result<_>>()?, head: adapter.weights.head.clone() };
+    Ok(Adapter { info: adapter.info.clone(), weights })
 }

@@ -50,7 +50,7 @@ pub use adapter::BottleneckAdapter;
 pub use bitfit::bitfit;
 pub use bottleneck::{Bottleneck, Bottlenecks, sites};
 pub use dropout::{Rates, StepDropout, TrainingPass};
-pub use dylora::DyLora;
+pub use dylora::{DyLora, first_ranks};
 pub use export::{Export, Model};
 pub use full::full;
 pub use head::TrainedHead;

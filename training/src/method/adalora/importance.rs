@@ -7,6 +7,9 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use polyrank::params::Form;
+
+use crate::optim::elements;
 
 /// The weights of the past in the moving averages of the sensitivity and of the uncertainty, as in PEFT.
 const BETA1: f64 = 0.85;
@@ -34,16 +37,42 @@ impl Importance {
         Ok(Self { sensitivity: zeros()?, uncertainty: zeros()? })
     }
 
-    /// Updates the averages with one step's parameters and gradients, `[n]`.
+    /// Updates the averages with one step's parameters and gradients, `[n]`. Only this function chooses the form.
     ///
     /// # Errors
     /// A tensor operation fails.
-    pub fn observe(&mut self, weights: &Tensor, gradients: &Tensor) -> Result<()> {
-        let now = (weights * gradients)?.abs()?;
-        self.sensitivity = ((&self.sensitivity * BETA1)? + (&now * (1.0 - BETA1))?)?;
-        let distance = (now - &self.sensitivity)?.abs()?;
-        self.uncertainty = ((&self.uncertainty * BETA2)? + (distance * (1.0 - BETA2))?)?;
+    pub fn observe(&mut self, weights: &Tensor, gradients: &Tensor, form: Form) -> Result<()> {
+        *self = match form {
+            Form::Cpu => self.on_host(weights, gradients)?,
+            Form::Reference | Form::Cuda => self.on_device(weights, gradients)?,
+        };
         Ok(())
+    }
+
+    /// The averages after one more step, with candle's own operations, on any device.
+    fn on_device(&self, weights: &Tensor, gradients: &Tensor) -> Result<Self> {
+        let now = (weights * gradients)?.abs()?;
+        let sensitivity = ((&self.sensitivity * BETA1)? + (&now * (1.0 - BETA1))?)?;
+        let distance = (now - &sensitivity)?.abs()?;
+        let uncertainty = ((&self.uncertainty * BETA2)? + (distance * (1.0 - BETA2))?)?;
+        Ok(Self { sensitivity, uncertainty })
+    }
+
+    /// The same in a single loop over host memory.
+    fn on_host(&self, weights: &Tensor, gradients: &Tensor) -> Result<Self> {
+        let tensors = [weights, gradients, &self.sensitivity, &self.uncertainty].map(Tensor::storage_and_layout);
+        let [w, g, i, u] = tensors.each_ref().map(|(storage, layout)| elements(storage, layout));
+        let (w, g, i, u) = (w?, g?, i?, u?);
+        let (past1, past2) = (BETA1 as f32, BETA2 as f32);
+        let (mut sensitivity, mut uncertainty) = (Vec::with_capacity(w.len()), Vec::with_capacity(w.len()));
+        for (((w, g), i), u) in w.iter().zip(g).zip(i).zip(u) {
+            let now = (w * g).abs();
+            let smoothed = past1 * i + (1.0 - past1) * now;
+            sensitivity.push(smoothed);
+            uncertainty.push(past2 * u + (1.0 - past2) * (now - smoothed).abs());
+        }
+        let tensor = |values| Tensor::from_vec(values, weights.shape(), &Device::Cpu);
+        Ok(Self { sensitivity: tensor(sensitivity)?, uncertainty: tensor(uncertainty)? })
     }
 
     /// The importance of each parameter, `[n]`.

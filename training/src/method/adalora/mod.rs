@@ -19,6 +19,8 @@ mod budget;
 mod flat;
 mod importance;
 mod orthogonality;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
@@ -177,7 +179,7 @@ impl Method for AdaLora {
         if self.budget(step.total).falls(step.number)
             && let Some(importance) = &mut self.importance
         {
-            importance.observe(&weights, &gradients)?;
+            importance.observe(&weights, &gradients, self.low_rank.backend.form())?;
         }
         let mut start = 0;
         for &i in order {
