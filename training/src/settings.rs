@@ -9,7 +9,7 @@ use polyrank::engine::Engine;
 use polyrank::params::Precision;
 use serde::{Deserialize, Serialize};
 
-pub use self::data::{DataSettings, VALIDATION_SPLIT};
+pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
 use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
