@@ -126,7 +126,7 @@ pub fn read_model(
     cache: Option<PathBuf>,
 ) -> Result<(Engine, Export, Parameters), Error> {
     let model = FineTuned::open(dir, backend, precision, cache)?;
-    let head = Export::Adapter(model.adapter().as_ref().clone());
+    let head = model.export();
     let parameters = model::parameters(dir, &model.engine)?;
     Ok((model.engine, head, parameters))
 }

@@ -12,7 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
-pub use self::data::{DataSettings, VALIDATION_SPLIT};
+pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
 pub use self::run::RunSettings;
 use crate::defaults::{FULL_RATE, RATE, Schedule};
 use crate::error::Error;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod data;
+mod dataset;
 mod device;
 mod evaluate;
 mod folder;

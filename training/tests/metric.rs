@@ -68,8 +68,8 @@ fn metrics_of_several_labels_equal_scikit_learn() {
 /// Both losses of several labels are those of one formula, on the host and as tensors.
 #[test]
 fn validation_loss_equals_the_training_loss() {
-    let logits = [vec![0.5, -300.0, 2.0], vec![0.0, 0.75, 300.0]];
-    let tensor = candle_core::Tensor::new(&logits[..], &candle_core::Device::Cpu).unwrap();
+    let logits = vec![vec![0.5, -300.0, 2.0], vec![0.0, 0.75, 300.0]];
+    let tensor = candle_core::Tensor::new(logits.clone(), &candle_core::Device::Cpu).unwrap();
     let rows: [(ProblemType, [Target; 2]); 2] = [
         (ProblemType::MultiLabelClassification, [Target::Classes(vec![0, 1]), Target::Classes(vec![])]),
         (ProblemType::SingleLabelClassification, [Target::Class(2), Target::Class(1)]),

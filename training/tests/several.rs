@@ -125,7 +125,7 @@ fn several_labels_are_trained_evaluated_and_classified() {
     let facts: Value = serde_json::from_slice(&fs::read(output.join("run/task.json")).unwrap()).unwrap();
     assert_eq!(facts["class_weights"], serde_json::json!([1.0, 2.0]));
     let metrics = log(&output).last().unwrap()["metrics"].as_object().unwrap().clone();
-    assert_eq!(metrics.keys().collect::<Vec<_>>(), ["accuracy", "f1_macro", "f1_micro"]);
+    assert_eq!(metrics.keys().collect::<Vec<_>>(), ["f1_micro", "f1_macro", "accuracy"]);
     let base = base_dir();
     let base = base.to_str().unwrap();
     let args = ["evaluate", "--model-id", base, "--adapter", to, "--json", "--data"];

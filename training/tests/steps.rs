@@ -15,12 +15,8 @@ use polyrank_training::method::{
     full,
 };
 use polyrank_training::optim::{Optimizer, Rule, Variable};
-<<<<<<< HEAD
-=======
-use polyrank_training::stepper::task_loss;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
->>>>>>> w-methods
 use serde_json::Value;
 
 use super::{ENCODERS, backends, base_dir, encoder_on, engine, pack};
@@ -32,40 +28,6 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/step")
 }
 
-<<<<<<< HEAD
-/// Full fine-tuning and BitFit as methods that cannot be exported.
-pub(crate) struct Tuned(TrainedBase);
-
-impl Tuned {
-    pub(crate) fn new(engine: &Engine, subset: Subset, head: &Head) -> Self {
-        Self(TrainedBase::new(&**engine.encoder(), subset, head).unwrap())
-    }
-}
-
-impl Method for Tuned {
-    fn variables(&self) -> Vec<Variable> {
-        self.0.variables()
-    }
-
-    fn head(&self) -> Head {
-        self.0.head()
-    }
-
-    fn pass(&self) -> candle_core::Result<Box<dyn Pass + '_>> {
-        Ok(Box::new(PlainPass::new(&self.0, self.variables())))
-    }
-
-    fn report(&self) -> candle_core::Result<Report> {
-        Ok(Report { ranks: Vec::new(), parameters: 0, kept: 1.0, xi: None })
-    }
-
-    fn export(&self, _info: AdapterInfo) -> candle_core::Result<Adapter> {
-        candle_core::bail!("parameters of the base are no adapter")
-    }
-}
-
-=======
->>>>>>> w-methods
 struct Golden {
     engine: Engine,
     tensors: HashMap<String, Tensor>,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use polyrank::adapter::{AdapterInfo, ProblemType};
+use polyrank::base::Dataset;
 use polyrank::engine::Engine;
 use polyrank::logging::printable;
 use polyrank::params::{DeviceName, Precision};
@@ -12,7 +13,7 @@ use polyrank_training::data::{DataOptions, HoldOut, TaskData};
 use polyrank_training::error::Error;
 use polyrank_training::method::Export;
 use polyrank_training::run::{Facts, Folders};
-use polyrank_training::settings::VALIDATION_SPLIT;
+use polyrank_training::settings::{VALIDATION_SPLIT, source};
 use polyrank_training::{evaluate, export};
 
 use super::{cache, open, print, tell, tell_of};
@@ -33,7 +34,16 @@ pub(super) struct EvaluateArgs {
     adapter: PathBuf,
     /// Folder with the task's data, or one file; without train.* and labels.txt, labels are read by the adapter's labels.
     #[arg(long, value_name = "PATH", help_heading = "Data")]
-    data: PathBuf,
+    data: Option<PathBuf>,
+    /// Dataset on the hub, instead of --data.
+    #[arg(long, value_name = "ORG/NAME", help_heading = "Data")]
+    dataset: Option<String>,
+    /// Configuration of the dataset [default: the only one].
+    #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Data")]
+    dataset_config: Option<String>,
+    /// Branch, tag or commit of the dataset [default: main].
+    #[arg(long, value_name = "REVISION", requires = "dataset", help_heading = "Data")]
+    dataset_revision: Option<String>,
     /// Split to evaluate on: validation, test, train, or the name of another file.
     #[arg(long, default_value = "validation", help_heading = "Data")]
     split: String,
@@ -72,13 +82,21 @@ pub(super) struct EvaluateArgs {
     json: bool,
 }
 
+impl EvaluateArgs {
+    /// The dataset on the hub, if one is given.
+    fn of_hub(&self) -> Option<Dataset<'_>> {
+        let (config, revision) = (self.dataset_config.as_deref(), self.dataset_revision.as_deref());
+        self.dataset.as_deref().map(|id| Dataset { id, config, revision })
+    }
+}
+
 /// Runs the command.
 pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
+    let source = source(args.data.as_deref(), args.of_hub())?;
     let (engine, export, recorded) = opened(args)?;
-    let info = export.info();
     let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
     let facts = Facts::of_adapter(&run)?;
-    let data = data_of(args, info, &run, facts.as_ref())?;
+    let data = data_of(args, &source, export.info(), &run, facts.as_ref())?;
     tell_of(&data);
     let mut result = evaluate::evaluate(&engine, &export, &data, &args.split, args.max_length)?;
     result.parameters = recorded.unwrap_or(result.parameters);
@@ -101,16 +119,23 @@ fn opened(args: &EvaluateArgs) -> Result<(Engine, Export, Option<evaluate::Param
 }
 
 /// The data to evaluate on, read as the adapter's run read its own.
-fn data_of(args: &EvaluateArgs, info: &AdapterInfo, run: &Path, facts: Option<&Facts>) -> Result<TaskData, Error> {
+fn data_of(
+    args: &EvaluateArgs,
+    source: &Path,
+    info: &AdapterInfo,
+    run: &Path,
+    facts: Option<&Facts>,
+) -> Result<TaskData, Error> {
     let of_run = facts.and_then(|facts| facts.held_out);
     let by_hand = args.validation_split.is_some() || args.seed.is_some();
     let hold_out = (by_hand || of_run.is_some()).then(|| HoldOut {
         share: args.validation_split.or(of_run.map(|of_run| of_run.share)).unwrap_or(VALIDATION_SPLIT),
         seed: args.seed.or(of_run.map(|of_run| of_run.seed)).unwrap_or(0),
     });
+    let of_hub = args.of_hub().map(|dataset| dataset.task().to_owned());
     let columns = facts.map(|facts| facts.columns.clone()).unwrap_or_default();
     let options = DataOptions {
-        task: args.task.clone().or(facts.map(|facts| facts.task.clone())),
+        task: args.task.clone().or(facts.map(|facts| facts.task.clone())).or(of_hub),
         // For `transformers`, too, an adapter with one output and no problem type is a regression.
         problem: info.problem_type.or((info.labels.len() == 1).then_some(ProblemType::Regression)),
         hold_out,
@@ -124,23 +149,23 @@ fn data_of(args: &EvaluateArgs, info: &AdapterInfo, run: &Path, facts: Option<&F
         max_train_samples: None,
     };
     let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
-        return Ok(TaskData::load(&args.data, &options)?);
+        return Ok(TaskData::load(source, &options)?);
     };
-    if args.data.is_file() {
+    if source.is_file() {
         // The file may be the one that the run trained on, or one with other rows.
-        return match TaskData::load(&args.data, &options) {
+        return match TaskData::load(source, &options) {
             Ok(data) if facts.held_out_of(&data) => Ok(data),
             _ => {
-                let data = TaskData::load(&args.data, &DataOptions { hold_out: None, ..options })?;
+                let data = TaskData::load(source, &DataOptions { hold_out: None, ..options })?;
                 tell(format_args!(
                     "{}: the adapter's run did not hold out a share of these rows; all of them are evaluated",
-                    args.data.display()
+                    source.display()
                 ));
                 Ok(data)
             }
         };
     }
-    let data = TaskData::load(&args.data, &options)?;
+    let data = TaskData::load(source, &options)?;
     if data.held_out.is_some() && matches!(&*args.split, "train" | "validation") {
         facts.check_held_out(run, &data)?;
     }

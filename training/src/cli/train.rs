@@ -7,7 +7,7 @@ use polyrank_training::data::TaskData;
 use polyrank_training::defaults::Plan;
 use polyrank_training::error::Error;
 use polyrank_training::run::{self, Config, Existing, Facts, Folders};
-use polyrank_training::settings::MethodName;
+use polyrank_training::settings::{MethodName, source};
 use polyrank_training::trainer::{Control, Trainer};
 
 use super::layers::{Layers, Resolved};
@@ -18,6 +18,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   polyrank-train train --data tasks/sentiment --output adapters/sentiment
   polyrank-train train --data reviews.csv --text-column review --label-column stars --output adapters/stars
+  polyrank-train train --dataset nyu-mll/glue --dataset-config rte --output adapters/rte
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --target-ratio 0.3 --dtype int8
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --run-dir runs/sentiment --resume
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --config settings.toml
@@ -38,7 +39,7 @@ removed by the first number of epochs, so that no further rank is removed.";
 pub(super) struct TrainArgs {
     /// Folder with train.*, validation.* and optionally labels.txt; or one file, of which a share is held out.
     #[arg(long, value_name = "PATH", help_heading = "Data")]
-    data: PathBuf,
+    data: Option<PathBuf>,
     /// Folder to write to: an adapter, or what another method leaves.
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     output: PathBuf,
@@ -58,7 +59,8 @@ pub(super) struct TrainArgs {
 /// Runs the command.
 pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
     let Resolved { settings: mut given, data: data_settings, run: run_settings } = args.layers.resolve()?;
-    let data = TaskData::load(&args.data, &data_settings.options(given.seed))?;
+    let source = source(args.data.as_deref(), data_settings.of_hub())?;
+    let data = TaskData::load(&source, &data_settings.options(given.seed))?;
     tell_of(&data);
     let base = open(&given.model_id, run_settings.device, given.dtype)?;
     let engine = &base.engine;
