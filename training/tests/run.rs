@@ -205,6 +205,13 @@ fn run_stopped_by_a_signal_continues_with_resume() {
         let last = checkpoint::last(&parted.join("run")).unwrap().unwrap();
         let state: serde_json::Value = serde_json::from_slice(&read(&last.join("state.json"))).unwrap();
         assert_eq!(state["step"], step, "{message}");
+        let pruned = room.path().join(&signal[1..]);
+        let told = fine(&["prune", last.to_str().unwrap(), "--output", pruned.to_str().unwrap()]);
+        let at = match step % 6 {
+            0 => format!("after epoch {}", step / 6),
+            steps => format!("after step {steps} of epoch {}", step / 6 + 1),
+        };
+        assert!(told.contains(&format!("as it was {at}\n")), "{told}");
     }
     fine(&[&args[..], &["--resume"]].concat());
     assert_eq!(log(&parted), log(&whole));

@@ -220,15 +220,16 @@ fn configuration_of_a_finished_run_repeats_it() {
         fine(&train(from, first.to_str().unwrap(), &common));
     };
     run(&["--epochs", "1"]);
-    for _ in 0..2 {
-        run(&["--epochs", "3", "--resume"]);
+    let file = first.join("run/config.toml");
+    for more in [&["--epochs", "2"][..], &["--epochs", "2"], &["--config", file.to_str().unwrap(), "--epochs", "3"]] {
+        run(&[more, &["--resume"]].concat());
     }
     let config = stored(&first);
-    for line in ["epochs = 3", "extended_from = [1]", "dropout_after = 0", "accumulate = 2", "label_column = \"stars\""]
+    for line in
+        ["epochs = 3", "extended_from = [1, 2]", "dropout_after = 0", "accumulate = 2", "label_column = \"stars\""]
     {
         assert!(config.contains(&format!("\n{line}\n")), "{line} is not in {config}");
     }
-    let file = first.join("run/config.toml");
     fine(&["train", "--config", file.to_str().unwrap(), "--data", from, "--output", again.to_str().unwrap()]);
     for name in ["adapter_model.safetensors", "adapter_config.json", "config.json", "run/config.toml", "run/task.json"]
     {

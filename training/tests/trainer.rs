@@ -49,7 +49,11 @@ struct Runs {
 
 impl Runs {
     fn new() -> Self {
-        Self { engine: engine(), data: task(), room: TempDir::new().unwrap() }
+        Self::on(engine())
+    }
+
+    fn on(engine: Engine) -> Self {
+        Self { engine, data: task(), room: TempDir::new().unwrap() }
     }
 
     fn folder(&self, name: &str) -> PathBuf {
@@ -172,6 +176,28 @@ fn checkpoints_in_the_middle_of_an_epoch_are_continued() {
     let numbers = steps.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap());
     assert_eq!(numbers.collect::<Vec<_>>(), (1..=18).collect::<Vec<_>>());
     assert_eq!(names(&crashed).iter().filter(|name| name.starts_with("checkpoint-")).count(), 3);
+}
+
+/// On a device, losses wait there for several steps.
+#[test]
+fn run_on_a_device_continues_in_the_middle_of_an_epoch() {
+    let [.., backend] = super::backends();
+    let runs = Runs::on(Engine::open(&super::base_dir(), &backend).unwrap());
+    let settings = settings(&["--epochs", "1", "--method", "lora"]);
+    runs.whole("whole", &settings);
+    let (stop, parted) = (AtomicBool::new(false), runs.folder("parted"));
+    let stopped = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !names(&parted).iter().any(|name| name.starts_with("checkpoint-")) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        runs.run("parted", &settings, &control(&["--checkpoint-every", "2"], &stop))
+    });
+    assert!(matches!(stopped, Err(Error::Stopped { step: 2..6, .. })), "{stopped:?}");
+    runs.whole("parted", &settings);
+    runs.check_equal("parted", "whole");
 }
 
 #[test]
