@@ -9,11 +9,11 @@
 //! | [`method`] | the trait [`method::Method`] and its methods, one file each: SoRA, LoRA |
 //! | [`defaults`] | the default epochs, batch size and learning rate |
 //! | [`settings`] | the one declaration of each setting, its limits, and the method that the settings name |
-//! | [`run`] | a run's folder: settings, facts of its data and base, the log |
-//! | [`checkpoint`] | a run's state on disk, written atomically |
+//! | [`run`] | a run's folder: settings, facts of its data and base, the logs |
+//! | [`checkpoint`] | a run's state on disk after any step, written atomically |
 //! | [`export`] | makes an adapter from a method's variables or from a checkpoint |
-//! | [`stepper`] | one step of any method on one batch |
-//! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
+//! | [`stepper`] | one step of any method on one batch, or on several |
+//! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the logs |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`sweep`] | runs tasks x methods x ranks x seeds, each run a process of its own |
 //! | [`report`] | reads finished runs, and writes tables and figures |

@@ -253,7 +253,8 @@ fn bar(steps: usize, done: usize) -> ProgressBar {
     let bar = ProgressBar::new(steps as u64).with_position(done as u64);
     let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    // The steps of an earlier call do not count for the speed.
+    // The steps of an earlier call do not count for the speed. The bar notices its position in a tick.
+    bar.tick();
     bar.reset_eta();
     bar
 }

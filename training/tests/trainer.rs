@@ -49,7 +49,11 @@ struct Runs {
 
 impl Runs {
     fn new() -> Self {
-        Self { engine: engine(), data: task(), room: TempDir::new().unwrap() }
+        Self::on(engine())
+    }
+
+    fn on(engine: Engine) -> Self {
+        Self { engine, data: task(), room: TempDir::new().unwrap() }
     }
 
     fn folder(&self, name: &str) -> PathBuf {
@@ -107,12 +111,12 @@ fn run_stopped_at_any_step_ends_as_if_it_was_not() {
     let runs = Runs::new();
     let mut rng = StdRng::seed_from_u64(8);
     for gate in ["adaptive", "authors", "paper"] {
-        let settings = settings(&["--epochs", "8", "--lr", "3e-3", "--dropout", "0.1", "--gate", gate]);
+        let settings = settings(&["--epochs", "4", "--lr", "3e-3", "--dropout", "0.1", "--gate", gate]);
         runs.whole("whole", &settings);
         let (mut stops, mut done) = (Vec::new(), 0);
         let best = loop {
             let stop = AtomicBool::new(false);
-            let wait = Duration::from_micros(rng.random_range(0..60_000));
+            let wait = Duration::from_micros(rng.random_range(0..40_000));
             let ended = std::thread::scope(|scope| {
                 scope.spawn(|| {
                     std::thread::sleep(wait);
@@ -121,7 +125,7 @@ fn run_stopped_at_any_step_ends_as_if_it_was_not() {
                 runs.run("parted", &settings, &control(&[], &stop))
             });
             match ended {
-                Err(Error::Stopped { step, steps: 48, epoch, epochs: 8 }) => {
+                Err(Error::Stopped { step, steps: 24, epoch, epochs: 4 }) => {
                     assert!(step >= done && epoch == step / 6 + 1, "step {step} after {done}, in epoch {epoch}");
                     stops.push(step - done);
                     done = step;
@@ -129,7 +133,7 @@ fn run_stopped_at_any_step_ends_as_if_it_was_not() {
                 ended => break ended.unwrap(),
             }
         };
-        assert!(stops.iter().filter(|steps| **steps > 0).count() > 1, "{stops:?}");
+        assert!(stops.iter().any(|steps| steps % 6 > 0), "{stops:?}");
         runs.check_equal("parted", "whole");
         assert_eq!(best.file_name(), runs.whole("whole", &settings).file_name());
         for name in ["parted", "whole"] {
@@ -174,6 +178,28 @@ fn checkpoints_in_the_middle_of_an_epoch_are_continued() {
     assert_eq!(names(&crashed).iter().filter(|name| name.starts_with("checkpoint-")).count(), 3);
 }
 
+/// On a device, losses wait there for several steps.
+#[test]
+fn run_on_a_device_continues_in_the_middle_of_an_epoch() {
+    let [.., backend] = super::backends();
+    let runs = Runs::on(Engine::open(&super::base_dir(), &backend).unwrap());
+    let settings = settings(&["--epochs", "1", "--method", "lora"]);
+    runs.whole("whole", &settings);
+    let (stop, parted) = (AtomicBool::new(false), runs.folder("parted"));
+    let stopped = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !names(&parted).iter().any(|name| name.starts_with("checkpoint-")) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        runs.run("parted", &settings, &control(&["--checkpoint-every", "2"], &stop))
+    });
+    assert!(matches!(stopped, Err(Error::Stopped { step: 2..6, .. })), "{stopped:?}");
+    runs.whole("parted", &settings);
+    runs.check_equal("parted", "whole");
+}
+
 #[test]
 fn log_of_steps_has_every_tenth_and_the_last() {
     let runs = Runs::new();
@@ -189,7 +215,7 @@ fn log_of_steps_has_every_tenth_and_the_last() {
     for key in ["mean_rank", "parameters", "kept"] {
         assert_eq!(steps[2][key], last[key], "{key}");
     }
-    assert!(of("kept")[0] > 0.5 && of("loss").iter().all(|loss| (0.0..2.0).contains(loss)), "{steps:?}");
+    assert!(of("loss").iter().all(|loss| (0.0..2.0).contains(loss)), "{steps:?}");
 }
 
 #[test]
@@ -197,31 +223,27 @@ fn longer_run_follows_its_new_plan_and_keeps_its_ranks() {
     let runs = Runs::new();
     for flags in [&["--method", "sora", "--gate", "authors"][..], &["--method", "sora"], &["--method", "lora"]] {
         let of = |more: &[&str]| settings(&[flags, &["--lr", "3e-3"], more].concat());
-        runs.whole("extended", &of(&["--epochs", "5"]));
-        let best = runs.whole("extended", &of(&["--epochs", "5"]));
-        runs.whole("extended", &of(&["--epochs", "11", "--extended-from", "5"]));
+        runs.whole("extended", &of(&["--epochs", "3"]));
+        let best = runs.whole("extended", &of(&["--epochs", "3"]));
+        runs.whole("extended", &of(&["--epochs", "6", "--extended-from", "3"]));
         let (epochs, _) = runs.logs("extended");
         let values = |key: &str| epochs.iter().map(|epoch| epoch[key].as_f64().unwrap()).collect::<Vec<_>>();
         // Ranks are final from 40 % of the first plan on, which is in its second epoch.
-        let parameters = &values("parameters")[2..];
-        assert_eq!(parameters.len(), 9);
-        assert!(parameters.iter().all(|parameters| *parameters == parameters_of(&epochs[4])), "{parameters:?}");
+        let parameters = &values("parameters")[1..];
+        assert_eq!(parameters.len(), 5);
+        assert!(parameters.iter().all(|after| *after == parameters[0]), "{parameters:?}");
         // The best of all epochs is chosen, where every epoch that could be chosen before still can be.
         let first: usize = best.file_name().unwrap().to_str().unwrap()["checkpoint-".len()..].parse().unwrap();
         let accuracy = |epoch: &Value| epoch["metrics"]["accuracy"].as_f64().unwrap();
         let chosen = best_epoch(&runs, "extended");
         assert!(accuracy(&epochs[chosen - 1]) >= accuracy(&epochs[first - 1]), "epoch {chosen} instead of {first}");
         // The same in one go.
-        runs.whole("at-once", &of(&["--epochs", "11", "--extended-from", "5"]));
+        runs.whole("at-once", &of(&["--epochs", "6", "--extended-from", "3"]));
         runs.check_equal("extended", "at-once");
         for name in ["extended", "at-once"] {
             std::fs::remove_dir_all(runs.folder(name)).unwrap();
         }
     }
-}
-
-fn parameters_of(epoch: &Value) -> f64 {
-    epoch["parameters"].as_f64().unwrap()
 }
 
 fn best_epoch(runs: &Runs, name: &str) -> usize {
@@ -285,7 +307,7 @@ fn accumulated_batches_step_like_one_batch_with_all_rows() {
         let texts: Vec<&Encoded> = texts.iter().collect();
         let run = |size: usize| {
             let mut stepper = stepper(&engine, Box::new(lora(&engine)));
-            let losses: Vec<f32> = (0..4)
+            let losses: Vec<f32> = (0..2)
                 .map(|_| {
                     let batches = texts.chunks(size).zip(targets.chunks(size));
                     let batches: Vec<Batch> = batches.map(|(texts, targets)| Batch { texts, targets }).collect();
@@ -387,12 +409,12 @@ fn gradient_that_is_not_finite_is_named() {
 fn run_that_diverges_keeps_its_last_checkpoint() {
     let runs = Runs::new();
     let stop = AtomicBool::new(false);
-    for (lr, every, step, left) in [("1e30", "1", 3, "checkpoint-0+2"), ("1e39", "1", 2, "checkpoint-0+1")] {
+    for (lr, every, step, left) in [("1e30", "1", 3, "checkpoint-0+2"), ("1e41", "1", 2, "checkpoint-0+1")] {
         let settings = settings(&["--epochs", "2", "--lr", lr, "--warmup", "1", "--method", "lora"]);
         let error = runs.run(lr, &settings, &control(&["--checkpoint-every", every], &stop)).unwrap_err();
         match (&error, step) {
             (Error::Diverged { step: 3, loss }, 3) => assert!(!loss.is_finite()),
-            (Error::NotFiniteTensor { step: 2, tensor }, 2) => assert!(tensor.ends_with("lora_A"), "{tensor}"),
+            (Error::NotFiniteTensor { step: 2, tensor }, 2) => assert!(tensor.ends_with("lora_B"), "{tensor}"),
             _ => panic!("{error}"),
         }
         let checkpoints: Vec<String> =

@@ -65,8 +65,12 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
     let base = open(&given.model_id, run_settings.device, given.dtype)?;
     let engine = &base.engine;
     let folders = Folders::new(&args.output, args.run_dir.as_deref());
-    if args.resume && given.extended_from.is_empty() {
-        given.extended_from = run::extended_from(&folders.run, given.schedule(data.train.len(), engine).epochs)?;
+    if args.resume {
+        let plans = run::extended_from(&folders.run, given.schedule(data.train.len(), engine).epochs)?;
+        // A list that is no part of the run's own is refused by name below.
+        if plans.starts_with(&given.extended_from) {
+            given.extended_from = plans;
+        }
     }
     let settings = given.resolved(data.train.len(), engine);
     let facts = Facts::new(&data, engine.base_fingerprint());

@@ -93,17 +93,15 @@ impl Settings {
         }
     }
 
-    /// Checks the plans of a run that was made longer: each has more epochs than the one before.
+    /// Checks the numbers of epochs of a run that was made longer.
     fn check_plans(&self) -> Result<(), Error> {
-        let mut plans = vec![0];
-        plans.extend(self.extended_from.iter().copied().chain(self.epochs));
-        match plans.windows(2).find(|pair| pair[0] >= pair[1]) {
-            Some(pair) if !self.extended_from.is_empty() => {
-                let plans = format!("{:?} and then --epochs {:?}", self.extended_from, self.epochs);
-                wrong("--extended-from", format_args!("more epochs each time, as after {}", pair[0]), plans)
-            }
-            _ => Ok(()),
+        let plans: Vec<usize> = self.extended_from.iter().copied().chain(self.epochs).collect();
+        let rise = plans.first() != Some(&0) && plans.windows(2).all(|pair| pair[0] < pair[1]);
+        if rise || self.extended_from.is_empty() {
+            return Ok(());
         }
+        let plans: Vec<String> = plans.iter().map(usize::to_string).collect();
+        wrong("--extended-from", "numbers that rise from 1 or more up to --epochs", plans.join(", "))
     }
 
     /// Checks the three settings of which one gives the threshold.
