@@ -14,6 +14,7 @@ mod serve;
 mod settings;
 mod sora;
 mod steps;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 

@@ -272,3 +272,88 @@ pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
         csv,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::group::groups;
+    use super::super::made::run;
+    use super::{methods, modules, ranks, seconds};
+    use crate::report::TrainedRun;
+
+    fn settings(method: &str, rank: usize, seed: usize) -> String {
+        format!("method = \"{method}\"\nrank = {rank}\nseed = {seed}\n")
+    }
+
+    fn runs() -> Vec<(String, TrainedRun)> {
+        vec![
+            run("rte", &settings("sora", 8, 0), 0.6, &[("query", &[3, 1])]),
+            run("mrpc", &settings("sora", 8, 0), 0.9, &[("query", &[1, 1])]),
+            run("mrpc", &settings("sora", 8, 1), 0.8, &[("query", &[3, 1])]),
+            run("mrpc", &settings("lora", 8, 0), 0.7, &[("query", &[8, 8])]),
+            run("mrpc", &settings("lora", 4, 0), 0.65, &[("query", &[4, 4])]),
+            run("mrpc", &settings("bitfit", 8, 0), 0.6, &[]),
+        ]
+    }
+
+    #[test]
+    fn methods_by_tasks_have_means_and_missing_cells() {
+        let runs = runs();
+        let table = methods(&groups(&runs), None).unwrap();
+        assert_eq!(
+            table.head,
+            ["method", "parameters", "paper's count", "mrpc (accuracy)", "rte (accuracy)", "average"]
+        );
+        // The standard deviation of 80 and 90 is the root of 50. SoRA's parameters are 30 on MRPC and 40 on RTE.
+        let expected = [
+            ["BitFit", "0", "0", "60.00 (1)", "–", "–"],
+            ["LoRA, r = 4", "80", "64", "65.00 (1)", "–", "–"],
+            ["LoRA, r = 8", "160", "128", "70.00 (1)", "–", "–"],
+            ["SoRA, r = 8", "35", "28", "85.00 ± 7.07 (2)", "60.00 (1)", "72.50"],
+        ];
+        assert_eq!(table.rows, expected);
+        assert_eq!(table.csv.rows[3][..4], ["SoRA, r = 8", "mrpc", "accuracy", "85"]);
+        assert_eq!(table.csv.rows[3][5..], ["2", "30", "24"]);
+    }
+
+    #[test]
+    fn ranks_have_rows_for_tasks_with_several() {
+        let runs = runs();
+        let table = ranks(&groups(&runs)).unwrap();
+        let expected = [
+            ["mrpc", "4", "65.00 (1)", "80", "64", "–", "–", "–"],
+            ["mrpc", "8", "70.00 (1)", "160", "128", "85.00 ± 7.07 (2)", "30", "24"],
+        ];
+        assert_eq!(table.rows, expected);
+        assert_eq!(table.csv.rows.len(), 3);
+        let one_rank: Vec<_> = runs.into_iter().filter(|(_, run)| run.setting("rank") == "8").collect();
+        assert_eq!(ranks(&groups(&one_rank)), None);
+    }
+
+    #[test]
+    fn modules_and_settings_that_vary_tell_runs_apart() {
+        let of = |more: &str, value| run("mrpc", &(settings("sora", 8, 0) + more), value, &[("query", &[2, 1])]);
+        let runs = [of("target_modules = []\nlr = 0.001", 0.9), of("target_modules = [\"query\"]\nlr = 0.002", 0.8)];
+        let groups = groups(&runs);
+        let table = modules(&groups).unwrap();
+        let expected = [
+            ["mrpc", "SoRA, lr 0.001", "all linears", "8", "30", "24", "90.00 (1)"],
+            ["mrpc", "SoRA, lr 0.002", "query", "8", "30", "24", "80.00 (1)"],
+        ];
+        assert_eq!(table.rows, expected);
+        let labels: Vec<String> = groups.iter().map(|group| group.kind.label(true)).collect();
+        assert_eq!(labels, ["SoRA, r = 8, all linears, lr 0.001", "SoRA, r = 8, query, lr 0.002"]);
+        assert_eq!(modules(&groups[..1]), None);
+    }
+
+    #[test]
+    fn seconds_have_a_ratio_to_adalora() {
+        let mut runs = vec![run("mrpc", &settings("adalora", 8, 0), 0.9, &[("query", &[1, 2])])];
+        runs.extend(self::runs());
+        runs[0].1.epochs[0].seconds = 4.0;
+        let table = seconds(&groups(&runs)).unwrap();
+        assert_eq!(table.rows[3], ["AdaLoRA, r = 8", "4.00 (1) [1.00]", "–"]);
+        assert_eq!(table.rows[4], ["SoRA, r = 8", "2.00 ± 0.00 (2) [0.50]", "2.00 (1)"]);
+    }
+}

@@ -297,7 +297,7 @@ mod tests {
             (with("lr = [1e-3, 1e-3]"), "two runs are called a/sora-r8-lr=0.001-s0"),
             (with("lr = \"fast\""), "a/sora-r8-s0: invalid value 'fast' for '--lr <LR>'"),
             (with("epochs = 0"), "a/sora-r8-s0: --epochs: expected 1 or more, found 0"),
-            (with("epochs = 2020-01-01"), "epochs: expected a number or a text, found datetime"),
+            (with("epochs = 2020-01-01"), "a/sora-r8-s0: epochs: expected a number or a text, found datetime"),
             (with("variant = 3"), "variant: expected sections [variant.NAME], found 3"),
             (lists.to_owned(), "task a: expected data_root, --data-root, or data in [task.a]"),
             (lists.replace("\"a\"", "\"a\", \"a\""), "tasks: a is there twice"),
