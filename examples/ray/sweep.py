@@ -6,15 +6,23 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import ray
+
+# The error of polyrank-train where another process trains in the folder: that of a worker which Ray has lost, but which still runs.
+BUSY = "another process trains here"
 
 
 def run(job, program, directory, cpus):
     """Runs one job to its end and returns its result. A job that was begun elsewhere continues."""
     command = [program, *job["command"][1:]]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(cpus)}
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    while True:
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0 or BUSY not in done.stderr:
+            break
+        time.sleep(1)
     result = {"name": job["name"], "output": job["output"], "code": done.returncode}
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()

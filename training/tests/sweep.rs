@@ -136,7 +136,7 @@ fn reported(room: &TempDir, runs: &Path) {
     std::fs::create_dir_all(&schedule).unwrap();
     let stage = |stage: usize, parameters: usize| {
         json!({"stage": stage, "xi": 1e-4, "parameters": parameters, "paper_parameters": parameters,
-               "train_percent": 100.0, "validation_percent": 100.0})
+               "percent": {"parameters": 100.0, "train": 100.0, "validation": 100.0}})
     };
     std::fs::write(schedule.join("schedule.jsonl"), format!("{}\n{}\n", stage(0, 1000), stage(1, 500))).unwrap();
     let steps = |step| json!({"step": step, "epoch": 1, "loss": 0.5, "rate": 1e-3, "xi": 1e-4, "mean_rank": 4.0});

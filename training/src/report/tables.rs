@@ -11,17 +11,6 @@ use super::table::{Csv, Table, cell, count, number, plain, plain_statistic};
 /// The method with which table 4 compares the others, if it is there.
 const REFERENCE: &str = "adalora";
 
-/// Whether the groups differ in their adapted modules.
-fn modules_vary(groups: &[Group<'_>]) -> bool {
-    groups
-        .iter()
-        .filter(|group| group.kind.rank.is_some())
-        .map(|group| &group.kind.modules)
-        .collect::<BTreeSet<_>>()
-        .len()
-        > 1
-}
-
 /// The kinds of the groups, in the order of tables.
 fn kinds<'a>(groups: &'a [Group<'_>]) -> BTreeSet<&'a Kind> {
     groups.iter().map(|group| &group.kind).collect()
@@ -50,7 +39,7 @@ const COUNTS: &str = "Parameters are without the head: the sum of r (in + out) o
 
 /// Table 1: methods by tasks. `tests` gives each run's metrics on the test split, in place of the validation split.
 pub(super) fn methods(groups: &[Group<'_>], tests: Option<&BTreeMap<String, Map<String, Value>>>) -> Option<Table> {
-    let (tasks, with_modules) = (tasks(groups), modules_vary(groups));
+    let tasks = tasks(groups);
     let score = |group: &Group<'_>| match tests {
         None => group.score(),
         Some(tests) => {
@@ -74,7 +63,7 @@ pub(super) fn methods(groups: &[Group<'_>], tests: Option<&BTreeMap<String, Map<
     let row = |kind: &Kind| {
         let cells: Vec<Option<&Group<'_>>> = tasks.iter().map(|task| find(groups, task, kind)).collect();
         let present: Vec<&Group<'_>> = cells.iter().copied().flatten().collect();
-        let label = kind.label(with_modules);
+        let label = kind.label();
         for group in &present {
             let [mean, deviation, n] = plain_statistic(score(group));
             let counts = [parameters(group), paper_parameters(group)].map(|count| plain(count.map(|count| count.mean)));
@@ -109,22 +98,14 @@ pub(super) fn methods(groups: &[Group<'_>], tests: Option<&BTreeMap<String, Map<
 
 /// Table 2: ranks. For each task of which there are runs with several ranks, a row for each rank.
 pub(super) fn ranks(groups: &[Group<'_>]) -> Option<Table> {
-    let ranked: Vec<&Group<'_>> = groups.iter().filter(|group| group.kind.rank.is_some()).collect();
-    let several = |task: &str| {
-        let same = |a: &Group<'_>, b: &Group<'_>| {
-            a.kind.without_rank() == b.kind.without_rank() && a.kind.modules == b.kind.modules
-        };
-        let of: Vec<&&Group<'_>> = ranked.iter().filter(|group| group.task == task).collect();
-        of.iter().any(|a| of.iter().any(|b| same(a, b) && a.kind.rank != b.kind.rank))
+    let label = |group: &Group<'_>| group.kind.without_rank();
+    let several = |group: &&Group<'_>| {
+        let other = |other: &Group<'_>| other.task == group.task && label(other) == label(group);
+        group.kind.rank.is_some() && groups.iter().any(|found| other(found) && found.kind.rank != group.kind.rank)
     };
-    let tasks: Vec<&str> = tasks(groups).into_iter().filter(|task| several(task)).collect();
-    let with: Vec<&&Group<'_>> = ranked.iter().filter(|group| tasks.contains(&group.task)).collect();
-    // Modules by which table 3 compares have ranks of their own.
-    let modules: BTreeSet<&String> = with.iter().map(|group| &group.kind.modules).collect();
-    let label = |group: &Group<'_>| {
-        let label = group.kind.without_rank();
-        if modules.len() > 1 { format!("{label}, {}", group.kind.modules) } else { label }
-    };
+    let with: Vec<&Group<'_>> = groups.iter().filter(several).collect();
+    let tasks: Vec<&str> =
+        tasks(groups).into_iter().filter(|task| with.iter().any(|group| group.task == *task)).collect();
     let mut labels: Vec<String> = Vec::new();
     for group in &with {
         if !labels.contains(&label(group)) {
@@ -145,7 +126,7 @@ pub(super) fn ranks(groups: &[Group<'_>]) -> Option<Table> {
         },
     };
     for task in tasks {
-        let of: Vec<&&&Group<'_>> = with.iter().filter(|group| group.task == task).collect();
+        let of: Vec<&&Group<'_>> = with.iter().filter(|group| group.task == task).collect();
         let ranks: BTreeSet<usize> = of.iter().filter_map(|group| group.kind.rank).collect();
         for rank in ranks {
             let mut row = vec![task.to_owned(), rank.to_string()];
@@ -222,7 +203,7 @@ pub(super) fn modules(groups: &[Group<'_>]) -> Option<Table> {
 
 /// Table 4: seconds an epoch.
 pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
-    let (tasks, kinds, with_modules) = (tasks(groups), kinds(groups), modules_vary(groups));
+    let (tasks, kinds) = (tasks(groups), kinds(groups));
     let seconds = |group: &Group<'_>| group.mean(|run, _| run.seconds_per_epoch());
     let reference = kinds.iter().find(|kind| kind.method == REFERENCE).or_else(|| kinds.iter().next()).copied()?;
     let mut csv = Csv {
@@ -231,7 +212,7 @@ pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
     };
     let mut rows = Vec::new();
     for kind in &kinds {
-        let mut row = vec![kind.label(with_modules)];
+        let mut row = vec![kind.label()];
         for task in &tasks {
             let group = find(groups, task, kind);
             let found = group.and_then(seconds);
@@ -246,20 +227,12 @@ pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
                 });
                 let [mean, deviation, n] = plain_statistic(found);
                 let speed = plain(speed.map(|speed| speed.mean));
-                csv.rows.push(vec![
-                    kind.label(with_modules),
-                    (*task).to_owned(),
-                    mean,
-                    deviation,
-                    n,
-                    plain(ratio),
-                    speed,
-                ]);
+                csv.rows.push(vec![kind.label(), (*task).to_owned(), mean, deviation, n, plain(ratio), speed]);
             }
         }
         rows.push(row);
     }
-    let against = reference.label(with_modules);
+    let against = reference.label();
     Some(Table {
         name: "table4",
         title: "Table 4: seconds an epoch".to_owned(),
@@ -342,8 +315,8 @@ mod tests {
             ["mrpc", "SoRA, lr 0.002", "query", "8", "30", "24", "80.00 (1)"],
         ];
         assert_eq!(table.rows, expected);
-        let labels: Vec<String> = groups.iter().map(|group| group.kind.label(true)).collect();
-        assert_eq!(labels, ["SoRA, r = 8, all linears, lr 0.001", "SoRA, r = 8, query, lr 0.002"]);
+        let labels: Vec<String> = groups.iter().map(|group| group.kind.label()).collect();
+        assert_eq!(labels, ["SoRA, r = 8, lr 0.001", "SoRA, r = 8, query, lr 0.002"]);
         assert_eq!(modules(&groups[..1]), None);
     }
 

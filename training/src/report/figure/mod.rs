@@ -70,7 +70,7 @@ mod tests {
 
     use super::super::group::groups;
     use super::super::made::run;
-    use super::super::schedule::{Schedule, Stage};
+    use super::super::schedule::{Percent, Schedule, Stage};
     use super::{Figure, all};
 
     /// The texts of the figure, which must be valid XML.
@@ -89,14 +89,11 @@ mod tests {
             run("mrpc", &settings(1), 0.9, &[("query", &[0, 4]), ("attention output", &[1, 8])]),
         ];
         let figures = all(&groups(&runs), &[]);
-        assert_eq!(
-            figures.iter().map(|figure| &*figure.name).collect::<Vec<_>>(),
-            ["ranks-sora-r-8-all-linears", "training-mrpc"]
-        );
+        assert_eq!(figures.iter().map(|figure| &*figure.name).collect::<Vec<_>>(), ["ranks-sora-r-8", "training-mrpc"]);
         let texts = texts(&figures[0]);
         let count = |wanted: &str| texts.iter().filter(|text| *text == wanted).count();
-        // Cells and the scale's 0, 4 and 8; layers 0 and 1.
-        assert_eq!(["3.5", "0.5", "8", "4", "0"].map(count), [1, 1, 2, 1, 3]);
+        // Cells, the scale's 0, 4 and 8, and the layers 0 and 1.
+        assert_eq!(["3.5", "0.5", "8", "4", "0"].map(count), [1, 1, 2, 1, 2]);
         assert!(texts.contains(&"mrpc (mean of 2 seeds)".to_owned()) && texts.contains(&"attention".to_owned()));
         assert!(figures[0].png().unwrap().starts_with(b"\x89PNG"));
         // Runs without a threshold have no panel for it.
@@ -109,8 +106,7 @@ mod tests {
         let stage = |stage, parameters, percent| Stage {
             stage,
             parameters,
-            train_percent: Some(percent),
-            validation_percent: (stage > 0).then_some(percent),
+            percent: Percent { train: Some(percent), validation: (stage > 0).then_some(percent) },
         };
         let of = |task: &str| Schedule {
             task: task.to_owned(),
