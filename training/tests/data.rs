@@ -118,6 +118,20 @@ fn held_out_split_is_seeded_and_keeps_every_row_once() {
 }
 
 #[test]
+fn first_training_rows_that_are_not_held_out_are_kept() {
+    let rows: String = (0..40).map(|i| format!("{}\ttext {i}\n", i % 2)).collect();
+    let dir = folder(&[("train.tsv", &format!("label\tsentence\n{rows}"))]);
+    let read = |most| {
+        let max_train_samples = std::num::NonZeroUsize::new(most);
+        TaskData::load(dir.path(), &DataOptions { max_train_samples, ..options() })
+    };
+    let (all, some) = (read(0).unwrap(), read(7).unwrap());
+    assert_eq!(some.train, all.train[..7]);
+    assert_eq!((&some.validation, read(400).unwrap().train), (&all.validation, all.train));
+    assert!(matches!(read(1), Err(DataError::OneClass { rows: "every row up to --max-train-samples", .. })));
+}
+
+#[test]
 fn test_split_is_read_only_on_request() {
     let train = ("train.tsv", "label\tsentence\na\tx\nb\ty\n");
     let validation = ("validation.tsv", "label\tsentence\na\tx\n");

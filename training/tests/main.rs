@@ -17,6 +17,7 @@ mod settings;
 mod several;
 mod sora;
 mod steps;
+mod sweep;
 mod trainer;
 
 use std::path::{Path, PathBuf};

@@ -48,10 +48,10 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// The label in tables and figures; `with_modules` names the adapted modules too.
-    pub(super) fn label(&self, with_modules: bool) -> String {
+    /// The label in tables and figures. It has the adapted modules, unless these are all.
+    pub(super) fn label(&self) -> String {
         let rank = self.rank.map(|rank| format!("r = {rank}"));
-        let modules = (with_modules && self.rank.is_some()).then(|| self.modules.clone());
+        let modules = Some(self.modules.clone()).filter(|modules| modules != ALL_MODULES);
         let parts = [rank, modules, Some(self.rest.clone()).filter(|rest| !rest.is_empty())];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         let method = shown(&self.method);
@@ -60,7 +60,7 @@ impl Kind {
 
     /// The label without the rank.
     pub(super) fn without_rank(&self) -> String {
-        Self { rank: None, ..self.clone() }.label(false)
+        Self { rank: None, ..self.clone() }.label()
     }
 }
 

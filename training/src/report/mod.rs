@@ -14,6 +14,8 @@
 
 mod figure;
 mod group;
+#[cfg(test)]
+mod made;
 mod schedule;
 mod statistics;
 mod table;

@@ -24,16 +24,19 @@ pub(super) struct Schedule {
 pub(super) struct Stage {
     /// The number of the stage, from 0.
     pub(super) stage: usize,
-    /// The threshold.
-    pub(super) xi: f64,
     /// The number of parameters that are not zero.
     pub(super) parameters: usize,
-    /// The same as the paper's code counts them.
-    pub(super) paper_parameters: usize,
-    /// The metric on training data in percent of stage 0's (memorisation). `None` where stage 0's is zero.
-    pub(super) train_percent: Option<f64>,
-    /// The metric on validation data in percent of stage 0's (generalisation).
-    pub(super) validation_percent: Option<f64>,
+    /// The stage in percent of stage 0.
+    pub(super) percent: Percent,
+}
+
+/// The primary metric of a stage in percent of stage 0's; `None` where that is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub(super) struct Percent {
+    /// On training data (memorisation).
+    pub(super) train: Option<f64>,
+    /// On validation data (generalisation).
+    pub(super) validation: Option<f64>,
 }
 
 impl Schedule {

@@ -11,17 +11,6 @@ use super::table::{Csv, Table, cell, count, number, plain, plain_statistic};
 /// The method with which table 4 compares the others, if it is there.
 const REFERENCE: &str = "adalora";
 
-/// Whether the groups differ in their adapted modules.
-fn modules_vary(groups: &[Group<'_>]) -> bool {
-    groups
-        .iter()
-        .filter(|group| group.kind.rank.is_some())
-        .map(|group| &group.kind.modules)
-        .collect::<BTreeSet<_>>()
-        .len()
-        > 1
-}
-
 /// The kinds of the groups, in the order of tables.
 fn kinds<'a>(groups: &'a [Group<'_>]) -> BTreeSet<&'a Kind> {
     groups.iter().map(|group| &group.kind).collect()
@@ -50,7 +39,7 @@ const COUNTS: &str = "Parameters are without the head: the sum of r (in + out) o
 
 /// Table 1: methods by tasks. `tests` gives each run's metrics on the test split, in place of the validation split.
 pub(super) fn methods(groups: &[Group<'_>], tests: Option<&BTreeMap<String, Map<String, Value>>>) -> Option<Table> {
-    let (tasks, with_modules) = (tasks(groups), modules_vary(groups));
+    let tasks = tasks(groups);
     let score = |group: &Group<'_>| match tests {
         None => group.score(),
         Some(tests) => {
@@ -74,7 +63,7 @@ pub(super) fn methods(groups: &[Group<'_>], tests: Option<&BTreeMap<String, Map<
     let row = |kind: &Kind| {
         let cells: Vec<Option<&Group<'_>>> = tasks.iter().map(|task| find(groups, task, kind)).collect();
         let present: Vec<&Group<'_>> = cells.iter().copied().flatten().collect();
-        let label = kind.label(with_modules);
+        let label = kind.label();
         for group in &present {
             let [mean, deviation, n] = plain_statistic(score(group));
             let counts = [parameters(group), paper_parameters(group)].map(|count| plain(count.map(|count| count.mean)));
@@ -109,22 +98,14 @@ pub(super) fn methods(groups: &[Group<'_>], tests: Option<&BTreeMap<String, Map<
 
 /// Table 2: ranks. For each task of which there are runs with several ranks, a row for each rank.
 pub(super) fn ranks(groups: &[Group<'_>]) -> Option<Table> {
-    let ranked: Vec<&Group<'_>> = groups.iter().filter(|group| group.kind.rank.is_some()).collect();
-    let several = |task: &str| {
-        let same = |a: &Group<'_>, b: &Group<'_>| {
-            a.kind.without_rank() == b.kind.without_rank() && a.kind.modules == b.kind.modules
-        };
-        let of: Vec<&&Group<'_>> = ranked.iter().filter(|group| group.task == task).collect();
-        of.iter().any(|a| of.iter().any(|b| same(a, b) && a.kind.rank != b.kind.rank))
+    let label = |group: &Group<'_>| group.kind.without_rank();
+    let several = |group: &&Group<'_>| {
+        let other = |other: &Group<'_>| other.task == group.task && label(other) == label(group);
+        group.kind.rank.is_some() && groups.iter().any(|found| other(found) && found.kind.rank != group.kind.rank)
     };
-    let tasks: Vec<&str> = tasks(groups).into_iter().filter(|task| several(task)).collect();
-    let with: Vec<&&Group<'_>> = ranked.iter().filter(|group| tasks.contains(&group.task)).collect();
-    // Modules by which table 3 compares have ranks of their own.
-    let modules: BTreeSet<&String> = with.iter().map(|group| &group.kind.modules).collect();
-    let label = |group: &Group<'_>| {
-        let label = group.kind.without_rank();
-        if modules.len() > 1 { format!("{label}, {}", group.kind.modules) } else { label }
-    };
+    let with: Vec<&Group<'_>> = groups.iter().filter(several).collect();
+    let tasks: Vec<&str> =
+        tasks(groups).into_iter().filter(|task| with.iter().any(|group| group.task == *task)).collect();
     let mut labels: Vec<String> = Vec::new();
     for group in &with {
         if !labels.contains(&label(group)) {
@@ -145,7 +126,7 @@ pub(super) fn ranks(groups: &[Group<'_>]) -> Option<Table> {
         },
     };
     for task in tasks {
-        let of: Vec<&&&Group<'_>> = with.iter().filter(|group| group.task == task).collect();
+        let of: Vec<&&Group<'_>> = with.iter().filter(|group| group.task == task).collect();
         let ranks: BTreeSet<usize> = of.iter().filter_map(|group| group.kind.rank).collect();
         for rank in ranks {
             let mut row = vec![task.to_owned(), rank.to_string()];
@@ -222,7 +203,7 @@ pub(super) fn modules(groups: &[Group<'_>]) -> Option<Table> {
 
 /// Table 4: seconds an epoch.
 pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
-    let (tasks, kinds, with_modules) = (tasks(groups), kinds(groups), modules_vary(groups));
+    let (tasks, kinds) = (tasks(groups), kinds(groups));
     let seconds = |group: &Group<'_>| group.mean(|run, _| run.seconds_per_epoch());
     let reference = kinds.iter().find(|kind| kind.method == REFERENCE).or_else(|| kinds.iter().next()).copied()?;
     let mut csv = Csv {
@@ -231,7 +212,7 @@ pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
     };
     let mut rows = Vec::new();
     for kind in &kinds {
-        let mut row = vec![kind.label(with_modules)];
+        let mut row = vec![kind.label()];
         for task in &tasks {
             let group = find(groups, task, kind);
             let found = group.and_then(seconds);
@@ -246,20 +227,12 @@ pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
                 });
                 let [mean, deviation, n] = plain_statistic(found);
                 let speed = plain(speed.map(|speed| speed.mean));
-                csv.rows.push(vec![
-                    kind.label(with_modules),
-                    (*task).to_owned(),
-                    mean,
-                    deviation,
-                    n,
-                    plain(ratio),
-                    speed,
-                ]);
+                csv.rows.push(vec![kind.label(), (*task).to_owned(), mean, deviation, n, plain(ratio), speed]);
             }
         }
         rows.push(row);
     }
-    let against = reference.label(with_modules);
+    let against = reference.label();
     Some(Table {
         name: "table4",
         title: "Table 4: seconds an epoch".to_owned(),
@@ -271,4 +244,89 @@ pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
         rows,
         csv,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::group::groups;
+    use super::super::made::run;
+    use super::{methods, modules, ranks, seconds};
+    use crate::report::TrainedRun;
+
+    fn settings(method: &str, rank: usize, seed: usize) -> String {
+        format!("method = \"{method}\"\nrank = {rank}\nseed = {seed}\n")
+    }
+
+    fn runs() -> Vec<(String, TrainedRun)> {
+        vec![
+            run("rte", &settings("sora", 8, 0), 0.6, &[("query", &[3, 1])]),
+            run("mrpc", &settings("sora", 8, 0), 0.9, &[("query", &[1, 1])]),
+            run("mrpc", &settings("sora", 8, 1), 0.8, &[("query", &[3, 1])]),
+            run("mrpc", &settings("lora", 8, 0), 0.7, &[("query", &[8, 8])]),
+            run("mrpc", &settings("lora", 4, 0), 0.65, &[("query", &[4, 4])]),
+            run("mrpc", &settings("bitfit", 8, 0), 0.6, &[]),
+        ]
+    }
+
+    #[test]
+    fn methods_by_tasks_have_means_and_missing_cells() {
+        let runs = runs();
+        let table = methods(&groups(&runs), None).unwrap();
+        assert_eq!(
+            table.head,
+            ["method", "parameters", "paper's count", "mrpc (accuracy)", "rte (accuracy)", "average"]
+        );
+        // The standard deviation of 80 and 90 is the root of 50. SoRA's parameters are 30 on MRPC and 40 on RTE.
+        let expected = [
+            ["BitFit", "0", "0", "60.00 (1)", "–", "–"],
+            ["LoRA, r = 4", "80", "64", "65.00 (1)", "–", "–"],
+            ["LoRA, r = 8", "160", "128", "70.00 (1)", "–", "–"],
+            ["SoRA, r = 8", "35", "28", "85.00 ± 7.07 (2)", "60.00 (1)", "72.50"],
+        ];
+        assert_eq!(table.rows, expected);
+        assert_eq!(table.csv.rows[3][..4], ["SoRA, r = 8", "mrpc", "accuracy", "85"]);
+        assert_eq!(table.csv.rows[3][5..], ["2", "30", "24"]);
+    }
+
+    #[test]
+    fn ranks_have_rows_for_tasks_with_several() {
+        let runs = runs();
+        let table = ranks(&groups(&runs)).unwrap();
+        let expected = [
+            ["mrpc", "4", "65.00 (1)", "80", "64", "–", "–", "–"],
+            ["mrpc", "8", "70.00 (1)", "160", "128", "85.00 ± 7.07 (2)", "30", "24"],
+        ];
+        assert_eq!(table.rows, expected);
+        assert_eq!(table.csv.rows.len(), 3);
+        let one_rank: Vec<_> = runs.into_iter().filter(|(_, run)| run.setting("rank") == "8").collect();
+        assert_eq!(ranks(&groups(&one_rank)), None);
+    }
+
+    #[test]
+    fn modules_and_settings_that_vary_tell_runs_apart() {
+        let of = |more: &str, value| run("mrpc", &(settings("sora", 8, 0) + more), value, &[("query", &[2, 1])]);
+        let runs = [of("target_modules = []\nlr = 0.001", 0.9), of("target_modules = [\"query\"]\nlr = 0.002", 0.8)];
+        let groups = groups(&runs);
+        let table = modules(&groups).unwrap();
+        let expected = [
+            ["mrpc", "SoRA, lr 0.001", "all linears", "8", "30", "24", "90.00 (1)"],
+            ["mrpc", "SoRA, lr 0.002", "query", "8", "30", "24", "80.00 (1)"],
+        ];
+        assert_eq!(table.rows, expected);
+        let labels: Vec<String> = groups.iter().map(|group| group.kind.label()).collect();
+        assert_eq!(labels, ["SoRA, r = 8, lr 0.001", "SoRA, r = 8, query, lr 0.002"]);
+        assert_eq!(modules(&groups[..1]), None);
+    }
+
+    #[test]
+    fn seconds_have_a_ratio_to_adalora() {
+        let mut runs = vec![run("mrpc", &settings("adalora", 8, 0), 0.9, &[("query", &[1, 2])])];
+        runs.extend(self::runs());
+        runs[0].1.epochs[0].seconds = 4.0;
+        let table = seconds(&groups(&runs)).unwrap();
+        assert_eq!(table.rows[3], ["AdaLoRA, r = 8", "4.00 (1) [1.00]", "–"]);
+        assert_eq!(table.rows[4], ["SoRA, r = 8", "2.00 ± 0.00 (2) [0.50]", "2.00 (1)"]);
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use polyrank::params::Precision;
 use serde::Serialize;
 use serde_json::Map;
 use toml::Value;
@@ -35,6 +36,9 @@ pub struct Job {
     /// The base, as `--model-id` names it.
     #[serde(skip)]
     pub(super) model_id: String,
+    /// The precision of the base.
+    #[serde(skip)]
+    pub(super) dtype: Precision,
 }
 
 /// What identifies a run among the others of its sweep.
@@ -161,7 +165,16 @@ impl Expander<'_> {
             varying.insert((*setting).to_owned(), serde_json::to_value(value).unwrap_or_default());
         }
         let facts = JobFacts { task: task.to_owned(), method: method.to_owned(), rank, seed, varying };
-        Ok(Job { name, command, output, facts, data: data.to_owned(), reading, model_id: read.model_id })
+        Ok(Job {
+            name,
+            command,
+            output,
+            facts,
+            data: data.to_owned(),
+            reading,
+            model_id: read.model_id,
+            dtype: read.dtype,
+        })
     }
 }
 
@@ -297,7 +310,7 @@ mod tests {
             (with("lr = [1e-3, 1e-3]"), "two runs are called a/sora-r8-lr=0.001-s0"),
             (with("lr = \"fast\""), "a/sora-r8-s0: invalid value 'fast' for '--lr <LR>'"),
             (with("epochs = 0"), "a/sora-r8-s0: --epochs: expected 1 or more, found 0"),
-            (with("epochs = 2020-01-01"), "epochs: expected a number or a text, found datetime"),
+            (with("epochs = 2020-01-01"), "a/sora-r8-s0: epochs: expected a number or a text, found datetime"),
             (with("variant = 3"), "variant: expected sections [variant.NAME], found 3"),
             (lists.to_owned(), "task a: expected data_root, --data-root, or data in [task.a]"),
             (lists.replace("\"a\"", "\"a\", \"a\""), "tasks: a is there twice"),

@@ -40,6 +40,7 @@ pub(super) fn evaluate(exe: &Path, job: &Job, threads: usize) -> Result<Child, E
     let file = OpenOptions::new().create(true).append(true).open(&log).map_err(Error::io(&log))?;
     let mut command = Command::new(exe);
     command.args(["evaluate", "--split", "test", "--json", "--model-id", &job.model_id, "--data"]).arg(&job.data);
+    command.args(["--dtype", job.dtype.name()]);
     command.arg("--adapter").arg(&job.output).stdout(Stdio::piped()).stderr(file);
     start(command, exe, threads)
 }

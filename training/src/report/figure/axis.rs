@@ -5,6 +5,8 @@
 pub(super) struct Axis {
     from: f64,
     to: f64,
+    /// The distance of ticks on a linear axis.
+    step: f64,
     log: bool,
 }
 
@@ -14,24 +16,25 @@ impl Axis {
         let (least, most) = extent(values)?;
         let (least, most) = if least == most { (least - 0.5, most + 0.5) } else { (least, most) };
         let step = step(most - least);
-        Some(Self { from: (least / step).floor() * step, to: (most / step).ceil() * step, log: false })
+        Some(Self { from: (least / step).floor() * step, to: (most / step).ceil() * step, step, log: false })
     }
 
     /// A linear axis from the least to the largest of `values`.
     pub(super) fn exact(values: impl Iterator<Item = f64>) -> Option<Self> {
         let (from, to) = extent(values)?;
-        Some(Self { from, to: if from == to { from + 1.0 } else { to }, log: false })
+        let to = if from == to { from + 1.0 } else { to };
+        Some(Self { from, to, step: step(to - from), log: false })
     }
 
     /// A logarithmic axis with some room around `values`, of which only positive ones count.
     pub(super) fn log(values: impl Iterator<Item = f64>) -> Option<Self> {
         let (least, most) = extent(values.filter(|value| *value > 0.0))?;
-        Some(Self { from: least / 1.15, to: most * 1.15, log: true })
+        Some(Self { from: least / 1.15, to: most * 1.15, step: 0.0, log: true })
     }
 
     /// Where a value lies, from 0 to 1.
     pub(super) fn place(&self, value: f64) -> f32 {
-        let Self { from, to, log } = *self;
+        let Self { from, to, log, .. } = *self;
         let share = if log { (value / from).ln() / (to / from).ln() } else { (value - from) / (to - from) };
         share as f32
     }
@@ -42,7 +45,7 @@ impl Axis {
     }
 
     fn linear_ticks(&self) -> Vec<(f64, String)> {
-        let step = step(self.to - self.from);
+        let step = self.step;
         let digits = (-step.log10().floor()).max(0.0) as usize;
         let (first, last) = ((self.from / step - 1e-6).ceil() as i64, (self.to / step + 1e-6).floor() as i64);
         let large = self.to.abs().max(self.from.abs()) >= 10_000.0;
@@ -77,8 +80,8 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 fn step(span: f64) -> f64 {
     let power = 10_f64.powf((span / 5.0).log10().floor());
     let factor = span / 5.0 / power;
-    // Rounding must not make a factor of 1.9999 one of 5.
-    let nearest = [1.0, 2.0, 5.0, 10.0].into_iter().find(|nice| factor <= nice * 1.001).unwrap_or(10.0);
+    // A few ticks more than five are better than three.
+    let nearest = [1.0, 2.0, 5.0, 10.0].into_iter().find(|nice| factor <= nice * 1.3).unwrap_or(10.0);
     nearest * power
 }
 

@@ -30,7 +30,7 @@ pub(in crate::report) fn figure(schedules: &[Schedule]) -> Option<Figure> {
     let title = "Compression: metric against parameters";
     let mut canvas = Canvas::new(width, height, title);
     canvas.text((20.0, 30.0), (16.0, INK), Anchor::Start, title);
-    let (memory, general) = (palette::line(1), palette::line(0));
+    let (memory, general) = (palette::line(1).0, palette::line(0).0);
     let keys = [
         Key { label: "memorisation (train)", color: memory, dashed: true },
         Key { label: "generalisation (validation)", color: general, dashed: false },
@@ -45,8 +45,8 @@ pub(in crate::report) fn figure(schedules: &[Schedule]) -> Option<Figure> {
             let points = schedule.stages.iter().filter_map(point).collect();
             Line { points, color: if dashed { memory } else { general }, width: 2.0, dashed, marked: true }
         };
-        let train = of.iter().map(|schedule| line(schedule, true, |stage| stage.train_percent));
-        let validation = of.iter().map(|schedule| line(schedule, false, |stage| stage.validation_percent));
+        let train = of.iter().map(|schedule| line(schedule, true, |stage| stage.percent.train));
+        let validation = of.iter().map(|schedule| line(schedule, false, |stage| stage.percent.validation));
         let lines: Vec<Line> = train.chain(validation).collect();
         let points = || lines.iter().flat_map(|line| line.points.iter().copied());
         let axes = Axis::log(points().map(|(x, _)| x)).zip(Axis::linear(points().map(|(_, y)| y)));

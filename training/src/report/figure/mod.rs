@@ -66,6 +66,64 @@ fn slug(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::group::groups;
+    use super::super::made::run;
+    use super::super::schedule::{Percent, Schedule, Stage};
+    use super::{Figure, all};
+
+    /// The texts of the figure, which must be valid XML.
+    fn texts(figure: &Figure) -> Vec<String> {
+        let svg = figure.svg();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let texts = document.descendants().filter(|node| node.has_tag_name("text"));
+        texts.map(|node| node.text().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn rank_map_has_the_mean_over_seeds_and_nothing_where_there_is_no_rank() {
+        let settings = |seed| format!("method = \"sora\"\nrank = 8\nseed = {seed}");
+        let runs = [
+            run("mrpc", &settings(0), 0.9, &[("query", &[0, 3]), ("attention output", &[0, 8])]),
+            run("mrpc", &settings(1), 0.9, &[("query", &[0, 4]), ("attention output", &[1, 8])]),
+        ];
+        let figures = all(&groups(&runs), &[]);
+        assert_eq!(figures.iter().map(|figure| &*figure.name).collect::<Vec<_>>(), ["ranks-sora-r-8", "training-mrpc"]);
+        let texts = texts(&figures[0]);
+        let count = |wanted: &str| texts.iter().filter(|text| *text == wanted).count();
+        // Cells, the scale's 0, 4 and 8, and the layers 0 and 1.
+        assert_eq!(["3.5", "0.5", "8", "4", "0"].map(count), [1, 1, 2, 1, 2]);
+        assert!(texts.contains(&"mrpc (mean of 2 seeds)".to_owned()) && texts.contains(&"attention".to_owned()));
+        assert!(figures[0].png().unwrap().starts_with(b"\x89PNG"));
+        // Runs without a threshold have no panel for it.
+        let titles = self::texts(&figures[1]);
+        assert!(titles.contains(&"Training loss".to_owned()) && !titles.contains(&"Threshold of the gates".to_owned()));
+    }
+
+    #[test]
+    fn compression_has_a_panel_for_each_task() {
+        let stage = |stage, parameters, percent| Stage {
+            stage,
+            parameters,
+            percent: Percent { train: Some(percent), validation: (stage > 0).then_some(percent) },
+        };
+        let of = |task: &str| Schedule {
+            task: task.to_owned(),
+            stages: vec![stage(0, 50_000, 100.0), stage(1, 4000, 90.0)],
+        };
+        let figures = all(&[], &[of("mrpc"), of("sst2"), of("mrpc")]);
+        let svg = figures[0].svg();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        // Two points of the one line and one of the other, for three schedules.
+        assert_eq!(document.descendants().filter(|node| node.has_tag_name("circle")).count(), 9);
+        let texts = texts(&figures[0]);
+        assert!(
+            ["mrpc", "sst2", "5k", "50k", "100"].iter().all(|text| texts.iter().any(|other| other == text)),
+            "{texts:?}"
+        );
+    }
+
     #[test]
     fn labels_become_names_of_files() {
         assert_eq!(super::slug("SoRA, r = 8, target ratio 0.65"), "sora-r-8-target-ratio-0.65");

@@ -20,9 +20,9 @@ const LINES: [Color; 7] = [
     Color(33, 37, 41),
 ];
 
-/// The colour of line number `index`; they repeat.
-pub(super) fn line(index: usize) -> Color {
-    LINES[index % LINES.len()]
+/// The colour of line number `index`, and whether it is dashed. Dashes tell lines of the same colour apart.
+pub(super) fn line(index: usize) -> (Color, bool) {
+    (LINES[index % LINES.len()], (index / LINES.len()) % 2 == 1)
 }
 
 /// Viridis at equal distances, from little to much, so that much is dark on a light page.
@@ -51,7 +51,7 @@ pub(super) fn amount(share: f32) -> Color {
 /// Black or white, whichever is easier to read on `fill`.
 pub(super) fn ink_on(Color(r, g, b): Color) -> Color {
     let light = 0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b);
-    if light > 140.0 { INK } else { BACKGROUND }
+    if light > 120.0 { INK } else { BACKGROUND }
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@ use super::palette::{INK, QUIET, amount, ink_on};
 use super::{Figure, slug};
 use crate::report::group::{Group, Kind};
 
-const CELL: (f32, f32) = (52.0, 26.0);
+const CELL: (f32, f32) = (68.0, 28.0);
 /// The space between two cells.
 const SEAM: f32 = 2.0;
 const LEFT: f32 = 64.0;
-const TOP: f32 = 142.0;
+const TOP: f32 = 172.0;
 /// The space between two panels.
 const GAP: (f32, f32) = (70.0, 86.0);
 /// Panels side by side.
@@ -77,7 +77,7 @@ fn figure(kind: &Kind, maps: &[Map<'_>]) -> Figure {
     let (columns, rows) = (maps.len().min(COLUMNS), maps.len().div_ceil(COLUMNS));
     let width = LEFT + columns as f32 * widest + (columns - 1) as f32 * GAP.0 + 30.0;
     let height = TOP + rows as f32 * highest + (rows - 1) as f32 * GAP.1 + 30.0;
-    let label = kind.label(true);
+    let label = kind.label();
     let title = format!("Ranks by layer and module: {label}");
     let mut canvas = Canvas::new(width.max(460.0), height, &title);
     canvas.text((20.0, 30.0), (16.0, INK), Anchor::Start, "Ranks by layer and module");
@@ -111,7 +111,7 @@ fn scale(canvas: &mut Canvas, most: f64) {
         // Neighbours overlap, so that no gap shows between them.
         canvas.rectangle((at, y), (WIDTH / STEPS as f32 + 0.5, high), amount(i as f32 / (STEPS - 1) as f32));
     }
-    for part in [0.0, 0.5, 1.0] {
+    for part in [0.5, 1.0] {
         canvas.text((left + WIDTH * part as f32, y + high + 15.0), (SMALL, QUIET), Anchor::Middle, &shown(most * part));
     }
     canvas.text((left + WIDTH + 16.0, y + high - 3.0), (SMALL, QUIET), Anchor::Start, "rank");
@@ -124,7 +124,7 @@ fn panel(canvas: &mut Canvas, (left, top): (f32, f32), map: &Map<'_>, most: f64)
         let x = left + module as f32 * CELL.0;
         for (line, part) in two_lines(name).iter().rev().enumerate() {
             let y = top - 7.0 - 12.0 * line as f32;
-            canvas.text((x + CELL.0 / 2.0, y), (10.0, QUIET), Anchor::Middle, part);
+            canvas.text((x + (CELL.0 - SEAM) / 2.0, y), (10.0, QUIET), Anchor::Middle, part);
         }
         for (layer, &rank) in ranks.iter().enumerate() {
             let y = top + layer as f32 * CELL.1;
