@@ -12,6 +12,7 @@
 //! | [`checkpoint`] | a run's state on disk, written atomically |
 //! | [`export`] | makes an adapter from a method's variables or from a checkpoint |
 //! | [`stepper`] | one step of any method on one batch |
+//! | `parts` | divides a batch into micro-batches of nearly equal work |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`error`] | the errors of training |
@@ -27,6 +28,7 @@ pub mod export;
 pub mod method;
 pub mod metric;
 pub mod optim;
+mod parts;
 pub mod run;
 pub mod settings;
 pub mod stepper;

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Tensor};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Packed, head_logits};
+use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
-use polyrank::engine::micro_batches::{self, Workers};
+use polyrank::engine::micro_batches::Workers;
 use polyrank::ops::splitmix;
 use polyrank::text::Encoded;
 
@@ -12,6 +12,11 @@ use crate::data::Target;
 use crate::error::Error;
 use crate::method::{self, Method, StepDropout, TrainingPass};
 use crate::optim::Optimizer;
+use crate::parts::balanced;
+
+/// About the most tokens in a micro-batch on the CPU: enough for products at full speed, few enough that the activations, which the
+/// backward pass needs, take little memory.
+const TOKENS: usize = 512;
 
 /// The rows of one step.
 #[derive(Debug, Clone, Copy)]
@@ -44,17 +49,19 @@ impl Stepper<'_> {
     /// A tensor operation fails.
     pub fn step(&mut self, batch: &Batch, dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
         // A GPU runs the batch as a whole.
-        let most = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
-        let cuts = micro_batches::cut(batch.texts.iter().map(|text| text.ids.len()), most);
+        let most = if self.engine.backend().on_host() { TOKENS } else { usize::MAX };
+        let lengths: Vec<usize> = batch.texts.iter().map(|text| text.ids.len()).collect();
+        let parts = balanced(&lengths, self.workers.groups(), most);
         let pass = self.method.pass()?;
         let run = |i: usize| {
-            let rows = cuts[i].clone();
-            let part = Batch { texts: &batch.texts[rows.clone()], targets: &batch.targets[rows] };
+            let texts: Vec<&Encoded> = parts[i].iter().map(|&row| batch.texts[row]).collect();
+            let targets: Vec<Target> = parts[i].iter().map(|&row| batch.targets[row]).collect();
+            let part = Batch { texts: &texts, targets: &targets };
             let dropout = StepDropout { seed: splitmix(dropout.seed) ^ i as u64, ..dropout };
             self.run(&part, batch.texts.len(), &TrainingPass { pass: &*pass, dropout })
         };
         let (mut loss, mut of_leaves) = (None, Vec::new());
-        for result in self.workers.map(cuts.len(), run) {
+        for result in self.workers.map(parts.len(), run) {
             let (part, parts) = result?;
             loss = add(loss, Some(part))?;
             of_leaves = added(of_leaves, parts)?;
@@ -73,8 +80,7 @@ impl Stepper<'_> {
     /// leaves.
     fn run(&self, part: &Batch, of: usize, hooks: &TrainingPass) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
         let (encoder, batch) = (&**self.engine.encoder(), Packed::new(part.texts.iter().copied()));
-        let hidden = encoder.forward(&batch, hooks)?;
-        let logits = head_logits(encoder, &hidden, &batch, &self.method.head(), hooks)?;
+        let logits = encoder.logits(&encoder.pooled(&batch, hooks)?, &self.method.head(), hooks)?;
         let loss = (task_loss(&logits, part.targets, self.problem)? * (part.texts.len() as f64 / of as f64))?;
         let store = loss.backward()?;
         // They are detached, because their graphs would keep the forward pass's activations in memory.
