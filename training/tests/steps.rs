@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
-use polyrank::encoder::{Head, Packed, head_logits};
+use polyrank::encoder::{Head, Packed};
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
@@ -135,8 +135,8 @@ impl Golden {
     fn loss(&self, method: &dyn Method, pass: &dyn Pass) -> Tensor {
         let encoder = &**self.engine.encoder();
         let pass = TrainingPass { pass, dropout: StepDropout::default() };
-        let hidden = encoder.forward(&self.batch, &pass).unwrap();
-        let logits = head_logits(encoder, &hidden, &self.batch, &method.head(), &pass).unwrap();
+        let pooled = encoder.pooled(&self.batch, &pass).unwrap();
+        let logits = encoder.logits(&pooled, &method.head(), &pass).unwrap();
         task_loss(&logits, &self.targets, self.problem).unwrap()
     }
 
