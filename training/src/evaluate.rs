@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use polyrank::adapter::Adapter;
-use polyrank::encoder::{Head, Hooks, Packed, head_logits};
+use polyrank::encoder::{Head, Hooks, Packed};
 use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::engine::{Engine, Row};
 use polyrank::text::Encoded;
@@ -99,8 +99,7 @@ fn with_hooks(
     let encoder = &**engine.encoder();
     let run = |texts: &[Encoded]| -> Result<Vec<Vec<f32>>, Error> {
         let batch = Packed::new(texts);
-        let hidden = encoder.forward(&batch, hooks)?;
-        Ok(head_logits(encoder, &hidden, &batch, head, hooks)?.to_vec2()?)
+        Ok(encoder.logits(&encoder.pooled(&batch, hooks)?, head, hooks)?.to_vec2()?)
     };
     let lengths = texts.iter().map(|text| text.ids.len());
     if !engine.backend().on_host() {

@@ -13,6 +13,7 @@
 //! | [`checkpoint`] | a run's state on disk after any step, written atomically |
 //! | [`export`] | makes an adapter from a method's variables or from a checkpoint |
 //! | [`stepper`] | one step of any method on one batch, or on several |
+//! | `parts` | divides a batch into micro-batches of nearly equal work |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the logs |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`sweep`] | runs tasks x methods x ranks x seeds, each run a process of its own |
@@ -35,6 +36,7 @@ pub mod loss;
 pub mod method;
 pub mod metric;
 pub mod optim;
+mod parts;
 pub mod report;
 pub mod run;
 pub mod settings;

@@ -1,11 +1,9 @@
 //! One step of any method on one batch: forward and backward over micro-batches, and the optimiser's step.
 
-use std::ops::Range;
-
 use candle_core::{DType, Tensor};
-use polyrank::encoder::{Packed, head_logits};
+use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
-use polyrank::engine::micro_batches::{self, Workers};
+use polyrank::engine::micro_batches::Workers;
 use polyrank::ops::splitmix;
 use polyrank::text::Encoded;
 
@@ -14,6 +12,11 @@ use crate::error::Error;
 use crate::loss::TaskLoss;
 use crate::method::{self, Method, StepDropout, TrainingPass};
 use crate::optim::Optimizer;
+use crate::parts::balanced;
+
+/// About the most tokens in a micro-batch on the CPU: enough for products at full speed, few enough that the activations, which the
+/// backward pass needs, take little memory.
+const TOKENS: usize = 512;
 
 /// The rows of one step.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +29,7 @@ pub struct Batch<'a> {
 
 /// The part that some rows of a step have in its mean loss: of their logits `[rows, outputs]`, the number of their batch, and their places
 /// in it.
-pub type Loss<'a> = dyn Fn(&Tensor, usize, Range<usize>) -> candle_core::Result<Tensor> + Sync + 'a;
+pub type Loss<'a> = dyn Fn(&Tensor, usize, &[usize]) -> candle_core::Result<Tensor> + Sync + 'a;
 
 /// Trains a method on a base, step by step.
 pub struct Stepper<'a> {
@@ -59,8 +62,9 @@ impl Stepper<'_> {
     pub fn step_over(&mut self, batches: &[Batch], dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
         let task = self.loss.clone();
         let divisor = batches.iter().map(|batch| task.divisor(batch.targets)).sum();
-        let loss = |logits: &Tensor, batch: usize, rows: Range<usize>| {
-            task.share(logits, &batches[batch].targets[rows], divisor)
+        let loss = |logits: &Tensor, batch: usize, rows: &[usize]| {
+            let targets: Vec<Target> = rows.iter().map(|&row| batches[batch].targets[row].clone()).collect();
+            task.share(logits, &targets, divisor)
         };
         let texts: Vec<&[&Encoded]> = batches.iter().map(|batch| batch.texts).collect();
         self.step_on(&texts, &loss, dropout, rate)
@@ -82,23 +86,24 @@ impl Stepper<'_> {
     ) -> Result<Tensor, Error> {
         let on_host = self.engine.backend().on_host();
         // A GPU runs each batch as a whole.
-        let most = if on_host { micro_batches::TOKENS } else { usize::MAX };
+        let most = if on_host { TOKENS } else { usize::MAX };
         let pass = self.method.pass()?;
         let (mut mean, mut of_leaves, mut first) = (None, Vec::new(), 0);
         for (batch, texts) in batches.iter().enumerate() {
-            let cuts = micro_batches::cut(texts.iter().map(|text| text.ids.len()), most);
+            let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
+            let parts = balanced(&lengths, self.workers.groups(), most);
             let run = |i: usize| {
-                let (rows, seed) = (cuts[i].clone(), splitmix(dropout.seed) ^ (first + i) as u64);
-                let part = |logits: &Tensor| loss(logits, batch, rows.clone());
-                let dropout = StepDropout { seed, ..dropout };
-                self.run(&texts[rows.clone()], &part, &TrainingPass { pass: &*pass, dropout })
+                let texts: Vec<&Encoded> = parts[i].iter().map(|&row| texts[row]).collect();
+                let seed = splitmix(dropout.seed) ^ (first + i) as u64;
+                let hooks = TrainingPass { pass: &*pass, dropout: StepDropout { seed, ..dropout } };
+                self.run(&texts, |logits| loss(logits, batch, &parts[i]), &hooks)
             };
-            for result in self.workers.map(cuts.len(), run) {
+            for result in self.workers.map(parts.len(), run) {
                 let (part, parts) = result?;
                 mean = add(mean, Some(part))?;
                 of_leaves = added(of_leaves, parts)?;
             }
-            first += cuts.len();
+            first += parts.len();
         }
         let Some(mean) = mean else { return Err(Error::Settings("a step needs at least one row".to_owned())) };
         let mut gradients = pass.gradients(of_leaves)?;
@@ -142,8 +147,7 @@ impl Stepper<'_> {
         hooks: &TrainingPass,
     ) -> Result<(Tensor, Vec<Option<Tensor>>), Error> {
         let (encoder, batch) = (&**self.engine.encoder(), Packed::new(texts.iter().copied()));
-        let hidden = encoder.forward(&batch, hooks)?;
-        let logits = head_logits(encoder, &hidden, &batch, &self.method.head(), hooks)?;
+        let logits = encoder.logits(&encoder.pooled(&batch, hooks)?, &self.method.head(), hooks)?;
         let loss = loss(&logits)?;
         let store = loss.backward()?;
         // They are detached, because their graphs would keep the forward pass's activations in memory.

@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Tensor, Var};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Head, Hooks, Packed, head_logits};
+use polyrank::encoder::{Head, Hooks, Packed};
 use polyrank::engine::Engine;
 use polyrank::params::{Backend, Dim};
 use polyrank::text::Encoded;
@@ -49,8 +49,7 @@ fn batch(engine: &Engine) -> (Packed, Vec<Target>) {
 
 fn loss_of(engine: &Engine, head: &Head, hooks: &dyn Hooks) -> Tensor {
     let ((batch, targets), encoder) = (batch(engine), &**engine.encoder());
-    let hidden = encoder.forward(&batch, hooks).unwrap();
-    let logits = head_logits(encoder, &hidden, &batch, head, hooks).unwrap();
+    let logits = encoder.logits(&encoder.pooled(&batch, hooks).unwrap(), head, hooks).unwrap();
     TaskLoss::new(ProblemType::SingleLabelClassification, &[]).mean(&logits, &targets).unwrap()
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use polyrank::adapter::AdapterInfo;
-use polyrank::encoder::{Packed, head_logits};
+use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
 use polyrank::params::Precision;
 use polyrank::text::{Encoded, Limit};
@@ -209,8 +209,7 @@ fn randomise(method: &dyn Method) {
 fn pass_logits(engine: &Engine, method: &dyn Method, texts: &[Encoded]) -> Vec<f32> {
     let (encoder, batch) = (&**engine.encoder(), Packed::new(texts));
     let pass = method.pass().unwrap();
-    let hidden = encoder.forward(&batch, &*pass).unwrap();
-    let logits = head_logits(encoder, &hidden, &batch, &method.head(), &*pass).unwrap();
+    let logits = encoder.logits(&encoder.pooled(&batch, &*pass).unwrap(), &method.head(), &*pass).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Packed, head_logits};
+use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
 use polyrank_training::loss::TaskLoss;
@@ -115,8 +115,8 @@ impl Golden {
     fn loss(&self, method: &dyn Method, pass: &dyn Pass) -> Tensor {
         let encoder = &**self.engine.encoder();
         let pass = TrainingPass { pass, dropout: StepDropout::default() };
-        let hidden = encoder.forward(&self.batch, &pass).unwrap();
-        let logits = head_logits(encoder, &hidden, &self.batch, &method.head(), &pass).unwrap();
+        let pooled = encoder.pooled(&self.batch, &pass).unwrap();
+        let logits = encoder.logits(&pooled, &method.head(), &pass).unwrap();
         TaskLoss::new(self.problem, &[]).mean(&logits, &self.targets).unwrap()
     }
 

@@ -3,7 +3,6 @@
 
 use std::cmp::Ordering;
 use std::fmt::{self, Display, Formatter};
-use std::ops::Range;
 
 use candle_core::{D, DType, Result as TensorResult, Tensor};
 use candle_nn::ops::{log_softmax, softmax};
@@ -149,9 +148,9 @@ fn run_epoch(
     let (problem, device, mut sum) = (stepper.loss.problem(), stepper.engine.device().clone(), 0.0);
     for rows in order.chunks(settings.batch_size) {
         let texts: Vec<&Encoded> = rows.iter().map(|&row| &train.texts[row]).collect();
-        let loss = |logits: &Tensor, _: usize, part: Range<usize>| {
+        let loss = |logits: &Tensor, _: usize, part: &[usize]| {
             let share = part.len() as f64 / rows.len() as f64;
-            let teacher: Vec<f32> = rows[part.clone()].iter().flat_map(|&row| train.logits[row].clone()).collect();
+            let teacher: Vec<f32> = part.iter().flat_map(|&i| train.logits[rows[i]].clone()).collect();
             let teacher = Tensor::from_vec(teacher, logits.shape(), &device)?;
             teacher_loss(logits, &teacher, problem, settings.temperature)? * share
         };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Result as TensorResult, Tensor};
 use polyrank::adapter::{Adapter, ProblemType};
-use polyrank::encoder::{Hooks, Packed, head_logits};
+use polyrank::encoder::{Hooks, Packed};
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::text::{Encoded, Limit};
@@ -111,8 +111,7 @@ impl<'a> Comparison<'a> {
         let cuts = micro_batches::cut(lengths(), 2 * micro_batches::TOKENS);
         let run = |i: usize| -> TensorResult<Vec<Vec<f32>>> {
             let batch = Packed::new(&self.texts[cuts[i].clone()]);
-            let hidden = encoder.forward(&batch, &hooks)?;
-            head_logits(encoder, &hidden, &batch, head, &hooks)?.to_dtype(DType::F32)?.to_vec2()
+            encoder.logits(&encoder.pooled(&batch, &hooks)?, head, &hooks)?.to_dtype(DType::F32)?.to_vec2()
         };
         let parts = Workers::new(lengths().sum())?.map(cuts.len(), run);
         let logits = parts.into_iter().collect::<TensorResult<Vec<_>>>()?.concat();
