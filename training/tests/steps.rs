@@ -48,7 +48,7 @@ impl Method for Tuned {
     }
 
     fn report(&self) -> candle_core::Result<Report> {
-        Ok(Report { ranks: Vec::new(), parameters: 0, kept: 1.0 })
+        Ok(Report { ranks: Vec::new(), parameters: 0, kept: 1.0, xi: None })
     }
 
     fn export(&self, _info: AdapterInfo) -> candle_core::Result<Adapter> {
@@ -121,7 +121,7 @@ impl Golden {
             None => Threshold::Xi(self.setting("xi").unwrap()),
         };
         let sparse_lambda = self.setting("sparse_lambda").unwrap_or(0.0);
-        let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda };
+        let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda, depth_bias: 0.0 };
         self.begin(Sora::new(self.engine.layout(), &self.shape(3), settings, &Device::Cpu).unwrap())
     }
 

@@ -104,10 +104,11 @@ impl ConfigFile {
 }
 
 /// The settings of which only one may be given.
-const THRESHOLDS: [&str; 3] = ["target_ratio", "xi", "lambda"];
+const THRESHOLDS: [&str; 4] = ["target_ratio", "target_params", "xi", "lambda"];
 
 /// The settings that only a method with gates has.
-const GATED: [&str; 6] = ["gate", "target_ratio", "xi", "lambda", "sparse_lambda", "gate_lr"];
+const GATED: [&str; 8] =
+    ["gate", "target_ratio", "target_params", "xi", "lambda", "sparse_lambda", "gate_lr", "depth_bias"];
 
 /// Puts the settings in the file `config` under those that a flag or an environment variable gives, and checks the result.
 ///

@@ -38,7 +38,7 @@ impl Method for Lora {
     fn report(&self) -> Result<Report> {
         let ranks: Vec<usize> = self.0.factors.iter().map(|factors| factors.a.dims()[0]).collect();
         let parameters = self.0.factors.iter().zip(&ranks).map(|(factors, rank)| factors.cost * rank).sum();
-        Ok(Report { ranks, parameters, kept: 1.0 })
+        Ok(Report { ranks, parameters, kept: 1.0, xi: None })
     }
 
     fn export(&self, info: AdapterInfo) -> Result<Adapter> {
