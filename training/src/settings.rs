@@ -60,7 +60,8 @@ impl MethodName {
     #[must_use]
     pub fn with(setting: &str) -> Option<&'static [Self]> {
         match setting {
-            "gate" | "target_ratio" | "xi" | "lambda" | "sparse_lambda" | "gate_lr" => Some(&[Self::Sora]),
+            "gate" | "target_ratio" | "target_params" | "xi" | "lambda" | "sparse_lambda" | "gate_lr"
+            | "depth_bias" => Some(&[Self::Sora]),
             "rank" | "alpha" | "target_modules" => Some(&Self::LOW_RANK),
             "init_rank" | "tinit" | "tfinal" | "delta_t" | "orth_reg_weight" => Some(&[Self::AdaLora]),
             "export_rank" => Some(&[Self::DyLora]),
@@ -97,7 +98,7 @@ pub struct Settings {
     #[arg(long, env = "POLYRANK_TRAIN_GATE", value_enum, help_heading = "Method")]
     pub gate: Option<GateRule>,
     /// Share of the adapter's parameters to keep [default: 0.65].
-    #[arg(long, env = "POLYRANK_TRAIN_TARGET_RATIO", conflicts_with_all = ["xi", "lambda"], help_heading = "Method")]
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_RATIO", conflicts_with_all = ["xi", "lambda", "target_params"], help_heading = "Method")]
     pub target_ratio: Option<f64>,
     /// Constant threshold, instead of a ratio.
     #[arg(long, env = "POLYRANK_TRAIN_XI", conflicts_with = "lambda", help_heading = "Method")]
@@ -108,6 +109,14 @@ pub struct Settings {
     /// Weight of the authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
     #[arg(long, env = "POLYRANK_TRAIN_SPARSE_LAMBDA", help_heading = "Method")]
     pub sparse_lambda: Option<f64>,
+    /// Number of the adapter's parameters to keep, without the head, instead of a ratio.
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_PARAMS", conflicts_with_all = ["xi", "lambda"], help_heading = "Method")]
+    pub target_params: Option<usize>,
+    /// How much earlier shallow layers lose their ranks, so that adapters share more of the base's first layers; 0 only counts each
+    /// rank's effect, and from about 30 on, a layer is empty before the next one loses a rank.
+    #[arg(long, env = "POLYRANK_TRAIN_DEPTH_BIAS", default_value_t = 0.0, help_heading = "Method")]
+    #[serde(default)]
+    pub depth_bias: f64,
     /// Rank at which AdaLoRA starts; --rank is the mean rank at which it ends [default: 1.5 times --rank].
     #[arg(long, env = "POLYRANK_TRAIN_INIT_RANK", help_heading = "Method")]
     pub init_rank: Option<usize>,
@@ -203,6 +212,8 @@ impl Settings {
         Self {
             gate: Some(self.gate()),
             target_ratio: ratio,
+            target_params: self.target_params.filter(|_| gated),
+            depth_bias: if gated { self.depth_bias } else { 0.0 },
             xi: self.xi.filter(|_| gated),
             lambda: self.lambda.filter(|_| gated),
             sparse_lambda: Some(if gated { self.sparse_lambda() } else { 0.0 }),
@@ -252,15 +263,16 @@ impl Settings {
     }
 
     fn threshold(&self) -> Threshold {
-        match (self.xi, self.lambda) {
-            (Some(xi), _) => Threshold::Xi(xi),
-            (_, Some(lambda)) => Threshold::Lambda(lambda),
+        match (self.xi, self.lambda, self.target_params) {
+            (Some(xi), ..) => Threshold::Xi(xi),
+            (_, Some(lambda), _) => Threshold::Lambda(lambda),
+            (.., Some(kept)) => Threshold::Parameters(kept),
             _ => Threshold::Ratio(self.target_ratio.unwrap_or(0.65)),
         }
     }
 
     fn gate(&self) -> GateRule {
-        let steered = matches!(self.threshold(), Threshold::Ratio(_));
+        let steered = matches!(self.threshold(), Threshold::Ratio(_) | Threshold::Parameters(_));
         self.gate.unwrap_or(if steered { GateRule::Adaptive } else { GateRule::Authors })
     }
 
@@ -298,15 +310,16 @@ impl Settings {
     /// by name.
     ///
     /// # Errors
-    /// As [`Self::modules`]; or the rank is too large for the adapted modules.
+    /// As [`Self::modules`]; the rank is too large for the adapted modules; or `--target-params` is not a possible number of parameters.
     pub fn method(&self, engine: &Engine, labels: usize, rows: usize) -> Result<Box<dyn Method>, Error> {
         let (layout, backend, encoder) = (engine.layout(), engine.backend(), &**engine.encoder());
         let head = || TrainedHead::new(layout, labels, &mut StdRng::seed_from_u64(self.seed), backend.device());
         let shape = |rank| self.low_rank(engine, labels, rank);
         Ok(match self.method {
             MethodName::Sora => {
-                let sora = self.sora(self.schedule(rows, engine).lr);
-                Box::new(Sora::new(layout, &shape(self.rank)?, sora, backend)?)
+                let (shape, sora) = (shape(self.rank)?, self.sora(self.schedule(rows, engine).lr));
+                self.check_target_params(engine, &shape)?;
+                Box::new(Sora::new(layout, &shape, sora, backend)?)
             }
             MethodName::Lora => Box::new(Lora::new(layout, &shape(self.rank)?, backend)?),
             MethodName::AdaLora => {
@@ -344,7 +357,17 @@ impl Settings {
             threshold: self.threshold(),
             gate_rate: self.gate_lr.map_or(1.0, |gate_lr| gate_lr / lr),
             sparse_lambda: self.sparse_lambda(),
+            depth_bias: self.depth_bias,
         }
+    }
+
+    /// Checks that `--target-params` is at least one rank of an adapted linear and at most all ranks of all of them.
+    fn check_target_params(&self, engine: &Engine, shape: &LowRankSettings) -> Result<(), Error> {
+        let layout = engine.layout();
+        let costs = shape.modules.iter().map(|&module| &layout.modules[module]);
+        let costs: Vec<usize> = costs.map(|module| module.in_features + module.out_features).collect();
+        let all = shape.rank * layout.layers * costs.iter().sum::<usize>();
+        check::target_params(costs.into_iter().min().unwrap_or(0), all, self.target_params)
     }
 
     /// The indices of the adapted modules.

@@ -64,7 +64,7 @@ impl Kind {
         match self {
             Self::Lora => Box::new(Lora::new(engine.layout(), &shape, engine.backend()).unwrap()),
             Self::Sora(gate, threshold) => {
-                let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda: 0.1 };
+                let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda: 0.1, depth_bias: 0.0 };
                 Box::new(Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap())
             }
             Self::AdaLora => {

@@ -21,8 +21,13 @@ use super::{ENCODERS, backends, base_dir, encoder_on, engine};
 fn anywhere(engine: &Engine) -> Sora {
     let modules = (0..engine.layout().modules.len()).collect();
     let shape = LowRankSettings { rank: 3, alpha: 6.0, modules, labels: 3, seed: 5 };
-    let settings =
-        SoraSettings { gate: GateRule::Paper, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 1.0 };
+    let settings = SoraSettings {
+        gate: GateRule::Paper,
+        threshold: Threshold::Xi(0.0),
+        gate_rate: 1.0,
+        sparse_lambda: 1.0,
+        depth_bias: 0.0,
+    };
     let method = Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap();
     let mut rng = StdRng::seed_from_u64(17);
     for Variable { var, .. } in method.variables() {

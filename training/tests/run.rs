@@ -254,8 +254,13 @@ fn prints_how_labels_were_read() {
 }
 
 fn sora(engine: &Engine, shape: &LowRankSettings) -> Sora {
-    let settings =
-        SoraSettings { gate: GateRule::Authors, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 0.0 };
+    let settings = SoraSettings {
+        gate: GateRule::Authors,
+        threshold: Threshold::Xi(0.0),
+        gate_rate: 1.0,
+        sparse_lambda: 0.0,
+        depth_bias: 0.0,
+    };
     Sora::new(engine.layout(), shape, settings, engine.device()).unwrap()
 }
 

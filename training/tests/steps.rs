@@ -93,7 +93,7 @@ impl Golden {
             None => Threshold::Xi(self.setting("xi").unwrap()),
         };
         let sparse_lambda = self.setting("sparse_lambda").unwrap_or(0.0);
-        let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda };
+        let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda, depth_bias: 0.0 };
         self.begin(Sora::new(self.engine.layout(), &self.shape(3), settings, &Device::Cpu).unwrap())
     }
 

@@ -115,7 +115,7 @@ fn nearest<'a>(key: &str, accepted: &[&'a str]) -> Option<&'a str> {
 }
 
 /// The settings of which only one may be given.
-const THRESHOLDS: [&str; 3] = ["target_ratio", "xi", "lambda"];
+const THRESHOLDS: [&str; 4] = ["target_ratio", "target_params", "xi", "lambda"];
 
 /// All settings of a run that a file may give, as clap read them, and the file.
 #[derive(Debug, Clone, Args)]

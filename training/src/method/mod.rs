@@ -15,6 +15,7 @@
 //! | `low_rank` | what low-rank methods share: the factors of each site and their initial values |
 //! | `folded` | the delta of a site whose ranks have factors of their own, such as gates |
 //! | `low_rank_pass` | what a step reads of these factors, and their gradients |
+//! | `low_rank_rows` | which ranks of these factors a step reads |
 //! | `low_rank_device` | the same on a GPU, where candle sees neither |
 //! | `pass` | what a step reads of any method |
 //! | `head` | the trained head, which every method has |
@@ -36,6 +37,7 @@ mod lora;
 mod low_rank;
 mod low_rank_device;
 mod low_rank_pass;
+mod low_rank_rows;
 mod pass;
 pub mod sora;
 mod trained_base;
@@ -58,6 +60,7 @@ pub use lora::Lora;
 pub use low_rank::{LowRank, LowRankSettings};
 pub use low_rank_device::LowRankDevice;
 pub use low_rank_pass::LowRankPass;
+pub use low_rank_rows::{Remaining, Stack};
 pub use pass::{Pass, PlainPass};
 pub use sora::Sora;
 pub use trained_base::TrainedBase;
@@ -151,7 +154,7 @@ pub struct Report {
     pub parameters: usize,
     /// Their share of the parameters at the start of training.
     pub kept: f64,
-    /// The threshold of the gates in the last step; `None` for a method without such a threshold.
+    /// The threshold xi of the last step's proximal map, if all gates had the same; `None` for other methods.
     pub xi: Option<f64>,
 }
 

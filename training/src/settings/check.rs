@@ -55,6 +55,7 @@ impl Settings {
             ("--lambda", self.lambda),
             ("--gate-lr", self.gate_lr),
             ("--orth-reg-weight", self.orth_reg_weight),
+            ("--depth-bias", Some(self.depth_bias)),
         ];
         for (flag, size) in given(sizes) {
             if !(size >= 0.0 && size.is_finite()) {
@@ -104,19 +105,31 @@ impl Settings {
         wrong("--extended-from", "numbers that rise from 1 or more up to --epochs", plans.join(", "))
     }
 
-    /// Checks the three settings of which one gives the threshold.
+    /// Checks the four settings of which one gives the threshold, and that adaptive gates have what they need.
     fn check_threshold(&self) -> Result<(), Error> {
-        let thresholds = [("--target-ratio", self.target_ratio), ("--xi", self.xi), ("--lambda", self.lambda)];
+        let thresholds = [
+            ("--target-ratio", self.target_ratio),
+            ("--target-params", self.target_params.map(|kept| kept as f64)),
+            ("--xi", self.xi),
+            ("--lambda", self.lambda),
+        ];
         let found: Vec<&str> = given(thresholds).map(|(flag, _)| flag).collect();
         if found.len() > 1 {
-            return wrong("threshold", "one of --target-ratio, --xi and --lambda", found.join(" and "));
+            return wrong(
+                "threshold",
+                "one of --target-ratio, --target-params, --xi and --lambda",
+                found.join(" and "),
+            );
         }
         match (self.target_ratio, &*found) {
             (Some(ratio), _) if !(ratio > 0.0 && ratio <= 1.0) => {
                 wrong("--target-ratio", "above 0 and at most 1", ratio)
             }
-            (None, [flag]) if self.gate == Some(GateRule::Adaptive) => {
-                wrong("--gate adaptive", "--target-ratio, which says how many ranks to keep", flag)
+            (None, [flag @ ("--xi" | "--lambda")]) if self.gate == Some(GateRule::Adaptive) => {
+                wrong("--gate adaptive", "--target-ratio or --target-params, which say how many ranks to keep", flag)
+            }
+            _ if self.depth_bias > 0.0 && self.gate() != GateRule::Adaptive => {
+                wrong("--depth-bias", "adaptive gates, which have a saliency", "other gates")
             }
             _ => Ok(()),
         }
@@ -129,6 +142,16 @@ pub(super) fn rank_at_most(most: usize, rank: usize) -> Result<(), Error> {
         return wrong("--rank", format_args!("at most {most}, the smaller side of the adapted linears"), rank);
     }
     Ok(())
+}
+
+/// Checks that the number of parameters to keep, if it is given, is from `least` to `all`.
+pub(super) fn target_params(least: usize, all: usize, kept: Option<usize>) -> Result<(), Error> {
+    match kept {
+        Some(kept) if !(least..=all).contains(&kept) => {
+            wrong("--target-params", format_args!("from {least}, one rank of the smallest linear, to {all}"), kept)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Those of `values` that are not left to their defaults.
