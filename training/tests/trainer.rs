@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use candle_core::Tensor;
 use clap::{Args, Command, FromArgMatches};
-use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
+use polyrank::adapter::{AdapterInfo, ProblemType};
 use polyrank::encoder::Head;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::text::Encoded;
 use polyrank_training::data::{DataOptions, Target, TaskData};
 use polyrank_training::error::Error;
-use polyrank_training::method::{Lora, LowRankSettings, Method, Pass, Report, StepDropout};
+use polyrank_training::loss::TaskLoss;
+use polyrank_training::method::{Export, Lora, LowRankSettings, Method, Pass, Report, StepDropout};
 use polyrank_training::optim::{Optimizer, Rule, Step, Variable};
 use polyrank_training::settings::{RunSettings, Settings};
 use polyrank_training::stepper::{Batch, Stepper};
@@ -276,8 +277,8 @@ fn patience_ends_a_run_early() {
 fn stepper<'a>(engine: &'a Engine, method: Box<dyn Method>) -> Stepper<'a> {
     let rule = Rule { weight_decay: 0.01, eps: 1e-3, clip: Some(1.0), total: 4 };
     let optimizer = Optimizer::new(method.variables(), rule, engine.backend()).unwrap();
-    let problem = ProblemType::SingleLabelClassification;
-    Stepper { engine, method, optimizer, problem, workers: Workers::new(100).unwrap() }
+    let loss = TaskLoss::new(ProblemType::SingleLabelClassification, &[]);
+    Stepper { engine, method, optimizer, loss, workers: Workers::new(100).unwrap() }
 }
 
 fn lora(engine: &Engine) -> Lora {
@@ -385,7 +386,7 @@ impl Method for Poisoned {
         self.0.report()
     }
 
-    fn export(&self, info: AdapterInfo) -> candle_core::Result<Adapter> {
+    fn export(&self, info: AdapterInfo) -> candle_core::Result<Export> {
         self.0.export(info)
     }
 }
