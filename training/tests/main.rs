@@ -16,6 +16,7 @@ mod settings;
 mod several;
 mod sora;
 mod steps;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 
