@@ -18,6 +18,7 @@ mod several;
 mod sora;
 mod steps;
 mod sweep;
+mod tasks;
 mod trainer;
 
 use std::path::{Path, PathBuf};
