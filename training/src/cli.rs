@@ -6,6 +6,7 @@ mod evaluate;
 mod interrupt;
 mod layers;
 mod prune;
+mod schedule;
 mod train;
 
 use std::fmt::Display;
@@ -57,6 +58,9 @@ enum Command {
     /// Train an adapter on a task's data, prune it and write it.
     #[command(after_help = train::EXAMPLES)]
     Train(Box<train::TrainArgs>),
+    /// Train in stages with rising thresholds (SoRA's Algorithm 1), and write an adapter for each.
+    #[command(after_help = schedule::EXAMPLES)]
+    Schedule(Box<schedule::ScheduleArgs>),
     /// Prune a checkpoint exactly and write it as an adapter.
     Prune(prune::PruneArgs),
     /// Print an adapter's metrics on a split as JSON.
@@ -82,6 +86,7 @@ pub(crate) fn main() -> ExitCode {
     log_to_stderr(false);
     let result = match cli.command {
         Command::Train(args) => train::train(&args),
+        Command::Schedule(args) => schedule::schedule(&args),
         Command::Prune(args) => prune::prune(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Bench(args) => bench::bench(&args),

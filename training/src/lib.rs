@@ -13,6 +13,7 @@
 //! | [`export`] | makes an adapter from a method's variables or from a checkpoint |
 //! | [`stepper`] | one step of any method on one batch |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the log |
+//! | [`schedule`] | SoRA's Algorithm 1: the thresholds of its stages, and what is left after each |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`error`] | the errors of training |
 //!
@@ -28,6 +29,7 @@ pub mod method;
 pub mod metric;
 pub mod optim;
 pub mod run;
+pub mod schedule;
 pub mod settings;
 pub mod stepper;
 pub mod trainer;

@@ -28,7 +28,7 @@ use crate::method::{Rates, StepDropout};
 use crate::metric::{Metric, mean_loss, metrics_for, score};
 use crate::optim::{Optimizer, Rule, linear_rate};
 use crate::run::{self, Epoch, Scores};
-use crate::settings::Settings;
+use crate::settings::{Select, Settings};
 use crate::stepper::{Batch, Stepper};
 
 /// A split to evaluate on.
@@ -119,6 +119,18 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// Starts from the variables of a checkpoint of another run, with moments and a learning rate that start anew. A run that continues
+    /// has variables of its own and ignores them.
+    ///
+    /// # Errors
+    /// The checkpoint is malformed or does not fit the settings.
+    pub fn starting_from(mut self, checkpoint: &Path) -> Result<Self, Error> {
+        if self.stepper.optimizer.done == 0 {
+            checkpoint::load_method(checkpoint, &mut *self.stepper.method)?;
+        }
+        Ok(self)
+    }
+
     /// Trains to the end. Writes checkpoints and the log to the folder `run`, and returns the folder of the best checkpoint.
     ///
     /// # Errors
@@ -186,7 +198,8 @@ impl<'a> Trainer<'a> {
         self.last = Some(score);
         let eligible = self.stepper.method.eligible(self.stepper.optimizer.done, self.total());
         let Progress { epoch, best, best_loss, best_epoch } = &mut self.progress;
-        let better = best.is_none_or(|best| score > best)
+        let better = self.settings.select == Select::Last
+            || best.is_none_or(|best| score > best)
             || (*best == Some(score) && best_loss.is_some_and(|best_loss| loss < best_loss));
         if eligible && better {
             (*best, *best_loss, *best_epoch) = (Some(score), Some(loss), *epoch);

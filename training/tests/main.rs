@@ -10,6 +10,7 @@ mod host;
 mod hub;
 mod metric;
 mod run;
+mod schedule;
 mod serve;
 mod settings;
 mod sora;

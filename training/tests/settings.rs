@@ -15,6 +15,7 @@ target_modules = []
 gate = "adaptive"
 target_ratio = 0.65
 sparse_lambda = 0.0
+depth_bias = 0.0
 epochs = 1
 batch_size = 8
 lr = 0.0015
@@ -25,6 +26,7 @@ dropout_after = 0
 dtype = "f32"
 max_length = 64
 seed = 3
+select = "best"
 "#;
 
 fn stored(output: &Path) -> String {
@@ -88,8 +90,8 @@ fn run_has_the_settings_of_all_layers() {
 #[test]
 fn file_with_an_unknown_key_or_a_wrong_type_is_refused_by_name() {
     let all = "expected one of method, model_id, rank, alpha, target_modules, gate, target_ratio, xi, lambda, sparse_lambda, \
-               epochs, batch_size, lr, gate_lr, warmup, weight_decay, clip, dropout, dropout_after, dtype, max_length, seed, \
-               task, label_column, text_column, text_pair_column, problem_type, validation_split";
+               target_params, depth_bias, epochs, batch_size, lr, gate_lr, warmup, weight_decay, clip, dropout, dropout_after, dtype, max_length, seed, \
+               select, task, label_column, text_column, text_pair_column, problem_type, validation_split";
     let unknown = format!("unknown setting ranks; {all}");
     for (file, words) in [
         ("epochs = 3\nranks = 8", &*unknown),
@@ -130,7 +132,10 @@ fn flag_replaces_any_threshold_of_the_file() {
         .replace("sparse_lambda = 0.0", "sparse_lambda = 10.0");
     assert_eq!(stored(&output), format!("method = \"sora\"\nmodel_id = {:?}\n{expected}", base_dir()));
     let two = told(&[], &[], Some("xi = 0.1\nlambda = 5"));
-    assert!(two.contains("expected one of --target-ratio, --xi and --lambda, found --xi and --lambda"), "{two}");
+    assert!(
+        two.contains("expected one of --target-ratio, --target-params, --xi and --lambda, found --xi and --lambda"),
+        "{two}"
+    );
     let wrong = told(&[], &[("POLYRANK_TRAIN_GATE", "adaptive")], Some("xi = 0.1"));
     assert!(wrong.contains("--gate adaptive: expected --target-ratio"), "{wrong}");
 }
@@ -161,8 +166,9 @@ fn run_of_an_older_version_continues() {
     let today = format!("method = \"sora\"\nmodel_id = {:?}\n{STORED}", base_dir());
     assert_eq!(stored(&output), today);
     fine(&train(from, to, &["--epochs", "1", "--resume"]));
-    // Before late dropout and precisions, these two settings were not stored.
+    // Older versions did not have these settings.
     let older = today.replace("dropout_after = 0\n", "").replace("dtype = \"f32\"\n", "");
+    let older = older.replace("depth_bias = 0.0\n", "").replace("select = \"best\"\n", "");
     std::fs::write(output.join("run/config.toml"), older).unwrap();
     fine(&train(from, to, &["--epochs", "1", "--resume"]));
     refused(

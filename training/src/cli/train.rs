@@ -1,6 +1,8 @@
 //! `polyrank-train train`: trains an adapter, prunes it and writes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use polyrank::params::DeviceName;
@@ -12,7 +14,7 @@ use polyrank_training::settings::{DataSettings, Settings};
 use polyrank_training::trainer::{Control, Trainer};
 
 use super::layers::{self, Given};
-use super::{export, interrupt, open, tell, tell_of};
+use super::{Base, export, interrupt, open, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -61,28 +63,82 @@ pub(super) struct TrainArgs {
     data_settings: Given<DataSettings>,
 }
 
+impl TrainArgs {
+    /// The folder of the adapter.
+    pub(super) fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// Whether the run has another folder than that in the output folder.
+    pub(super) fn has_run_dir(&self) -> bool {
+        self.run_dir.is_some()
+    }
+
+    /// What to do with a folder that is not empty.
+    pub(super) fn existing(&self) -> Existing {
+        match (self.resume, self.overwrite) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Overwrite,
+            _ => Existing::Refuse,
+        }
+    }
+
+    /// Reads the settings and the data, and opens the base.
+    pub(super) fn open(&self) -> Result<Task, Error> {
+        let (given, data_settings) = layers::resolve(&self.settings, &self.data_settings, self.config.as_deref())?;
+        let data = TaskData::load(&self.data, &data_settings.options(given.seed))?;
+        tell_of(&data);
+        let base = open(&given.model_id, self.device, given.dtype)?;
+        let facts = Facts::new(&data, base.engine.base_fingerprint());
+        let stop = interrupt::flag()?;
+        Ok(Task { given, data, base, facts, keep_checkpoints: self.keep_checkpoints, stop })
+    }
+}
+
+/// A task to train on.
+pub(super) struct Task {
+    /// The settings as the user gave them.
+    pub(super) given: Settings,
+    pub(super) data: TaskData,
+    pub(super) base: Base,
+    pub(super) facts: Facts,
+    keep_checkpoints: bool,
+    /// Set by the first signal that asks the process to end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Task {
+    /// Trains with the resolved `settings`, from the variables of the checkpoint `start`, if there is one. Writes the adapter, and returns
+    /// the checkpoint that it is made of.
+    pub(super) fn train(
+        &self,
+        settings: &Settings,
+        folders: &Folders,
+        existing: Existing,
+        start: Option<&Path>,
+    ) -> Result<PathBuf, Error> {
+        let (engine, rows) = (&self.base.engine, self.data.train.len());
+        run::check(folders, existing, settings, &self.facts)?;
+        let resume = (existing == Existing::Resume).then_some(&*folders.run);
+        let mut trainer = Trainer::new(settings, engine, &self.data, resume)?;
+        if let Some(start) = start {
+            trainer = trainer.starting_from(start)?;
+        }
+        // No file was changed before this point.
+        let locked = run::begin(folders, existing, settings, &self.facts)?;
+        tell(Plan { rows, schedule: settings.schedule(rows, engine) });
+        let control = Control { keep_checkpoints: self.keep_checkpoints, stop: &self.stop };
+        let chosen = trainer.run(locked.run(), &control)?;
+        export(&self.base, settings, &self.facts, &chosen, &folders.output)?;
+        locked.exported()?;
+        Ok(chosen)
+    }
+}
+
 /// Runs the command.
 pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
-    let (given, data_settings) = layers::resolve(&args.settings, &args.data_settings, args.config.as_deref())?;
-    let data = TaskData::load(&args.data, &data_settings.options(given.seed))?;
-    tell_of(&data);
-    let base = open(&given.model_id, args.device, given.dtype)?;
-    let engine = &base.engine;
-    let settings = given.resolved(data.train.len(), engine);
-    let facts = Facts::new(&data, engine.base_fingerprint());
-    let existing = match (args.resume, args.overwrite) {
-        (true, _) => Existing::Resume,
-        (_, true) => Existing::Overwrite,
-        _ => Existing::Refuse,
-    };
+    let task = args.open()?;
+    let settings = task.given.resolved(task.data.train.len(), &task.base.engine);
     let folders = Folders::new(&args.output, args.run_dir.as_deref());
-    run::check(&folders, existing, &settings, &facts)?;
-    let trainer = Trainer::new(&settings, engine, &data, args.resume.then_some(&folders.run))?;
-    // No file was changed before this point.
-    let locked = run::begin(&folders, existing, &settings, &facts)?;
-    tell(Plan { rows: data.train.len(), schedule: settings.schedule(data.train.len(), engine) });
-    let stop = interrupt::flag()?;
-    let best = trainer.run(locked.run(), &Control { keep_checkpoints: args.keep_checkpoints, stop: &stop })?;
-    export(&base, &settings, &facts, &best, &args.output)?;
-    locked.exported()
+    task.train(&settings, &folders, args.existing(), None).map(drop)
 }
