@@ -5,8 +5,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::base_dir;
 use super::run::{data, fine, read, refused, train};
+use super::{base_dir, engine};
 
 /// The settings of a run as version 0.1.0 stored them before they had environment variables.
 const STORED: &str = r#"rank = 6
@@ -191,5 +191,40 @@ fn numbers_that_are_too_large_are_refused() {
         let told = told(&[flag, "18446744073709551615"], &[], Some("alpha = 2"));
         let expected = format!("{flag}: expected at most {most}, found 18446744073709551615");
         assert!(told.contains(&expected), "{told}");
+    }
+}
+
+/// The number of parameters to keep is stored instead of the ratio. What is impossible on the base is refused.
+#[test]
+fn number_of_parameters_to_keep_is_stored_and_checked() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (from, output) = (data.path().to_str().unwrap(), room.path().join("adapter"));
+    let base = engine();
+    let costs: Vec<usize> =
+        base.layout().modules.iter().map(|module| module.in_features + module.out_features).collect();
+    let (least, all) = (*costs.iter().min().unwrap(), 6 * base.layout().layers * costs.iter().sum::<usize>());
+    for kept in [least - 1, all + 1] {
+        let kept = kept.to_string();
+        let words =
+            format!("--target-params: expected from {least}, one rank of the smallest linear, to {all}, found {kept}");
+        refused(&train(from, "/nowhere/at/all", &["--target-params", &kept]), 1, &words);
+    }
+    let kept = (all / 3).to_string();
+    fine(&train(from, output.to_str().unwrap(), &["--epochs", "2", "--target-params", &kept]));
+    assert!(
+        stored(&output).contains(&format!("target_params = {kept}\n")) && !stored(&output).contains("target_ratio")
+    );
+    let found = base.load_adapter(&output).unwrap().delta_parameters();
+    assert!(found <= all / 3 && found + costs.iter().max().unwrap() > all / 3, "{found} of {kept}");
+    let both = told(&[], &[], Some("target_ratio = 0.5\ntarget_params = 5000"));
+    assert!(both.contains("found --target-ratio and --target-params"), "{both}");
+    for (flags, words) in [
+        (&["--depth-bias=-1"][..], "--depth-bias: expected 0 or a positive number, found -1"),
+        (&["--depth-bias", "1", "--gate", "paper"], "--depth-bias: expected adaptive gates"),
+        (&["--gate", "adaptive", "--xi", "1"], "--gate adaptive: expected --target-ratio or --target-params"),
+        (&["--method", "lora", "--target-params", "5000"], "--target-params: expected with the method sora"),
+    ] {
+        let told = told(flags, &[], None);
+        assert!(told.contains(words), "expected {words:?} in {told}");
     }
 }
