@@ -9,6 +9,7 @@ mod layers;
 mod prune;
 mod ranks;
 mod report;
+mod schedule;
 mod sweep;
 mod train;
 
@@ -65,6 +66,9 @@ enum Command {
     /// Train an adapter on a task's data, prune it and write it.
     #[command(after_help = train::EXAMPLES)]
     Train(Box<train::TrainArgs>),
+    /// Train in stages with rising thresholds (SoRA's Algorithm 1), and write an adapter for each.
+    #[command(after_help = schedule::EXAMPLES)]
+    Schedule(Box<schedule::ScheduleArgs>),
     /// Prune a checkpoint exactly and write it as an adapter.
     Prune(prune::PruneArgs),
     /// Print an adapter's metrics on a split as JSON.
@@ -99,6 +103,7 @@ pub(crate) fn main() -> ExitCode {
     log_to_stderr(false);
     let result = match cli.command {
         Command::Train(args) => train::train(&args),
+        Command::Schedule(args) => schedule::schedule(&args),
         Command::Prune(args) => prune::prune(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Sweep(args) => sweep::sweep(&args),

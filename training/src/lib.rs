@@ -15,6 +15,7 @@
 //! | [`stepper`] | one step of any method on one batch, or on several |
 //! | `parts` | divides a batch into micro-batches of nearly equal work |
 //! | [`trainer`] | one run of any method: epochs, evaluation, the best checkpoint, the logs |
+//! | [`schedule`] | SoRA's Algorithm 1: the thresholds of its stages, and what is left after each |
 //! | [`evaluate`] | an adapter's metrics, computed with the forward pass of serving |
 //! | [`sweep`] | runs tasks x methods x ranks x seeds, each run a process of its own |
 //! | [`report`] | reads finished runs, and writes tables and figures |
@@ -39,6 +40,7 @@ pub mod optim;
 mod parts;
 pub mod report;
 pub mod run;
+pub mod schedule;
 pub mod settings;
 pub mod stepper;
 pub mod sweep;

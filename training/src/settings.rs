@@ -71,6 +71,17 @@ impl MethodName {
     }
 }
 
+/// Which epoch becomes the adapter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    /// The best by the first metric on validation.
+    #[default]
+    Best,
+    /// The last.
+    Last,
+}
+
 /// The default maximum number of tokens of a text.
 pub const DEFAULT_LENGTH: usize = 128;
 
@@ -112,8 +123,8 @@ pub struct Settings {
     /// Number of the adapter's parameters to keep, without the head, instead of a ratio.
     #[arg(long, env = "POLYRANK_TRAIN_TARGET_PARAMS", conflicts_with_all = ["xi", "lambda"], help_heading = "Method")]
     pub target_params: Option<usize>,
-    /// How much earlier shallow layers lose their ranks, so that adapters share more of the base's first layers; 0 only counts each
-    /// rank's effect, and from about 30 on, a layer is empty before the next one loses a rank.
+    /// How much earlier shallow layers lose their ranks, so that adapters share more of the base's first layers. 0 removes ranks by
+    /// their effect alone; with 100, a layer is nearly empty before the next one loses a rank.
     #[arg(long, env = "POLYRANK_TRAIN_DEPTH_BIAS", default_value_t = 0.0, help_heading = "Method")]
     #[serde(default)]
     pub depth_bias: f64,
@@ -176,6 +187,10 @@ pub struct Settings {
     /// Random seed.
     #[arg(long, env = "POLYRANK_TRAIN_SEED", default_value_t = 0, help_heading = "Optimiser")]
     pub seed: u64,
+    /// Epoch that becomes the adapter.
+    #[arg(long, env = "POLYRANK_TRAIN_SELECT", value_enum, default_value_t = Select::Best, help_heading = "Optimiser")]
+    #[serde(default)]
+    pub select: Select,
     /// Number of batches in a step (gradient accumulation): as a batch with all their rows, in the memory of one.
     #[arg(long, env = "POLYRANK_TRAIN_ACCUMULATE", value_name = "N", default_value_t = 1, help_heading = "Optimiser")]
     #[serde(default = "one")]

@@ -24,7 +24,7 @@ use crate::method::Export;
 use crate::metric::{Metric, mean_loss, metrics_for, score};
 use crate::optim::{Optimizer, Rule};
 use crate::run::{self, Epoch, Scores};
-use crate::settings::{RunSettings, Settings};
+use crate::settings::{RunSettings, Select, Settings};
 use crate::stepper::{Stepper, is_finite};
 
 /// A split to evaluate on.
@@ -139,6 +139,18 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// Starts from the variables of a checkpoint of another run, with moments and a learning rate that start anew. A run that continues
+    /// has variables of its own and ignores them.
+    ///
+    /// # Errors
+    /// The checkpoint is malformed or does not fit the settings.
+    pub fn starting_from(mut self, checkpoint: &Path) -> Result<Self, Error> {
+        if self.stepper.optimizer.done == 0 {
+            checkpoint::load_method(checkpoint, &mut *self.stepper.method)?;
+        }
+        Ok(self)
+    }
+
     /// Trains to the end. Writes checkpoints and the logs to the folder `run`, and returns the folder of the best checkpoint.
     ///
     /// # Errors
@@ -230,7 +242,8 @@ impl<'a> Trainer<'a> {
         self.last = Some(score);
         let eligible = self.stepper.method.eligible(self.stepper.optimizer.done, self.extent.first_total());
         let Progress { epoch, best, best_loss, best_epoch, .. } = &mut self.progress;
-        let better = best.is_none_or(|best| score > best)
+        let better = self.settings.select == Select::Last
+            || best.is_none_or(|best| score > best)
             || (*best == Some(score) && best_loss.is_some_and(|best_loss| loss < best_loss));
         if eligible && better {
             (*best, *best_loss, *best_epoch) = (Some(score), Some(loss), *epoch);

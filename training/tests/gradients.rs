@@ -175,6 +175,77 @@ fn gradients_of_every_architecture_on_a_gpu_equal_the_reference() {
     }
 }
 
+/// A rank that is gone is left out of the products, which changes nothing for the others. Sites of the first layer, and others, have no
+/// rank left.
+#[test]
+fn gradients_of_remaining_ranks_do_not_depend_on_those_that_are_gone() {
+    let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
+    for backend in backends() {
+        let engine = Engine::open(&base_dir(), &backend).unwrap();
+        let whole = anywhere(&engine);
+        let modules = engine.layout().modules.len();
+        let shape = LowRankSettings { rank: 3, alpha: 6.0, modules: (0..modules).collect(), labels: 3, seed: 5 };
+        let settings = SoraSettings {
+            gate: GateRule::Adaptive,
+            threshold: Threshold::Ratio(0.5),
+            gate_rate: 1.0,
+            sparse_lambda: 1.0,
+            depth_bias: 0.0,
+        };
+        let mut pruned = Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap();
+        let is_gone =
+            |site: usize, rank: usize| site < modules || site % 4 == 1 || (site % 2 == 0 && (site + rank) % 3 == 0);
+        for (i, (of_whole, of_pruned)) in whole.variables().iter().zip(pruned.variables()).enumerate() {
+            if of_whole.name.ends_with(".gate") {
+                let gates: Vec<f32> = of_whole.var.to_vec1().unwrap();
+                let left = |(rank, gate): (usize, &f32)| if is_gone(i / 3, rank) { 0.0 } else { *gate };
+                let gates: Vec<f32> = gates.iter().enumerate().map(left).collect();
+                of_whole.var.set(&Tensor::from_vec(gates, 3, engine.device()).unwrap()).unwrap();
+            }
+            of_pruned.var.set(&of_whole.var.as_detached_tensor().copy().unwrap()).unwrap();
+        }
+        // As when a checkpoint is loaded.
+        pruned.restore(&std::collections::HashMap::new()).unwrap();
+        let dropout = StepDropout { rates, seed: 43 };
+        let (expected_loss, expected) = sora_loss(&engine, &whole, dropout);
+        let (found_loss, found) = sora_loss(&engine, &pruned, dropout);
+        let loss = |loss: Tensor| loss.to_scalar::<f32>().unwrap();
+        assert!((loss(found_loss) - loss(expected_loss)).abs() < 2e-6, "{backend:?}");
+        for (i, (Variable { name, .. }, (found, expected))) in
+            pruned.variables().iter().zip(found.iter().zip(&expected)).enumerate()
+        {
+            let (site, part) = (i / 3, i % 3);
+            let values =
+                |tensor: &Tensor| tensor.contiguous().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let expected = values(expected.as_ref().unwrap());
+            let is_head = site >= engine.layout().len();
+            if !is_head && (0..3).all(|rank| is_gone(site, rank)) {
+                assert!(
+                    found.as_ref().is_none_or(|found| part == 2 || values(found).iter().all(|g| *g == 0.0)),
+                    "{name}"
+                );
+                continue;
+            }
+            let found = values(found.as_ref().unwrap());
+            let largest = expected.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
+            let rank_of = |at: usize| match part {
+                0 => at / (expected.len() / 3),
+                1 => at % 3,
+                _ => at,
+            };
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                if !is_head && is_gone(site, rank_of(at)) {
+                    // The other run computes the gradient of a gate that is 0, which is not used.
+                    assert!(part == 2 || (*found == 0.0 && expected.abs() == 0.0), "{name} {at}: {found}, {expected}");
+                } else {
+                    let off = (found - expected).abs();
+                    assert!(off <= 1e-5 * largest, "{name} on {backend:?}: off by {off} of {largest}");
+                }
+            }
+        }
+    }
+}
+
 /// MPNet's relative bias is a parameter, too.
 #[test]
 fn gradients_of_all_parameters_of_mpnet_equal_slopes() {

@@ -12,6 +12,7 @@ mod hub;
 mod methods;
 mod metric;
 mod run;
+mod schedule;
 mod serve;
 mod settings;
 mod several;

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::base_dir;
 use super::run::{data, fine, read, refused, train};
+use super::{base_dir, engine};
 
 /// The settings of a run as version 0.1.0 stored them before they had environment variables.
 const STORED: &str = r#"rank = 6
@@ -15,6 +15,7 @@ target_modules = []
 gate = "adaptive"
 target_ratio = 0.65
 sparse_lambda = 0.0
+depth_bias = 0.0
 epochs = 1
 batch_size = 8
 lr = 0.0015
@@ -25,6 +26,7 @@ dropout_after = 0
 dtype = "f32"
 max_length = 64
 seed = 3
+select = "best"
 "#;
 
 /// `config.toml` of a run with these settings.
@@ -140,7 +142,10 @@ fn flag_replaces_any_threshold_of_the_file() {
         .replace("sparse_lambda = 0.0", "sparse_lambda = 10.0");
     assert_eq!(stored(&output), today(&expected));
     let two = told(&[], &[], Some("xi = 0.1\nlambda = 5"));
-    assert!(two.contains("expected one of --target-ratio, --xi and --lambda, found --xi and --lambda"), "{two}");
+    assert!(
+        two.contains("expected one of --target-ratio, --target-params, --xi and --lambda, found --xi and --lambda"),
+        "{two}"
+    );
     let wrong = told(&[], &[("POLYRANK_TRAIN_GATE", "adaptive")], Some("xi = 0.1"));
     assert!(wrong.contains("--gate adaptive: expected --target-ratio"), "{wrong}");
 }
@@ -170,9 +175,10 @@ fn run_of_an_older_version_continues() {
     fine(&train(from, to, &["--epochs", "1"]));
     assert_eq!(stored(&output), today(STORED));
     fine(&train(from, to, &["--epochs", "1", "--resume"]));
-    // Before late dropout and precisions, these two settings were not stored, and before accumulation none of the last.
+    // Before late dropout, precisions and depth, these settings were not stored, and before accumulation none of the last.
     let (older, _) = today(STORED).split_once("accumulate").map(|(before, after)| (before.to_owned(), after)).unwrap();
     let older = older.replace("dropout_after = 0\n", "").replace("dtype = \"f32\"\n", "");
+    let older = older.replace("depth_bias = 0.0\n", "").replace("select = \"best\"\n", "");
     std::fs::write(output.join("run/config.toml"), older).unwrap();
     fine(&train(from, to, &["--epochs", "1", "--resume"]));
     refused(
@@ -235,4 +241,39 @@ fn configuration_of_a_finished_run_repeats_it() {
     let shorter = ["--epochs", "2", "--extended-from", "2"];
     let words = "--extended-from: expected numbers that rise from 1 or more up to --epochs, found 2, 2";
     assert!(told(&shorter, &[], None).contains(words), "{}", told(&shorter, &[], None));
+}
+
+/// The number of parameters to keep is stored instead of the ratio. What is impossible on the base is refused.
+#[test]
+fn number_of_parameters_to_keep_is_stored_and_checked() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (from, output) = (data.path().to_str().unwrap(), room.path().join("adapter"));
+    let base = engine();
+    let costs: Vec<usize> =
+        base.layout().modules.iter().map(|module| module.in_features + module.out_features).collect();
+    let (least, all) = (*costs.iter().min().unwrap(), 6 * base.layout().layers * costs.iter().sum::<usize>());
+    for kept in [least - 1, all + 1] {
+        let kept = kept.to_string();
+        let words =
+            format!("--target-params: expected from {least}, one rank of the smallest linear, to {all}, found {kept}");
+        refused(&train(from, "/nowhere/at/all", &["--target-params", &kept]), 1, &words);
+    }
+    let kept = (all / 3).to_string();
+    fine(&train(from, output.to_str().unwrap(), &["--epochs", "2", "--target-params", &kept]));
+    assert!(
+        stored(&output).contains(&format!("target_params = {kept}\n")) && !stored(&output).contains("target_ratio")
+    );
+    let found = base.load_adapter(&output).unwrap().delta_parameters();
+    assert!(found <= all / 3 && found + costs.iter().max().unwrap() > all / 3, "{found} of {kept}");
+    let both = told(&[], &[], Some("target_ratio = 0.5\ntarget_params = 5000"));
+    assert!(both.contains("found --target-ratio and --target-params"), "{both}");
+    for (flags, words) in [
+        (&["--depth-bias=-1"][..], "--depth-bias: expected 0 or a positive number, found -1"),
+        (&["--depth-bias", "1", "--gate", "paper"], "--depth-bias: expected adaptive gates"),
+        (&["--gate", "adaptive", "--xi", "1"], "--gate adaptive: expected --target-ratio or --target-params"),
+        (&["--method", "lora", "--target-params", "5000"], "--target-params: expected with the method sora"),
+    ] {
+        let told = told(flags, &[], None);
+        assert!(told.contains(words), "expected {words:?} in {told}");
+    }
 }

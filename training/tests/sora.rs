@@ -18,8 +18,12 @@ struct Run {
 
 impl Run {
     fn new(gate: GateRule, threshold: Threshold, gate_rate: f64) -> Self {
+        Self::with_bias(gate, threshold, gate_rate, 0.0)
+    }
+
+    fn with_bias(gate: GateRule, threshold: Threshold, gate_rate: f64, depth_bias: f64) -> Self {
         let shape = LowRankSettings { rank: 2, alpha: 4.0, modules: vec![0], labels: 3, seed: 1 };
-        let settings = SoraSettings { gate, threshold, gate_rate, sparse_lambda: 0.0, depth_bias: 0.0 };
+        let settings = SoraSettings { gate, threshold, gate_rate, sparse_lambda: 0.0, depth_bias };
         let method = Sora::new(engine().layout(), &shape, settings, &Device::Cpu).unwrap();
         let mut rng = StdRng::seed_from_u64(1);
         for variable in method.variables() {
@@ -160,4 +164,64 @@ fn saliency_is_part_of_the_state() {
     state.insert(name.clone(), Tensor::new(&[1f32; 3], &Device::Cpu).unwrap());
     let error = fresh.method.restore(&state).unwrap_err().to_string();
     assert!(error.contains(&name) && error.contains("expected shape [2], found [3]"), "{error}");
+}
+
+/// The gates of the first layer have the largest gradients, and those of the last layer the smallest.
+#[test]
+fn depth_bias_removes_ranks_of_shallow_layers_first() {
+    for (bias, expected) in [(0.0, [2, 1, 0]), (1000.0, [0, 1, 2])] {
+        let mut run = Run::with_bias(GateRule::Adaptive, Threshold::Ratio(0.5), 1.0, bias);
+        let mut rng = StdRng::seed_from_u64(6);
+        for _ in 0..10 {
+            let mut gradients = run.gradients(&mut rng, Some([1e-3, 1e-3]));
+            gradients[2] = vec![1.0, 1.0];
+            gradients[8] = vec![1e-6, 1e-6];
+            run.step(&gradients);
+        }
+        let report = run.method.report().unwrap();
+        assert_eq!((report.ranks, report.xi), (expected.to_vec(), None), "bias {bias}");
+        // A site without remaining ranks makes no step.
+        let empty = expected.iter().position(|rank| *rank == 0).unwrap();
+        let steps = |i: usize| run.optimizer.moments(i).unwrap().steps;
+        assert!(steps(3 * empty) < 10 && steps(3 * (2 - empty)) == 10);
+    }
+}
+
+#[test]
+fn keeps_at_most_the_given_number_of_parameters() {
+    let cost = engine().layout().modules[0].in_features + engine().layout().modules[0].out_features;
+    for (kept, expected) in [(cost, cost), (2 * cost, 2 * cost), (3 * cost - 1, 2 * cost), (4 * cost, 4 * cost)] {
+        for gate in [GateRule::Adaptive, GateRule::Authors, GateRule::Paper] {
+            let mut run = Run::new(gate, Threshold::Parameters(kept), 1.0);
+            let mut rng = StdRng::seed_from_u64(7);
+            for _ in 0..10 {
+                let gradients = run.gradients(&mut rng, None);
+                run.step(&gradients);
+            }
+            assert_eq!(run.method.report().unwrap().parameters, expected, "{gate:?}");
+            assert!(run.method.eligible(10, 10) && !run.method.eligible(1, 10));
+        }
+    }
+}
+
+/// The report has the threshold of the last step, also where it follows from the learning rate or is steered.
+#[test]
+fn report_has_the_threshold_of_the_last_step() {
+    let mut rng = StdRng::seed_from_u64(8);
+    for (threshold, expected) in [(Threshold::Xi(1e-3), Some(1e-3)), (Threshold::Lambda(0.5), Some(0.01 * 2.0 * 0.5))] {
+        let mut run = Run::new(GateRule::Paper, threshold, 2.0);
+        assert_eq!(run.method.report().unwrap().xi, None);
+        let gradients = run.gradients(&mut rng, None);
+        run.step(&gradients);
+        assert_eq!(run.method.report().unwrap().xi, expected);
+    }
+    let mut run = Run::new(GateRule::Authors, Threshold::Ratio(0.5), 1.0);
+    let mut xi = Vec::new();
+    for _ in 0..10 {
+        let gradients = run.gradients(&mut rng, None);
+        run.step(&gradients);
+        xi.push(run.method.report().unwrap().xi);
+    }
+    assert!(xi[..3].iter().any(|xi| xi.is_some_and(|xi| xi > 0.0)), "{xi:?}");
+    assert!(xi[4..].iter().all(Option::is_none), "folded gates have no threshold: {xi:?}");
 }

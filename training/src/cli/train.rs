@@ -1,18 +1,20 @@
 //! `polyrank-train train`: trains an adapter, prunes it and writes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use polyrank_training::data::TaskData;
 use polyrank_training::defaults::Plan;
 use polyrank_training::error::Error;
 use polyrank_training::run::{self, Config, Existing, Facts, Folders};
-use polyrank_training::settings::{MethodName, source};
+use polyrank_training::settings::{DataSettings, MethodName, RunSettings, Settings, source};
 use polyrank_training::trainer::{Control, Trainer};
 
 use super::layers::{Layers, Resolved};
 use super::ranks::tell_of_ranks;
-use super::{export, interrupt, open, tell, tell_of};
+use super::{Base, export, interrupt, open, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -56,41 +58,101 @@ pub(super) struct TrainArgs {
     layers: Layers,
 }
 
-/// Runs the command.
-pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
-    let Resolved { settings: mut given, data: data_settings, run: run_settings } = args.layers.resolve()?;
-    let source = source(args.data.as_deref(), data_settings.of_hub())?;
-    let data = TaskData::load(&source, &data_settings.options(given.seed))?;
-    tell_of(&data);
-    let base = open(&given.model_id, run_settings.device, given.dtype)?;
-    let engine = &base.engine;
-    let folders = Folders::new(&args.output, args.run_dir.as_deref());
-    if args.resume {
-        let plans = run::extended_from(&folders.run, given.schedule(data.train.len(), engine).epochs)?;
-        // A list that is no part of the run's own is refused by name below.
-        if plans.starts_with(&given.extended_from) {
-            given.extended_from = plans;
+impl TrainArgs {
+    /// The folder of the adapter.
+    pub(super) fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// Whether the run has another folder than that in the output folder.
+    pub(super) fn has_run_dir(&self) -> bool {
+        self.run_dir.is_some()
+    }
+
+    /// What to do with a folder that is not empty.
+    pub(super) fn existing(&self) -> Existing {
+        match (self.resume, self.overwrite) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Overwrite,
+            _ => Existing::Refuse,
         }
     }
-    let settings = given.resolved(data.train.len(), engine);
-    let facts = Facts::new(&data, engine.base_fingerprint());
-    let existing = match (args.resume, args.overwrite) {
-        (true, _) => Existing::Resume,
-        (_, true) => Existing::Overwrite,
-        _ => Existing::Refuse,
-    };
-    run::check(&folders, existing, &settings, &facts)?;
-    let trainer = Trainer::new(&settings, engine, &data, args.resume.then_some(&folders.run))?;
-    // No file was changed before this point.
-    let config = Config { settings: &settings, data: &data_settings, run: &run_settings };
-    let locked = run::begin(&folders, existing, &config, &facts)?;
-    let schedule = settings.schedule(data.train.len(), engine);
-    tell(Plan { rows: data.train.len(), schedule, accumulate: settings.accumulate });
-    let stop = interrupt::flag()?;
-    let best = trainer.run(locked.run(), &Control::new(&run_settings, &stop))?;
-    export(&base, &settings, &facts, &best, &args.output)?;
-    if settings.method == MethodName::DyLora {
-        tell_of_ranks(&base, &settings, &facts, &best, &data)?;
+
+    /// Reads the settings and the data, and opens the base.
+    pub(super) fn open(&self) -> Result<Task, Error> {
+        let Resolved { settings: given, data: data_settings, run: run_settings } = self.layers.resolve()?;
+        let source = source(self.data.as_deref(), data_settings.of_hub())?;
+        let data = TaskData::load(&source, &data_settings.options(given.seed))?;
+        tell_of(&data);
+        let base = open(&given.model_id, run_settings.device, given.dtype)?;
+        let facts = Facts::new(&data, base.engine.base_fingerprint());
+        let stop = interrupt::flag()?;
+        Ok(Task { given, data_settings, run_settings, data, base, facts, stop })
     }
-    locked.exported()
+}
+
+/// A task to train on.
+pub(super) struct Task {
+    /// The settings as the user gave them.
+    pub(super) given: Settings,
+    data_settings: DataSettings,
+    run_settings: RunSettings,
+    pub(super) data: TaskData,
+    pub(super) base: Base,
+    pub(super) facts: Facts,
+    /// Set by the first signal that asks the process to end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Task {
+    /// Trains with the resolved `settings`, from the variables of the checkpoint `start`, if there is one. Writes the adapter, and returns
+    /// the checkpoint that it is made of.
+    pub(super) fn train(
+        &self,
+        settings: &Settings,
+        folders: &Folders,
+        existing: Existing,
+        start: Option<&Path>,
+    ) -> Result<PathBuf, Error> {
+        let (engine, rows) = (&self.base.engine, self.data.train.len());
+        run::check(folders, existing, settings, &self.facts)?;
+        let resume = (existing == Existing::Resume).then_some(&*folders.run);
+        let mut trainer = Trainer::new(settings, engine, &self.data, resume)?;
+        if let Some(start) = start {
+            trainer = trainer.starting_from(start)?;
+        }
+        // No file was changed before this point.
+        let config = Config { settings, data: &self.data_settings, run: &self.run_settings };
+        let locked = run::begin(folders, existing, &config, &self.facts)?;
+        tell(Plan { rows, schedule: settings.schedule(rows, engine), accumulate: settings.accumulate });
+        let chosen = trainer.run(locked.run(), &Control::new(&self.run_settings, &self.stop))?;
+        export(&self.base, settings, &self.facts, &chosen, &folders.output)?;
+        locked.exported()?;
+        Ok(chosen)
+    }
+
+    /// The settings of a run in these folders, which may be one that is made longer.
+    fn settings(&self, folders: &Folders, existing: Existing) -> Result<Settings, Error> {
+        let (mut given, rows, engine) = (self.given.clone(), self.data.train.len(), &self.base.engine);
+        if existing == Existing::Resume {
+            let plans = run::extended_from(&folders.run, given.schedule(rows, engine).epochs)?;
+            // A list that is no part of the run's own is refused by name when the run is checked.
+            if plans.starts_with(&given.extended_from) {
+                given.extended_from = plans;
+            }
+        }
+        Ok(given.resolved(rows, engine))
+    }
+}
+
+/// Runs the command.
+pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
+    let (task, existing) = (args.open()?, args.existing());
+    let folders = Folders::new(&args.output, args.run_dir.as_deref());
+    let settings = task.settings(&folders, existing)?;
+    let chosen = task.train(&settings, &folders, existing, None)?;
+    if settings.method == MethodName::DyLora {
+        tell_of_ranks(&task.base, &settings, &task.facts, &chosen, &task.data)?;
+    }
+    Ok(())
 }

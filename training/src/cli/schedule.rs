@@ -1,0 +1,204 @@
+//! `polyrank-train schedule`: trains in stages with rising thresholds, and writes an adapter for each.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use polyrank_training::checkpoint;
+use polyrank_training::data::TaskData;
+use polyrank_training::error::Error;
+use polyrank_training::evaluate::evaluate;
+use polyrank_training::export;
+use polyrank_training::method::Export;
+use polyrank_training::metric::metrics_for;
+use polyrank_training::run::{self, Existing, Folders};
+use polyrank_training::schedule::{self, Percent, Spacing, Stage, Thresholds};
+use polyrank_training::settings::Settings;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use super::tell;
+use super::train::{Task, TrainArgs};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  polyrank-train schedule --data tasks/sentiment --output curves/sentiment --xi-max 1e-3 --xi-step 1e-4
+  polyrank-train schedule --data tasks/sentiment --output curves/sentiment --xi-max 1e-2 --xi-step 1e-3 --spacing exp
+  polyrank-train evaluate --adapter curves/sentiment/stage-4 --data tasks/sentiment --split test
+
+The first stage trains for --epochs at --xi0. Each later stage goes on from there for --stage-epochs at the next threshold; its
+learning rate, with the warm-up, and Adam's moments start anew. Each stage keeps its last epoch, in a folder stage-N that is like
+the output of train. schedule.jsonl has a line for each finished stage. The schedule ends early once no gate is left.
+
+Flags of train apply to all stages, except --xi, --lambda, --target-ratio, --target-params and --run-dir. Gates are the authors'
+or, with --gate paper, the paper's; both with a constant threshold in each stage.";
+
+#[derive(Debug, Args)]
+pub(super) struct ScheduleArgs {
+    /// Threshold of the first stage.
+    #[arg(long, value_name = "X", default_value_t = 1e-4, help_heading = "Schedule")]
+    xi0: f64,
+    /// Largest threshold.
+    #[arg(long, value_name = "X", help_heading = "Schedule")]
+    xi_max: f64,
+    /// Distance between the thresholds of two stages; with --spacing log or exp, it only gives the number of stages.
+    #[arg(long, value_name = "D", help_heading = "Schedule")]
+    xi_step: f64,
+    /// How thresholds lie between the first and the largest.
+    #[arg(long, value_enum, default_value_t = Spacing::Linear, help_heading = "Schedule")]
+    spacing: Spacing,
+    /// Epochs of each stage after the first.
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Schedule")]
+    stage_epochs: usize,
+    /// Number of rows of train on which the metrics of a stage are computed.
+    #[arg(long, value_name = "N", default_value_t = 2000, help_heading = "Schedule")]
+    train_sample: usize,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+/// Runs the command.
+pub(super) fn schedule(args: &ScheduleArgs) -> Result<(), Error> {
+    let thresholds =
+        Thresholds { first: args.xi0, last: args.xi_max, step: args.xi_step, spacing: args.spacing }.stages()?;
+    for (flag, count) in [("--stage-epochs", args.stage_epochs), ("--train-sample", args.train_sample)] {
+        if count == 0 {
+            return Err(Error::Settings(format!("{flag}: expected 1 or more, found 0")));
+        }
+    }
+    if args.train.has_run_dir() {
+        return Err(Error::Settings("--run-dir: expected none, because each stage has a folder of its own".to_owned()));
+    }
+    let task = args.train.open()?;
+    schedule::check(&task.given)?;
+    let mut stages = Stages::open(&task, args)?;
+    for (number, xi) in thresholds.into_iter().enumerate() {
+        let epochs = (number > 0).then_some(args.stage_epochs);
+        let settings = schedule::settings(&task.given, xi, epochs);
+        if !stages.make(number, &settings.resolved(task.data.train.len(), &task.base.engine))? {
+            tell(format_args!("no gate is left after stage {number}, so that the schedule ends here"));
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The stages of a schedule in its folder.
+struct Stages<'a> {
+    task: &'a Task,
+    /// The task's data with a sample of the rows of train.
+    sampled: TaskData,
+    /// The name of the metric of the curve.
+    primary: &'static str,
+    output: &'a Path,
+    existing: Existing,
+    finished: Vec<Stage>,
+    /// The checkpoint of the last stage.
+    last: Option<PathBuf>,
+}
+
+impl<'a> Stages<'a> {
+    /// Reads what an earlier call has finished, or removes it with `--overwrite`, and prints the head of the table.
+    fn open(task: &'a Task, args: &'a ScheduleArgs) -> Result<Self, Error> {
+        let (output, mut existing) = (args.train.output(), args.train.existing());
+        let path = output.join(SCHEDULE);
+        let is_empty = !output.exists() || fs::read_dir(output).map_err(Error::io(output))?.next().is_none();
+        match existing {
+            Existing::Refuse if !is_empty => return Err(Error::OutputExists(output.to_owned())),
+            Existing::Resume if !is_empty && !path.exists() && !folder(output, 0).exists() => {
+                return Err(Error::NoRun(output.to_owned()));
+            }
+            Existing::Overwrite => {
+                remove(output)?;
+                existing = Existing::Refuse;
+            }
+            Existing::Refuse | Existing::Resume => {}
+        }
+        let mut sampled = task.data.clone();
+        sampled.train.shuffle(&mut StdRng::seed_from_u64(task.given.seed));
+        sampled.train.truncate(args.train_sample);
+        let primary = metrics_for(&task.data.task, task.data.problem)[0].name();
+        let finished = schedule::read(&path)?;
+        tell(schedule::header(primary));
+        Ok(Self { task, sampled, primary, output, existing, finished, last: None })
+    }
+
+    /// Trains stage `number` from the stage before it, unless it is finished, and prints its row of the table. Returns whether a gate is
+    /// left.
+    fn make(&mut self, number: usize, settings: &Settings) -> Result<bool, Error> {
+        let folders = Folders::new(&folder(self.output, number), None);
+        if self.finished.len() > number {
+            run::check(&folders, Existing::Resume, settings, &self.task.facts)?;
+            self.last = checkpoint::last(&folders.run)?;
+            if self.last.is_none() {
+                return Err(Error::NoRun(folders.output));
+            }
+        } else {
+            let checkpoint = self.task.train(settings, &folders, self.existing, self.last.as_deref())?;
+            let stage = self.measure(number, settings, &checkpoint)?;
+            let stage = stage.clone().relative_to(self.finished.first().unwrap_or(&stage), self.primary);
+            self.finished.push(stage);
+            schedule::write(&self.output.join(SCHEDULE), &self.finished)?;
+            self.last = Some(checkpoint);
+        }
+        let stage = &self.finished[number];
+        tell(stage.row(self.primary));
+        Ok(stage.parameters > 0)
+    }
+
+    /// The parameters and the metrics of a stage, without percentages.
+    fn measure(&self, number: usize, settings: &Settings, checkpoint: &Path) -> Result<Stage, Error> {
+        let Task { base, facts, .. } = self.task;
+        let (export, progress) = export::from_checkpoint(checkpoint, &base.engine, settings, facts)?;
+        let Export::Adapter(adapter) = &export else {
+            return Err(Error::Settings("expected a method with gates".to_owned()));
+        };
+        Ok(Stage {
+            stage: number,
+            xi: settings.xi.unwrap_or(0.0),
+            epochs: progress.epoch,
+            parameters: adapter.delta_parameters(),
+            paper_parameters: adapter.paper_parameters(base.engine.layout()),
+            train: self.metrics(&export, "train", settings)?,
+            validation: self.metrics(&export, "validation", settings)?,
+            percent: Percent { parameters: None, train: None, validation: None },
+        })
+    }
+
+    fn metrics(&self, export: &Export, split: &str, settings: &Settings) -> Result<BTreeMap<String, f64>, Error> {
+        let engine = &self.task.base.engine;
+        let evaluation = evaluate(engine, export, &self.sampled, split, settings.max_length)?;
+        Ok(evaluation.metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+}
+
+/// The file with a line for each finished stage.
+const SCHEDULE: &str = "schedule.jsonl";
+
+/// The folder of a stage.
+fn folder(output: &Path, stage: usize) -> PathBuf {
+    output.join(format!("stage-{stage}"))
+}
+
+/// Removes the stages of an earlier schedule from the folder `output`.
+fn remove(output: &Path) -> Result<(), Error> {
+    if !output.exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(output).map_err(Error::io(output))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(Error::io(output))?.path())).collect::<Result<Vec<_>, Error>>()?;
+    let is_stage = |path: &&PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_prefix("stage-").is_some_and(|number| number.parse::<usize>().is_ok()) && path.join("run").is_dir()
+    };
+    if let Some(foreign) = paths.iter().find(|path| !is_stage(path) && !path.ends_with(SCHEDULE)) {
+        return Err(Error::Foreign(foreign.clone()));
+    }
+    for path in paths {
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::io(&path))?;
+    }
+    Ok(())
+}
