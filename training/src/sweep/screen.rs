@@ -104,7 +104,7 @@ impl Screen {
             last.and_then(|epoch| epoch.metric()).map_or(String::new(), |(name, value)| format!("{name} {value:.4}"));
         let parameters = last.map_or(String::new(), |epoch| HumanCount(epoch.parameters as u64).to_string());
         let left = run.seconds_per_epoch().map(|seconds| seconds * all.saturating_sub(done) as f64);
-        let left = left.map_or(String::new(), |seconds| duration(seconds));
+        let left = left.map_or(String::new(), duration);
         format!(
             "{:width$}  {state:9} {:>8} {metric:>18} {parameters:>11}  {left}",
             job.name,

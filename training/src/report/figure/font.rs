@@ -74,6 +74,8 @@ impl OutlineBuilder for Moved<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
+
     use super::{face, width};
 
     #[test]

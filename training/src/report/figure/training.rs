@@ -41,10 +41,12 @@ fn figure(groups: &[Group<'_>], task: &str) -> Option<Figure> {
     if panels.is_empty() {
         return None;
     }
-    let modules = groups.iter().any(|group| group.kind.modules != groups[0].kind.modules);
-    let labels: Vec<String> = groups.iter().map(|group| group.kind.label(modules)).collect();
-    let keys: Vec<Key<'_>> =
-        labels.iter().enumerate().map(|(i, label)| Key { label, color: palette::line(i), dashed: false }).collect();
+    let labels: Vec<String> = groups.iter().map(|group| group.kind.label()).collect();
+    let key = |(i, label)| {
+        let (color, dashed) = palette::line(i);
+        Key { label, color, dashed }
+    };
+    let keys: Vec<Key<'_>> = labels.iter().map(String::as_str).enumerate().map(key).collect();
     let width = LEFT + PANEL.0 + 40.0;
     let top = 56.0 + legend(None, (20.0, 56.0), width - 40.0, &keys) + 24.0;
     let height = top + panels.len() as f32 * (PANEL.1 + GAP) - GAP + 56.0;
