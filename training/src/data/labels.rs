@@ -117,8 +117,8 @@ impl Labels {
     /// Whether a row of a test file has a label. GLUE's test files have none, or -1, which may be a class in other files.
     pub(super) fn is_labelled(&self, row: &Labelled) -> bool {
         let Spelt::One(label) = &row.label else { return true };
-        let minus_one = whole(label) == Some(-1);
-        !label.is_empty() && !(minus_one && self.classes().is_none_or(|classes| classes.id(label).is_none()))
+        let is_class = || self.classes().is_some_and(|classes| classes.id(label).is_some());
+        !label.is_empty() && (whole(label) != Some(-1) || is_class())
     }
 
     /// Turns rows into examples, with the meaning of their labels.
