@@ -4,6 +4,7 @@
 mod data;
 mod device;
 mod evaluate;
+mod extract;
 mod folder;
 mod gradients;
 mod host;
