@@ -291,6 +291,27 @@ fn rank_0_is_the_base(golden: &Golden) {
     }
 }
 
+/// An encoder whose head reads only the first tokens leaves out the other rows of the last layer.
+#[test]
+fn pooled_texts_equal_those_of_all_hidden_states() {
+    for backend in backends() {
+        for base in BASES {
+            let golden = Golden::open(base, &backend);
+            let encoder = &**golden.engine.encoder();
+            let texts: Vec<_> = golden.texts().into_iter().filter(|text| !text.ids.is_empty()).collect();
+            let batch = Packed::new(&texts);
+            let hidden = encoder.forward(&batch, &Identity).unwrap();
+            let expected = encoder.pool(&hidden, &batch.offsets).unwrap().to_vec2::<f32>().unwrap();
+            let found = encoder.pooled(&batch, &Identity).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(found.len(), texts.len(), "{base}");
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.len(), expected.len(), "{base}");
+                assert!(worst(found, expected) <= 1e-5, "{base} on {backend:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn resident_bytes_follow_from_the_true_ranks() {
     let golden = bert(&Backend::cpu());

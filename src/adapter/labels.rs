@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::{Raw, whole};
 use super::files::Bytes;
-use super::{Adapter, AdapterError, ProblemType};
+use super::{AdapterError, AdapterInfo, ProblemType};
 
 /// What is read from `config.json`: the keys `id2label`, `label2id` and `problem_type` of `transformers`, and our own key `polyrank`.
 /// `label2id` is read only if there is no `id2label`.
@@ -120,18 +120,19 @@ const NOT_OF_CLASSIFIER: [&str; 10] = [
     "transformers_version",
 ];
 
-/// The JSON of `config.json` for an adapter to a base of `layers` layers, including the keys of `base_config` that describe the base.
-pub(super) fn json(adapter: &Adapter, layers: usize, base_config: &Map<String, Value>) -> Value {
-    let names = || adapter.info.labels.iter().enumerate();
+/// The JSON of `config.json` for a classifier on a base of `layers` layers, including the keys of `base_config` that describe the base.
+#[must_use]
+pub fn classifier_config(info: &AdapterInfo, layers: usize, base_config: &Map<String, Value>) -> Value {
+    let names = || info.labels.iter().enumerate();
     let id2label: Map<_, _> = names().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let label2id: Map<_, _> = names().map(|(id, name)| (name.clone(), json!(id))).collect();
     let of_base = base_config.iter().filter(|(key, _)| !NOT_OF_CLASSIFIER.contains(&key.as_str()));
     let mut config = Value::Object(of_base.map(|(key, value)| (key.clone(), value.clone())).collect());
     config["id2label"] = json!(id2label);
     config["label2id"] = json!(label2id);
-    if let Some(problem_type) = adapter.info.problem_type {
+    if let Some(problem_type) = info.problem_type {
         config["problem_type"] = json!(problem_type);
     }
-    config["polyrank"] = json!({ "base_fingerprint": adapter.info.base_fingerprint, "layers": layers });
+    config["polyrank"] = json!({ "base_fingerprint": info.base_fingerprint, "layers": layers });
     config
 }

@@ -15,7 +15,7 @@ pub use error::{AdapterError, BaseNames};
 #[cfg(fuzzing)]
 pub(crate) use files::Bytes;
 pub use files::{Files, NAMES, OpenFiles};
-pub use labels::read_labels;
+pub use labels::{classifier_config, read_labels};
 pub use peek::{Summary, layout_of, peek, summary};
 #[cfg(fuzzing)]
 pub(crate) use read::parse;

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
 use super::read::{PREFIX, parse};
-use super::{Adapter, AdapterError, labels};
+use super::{Adapter, AdapterError, classifier_config};
 use crate::params::{Backend, Delta, Layout, Site};
 use crate::{atomic_file, base};
 
@@ -59,7 +59,7 @@ pub fn write(
         return Err(AdapterError::Sites { expected: layout.len(), found: adapter.weights.sites.len() });
     }
     let survivors = survivors(layout, adapter)?;
-    let labels_json = labels::json(adapter, layout.layers, base_config);
+    let labels_json = classifier_config(&adapter.info, layout.layers, base_config);
     let files = Files {
         config: Bytes { file: dir.join(CONFIG), bytes: text(&config(layout, adapter, &survivors)) },
         weights: Bytes { file: dir.join(WEIGHTS), bytes: weights(&dir.join(WEIGHTS), adapter, &survivors)? },

@@ -109,10 +109,10 @@ pub enum ModelError {
         /// The reason.
         reason: String,
     },
-    /// Offline mode is on, and the model is not in the cache.
+    /// Offline mode is on, and the model or dataset is not in the cache.
     #[error("{model} is not in the cache, and offline mode is on (HF_HUB_OFFLINE)")]
     Offline {
-        /// The requested model.
+        /// The requested model or dataset.
         model: String,
     },
     /// A fetched file does not have the expected digest.
@@ -157,6 +157,14 @@ pub enum ModelError {
         model: String,
         /// One line for each source, with the reason of its failure.
         tried: String,
+    },
+    /// A dataset of the hub cannot be used.
+    #[error("dataset {id}: {reason}")]
+    Dataset {
+        /// The requested dataset.
+        id: String,
+        /// The reason.
+        reason: String,
     },
     /// The cache folder is unknown.
     #[error("the cache folder is unknown: set POLYRANK_HOME")]

@@ -19,6 +19,9 @@ pub(super) const OPTIONAL: &str = "tokenizer_config.json";
 /// The files of an adapter. The configuration comes last, because a folder with it counts as an adapter.
 pub(super) const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_config.json"];
 
+/// The file that describes a fetched dataset. It is written last.
+pub(super) const DATASET: &str = "dataset.json";
+
 /// The file with all weights, in the format that is served.
 pub(super) const WEIGHTS: &str = "model.safetensors";
 /// The index that names the shard of each tensor.
@@ -50,6 +53,11 @@ pub(super) fn is_base(dir: &Path) -> bool {
 /// Whether `dir` holds the files of an adapter.
 pub(super) fn is_adapter(dir: &Path) -> bool {
     ADAPTER.iter().all(|name| dir.join(name).is_file())
+}
+
+/// Whether `dir` holds a fetched dataset.
+pub(super) fn is_dataset(dir: &Path) -> bool {
+    dir.join(DATASET).is_file()
 }
 
 /// The folder of a running pull, and the lock that tells other processes that the pull still runs. Both are removed when dropped.

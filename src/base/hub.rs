@@ -1,11 +1,14 @@
-//! Fetches bases from the Hugging Face hub, or a server that speaks its protocol.
+//! Fetches files from the Hugging Face hub, or a server that speaks its protocol.
 //!
 //! The crate `hf-hub` (1.0) is not used, because its downloads are neither checked by SHA-256 nor resumed after a broken connection. It
 //! would also add an asynchronous runtime, `reqwest` and `hf-xet` to every build, where a few requests with `ureq` are enough.
 
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -32,6 +35,17 @@ const RENAMES: usize = 5;
 
 /// The number of times that a broken download is resumed before it fails.
 const RETRIES: usize = 3;
+
+/// The limit of an answer of the hub's API, in bytes.
+const LARGEST_ANSWER: u64 = 64 << 20;
+
+/// The bytes that stand in an address for themselves.
+const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// A file's path in a repository, as it stands in an address.
+fn escaped(path: &str) -> String {
+    utf8_percent_encode(path, &PLAIN).to_string()
+}
 
 /// Fetches the files of `recipe` into `dir`, and converts those in older formats.
 pub(super) fn fetch(sources: &Sources, recipe: &Recipe, dir: &Path, progress: &dyn Progress) -> Result<(), ModelError> {
@@ -70,7 +84,7 @@ pub(super) fn fetch_adapter(
 }
 
 /// A repository on the hub, and the folder for its files.
-struct Hub<'a> {
+pub(super) struct Hub<'a> {
     agent: Agent,
     sources: &'a Sources,
     recipe: &'a Recipe<'a>,
@@ -79,7 +93,7 @@ struct Hub<'a> {
 }
 
 impl<'a> Hub<'a> {
-    fn new(sources: &'a Sources, recipe: &'a Recipe<'a>, dir: &'a Path, progress: &'a dyn Progress) -> Self {
+    pub(super) fn new(sources: &'a Sources, recipe: &'a Recipe<'a>, dir: &'a Path, progress: &'a dyn Progress) -> Self {
         let config = Agent::config_builder()
             .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
@@ -93,7 +107,7 @@ impl<'a> Hub<'a> {
 
     fn address(&self, name: &str) -> String {
         let (id, revision) = (self.recipe.id, self.recipe.escaped_revision());
-        format!("{}/{id}/resolve/{revision}/{name}", self.sources.endpoint)
+        format!("{}/{id}/resolve/{revision}/{}", self.sources.endpoint, escaped(name))
     }
 
     fn missing(&self, name: &str) -> ModelError {
@@ -116,8 +130,14 @@ impl<'a> Hub<'a> {
         Ok(true)
     }
 
-    /// Fetches the file `name`; false if it does not exist. A broken download is resumed, in this call or in a later one.
+    /// Fetches the file `name`; false if it does not exist.
     fn optional(&self, name: &str) -> Result<bool, ModelError> {
+        self.save(name, &self.dir.join(name))
+    }
+
+    /// Fetches the file `name` to the file `to`; false if it does not exist. A broken download is resumed, in this call or in a later
+    /// one.
+    pub(super) fn save(&self, name: &str, to: &Path) -> Result<bool, ModelError> {
         let from = self.address(name);
         let stated = self.stated(&from)?;
         let pin = pinned(self.recipe.pins, name).map(str::to_owned);
@@ -136,8 +156,22 @@ impl<'a> Hub<'a> {
             }
         }
         partial.check(&from, pin.or(stated.sha256).as_deref())?;
-        partial.publish(&self.dir.join(name))?;
+        partial.publish(to)?;
         Ok(true)
+    }
+
+    /// The JSON that the hub's API answers for `path`; `None` if it knows no such thing.
+    pub(super) fn api(&self, path: &str) -> Result<Option<Value>, ModelError> {
+        let from = format!("{}/api/{path}", self.sources.endpoint);
+        let fetch = |reason: String| ModelError::Fetch { from: from.clone(), reason };
+        let response = self.authorized(self.agent.get(&from)).call().map_err(|error| fetch(error.to_string()))?;
+        match response.status().as_u16() {
+            200 => {}
+            404 => return Ok(None),
+            status => return Err(fetch(format!("HTTP status {status}"))),
+        }
+        let body = response.into_body().into_reader().take(LARGEST_ANSWER);
+        serde_json::from_reader(body).map(Some).map_err(|error| fetch(format!("the answer is not JSON: {error}")))
     }
 
     /// Downloads the part of the file that `partial` still lacks; false if the file does not exist.

@@ -1,4 +1,5 @@
-//! A base: where it comes from (a folder, the hub, a Python package), its configuration and its mapped weights.
+//! A base: where it comes from (a folder, the hub, a Python package), its configuration and its mapped weights. Datasets come from the
+//! hub in the same way.
 
 pub mod architecture;
 mod cache;
@@ -7,6 +8,7 @@ mod config;
 mod convert;
 #[cfg(fuzzing)]
 pub(crate) mod convert;
+mod dataset;
 mod digest;
 mod download;
 mod error;
@@ -20,6 +22,7 @@ mod progress;
 mod pull;
 mod recipe;
 mod source;
+mod splits;
 mod tokenizer_files;
 mod weights;
 mod wheel;
@@ -33,9 +36,10 @@ use sha2::{Digest, Sha256};
 pub use architecture::layout;
 pub use cache::Sources;
 pub use config::BaseConfig;
+pub use dataset::Dataset;
 pub use error::ModelError;
 pub use progress::{Bar, Progress};
-pub use source::{ensure, locate, pull, pull_adapter, repository};
+pub use source::{dataset, ensure, locate, pull, pull_adapter, repository};
 pub use weights::Weights;
 
 use crate::atomic_file;

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::cache::Sources;
-use super::files::{Staging, is_adapter, is_base};
+use super::dataset::{self, Dataset};
+use super::files::{Staging, is_adapter, is_base, is_dataset};
 use super::progress::Progress;
 use super::recipe::Recipe;
 use super::{ModelError, convert, hub, wheel};
@@ -40,6 +41,24 @@ pub(super) fn pull_adapter(
         other => other,
     })?;
     publish(&fetched, target, &staging.path().join("replaced"), is_adapter)
+}
+
+/// Fetches a dataset in the same way, to the folder `target`.
+pub(super) fn pull_dataset(
+    sources: &Sources,
+    asked: &Dataset,
+    target: &Path,
+    progress: &dyn Progress,
+) -> Result<(), ModelError> {
+    let models = sources.models();
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
+    }
+    let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
+    let fetched = staging.path().join("dataset");
+    fs::create_dir(&fetched).map_err(ModelError::io(&fetched))?;
+    dataset::fetch(sources, asked, &fetched, progress)?;
+    publish(&fetched, target, &staging.path().join("replaced"), is_dataset)
 }
 
 /// Converts the base in the folder `from` to the folder `target` in the cache. The files in `from` are not changed.

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::cache::{MODELS, Sources};
+use super::dataset::Dataset;
 use super::digest::hex;
 use super::progress::{Bar, Progress};
-use super::pull::{convert_local, pull as fetch, pull_adapter as fetch_adapter};
+use super::pull::{convert_local, pull as fetch, pull_adapter as fetch_adapter, pull_dataset};
 use super::recipe::{self, Recipe};
 use super::{ModelError, convert, files, weights};
 
@@ -84,6 +85,47 @@ impl Sources {
         fetch_adapter(self, &recipe, &target, progress)?;
         Ok(target)
     }
+
+    /// Fetches a dataset from the hub into the cache, unless it is there already, and returns its folder, which is a task's folder:
+    /// `train.*`, `validation.*` and `test.*`, as far as the dataset has them.
+    ///
+    /// # Errors
+    /// If a name is malformed, or the hub does not provide the dataset or a training split of it.
+    pub fn dataset(&self, asked: &Dataset, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+        let wrong = |what: &str, expected: &str, found: &str| {
+            Err(ModelError::Dataset {
+                id: asked.id.to_owned(),
+                reason: format!("{what}: expected {expected}, found {found:?}"),
+            })
+        };
+        if !is_id(asked.id) {
+            return wrong("its name", "ORG/NAME", asked.id);
+        }
+        if let Some(revision) = asked.revision.filter(|revision| !is_revision(revision)) {
+            return wrong("its revision", "a branch, a tag or a commit", revision);
+        }
+        if let Some(config) = asked.config.filter(|config| !is_revision(config)) {
+            return wrong("its configuration", "letters, digits, -, _ and .", config);
+        }
+        let target = self.home.join("datasets").join(asked.folder_name());
+        if files::is_dataset(&target) {
+            return Ok(target);
+        }
+        if self.offline {
+            return Err(ModelError::Offline { model: format!("the dataset {}", asked.id) });
+        }
+        pull_dataset(self, asked, &target, progress)?;
+        tracing::info!(dataset = asked.id, folder = %target.display(), "pulled");
+        Ok(target)
+    }
+}
+
+/// Fetches a dataset from the hub into the cache, as [`Sources::dataset`] does with the environment's settings.
+///
+/// # Errors
+/// As for [`Sources::dataset`].
+pub fn dataset(asked: &Dataset) -> Result<PathBuf, ModelError> {
+    Sources::from_env()?.dataset(asked, &Bar::default())
 }
 
 /// The folder of `model`, as [`Sources::locate`] finds it with the environment's settings.

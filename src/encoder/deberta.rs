@@ -237,6 +237,27 @@ impl Deberta {
         let (ops, parameters) = (loader.ops(), loader.taken());
         Ok(Self { ops, layout, tables, projection, norm, positions, layers, conv, classifier, parameters })
     }
+
+    /// The last hidden states, or with a layer `last` those of the first tokens alone ([`Texts::keep_first`]).
+    fn run(&self, batch: &Packed, last: Option<usize>, hooks: &dyn Hooks) -> Result<Tensor> {
+        let mut x = self.tables.sum(batch, &batch.positions(), hooks)?;
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x, hooks)?;
+        }
+        x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
+        let relative = self.positions.as_ref();
+        let relative = relative.map(|positions| positions.relative(batch.longest(), hooks)).transpose()?;
+        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
+        texts.last = last;
+        texts.kept = self.conv.as_ref().map(|_| x.clone());
+        for layer in &self.layers {
+            x = layer.forward(x, &mut texts, relative.as_ref(), hooks)?;
+            if let (Some(conv), Some(embedded)) = (&self.conv, texts.kept.take()) {
+                x = conv.forward(&embedded, &x, texts.offsets, hooks)?;
+            }
+        }
+        Ok(x)
+    }
 }
 
 impl Encoder for Deberta {
@@ -249,22 +270,15 @@ impl Encoder for Deberta {
     }
 
     fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
-        let mut x = self.tables.sum(batch, &batch.positions(), hooks)?;
-        if let Some(projection) = &self.projection {
-            x = projection.forward(&x, hooks)?;
+        self.run(batch, None, hooks)
+    }
+
+    fn pooled(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
+        match self.layers.len().checked_sub(1) {
+            // The convolution reads all rows of the first layer's output.
+            Some(last) if last > 0 || self.conv.is_none() => self.run(batch, Some(last), hooks),
+            _ => self.pool(&self.forward(batch, hooks)?, &batch.offsets),
         }
-        x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
-        let relative = self.positions.as_ref();
-        let relative = relative.map(|positions| positions.relative(batch.longest(), hooks)).transpose()?;
-        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
-        texts.kept = self.conv.as_ref().map(|_| x.clone());
-        for layer in &self.layers {
-            x = layer.forward(x, &mut texts, relative.as_ref(), hooks)?;
-            if let (Some(conv), Some(embedded)) = (&self.conv, texts.kept.take()) {
-                x = conv.forward(&embedded, &x, texts.offsets, hooks)?;
-            }
-        }
-        Ok(x)
     }
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 
-use super::Hooks;
+use super::{Hooks, first_tokens};
 use crate::ops::{Ops, Rotary};
 use crate::params::{Input, Point};
 
@@ -23,6 +23,8 @@ pub(super) struct Texts<'a> {
     pub(super) offsets: &'a [usize],
     /// A tensor `[T, n]` that a later layer needs. It forks along with the rows.
     pub(super) kept: Option<Tensor>,
+    /// The layer after whose attention only the first token of each text is needed.
+    pub(super) last: Option<usize>,
     /// Rotary angles for the current offsets, by the bits of theta. They are made once for all layers that use the same theta.
     rotary: BTreeMap<u64, Rotary>,
     ops: &'a dyn Ops,
@@ -31,7 +33,7 @@ pub(super) struct Texts<'a> {
 
 impl<'a> Texts<'a> {
     pub(super) fn new(offsets: &'a [usize], ops: &'a dyn Ops, hooks: &'a dyn Hooks) -> Self {
-        Self { offsets, kept: None, rotary: BTreeMap::new(), ops, hooks }
+        Self { offsets, kept: None, last: None, rotary: BTreeMap::new(), ops, hooks }
     }
 
     /// Asks the hooks whether rows fork at `input` of `layer`. If they do, forks every tensor of `live`, all `[T, n]`; otherwise
@@ -43,6 +45,18 @@ impl<'a> Texts<'a> {
         }
         self.offsets = offsets;
         self.rotary.clear();
+        Ok(())
+    }
+
+    /// Keeps only the first row of each text in every tensor of `live`, all `[T, n]`, if nothing reads the others after the attention of
+    /// `layer`.
+    pub(super) fn keep_first<const N: usize>(&self, layer: usize, live: [&mut Tensor; N]) -> Result<()> {
+        if self.last != Some(layer) {
+            return Ok(());
+        }
+        for tensor in live {
+            *tensor = first_tokens(tensor, self.offsets)?;
+        }
         Ok(())
     }
 

@@ -57,6 +57,15 @@ pub trait Encoder: Send + Sync {
         first_tokens(hidden, offsets)
     }
 
+    /// [`Self::pool`] of [`Self::forward`], `[B, hidden]`, for hooks that fork no rows and add no segments. An encoder that reads only the
+    /// first token of each text computes only these rows after the last layer's attention, whose other outputs nothing reads.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    fn pooled(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.pool(&self.forward(batch, hooks)?, &batch.offsets)
+    }
+
     /// Logits `[B, labels]` of `head` from the pooled texts, `[B, hidden]`.
     ///
     /// # Errors

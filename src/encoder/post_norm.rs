@@ -75,18 +75,9 @@ impl PostNorm {
         let (padding, ops, parameters) = (config.padding(), loader.ops(), loader.taken());
         Ok(Self { ops, padding, layout, tables, norm, projection, relative, layers, classifier, parameters })
     }
-}
 
-impl Encoder for PostNorm {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    fn parameters(&self) -> &[Frozen] {
-        &self.parameters
-    }
-
-    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
+    /// The last hidden states, or with a layer `last` those of the first tokens alone ([`Texts::keep_first`]).
+    fn run(&self, batch: &Packed, last: Option<usize>, hooks: &dyn Hooks) -> Result<Tensor> {
         let positions = match self.padding {
             Some(padding) => batch.positions_after(padding),
             None => batch.positions(),
@@ -101,10 +92,32 @@ impl Encoder for PostNorm {
             None => None,
         };
         let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
+        texts.last = last;
         for layer in &self.layers {
             x = layer.forward(x, &mut texts, bias.as_ref(), hooks)?;
         }
         Ok(x)
+    }
+}
+
+impl Encoder for PostNorm {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn parameters(&self) -> &[Frozen] {
+        &self.parameters
+    }
+
+    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
+        self.run(batch, None, hooks)
+    }
+
+    fn pooled(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
+        match self.layers.len().checked_sub(1) {
+            Some(last) => self.run(batch, Some(last), hooks),
+            None => self.pool(&self.forward(batch, hooks)?, &batch.offsets),
+        }
     }
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
@@ -188,7 +201,8 @@ impl PostAttention {
         })
     }
 
-    /// Runs the rest of the layer. `x [T, hidden]` is the layer's input, `attended [T, hidden]` the output of its attention.
+    /// Runs the rest of the layer. `x [T, hidden]` is the layer's input, `attended [T, hidden]` the output of its attention. The result is
+    /// `[B, hidden]` if only the first tokens are needed.
     pub(super) fn forward(
         &self,
         mut x: Tensor,
@@ -197,6 +211,7 @@ impl PostAttention {
         hooks: &dyn Hooks,
     ) -> Result<Tensor> {
         texts.fork(self.index, Input::AttentionOutput, [&mut x, &mut attended])?;
+        texts.keep_first(self.index, [&mut x, &mut attended])?;
         let mut h = self.attention_output.forward(&attended, hooks)?;
         if self.drops_attention {
             h = dropped(h, DropPoint::AttentionOutput(self.index), self.ops, hooks)?;

@@ -1,7 +1,9 @@
-//! A run's state on disk. After epoch N it is in `run/checkpoint-N`, which is complete or absent, even after a power cut. Either the
-//! best and the last checkpoint are kept, or all.
+//! A run's state on disk. After epoch N it is in `run/checkpoint-N`, and after S steps of the next epoch in `run/checkpoint-N+S`. A
+//! checkpoint is complete or absent, even after a power cut. Of the epochs' checkpoints, either the best and the last are kept, or all.
+//! A checkpoint in the middle of an epoch is kept until the next checkpoint.
 
 use std::collections::HashMap;
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +30,61 @@ pub struct Progress {
     pub best_loss: Option<f64>,
     /// The best epoch.
     pub best_epoch: usize,
+    /// The steps of the epoch in progress; `None` at the end of an epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<PartialEpoch>,
+}
+
+impl Progress {
+    fn position(&self) -> Position {
+        Position { epoch: self.epoch, steps: self.partial.map_or(0, |partial| partial.steps) }
+    }
+}
+
+impl Display for Progress {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Position { epoch, steps } = self.position();
+        match steps {
+            0 => write!(f, "after epoch {epoch}"),
+            _ => write!(f, "after step {steps} of epoch {}", epoch + 1),
+        }
+    }
+}
+
+/// The steps of an epoch that is in progress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartialEpoch {
+    /// The number of steps.
+    pub steps: usize,
+    /// The sum of the losses over the rows of these steps.
+    pub loss: f64,
+    /// The number of these rows.
+    pub rows: usize,
+    /// The duration of these steps.
+    pub seconds: f64,
+}
+
+/// When a checkpoint was made. The order is that of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position {
+    /// The number of finished epochs.
+    epoch: usize,
+    /// The number of steps in the next epoch.
+    steps: usize,
+}
+
+impl Position {
+    /// The position in a checkpoint's name; `None` if the name is not that of a checkpoint.
+    fn of(name: &str) -> Option<Self> {
+        let position = name.strip_prefix("checkpoint-")?;
+        let (epoch, steps) = position.split_once('+').unwrap_or((position, "0"));
+        Some(Self { epoch: epoch.parse().ok()?, steps: steps.parse().ok()? })
+    }
+
+    fn folder(self, run: &Path) -> PathBuf {
+        let Self { epoch, steps } = self;
+        if steps == 0 { folder(run, epoch) } else { run.join(format!("checkpoint-{epoch}+{steps}")) }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,7 +101,7 @@ pub fn folder(run: &Path, epoch: usize) -> PathBuf {
     run.join(format!("checkpoint-{epoch}"))
 }
 
-/// Writes the checkpoint of `progress.epoch` to a temporary folder, and renames it.
+/// Writes the checkpoint of `progress` to a temporary folder, and renames it.
 ///
 /// # Errors
 /// A file cannot be written. No partial checkpoint is left.
@@ -73,7 +130,7 @@ pub fn save(run: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &P
     let state = State { progress: progress.clone(), step: optimizer.done, moments: steps };
     let json = serde_json::to_vec_pretty(&state).map_err(|error| Error::malformed(&path, error))?;
     atomic_file::write(&path, &json).map_err(Error::io(&path))?;
-    let target = folder(run, progress.epoch);
+    let target = progress.position().folder(run);
     if target.exists() {
         fs::remove_dir_all(&target).map_err(Error::io(&target))?;
     }
@@ -82,13 +139,18 @@ pub fn save(run: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &P
     atomic_file::sync_folder(run).map_err(Error::io(run))
 }
 
-/// Removes all checkpoints except those of the best epoch and of the last.
+/// Removes the checkpoints that are no longer needed once that of `progress` is saved: those in the middle of an epoch, and unless
+/// `keep_epochs`, those of all epochs but the best and the last.
 ///
 /// # Errors
 /// A folder cannot be read or removed.
-pub fn forget(run: &Path, progress: &Progress) -> Result<(), Error> {
-    for (epoch, path) in all(run)? {
-        if epoch != progress.epoch && epoch != progress.best_epoch {
+pub fn forget(run: &Path, progress: &Progress, keep_epochs: bool) -> Result<(), Error> {
+    for (position, path) in all(run)? {
+        let needed = match position {
+            Position { epoch, steps: 0 } => keep_epochs || epoch == progress.epoch || epoch == progress.best_epoch,
+            _ => position == progress.position(),
+        };
+        if !needed {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }
     }
@@ -112,26 +174,22 @@ pub fn sweep(run: &Path) -> Result<(), Error> {
 /// Whether a file with this name in a run's folder is a checkpoint, or the beginning of one.
 #[must_use]
 pub fn is_checkpoint(name: &str) -> bool {
-    name.starts_with(UNFINISHED) || epoch_of(name).is_some()
+    name.starts_with(UNFINISHED) || Position::of(name).is_some()
 }
 
-fn epoch_of(name: &str) -> Option<usize> {
-    name.strip_prefix("checkpoint-")?.parse().ok()
-}
-
-/// All checkpoints of a run, with their epochs.
-fn all(run: &Path) -> Result<Vec<(usize, PathBuf)>, Error> {
+/// All checkpoints of a run, from the first to the last.
+fn all(run: &Path) -> Result<Vec<(Position, PathBuf)>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(run).map_err(Error::io(run))? {
         let entry = entry.map_err(Error::io(run))?;
-        let epoch = entry.file_name().to_str().and_then(epoch_of);
-        found.extend(epoch.map(|epoch| (epoch, entry.path())));
+        let position = entry.file_name().to_str().and_then(Position::of);
+        found.extend(position.map(|position| (position, entry.path())));
     }
     found.sort();
     Ok(found)
 }
 
-/// The checkpoint of the last epoch, if there is one.
+/// The last checkpoint, if there is one.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -140,6 +198,17 @@ pub fn last(run: &Path) -> Result<Option<PathBuf>, Error> {
         return Ok(None);
     }
     Ok(all(run)?.pop().map(|(_, path)| path))
+}
+
+/// The number of epochs that the run in the folder `run` has finished.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn finished_epochs(run: &Path) -> Result<usize, Error> {
+    if !run.is_dir() {
+        return Ok(0);
+    }
+    Ok(all(run)?.pop().map_or(0, |(position, _)| position.epoch))
 }
 
 /// Restores `method` and `optimizer`, which has the method's variables, from a checkpoint.

@@ -7,6 +7,9 @@ mod extract;
 mod interrupt;
 mod layers;
 mod prune;
+mod ranks;
+mod report;
+mod sweep;
 mod train;
 
 use std::fmt::Display;
@@ -16,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use polyrank::adapter;
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
@@ -25,7 +27,9 @@ use polyrank::logging::{in_one_line, log_to_stderr, printable};
 use polyrank::params::{DeviceName, Precision};
 use polyrank_training::data::TaskData;
 use polyrank_training::error::Error;
+use polyrank_training::evaluate::Parameters;
 use polyrank_training::export;
+use polyrank_training::method::Export;
 use polyrank_training::run::Facts;
 use polyrank_training::settings::Settings;
 
@@ -35,6 +39,8 @@ Examples:
   polyrank-train train --data reviews.csv --text-column review --label-column stars --output adapters/stars
   polyrank-train train --data tasks/sentiment --output adapters/sentiment --resume
   polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test
+  polyrank-train sweep examples/sweep/paper.toml --data-root data/glue --output runs/table1
+  polyrank-train report runs/table1 --output reports/table1
   polyrank-train extract --model models/sentiment-minilm --output adapters/sentiment
 
 Environment:
@@ -64,6 +70,12 @@ enum Command {
     /// Print an adapter's metrics on a split as JSON.
     #[command(after_help = evaluate::EXAMPLES)]
     Evaluate(Box<evaluate::EvaluateArgs>),
+    /// Run tasks x methods x ranks x seeds from one file.
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::SweepArgs),
+    /// Write tables and figures about runs.
+    #[command(after_help = report::EXAMPLES)]
+    Report(report::ReportArgs),
     /// Write a fine-tuned transformers classifier as an adapter of its base.
     #[command(after_help = extract::EXAMPLES)]
     Extract(Box<extract::ExtractArgs>),
@@ -89,6 +101,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(args) => train::train(&args),
         Command::Prune(args) => prune::prune(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Sweep(args) => sweep::sweep(&args),
+        Command::Report(args) => report::report(&args),
         Command::Extract(args) => extract::extract(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Completions { shell } => {
@@ -99,8 +113,12 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Stopped { done, epochs }) => {
-            tell(interrupt::resume_message(done, epochs, std::env::args()));
+        Err(error @ Error::Stopped { .. }) => {
+            tell(interrupt::resume_message(&error, std::env::args()));
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
+        Err(Error::SweepStopped { finished, all }) => {
+            tell(interrupt::continue_message(finished, all, std::env::args()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
@@ -131,36 +149,41 @@ struct Base {
 /// Opens the base, which is downloaded if it is missing.
 fn open(model_id: &str, device: DeviceName, dtype: Precision) -> Result<Base, Error> {
     let dir = base::ensure(model_id)?;
-    // A base in a folder can be trained on without a cache.
-    let cache = Sources::from_env().ok().map(|sources| sources.home);
-    let engine = Engine::prepacked(&dir, &device.open().map_err(polyrank::engine::Error::from)?, dtype, cache)?;
+    let engine = Engine::prepacked(&dir, &device.open().map_err(polyrank::engine::Error::from)?, dtype, cache())?;
     allocator::retain_pages();
     Ok(Base { dir, engine })
+}
+
+/// The cache of prepacked weights. A base in a folder can be used without one.
+fn cache() -> Option<PathBuf> {
+    Sources::from_env().ok().map(|sources| sources.home)
 }
 
 /// Prints how the labels were read, and the warnings about them.
 fn tell_of(data: &TaskData) {
     tell(format_args!("labels: {}", printable(&data.reading)));
+    if !data.class_weights.is_empty() {
+        let weight = |(name, weight): (&String, &f64)| format!("{name} {weight:.4}");
+        let weights: Vec<String> = data.labels.iter().zip(&data.class_weights).map(weight).collect();
+        tell(format_args!("class weights: {}", printable(&weights.join(", "))));
+    }
     data.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
 }
 
-/// Prunes the checkpoint, writes the adapter and prints its ranks.
+/// Prunes the checkpoint, writes what it holds, and prints the ranks of an adapter, or the number of parameters of another method.
 fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, output: &Path) -> Result<(), Error> {
     let engine = &base.engine;
-    let (adapter, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
-    fs::create_dir_all(output).map_err(Error::io(output))?;
-    adapter::write(output, engine.layout(), &adapter, &config_of(&base.dir)?)?;
-    // The report is on the written files, because PEFT's format needs at least one rank.
-    let written = engine.load_adapter(output)?;
-    let report = Report::new(engine.layout(), &written);
-    print(&format!("{report}\nwritten to {}, as it was after epoch {}", output.display(), progress.epoch))
-}
-
-/// The keys of the base's `config.json`.
-fn config_of(base: &Path) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
-    let path = base.join("config.json");
-    let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::malformed(&path, error))
+    let (export, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
+    export::write(output, engine, &export, &base.dir)?;
+    let told = match &export {
+        // The report is on the written files, because PEFT's format needs at least one rank.
+        Export::Adapter(_) => Report::new(engine.layout(), &engine.load_adapter(output)?).to_string(),
+        Export::Model(_) | Export::Bottlenecks(_) => {
+            let Parameters { adapter, head } = Parameters::of(&export);
+            format!("{adapter} trained parameters, and {head} of the head")
+        }
+    };
+    print(&format!("{told}\nwritten to {}, as it was {progress}", output.display()))
 }
 
 /// Prints a line to standard error, for the user.

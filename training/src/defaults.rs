@@ -5,6 +5,7 @@
 //! | batch size | 16 below 3,000 rows, else 32 | few rows give few steps, and it takes steps to find out which ranks matter |
 //! | epochs | as many as give about 1,000 steps, but 3 to 20 | further epochs over few rows only memorise them |
 //! | rate | 1e-3 up to width 384, less for wider bases (5e-4 at 768) | wide bases diverge at the rates that narrow bases need |
+//! | rate of full fine-tuning | a tenth of that | all parameters move at once |
 //! | rate below 1,000 rows | 1.5 times as much | if there are few steps, they must be larger |
 //!
 //! `--epochs`, `--batch-size` and `--lr` each replace one default; the epochs follow from a given batch size. On the three example tasks
@@ -16,6 +17,11 @@ use std::fmt::{self, Display, Formatter};
 const STEPS: usize = 1000;
 /// With fewer rows than this, a run has so few steps that they must be larger.
 const FEW: usize = 1000;
+
+/// The default learning rate of methods that train few parameters, on a narrow base with many rows.
+pub const RATE: f64 = 1e-3;
+/// The default learning rate of full fine-tuning there.
+pub const FULL_RATE: f64 = 1e-4;
 
 /// The epochs, batch size and learning rate of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,16 +35,17 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The defaults for `rows` rows of training data and a base of width `hidden`, with the user's batch size, if there is one.
+    /// The defaults for `rows` rows of training data and a base of width `hidden`, with the user's batch size, if there is one. `rate` is
+    /// the method's own, [`RATE`] or [`FULL_RATE`].
     #[must_use]
-    pub fn new(rows: usize, hidden: usize, batch_size: Option<usize>) -> Self {
+    pub fn new(rows: usize, hidden: usize, batch_size: Option<usize>, rate: f64) -> Self {
         let batch_size = batch_size.unwrap_or(match rows {
             ..3000 => 16,
             _ => 32,
         });
         let epochs = (STEPS * batch_size).div_ceil(rows.max(1)).clamp(3, 20);
         let narrow = (384.0 / hidden.max(1) as f64).min(1.0);
-        let lr = 1e-3 * narrow * if rows < FEW { 1.5 } else { 1.0 };
+        let lr = rate * narrow * if rows < FEW { 1.5 } else { 1.0 };
         Self { epochs, batch_size, lr }
     }
 }
@@ -50,25 +57,31 @@ pub struct Plan {
     pub rows: usize,
     /// Epochs, batch size and learning rate.
     pub schedule: Schedule,
+    /// The number of batches in a step.
+    pub accumulate: usize,
 }
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { rows, schedule: Schedule { epochs, batch_size, lr } } = self;
-        let steps = rows.div_ceil((*batch_size).max(1));
+        let Self { rows, schedule: Schedule { epochs, batch_size, lr }, accumulate } = self;
+        let steps = rows.div_ceil(batch_size.saturating_mul(*accumulate).max(1));
         let all = steps * epochs;
-        write!(f, "{rows} rows, {epochs} epochs of {steps} steps ({all} steps), batch size {batch_size}, rate {lr}")
+        write!(f, "{rows} rows, {epochs} epochs of {steps} steps ({all} steps), batch size {batch_size}")?;
+        if *accumulate > 1 {
+            write!(f, " x {accumulate}")?;
+        }
+        write!(f, ", rate {lr}")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Plan, Schedule};
+    use super::{FULL_RATE, Plan, RATE, Schedule};
 
     #[test]
     fn small_tasks_get_small_batches_and_wide_bases_small_rates() {
         let of = |rows, hidden| {
-            let Schedule { epochs, batch_size, lr } = Schedule::new(rows, hidden, None);
+            let Schedule { epochs, batch_size, lr } = Schedule::new(rows, hidden, None, RATE);
             (epochs, batch_size, lr)
         };
         assert_eq!(of(246, 384), (20, 16, 1.5e-3));
@@ -76,12 +89,15 @@ mod tests {
         assert_eq!(of(8551, 384), (4, 32, 1e-3));
         assert_eq!(of(67_349, 768), (3, 32, 5e-4));
         assert_eq!(of(0, 384).0, 20);
-        assert_eq!(Schedule::new(5000, 384, Some(64)).epochs, 13);
+        assert_eq!(Schedule::new(5000, 384, Some(64), RATE).epochs, 13);
+        assert_eq!(Schedule::new(67_349, 768, None, FULL_RATE).lr, 5e-5);
     }
 
     #[test]
     fn plan_shows_its_steps() {
-        let plan = Plan { rows: 246, schedule: Schedule::new(246, 384, None) };
+        let plan = Plan { rows: 246, schedule: Schedule::new(246, 384, None, RATE), accumulate: 1 };
         assert_eq!(plan.to_string(), "246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015");
+        let plan = Plan { accumulate: 4, ..plan };
+        assert_eq!(plan.to_string(), "246 rows, 20 epochs of 4 steps (80 steps), batch size 16 x 4, rate 0.0015");
     }
 }

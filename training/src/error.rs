@@ -81,13 +81,55 @@ pub enum Error {
         /// The loss.
         loss: f32,
     },
-    /// A signal stopped the run in the middle of an epoch.
-    #[error("stopped after {done} of {epochs} epochs")]
+    /// A value is NaN or infinite although the loss is not.
+    #[error("{tensor} is NaN or infinite at step {step}: lower the learning rate")]
+    NotFiniteTensor {
+        /// The step, from 1.
+        step: usize,
+        /// The tensor in words: the gradient of a variable, or a variable.
+        tensor: String,
+    },
+    /// A signal stopped the run after a step. The state is on disk.
+    #[error("stopped after step {step} of {steps}, in epoch {epoch} of {epochs}")]
     Stopped {
-        /// The number of finished epochs, whose state is on disk.
-        done: usize,
+        /// The number of steps that were made.
+        step: usize,
+        /// The number of steps of the whole run.
+        steps: usize,
+        /// The epoch of the next step, from 1.
+        epoch: usize,
         /// The number of epochs of the whole run.
         epochs: usize,
+    },
+    /// A run cannot be continued with fewer epochs.
+    #[error(
+        "--resume: {path}: the run was started with {planned} epochs and has finished {done}; expected --epochs {planned} or more, found {now}"
+    )]
+    FewerEpochs {
+        /// The run's file.
+        path: PathBuf,
+        /// The run's epochs.
+        planned: usize,
+        /// The number of finished epochs.
+        done: usize,
+        /// The epochs in this call.
+        now: usize,
+    },
+    /// Some runs of a sweep failed. Their reasons have been printed.
+    #[error("{failed} of {all} runs failed")]
+    FailedRuns {
+        /// The number of failed runs.
+        failed: usize,
+        /// The number of all runs.
+        all: usize,
+    },
+    /// A signal stopped a sweep.
+    #[error("stopped after {finished} of {all} runs")]
+    SweepStopped {
+        /// The number of finished runs.
+        finished: usize,
+        /// The number of all runs.
+        all: usize,
     },
     /// A folder has no fine-tuned text classifier.
     #[error("{path}: expected a fine-tuned text classifier, found {found}")]

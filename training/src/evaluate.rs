@@ -1,15 +1,20 @@
-//! Computes an adapter's metrics on a split, with the same forward pass as serving.
+//! Computes an adapter's metrics on a split, with the same forward pass as serving; and those of what other methods leave, with their
+//! own hooks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use polyrank::adapter::Adapter;
+use polyrank::encoder::{Head, Hooks, Packed};
+use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::engine::{Engine, Row};
 use polyrank::text::Encoded;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
+use crate::method::Export;
 use crate::metric::{metrics_for, score};
 
 /// The maximum number of tokens in a batch, on the CPU and on a GPU.
@@ -33,20 +38,41 @@ pub struct Evaluation {
     pub warnings: Vec<String>,
 }
 
-/// An adapter's numbers of parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The numbers of parameters of what was evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
-    /// Parameters of the deltas: the sum of `r (in + out)`.
+    /// Parameters without the head; those of deltas are the sum of `r (in + out)`.
     pub adapter: usize,
     /// Parameters of the head.
     pub head: usize,
+}
+
+impl Parameters {
+    /// The numbers of parameters of an export.
+    #[must_use]
+    pub fn of(export: &Export) -> Self {
+        Self { adapter: export.parameters(), head: export.head().values().map(Tensor::elem_count).sum() }
+    }
 }
 
 /// The logits `[labels]` of each text, in order.
 ///
 /// # Errors
 /// The forward pass fails, or logits are not finite, so that no metric is defined.
-pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
+pub fn logits(engine: &Engine, export: &Export, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
+    let mut all = match export {
+        Export::Adapter(adapter) => as_served(engine, &Arc::new(adapter.clone()), texts)?,
+        Export::Model(model) => with_hooks(engine, model, &model.head, texts)?,
+        Export::Bottlenecks(bottlenecks) => with_hooks(engine, bottlenecks, &bottlenecks.head, texts)?,
+    };
+    match all.iter().position(|logits| logits.iter().any(|logit| !logit.is_finite())) {
+        Some(text) => Err(Error::NotFinite { text: text + 1, logits: all.swap_remove(text) }),
+        None => Ok(all),
+    }
+}
+
+/// The logits from the forward pass of serving.
+fn as_served(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
     let [host, device] = BATCH_TOKENS;
     let most = if engine.backend().on_host() { host } else { device };
     let (mut all, mut rows, mut tokens) = (Vec::with_capacity(texts.len()), Vec::new(), 0);
@@ -60,33 +86,53 @@ pub fn logits(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Res
         rows.push(Row { text: text.clone(), adapter: Arc::clone(adapter) });
     }
     all.extend(engine.logits(&rows)?);
-    match all.iter().position(|logits| logits.iter().any(|logit| !logit.is_finite())) {
-        Some(text) => Err(Error::NotFinite { text: text + 1, logits: all.swap_remove(text) }),
-        None => Ok(all),
-    }
+    Ok(all)
 }
 
-/// The metrics of `adapter` on a split of `data`. Texts are truncated to `max_length` tokens or, as in serving, to the base's maximum.
+/// The logits from a forward pass with these hooks and this head, in micro-batches.
+fn with_hooks(
+    engine: &Engine,
+    hooks: &(dyn Hooks + Sync),
+    head: &Head,
+    texts: &[Encoded],
+) -> Result<Vec<Vec<f32>>, Error> {
+    let encoder = &**engine.encoder();
+    let run = |texts: &[Encoded]| -> Result<Vec<Vec<f32>>, Error> {
+        let batch = Packed::new(texts);
+        Ok(encoder.logits(&encoder.pooled(&batch, hooks)?, head, hooks)?.to_vec2()?)
+    };
+    let lengths = texts.iter().map(|text| text.ids.len());
+    if !engine.backend().on_host() {
+        let parts = micro_batches::cut(lengths, BATCH_TOKENS[1]).into_iter().map(|rows| run(&texts[rows]));
+        return Ok(parts.collect::<Result<Vec<_>, _>>()?.concat());
+    }
+    let cuts = micro_batches::cut(lengths, micro_batches::TOKENS);
+    let workers = Workers::new(usize::MAX)?;
+    let parts = workers.map(cuts.len(), |i| run(&texts[cuts[i].clone()]));
+    Ok(parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// The metrics of `export` on a split of `data`. Texts are truncated to `max_length` tokens or, as in serving, to the base's maximum.
 ///
 /// # Errors
 /// The split does not exist, the data has another number of labels than the adapter, or the forward pass fails.
 pub fn evaluate(
     engine: &Engine,
-    adapter: Adapter,
+    export: &Export,
     data: &TaskData,
     split: &str,
     max_length: Option<usize>,
 ) -> Result<Evaluation, Error> {
     let examples = data.split(split)?;
-    if adapter.info.labels.len() != data.labels.len() {
-        let (adapter, data) = (adapter.info.labels.len(), data.labels.len());
+    let outputs = &export.info().labels;
+    if outputs.len() != data.labels.len() {
+        let (adapter, data) = (outputs.len(), data.labels.len());
         return Err(Error::Settings(format!("the adapter has {adapter} labels, but the data has {data}")));
     }
-    let (places, warning) = places(&data.labels, &adapter.info.labels)?;
+    let (places, warning) = places(&data.labels, outputs)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
-    let targets: Vec<Target> = examples.iter().map(|example| example.target).collect();
-    let parameters = Parameters { adapter: adapter.delta_parameters(), head: adapter.head_parameters() };
-    let mut logits = logits(engine, &Arc::new(adapter), &texts)?;
+    let targets: Vec<Target> = examples.iter().map(|example| example.target.clone()).collect();
+    let mut logits = logits(engine, export, &texts)?;
     logits.iter_mut().for_each(|logits| *logits = places.iter().map(|&place| logits[place]).collect());
     let metrics = metrics_for(&data.task, data.problem).iter();
     Ok(Evaluation {
@@ -94,7 +140,7 @@ pub fn evaluate(
         split: split.to_owned(),
         examples: examples.len(),
         metrics: metrics.map(|&metric| (metric.name(), score(metric, &logits, &targets))).collect(),
-        parameters,
+        parameters: Parameters::of(export),
         warnings: warning.into_iter().collect(),
     })
 }

@@ -1,27 +1,44 @@
-//! Makes an adapter from a method's variables.
+//! What a method leaves: made from its variables or from a checkpoint, written to a folder, and read from it.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `model` | a model folder of `transformers` (full fine-tuning and BitFit) |
+//! | `bottlenecks` | the files of bottlenecks, for which neither PEFT nor `transformers` has a format |
 
-use std::path::Path;
+mod bottlenecks;
+mod model;
 
-use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use polyrank::adapter::{self, AdapterInfo, ProblemType};
 use polyrank::engine::Engine;
+use polyrank::params::{Backend, Precision};
+use serde_json::{Map, Value};
 
 use crate::checkpoint::{self, Progress};
 use crate::error::Error;
-use crate::method::Method;
-use crate::run::Facts;
+use crate::evaluate::Parameters;
+use crate::fine_tuned::FineTuned;
+use crate::method::{Export, Method};
+use crate::run::{self, Facts};
 use crate::settings::Settings;
 
-/// The adapter of the method's current variables, pruned exactly, with its description.
+/// The configuration that every kind of export has.
+const CONFIG: &str = "config.json";
+
+/// What the method has trained so far, pruned exactly, with its description.
 ///
 /// # Errors
 /// A tensor operation fails.
-pub fn adapter_of(
+pub fn export_of(
     method: &dyn Method,
     engine: &Engine,
     labels: &[String],
     problem: ProblemType,
     model_id: &str,
-) -> Result<Adapter, Error> {
+) -> Result<Export, Error> {
     let info = AdapterInfo {
         labels: labels.to_vec(),
         problem_type: Some(problem),
@@ -31,7 +48,7 @@ pub fn adapter_of(
     Ok(method.export(info)?)
 }
 
-/// The adapter of a checkpoint, and the progress at that checkpoint. `settings` and `facts` describe its run.
+/// The export of a checkpoint, and the progress at that checkpoint. `settings` and `facts` describe its run.
 ///
 /// # Errors
 /// The checkpoint is malformed or does not fit the settings.
@@ -40,9 +57,83 @@ pub fn from_checkpoint(
     engine: &Engine,
     settings: &Settings,
     facts: &Facts,
-) -> Result<(Adapter, Progress), Error> {
+) -> Result<(Export, Progress), Error> {
     let mut method = settings.method(engine, facts.labels.len(), facts.train.examples)?;
     let progress = checkpoint::load_method(checkpoint, &mut *method)?;
-    let adapter = adapter_of(&*method, engine, &facts.labels, facts.problem, &settings.model_id)?;
-    Ok((adapter, progress))
+    let export = export_of(&*method, engine, &facts.labels, facts.problem, &settings.model_id)?;
+    Ok((export, progress))
+}
+
+/// Writes an export to the folder `dir`, which is created if it does not exist. `base` is the folder of the base of `engine`. The files
+/// of another kind of export that are in the folder are removed, so that it holds one.
+///
+/// # Errors
+/// A file cannot be read, written or removed.
+pub fn write(dir: &Path, engine: &Engine, export: &Export, base: &Path) -> Result<(), Error> {
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let (config, before) = (base_config(base)?, run::is_export(dir));
+    let (kept, others) = match export {
+        Export::Adapter(adapter) => {
+            adapter::write(dir, engine.layout(), adapter, &config)?;
+            (&adapter::NAMES[..], [&model::FILES[..], &bottlenecks::FILES])
+        }
+        Export::Model(model) => {
+            model::write(dir, engine, (model, Parameters::of(export)), base, &config)?;
+            (&model::FILES[..], [&adapter::NAMES[..], &bottlenecks::FILES])
+        }
+        Export::Bottlenecks(bottlenecks) => {
+            bottlenecks::write(dir, bottlenecks, &config)?;
+            (&bottlenecks::FILES[..], [&adapter::NAMES[..], &model::FILES])
+        }
+    };
+    let others = others.into_iter().flatten().filter(|name| before && **name != CONFIG && !kept.contains(name));
+    for path in others.map(|name| dir.join(name)) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(&path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether `dir` holds a `transformers` model, and neither an adapter nor bottlenecks.
+#[must_use]
+pub fn is_model(dir: &Path) -> bool {
+    let has = |name: &str| dir.join(name).is_file();
+    has(model::WEIGHTS) && !has(bottlenecks::CONFIG) && !has(adapter::NAMES[0])
+}
+
+/// Reads an adapter or bottlenecks from the folder `dir`, and checks them against the base of `engine`.
+///
+/// # Errors
+/// A file is missing or malformed, or was trained on another base.
+pub fn read(dir: &Path, engine: &Engine) -> Result<Export, Error> {
+    if dir.join(bottlenecks::CONFIG).is_file() {
+        return Ok(Export::Bottlenecks(bottlenecks::read(dir, engine)?));
+    }
+    Ok(Export::Adapter(engine.load_adapter(dir)?))
+}
+
+/// Opens the model in the folder `dir`, such as full fine-tuning leaves: the engine of its own encoder, its head, and its numbers of
+/// trained parameters. The other arguments are those of [`Engine::prepacked`].
+///
+/// # Errors
+/// A file is missing or malformed, or the model is not a text classifier.
+pub fn read_model(
+    dir: &Path,
+    backend: impl Into<Backend>,
+    precision: Precision,
+    cache: Option<PathBuf>,
+) -> Result<(Engine, Export, Parameters), Error> {
+    let model = FineTuned::open(dir, backend, precision, cache)?;
+    let head = model.export();
+    let parameters = model::parameters(dir, &model.engine)?;
+    Ok((model.engine, head, parameters))
+}
+
+/// The keys of the `config.json` in the folder `dir`.
+fn base_config(dir: &Path) -> Result<Map<String, Value>, Error> {
+    let path = dir.join(CONFIG);
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::malformed(&path, error))
 }

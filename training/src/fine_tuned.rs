@@ -1,7 +1,6 @@
 //! Opens a fine-tuned `transformers` classifier: an encoder, its head and its labels in one folder.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, ProblemType, read_labels};
 use polyrank::base::{ModelError, Weights};
@@ -11,6 +10,7 @@ use polyrank::params::{Backend, Dim, HeadParameter, Precision};
 use serde::Deserialize;
 
 use crate::error::Error;
+use crate::method::Export;
 
 /// The suffix of the classes of `transformers` that classify whole texts.
 const CLASSIFIER: &str = "ForSequenceClassification";
@@ -67,7 +67,7 @@ impl FineTuned {
 
     /// The model as an adapter of its own encoder: the head alone. With [`Self::engine`] it gives the model's logits.
     #[must_use]
-    pub fn adapter(&self) -> Arc<Adapter> {
+    pub fn export(&self) -> Export {
         let info = AdapterInfo {
             labels: self.labels.clone(),
             problem_type: Some(self.problem()),
@@ -75,7 +75,7 @@ impl FineTuned {
             base_model: None,
         };
         let sites = vec![None; self.engine.layout().len()];
-        Arc::new(Adapter { info, weights: AdapterWeights { sites, head: self.head.clone() } })
+        Export::Adapter(Adapter { info, weights: AdapterWeights { sites, head: self.head.clone() } })
     }
 }
 

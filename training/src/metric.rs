@@ -1,4 +1,4 @@
-//! GLUE's metrics, with the conventions of scikit-learn and scipy.
+//! The metrics of GLUE's tasks and of tasks with several labels a row, with the conventions of scikit-learn and scipy.
 
 use polyrank::adapter::ProblemType;
 use polyrank::correlation::pearson;
@@ -8,10 +8,14 @@ use crate::data::Target;
 /// A metric. Larger values are better for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
-    /// The share of right answers.
+    /// The share of right answers. If a row has several labels, an answer is right if it has exactly these.
     Accuracy,
     /// F1 of class 1, for two classes.
     F1,
+    /// F1 over all labels of all rows that have several.
+    F1Micro,
+    /// The mean of the labels' F1, where rows have several labels. The F1 of a label that is neither expected nor found is 0.
+    F1Macro,
     /// The Matthews correlation coefficient, for any number of classes.
     Matthews,
     /// Pearson correlation.
@@ -27,6 +31,8 @@ impl Metric {
         match self {
             Self::Accuracy => "accuracy",
             Self::F1 => "f1",
+            Self::F1Micro => "f1_micro",
+            Self::F1Macro => "f1_macro",
             Self::Matthews => "matthews",
             Self::Pearson => "pearson",
             Self::Spearman => "spearman",
@@ -34,46 +40,45 @@ impl Metric {
     }
 }
 
-/// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics; others have accuracy, or the
-/// correlations for a regression.
+/// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics; others have accuracy, the F1
+/// scores if rows have several labels, or the correlations for a regression.
 #[must_use]
 pub fn metrics_for(task: &str, problem: ProblemType) -> &'static [Metric] {
     match (problem, task.to_lowercase().as_str()) {
         (ProblemType::Regression, _) => &[Metric::Pearson, Metric::Spearman],
+        (ProblemType::MultiLabelClassification, _) => &[Metric::F1Micro, Metric::F1Macro, Metric::Accuracy],
         (_, "cola") => &[Metric::Matthews, Metric::Accuracy],
         (_, "mrpc" | "qqp") => &[Metric::Accuracy, Metric::F1],
         _ => &[Metric::Accuracy],
     }
 }
 
-/// The value of `metric` for `logits [examples][outputs]`; 0 if it is not defined.
+/// The value of `metric` for `logits [examples][outputs]`; 0 if it is not defined. The answer to a row is its largest logit or, if
+/// targets are [`Target::Classes`], all logits above 0, whose sigmoid is above 0.5.
 #[must_use]
 pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
     match metric {
-        Metric::Accuracy | Metric::F1 | Metric::Matthews => {
-            let pairs: Vec<(usize, usize)> = logits
-                .iter()
-                .zip(targets)
-                .filter_map(|(logits, target)| match target {
-                    Target::Class(class) => Some((argmax(logits), *class)),
-                    Target::Value(_) => None,
-                })
-                .collect();
-            match metric {
-                Metric::Accuracy => ratio(pairs.iter().filter(|(found, class)| found == class).count(), pairs.len()),
-                Metric::F1 => f1(&pairs),
-                _ => matthews(&pairs),
-            }
+        Metric::Accuracy => {
+            let right = |(logits, target): (&Vec<f32>, &Target)| match target {
+                Target::Class(class) => argmax(logits) == *class,
+                Target::Classes(classes) => above_zero(logits).eq(classes.iter().copied()),
+                Target::Value(_) => false,
+            };
+            ratio(logits.iter().zip(targets).filter(|&row| right(row)).count(), targets.len())
+        }
+        Metric::F1 => f1(&pairs(logits, targets)),
+        Metric::Matthews => matthews(&pairs(logits, targets)),
+        Metric::F1Micro => {
+            let sum = |sum: Counts, of: Counts| Counts { right: sum.right + of.right, all: sum.all + of.all };
+            counts(logits, targets).into_iter().fold(Counts::default(), sum).f1()
+        }
+        Metric::F1Macro => {
+            let labels = counts(logits, targets);
+            labels.iter().map(|label| label.f1()).sum::<f64>() / labels.len().max(1) as f64
         }
         Metric::Pearson | Metric::Spearman => {
             let found: Vec<f64> = logits.iter().map(|logits| f64::from(logits[0])).collect();
-            let wanted: Vec<f64> = targets
-                .iter()
-                .map(|target| match target {
-                    Target::Value(value) => *value,
-                    Target::Class(class) => *class as f64,
-                })
-                .collect();
+            let wanted: Vec<f64> = targets.iter().map(Target::value).collect();
             match metric {
                 Metric::Pearson => pearson(&found, &wanted),
                 _ => pearson(&ranks(&found), &ranks(&wanted)),
@@ -83,16 +88,64 @@ pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
     }
 }
 
-/// The mean loss of `logits [examples][outputs]`, as in training: the cross-entropy, or the squared error of the one output. It decides
-/// between epochs with equal metrics, which are frequent with metrics that count right answers.
+/// The class with the largest logit, and the target, of each row that has one class.
+fn pairs(logits: &[Vec<f32>], targets: &[Target]) -> Vec<(usize, usize)> {
+    let pair = |(logits, target): (&Vec<f32>, &Target)| match target {
+        Target::Class(class) => Some((argmax(logits), *class)),
+        Target::Classes(_) | Target::Value(_) => None,
+    };
+    logits.iter().zip(targets).filter_map(pair).collect()
+}
+
+/// The labels whose logits are above 0.
+fn above_zero(logits: &[f32]) -> impl Iterator<Item = usize> + '_ {
+    logits.iter().enumerate().filter(|(_, logit)| **logit > 0.0).map(|(label, _)| label)
+}
+
+/// How often a label was found in rows that have it, and how often it was found or expected.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    right: usize,
+    all: usize,
+}
+
+impl Counts {
+    fn f1(self) -> f64 {
+        ratio(2 * self.right, self.all)
+    }
+}
+
+/// The counts of each label.
+fn counts(logits: &[Vec<f32>], targets: &[Target]) -> Vec<Counts> {
+    let mut counts = vec![Counts::default(); logits.first().map_or(0, Vec::len)];
+    for (logits, target) in logits.iter().zip(targets) {
+        target.classes().iter().for_each(|&label| counts[label].all += 1);
+        for label in above_zero(logits) {
+            counts[label].all += 1;
+            counts[label].right += usize::from(target.classes().contains(&label));
+        }
+    }
+    counts
+}
+
+/// The mean loss of `logits [examples][outputs]` with equal weights of the classes: the cross-entropy, the binary cross-entropy, or the
+/// squared error of the one output. It decides between epochs with equal metrics, which are frequent with metrics that count right
+/// answers.
 #[must_use]
 pub fn mean_loss(logits: &[Vec<f32>], targets: &[Target]) -> f64 {
-    let loss = |(logits, target): (&Vec<f32>, &Target)| match *target {
+    let loss = |(logits, target): (&Vec<f32>, &Target)| match target {
         Target::Value(value) => (f64::from(logits[0]) - value).powi(2),
         Target::Class(class) => {
             let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
-            sum.ln() - f64::from(logits[class] - most)
+            sum.ln() - f64::from(logits[*class] - most)
+        }
+        Target::Classes(classes) => {
+            // -log sigmoid(x) = log(1 + exp(-x)) = max(-x, 0) + log(1 + exp(-|x|)), and the same with -x for an absent label.
+            let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+            let absent: f64 = logits.iter().map(|&x| softplus(f64::from(x))).sum();
+            let present: f64 = classes.iter().map(|&label| f64::from(logits[label])).sum();
+            (absent - present) / logits.len() as f64
         }
     };
     logits.iter().zip(targets).map(loss).sum::<f64>() / logits.len().max(1) as f64

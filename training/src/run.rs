@@ -1,19 +1,24 @@
-//! A run's folder (`DIR/run` by default): the settings (`config.toml`), facts about the data and the base (`task.json`), the log, and
-//! the checkpoints.
+//! A run's folder (`DIR/run` by default): the settings (`config.toml`), facts about the data and the base (`task.json`), the logs of
+//! epochs (`log.jsonl`) and steps (`steps.jsonl`), and the checkpoints.
 
+mod config;
 mod epoch;
 mod facts;
+mod steps;
 
 use std::fs::{self, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use polyrank::atomic_file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::epoch::{Epoch, Scores, log, trim_log};
+pub use self::config::{Config, extended_from, recorded};
+pub use self::epoch::{Epoch, Scores, log};
 pub use self::facts::{Facts, Part};
+use self::steps::STEPS;
+pub use self::steps::{StepEntry, log_step};
 use crate::checkpoint;
 use crate::error::Error;
 use crate::settings::Settings;
@@ -68,14 +73,15 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
         Existing::Resume if run.join(CONFIG).exists() || checkpoint::last(run)?.is_some() => {
             let (begun_with, begun_on) = recorded(run)?;
             begun_on.check_base(run, &facts.base)?;
-            same(&run.join(CONFIG), &begun_with, settings)?;
+            same(&run.join(CONFIG), &config::continued_as(begun_with, settings), settings)?;
             same(&run.join(FACTS), &begun_on, facts)
         }
         Existing::Resume if in_output.iter().any(|name| name != run) => Err(Error::NoRun(output.clone())),
         Existing::Overwrite => {
             let (labels, adapter) = (output.join("config.json"), output.join("adapter_config.json"));
+            let exported = adapter.exists() || is_export(output);
             let ours = |path: &PathBuf| [CONFIG, FACTS, LOCK].iter().any(|name| *path == run.join(name));
-            if labels.exists() && !adapter.exists() {
+            if labels.exists() && !exported {
                 return Err(Error::Foreign(labels));
             }
             let foreign = !in_run.is_empty() && !in_run.iter().any(ours) && checkpoint::last(run)?.is_none();
@@ -83,6 +89,13 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
         }
         _ => Ok(()),
     }
+}
+
+/// Whether `dir` holds what a run has left. Its `config.json` has our own key.
+#[must_use]
+pub fn is_export(dir: &Path) -> bool {
+    let config = read(&dir.join("config.json"), |text| Ok(serde_json::from_str::<serde_json::Value>(text).ok()));
+    config.is_ok_and(|config| config.flatten().is_some_and(|config| config.get("polyrank").is_some()))
 }
 
 /// The files in the folder `dir`; none if it does not exist.
@@ -122,7 +135,7 @@ impl LockedRun {
 /// Whether a run writes files or folders with this name.
 fn is_of_run(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    [CONFIG, FACTS, LOG, REPLACING].contains(&&*name) || checkpoint::is_checkpoint(&name)
+    [CONFIG, FACTS, LOG, STEPS, REPLACING].contains(&&*name) || checkpoint::is_checkpoint(&name)
 }
 
 /// Creates the run's folder, or removes another run's files from it. Call [`check`] first. An adapter that is to be replaced stays, and
@@ -130,7 +143,7 @@ fn is_of_run(path: &Path) -> bool {
 ///
 /// # Errors
 /// Another process trains there, or a file cannot be written or removed.
-pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: &Facts) -> Result<LockedRun, Error> {
+pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Facts) -> Result<LockedRun, Error> {
     let Folders { output, run } = folders;
     fs::create_dir_all(run).map_err(Error::io(run))?;
     let locked = lock(run)?;
@@ -139,16 +152,19 @@ pub fn begin(folders: &Folders, existing: Existing, settings: &Settings, facts: 
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(Error::io(&path))?;
         }
-        if output.join("adapter_config.json").exists() {
+        if output.join("adapter_config.json").exists() || is_export(output) {
             let path = run.join(REPLACING);
             atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
         }
     }
     checkpoint::sweep(run)?;
-    // A continued run keeps its files. The configuration, which marks the folder as a run, is written last.
+    // A continued run keeps its facts. The configuration, which marks the folder as a run, is written last.
     if !run.join(CONFIG).exists() {
-        describe(run, settings, facts)?;
+        let path = run.join(FACTS);
+        let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
+        atomic_file::write(&path, &json).map_err(Error::io(&path))?;
     }
+    config.write(run)?;
     Ok(locked)
 }
 
@@ -162,27 +178,32 @@ fn lock(run: &Path) -> Result<LockedRun, Error> {
     }
 }
 
-/// Writes the run's settings and facts.
-fn describe(run: &Path, settings: &Settings, facts: &Facts) -> Result<(), Error> {
-    let path = run.join(FACTS);
-    let json = serde_json::to_vec_pretty(facts).map_err(|error| Error::malformed(&path, error))?;
-    atomic_file::write(&path, &json).map_err(Error::io(&path))?;
-    let path = run.join(CONFIG);
-    let toml = toml::to_string(settings).map_err(|error| Error::malformed(&path, error))?;
-    atomic_file::write(&path, toml.as_bytes()).map_err(Error::io(&path))
+/// Adds a line to a log.
+fn append(path: &Path, entry: &impl Serialize) -> Result<(), Error> {
+    let entry = serde_json::to_string(entry).map_err(|error| Error::malformed(path, error))?;
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
+    file.write_all(format!("{entry}\n").as_bytes()).map_err(Error::io(path))
 }
 
-/// Reads the settings and facts of the run in the folder `run`.
+/// Removes the lines of epochs after `epoch` and of steps after `step`, and incomplete lines, from the logs of the run in the folder
+/// `run`.
 ///
 /// # Errors
-/// A file is missing or malformed.
-pub fn recorded(run: &Path) -> Result<(Settings, Facts), Error> {
-    let missing = |name| Error::io(&run.join(name))(ErrorKind::NotFound.into());
-    let settings = read(&run.join(CONFIG), |text| toml::from_str(text).map_err(|error| error.to_string()))?;
-    let mut settings: Settings = settings.ok_or_else(|| missing(CONFIG))?;
-    // A run from before this setting had dropout from its first step.
-    settings.dropout_after.get_or_insert(0);
-    Ok((settings, Facts::read(run)?.ok_or_else(|| missing(FACTS))?))
+/// A file cannot be read or written.
+pub fn trim_logs(run: &Path, epoch: usize, step: usize) -> Result<(), Error> {
+    trim(&run.join(LOG), "epoch", epoch)?;
+    trim(&run.join(STEPS), "step", step)
+}
+
+/// Removes the lines in which the number `key` is greater than `last`, and incomplete lines.
+fn trim(path: &Path, key: &str, last: usize) -> Result<(), Error> {
+    let Some(text) = read(path, |text| Ok(text.to_owned()))? else { return Ok(()) };
+    let done = |line: &&str| {
+        let entry = serde_json::from_str::<serde_json::Value>(line).ok();
+        entry.and_then(|entry| entry[key].as_u64()).is_some_and(|number| number as usize <= last)
+    };
+    let kept: String = text.lines().filter(done).map(|line| format!("{line}\n")).collect();
+    if kept == text { Ok(()) } else { atomic_file::write(path, kept.as_bytes()).map_err(Error::io(path)) }
 }
 
 /// Reads and parses a file; `None` if it does not exist.

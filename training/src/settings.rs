@@ -1,28 +1,74 @@
-//! The settings of a run. Each setting is declared here or in [`DataSettings`] only, with its name, environment variable, default and
-//! help, which clap reads. Names and types in TOML files are the same.
+//! The settings of a run. Each setting is declared here, in [`DataSettings`] or in [`RunSettings`] only, with its name, environment
+//! variable, default and help, which clap reads. Names and types in TOML files are the same.
 
 mod check;
 mod data;
+mod run;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use polyrank::engine::Engine;
 use polyrank::params::Precision;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
-pub use self::data::{DataSettings, VALIDATION_SPLIT};
-use crate::defaults::Schedule;
+pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
+pub use self::run::RunSettings;
+use crate::defaults::{FULL_RATE, RATE, Schedule};
 use crate::error::Error;
+use crate::method::adalora::{AdaLora, AdaLoraSettings};
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
-use crate::method::{Lora, LowRankSettings, Method};
+use crate::method::{BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, TrainedHead, bitfit, full};
 
 /// The name of a method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodName {
     /// SoRA: LoRA with gates that become sparse and are pruned.
     Sora,
     /// Plain LoRA.
     Lora,
+    /// AdaLoRA: LoRA whose sites share a falling budget of ranks.
+    #[value(name = "adalora")]
+    #[serde(rename = "adalora")]
+    AdaLora,
+    /// DyLoRA: LoRA that works at every rank up to --rank.
+    #[value(name = "dylora")]
+    #[serde(rename = "dylora")]
+    DyLora,
+    /// The base's biases.
+    #[value(name = "bitfit")]
+    #[serde(rename = "bitfit")]
+    BitFit,
+    /// Houlsby's adapters: two bottlenecks in each layer.
+    Adapter,
+    /// All parameters of the base.
+    Full,
+}
+
+impl MethodName {
+    /// The methods that add low-rank deltas to linears.
+    const LOW_RANK: [Self; 4] = [Self::Sora, Self::Lora, Self::AdaLora, Self::DyLora];
+
+    /// The name on the command line and in files.
+    #[must_use]
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// The methods that have the setting with this name; `None` if all have it.
+    #[must_use]
+    pub fn with(setting: &str) -> Option<&'static [Self]> {
+        match setting {
+            "gate" | "target_ratio" | "target_params" | "xi" | "lambda" | "sparse_lambda" | "gate_lr"
+            | "depth_bias" => Some(&[Self::Sora]),
+            "rank" | "alpha" | "target_modules" => Some(&Self::LOW_RANK),
+            "init_rank" | "tinit" | "tfinal" | "delta_t" | "orth_reg_weight" => Some(&[Self::AdaLora]),
+            "export_rank" => Some(&[Self::DyLora]),
+            "bottleneck" => Some(&[Self::Adapter]),
+            _ => None,
+        }
+    }
 }
 
 /// The default maximum number of tokens of a text.
@@ -52,7 +98,7 @@ pub struct Settings {
     #[arg(long, env = "POLYRANK_TRAIN_GATE", value_enum, help_heading = "Method")]
     pub gate: Option<GateRule>,
     /// Share of the adapter's parameters to keep [default: 0.65].
-    #[arg(long, env = "POLYRANK_TRAIN_TARGET_RATIO", conflicts_with_all = ["xi", "lambda"], help_heading = "Method")]
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_RATIO", conflicts_with_all = ["xi", "lambda", "target_params"], help_heading = "Method")]
     pub target_ratio: Option<f64>,
     /// Constant threshold, instead of a ratio.
     #[arg(long, env = "POLYRANK_TRAIN_XI", conflicts_with = "lambda", help_heading = "Method")]
@@ -63,13 +109,42 @@ pub struct Settings {
     /// Weight of the authors' penalty on gates in the loss [default: 10 with --xi and authors' gates, else 0].
     #[arg(long, env = "POLYRANK_TRAIN_SPARSE_LAMBDA", help_heading = "Method")]
     pub sparse_lambda: Option<f64>,
+    /// Number of the adapter's parameters to keep, without the head, instead of a ratio.
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_PARAMS", conflicts_with_all = ["xi", "lambda"], help_heading = "Method")]
+    pub target_params: Option<usize>,
+    /// How much earlier shallow layers lose their ranks, so that adapters share more of the base's first layers; 0 only counts each
+    /// rank's effect, and from about 30 on, a layer is empty before the next one loses a rank.
+    #[arg(long, env = "POLYRANK_TRAIN_DEPTH_BIAS", default_value_t = 0.0, help_heading = "Method")]
+    #[serde(default)]
+    pub depth_bias: f64,
+    /// Rank at which AdaLoRA starts; --rank is the mean rank at which it ends [default: 1.5 times --rank].
+    #[arg(long, env = "POLYRANK_TRAIN_INIT_RANK", help_heading = "Method")]
+    pub init_rank: Option<usize>,
+    /// Share of the steps before AdaLoRA's budget falls [default: 0.15].
+    #[arg(long, env = "POLYRANK_TRAIN_TINIT", help_heading = "Method")]
+    pub tinit: Option<f64>,
+    /// Share of the steps after AdaLoRA's ranks are final [default: 0.5].
+    #[arg(long, env = "POLYRANK_TRAIN_TFINAL", help_heading = "Method")]
+    pub tfinal: Option<f64>,
+    /// Number of steps from one choice of AdaLoRA's ranks to the next [default: one in 500 of the run's steps, at least 1].
+    #[arg(long, env = "POLYRANK_TRAIN_DELTA_T", value_name = "STEPS", help_heading = "Method")]
+    pub delta_t: Option<usize>,
+    /// Weight of AdaLoRA's orthogonality penalty in the loss [default: 0.5].
+    #[arg(long, env = "POLYRANK_TRAIN_ORTH_REG_WEIGHT", help_heading = "Method")]
+    pub orth_reg_weight: Option<f64>,
+    /// Rank at which DyLoRA's adapter is written [default: that of --rank].
+    #[arg(long, env = "POLYRANK_TRAIN_EXPORT_RANK", help_heading = "Method")]
+    pub export_rank: Option<usize>,
+    /// Number of values inside a bottleneck of the method adapter [default: 64].
+    #[arg(long, env = "POLYRANK_TRAIN_BOTTLENECK", help_heading = "Method")]
+    pub bottleneck: Option<usize>,
     /// Passes over the training data [default: as many as give about 1,000 steps, from 3 to 20].
     #[arg(long, env = "POLYRANK_TRAIN_EPOCHS", help_heading = "Optimiser")]
     pub epochs: Option<usize>,
     /// Number of texts in a step [default: 16 below 3,000 rows, else 32].
     #[arg(long, env = "POLYRANK_TRAIN_BATCH_SIZE", help_heading = "Optimiser")]
     pub batch_size: Option<usize>,
-    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384].
+    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384, 1e-4 with the method full].
     #[arg(long, env = "POLYRANK_TRAIN_LR", help_heading = "Optimiser")]
     pub lr: Option<f64>,
     /// Peak learning rate of the gates [default: that of --lr].
@@ -101,6 +176,27 @@ pub struct Settings {
     /// Random seed.
     #[arg(long, env = "POLYRANK_TRAIN_SEED", default_value_t = 0, help_heading = "Optimiser")]
     pub seed: u64,
+    /// Number of batches in a step (gradient accumulation): as a batch with all their rows, in the memory of one.
+    #[arg(long, env = "POLYRANK_TRAIN_ACCUMULATE", value_name = "N", default_value_t = 1, help_heading = "Optimiser")]
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// End the run once this many epochs in a row were not better than the best [default: train all epochs].
+    #[arg(long, env = "POLYRANK_TRAIN_PATIENCE", value_name = "EPOCHS", help_heading = "Optimiser")]
+    pub patience: Option<usize>,
+    /// The numbers of epochs that a longer run had before, comma-separated; --resume with more --epochs sets it.
+    #[arg(
+        long,
+        env = "POLYRANK_TRAIN_EXTENDED_FROM",
+        value_name = "EPOCHS",
+        value_delimiter = ',',
+        help_heading = "Optimiser"
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extended_from: Vec<usize>,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Settings {
@@ -116,6 +212,8 @@ impl Settings {
         Self {
             gate: Some(self.gate()),
             target_ratio: ratio,
+            target_params: self.target_params.filter(|_| gated),
+            depth_bias: if gated { self.depth_bias } else { 0.0 },
             xi: self.xi.filter(|_| gated),
             lambda: self.lambda.filter(|_| gated),
             sparse_lambda: Some(if gated { self.sparse_lambda() } else { 0.0 }),
@@ -123,7 +221,14 @@ impl Settings {
             batch_size: Some(batch_size),
             lr: Some(lr),
             gate_lr: self.gate_lr.filter(|_| gated),
-            dropout_after: Some(self.dropout_after(epochs)),
+            init_rank: self.of(MethodName::AdaLora, self.init_rank()),
+            tinit: self.of(MethodName::AdaLora, self.tinit()),
+            tfinal: self.of(MethodName::AdaLora, self.tfinal()),
+            delta_t: self.delta_t.filter(|_| self.method == MethodName::AdaLora),
+            orth_reg_weight: self.of(MethodName::AdaLora, self.orth_reg_weight()),
+            export_rank: self.of(MethodName::DyLora, self.export_rank.unwrap_or(self.rank)),
+            bottleneck: self.of(MethodName::Adapter, self.bottleneck()),
+            dropout_after: Some(self.dropout_after(self.extended_from.first().copied().unwrap_or(epochs))),
             max_length: Some(self.longest(engine)),
             ..self.clone()
         }
@@ -132,9 +237,13 @@ impl Settings {
     /// Epochs, batch size and learning rate, for `rows` rows of training data.
     #[must_use]
     pub fn schedule(&self, rows: usize, engine: &Engine) -> Schedule {
-        let default = Schedule::new(rows, engine.config().hidden_size, self.batch_size);
+        let rate = if self.method == MethodName::Full { FULL_RATE } else { RATE };
+        let width = engine.config().hidden_size;
+        let default = Schedule::new(rows, width, self.batch_size, rate);
+        let rows_of_step = default.batch_size.saturating_mul(self.accumulate);
+        let by_steps = || Schedule::new(rows, width, Some(rows_of_step), rate).epochs;
         Schedule {
-            epochs: self.epochs.unwrap_or(default.epochs),
+            epochs: self.epochs.unwrap_or_else(by_steps),
             batch_size: default.batch_size,
             lr: self.lr.unwrap_or(default.lr),
         }
@@ -154,15 +263,16 @@ impl Settings {
     }
 
     fn threshold(&self) -> Threshold {
-        match (self.xi, self.lambda) {
-            (Some(xi), _) => Threshold::Xi(xi),
-            (_, Some(lambda)) => Threshold::Lambda(lambda),
+        match (self.xi, self.lambda, self.target_params) {
+            (Some(xi), ..) => Threshold::Xi(xi),
+            (_, Some(lambda), _) => Threshold::Lambda(lambda),
+            (.., Some(kept)) => Threshold::Parameters(kept),
             _ => Threshold::Ratio(self.target_ratio.unwrap_or(0.65)),
         }
     }
 
     fn gate(&self) -> GateRule {
-        let steered = matches!(self.threshold(), Threshold::Ratio(_));
+        let steered = matches!(self.threshold(), Threshold::Ratio(_) | Threshold::Parameters(_));
         self.gate.unwrap_or(if steered { GateRule::Adaptive } else { GateRule::Authors })
     }
 
@@ -171,20 +281,73 @@ impl Settings {
         self.sparse_lambda.unwrap_or(if penalised { 10.0 } else { 0.0 })
     }
 
+    /// A setting of one method; `None` with another method.
+    fn of<T>(&self, method: MethodName, value: T) -> Option<T> {
+        (self.method == method).then_some(value)
+    }
+
+    fn init_rank(&self) -> usize {
+        self.init_rank.unwrap_or((3 * self.rank).div_ceil(2))
+    }
+
+    fn tinit(&self) -> f64 {
+        self.tinit.unwrap_or(0.15)
+    }
+
+    fn tfinal(&self) -> f64 {
+        self.tfinal.unwrap_or(0.5)
+    }
+
+    fn orth_reg_weight(&self) -> f64 {
+        self.orth_reg_weight.unwrap_or(0.5)
+    }
+
+    fn bottleneck(&self) -> usize {
+        self.bottleneck.unwrap_or(64)
+    }
+
     /// The method with fresh variables, for the base of `engine` and `rows` rows of training data. Only this function knows all methods
     /// by name.
     ///
     /// # Errors
-    /// As [`Self::modules`]; or the rank is too large for the adapted modules.
+    /// As [`Self::modules`]; the rank is too large for the adapted modules; or `--target-params` is not a possible number of parameters.
     pub fn method(&self, engine: &Engine, labels: usize, rows: usize) -> Result<Box<dyn Method>, Error> {
-        let (layout, backend) = (engine.layout(), engine.backend());
-        let shape = self.low_rank(engine, labels)?;
+        let (layout, backend, encoder) = (engine.layout(), engine.backend(), &**engine.encoder());
+        let head = || TrainedHead::new(layout, labels, &mut StdRng::seed_from_u64(self.seed), backend.device());
+        let shape = |rank| self.low_rank(engine, labels, rank);
         Ok(match self.method {
             MethodName::Sora => {
-                Box::new(Sora::new(layout, &shape, self.sora(self.schedule(rows, engine).lr), backend)?)
+                let (shape, sora) = (shape(self.rank)?, self.sora(self.schedule(rows, engine).lr));
+                self.check_target_params(engine, &shape)?;
+                Box::new(Sora::new(layout, &shape, sora, backend)?)
             }
-            MethodName::Lora => Box::new(Lora::new(layout, &shape, backend)?),
+            MethodName::Lora => Box::new(Lora::new(layout, &shape(self.rank)?, backend)?),
+            MethodName::AdaLora => {
+                // The target must fit, too.
+                shape(self.rank)?;
+                Box::new(AdaLora::new(layout, &shape(self.init_rank())?, self.adalora(), backend)?)
+            }
+            MethodName::DyLora => {
+                let export_rank = self.export_rank.unwrap_or(self.rank);
+                Box::new(DyLora::new(layout, &shape(self.rank)?, export_rank, backend)?)
+            }
+            MethodName::BitFit => Box::new(bitfit(encoder, head()?)?),
+            MethodName::Adapter => {
+                Box::new(BottleneckAdapter::new(layout, self.bottleneck(), self.seed, head()?, backend)?)
+            }
+            MethodName::Full => Box::new(full(encoder, head()?)?),
         })
+    }
+
+    /// The settings of AdaLoRA's budget and penalty.
+    fn adalora(&self) -> AdaLoraSettings {
+        AdaLoraSettings {
+            target_rank: self.rank,
+            tinit: self.tinit(),
+            tfinal: self.tfinal(),
+            delta_t: self.delta_t,
+            orth_reg_weight: self.orth_reg_weight(),
+        }
     }
 
     /// The settings of the gates, in a run with the peak learning rate `lr`.
@@ -194,7 +357,17 @@ impl Settings {
             threshold: self.threshold(),
             gate_rate: self.gate_lr.map_or(1.0, |gate_lr| gate_lr / lr),
             sparse_lambda: self.sparse_lambda(),
+            depth_bias: self.depth_bias,
         }
+    }
+
+    /// Checks that `--target-params` is at least one rank of an adapted linear and at most all ranks of all of them.
+    fn check_target_params(&self, engine: &Engine, shape: &LowRankSettings) -> Result<(), Error> {
+        let layout = engine.layout();
+        let costs = shape.modules.iter().map(|&module| &layout.modules[module]);
+        let costs: Vec<usize> = costs.map(|module| module.in_features + module.out_features).collect();
+        let all = shape.rank * layout.layers * costs.iter().sum::<usize>();
+        check::target_params(costs.into_iter().min().unwrap_or(0), all, self.target_params)
     }
 
     /// The indices of the adapted modules.
@@ -221,12 +394,12 @@ impl Settings {
     }
 
     /// The shapes of low-rank factors.
-    fn low_rank(&self, engine: &Engine, labels: usize) -> Result<LowRankSettings, Error> {
+    fn low_rank(&self, engine: &Engine, labels: usize, rank: usize) -> Result<LowRankSettings, Error> {
         let modules = self.modules(engine)?;
         let sizes = modules.iter().map(|&module| &engine.layout().modules[module]);
         let most = sizes.map(|module| module.in_features.min(module.out_features)).max().unwrap_or(0);
-        check::rank_at_most(most, self.rank)?;
-        Ok(LowRankSettings { rank: self.rank, alpha: self.alpha, modules, labels, seed: self.seed })
+        check::rank_at_most(most, rank)?;
+        Ok(LowRankSettings { rank, alpha: self.alpha, modules, labels, seed: self.seed })
     }
 }
 
@@ -236,11 +409,12 @@ mod tests {
 
     use clap::Command;
 
-    use super::{Args, DataSettings, Settings};
+    use super::{Args, DataSettings, RunSettings, Settings};
 
     #[test]
     fn every_setting_has_an_environment_variable_help_and_a_section() {
         let command = DataSettings::augment_args(Settings::augment_args(Command::new("train")));
+        let command = RunSettings::augment_args(command);
         for arg in command.get_arguments() {
             let flag = arg.get_long().unwrap();
             let env = format!("POLYRANK_TRAIN_{}", flag.replace('-', "_").to_uppercase());

@@ -1,35 +1,31 @@
-//! One training run: epochs over packed batches, evaluation with the forward pass of serving, the best checkpoint, the log.
+//! One training run: epochs over packed batches, evaluation with the forward pass of serving, the best checkpoint, the logs.
 
+mod epoch;
+mod extent;
 mod losses;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use polyrank::adapter::Adapter;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::text::Encoded;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
 
-use self::losses::Losses;
+use self::extent::Extent;
 use crate::checkpoint::{self, Progress};
 use crate::data::{Target, TaskData, encode};
-use crate::defaults::Schedule;
 use crate::error::Error;
 use crate::evaluate;
-use crate::export::adapter_of;
-use crate::method::{Rates, StepDropout};
+use crate::export::export_of;
+use crate::loss::TaskLoss;
+use crate::method::Export;
 use crate::metric::{Metric, mean_loss, metrics_for, score};
-use crate::optim::{Optimizer, Rule, linear_rate};
+use crate::optim::{Optimizer, Rule};
 use crate::run::{self, Epoch, Scores};
-use crate::settings::Settings;
-use crate::stepper::{Batch, Stepper};
+use crate::settings::{RunSettings, Settings};
+use crate::stepper::{Stepper, is_finite};
 
 /// A split to evaluate on.
 struct ValidationSplit {
@@ -43,24 +39,40 @@ struct ValidationSplit {
 pub struct Control<'a> {
     /// Keeps the checkpoints of all epochs, not only the best and the last.
     pub keep_checkpoints: bool,
-    /// Once it is set, the run ends with [`Error::Stopped`] after its current step.
+    /// The number of steps between two lines of the log of steps.
+    pub log_every: usize,
+    /// The number of steps between two checkpoints; `None` saves them only at the end of epochs.
+    pub checkpoint_every: Option<usize>,
+    /// Once it is set, the run saves a checkpoint after its current step and ends with [`Error::Stopped`].
     pub stop: &'a AtomicBool,
+}
+
+impl<'a> Control<'a> {
+    /// The options in `settings`, for a run that ends once `stop` is set.
+    #[must_use]
+    pub fn new(settings: &RunSettings, stop: &'a AtomicBool) -> Self {
+        let RunSettings { keep_checkpoints, log_every, checkpoint_every, .. } = *settings;
+        Self { keep_checkpoints, log_every, checkpoint_every, stop }
+    }
 }
 
 /// A run in progress.
 pub struct Trainer<'a> {
     settings: &'a Settings,
-    schedule: Schedule,
+    /// Peak learning rate.
+    lr: f64,
+    extent: Extent,
     data: &'a TaskData,
     stepper: Stepper<'a>,
     progress: Progress,
     texts: Vec<Encoded>,
+    /// The number of tokens of all these texts.
+    tokens: usize,
     /// The validation splits. The best epoch is selected by the first.
     validation: Vec<ValidationSplit>,
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
     last: Option<f64>,
-    steps_per_epoch: usize,
 }
 
 impl<'a> Trainer<'a> {
@@ -79,7 +91,7 @@ impl<'a> Trainer<'a> {
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let validation = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
-            let targets = split.examples.iter().map(|example| example.target).collect();
+            let targets = split.examples.iter().map(|example| example.target.clone()).collect();
             Ok(ValidationSplit { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
         });
         let validation = validation.collect::<Result<Vec<_>, _>>()?;
@@ -87,12 +99,12 @@ impl<'a> Trainer<'a> {
             return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
         }
         let schedule = settings.schedule(data.train.len(), engine);
-        let steps_per_epoch = data.train.len().div_ceil(schedule.batch_size);
+        let extent = Extent::new(data.train.len(), &schedule, settings);
         let rule = Rule {
             weight_decay: settings.weight_decay,
             eps: 1e-8,
             clip: Some(settings.clip),
-            total: steps_per_epoch * schedule.epochs,
+            total: extent.first_total(),
         };
         let mut optimizer = Optimizer::new(method.variables(), rule, engine.backend())?;
         let mut progress = Progress::default();
@@ -100,58 +112,94 @@ impl<'a> Trainer<'a> {
             && let Some(last) = checkpoint::last(run)?
         {
             progress = checkpoint::load(&last, &mut *method, &mut optimizer)?;
+            let expected =
+                progress.epoch * extent.steps_per_epoch + progress.partial.map_or(0, |partial| partial.steps);
+            if optimizer.done != expected {
+                let reason = format!("expected step {expected} {progress}, found step {}", optimizer.done);
+                return Err(Error::malformed(&last, reason));
+            }
         }
         let metrics = metrics_for(&data.task, data.problem);
-        let all: usize = texts.iter().map(|text| text.ids.len()).sum();
-        let workers = Workers::new(all / steps_per_epoch.max(1))?;
-        let stepper = Stepper { engine, method, optimizer, problem: data.problem, workers };
+        let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
+        let workers = Workers::new(tokens / data.train.len().div_ceil(extent.rows_per_batch).max(1))?;
+        let loss = TaskLoss::new(data.problem, &data.class_weights);
+        let stepper = Stepper { engine, method, optimizer, loss, workers };
         Ok(Self {
             settings,
-            schedule,
+            lr: schedule.lr,
+            extent,
             data,
             stepper,
             progress,
             texts,
+            tokens,
             validation,
             metrics,
             last: None,
-            steps_per_epoch,
         })
     }
 
-    /// Trains to the end. Writes checkpoints and the log to the folder `run`, and returns the folder of the best checkpoint.
+    /// Trains to the end. Writes checkpoints and the logs to the folder `run`, and returns the folder of the best checkpoint.
     ///
     /// # Errors
-    /// The loss is not finite, a file cannot be written, or the run was stopped.
+    /// The loss, a gradient or a variable is not finite, a file cannot be written, or the run was stopped. The checkpoints that were
+    /// saved before stay.
     pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<PathBuf, Error> {
-        run::trim_log(run, self.progress.epoch)?;
-        let bar = ProgressBar::new(self.total() as u64).with_position(self.stepper.optimizer.done as u64);
-        let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
-        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        while self.progress.epoch < self.schedule.epochs {
-            let start = Instant::now();
-            let (loss, tokens) = self.epoch(&bar, control.stop)?;
-            let seconds = start.elapsed().as_secs_f64();
+        run::trim_logs(run, self.progress.epoch, self.stepper.optimizer.done)?;
+        let bar = bar(self.extent.total(), self.stepper.optimizer.done);
+        while !self.has_ended() {
+            let (loss, seconds) = self.epoch(&bar, run, control)?;
             self.progress.epoch += 1;
-            let done = self.done(loss, tokens, seconds)?;
+            let mut done = self.done(loss, seconds)?;
             self.choose(done.metrics.0[0].1, done.validation_loss);
+            done.ended_early = self.has_ended_early();
             // The log's line is written first. If there is no checkpoint for it, it is removed when the run is continued.
             run::log(run, &done)?;
-            checkpoint::save(run, &*self.stepper.method, &self.stepper.optimizer, &self.progress)?;
-            if !control.keep_checkpoints {
-                checkpoint::forget(run, &self.progress)?;
-            }
+            self.save(run, control)?;
             tell(&bar, &done.to_string());
         }
         bar.finish_and_clear();
+        if self.has_ended_early() {
+            tell(&bar, &self.early_end());
+        }
         Ok(checkpoint::folder(run, self.progress.best_epoch))
     }
 
+    fn has_ended(&self) -> bool {
+        self.progress.epoch >= self.extent.epochs() || self.has_ended_early()
+    }
+
+    /// Whether the last epochs, as many as the setting `patience`, were not better than the best before them. While the method finds no
+    /// epoch eligible, there is no best.
+    fn has_ended_early(&self) -> bool {
+        let Progress { epoch, best_epoch, partial, .. } = self.progress;
+        let waited = self.settings.patience.is_some_and(|patience| epoch - best_epoch.min(epoch) >= patience);
+        waited && best_epoch > 0 && partial.is_none() && epoch < self.extent.epochs()
+    }
+
+    fn early_end(&self) -> String {
+        let Progress { epoch, best_epoch, .. } = self.progress;
+        let (epochs, metric) = (self.extent.epochs(), self.metrics[0].name());
+        format!("ended early after epoch {epoch} of {epochs}: no better {metric} since epoch {best_epoch} (--patience)")
+    }
+
+    /// Saves a checkpoint, and removes those that are no longer needed.
+    fn save(&self, run: &Path, control: &Control<'_>) -> Result<(), Error> {
+        for variable in &self.stepper.optimizer.variables {
+            if !is_finite(variable.var.as_tensor())? {
+                let (step, tensor) = (self.stepper.optimizer.done, variable.name.clone());
+                return Err(Error::NotFiniteTensor { step, tensor });
+            }
+        }
+        checkpoint::save(run, &*self.stepper.method, &self.stepper.optimizer, &self.progress)?;
+        checkpoint::forget(run, &self.progress, control.keep_checkpoints)
+    }
+
     /// The log's line about the epoch that has ended.
-    fn done(&self, loss: f64, tokens: usize, seconds: f64) -> Result<Epoch, Error> {
-        let adapter = Arc::new(self.adapter()?);
-        let (metrics, validation_loss) = self.scores(&self.validation[0], &adapter)?;
-        let also = self.validation[1..].iter().map(|split| Ok((split.name.clone(), self.scores(split, &adapter)?.0)));
+    fn done(&self, loss: f64, seconds: f64) -> Result<Epoch, Error> {
+        let export = self.export()?;
+        let (metrics, validation_loss) = self.scores(&self.validation[0], &export)?;
+        let also = self.validation[1..].iter().map(|split| Ok((split.name.clone(), self.scores(split, &export)?.0)));
         let report = self.stepper.method.report()?;
         Ok(Epoch {
             epoch: self.progress.epoch,
@@ -164,18 +212,14 @@ impl<'a> Trainer<'a> {
             parameters: report.parameters,
             kept: report.kept,
             seconds,
-            tokens_per_second: tokens as f64 / seconds,
+            tokens_per_second: self.tokens as f64 / seconds,
+            ended_early: false,
         })
     }
 
-    /// The number of steps of the whole run.
-    fn total(&self) -> usize {
-        self.steps_per_epoch * self.schedule.epochs
-    }
-
     /// The metrics and the mean loss on a split.
-    fn scores(&self, split: &ValidationSplit, adapter: &Arc<Adapter>) -> Result<(Scores, f64), Error> {
-        let logits = evaluate::logits(self.stepper.engine, adapter, &split.texts)?;
+    fn scores(&self, split: &ValidationSplit, export: &Export) -> Result<(Scores, f64), Error> {
+        let logits = evaluate::logits(self.stepper.engine, export, &split.texts)?;
         let scores = self.metrics.iter().map(|&metric| (metric.name(), score(metric, &logits, &split.targets)));
         Ok((Scores(scores.collect()), mean_loss(&logits, &split.targets)))
     }
@@ -184,8 +228,8 @@ impl<'a> Trainer<'a> {
     /// finds eligible may be chosen.
     fn choose(&mut self, score: f64, loss: f64) {
         self.last = Some(score);
-        let eligible = self.stepper.method.eligible(self.stepper.optimizer.done, self.total());
-        let Progress { epoch, best, best_loss, best_epoch } = &mut self.progress;
+        let eligible = self.stepper.method.eligible(self.stepper.optimizer.done, self.extent.first_total());
+        let Progress { epoch, best, best_loss, best_epoch, .. } = &mut self.progress;
         let better = best.is_none_or(|best| score > best)
             || (*best == Some(score) && best_loss.is_some_and(|best_loss| loss < best_loss));
         if eligible && better {
@@ -193,59 +237,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Runs one epoch, and returns the mean loss and the number of tokens.
-    fn epoch(&mut self, bar: &ProgressBar, stop: &AtomicBool) -> Result<(f64, usize), Error> {
-        let mut order: Vec<usize> = (0..self.data.train.len()).collect();
-        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.epoch as u64);
-        order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let mut losses = Losses::new(self.stepper.optimizer.done, self.stepper.engine.backend());
-        let mut tokens = 0;
-        for rows in order.chunks(self.schedule.batch_size) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Stopped { done: self.progress.epoch, epochs: self.schedule.epochs });
-            }
-            let texts: Vec<&Encoded> = rows.iter().map(|&row| &self.texts[row]).collect();
-            let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target).collect();
-            tokens += texts.iter().map(|text| text.ids.len()).sum::<usize>();
-            let done = self.stepper.optimizer.done;
-            let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ done as u64;
-            let rate = self.schedule.lr * linear_rate(done, self.total(), self.settings.warmup);
-            let dropout = StepDropout { rates: self.rates(), seed };
-            let loss = self.stepper.step(&Batch { texts: &texts, targets: &targets }, dropout, rate)?;
-            bar.inc(1);
-            if let Some(loss) = losses.add(loss, rows.len())? {
-                bar.set_message(self.state(loss)?);
-            }
-        }
-        Ok((losses.mean()?, tokens))
-    }
-
-    fn rates(&self) -> Rates {
-        let config = self.stepper.engine.config();
-        if self.progress.epoch < self.settings.dropout_after(self.schedule.epochs) {
-            return Rates::default();
-        }
-        match self.settings.dropout {
-            Some(p) => Rates { hidden: p, attention: p, head: p, head_input: p },
-            None => Rates {
-                hidden: config.hidden_dropout_prob,
-                attention: config.attention_probs_dropout_prob,
-                head: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
-                head_input: config.head_input_dropout(),
-            },
-        }
-    }
-
-    /// The progress bar's message, with the metric of the last epoch.
-    fn state(&self, loss: f32) -> Result<String, Error> {
-        let metric = self.last.map_or(String::new(), |last| format!(", {} {last:.3}", self.metrics[0].name()));
-        let report = self.stepper.method.report()?;
-        let (rank, kept) = (report.mean_rank(), 100.0 * report.kept);
-        Ok(format!("loss {loss:.3}{metric}, mean rank {rank:.2}, {kept:.1} % kept"))
-    }
-
-    fn adapter(&self) -> Result<Adapter, Error> {
-        adapter_of(
+    fn export(&self) -> Result<Export, Error> {
+        export_of(
             &*self.stepper.method,
             self.stepper.engine,
             &self.data.labels,
@@ -253,6 +246,17 @@ impl<'a> Trainer<'a> {
             &self.settings.model_id,
         )
     }
+}
+
+/// A progress bar over the `steps` steps of a run of which `done` are made. It is hidden if standard error is not a terminal.
+fn bar(steps: usize, done: usize) -> ProgressBar {
+    let bar = ProgressBar::new(steps as u64).with_position(done as u64);
+    let style = "{bar:28} {pos}/{len} {elapsed}<{eta} {msg}";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    // The steps of an earlier call do not count for the speed. The bar notices its position in a tick.
+    bar.tick();
+    bar.reset_eta();
+    bar
 }
 
 fn tell(bar: &ProgressBar, line: &str) {

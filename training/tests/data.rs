@@ -64,7 +64,7 @@ fn whole_numbers_are_ids_into_labels_txt_and_fractions_are_values() {
     let values =
         load(&[("train.tsv", "label\tsentence\n1.5\tx\n0\ty\n"), ("validation.tsv", "label\tsentence\n2\tx\n")])
             .unwrap();
-    assert_eq!((values.problem, values.train[0].target), (ProblemType::Regression, Target::Value(1.5)));
+    assert_eq!((values.problem, &values.train[0].target), (ProblemType::Regression, &Target::Value(1.5)));
     assert_eq!(values.validation[0].examples[0].target, Target::Value(2.0));
 }
 
@@ -73,7 +73,7 @@ fn adapters_labels_replace_a_training_file() {
     let options = || DataOptions { labels: Some(["b", "a", "c"].map(str::to_owned).to_vec()), ..options() };
     let known = |files: &[(&str, &str)]| TaskData::load(folder(files).path(), &options());
     let targets = |data: &TaskData, split: &str| -> Vec<Target> {
-        data.split(split).unwrap().iter().map(|example| example.target).collect()
+        data.split(split).unwrap().iter().map(|example| example.target.clone()).collect()
     };
     let (names, ids) = ("label\tsentence\na\tx\nb\ty\n", "label\tsentence\n1\tx\n0\ty\n");
     for rows in [names, ids] {
@@ -118,6 +118,20 @@ fn held_out_split_is_seeded_and_keeps_every_row_once() {
 }
 
 #[test]
+fn first_training_rows_that_are_not_held_out_are_kept() {
+    let rows: String = (0..40).map(|i| format!("{}\ttext {i}\n", i % 2)).collect();
+    let dir = folder(&[("train.tsv", &format!("label\tsentence\n{rows}"))]);
+    let read = |most| {
+        let max_train_samples = std::num::NonZeroUsize::new(most);
+        TaskData::load(dir.path(), &DataOptions { max_train_samples, ..options() })
+    };
+    let (all, some) = (read(0).unwrap(), read(7).unwrap());
+    assert_eq!(some.train, all.train[..7]);
+    assert_eq!((&some.validation, read(400).unwrap().train), (&all.validation, all.train));
+    assert!(matches!(read(1), Err(DataError::OneClass { rows: "every row up to --max-train-samples", .. })));
+}
+
+#[test]
 fn test_split_is_read_only_on_request() {
     let train = ("train.tsv", "label\tsentence\na\tx\nb\ty\n");
     let validation = ("validation.tsv", "label\tsentence\na\tx\n");
@@ -129,7 +143,7 @@ fn test_split_is_read_only_on_request() {
         assert!(matches!(test(unlabelled), Err(DataError::NoSplit { .. })));
     }
     let labelled = test("label\tsentence\nb\tx\n").unwrap();
-    assert_eq!((labelled[0].text.as_str(), labelled[0].target), ("x", Target::Class(1)));
+    assert_eq!((labelled[0].text.as_str(), &labelled[0].target), ("x", &Target::Class(1)));
     let message = test("label\tsentence\nb\tx\n-1\ty\n").unwrap_err().to_string();
     assert!(message.contains("test.tsv:3: unknown label \"-1\""), "{message}");
 }
@@ -148,7 +162,10 @@ fn errors_name_malformed_data() {
     refused(&[("train.tsv", "class\tsentence\na\tx\n")], "train.tsv: column label is missing; found class, sentence");
     refused(&[("train.tsv", "label\tsentence1\na\tx\n")], "column sentence2 is missing");
     refused(&[("train.tsv", GOOD)], "train.tsv:2: expected 2 fields, found 3");
-    refused(&[("train.tsv", "label\tsentence\na\tx\na\ty\n")], "train.tsv: every row has the label \"a\"");
+    refused(
+        &[("train.tsv", "label\tsentence\na\tx\na\ty\n")],
+        "train.tsv: every row has the label \"a\": expected rows that differ",
+    );
     let lonely = format!("label\tsentence\nb\tx\n{}", "a\ty\n".repeat(9));
     let without = (0..100).find_map(|seed| {
         let hold_out = Some(HoldOut { share: 0.1, seed });
@@ -293,7 +310,7 @@ fn value_of_a_label_counts_and_not_its_spelling() {
     ];
     for &(labels, listed, problem, names, expected, reading) in ids {
         let data = read_as(labels, listed, problem).unwrap_or_else(|error| panic!("{labels:?} {listed}: {error}"));
-        let targets: Vec<Target> = data.train.iter().map(|example| example.target).collect();
+        let targets: Vec<Target> = data.train.iter().map(|example| example.target.clone()).collect();
         let expected: Vec<Target> = expected.iter().map(|&id| Target::Class(id)).collect();
         assert_eq!((&*data.labels, targets), (&*names.map_owned(), expected), "{labels:?} {listed}");
         assert_eq!(data.problem, ProblemType::SingleLabelClassification);
@@ -309,7 +326,7 @@ fn value_of_a_label_counts_and_not_its_spelling() {
     ];
     for &(labels, listed, problem, names, expected, reading) in values {
         let data = read_as(labels, listed, problem).unwrap_or_else(|error| panic!("{labels:?} {listed}: {error}"));
-        let targets: Vec<Target> = data.train.iter().map(|example| example.target).collect();
+        let targets: Vec<Target> = data.train.iter().map(|example| example.target.clone()).collect();
         let expected: Vec<Target> = expected.iter().map(|&value| Target::Value(value)).collect();
         assert_eq!((&*data.labels, targets), (&*names.map_owned(), expected), "{labels:?} {listed}");
         assert_eq!(data.problem, ProblemType::Regression);
@@ -338,12 +355,6 @@ fn value_of_a_label_counts_and_not_its_spelling() {
         (&["0", "1", "NaN"], "", CLASSES, "train.tsv:4: unknown label \"NaN\""),
         (&["0.5", "1e999"], "", None, "train.tsv:3: unknown label \"1e999\""),
         (&["a", "b"], "", VALUES, "train.tsv:2: unknown label \"a\"; expected a finite number"),
-        (
-            &["0", "1"],
-            "",
-            Some(ProblemType::MultiLabelClassification),
-            "training with several labels a row is not supported yet",
-        ),
     ];
     for &(labels, listed, problem, words) in wrong {
         let message = read_as(labels, listed, problem).unwrap_err().to_string();
@@ -373,7 +384,7 @@ fn splits_may_spell_a_label_differently() {
         }
         let dir = folder(&files);
         let split = TaskData::load(dir.path(), &options()).unwrap().split("test")?.into_owned();
-        Ok::<_, DataError>(split.into_iter().map(|example| example.target).collect::<Vec<_>>())
+        Ok::<_, DataError>(split.into_iter().map(|example| example.target.clone()).collect::<Vec<_>>())
     };
     let classes = |ids: &[usize]| ids.iter().map(|&id| Target::Class(id)).collect::<Vec<_>>();
     assert_eq!(data(&["0", "1"], "", &["1.0", "0.0"]).unwrap(), classes(&[1, 0]));
@@ -397,17 +408,26 @@ fn splits_may_spell_a_label_differently() {
 }
 
 #[test]
-fn error_names_row_with_several_labels() {
+fn error_names_row_whose_label_has_another_form() {
     let row = |label: &str| format!("{{\"text\": \"a\", \"label\": {label}}}");
-    for (label, words) in [
-        ("[1, 0]", "label [1, 0]: expected one label a row: training with several labels is not supported yet"),
-        ("[\"x\"]", "label [\"x\"]: expected one label a row"),
-        ("[]", "label []: expected one label a row"),
-        ("{\"a\": 1}", "label {\"a\": 1}: expected a string, a whole number or a number"),
-        ("NaN", "label NaN: expected a string"),
-        ("null", "the label is empty"),
+    for (good, bad, words) in [
+        ("1", "[1, 0]", "labels [1, 0]: expected one label a row; several labels a row are lists in all rows"),
+        ("1", "[\"x\"]", "labels [x]: expected one label a row"),
+        ("1", "[]", "labels []: expected one label a row"),
+        ("[1]", "0", "one label: expected a list of labels, as in line 1"),
+        ("1", "{\"a\": 1}", "label {\"a\": 1}: expected a string, a whole number, a number, or a list of these"),
+        ("[1]", "[[1]]", "label [[1]]: expected a string"),
+        ("1", "NaN", "label NaN: expected a string"),
+        ("1", "null", "the label is empty"),
+        ("[\"x\"]", "[\"x\", null]", "labels [x, ]: one of them is empty"),
+        ("[\"x\"]", "[\"y\", \"x\", \"y\"]", "labels [y, x, y]: y is there twice"),
+        (
+            "[3]",
+            "[0, 1, 1.0]",
+            "labels [0, 1, 1.0]: LABEL_1 is there twice; expected the names or ids of the row's labels",
+        ),
     ] {
-        let (good, bad) = (row("1"), row(label));
+        let (good, bad) = (row(good), row(bad));
         refused(&[("train.jsonl", &format!("{good}\n\n{bad}\n"))], &format!("train.jsonl:3: {words}"));
         refused(&[("train.json", &format!("[{good},\n{bad}]"))], &format!("train.json:2: {words}"));
     }
@@ -468,6 +488,27 @@ fn reads_a_task_from_one_file() {
     std::fs::write(dir.path().join("test.tsv"), "label\tsentence\na\tx\n\ty\n").unwrap();
     let unlabelled = TaskData::load(&dir.path().join("test.tsv"), &options()).unwrap_err().to_string();
     assert!(unlabelled.contains("test.tsv:3: the label is empty"), "{unlabelled}");
+}
+
+/// The hub cuts large splits into several files.
+#[test]
+fn split_may_be_cut_into_parts() {
+    let part = |labels: &[&str]| labels.iter().map(|label| format!("{label},x\n")).collect::<String>();
+    let (first, second) = (format!("label,text\n{}", part(&["b", "a"])), format!("label,text\n{}", part(&["c"])));
+    let files = [("train-00000-of-00002.csv", &*first), ("train-00001-of-00002.csv", &*second)];
+    let validation = ("validation-00000-of-00001.csv", &*second);
+    let data = load(&[&files[..], &[validation]].concat()).unwrap();
+    let targets: Vec<&Target> = data.train.iter().map(|example| &example.target).collect();
+    assert_eq!(
+        (&*data.labels, targets),
+        (&["a", "b", "c"].map_owned()[..], vec![&Target::Class(1), &Target::Class(0), &Target::Class(2)])
+    );
+    assert_eq!(data.validation[0].examples[0].target, Target::Class(2));
+    refused(&files[1..], "train-00000-of-00002.csv: this part of the split is missing");
+    refused(&files[..1], "train-00001-of-00002.csv: this part of the split is missing");
+    refused(&[files[0], files[1], ("train.tsv", "label\tsentence\na\tx\n")], "expected one file for a split");
+    let wrong = format!("{second},x\n");
+    refused(&[files[0], (files[1].0, &wrong)], "train-00001-of-00002.csv:3: the label is empty");
 }
 
 #[test]

@@ -7,15 +7,18 @@ use std::sync::atomic::AtomicBool;
 use candle_core::DType;
 use clap::{Args, Command, FromArgMatches};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::Head;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::params::{Backend, DeviceName};
 use polyrank::text::Encoded;
 use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::data::{DataOptions, Target, TaskData};
+use polyrank_training::loss::TaskLoss;
+use polyrank_training::method::adalora::{AdaLora, AdaLoraSettings};
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
-use polyrank_training::method::{Lora, LowRankSettings, Method, Rates, Sora, StepDropout, Subset};
+use polyrank_training::method::{
+    BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, Rates, Sora, StepDropout, TrainedHead, bitfit, full,
+};
 use polyrank_training::optim::{Optimizer, Rule};
 use polyrank_training::settings::Settings;
 use polyrank_training::stepper::{Batch, Stepper};
@@ -24,7 +27,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
-use super::steps::Tuned;
 use super::{backends, base_dir, run};
 
 const LABELS: usize = 3;
@@ -35,17 +37,24 @@ const STEPS: usize = 12;
 enum Kind {
     Lora,
     Sora(GateRule, Threshold),
-    Tuned(Subset),
+    AdaLora,
+    DyLora,
+    BitFit,
+    Adapter,
+    Full,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 10] = [
     Kind::Lora,
     Kind::Sora(GateRule::Adaptive, Threshold::Ratio(0.5)),
     Kind::Sora(GateRule::Authors, Threshold::Ratio(0.5)),
     Kind::Sora(GateRule::Paper, Threshold::Ratio(0.5)),
     Kind::Sora(GateRule::Authors, Threshold::Xi(0.01)),
-    Kind::Tuned(Subset::Full),
-    Kind::Tuned(Subset::Biases),
+    Kind::AdaLora,
+    Kind::DyLora,
+    Kind::BitFit,
+    Kind::Adapter,
+    Kind::Full,
 ];
 
 impl Kind {
@@ -55,13 +64,22 @@ impl Kind {
         match self {
             Self::Lora => Box::new(Lora::new(engine.layout(), &shape, engine.backend()).unwrap()),
             Self::Sora(gate, threshold) => {
-                let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda: 0.1 };
+                let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda: 0.1, depth_bias: 0.0 };
                 Box::new(Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap())
             }
-            Self::Tuned(subset) => {
-                let head: Head = Lora::new(engine.layout(), &shape, engine.backend()).unwrap().head();
-                Box::new(Tuned::new(engine, subset, &head))
+            Self::AdaLora => {
+                // The ranks are chosen every other step from the second on, and are final after the eighth.
+                let settings =
+                    AdaLoraSettings { target_rank: 2, tinit: 0.1, tfinal: 0.4, delta_t: Some(2), orth_reg_weight: 0.5 };
+                Box::new(AdaLora::new(engine.layout(), &shape, settings, engine.backend()).unwrap())
             }
+            Self::DyLora => Box::new(DyLora::new(engine.layout(), &shape, 2, engine.backend()).unwrap()),
+            Self::BitFit => Box::new(bitfit(&**engine.encoder(), head(engine)).unwrap()),
+            Self::Adapter => {
+                let (layout, backend) = (engine.layout(), engine.backend());
+                Box::new(BottleneckAdapter::new(layout, 6, 5, head(engine), backend).unwrap())
+            }
+            Self::Full => Box::new(full(&**engine.encoder(), head(engine)).unwrap()),
         }
     }
 
@@ -70,9 +88,13 @@ impl Kind {
         // With a larger eps, Adam does not turn gradients that are only rounding errors into whole steps.
         let rule = Rule { weight_decay: 0.01, eps: 1e-3, clip: Some(1.0), total: STEPS };
         let optimizer = Optimizer::new(method.variables(), rule, engine.backend()).unwrap();
-        let problem = ProblemType::SingleLabelClassification;
-        Stepper { engine, method, optimizer, problem, workers: Workers::new(100).unwrap() }
+        let loss = TaskLoss::new(ProblemType::SingleLabelClassification, &[]);
+        Stepper { engine, method, optimizer, loss, workers: Workers::new(100).unwrap() }
     }
+}
+
+fn head(engine: &Engine) -> TrainedHead {
+    TrainedHead::new(engine.layout(), LABELS, &mut StdRng::seed_from_u64(5), engine.device()).unwrap()
 }
 
 /// Texts of random words, whose label is the first word's remainder.
@@ -182,7 +204,8 @@ fn trainer_runs_alike_on_every_backend() {
         let (engine, room) = (open(backend), TempDir::new().unwrap());
         let trainer = Trainer::new(&settings, &engine, &data, None).unwrap();
         let stop = AtomicBool::new(false);
-        let best = trainer.run(room.path(), &Control { keep_checkpoints: false, stop: &stop }).unwrap();
+        let control = Control { keep_checkpoints: false, log_every: 10, checkpoint_every: None, stop: &stop };
+        let best = trainer.run(room.path(), &control).unwrap();
         assert!(best.is_dir());
         losses_in(&room.path().join("log.jsonl"))
     };

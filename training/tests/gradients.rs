@@ -3,15 +3,15 @@
 
 use candle_core::{Device, Tensor, Var};
 use polyrank::adapter::ProblemType;
-use polyrank::encoder::{Head, Hooks, Packed, head_logits};
+use polyrank::encoder::{Head, Hooks, Packed};
 use polyrank::engine::Engine;
 use polyrank::params::{Backend, Dim};
 use polyrank::text::Encoded;
 use polyrank_training::data::Target;
+use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
-use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, Subset, TrainedBase, TrainingPass};
+use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, TrainedHead, TrainingPass, full};
 use polyrank_training::optim::Variable;
-use polyrank_training::stepper::task_loss;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -21,8 +21,13 @@ use super::{ENCODERS, backends, base_dir, encoder_on, engine};
 fn anywhere(engine: &Engine) -> Sora {
     let modules = (0..engine.layout().modules.len()).collect();
     let shape = LowRankSettings { rank: 3, alpha: 6.0, modules, labels: 3, seed: 5 };
-    let settings =
-        SoraSettings { gate: GateRule::Paper, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 1.0 };
+    let settings = SoraSettings {
+        gate: GateRule::Paper,
+        threshold: Threshold::Xi(0.0),
+        gate_rate: 1.0,
+        sparse_lambda: 1.0,
+        depth_bias: 0.0,
+    };
     let method = Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap();
     let mut rng = StdRng::seed_from_u64(17);
     for Variable { var, .. } in method.variables() {
@@ -49,9 +54,8 @@ fn batch(engine: &Engine) -> (Packed, Vec<Target>) {
 
 fn loss_of(engine: &Engine, head: &Head, hooks: &dyn Hooks) -> Tensor {
     let ((batch, targets), encoder) = (batch(engine), &**engine.encoder());
-    let hidden = encoder.forward(&batch, hooks).unwrap();
-    let logits = head_logits(encoder, &hidden, &batch, head, hooks).unwrap();
-    task_loss(&logits, &targets, ProblemType::SingleLabelClassification).unwrap()
+    let logits = encoder.logits(&encoder.pooled(&batch, hooks).unwrap(), head, hooks).unwrap();
+    TaskLoss::new(ProblemType::SingleLabelClassification, &[]).mean(&logits, &targets).unwrap()
 }
 
 /// The loss of SoRA with its penalty, and the gradients of its variables.
@@ -185,7 +189,7 @@ fn all_parameters_are_slopes(engine: &Engine) {
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-0.5..0.5)).collect();
         (parameter.name.clone(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
     });
-    let method = TrainedBase::new(&**engine.encoder(), Subset::Full, &head.collect()).unwrap();
+    let method = full(&**engine.encoder(), TrainedHead::of(&head.collect()).unwrap()).unwrap();
     let variables = method.variables();
     assert!(variables.iter().any(|variable| variable.name == "mpnet.encoder.relative_attention_bias.weight"));
     check_slopes(engine, variables, || {

@@ -206,8 +206,13 @@ fn compare(mut method: impl Method, settings: &SoraSettings) -> bool {
 
 #[test]
 fn lora_steps_like_plain_code() {
-    let settings =
-        SoraSettings { gate: GateRule::Authors, threshold: Threshold::Xi(0.0), gate_rate: 1.0, sparse_lambda: 0.0 };
+    let settings = SoraSettings {
+        gate: GateRule::Authors,
+        threshold: Threshold::Xi(0.0),
+        gate_rate: 1.0,
+        sparse_lambda: 0.0,
+        depth_bias: 0.0,
+    };
     compare(Lora::new(engine().layout(), &shape(), &Device::Cpu).unwrap(), &settings);
 }
 
@@ -220,7 +225,7 @@ fn sora_steps_like_plain_code() {
         (GateRule::Authors, Threshold::Ratio(0.5)),
         (GateRule::Authors, Threshold::Xi(0.01)),
     ] {
-        let settings = SoraSettings { gate, threshold, gate_rate: 0.5, sparse_lambda: 0.0 };
+        let settings = SoraSettings { gate, threshold, gate_rate: 0.5, sparse_lambda: 0.0, depth_bias: 0.0 };
         let method = Sora::new(engine().layout(), &shape(), settings, &Device::Cpu).unwrap();
         assert!(compare(method, &settings), "{settings:?}: some gates go and some stay");
     }

@@ -23,13 +23,23 @@ const TOKEN: &str = "a-secret";
 type Repositories = Vec<(&'static str, PathBuf)>;
 
 /// A fake hub on a free port of this machine, which counts requests.
-struct Hub {
+pub(crate) struct Hub {
     endpoint: String,
     asked: Arc<AtomicUsize>,
 }
 
 impl Hub {
     fn play(repositories: Repositories) -> Self {
+        Self::answering(move |path| {
+            repositories.iter().find_map(|(id, folder)| {
+                let name = path.strip_prefix('/')?.strip_prefix(id)?.strip_prefix("/resolve/main/")?;
+                std::fs::read(folder.join(name)).ok()
+            })
+        })
+    }
+
+    /// A hub with the files, by their paths, that `find` returns.
+    pub(crate) fn answering(find: impl Fn(&str) -> Option<Vec<u8>> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(AtomicUsize::new(0));
@@ -37,29 +47,25 @@ impl Hub {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 count.fetch_add(1, Ordering::SeqCst);
-                answer(stream.unwrap(), &repositories);
+                answer(stream.unwrap(), &find);
             }
         });
         Self { endpoint, asked }
     }
 
-    fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
 /// Answers one request of a connection.
-fn answer(mut stream: TcpStream, repositories: &Repositories) {
+fn answer(mut stream: TcpStream, find: &impl Fn(&str) -> Option<Vec<u8>>) {
     let lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
     let mut request = head.first().map_or("", String::as_str).split(' ');
     let (method, path) = (request.next().unwrap_or_default(), request.next().unwrap_or_default());
     let known = head.iter().any(|line| line.to_lowercase() == format!("authorization: bearer {TOKEN}"));
-    let file = repositories.iter().find_map(|(id, folder)| {
-        let name = path.strip_prefix('/')?.strip_prefix(id)?.strip_prefix("/resolve/main/")?;
-        std::fs::read(folder.join(name)).ok()
-    });
-    let (status, body) = match (known, file) {
+    let (status, body) = match (known, find(path)) {
         (false, _) => (401, Vec::new()),
         (true, None) => (404, Vec::new()),
         (true, Some(body)) => (200, body),
@@ -71,14 +77,14 @@ fn answer(mut stream: TcpStream, repositories: &Repositories) {
 }
 
 /// A binary in an environment with an empty cache and this hub only.
-fn command(binary: &Path, home: &TempDir, hub: &Hub) -> Command {
+pub(crate) fn command(binary: &Path, home: &TempDir, hub: &Hub) -> Command {
     let mut command = Command::new(binary);
     command.env("POLYRANK_HOME", home.path()).env("HF_ENDPOINT", &hub.endpoint).env("HF_TOKEN", TOKEN);
     command.env_remove("HF_HUB_OFFLINE");
     command
 }
 
-fn fine(command: &mut Command) -> String {
+pub(crate) fn fine(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

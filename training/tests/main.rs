@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod data;
+mod dataset;
 mod device;
 mod evaluate;
 mod extract;
@@ -9,12 +10,17 @@ mod folder;
 mod gradients;
 mod host;
 mod hub;
+mod methods;
 mod metric;
 mod run;
 mod serve;
 mod settings;
+mod several;
 mod sora;
 mod steps;
+mod sweep;
+mod tasks;
+mod trainer;
 
 use std::path::{Path, PathBuf};
 

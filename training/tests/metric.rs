@@ -4,7 +4,8 @@
 
 use polyrank::adapter::ProblemType;
 use polyrank_training::data::Target;
-use polyrank_training::metric::{Metric, metrics_for, score};
+use polyrank_training::loss::TaskLoss;
+use polyrank_training::metric::{Metric, mean_loss, metrics_for, score};
 
 fn classes(metric: Metric, wanted: &[usize], found: &[usize], labels: usize) -> f64 {
     let logits: Vec<Vec<f32>> =
@@ -38,12 +39,67 @@ fn correlations_equal_scipy() {
     close(score(Metric::Pearson, &[vec![1.0], vec![1.0]], &[Target::Value(1.0), Target::Value(2.0)]), 0.0);
 }
 
+/// `f1_score(y, p, average=..., zero_division=0)` and `accuracy_score(y, p)` of scikit-learn, of indicator matrices with a row without
+/// labels, and with a label that is neither expected nor found.
+#[test]
+fn metrics_of_several_labels_equal_scikit_learn() {
+    let check = |found: &[&[usize]], wanted: &[&[usize]], labels: usize, expected: [f64; 3]| {
+        let row = |of: &&[usize]| (0..labels).map(|label| if of.contains(&label) { 0.5 } else { 0.0 }).collect();
+        let logits: Vec<Vec<f32>> = found.iter().map(row).collect();
+        let targets: Vec<Target> = wanted.iter().map(|of| Target::Classes(of.to_vec())).collect();
+        let metrics = metrics_for("cola", ProblemType::MultiLabelClassification);
+        assert_eq!(metrics, [Metric::F1Micro, Metric::F1Macro, Metric::Accuracy]);
+        metrics.iter().zip(expected).for_each(|(&metric, expected)| close(score(metric, &logits, &targets), expected));
+    };
+    check(
+        &[&[0, 2], &[1], &[0, 2], &[1, 2]],
+        &[&[0, 2], &[], &[0, 1], &[1, 2]],
+        3,
+        [0.769_230_769, 0.766_666_667, 0.5],
+    );
+    check(
+        &[&[0], &[], &[0, 2], &[1, 2], &[0, 2]],
+        &[&[0, 2], &[], &[0, 1], &[1, 2], &[2]],
+        4,
+        [0.714_285_714, 0.533_333_333, 0.4],
+    );
+}
+
+/// Both losses of several labels are those of one formula, on the host and as tensors.
+#[test]
+fn validation_loss_equals_the_training_loss() {
+    let logits = vec![vec![0.5, -300.0, 2.0], vec![0.0, 0.75, 300.0]];
+    let tensor = candle_core::Tensor::new(logits.clone(), &candle_core::Device::Cpu).unwrap();
+    let rows: [(ProblemType, [Target; 2]); 2] = [
+        (ProblemType::MultiLabelClassification, [Target::Classes(vec![0, 1]), Target::Classes(vec![])]),
+        (ProblemType::SingleLabelClassification, [Target::Class(2), Target::Class(1)]),
+    ];
+    for (problem, targets) in rows {
+        let trained = TaskLoss::new(problem, &[]).mean(&tensor, &targets).unwrap().to_scalar::<f32>().unwrap();
+        let found = mean_loss(&logits, &targets);
+        assert!((found - f64::from(trained)).abs() < 1e-4, "{found}, expected {trained}");
+    }
+}
+
 #[test]
 fn glue_tasks_have_their_own_metrics() {
-    let primary = |task| metrics_for(task, ProblemType::SingleLabelClassification)[0];
-    assert_eq!(
-        [primary("cola"), primary("mrpc"), primary("trec")],
-        [Metric::Matthews, Metric::Accuracy, Metric::Accuracy]
-    );
-    assert_eq!(metrics_for("stsb", ProblemType::Regression), [Metric::Pearson, Metric::Spearman]);
+    use Metric::{Accuracy, F1, Matthews, Pearson, Spearman};
+    let one = ProblemType::SingleLabelClassification;
+    let tasks: [(&str, ProblemType, &[Metric]); 12] = [
+        ("cola", one, &[Matthews, Accuracy]),
+        ("CoLA", one, &[Matthews, Accuracy]),
+        ("sst2", one, &[Accuracy]),
+        ("mrpc", one, &[Accuracy, F1]),
+        ("qqp", one, &[Accuracy, F1]),
+        ("stsb", ProblemType::Regression, &[Pearson, Spearman]),
+        ("STS-B", ProblemType::Regression, &[Pearson, Spearman]),
+        ("mnli", one, &[Accuracy]),
+        ("qnli", one, &[Accuracy]),
+        ("rte", one, &[Accuracy]),
+        ("wnli", one, &[Accuracy]),
+        ("trec", one, &[Accuracy]),
+    ];
+    for (task, problem, metrics) in tasks {
+        assert_eq!(metrics_for(task, problem), metrics, "{task}");
+    }
 }

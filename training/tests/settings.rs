@@ -27,6 +27,15 @@ max_length = 64
 seed = 3
 "#;
 
+/// `config.toml` of a run with these settings.
+fn today(settings: &str) -> String {
+    format!(
+        "method = \"sora\"\nmodel_id = {:?}\n{settings}accumulate = 1\nvalidation_split = 0.1\nkeep_checkpoints = false\n\
+         device = \"cpu\"\nlog_every = 10\n",
+        base_dir()
+    )
+}
+
 fn stored(output: &Path) -> String {
     String::from_utf8(read(&output.join("run/config.toml"))).unwrap()
 }
@@ -80,19 +89,20 @@ fn run_has_the_settings_of_all_layers() {
         .replace("alpha = 16.0", "alpha = 12.0")
         .replace("lr = 0.0015", "lr = 0.001")
         .replace("[]", "[\"query\", \"key\"]");
-    assert_eq!(stored(&output), format!("method = \"sora\"\nmodel_id = {:?}\n{expected}", base_dir()));
+    assert_eq!(stored(&output), today(&expected).replace("validation_split", "task = \"t\"\nvalidation_split"));
     let facts: serde_json::Value = serde_json::from_slice(&read(&output.join("run/task.json"))).unwrap();
     assert_eq!(facts["task"], "t");
 }
 
 #[test]
 fn file_with_an_unknown_key_or_a_wrong_type_is_refused_by_name() {
-    let all = "expected one of method, model_id, rank, alpha, target_modules, gate, target_ratio, xi, lambda, sparse_lambda, \
-               epochs, batch_size, lr, gate_lr, warmup, weight_decay, clip, dropout, dropout_after, dtype, max_length, seed, \
-               task, label_column, text_column, text_pair_column, problem_type, validation_split";
-    let unknown = format!("unknown setting ranks; {all}");
+    let unknown = "unknown setting ranks (did you mean rank?); expected one of method, model_id, rank, ";
     for (file, words) in [
-        ("epochs = 3\nranks = 8", &*unknown),
+        ("epochs = 3\nranks = 8", unknown),
+        ("learning_rate = 1", "unknown setting learning_rate; expected one of method"),
+        ("log-every = 1", "unknown setting log-every (did you mean log_every?)"),
+        ("device = \"gpu\"", "device: "),
+        ("log_every = -1", "log_every: invalid value: integer `-1`, expected usize"),
         // Paths are flags only.
         ("data = \"tasks\"", "unknown setting data; expected one of method"),
         ("[train]\nrank = 8", "unknown setting train; expected one of method"),
@@ -128,7 +138,7 @@ fn flag_replaces_any_threshold_of_the_file() {
         .replace("adaptive", "authors")
         .replace("target_ratio = 0.65", "xi = 0.001")
         .replace("sparse_lambda = 0.0", "sparse_lambda = 10.0");
-    assert_eq!(stored(&output), format!("method = \"sora\"\nmodel_id = {:?}\n{expected}", base_dir()));
+    assert_eq!(stored(&output), today(&expected));
     let two = told(&[], &[], Some("xi = 0.1\nlambda = 5"));
     assert!(two.contains("expected one of --target-ratio, --xi and --lambda, found --xi and --lambda"), "{two}");
     let wrong = told(&[], &[("POLYRANK_TRAIN_GATE", "adaptive")], Some("xi = 0.1"));
@@ -158,11 +168,11 @@ fn run_of_an_older_version_continues() {
     let output = room.path().join("adapter");
     let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
     fine(&train(from, to, &["--epochs", "1"]));
-    let today = format!("method = \"sora\"\nmodel_id = {:?}\n{STORED}", base_dir());
-    assert_eq!(stored(&output), today);
+    assert_eq!(stored(&output), today(STORED));
     fine(&train(from, to, &["--epochs", "1", "--resume"]));
-    // Before late dropout and precisions, these two settings were not stored.
-    let older = today.replace("dropout_after = 0\n", "").replace("dtype = \"f32\"\n", "");
+    // Before late dropout and precisions, these two settings were not stored, and before accumulation none of the last.
+    let (older, _) = today(STORED).split_once("accumulate").map(|(before, after)| (before.to_owned(), after)).unwrap();
+    let older = older.replace("dropout_after = 0\n", "").replace("dtype = \"f32\"\n", "");
     std::fs::write(output.join("run/config.toml"), older).unwrap();
     fine(&train(from, to, &["--epochs", "1", "--resume"]));
     refused(
@@ -180,10 +190,49 @@ fn numbers_that_are_too_large_are_refused() {
         ("--batch-size", "4294967295"),
         ("--max-length", "4294967295"),
         ("--dropout-after", "4294967295"),
+        ("--accumulate", "4294967295"),
+        ("--patience", "4294967295"),
+        ("--log-every", "4294967295"),
+        ("--checkpoint-every", "4294967295"),
         ("--seed", "9223372036854775807"),
     ] {
         let told = told(&[flag, "18446744073709551615"], &[], Some("alpha = 2"));
         let expected = format!("{flag}: expected at most {most}, found 18446744073709551615");
         assert!(told.contains(&expected), "{told}");
     }
+}
+
+/// The run was made longer, its rows were held out, and its columns have other names than the usual ones.
+#[test]
+fn configuration_of_a_finished_run_repeats_it() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
+    std::fs::write(data.path().join("train.tsv"), rows.replace("label\tsentence", "stars\treview")).unwrap();
+    std::fs::remove_file(data.path().join("validation.tsv")).unwrap();
+    let (from, first, again) = (data.path().to_str().unwrap(), room.path().join("first"), room.path().join("again"));
+    let run = |more: &[&str]| {
+        let common = ["--label-column", "stars", "--text-column", "review", "--validation-split", "0.25"];
+        let common = [&common[..], &["--accumulate", "2", "--log-every", "1"], more].concat();
+        fine(&train(from, first.to_str().unwrap(), &common));
+    };
+    run(&["--epochs", "1"]);
+    let file = first.join("run/config.toml");
+    for more in [&["--epochs", "2"][..], &["--epochs", "2"], &["--config", file.to_str().unwrap(), "--epochs", "3"]] {
+        run(&[more, &["--resume"]].concat());
+    }
+    let config = stored(&first);
+    for line in
+        ["epochs = 3", "extended_from = [1, 2]", "dropout_after = 0", "accumulate = 2", "label_column = \"stars\""]
+    {
+        assert!(config.contains(&format!("\n{line}\n")), "{line} is not in {config}");
+    }
+    fine(&["train", "--config", file.to_str().unwrap(), "--data", from, "--output", again.to_str().unwrap()]);
+    for name in ["adapter_model.safetensors", "adapter_config.json", "config.json", "run/config.toml", "run/task.json"]
+    {
+        assert_eq!(read(&again.join(name)), read(&first.join(name)), "{name}");
+    }
+    assert_eq!(read(&again.join("run/steps.jsonl")), read(&first.join("run/steps.jsonl")));
+    let shorter = ["--epochs", "2", "--extended-from", "2"];
+    let words = "--extended-from: expected numbers that rise from 1 or more up to --epochs, found 2, 2";
+    assert!(told(&shorter, &[], None).contains(words), "{}", told(&shorter, &[], None));
 }

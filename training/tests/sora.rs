@@ -19,7 +19,7 @@ struct Run {
 impl Run {
     fn new(gate: GateRule, threshold: Threshold, gate_rate: f64) -> Self {
         let shape = LowRankSettings { rank: 2, alpha: 4.0, modules: vec![0], labels: 3, seed: 1 };
-        let settings = SoraSettings { gate, threshold, gate_rate, sparse_lambda: 0.0 };
+        let settings = SoraSettings { gate, threshold, gate_rate, sparse_lambda: 0.0, depth_bias: 0.0 };
         let method = Sora::new(engine().layout(), &shape, settings, &Device::Cpu).unwrap();
         let mut rng = StdRng::seed_from_u64(1);
         for variable in method.variables() {

@@ -3,57 +3,29 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
-use polyrank::encoder::{Head, Packed, head_logits};
+use candle_core::{DType, Device, Tensor};
+use polyrank::adapter::ProblemType;
+use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
 use polyrank_training::data::Target;
+use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{
-    self, Lora, LowRankSettings, Method, Pass, PlainPass, Report, Sora, StepDropout, Subset, TrainedBase, TrainingPass,
+    self, BottleneckAdapter, Lora, LowRankSettings, Method, Pass, Sora, StepDropout, TrainedHead, TrainingPass, bitfit,
+    full,
 };
 use polyrank_training::optim::{Optimizer, Rule, Variable};
-use polyrank_training::stepper::task_loss;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde_json::Value;
 
-use super::{ENCODERS, backends, encoder_on, engine, pack};
+use super::{ENCODERS, backends, base_dir, encoder_on, engine, pack};
 
 /// The tolerance of variables. Gradients are compared relative to their global norm.
 const TOLERANCE: f32 = 1e-4;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/step")
-}
-
-/// Full fine-tuning and BitFit as methods that cannot be exported.
-pub(crate) struct Tuned(TrainedBase);
-
-impl Tuned {
-    pub(crate) fn new(engine: &Engine, subset: Subset, head: &Head) -> Self {
-        Self(TrainedBase::new(&**engine.encoder(), subset, head).unwrap())
-    }
-}
-
-impl Method for Tuned {
-    fn variables(&self) -> Vec<Variable> {
-        self.0.variables()
-    }
-
-    fn head(&self) -> Head {
-        self.0.head()
-    }
-
-    fn pass(&self) -> candle_core::Result<Box<dyn Pass + '_>> {
-        Ok(Box::new(PlainPass::new(&self.0, self.variables())))
-    }
-
-    fn report(&self) -> candle_core::Result<Report> {
-        Ok(Report { ranks: Vec::new(), parameters: 0, kept: 1.0 })
-    }
-
-    fn export(&self, _info: AdapterInfo) -> candle_core::Result<Adapter> {
-        candle_core::bail!("parameters of the base are no adapter")
-    }
 }
 
 struct Golden {
@@ -121,23 +93,31 @@ impl Golden {
             None => Threshold::Xi(self.setting("xi").unwrap()),
         };
         let sparse_lambda = self.setting("sparse_lambda").unwrap_or(0.0);
-        let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda };
+        let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda, depth_bias: 0.0 };
         self.begin(Sora::new(self.engine.layout(), &self.shape(3), settings, &Device::Cpu).unwrap())
     }
 
-    fn tuned(&self, subset: Subset) -> Tuned {
-        let head = ["classifier.weight", "classifier.bias"];
-        let head: Head =
-            head.iter().map(|name| ((*name).to_owned(), self.tensors[&format!("init.{name}")].clone())).collect();
-        Tuned::new(&self.engine, subset, &head)
+    /// A method that starts with the golden's head, and else with what the base has.
+    fn with_head(&self, method: impl Method) -> impl Method {
+        for Variable { name, var, .. } in method.variables() {
+            if let Some(start) = self.tensors.get(&format!("init.{name}")) {
+                var.set(start).unwrap();
+            }
+        }
+        method
+    }
+
+    fn head(&self) -> TrainedHead {
+        let mut rng = StdRng::seed_from_u64(1);
+        TrainedHead::new(self.engine.layout(), 3, &mut rng, self.engine.device()).unwrap()
     }
 
     fn loss(&self, method: &dyn Method, pass: &dyn Pass) -> Tensor {
         let encoder = &**self.engine.encoder();
         let pass = TrainingPass { pass, dropout: StepDropout::default() };
-        let hidden = encoder.forward(&self.batch, &pass).unwrap();
-        let logits = head_logits(encoder, &hidden, &self.batch, &method.head(), &pass).unwrap();
-        task_loss(&logits, &self.targets, self.problem).unwrap()
+        let pooled = encoder.pooled(&self.batch, &pass).unwrap();
+        let logits = encoder.logits(&pooled, &method.head(), &pass).unwrap();
+        TaskLoss::new(self.problem, &[]).mean(&logits, &self.targets).unwrap()
     }
 
     fn optimizer(&self, method: &dyn Method) -> Optimizer {
@@ -216,7 +196,7 @@ impl Golden {
             }
             if step < 3 {
                 let norm = method::step(method, &mut optimizer, gradients, self.setting("lr").unwrap()).unwrap();
-                let norm: f64 = norm.to_scalar().unwrap();
+                let norm = norm.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
                 let expected = self.facts["grad_norm"][step].as_f64().unwrap();
                 assert!(
                     (norm - expected).abs() <= 1e-3 * expected,
@@ -263,13 +243,24 @@ fn sora_with_the_authors_gates_steps_like_pytorch() {
 #[test]
 fn full_fine_tuning_steps_like_pytorch() {
     let golden = Golden::open("full");
-    golden.run(&mut golden.tuned(Subset::Full));
+    golden.run(&mut golden.with_head(full(&**golden.engine.encoder(), golden.head()).unwrap()));
 }
 
 #[test]
 fn bitfit_steps_like_pytorch() {
     let golden = Golden::open("bitfit");
-    golden.run(&mut golden.tuned(Subset::Biases));
+    golden.run(&mut golden.with_head(bitfit(&**golden.engine.encoder(), golden.head()).unwrap()));
+}
+
+#[test]
+fn bottlenecks_step_like_pytorch_on_every_backend() {
+    for backend in backends() {
+        let mut golden = Golden::open("adapter");
+        golden.engine = Engine::open(&base_dir(), backend.clone()).unwrap();
+        let size = golden.setting("bottleneck").unwrap() as usize;
+        let adapter = BottleneckAdapter::new(golden.engine.layout(), size, 0, golden.head(), backend).unwrap();
+        golden.run(&mut golden.begin(adapter));
+    }
 }
 
 #[test]

@@ -10,9 +10,11 @@
 //! | `pack.rs` | packs `W [out, in]` into panels |
 //! | `activations.rs` | converts `x [T, in]` to groups |
 //! | `tile.rs` | the loop, for each precision and each width of vectors |
+//! | `stored.rs` | the same loop over a weight as it is stored, for the gradient of `x` |
 
 mod activations;
 mod pack;
+mod stored;
 mod tile;
 
 use std::borrow::Cow;
@@ -22,6 +24,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::activations::Activations;
+pub(crate) use self::stored::times_stored;
 use self::tile::{Output, Span, Tile};
 use super::host;
 use crate::params::{COLUMNS, Precision, Prepacked};
@@ -97,6 +100,7 @@ impl Prepacked {
     unsafe fn panels(&self, x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
         let words = self.words();
         let (panels, extra) = words.split_at(self.out().next_multiple_of(COLUMNS) * self.groups());
+        let panels = &panels[span.panels.start * COLUMNS * self.groups()..];
         let (scales, sums) = extra.split_at(extra.len() / 2);
         let tile = Tile { precision: self.precision(), groups: self.groups(), scales, sums };
         let padded: Option<Cow<[f32]>> = bias.map(|bias| {

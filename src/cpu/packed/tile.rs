@@ -48,7 +48,7 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Fills `span` of `output`. `x` holds the span's rows, and `bias` is padded to whole panels.
+    /// Fills `span` of `output`. `panels` are the span's panels, `x` holds the span's rows, and `bias` is padded to whole panels.
     ///
     /// # Safety
     /// `output` must have room for the rows and columns of `span`, and nothing else may read or write them meanwhile.
@@ -59,8 +59,7 @@ impl Tile<'_> {
         // Tiles of equal height, so that no tile has only one or two rows.
         let height = rows.div_ceil(rows.div_ceil(kernel.rows).max(1)).max(1);
         let mut sums = [[0; COLUMNS]; ROWS];
-        for panel in span.panels {
-            let words = &panels[panel * COLUMNS * self.groups..(panel + 1) * COLUMNS * self.groups];
+        for (words, panel) in panels.chunks_exact((COLUMNS * self.groups).max(1)).zip(span.panels) {
             for first in (0..rows).step_by(height) {
                 let count = height.min(rows - first);
                 let x_words = &x.words[first * self.groups..(first + count) * self.groups];

@@ -1,23 +1,26 @@
 //! `y = x W^T + b + scale * (x A^T) B^T` for training. A frozen linear and its low-rank delta are one operation: they share an
 //! output buffer, and `x` gets one gradient instead of two that would have to be added.
 
+use std::sync::OnceLock;
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::frozen::FrozenLinear;
-use super::ragged::Dims;
-use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
+use super::ragged::{Dims, transposed};
 use crate::cpu::host;
 use crate::params::{Delta, Frozen};
 
 /// The three products, with `W` read from the mapping. Differentiable in `x`, `A` and `B`.
 pub(super) fn adapted(x: &Tensor, w: &Frozen, b: &Frozen, delta: &Delta) -> Result<Tensor> {
-    let op = AdaptedLinear { linear: FrozenLinear::new(w, Some(b)), scale: delta.scale as f32 };
+    let op = AdaptedLinear { linear: FrozenLinear::new(w, Some(b)), scale: delta.scale as f32, h: OnceLock::new() };
     x.contiguous()?.apply_op3(&delta.a.contiguous()?, &delta.b.contiguous()?, op)
 }
 
 struct AdaptedLinear {
     linear: FrozenLinear,
     scale: f32,
+    /// `scale * x A^T`, `[rows, rank]`, from the forward pass.
+    h: OnceLock<Vec<f32>>,
 }
 
 impl CustomOp3 for AdaptedLinear {
@@ -46,8 +49,8 @@ impl CustomOp3 for AdaptedLinear {
                 dims.out
             );
         }
-        let h = dims.shrink(x, a, self.scale);
-        dims.expand(&mut y, &h, b);
+        let h = self.h.get_or_init(|| dims.shrink(x, a, self.scale));
+        dims.expand(&mut y, h, &transposed(b, dims.rank));
         Ok(host::fresh(y, (dims.rows, dims.out)))
     }
 
@@ -61,27 +64,25 @@ impl CustomOp3 for AdaptedLinear {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dims @ Dims { rows, width, rank, out } = Dims::new(x.shape(), a.shape(), b.shape())?;
-        let (mut da, mut db) = (vec![0.0; rank * width], vec![0.0; out * rank]);
-        let dx = host::read(self.name(), [x, a, b, dy], |[xs, a, b, dy]| -> Result<Option<Vec<f32>>> {
-            let h = dims.shrink(xs, a, self.scale);
-            let target = Target { data: &mut db, row: rank, add: false };
-            let size = Size { m: out, n: rank, k: rows };
-            gemm(target, View::rows(dy, out).t(), View::rows(&h, rank), 1.0, size, Threads::All);
-            let mut dh = h;
-            let target = Target { data: &mut dh, row: rank, add: false };
-            let size = Size { m: rows, n: rank, k: out };
-            gemm(target, View::rows(dy, out), View::rows(b, rank), self.scale, size, Threads::All);
-            let target = Target { data: &mut da, row: width, add: false };
-            let size = Size { m: rank, n: width, k: rows };
-            gemm(target, View::rows(&dh, rank).t(), View::rows(xs, width), 1.0, size, Threads::All);
-            if !x.track_op() {
-                return Ok(None);
-            }
-            let mut dx = self.linear.backward(dy, rows)?;
-            let target = Target { data: &mut dx, row: width, add: true };
-            let size = Size { m: rows, n: width, k: rank };
-            gemm(target, View::rows(&dh, rank), View::rows(a, width), 1.0, size, Threads::All);
-            Ok(Some(dx))
+        // The dimensions of the products that end in rows as wide as x.
+        let back = Dims { width: out, out: width, ..dims };
+        let tracked = x.track_op();
+        let (da, db, dx) = host::read(self.name(), [x, a, b, dy], |[x, a, b, dy]| -> Result<_> {
+            let h = self.h.get_or_init(|| dims.shrink(x, a, self.scale));
+            let of_b = || transposed(&dims.outer(h, dy), out);
+            let of_a_and_x = || -> Result<_> {
+                let dh = back.shrink(dy, &transposed(b, rank), self.scale);
+                let da = back.outer(&dh, x);
+                if !tracked {
+                    return Ok((da, None));
+                }
+                let mut dx = self.linear.backward(dy)?;
+                back.expand(&mut dx, &dh, a);
+                Ok((da, Some(dx)))
+            };
+            let (db, rest) = rayon::join(of_b, of_a_and_x);
+            let (da, dx) = rest?;
+            Ok((da, db, dx))
         })??;
         let device = x.device();
         let dx = dx.map(|dx| Tensor::from_vec(dx, (rows, width), device)).transpose()?;

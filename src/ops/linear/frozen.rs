@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
 use crate::cpu::gemv::{FEW, few_rows};
 use crate::cpu::host;
+use crate::cpu::packed::times_stored;
 use crate::params::Frozen;
 
 /// A frozen linear on slices.
@@ -54,14 +55,10 @@ impl FrozenLinear {
         Ok(y)
     }
 
-    /// `dy W` for `rows` rows of dy.
-    pub(super) fn backward(&self, dy: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let (w, out, width) = self.weight()?;
-        let mut dx = vec![0.0; rows * width];
-        let target = Target { data: &mut dx, row: width, add: false };
-        let size = Size { m: rows, n: width, k: out };
-        gemm(target, View::rows(dy, out), View::rows(w, width), 1.0, size, Threads::All);
-        Ok(dx)
+    /// `dy W` for rows of dy.
+    pub(super) fn backward(&self, dy: &[f32]) -> Result<Vec<f32>> {
+        let (w, out, _) = self.weight()?;
+        Ok(times_stored(dy, w, out))
     }
 }
 
@@ -78,7 +75,7 @@ impl CustomOp1 for FrozenLinear {
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let rows = dy.dim(0)?;
-        let dx = host::read(self.name(), [dy], |[dy]| self.backward(dy, rows))??;
+        let dx = host::read(self.name(), [dy], |[dy]| self.backward(dy))??;
         Ok(Some(Tensor::from_vec(dx, (rows, self.weight()?.2), dy.device())?))
     }
 }

@@ -13,6 +13,7 @@ use super::Segment;
 use crate::cpu::expand::{Thin, expand};
 use crate::cpu::gemv::dots;
 use crate::cpu::host;
+use crate::cpu::transpose::{Submatrix, transpose};
 use crate::params::Delta;
 
 const NAME: &str = "ragged-delta";
@@ -52,19 +53,29 @@ impl Dims {
         h
     }
 
-    /// `y += h B^T` for `y [rows, out]` and `b [out, rank]`.
+    /// `y += h B` for `y [rows, out]` and `b [rank, out]`.
     pub(super) fn expand(self, y: &mut [f32], h: &[f32], b: &[f32]) {
-        let mut by_rank = vec![0.0; b.len()];
-        for (j, b) in b.chunks_exact(self.rank.max(1)).enumerate() {
-            for (p, b) in b.iter().enumerate() {
-                by_rank[p * self.out + j] = *b;
-            }
-        }
         let steps = Steps::new(self.rows, self.rows * self.out * self.rank);
         let parts = y.chunks_mut((steps.rows * self.out).max(1)).zip(h.chunks((steps.rows * self.rank).max(1)));
         let thin = |data| Thin { data, stride: self.rank, rank: self.rank };
-        steps.run(parts.collect(), |(y, h)| expand(y, thin(h), &by_rank, &[]));
+        steps.run(parts.collect(), |(y, h)| expand(y, thin(h), b, &[]));
     }
+
+    /// `h^T m`, `[rank, out]`, for `h [rows, rank]` and `m [rows, out]`.
+    pub(super) fn outer(self, h: &[f32], m: &[f32]) -> Vec<f32> {
+        let mut product = vec![0.0; self.rank * self.out];
+        let h = Thin { data: &transposed(h, self.rank), stride: self.rows, rank: self.rows };
+        expand(&mut product, h, m, &[]);
+        product
+    }
+}
+
+/// The transpose of a matrix with rows of `width` elements.
+pub(super) fn transposed(matrix: &[f32], width: usize) -> Vec<f32> {
+    let len = matrix.len() / width.max(1);
+    let mut columns = vec![0.0; matrix.len()];
+    transpose(&mut columns, len, matrix, Submatrix { len, size: width, row: width });
+    columns
 }
 
 /// The number of rows in a step, and whether steps run on several threads.

@@ -63,16 +63,20 @@ impl FrozenNorm {
         let width = w.len();
         let mut dx = vec![0.0; h.elem_count()];
         let chunk = width * rows_per_task(width);
-        let sum = residual.map_or_else(|| Ok(h.clone()), |residual| h + residual)?;
-        host::read(NAME, [&sum, dy], |[x, dy]| {
-            dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).zip(dy.par_chunks(chunk)).for_each(|((dx, x), dy)| {
+        let added = residual.is_some();
+        host::read(NAME, [h, residual.unwrap_or(h), dy], |[x, r, dy]| {
+            let tasks = x.par_chunks(chunk).zip(r.par_chunks(chunk)).zip(dy.par_chunks(chunk));
+            dx.par_chunks_mut(chunk).zip(tasks).for_each(|(dx, ((x, r), dy))| {
                 let mut scratch = vec![0.0; width];
                 math::vectorized(
                     #[inline(always)]
                     || {
-                        let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
-                        for (dx, (x, dy)) in dx.chunks_exact_mut(width).zip(rows) {
+                        let rows = x.chunks_exact(width).zip(r.chunks_exact(width)).zip(dy.chunks_exact(width));
+                        for (dx, ((x, r), dy)) in dx.chunks_exact_mut(width).zip(rows) {
                             scratch.copy_from_slice(x);
+                            if added {
+                                scratch.iter_mut().zip(r).for_each(|(sum, r)| *sum += r);
+                            }
                             norm_gradient(dx, &mut scratch, dy, w, self.eps);
                         }
                     },

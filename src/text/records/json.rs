@@ -64,8 +64,22 @@ fn label(spelt: &[u8]) -> Label {
         Ok(Value::Null) => Label::Text(String::new()),
         // The number is kept as it is spelt, because it may have more digits than a float.
         Ok(Value::Bool(_) | Value::Number(_)) => Label::Text(String::from_utf8_lossy(spelt).into_owned()),
-        Ok(Value::Array(_)) => Label::List(shortened(spelt)),
+        Ok(Value::Array(labels)) => labels
+            .iter()
+            .map(element)
+            .collect::<Option<_>>()
+            .map_or_else(|| Label::Other(shortened(spelt)), Label::List),
         // `Err` includes numbers beyond the range of floats.
         Ok(Value::Object(_)) | Err(_) => Label::Other(shortened(spelt)),
+    }
+}
+
+/// A label in a list; `None` for lists and objects.
+fn element(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.trim().to_owned()),
+        Value::Null => Some(String::new()),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Array(_) | Value::Object(_) => None,
     }
 }

@@ -25,8 +25,8 @@ use self::lines::{Lines, decoded};
 pub enum Label {
     /// A string, a number or a boolean as it is spelt, without blanks around it. It is empty if the cell is empty or null.
     Text(String),
-    /// A list of labels as it is spelt (JSON, Parquet).
-    List(String),
+    /// A list of labels (JSON, Parquet), each as it is spelt, without blanks around it. An element is empty if it is null.
+    List(Vec<String>),
     /// An object, or something that is not JSON (`NaN`), as it is spelt.
     Other(String),
 }
@@ -84,6 +84,18 @@ impl Records {
     pub fn select(path: &Path, names: &ColumnNames, labelled: bool) -> Result<Self, RecordsError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         Self::read(path, extension, names, labelled)
+    }
+
+    /// The names of the classes in the column of labels, in order of id, where a Parquet file states them: the `ClassLabel` features of
+    /// the library `datasets`, which every Parquet file of the hub has. `None` for files that state no names.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a column that `names` gives is missing.
+    pub fn class_names(path: &Path, names: &ColumnNames) -> Result<Option<Vec<String>>, RecordsError> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(extension) if extension.eq_ignore_ascii_case("parquet") => parquet::class_names(path, names),
+            _ => Ok(None),
+        }
     }
 
     /// Opens a file in the format of `extension`, whatever its name is. The path `-` is standard input, except for Parquet.

@@ -9,8 +9,53 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
+use serde_json::Value;
 
 use super::{ColumnNames, Columns, Label, Record, RecordsError};
+
+/// The key under which the library `datasets` stores the types of a file's columns, as JSON.
+const FEATURES: &str = "huggingface";
+
+fn open(path: &Path) -> Result<SerializedFileReader<File>, RecordsError> {
+    let file = File::open(path).map_err(RecordsError::io(path))?;
+    if file.metadata().map_err(RecordsError::io(path))?.len() == 0 {
+        return Err(RecordsError::Empty { path: path.to_owned() });
+    }
+    SerializedFileReader::new(file).map_err(malformed(path))
+}
+
+fn malformed(path: &Path) -> impl Fn(ParquetError) -> RecordsError {
+    |error| RecordsError::Malformed { path: path.to_owned(), reason: format!("not a Parquet file: {error}") }
+}
+
+/// The names of the classes of the column of labels, as the library `datasets` stores them. `None` if the file states none.
+pub(super) fn class_names(path: &Path, names: &ColumnNames) -> Result<Option<Vec<String>>, RecordsError> {
+    let reader = open(path)?;
+    let file = reader.metadata().file_metadata();
+    let entry = file.key_value_metadata().and_then(|all| all.iter().find(|entry| entry.key == FEATURES));
+    let Some(json) = entry.and_then(|entry| entry.value.as_deref()) else { return Ok(None) };
+    let all = file.schema().get_fields();
+    let Some(column) = Columns::find(path, None, all.iter().map(|field| field.name()), names, false)?.label else {
+        return Ok(None);
+    };
+    let facts: Value = serde_json::from_str(json).map_err(|error| RecordsError::Malformed {
+        path: path.to_owned(),
+        reason: format!("the metadata {FEATURES} is not JSON: {error}"),
+    })?;
+    Ok(names_of(&facts["info"]["features"][all[column].name()]))
+}
+
+/// The names of a `ClassLabel`, or of a list of them, which `datasets` spells in two ways.
+fn names_of(feature: &Value) -> Option<Vec<String>> {
+    match (feature, &feature["names"]) {
+        (Value::Array(one), _) => names_of(one.first()?),
+        (_, Value::Array(names)) if feature["_type"] == "ClassLabel" => {
+            names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+        }
+        (Value::Object(of), _) => names_of(of.get("feature")?),
+        _ => None,
+    }
+}
 
 pub(super) fn rows(
     path: &Path,
@@ -18,28 +63,24 @@ pub(super) fn rows(
     labelled: bool,
 ) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let path = path.to_owned();
-    let malformed = |error: ParquetError| RecordsError::Malformed {
-        path: path.clone(),
-        reason: format!("not a Parquet file: {error}"),
-    };
-    let file = File::open(&path).map_err(RecordsError::io(&path))?;
-    if file.metadata().map_err(RecordsError::io(&path))?.len() == 0 {
-        return Err(RecordsError::Empty { path });
-    }
-    let reader = SerializedFileReader::new(file).map_err(malformed)?;
+    let malformed = malformed(&path);
+    let reader = open(&path)?;
     let schema = reader.metadata().file_metadata().schema().clone();
     let all = schema.get_fields();
     let columns = Columns::find(&path, None, all.iter().map(|field| field.name()), names, labelled)?;
     for i in [Some(columns.text), columns.pair].into_iter().flatten() {
         if !all[i].is_primitive() {
-            return Err(RecordsError::Malformed { reason: format!("column {} is nested", all[i].name()), path });
+            return Err(RecordsError::Malformed {
+                reason: format!("column {} is nested", all[i].name()),
+                path: path.clone(),
+            });
         }
     }
     let mut used: Vec<usize> = [columns.label, Some(columns.text), columns.pair].into_iter().flatten().collect();
     used.sort_unstable();
     used.dedup();
     let fields = used.iter().map(|&i| Arc::clone(&all[i])).collect();
-    let projection = Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(malformed)?;
+    let projection = Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(&malformed)?;
     let records = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(malformed)?;
     Ok(records.enumerate().map(move |(i, record)| {
         let failed = |reason: String| RecordsError::line(&path, i + 1, reason);
@@ -74,7 +115,12 @@ fn string(value: &Field) -> Option<Result<String, &'static str>> {
 fn label(name: &str, value: &Field) -> Result<Label, String> {
     Ok(match value {
         Field::Null => Label::Text(String::new()),
-        Field::ListInternal(_) => Label::List(shown(value)),
+        Field::ListInternal(list) => {
+            let label = |element| label(name, element);
+            let labels = list.elements().iter().map(label).collect::<Result<Vec<_>, _>>()?.into_iter();
+            let one = |label| if let Label::Text(text) = label { Some(text) } else { None };
+            labels.map(one).collect::<Option<_>>().map_or_else(|| Label::Other(shown(value)), Label::List)
+        }
         Field::Float(value) => Label::Text(format!("{value:?}")),
         Field::Double(value) => Label::Text(format!("{value:?}")),
         Field::Group(_) | Field::MapInternal(_) => Label::Other(shown(value)),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::parquet::basic::Compression;
 use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use ::parquet::file::metadata::KeyValue;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
@@ -25,6 +26,10 @@ fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
 fn read_as(name: &str, content: &[u8]) -> Result<Vec<Record>, RecordsError> {
     let (_folder, path) = file(name, content);
     Records::open(&path)?.collect()
+}
+
+fn list(labels: &[&str]) -> Label {
+    Label::List(labels.iter().map(|&label| label.to_owned()).collect())
 }
 
 /// `(line, label, text, pair)` of each row.
@@ -223,7 +228,41 @@ fn reads_parquet_with_lists_of_labels() {
     writer.close().unwrap();
     let rows: Vec<Record> = Records::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
     let labels: Vec<_> = rows.into_iter().map(|row| row.label.unwrap()).collect();
-    assert_eq!(labels, [Label::List("[1, 0]".into()), Label::List("[2]".into())]);
+    assert_eq!(labels, [list(&["1", "0"]), list(&["2"])]);
+}
+
+/// The forms in which versions of the library `datasets` spell the features of one class and of several.
+#[test]
+fn reads_the_names_of_classes_that_parquet_states() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let stated = |metadata: Option<&str>, names: &ColumnNames| {
+        let entries = metadata.map(|json| vec![KeyValue::new("huggingface".to_owned(), json.to_owned())]);
+        let properties = WriterProperties::builder().set_key_value_metadata(entries).build();
+        let schema = "message m { required binary text (UTF8); required int64 label; required int64 topics; }";
+        let (out, schema) = (std::fs::File::create(&path).unwrap(), parse_message_type(schema).unwrap());
+        SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties)).unwrap().close().unwrap();
+        Records::class_names(&path, names)
+    };
+    let of =
+        |label: &str| format!(r#"{{"info": {{"features": {{"label": {label}, "topics": {{"_type": "Value"}}}}}}}}"#);
+    let class = r#"{"names": ["no", "1"], "_type": "ClassLabel"}"#;
+    let usual = ColumnNames::default();
+    for feature in [
+        class.to_owned(),
+        format!("[{class}]"),
+        format!(r#"{{"feature": {class}, "_type": "Sequence"}}"#),
+        format!(r#"{{"feature": {class}, "length": -1, "_type": "List"}}"#),
+    ] {
+        assert_eq!(stated(Some(&of(&feature)), &usual).unwrap().unwrap(), ["no", "1"], "{feature}");
+    }
+    for none in [None, Some("{}"), Some(&*of(r#"{"dtype": "int64", "_type": "Value"}"#)), Some(&*of("[]"))] {
+        assert_eq!(stated(none, &usual).unwrap(), None, "{none:?}");
+    }
+    let topics = ColumnNames { label: Some("topics".into()), ..ColumnNames::default() };
+    assert_eq!(stated(Some(&of(class)), &topics).unwrap(), None, "the names of another column");
+    let message = stated(Some("{"), &usual).unwrap_err().to_string();
+    assert!(message.contains("x.parquet: the metadata huggingface is not JSON: "), "{message}");
 }
 
 #[test]
@@ -322,7 +361,10 @@ fn json_labels_keep_their_spelling() {
         ("true", Label::Text("true".into())),
         ("12345678901234567890123", Label::Text("12345678901234567890123".into())),
         ("null", Label::Text(String::new())),
-        ("[0, 1]", Label::List("[0, 1]".into())),
+        ("[0, 1]", list(&["0", "1"])),
+        ("[\" a \", 1.0, true, null]", list(&["a", "1.0", "true", ""])),
+        ("[]", list(&[])),
+        ("[[1], {\"a\": 1}]", Label::Other("[[1], {\"a\": 1}]".into())),
         ("{\"a\": 1}", Label::Other("{\"a\": 1}".into())),
         ("NaN", Label::Other("NaN".into())),
     ] {

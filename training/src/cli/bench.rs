@@ -11,6 +11,7 @@ use polyrank::params::DeviceName;
 use polyrank::text::Encoded;
 use polyrank_training::data::Target;
 use polyrank_training::error::Error;
+use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::StepDropout;
 use polyrank_training::optim::{Optimizer, Rule};
 use polyrank_training::settings::Settings;
@@ -57,8 +58,8 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Error> {
     let method = settings.method(engine, LABELS, total * size)?;
     let rule = Rule { weight_decay: settings.weight_decay, eps: 1e-8, clip: Some(settings.clip), total };
     let optimizer = Optimizer::new(method.variables(), rule, engine.backend())?;
-    let problem = ProblemType::SingleLabelClassification;
-    let mut stepper = Stepper { engine, method, optimizer, problem, workers: Workers::new(tokens)? };
+    let loss = TaskLoss::new(ProblemType::SingleLabelClassification, &[]);
+    let mut stepper = Stepper { engine, method, optimizer, loss, workers: Workers::new(tokens)? };
     let mut rng = StdRng::seed_from_u64(settings.seed);
     let (mut start, mut last) = (Instant::now(), None);
     for step in 0..total {

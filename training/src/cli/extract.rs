@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use polyrank::adapter::{self, Adapter};
+use polyrank::adapter::Adapter;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
 use polyrank::inspect;
@@ -13,16 +13,17 @@ use polyrank::text::records::RecordsError;
 use polyrank::text::{Encoded, Limit};
 use polyrank_training::data::{DataError, DataOptions, TaskData, Text, Texts};
 use polyrank_training::error::Error;
-use polyrank_training::evaluate;
 use polyrank_training::extract::change::Change;
 use polyrank_training::extract::distill::{DistillSettings, Distilled, Taught, distill};
 use polyrank_training::extract::effect::{Comparison, Effect, random_texts};
 use polyrank_training::extract::report::{BudgetReport, ChangeReport, Compared, LinearsReport, MetricReport, Report};
 use polyrank_training::extract::{self, Budget, Extraction};
 use polyrank_training::fine_tuned::FineTuned;
+use polyrank_training::method::Export;
 use polyrank_training::settings::{DEFAULT_LENGTH, DataSettings};
+use polyrank_training::{evaluate, export};
 
-use super::{Base, config_of, open, print, tell, tell_of};
+use super::{Base, open, print, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -137,12 +138,12 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
     let (engine, fine) = (&base.engine, open_fine_tuned(args, &base)?);
     let data = args.data.as_deref().map(|path| read(args, path, engine, &fine)).transpose()?;
     // The labels of the data are compared with those of the model before any work is done.
-    let of_fine = scores(args, data.as_ref(), &fine.engine, &fine.adapter())?;
+    let of_fine = scores(args, data.as_ref(), &fine.engine, &fine.export())?;
     let budget = args.budget(engine);
     let extraction = extract::extract((&base.dir, engine), &fine, budget, &args.model_id)?;
     let comparison = Comparison::new(&fine, compared(args, data.as_ref(), engine)?)?;
     let (changes, all_lost) = reverted(engine, &extraction, &comparison)?;
-    let of_extracted = scores(args, data.as_ref(), engine, &extraction.adapter)?;
+    let of_extracted = scores(args, data.as_ref(), engine, &Export::Adapter(extraction.adapter.clone()))?;
     let extracted = comparison.adapter(engine, &extraction.adapter)?;
     let linears = LinearsReport::new(engine.layout(), &extraction);
     let distilled = match &data {
@@ -150,8 +151,9 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
         _ => None,
     };
     let adapter = distilled.as_ref().map_or(&extraction.adapter, |distilled| &distilled.adapter);
-    let of_distilled = scores(args, data.as_ref(), engine, adapter)?;
-    adapter::write(&args.output, engine.layout(), adapter, &config_of(&base.dir)?)?;
+    let last = Export::Adapter(adapter.clone());
+    let of_distilled = scores(args, data.as_ref(), engine, &last)?;
+    export::write(&args.output, engine, &last, &base.dir)?;
     let metric = |i: usize| MetricReport {
         split: args.split.clone(),
         metric: of_fine[i].0,
@@ -212,9 +214,9 @@ fn read(args: &ExtractArgs, path: &Path, engine: &Engine, fine: &FineTuned) -> R
 }
 
 /// The metrics of an adapter on the split of `--split`, in the task's order; none without labels.
-fn scores(args: &ExtractArgs, data: Option<&Data>, engine: &Engine, adapter: &Adapter) -> Result<Scores, Error> {
+fn scores(args: &ExtractArgs, data: Option<&Data>, engine: &Engine, export: &Export) -> Result<Scores, Error> {
     let Some(task) = data.and_then(|data| data.task.as_ref()) else { return Ok(Vec::new()) };
-    let evaluation = evaluate::evaluate(engine, adapter.clone(), task, &args.split, None)?;
+    let evaluation = evaluate::evaluate(engine, export, task, &args.split, None)?;
     Ok(evaluation.metrics.into_iter().collect())
 }
 
@@ -250,7 +252,7 @@ fn distilled(
     fine: &FineTuned,
     start: Adapter,
 ) -> Result<Distilled, Error> {
-    let teacher = fine.adapter();
+    let teacher = fine.export();
     let answers = |texts: &[Encoded]| evaluate::logits(&fine.engine, &teacher, texts);
     let (train, validation) = (answers(&data.train)?, answers(&data.validation)?);
     let taught =

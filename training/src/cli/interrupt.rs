@@ -1,4 +1,4 @@
-//! Ctrl-C: the run ends after its current step, and the user is told how to continue it.
+//! Ctrl-C: the run ends after its current step and leaves a checkpoint, and the user is told how to continue it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,17 +22,19 @@ pub(super) fn flag() -> Result<Arc<AtomicBool>, Error> {
     Ok(stop)
 }
 
-/// The message about a stopped run: which epochs are saved, and the command that continues it.
-pub(super) fn resume_message(done: usize, epochs: usize, args: impl Iterator<Item = String>) -> String {
+/// The message about a stopped run: where it stopped, and the command that continues it.
+pub(super) fn resume_message(stopped: &Error, args: impl Iterator<Item = String>) -> String {
     let mut command: Vec<String> = args.filter(|arg| arg != "--overwrite").map(|arg| quoted(&arg)).collect();
     if !command.iter().any(|arg| arg == "--resume") {
         command.push("--resume".to_owned());
     }
-    let kept = match done {
-        0 => "no epoch was finished, so that the run starts anew with".to_owned(),
-        _ => format!("the steps since the end of epoch {done} are lost; continue the run with"),
-    };
-    format!("stopped in epoch {} of {epochs}; {kept}\n{}", done + 1, command.join(" "))
+    format!("{stopped}; continue from there with\n{}", command.join(" "))
+}
+
+/// The message about a stopped sweep, with the command that continues it.
+pub(super) fn continue_message(finished: usize, all: usize, args: impl Iterator<Item = String>) -> String {
+    let command: Vec<String> = args.map(|arg| quoted(&arg)).collect();
+    format!("stopped with {finished} of {all} runs finished; continue the sweep with\n{}", command.join(" "))
 }
 
 /// The argument quoted for a POSIX shell.
@@ -43,15 +45,16 @@ fn quoted(arg: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::resume_message;
+    use super::{Error, resume_message};
 
     #[test]
     fn message_has_the_command_that_continues() {
         let args = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>().into_iter();
-        let told = resume_message(2, 5, args(&["polyrank-train", "train", "--data", "my task's", "--overwrite"]));
-        assert!(told.starts_with("stopped in epoch 3 of 5; the steps since the end of epoch 2 are lost"), "{told}");
+        let stopped = Error::Stopped { step: 17, steps: 40, epoch: 3, epochs: 5 };
+        let told = resume_message(&stopped, args(&["polyrank-train", "train", "--data", "my task's", "--overwrite"]));
+        assert!(told.starts_with("stopped after step 17 of 40, in epoch 3 of 5; continue from there with\n"), "{told}");
         assert!(told.ends_with("\npolyrank-train train --data 'my task'\\''s' --resume"), "{told}");
-        let told = resume_message(0, 5, args(&["polyrank-train", "train", "--resume"]));
-        assert!(told.contains("starts anew") && told.ends_with("train --resume"), "{told}");
+        let told = resume_message(&stopped, args(&["polyrank-train", "train", "--resume"]));
+        assert!(told.ends_with("\npolyrank-train train --resume"), "{told}");
     }
 }

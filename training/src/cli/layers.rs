@@ -8,7 +8,7 @@ use clap::error::Error as ClapError;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use polyrank_training::error::Error;
-use polyrank_training::settings::{DataSettings, MethodName, Settings};
+use polyrank_training::settings::{DataSettings, MethodName, RunSettings, Settings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -95,7 +95,8 @@ impl ConfigFile {
     fn check_keys(&self, accepted: &[&str]) -> Result<(), Error> {
         match self.entries.keys().find(|key| !accepted.contains(&key.as_str())) {
             Some(key) => {
-                let reason = format!("unknown setting {key}; expected one of {}", accepted.join(", "));
+                let near = nearest(key, accepted).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
+                let reason = format!("unknown setting {key}{near}; expected one of {}", accepted.join(", "));
                 Err(Error::malformed(&self.path, reason))
             }
             None => Ok(()),
@@ -103,40 +104,73 @@ impl ConfigFile {
     }
 }
 
+/// Names that are at least this similar are suggested for each other.
+const SIMILAR: f64 = 0.8;
+
+/// The name in `accepted` that is most similar to `key`; `None` if none is similar.
+fn nearest<'a>(key: &str, accepted: &[&'a str]) -> Option<&'a str> {
+    let similarity = |name: &&str| strsim::jaro_winkler(key, name);
+    let nearest = accepted.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    nearest.filter(|name| similarity(name) >= SIMILAR)
+}
+
 /// The settings of which only one may be given.
-const THRESHOLDS: [&str; 3] = ["target_ratio", "xi", "lambda"];
+const THRESHOLDS: [&str; 4] = ["target_ratio", "target_params", "xi", "lambda"];
 
-/// The settings that only a method with gates has.
-const GATED: [&str; 6] = ["gate", "target_ratio", "xi", "lambda", "sparse_lambda", "gate_lr"];
+/// All settings of a run that a file may give, as clap read them, and the file.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Layers {
+    /// Settings in TOML, named like the flags but with underscores (target_ratio), without paths.
+    #[arg(long, value_name = "FILE.toml", help_heading = "Run")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Given<Settings>,
+    #[command(flatten)]
+    data: Given<DataSettings>,
+    #[command(flatten)]
+    run: Given<RunSettings>,
+}
 
-/// Puts the settings in the file `config` under those that a flag or an environment variable gives, and checks the result.
-///
-/// # Errors
-/// The file cannot be read, is not TOML, or has an unknown key or a value of a wrong type; or a value is invalid.
-pub(super) fn resolve(
-    settings: &Given<Settings>,
-    data: &Given<DataSettings>,
-    config: Option<&Path>,
-) -> Result<(Settings, DataSettings), Error> {
-    settings.values.check()?;
-    let mut file = config.map(ConfigFile::read).transpose()?.unwrap_or_default();
-    let names: Vec<&str> = settings.sources.iter().chain(&data.sources).map(|(name, _)| name.as_str()).collect();
-    file.check_keys(&names)?;
-    // A threshold by a flag or a variable replaces any kind of threshold in the file.
-    if THRESHOLDS.iter().any(|name| settings.overrides(name)) {
-        file.entries.retain(|name, _| !THRESHOLDS.contains(&name));
+/// The settings of all layers.
+#[derive(Debug, Clone)]
+pub(super) struct Resolved {
+    /// What determines the run, apart from its data and base.
+    pub(super) settings: Settings,
+    /// How the data is read.
+    pub(super) data: DataSettings,
+    /// How the run is carried out.
+    pub(super) run: RunSettings,
+}
+
+impl Layers {
+    /// Puts the settings in the file under those that a flag or an environment variable gives, and checks the result.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, or has an unknown key or a value of a wrong type; or a value is invalid.
+    pub(super) fn resolve(&self) -> Result<Resolved, Error> {
+        let Self { config, settings, data, run } = self;
+        settings.values.check()?;
+        let mut file = config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
+        let all = settings.sources.iter().chain(&data.sources).chain(&run.sources);
+        file.check_keys(&all.map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
+        // A threshold by a flag or a variable replaces any kind of threshold in the file.
+        if THRESHOLDS.iter().any(|name| settings.overrides(name)) {
+            file.entries.retain(|name, _| !THRESHOLDS.contains(&name));
+        }
+        let resolved = Resolved { settings: settings.over(&file)?, data: data.over(&file)?, run: run.over(&file)? };
+        // A variable or a file may serve several runs, so that it may have settings that a method ignores. A flag may not.
+        let method = resolved.settings.method;
+        let names = settings.sources.iter().map(|(name, _)| name.as_str());
+        for name in names.filter(|name| settings.source(name) == Some(ValueSource::CommandLine)) {
+            if let Some(methods) = MethodName::with(name).filter(|methods| !methods.contains(&method)) {
+                let (flag, found) = (name.replace('_', "-"), method.name());
+                let expected: Vec<String> = methods.iter().map(|method| method.name()).collect();
+                let reason = format!("--{flag}: expected with the method {}, found {found}", expected.join(" or "));
+                return Err(Error::Settings(reason));
+            }
+        }
+        resolved.settings.check()?;
+        resolved.run.check()?;
+        Ok(resolved)
     }
-    let resolved = (settings.over(&file)?, data.over(&file)?);
-    // A variable or a file may serve several runs, so that their settings of gates are ignored in a run without gates.
-    let by_flag = |name: &&&str| settings.source(name) == Some(ValueSource::CommandLine);
-    if resolved.0.method == MethodName::Lora
-        && let Some(name) = GATED.iter().find(by_flag)
-    {
-        let flag = name.replace('_', "-");
-        return Err(Error::Settings(format!(
-            "--{flag}: expected with the method sora, found lora, which has no gates"
-        )));
-    }
-    resolved.0.check()?;
-    Ok(resolved)
 }

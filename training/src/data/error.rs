@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use polyrank::text::records::RecordsError;
 
+use super::labelled::Labelled;
+
 /// The reason why data cannot be used for training or evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -37,9 +39,31 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// Multi-label training is not supported yet.
-    #[error("--problem-type multi_label_classification: training with several labels a row is not supported yet")]
-    MultiLabel,
+    /// A folder could not be listed.
+    #[error("{path}: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A part of a split that is cut into several files is missing.
+    #[error("{0}: this part of the split is missing")]
+    Part(PathBuf),
+    /// No row of a task with several labels a row has a label.
+    #[error("{path}: no row has a label: expected labels, or their names in labels.txt")]
+    NoLabels {
+        /// The training file.
+        path: PathBuf,
+    },
+    /// The weights of classes are malformed, or do not fit the labels.
+    #[error("--class-weights: expected {expected}, found {found:?}")]
+    ClassWeights {
+        /// What was expected.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
     /// A label is one class as an id and another as a name.
     #[error(
         "{path}:{line}: the label {label} is ambiguous: it is the name of id {named} in {from}, but as an id from 0 to {} it is another \
@@ -82,15 +106,15 @@ pub enum DataError {
         /// The known labels.
         expected: String,
     },
-    /// All rows have the same label.
-    #[error("{path}: {rows} has the label {label:?}: expected two classes or more")]
+    /// All rows have the same label, or the same labels.
+    #[error("{path}: {rows} has {labels}: expected rows that differ")]
     OneClass {
         /// The training file.
         path: PathBuf,
         /// Which of the file's rows.
         rows: &'static str,
-        /// The label.
-        label: String,
+        /// The label or labels, with the word `label`.
+        labels: String,
     },
     /// The split does not exist.
     #[error("{folder}: no labelled split {split:?}{}", hint(split))]
@@ -135,6 +159,16 @@ fn hint(split: &str) -> &'static str {
 }
 
 impl DataError {
+    /// The error of a row whose `label` is not one of the `expected` ones.
+    pub(super) fn unknown(row: &Labelled, label: &str, expected: &str) -> Self {
+        Self::UnknownLabel {
+            path: row.path.to_path_buf(),
+            line: row.line,
+            label: label.to_owned(),
+            expected: expected.to_owned(),
+        }
+    }
+
     pub(super) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
         Self::Line { path: path.to_owned(), line, reason: reason.to_string() }
     }

@@ -1,13 +1,31 @@
 //! A task's data: a folder with `train.*`, `validation.*`, and optionally `test.*` and `labels.txt`; or one file.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `files` | finds the files of each split, and names the task |
+//! | `labelled` | reads rows, whose labels keep their spelling |
+//! | `labels` | decides what the labels mean, and applies that to rows |
+//! | `column` | the rules of that decision |
+//! | `classes` | the names of classes, and how rows spell them |
+//! | `spelling` | numbers as files spell them |
+//! | `checks` | refuses or warns of unusual training rows |
+//! | `weights` | the weights of classes in the loss |
+//! | `encode` | tokenizes examples |
 
+mod checks;
+mod classes;
+mod column;
 mod encode;
 mod error;
+mod files;
 mod labelled;
 mod labels;
 mod spelling;
 mod unlabelled;
+mod weights;
 
 use std::borrow::Cow;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::ProblemType;
@@ -21,16 +39,38 @@ pub use encode::encode;
 pub use error::DataError;
 pub use unlabelled::{Text, Texts};
 
+use self::classes::Listed;
+use self::files::{TEST, TRAIN, VALIDATION};
 use self::labelled::Labelled;
-use self::labels::{Labels, Listed};
+use self::labels::Labels;
 
 /// The expected answer to a text.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// The id of a label.
     Class(usize),
+    /// The ids of several labels, or of none, in ascending order.
+    Classes(Vec<usize>),
     /// A number, for a regression.
     Value(f64),
+}
+
+impl Target {
+    /// The ids of the labels; none for a regression.
+    #[must_use]
+    pub fn classes(&self) -> &[usize] {
+        match self {
+            Self::Class(class) => std::slice::from_ref(class),
+            Self::Classes(classes) => classes,
+            Self::Value(_) => &[],
+        }
+    }
+
+    /// The number of a regression; NaN for labels.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        if let Self::Value(value) = self { *value } else { f64::NAN }
+    }
 }
 
 /// A text or pair with its label.
@@ -76,10 +116,12 @@ pub struct TaskData {
     pub columns: ColumnNames,
     /// The name of the task: the folder's or file's name, or `--task`.
     pub task: String,
-    /// Classification or regression.
+    /// One label a row, several labels a row, or a regression.
     pub problem: ProblemType,
     /// Label names in order of id.
     pub labels: Vec<String>,
+    /// The weight of each class in the loss; empty if all are equal.
+    pub class_weights: Vec<f64>,
     /// The training examples; empty if [`DataOptions::labels`] replaced them.
     pub train: Vec<Example>,
     /// The validation splits. The best epoch is selected by the first. Empty if there is no validation file and nothing was held out.
@@ -93,8 +135,10 @@ pub struct TaskData {
 pub struct DataOptions {
     /// The name of the task; by default the folder's name.
     pub task: Option<String>,
-    /// Classification or regression, if the labels are not to decide.
+    /// One label a row, several labels a row, or a regression, if the labels are not to decide.
     pub problem: Option<ProblemType>,
+    /// The weights of the classes in the loss: `balanced`, or `NAME=W,NAME=W`. All are equal by default.
+    pub class_weights: Option<String>,
     /// What to hold out of the training rows if there is no validation file. If this is `None`, and [`Self::labels`] are known, a single
     /// file is used for validation as a whole.
     pub hold_out: Option<HoldOut>,
@@ -103,14 +147,9 @@ pub struct DataOptions {
     /// An adapter's label names, in order of id. They are used to read the other splits if there are neither a training file nor
     /// `labels.txt`.
     pub labels: Option<Vec<String>>,
+    /// The number of training rows to keep, from the first one that is not held out.
+    pub max_train_samples: Option<NonZeroUsize>,
 }
-
-/// The names of files that may hold the validation split, in order of preference.
-const VALIDATION: [&str; 3] = ["validation", "validation_matched", "dev"];
-/// The extensions of files with labelled rows.
-const EXTENSIONS: [&str; 5] = ["tsv", "csv", "jsonl", "json", "parquet"];
-const TRAIN: &str = "train";
-const TEST: &str = "test";
 
 impl TaskData {
     /// Reads the task in the folder or file `source`.
@@ -128,49 +167,61 @@ impl TaskData {
             return Err(DataError::Share { share });
         }
         let beside = if one { source.with_file_name("labels.txt") } else { source.join("labels.txt") };
-        let listed = labels::listed(&beside)?;
-        let known = || options.labels.clone().map(|names| Listed { names, from: "the adapter's labels" });
-        let train = if one { Some(source.to_owned()) } else { find(source, TRAIN)? };
-        let (path, trained, listed) = match (train, &options.labels) {
-            (Some(file), Some(_)) if one && options.hold_out.is_none() => (file, false, listed.or_else(known)),
-            (Some(train), _) => (train, true, listed),
-            (None, Some(_)) => (any(source)?, false, listed.or_else(known)),
-            (None, None) => return Err(DataError::NoTrain(source.to_owned())),
+        let listed = classes::listed(&beside)?;
+        let known = || options.labels.clone().map(|names| Listed { names, from: "the adapter's labels", ids: false });
+        let train = if one { vec![source.to_owned()] } else { files::of_split(source, TRAIN)? };
+        let (found, trained) = match &options.labels {
+            Some(_) if one && options.hold_out.is_none() => (train, false),
+            _ if !train.is_empty() => (train, true),
+            Some(_) => (files::any(source)?, false),
+            None => return Err(DataError::NoTrain(source.to_owned())),
         };
-        let test = !one && path.file_stem().is_some_and(|stem| stem == TEST);
-        let mut rows = labelled::read(&path, &options.columns, test)?;
+        let listed = match listed {
+            None => classes::stated(&found[0], &options.columns)?.or_else(|| if trained { None } else { known() }),
+            listed => listed,
+        };
+        let test = !one && files::is_test(&found[0]);
+        let mut rows = labelled::read(&found, &options.columns, test)?;
         let all = if one && !trained { rows.clone() } else { Vec::new() };
         if !trained {
             rows.retain(Labelled::is_labelled);
         }
-        let (labels, reading) = Labels::decide(&path, &rows, listed, options.problem)?;
+        let (labels, reading) = Labels::decide(&rows, listed, options.problem)?;
         let mut data = Self {
-            task: options.task.clone().unwrap_or_else(|| task_name(source, one)),
+            task: options.task.clone().unwrap_or_else(|| files::task_name(source, one)),
             problem: labels.problem(),
             reading,
             warnings: Vec::new(),
             columns: options.columns.clone(),
-            train: if trained { labels.apply(&path, rows)? } else { Vec::new() },
+            train: if trained { labels.apply(rows)? } else { Vec::new() },
             validation: Vec::new(),
             held_out: None,
-            labels: labels.names(),
+            labels: labels.names().to_vec(),
+            class_weights: Vec::new(),
             source: source.to_owned(),
             meaning: labels,
         };
         if options.labels.is_none() {
-            data.check_classes(&path, "every row")?;
-            data.warn(&path);
+            data.check_classes(&found[0], "every row")?;
+            data.warn(&found[0]);
         }
         if one {
             if !trained {
-                let examples = data.meaning.apply(&path, all)?;
+                let examples = data.meaning.apply(all)?;
                 data.validation.push(Split { name: VALIDATION[0].to_owned(), examples });
             }
         } else {
             data.read_validation()?;
         }
         if let (true, Some(hold_out)) = (trained && data.validation.is_empty(), options.hold_out) {
-            data.hold_out(&path, hold_out)?;
+            data.hold_out(&found[0], hold_out)?;
+        }
+        if let Some(most) = options.max_train_samples.filter(|most| most.get() < data.train.len()) {
+            data.train.truncate(most.get());
+            data.check_classes(&found[0], "every row up to --max-train-samples")?;
+        }
+        if let Some(asked) = &options.class_weights {
+            data.class_weights = weights::resolve(asked, &data.meaning, &data.train)?;
         }
         Ok(data)
     }
@@ -189,38 +240,6 @@ impl TaskData {
             self.validation.extend(mismatched);
         }
         Ok(())
-    }
-
-    /// Adds warnings about the classes of the training rows.
-    fn warn(&mut self, path: &Path) {
-        const MOST: usize = 5;
-        if self.problem == ProblemType::Regression {
-            return;
-        }
-        let mut seen = vec![false; self.labels.len()];
-        for example in &self.train {
-            if let Target::Class(id) = example.target {
-                seen[id] = true;
-            }
-        }
-        let (rows, different) = (self.train.len(), seen.iter().filter(|seen| **seen).count());
-        if different < seen.len() {
-            let absent: Vec<&str> =
-                self.labels.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(name, _)| name.as_str()).collect();
-            let more = if absent.len() > MOST { ", ..." } else { "" };
-            let (count, named) = (absent.len(), absent[..absent.len().min(MOST)].join(", "));
-            let all = seen.len();
-            self.warnings.push(format!(
-                "no row of {} has {count} of the {all} classes: {named}{more}; each still gets an output",
-                path.display()
-            ));
-        }
-        if rows >= 20 && 2 * different > rows {
-            self.warnings.push(format!(
-                "{}: {rows} rows have {different} different labels: is that the column of labels?",
-                path.display()
-            ));
-        }
     }
 
     /// The split `name`. `validation` is the split by which the best epoch is selected, whatever its file is called. `test` and other
@@ -246,22 +265,15 @@ impl TaskData {
 
     /// Reads a split from its own file. `None` if there is no file, or if it has no labels, as GLUE's test files.
     fn read(&self, name: &str) -> Result<Option<Split>, DataError> {
-        let Some(path) = find(&self.source, name)? else { return Ok(None) };
-        let rows = labelled::read(&path, &self.columns, name == TEST)?;
-        if name == TEST && !rows.iter().any(|row| self.meaning.is_label(&row.label)) {
+        let found = files::of_split(&self.source, name)?;
+        if found.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Split { name: name.to_owned(), examples: self.meaning.apply(&path, rows)? }))
-    }
-
-    fn check_classes(&self, path: &Path, rows: &'static str) -> Result<(), DataError> {
-        let first = self.train.first().map(|example| example.target);
-        match first {
-            Some(Target::Class(id)) if self.train.iter().all(|example| example.target == Target::Class(id)) => {
-                Err(DataError::OneClass { path: path.to_owned(), rows, label: self.labels[id].clone() })
-            }
-            _ => Ok(()),
+        let rows = labelled::read(&found, &self.columns, name == TEST)?;
+        if name == TEST && !rows.iter().any(|row| self.meaning.is_labelled(row)) {
+            return Ok(None);
         }
+        Ok(Some(Split { name: name.to_owned(), examples: self.meaning.apply(rows)? }))
     }
 
     fn hold_out(&mut self, path: &Path, hold_out: HoldOut) -> Result<(), DataError> {
@@ -284,45 +296,5 @@ impl TaskData {
         self.validation.push(Split { name: "validation".to_owned(), examples });
         self.held_out = Some(hold_out);
         self.check_classes(path, "every row that is not held out")
-    }
-}
-
-/// The name of the folder; or of the file, unless it is the name of a split.
-fn task_name(source: &Path, one: bool) -> String {
-    let stem = source.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let splits = [TRAIN, TEST, "validation_mismatched"];
-    if one && !VALIDATION.iter().chain(&splits).any(|name| *name == stem) {
-        return stem;
-    }
-    let whole = || source.canonicalize().unwrap_or_else(|_| source.to_owned());
-    let folder = if one {
-        whole().parent().map(Path::to_owned).unwrap_or_default()
-    } else if source.file_name().is_some() {
-        // If the folder is a link, the link's own name counts.
-        source.to_owned()
-    } else {
-        // For `.`, the folder's real name counts.
-        whole()
-    };
-    folder.file_name().map_or_else(|| "task".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// The first existing file of a split other than train.
-fn any(dir: &Path) -> Result<PathBuf, DataError> {
-    for name in VALIDATION.into_iter().chain([TEST]) {
-        if let Some(path) = find(dir, name)? {
-            return Ok(path);
-        }
-    }
-    Err(DataError::NoData(dir.to_owned()))
-}
-
-/// The file of a split.
-fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
-    let mut found =
-        EXTENSIONS.iter().map(|extension| dir.join(format!("{name}.{extension}"))).filter(|path| path.exists());
-    match (found.next(), found.next()) {
-        (Some(first), Some(second)) => Err(DataError::TwoFiles { first, second }),
-        (first, _) => Ok(first),
     }
 }

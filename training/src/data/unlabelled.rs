@@ -1,13 +1,14 @@
 //! The texts of a task without their labels, for what needs no labels.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use polyrank::text::records::Records;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::{DataError, DataOptions, TRAIN, TaskData, VALIDATION, find};
+use super::files::{TRAIN, VALIDATION, of_split};
+use super::{DataError, DataOptions, TaskData};
 
 /// A text, or a pair of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +47,13 @@ impl Texts {
         if !one && !source.is_dir() {
             return Err(DataError::NoFolder(source.to_owned()));
         }
-        let train = if one { Some(source.to_owned()) } else { find(source, TRAIN)? };
-        let path = train.ok_or_else(|| DataError::NoTrain(source.to_owned()))?;
-        let mut texts = Self { train: read(&path, options)?, validation: Vec::new() };
+        let files = if one { vec![source.to_owned()] } else { of_split(source, TRAIN)? };
+        let Some(path) = files.first().cloned() else { return Err(DataError::NoTrain(source.to_owned())) };
+        let mut texts = Self { train: read(&files, options)?, validation: Vec::new() };
         for name in VALIDATION.into_iter().filter(|_| !one) {
-            if texts.validation.is_empty()
-                && let Some(path) = find(source, name)?
-            {
-                texts.validation = read(&path, options)?;
+            let files = of_split(source, name)?;
+            if texts.validation.is_empty() && !files.is_empty() {
+                texts.validation = read(&files, options)?;
             }
         }
         if let (true, Some(hold_out)) = (texts.validation.is_empty(), options.hold_out) {
@@ -69,10 +69,17 @@ impl Texts {
     }
 }
 
-/// The texts of all rows of a file.
-fn read(path: &Path, options: &DataOptions) -> Result<Vec<Text>, DataError> {
-    let rows = Records::select(path, &options.columns, false)?;
-    let texts = rows.map(|row| row.map(|row| Text { text: row.text, pair: row.pair }));
-    let texts = texts.collect::<Result<Vec<_>, _>>()?;
-    if texts.is_empty() { Err(DataError::Empty { path: path.to_owned() }) } else { Ok(texts) }
+/// The texts of all rows of a split's files.
+fn read(files: &[PathBuf], options: &DataOptions) -> Result<Vec<Text>, DataError> {
+    let mut texts = Vec::new();
+    for path in files {
+        for row in Records::select(path, &options.columns, false)? {
+            let row = row?;
+            texts.push(Text { text: row.text, pair: row.pair });
+        }
+    }
+    match files.first() {
+        Some(path) if texts.is_empty() => Err(DataError::Empty { path: path.clone() }),
+        _ => Ok(texts),
+    }
 }

@@ -3,12 +3,10 @@
 
 use std::cmp::Ordering;
 use std::fmt::{self, Display, Formatter};
-use std::ops::Range;
-use std::sync::Arc;
 
 use candle_core::{D, DType, Result as TensorResult, Tensor};
 use candle_nn::ops::{log_softmax, softmax};
-use polyrank::adapter::{Adapter, AdapterInfo, ProblemType};
+use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::text::Encoded;
@@ -20,7 +18,8 @@ use serde::Serialize;
 use super::effect::Effect;
 use crate::error::Error;
 use crate::evaluate;
-use crate::method::{Lora, Method, StepDropout};
+use crate::loss::TaskLoss;
+use crate::method::{Export, Lora, Method, StepDropout};
 use crate::optim::{Optimizer, Rule, linear_rate};
 use crate::stepper::Stepper;
 
@@ -98,8 +97,8 @@ pub fn distill(
     tell: &mut dyn FnMut(&Epoch),
 ) -> Result<Distilled, Error> {
     let problem = problem(&start);
-    let measure = |adapter: &Arc<Adapter>, epoch, loss| -> Result<Epoch, Error> {
-        let logits = evaluate::logits(engine, adapter, validation.texts)?;
+    let measure = |export: &Export, epoch, loss| -> Result<Epoch, Error> {
+        let logits = evaluate::logits(engine, export, validation.texts)?;
         Ok(Epoch { epoch, loss, effect: Effect::new(validation.logits, &logits, problem) })
     };
     let steps = train.texts.len().div_ceil(settings.batch_size);
@@ -107,21 +106,25 @@ pub fn distill(
     let method: Box<dyn Method> = Box::new(Lora::of(engine.layout(), &start, engine.backend())?);
     let optimizer = Optimizer::new(method.variables(), rule, engine.backend())?;
     let tokens = train.texts.iter().map(|text| text.ids.len()).sum::<usize>() / steps.max(1);
-    let mut stepper = Stepper { engine, method, optimizer, problem, workers: Workers::new(tokens)? };
+    let loss = TaskLoss::new(problem, &[]);
+    let mut stepper = Stepper { engine, method, optimizer, loss, workers: Workers::new(tokens)? };
     let info = start.info.clone();
-    let mut best = Arc::new(start);
+    let mut best = Export::Adapter(start);
     let mut best_epoch = measure(&best, 0, None)?;
     tell(&best_epoch);
     for epoch in 1..=settings.epochs {
         let loss = run_epoch(&mut stepper, train, settings, epoch)?;
-        let adapter = Arc::new(exported(&*stepper.method, &info)?);
-        let done = measure(&adapter, epoch, Some(loss))?;
+        let export = stepper.method.export(info.clone())?;
+        let done = measure(&export, epoch, Some(loss))?;
         tell(&done);
         if done.compare(&best_epoch) == Ordering::Greater {
-            (best, best_epoch) = (adapter, done);
+            (best, best_epoch) = (export, done);
         }
     }
-    Ok(Distilled { adapter: Arc::unwrap_or_clone(best), best: best_epoch })
+    let Export::Adapter(adapter) = best else {
+        return Err(Error::Settings("distillation trains low-rank factors".to_owned()));
+    };
+    Ok(Distilled { adapter, best: best_epoch })
 }
 
 /// What the outputs of an adapter mean; by default those of one output are a regression.
@@ -130,10 +133,6 @@ fn problem(adapter: &Adapter) -> ProblemType {
         1 => ProblemType::Regression,
         _ => ProblemType::SingleLabelClassification,
     })
-}
-
-fn exported(method: &dyn Method, info: &AdapterInfo) -> TensorResult<Adapter> {
-    method.export(info.clone())
 }
 
 /// Makes the steps of one epoch, and returns the mean loss over its texts.
@@ -146,17 +145,18 @@ fn run_epoch(
     const WARMUP: f64 = 0.06;
     let mut order: Vec<usize> = (0..train.texts.len()).collect();
     order.shuffle(&mut StdRng::seed_from_u64(settings.seed.wrapping_add(epoch as u64)));
-    let (problem, device, mut sum) = (stepper.problem, stepper.engine.device().clone(), 0.0);
+    let (problem, device, mut sum) = (stepper.loss.problem(), stepper.engine.device().clone(), 0.0);
     for rows in order.chunks(settings.batch_size) {
         let texts: Vec<&Encoded> = rows.iter().map(|&row| &train.texts[row]).collect();
-        let loss = |logits: &Tensor, part: Range<usize>| {
-            let teacher: Vec<f32> = rows[part.clone()].iter().flat_map(|&row| train.logits[row].clone()).collect();
+        let loss = |logits: &Tensor, _: usize, part: &[usize]| {
+            let share = part.len() as f64 / rows.len() as f64;
+            let teacher: Vec<f32> = part.iter().flat_map(|&i| train.logits[rows[i]].clone()).collect();
             let teacher = Tensor::from_vec(teacher, logits.shape(), &device)?;
-            teacher_loss(logits, &teacher, problem, settings.temperature)
+            teacher_loss(logits, &teacher, problem, settings.temperature)? * share
         };
         let done = stepper.optimizer.done;
         let rate = settings.lr * linear_rate(done, settings.epochs * order.len().div_ceil(settings.batch_size), WARMUP);
-        let loss = stepper.step_on(&texts, &loss, StepDropout::default(), rate)?.to_scalar::<f32>()?;
+        let loss = stepper.step_on(&[&texts], &loss, StepDropout::default(), rate)?.to_scalar::<f32>()?;
         if !loss.is_finite() {
             return Err(Error::Diverged { step: done + 1, loss });
         }

@@ -1,11 +1,10 @@
 //! How much a change of parameters moves the logits of a classifier.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use candle_core::{DType, Result as TensorResult, Tensor};
 use polyrank::adapter::{Adapter, ProblemType};
-use polyrank::encoder::{Hooks, Packed, head_logits};
+use polyrank::encoder::{Hooks, Packed};
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::text::{Encoded, Limit};
@@ -17,6 +16,7 @@ use super::change::{Kind, parameters};
 use crate::error::Error;
 use crate::evaluate;
 use crate::fine_tuned::FineTuned;
+use crate::method::Export;
 
 /// The number of random texts, and the number of random tokens in each.
 const RANDOM: [usize; 2] = [256, 16];
@@ -79,7 +79,7 @@ impl<'a> Comparison<'a> {
     /// # Errors
     /// The forward pass fails, or its logits are not finite.
     pub fn new(fine: &'a FineTuned, texts: Vec<Encoded>) -> Result<Self, Error> {
-        let logits = evaluate::logits(&fine.engine, &fine.adapter(), &texts)?;
+        let logits = evaluate::logits(&fine.engine, &fine.export(), &texts)?;
         Ok(Self { fine, texts, logits })
     }
 
@@ -94,7 +94,7 @@ impl<'a> Comparison<'a> {
     /// # Errors
     /// As [`Self::new`].
     pub fn adapter(&self, base: &Engine, adapter: &Adapter) -> Result<Effect, Error> {
-        let logits = evaluate::logits(base, &Arc::new(adapter.clone()), &self.texts)?;
+        let logits = evaluate::logits(base, &Export::Adapter(adapter.clone()), &self.texts)?;
         Ok(Effect::new(&self.logits, &logits, self.fine.problem()))
     }
 
@@ -111,8 +111,7 @@ impl<'a> Comparison<'a> {
         let cuts = micro_batches::cut(lengths(), 2 * micro_batches::TOKENS);
         let run = |i: usize| -> TensorResult<Vec<Vec<f32>>> {
             let batch = Packed::new(&self.texts[cuts[i].clone()]);
-            let hidden = encoder.forward(&batch, &hooks)?;
-            head_logits(encoder, &hidden, &batch, head, &hooks)?.to_dtype(DType::F32)?.to_vec2()
+            encoder.logits(&encoder.pooled(&batch, &hooks)?, head, &hooks)?.to_dtype(DType::F32)?.to_vec2()
         };
         let parts = Workers::new(lengths().sum())?.map(cuts.len(), run);
         let logits = parts.into_iter().collect::<TensorResult<Vec<_>>>()?.concat();

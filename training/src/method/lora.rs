@@ -5,7 +5,7 @@ use polyrank::adapter::Adapter;
 use polyrank::encoder::Head;
 use polyrank::params::{Backend, Delta, Layout};
 
-use super::{AdapterInfo, LowRank, LowRankSettings, Method, Pass, Report};
+use super::{AdapterInfo, Export, LowRank, LowRankSettings, Method, Pass, Report};
 use crate::optim::Variable;
 
 /// LoRA's low-rank factors, and a head.
@@ -46,11 +46,12 @@ impl Method for Lora {
     fn report(&self) -> Result<Report> {
         let ranks: Vec<usize> = self.0.factors.iter().map(|factors| factors.a.dims()[0]).collect();
         let parameters = self.0.factors.iter().zip(&ranks).map(|(factors, rank)| factors.cost * rank).sum();
-        Ok(Report { ranks, parameters, kept: 1.0 })
+        Ok(Report { ranks, parameters, kept: 1.0, xi: None })
     }
 
-    fn export(&self, info: AdapterInfo) -> Result<Adapter> {
+    fn export(&self, info: AdapterInfo) -> Result<Export> {
         let scale = self.0.scale;
-        self.0.export(info, |_, a, b| Ok(Some(Delta { a: a.copy()?, b: b.copy()?, scale })))
+        let adapter = self.0.export(info, |_, a, b| Ok(Some(Delta { a: a.copy()?, b: b.copy()?, scale })))?;
+        Ok(Export::Adapter(adapter))
     }
 }

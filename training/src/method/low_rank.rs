@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
+use super::low_rank_rows::Remaining;
 use super::{AdapterInfo, LowRankDevice, LowRankPass, Pass, TrainedHead};
 use crate::optim::{Group, Variable};
 
@@ -37,6 +38,14 @@ pub struct Factors {
     pub cost: usize,
 }
 
+impl Factors {
+    /// The rank before pruning.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+}
+
 /// The factors of all adapted sites, and the head. New factors have the same rank at all sites.
 pub struct LowRank {
     layout: Layout,
@@ -48,6 +57,8 @@ pub struct LowRank {
     pub factors: Vec<Factors>,
     /// The position in `factors` of each site, by [`Layout::index`].
     positions: Vec<Option<usize>>,
+    /// The ranks that a step reads.
+    remaining: Remaining,
     /// The classifier.
     pub head: TrainedHead,
 }
@@ -84,7 +95,8 @@ impl LowRank {
         }
         let head = TrainedHead::new(layout, settings.labels, &mut rng, device)?;
         let scale = settings.alpha / rank as f64;
-        Ok((Self { layout: layout.clone(), backend, scale, factors, positions, head }, normals))
+        let remaining = Remaining::all(&factors)?;
+        Ok((Self { layout: layout.clone(), backend, scale, factors, positions, remaining, head }, normals))
     }
 
     /// Variables that start as the deltas and the head of `adapter`. Sites without a delta are not adapted. The scales of the deltas become
@@ -106,11 +118,39 @@ impl LowRank {
             });
         }
         let head = TrainedHead::of(&adapter.weights.head)?;
-        Ok(Self { layout: layout.clone(), backend: backend.into(), scale: 1.0, factors, positions, head })
+        let remaining = Remaining::all(&factors)?;
+        Ok(Self { layout: layout.clone(), backend: backend.into(), scale: 1.0, factors, positions, remaining, head })
     }
 
-    /// The hooks of a step for the current factors, and for a gate `g [rank]` of each site, if there are gates. Only this function
-    /// chooses their form.
+    /// The ranks that a step reads: all, until [`Self::keep`] is called.
+    #[must_use]
+    pub fn remaining(&self) -> &Remaining {
+        &self.remaining
+    }
+
+    /// From now on, steps read only the ranks of each site whose gate in `gates [sites * rank]` is not 0. The other gates must stay 0.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn keep(&mut self, gates: &[f32]) -> Result<()> {
+        let mut rest = gates;
+        let ranks = self.factors.iter().map(|factors| {
+            let (of_site, after) = rest.split_at(factors.rank());
+            rest = after;
+            (0..).zip(of_site).filter(|(_, gate)| **gate != 0.0).map(|(rank, _)| rank).collect()
+        });
+        let ranks = ranks.collect();
+        self.remaining = Remaining::new(&self.factors, ranks)?;
+        Ok(())
+    }
+
+    /// The sites, by position, that have no rank left.
+    pub fn emptied(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.factors.len()).filter(|&position| self.remaining.none_at(position))
+    }
+
+    /// The hooks of a step for the current factors, and for a gate `g [rank]` of each site, if there are gates. They read only the ranks
+    /// that remain. Only this function chooses their form.
     ///
     /// # Errors
     /// A tensor operation fails.

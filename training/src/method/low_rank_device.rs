@@ -1,33 +1,42 @@
 //! One step's view of low-rank factors on a GPU. The encoder reads copies in the type of the activations, made of all sites at once; its
 //! backward pass adds the gradients of all sites to one vector. So the number of launches here does not depend on the number of sites.
 
-use std::collections::BTreeMap;
-
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var, bail};
 use polyrank::encoder::Hooks;
 use polyrank::ops::{self, Added, TrainedDelta};
-use polyrank::params::{Delta, Site};
+use polyrank::params::{Backend, Delta, Site};
 
+use super::low_rank_rows::Stack;
 use super::{LowRank, Pass};
 
-/// The sites whose `Wd` have the same width.
-struct Width {
-    /// The sites, by position.
-    positions: Vec<usize>,
-    /// `Wd [sites * rank, in]` of all of them.
-    a: Tensor,
-    /// Their gates, `[sites * rank, 1]`, if there are gates.
-    gates: Option<Tensor>,
-    /// The gradients of what the encoder reads in place of `a`.
+/// One of the stacks of [`super::low_rank_rows::Remaining`], with what the encoder reads of it.
+struct Read<'a> {
+    stack: &'a Stack,
+    /// What the encoder reads, `[rows, width]`: `Wd`, `diag(g) Wd`, or `Wu` transposed, of the remaining ranks.
+    matrices: Tensor,
+    /// The gradients of these.
     gradients: Tensor,
+}
+
+/// `Wd` and the gates of the remaining ranks of a stack.
+struct Gated {
+    /// `Wd [rows, in]`.
+    a: Tensor,
+    /// `g [rows, 1]`.
+    gates: Tensor,
 }
 
 /// The hooks of one step.
 pub struct LowRankDevice<'a> {
     low_rank: &'a LowRank,
-    widths: Vec<Width>,
-    /// What the encoder reads of each site.
-    deltas: Vec<TrainedDelta>,
+    /// Whether there are gates.
+    gated: bool,
+    /// The `Wd`, by width, with their gates, if there are gates.
+    down: Vec<(Read<'a>, Option<Gated>)>,
+    /// The transposed `Wu`, by width.
+    up: Vec<Read<'a>>,
+    /// What the encoder reads of each site; `None` for a site without remaining ranks.
+    deltas: Vec<Option<TrainedDelta>>,
 }
 
 impl<'a> LowRankDevice<'a> {
@@ -37,72 +46,94 @@ impl<'a> LowRankDevice<'a> {
     /// A tensor operation fails.
     pub fn new(low_rank: &'a LowRank, gates: Option<&[Var]>) -> Result<Self> {
         let (ops, factors, backend) = (ops::of(&low_rank.backend), &low_rank.factors, &low_rank.backend);
-        let (dtype, device) = (backend.dtype(), backend.device());
-        let anchor = Var::zeros(1, DType::F32, device)?.into_inner();
-        let mut pass = Self { low_rank, widths: Vec::new(), deltas: Vec::with_capacity(factors.len()) };
-        if factors.is_empty() {
-            return Ok(pass);
-        }
-        let sizes = factors.iter().map(|factors| factors.a.elem_count() + factors.b.elem_count()).sum::<usize>();
-        // The gradients of every `Wd`, width by width, and then of every `Wu`, transposed, in order.
-        let sums = Tensor::zeros(sizes, DType::F32, device)?;
-        let mut next = 0;
-        let mut take = |size: usize| {
-            next += size;
-            sums.narrow(0, next - size, size)
-        };
-        let mut of_a = vec![None; factors.len()];
-        for (width, positions) in by_width(low_rank) {
-            let all: Vec<&Tensor> = positions.iter().map(|&at| factors[at].a.as_tensor()).collect();
-            let a = ops.join(&all)?.reshape(((), width))?;
-            let gates = gates.map(|gates| {
-                let all: Vec<&Tensor> = positions.iter().map(|&at| gates[at].as_tensor()).collect();
-                ops.join(&all)?.reshape(((), 1))
-            });
-            let gates = gates.transpose()?;
-            let read = match &gates {
-                Some(gates) => a.broadcast_mul(gates)?,
+        let remaining = low_rank.remaining();
+        let (gated, deltas) = (gates.is_some(), Vec::new());
+        let mut pass = Self { low_rank, gated, down: Vec::new(), up: Vec::new(), deltas };
+        let mut sums = Sums::new(remaining.down.iter().chain(&remaining.up), backend)?;
+        for stack in &remaining.down {
+            let a: Vec<&Tensor> = stack.positions.iter().map(|&at| factors[at].a.as_tensor()).collect();
+            let a = stack.gather(ops.join(&a)?.reshape(((), stack.width))?)?;
+            let of_stack = |gates: &[Var]| -> Result<Gated> {
+                let gates: Vec<&Tensor> = stack.positions.iter().map(|&at| gates[at].as_tensor()).collect();
+                Ok(Gated { a: a.clone(), gates: stack.gather(ops.join(&gates)?.reshape(((), 1))?)? })
+            };
+            let gated = gates.map(of_stack).transpose()?;
+            let matrices = match &gated {
+                Some(Gated { a, gates }) => a.broadcast_mul(gates)?,
                 None => a.clone(),
             };
-            let read = read.to_dtype(dtype)?;
-            let gradients = take(a.elem_count())?.reshape(a.shape())?;
-            let mut row = 0;
-            for &at in &positions {
-                let rank = factors[at].a.dims()[0];
-                of_a[at] = Some((read.narrow(0, row, rank)?, gradients.narrow(0, row, rank)?));
-                row += rank;
-            }
-            pass.widths.push(Width { positions, a, gates, gradients });
+            let matrices = matrices.to_dtype(backend.dtype())?;
+            pass.down.push((Read { stack, matrices, gradients: sums.take(stack)? }, gated));
         }
-        let transposed = factors.iter().map(|factors| factors.b.as_tensor().t()).collect::<Result<Vec<_>>>()?;
-        let all = ops.join(&transposed.iter().collect::<Vec<_>>())?.to_dtype(dtype)?;
-        let mut start = 0;
-        for (transposed, of_a) in transposed.iter().zip(of_a) {
-            let Some((a, da)) = of_a else { continue };
-            let (size, shape) = (transposed.elem_count(), transposed.shape());
-            let b = all.narrow(0, start, size)?.reshape(shape)?.t()?;
-            start += size;
-            let gradients = [da, take(size)?.reshape(shape)?];
-            let delta = Delta { a, b, scale: low_rank.scale };
-            pass.deltas.push(TrainedDelta { delta, gradients, anchor: anchor.clone() });
+        for stack in &remaining.up {
+            let transposed =
+                stack.positions.iter().map(|&at| factors[at].b.as_tensor().t()).collect::<Result<Vec<_>>>()?;
+            let joined = ops.join(&transposed.iter().collect::<Vec<_>>())?.reshape(((), stack.width))?;
+            let matrices = stack.gather(joined)?.to_dtype(backend.dtype())?;
+            pass.up.push(Read { stack, matrices, gradients: sums.take(stack)? });
         }
+        pass.deltas = pass.trained()?;
         Ok(pass)
+    }
+
+    /// What the encoder reads of each site.
+    fn trained(&self) -> Result<Vec<Option<TrainedDelta>>> {
+        let anchor = Var::zeros(1, DType::F32, self.low_rank.backend.device())?.into_inner();
+        let sites = self.low_rank.factors.len();
+        let down = parts(sites, self.down.iter().map(|(read, _)| read))?;
+        let mut deltas = Vec::with_capacity(sites);
+        for (down, up) in down.into_iter().zip(parts(sites, self.up.iter())?) {
+            deltas.push(match (down, up) {
+                (Some((a, of_a)), Some((b, of_b))) => {
+                    let delta = Delta { a, b: b.t()?, scale: self.low_rank.scale };
+                    Some(TrainedDelta { delta, gradients: [of_a, of_b], anchor: anchor.clone() })
+                }
+                _ => None,
+            });
+        }
+        Ok(deltas)
     }
 }
 
-/// The positions of the sites by the width of their `Wd`.
-fn by_width(low_rank: &LowRank) -> BTreeMap<usize, Vec<usize>> {
-    let mut widths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (position, factors) in low_rank.factors.iter().enumerate() {
-        widths.entry(factors.a.dims()[1]).or_default().push(position);
+/// The matrices and the gradients of each site: views.
+fn parts<'a>(sites: usize, reads: impl Iterator<Item = &'a Read<'a>>) -> Result<Vec<Option<(Tensor, Tensor)>>> {
+    let mut all = vec![None; sites];
+    for Read { stack, matrices, gradients } in reads {
+        let mut row = 0;
+        for (&position, &rank) in stack.positions.iter().zip(&stack.ranks) {
+            all[position] = Some((matrices.narrow(0, row, rank)?, gradients.narrow(0, row, rank)?));
+            row += rank;
+        }
     }
-    widths
+    Ok(all)
+}
+
+/// The gradients of all stacks, in one vector, so that one launch sets them to 0.
+struct Sums {
+    vector: Option<Tensor>,
+    next: usize,
+}
+
+impl Sums {
+    fn new<'a>(stacks: impl Iterator<Item = &'a Stack>, backend: &Backend) -> Result<Self> {
+        let size = stacks.map(|stack| stack.rows() * stack.width).sum::<usize>();
+        let vector = (size > 0).then(|| Tensor::zeros(size, DType::F32, backend.device())).transpose()?;
+        Ok(Self { vector, next: 0 })
+    }
+
+    /// The gradients `[rows, width]` of the next stack.
+    fn take(&mut self, stack: &Stack) -> Result<Tensor> {
+        let Some(vector) = &self.vector else { bail!("low-rank factors: no gradients for {} rows", stack.rows()) };
+        let size = stack.rows() * stack.width;
+        self.next += size;
+        vector.narrow(0, self.next - size, size)?.reshape((stack.rows(), stack.width))
+    }
 }
 
 impl Hooks for LowRankDevice<'_> {
     fn added(&self, site: Site) -> Result<Added<'_>> {
-        let position = self.low_rank.position(site);
-        Ok(position.map_or(Added::Nothing, |position| Added::Trained(self.deltas[position].clone())))
+        let delta = self.low_rank.position(site).and_then(|position| self.deltas[position].clone());
+        Ok(delta.map_or(Added::Nothing, Added::Trained))
     }
 }
 
@@ -112,24 +143,38 @@ impl Pass for LowRankDevice<'_> {
     }
 
     fn gradients(&self, of_leaves: Vec<Option<Tensor>>) -> Result<Vec<Option<Tensor>>> {
-        let mut of_sites = vec![Vec::with_capacity(3); self.deltas.len()];
-        for Width { positions, a, gates, gradients } in &self.widths {
-            let of_a = match gates {
-                Some(gates) => &gradients.broadcast_mul(gates)?,
-                None => gradients,
-            };
-            let of_gates = gates.as_ref().map(|_| (gradients * a)?.sum(1)).transpose()?;
+        let factors = &self.low_rank.factors;
+        // A site without remaining ranks has no gradients.
+        let mut of_sites = vec![[None, None, None]; factors.len()];
+        let mut set = |part: usize, stack: &Stack, rows: Tensor| -> Result<()> {
+            let rows = stack.scatter(rows)?;
             let mut row = 0;
-            for &at in positions {
-                let rank = self.deltas[at].delta.rank();
-                let of_b = self.deltas[at].gradients[1].t()?;
-                of_sites[at] = vec![Some(of_a.narrow(0, row, rank)?), Some(of_b)];
-                if let Some(of_gates) = &of_gates {
-                    of_sites[at].push(Some(of_gates.narrow(0, row, rank)?));
+            for &at in &stack.positions {
+                of_sites[at][part] = Some(rows.narrow(0, row, factors[at].rank())?);
+                row += factors[at].rank();
+            }
+            Ok(())
+        };
+        for (Read { stack, gradients, .. }, gated) in &self.down {
+            match gated {
+                Some(Gated { a, gates }) => {
+                    set(0, stack, gradients.broadcast_mul(gates)?)?;
+                    set(2, stack, (gradients * a)?.sum_keepdim(1)?)?;
                 }
-                row += rank;
+                None => set(0, stack, gradients.clone())?,
             }
         }
-        Ok(of_sites.into_iter().flatten().chain(of_leaves).collect())
+        for Read { stack, gradients, .. } in &self.up {
+            set(1, stack, gradients.clone())?;
+        }
+        let parts = if self.gated { 3 } else { 2 };
+        let mut all = Vec::with_capacity(parts * factors.len() + of_leaves.len());
+        for [a, b, gate] in of_sites {
+            let b = b.map(|b: Tensor| b.t()).transpose()?;
+            let gate = gate.map(|gate: Tensor| gate.flatten_all()).transpose()?;
+            all.extend([a, b, gate].into_iter().take(parts));
+        }
+        all.extend(of_leaves);
+        Ok(all)
     }
 }

@@ -2,34 +2,32 @@
 //! at once, and so are the gradients of `Wd` and `g`, so that the number of launches does not depend on the number of sites. Factors and
 //! gradients are f32, also on a base in another type.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Result, Shape, Tensor, Var};
 use polyrank::encoder::Hooks;
 use polyrank::ops::{self, Added};
 use polyrank::params::{Delta, Site};
 
+use super::low_rank_rows::Stack;
 use super::{LowRank, Pass};
 
-/// The sites whose `Wd` have the same width, with all of their `Wd` and gates.
-struct Gated {
-    /// The sites, by position.
-    positions: Vec<usize>,
-    /// `Wd [sites * rank, in]`.
+/// One of [`super::low_rank_rows::Remaining::down`], with its `Wd` and gates.
+struct Gated<'a> {
+    stack: &'a Stack,
+    /// `Wd [rows, in]` of the remaining ranks.
     a: Tensor,
-    /// `g [sites * rank, 1]`.
+    /// `g [rows, 1]` of the remaining ranks.
     gates: Tensor,
 }
 
 /// The hooks of one step.
 pub struct LowRankPass<'a> {
     low_rank: &'a LowRank,
-    /// `Wd [rank, in]` of each site, or `diag(g) Wd` with gates.
-    a: Vec<Tensor>,
-    /// `Wu [out, rank]` of each site.
-    b: Vec<Tensor>,
-    /// All sites if there are gates, else empty.
-    gated: Vec<Gated>,
+    /// `Wd [rank, in]` of each site, or `diag(g) Wd` with gates; `None` for a site without remaining ranks.
+    a: Vec<Option<Tensor>>,
+    /// `Wu [out, rank]` of each site; `None` as above.
+    b: Vec<Option<Tensor>>,
+    /// All sites with remaining ranks if there are gates; `None` without gates.
+    gated: Option<Vec<Gated<'a>>>,
 }
 
 /// The vector's elements in these shapes. Nothing is copied.
@@ -48,85 +46,120 @@ impl<'a> LowRankPass<'a> {
     /// # Errors
     /// A tensor operation fails.
     pub fn new(low_rank: &'a LowRank, gates: Option<&[Var]>) -> Result<Self> {
-        let (ops, factors) = (ops::of(&low_rank.backend), &low_rank.factors);
-        let b = factors.iter().map(|factors| factors.b.as_tensor().clone()).collect();
-        let mut pass = Self { low_rank, a: Vec::new(), b, gated: Vec::new() };
-        let Some(gates) = gates else {
-            pass.a = factors.iter().map(|factors| factors.a.as_tensor().clone()).collect();
-            return Ok(pass);
-        };
-        let mut widths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (position, factors) in factors.iter().enumerate() {
-            widths.entry(factors.a.dims()[1]).or_default().push(position);
+        let factors = &low_rank.factors;
+        let b = (0..factors.len()).map(|position| columns(low_rank, position)).collect::<Result<_>>()?;
+        let mut pass = Self { low_rank, a: vec![None; factors.len()], b, gated: None };
+        match gates {
+            Some(gates) => pass.gated = Some(pass.scale(gates)?),
+            None => pass.a = factors.iter().map(|factors| Some(factors.a.as_tensor().clone())).collect(),
         }
-        let mut scaled = vec![None; factors.len()];
-        for (width, positions) in widths {
-            let a: Vec<&Tensor> = positions.iter().map(|&position| factors[position].a.as_tensor()).collect();
-            let gates: Vec<&Tensor> = positions.iter().map(|&position| gates[position].as_tensor()).collect();
-            let (a, gates) = (ops.join(&a)?.reshape(((), width))?, ops.join(&gates)?.reshape(((), 1))?);
-            let product = a.broadcast_mul(&gates)?.flatten_all()?;
-            let shapes: Vec<Shape> = positions.iter().map(|&at| factors[at].a.shape().clone()).collect();
-            for (&position, product) in positions.iter().zip(ops.split(&product, &shapes, DType::F32)?) {
-                scaled[position] = Some(product.into_inner());
-            }
-            pass.gated.push(Gated { positions, a, gates });
-        }
-        pass.a = scaled.into_iter().flatten().collect();
         Ok(pass)
     }
 
+    /// Sets `diag(g) Wd` of all sites.
+    fn scale(&mut self, gates: &[Var]) -> Result<Vec<Gated<'a>>> {
+        let (ops, factors) = (ops::of(&self.low_rank.backend), &self.low_rank.factors);
+        let mut gated = Vec::new();
+        for stack in &self.low_rank.remaining().down {
+            let a: Vec<&Tensor> = stack.positions.iter().map(|&at| factors[at].a.as_tensor()).collect();
+            let gates: Vec<&Tensor> = stack.positions.iter().map(|&at| gates[at].as_tensor()).collect();
+            let a = stack.gather(ops.join(&a)?.reshape(((), stack.width))?)?;
+            let gates = stack.gather(ops.join(&gates)?.reshape(((), 1))?)?;
+            let product = a.broadcast_mul(&gates)?.flatten_all()?;
+            let shapes: Vec<Shape> = stack.ranks.iter().map(|&rank| (rank, stack.width).into()).collect();
+            for (&position, product) in stack.positions.iter().zip(ops.split(&product, &shapes, DType::F32)?) {
+                self.a[position] = Some(product.into_inner());
+            }
+            gated.push(Gated { stack, a, gates });
+        }
+        Ok(gated)
+    }
+
     /// The gradients of `Wd` and of the gates, from those of `diag(g) Wd`.
-    fn through_gates(&self, of_a: &[Option<Tensor>]) -> Result<[Vec<Option<Tensor>>; 2]> {
-        let ops = ops::of(&self.low_rank.backend);
+    fn through_gates(&self, gated: &[Gated], of_a: &[Option<Tensor>]) -> Result<[Vec<Option<Tensor>>; 2]> {
+        let (ops, factors) = (ops::of(&self.low_rank.backend), &self.low_rank.factors);
         let mut all = [vec![None; of_a.len()], vec![None; of_a.len()]];
-        for Gated { positions, a, gates } in &self.gated {
+        for Gated { stack, a, gates } in gated {
+            let positions = &stack.positions;
+            // Without a gradient, the loss does not depend on any of these sites.
             if positions.iter().all(|&position| of_a[position].is_none()) {
                 continue;
             }
-            let product = positions.iter().map(|&position| match &of_a[position] {
+            let product = positions.iter().zip(&stack.ranks).map(|(&position, &rank)| match &of_a[position] {
                 Some(gradient) => Ok(gradient.clone()),
-                None => self.a[position].zeros_like(),
+                None => Tensor::zeros((rank, stack.width), DType::F32, a.device()),
             });
             let product = product.collect::<Result<Vec<_>>>()?;
             let product = ops.join(&product.iter().collect::<Vec<_>>())?.reshape(a.shape())?;
-            let of_gates = (&product * a)?.sum(1)?;
-            let of_factors = product.broadcast_mul(gates)?.flatten_all()?;
-            let factors = positions.iter().map(|&position| self.a[position].shape());
-            let ranks: Vec<Shape> = positions.iter().map(|&at| Shape::from(self.a[at].dims()[0])).collect();
-            let views = [views(&of_factors, factors)?, views(&of_gates, ranks.iter())?];
+            let of_gates = stack.scatter((&product * a)?.sum_keepdim(1)?)?.flatten_all()?;
+            let of_factors = stack.scatter(product.broadcast_mul(gates)?)?.flatten_all()?;
+            let shapes = positions.iter().map(|&position| factors[position].a.shape());
+            let ranks: Vec<Shape> = positions.iter().map(|&position| Shape::from(factors[position].rank())).collect();
+            let views = [views(&of_factors, shapes)?, views(&of_gates, ranks.iter())?];
             for (all, views) in all.iter_mut().zip(views) {
                 positions.iter().zip(views).for_each(|(&position, view)| all[position] = view);
             }
         }
         Ok(all)
     }
+
+    /// The gradient of `Wu` of the site at `position`, from that of its remaining columns.
+    fn of_b(&self, position: usize, gradient: &Option<Tensor>) -> Result<Option<Tensor>> {
+        match (self.low_rank.remaining().columns(position), gradient) {
+            (Some(columns), Some(gradient)) => {
+                let zeros = self.low_rank.factors[position].b.zeros_like()?;
+                zeros.index_add(columns, &gradient.contiguous()?, 1).map(Some)
+            }
+            (_, gradient) => Ok(gradient.clone()),
+        }
+    }
+}
+
+/// The columns of the remaining ranks of `Wu` at `position`; `None` if none remain. `Wu` itself is read if all remain.
+fn columns(low_rank: &LowRank, position: usize) -> Result<Option<Tensor>> {
+    let (remaining, b) = (low_rank.remaining(), &low_rank.factors[position].b);
+    match remaining.columns(position) {
+        _ if remaining.none_at(position) => Ok(None),
+        Some(columns) => Ok(Some(Var::from_tensor(&b.as_detached_tensor().index_select(columns, 1)?)?.into_inner())),
+        None => Ok(Some(b.as_tensor().clone())),
+    }
 }
 
 impl Hooks for LowRankPass<'_> {
     fn added(&self, site: Site) -> Result<Added<'_>> {
         let Some(position) = self.low_rank.position(site) else { return Ok(Added::Nothing) };
-        let (a, b) = (self.a[position].clone(), self.b[position].clone());
-        Ok(Added::Whole(Delta { a, b, scale: self.low_rank.scale }))
+        Ok(match (&self.a[position], &self.b[position]) {
+            (Some(a), Some(b)) => Added::Whole(Delta { a: a.clone(), b: b.clone(), scale: self.low_rank.scale }),
+            _ => Added::Nothing,
+        })
     }
 }
 
 impl Pass for LowRankPass<'_> {
     fn leaves(&self) -> Vec<Tensor> {
         let head = self.low_rank.head.variables().map(|variable| variable.var.into_inner());
-        self.a.iter().chain(&self.b).cloned().chain(head).collect()
+        self.a.iter().chain(&self.b).flatten().cloned().chain(head).collect()
     }
 
     fn gradients(&self, of_leaves: Vec<Option<Tensor>>) -> Result<Vec<Option<Tensor>>> {
-        let (of_a, rest) = of_leaves.split_at(self.a.len());
-        let (of_b, of_head) = rest.split_at(self.b.len());
-        let mut all = Vec::with_capacity(of_leaves.len() + self.a.len());
-        if self.gated.is_empty() {
-            of_a.iter().zip(of_b).for_each(|(a, b)| all.extend([a.clone(), b.clone()]));
-        } else {
-            let [of_a, of_gates] = self.through_gates(of_a)?;
-            of_a.into_iter().zip(of_b).zip(of_gates).for_each(|((a, b), gate)| all.extend([a, b.clone(), gate]));
+        let sites = self.low_rank.factors.len();
+        let mut of_leaves = of_leaves.into_iter();
+        // A site without remaining ranks has no leaves.
+        let mut of_sites = |read: &[Option<Tensor>]| -> Vec<Option<Tensor>> {
+            read.iter().map(|read| read.as_ref().and_then(|_| of_leaves.next().flatten())).collect()
+        };
+        let (of_a, of_b) = (of_sites(&self.a), of_sites(&self.b));
+        let of_b = of_b.iter().enumerate().map(|(position, gradient)| self.of_b(position, gradient));
+        let of_b = of_b.collect::<Result<Vec<_>>>()?;
+        let mut all = Vec::with_capacity(3 * sites + 2);
+        match &self.gated {
+            None => of_a.into_iter().zip(of_b).for_each(|(a, b)| all.extend([a, b])),
+            Some(gated) => {
+                let [of_a, of_gates] = self.through_gates(gated, &of_a)?;
+                of_a.into_iter().zip(of_b).zip(of_gates).for_each(|((a, b), gate)| all.extend([a, b, gate]));
+            }
         }
-        all.extend_from_slice(of_head);
+        all.extend(of_leaves);
         Ok(all)
     }
 }

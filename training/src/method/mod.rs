@@ -6,20 +6,38 @@
 //! | --- | --- |
 //! | [`sora`] | SoRA: low-rank factors with a gate on each rank, pruned exactly |
 //! | `lora` | LoRA: low-rank factors alone |
-//! | `low_rank` | what both share: the factors of each site and their initial values |
+//! | [`adalora`] | AdaLoRA: low-rank factors as a singular value decomposition, whose singular values share a falling budget |
+//! | `dylora` | DyLoRA: low-rank factors that work at every rank up to their own |
+//! | `bitfit` | BitFit: the base's biases |
+//! | `adapter` | Houlsby's adapters: two bottlenecks in each layer |
+//! | `full` | full fine-tuning: all parameters of the base |
+//! | `export` | what a method leaves: an adapter, a model, or bottlenecks |
+//! | `low_rank` | what low-rank methods share: the factors of each site and their initial values |
+//! | `folded` | the delta of a site whose ranks have factors of their own, such as gates |
 //! | `low_rank_pass` | what a step reads of these factors, and their gradients |
+//! | `low_rank_rows` | which ranks of these factors a step reads |
 //! | `low_rank_device` | the same on a GPU, where candle sees neither |
 //! | `pass` | what a step reads of any method |
 //! | `head` | the trained head, which every method has |
-//! | `trained_base` | trained copies of the base's own parameters (full fine-tuning and BitFit); they cannot be exported yet |
+//! | `trained_base` | trained copies of the base's own parameters (full fine-tuning and BitFit) |
+//! | `bottleneck` | one bottleneck, and the bottlenecks of all layers as a value |
 //! | `dropout` | the hooks of a method with the dropout of one micro-batch |
 
+pub mod adalora;
+mod adapter;
+mod bitfit;
+mod bottleneck;
 mod dropout;
+mod dylora;
+mod export;
+mod folded;
+mod full;
 mod head;
 mod lora;
 mod low_rank;
 mod low_rank_device;
 mod low_rank_pass;
+mod low_rank_rows;
 mod pass;
 pub mod sora;
 mod trained_base;
@@ -27,18 +45,25 @@ mod trained_base;
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
-use polyrank::adapter::{Adapter, AdapterInfo};
+use polyrank::adapter::AdapterInfo;
 use polyrank::encoder::Head;
 
+pub use adapter::BottleneckAdapter;
+pub use bitfit::bitfit;
+pub use bottleneck::{Bottleneck, Bottlenecks, sites};
 pub use dropout::{Rates, StepDropout, TrainingPass};
+pub use dylora::{DyLora, first_ranks};
+pub use export::{Export, Model};
+pub use full::full;
 pub use head::TrainedHead;
 pub use lora::Lora;
 pub use low_rank::{LowRank, LowRankSettings};
 pub use low_rank_device::LowRankDevice;
 pub use low_rank_pass::LowRankPass;
+pub use low_rank_rows::{Remaining, Stack};
 pub use pass::{Pass, PlainPass};
 pub use sora::Sora;
-pub use trained_base::{Subset, TrainedBase};
+pub use trained_base::TrainedBase;
 
 use crate::optim::{Optimizer, Step, Variable};
 
@@ -113,11 +138,11 @@ pub trait Method: Send + Sync {
     /// A tensor operation fails.
     fn report(&self) -> Result<Report>;
 
-    /// An adapter for serving, from the current variables. Its tensors are copies.
+    /// What the method has trained so far, as a value. Its tensors are copies.
     ///
     /// # Errors
     /// A tensor operation fails.
-    fn export(&self, info: AdapterInfo) -> Result<Adapter>;
+    fn export(&self, info: AdapterInfo) -> Result<Export>;
 }
 
 /// How many of a method's parameters are left.
@@ -129,6 +154,8 @@ pub struct Report {
     pub parameters: usize,
     /// Their share of the parameters at the start of training.
     pub kept: f64,
+    /// The threshold xi of the last step's proximal map, if all gates had the same; `None` for other methods.
+    pub xi: Option<f64>,
 }
 
 impl Report {

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, bail};
 ///
 /// # Errors
 /// The tensor is on another device, has another type, or is not contiguous.
-pub(super) fn elements<'a>(storage: &'a impl Deref<Target = Storage>, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn elements<'a>(storage: &'a impl Deref<Target = Storage>, layout: &Layout) -> Result<&'a [f32]> {
     let Storage::Cpu(CpuStorage::F32(data)) = &**storage else { bail!("optimiser: expected f32 in host memory") };
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&data[start..end]),

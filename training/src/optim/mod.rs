@@ -11,5 +11,6 @@ mod optimizer;
 mod schedule;
 
 pub use adamw::{AdamW, Moments};
+pub(crate) use host::elements;
 pub use optimizer::{Descent, Group, Optimizer, Rule, Step, Variable};
 pub use schedule::linear_rate;

@@ -1,15 +1,12 @@
-//! The log of a run: a line for each epoch.
+//! The log of a run's epochs: a line for each.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
-use std::fs;
-use std::io::Write;
 use std::path::Path;
 
-use polyrank::atomic_file;
 use serde::{Serialize, Serializer};
 
-use super::{LOG, read};
+use super::{LOG, append};
 use crate::error::Error;
 
 /// The values of metrics by name. The best epoch is selected by the first.
@@ -48,6 +45,9 @@ pub struct Epoch {
     pub seconds: f64,
     /// The speed of training.
     pub tokens_per_second: f64,
+    /// Whether the run ended here, before all its epochs, because too many epochs in a row were not better than the best.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ended_early: bool,
 }
 
 impl Display for Epoch {
@@ -66,28 +66,10 @@ impl Display for Epoch {
     }
 }
 
-/// Adds a line to the run's log.
+/// Adds a line to the log of the epochs of the run in the folder `run`.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn log(run: &Path, epoch: &Epoch) -> Result<(), Error> {
-    let path = run.join(LOG);
-    let entry = serde_json::to_string(epoch).map_err(|error| Error::malformed(&path, error))?;
-    let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-    file.write_all(format!("{entry}\n").as_bytes()).map_err(Error::io(&path))
-}
-
-/// Removes the lines of epochs after `epoch`, and incomplete lines, from the log.
-///
-/// # Errors
-/// The file cannot be read or written.
-pub fn trim_log(run: &Path, epoch: usize) -> Result<(), Error> {
-    let path = run.join(LOG);
-    let Some(text) = read(&path, |text| Ok(text.to_owned()))? else { return Ok(()) };
-    let done = |line: &&str| {
-        let entry = serde_json::from_str::<serde_json::Value>(line).ok();
-        entry.and_then(|entry| entry["epoch"].as_u64()).is_some_and(|of| of as usize <= epoch)
-    };
-    let kept: String = text.lines().filter(done).map(|line| format!("{line}\n")).collect();
-    if kept == text { Ok(()) } else { atomic_file::write(&path, kept.as_bytes()).map_err(Error::io(&path)) }
+    append(&run.join(LOG), epoch)
 }

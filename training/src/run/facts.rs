@@ -31,6 +31,9 @@ pub struct Facts {
     /// The columns that were read, if they are not the usual ones.
     #[serde(default)]
     pub columns: ColumnNames,
+    /// The weight of each class in the loss, in order of id; empty if all are equal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_weights: Vec<f64>,
 }
 
 /// A set of examples, identified by its content.
@@ -55,6 +58,7 @@ impl Facts {
             validation: Part::new(data.validation.first().map_or(&[], |split| &split.examples)),
             held_out: data.held_out,
             columns: data.columns.clone(),
+            class_weights: data.class_weights.clone(),
         }
     }
 
@@ -114,6 +118,9 @@ impl Part {
             add(pair.as_deref().unwrap_or_default().as_bytes());
             match target {
                 Target::Class(class) => add(&(*class as u64).to_le_bytes()),
+                Target::Classes(classes) => {
+                    add(&classes.iter().flat_map(|class| (*class as u64).to_le_bytes()).collect::<Vec<_>>());
+                }
                 Target::Value(value) => add(&value.to_le_bytes()),
             }
         }

@@ -2,12 +2,14 @@
 
 use std::fmt::Display;
 
-use super::Settings;
+use polyrank::params::Precision;
+
+use super::{MethodName, Settings};
 use crate::error::Error;
 use crate::method::sora::GateRule;
 
 /// The largest count: products of counts do not overflow.
-const MOST: usize = u32::MAX as usize;
+pub(super) const MOST: usize = u32::MAX as usize;
 
 /// The largest whole number in TOML, in which a run's settings are stored.
 const LARGEST_SEED: u64 = i64::MAX as u64;
@@ -23,6 +25,12 @@ impl Settings {
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
             ("--max-length", self.max_length),
+            ("--init-rank", self.init_rank),
+            ("--delta-t", self.delta_t),
+            ("--export-rank", self.export_rank),
+            ("--bottleneck", self.bottleneck),
+            ("--accumulate", Some(self.accumulate)),
+            ("--patience", self.patience),
         ];
         for (flag, count) in given(counts) {
             if !(1..=MOST).contains(&count) {
@@ -46,6 +54,8 @@ impl Settings {
             ("--xi", self.xi),
             ("--lambda", self.lambda),
             ("--gate-lr", self.gate_lr),
+            ("--orth-reg-weight", self.orth_reg_weight),
+            ("--depth-bias", Some(self.depth_bias)),
         ];
         for (flag, size) in given(sizes) {
             if !(size >= 0.0 && size.is_finite()) {
@@ -53,6 +63,8 @@ impl Settings {
             }
         }
         self.check_threshold()?;
+        self.check_ranks()?;
+        self.check_plans()?;
         match (self.dropout, self.warmup) {
             (Some(p), _) if !(0.0..1.0).contains(&p) => wrong("--dropout", "0 or more and below 1", p),
             (_, warmup) if !(0.0..=1.0).contains(&warmup) => wrong("--warmup", "from 0 to 1", warmup),
@@ -60,19 +72,64 @@ impl Settings {
         }
     }
 
-    /// Checks the three settings of which one gives the threshold.
+    /// Checks the ranks and phases of AdaLoRA, the rank of DyLoRA's adapter, and the precision of full fine-tuning.
+    fn check_ranks(&self) -> Result<(), Error> {
+        let (rank, phases) = (self.rank, [("--tinit", self.tinit()), ("--tfinal", self.tfinal())]);
+        if let Some((flag, share)) = phases.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return wrong(flag, "from 0 to 1", share);
+        }
+        match (self.init_rank, self.export_rank) {
+            (Some(init), _) if init < rank => wrong("--init-rank", format_args!("at least the rank {rank}"), init),
+            (_, Some(export)) if export > rank => {
+                wrong("--export-rank", format_args!("at most the rank {rank}"), export)
+            }
+            _ if self.tinit() + self.tfinal() >= 1.0 => {
+                let found = format_args!("{} and {}", self.tinit(), self.tfinal());
+                wrong("--tinit and --tfinal", "shares whose sum is below 1", found)
+            }
+            _ if self.method == MethodName::Full && self.dtype == Precision::Int8 => {
+                wrong("--dtype", "f32 with the method full, which trains the weights themselves", "int8")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the numbers of epochs of a run that was made longer.
+    fn check_plans(&self) -> Result<(), Error> {
+        let plans: Vec<usize> = self.extended_from.iter().copied().chain(self.epochs).collect();
+        let rise = plans.first() != Some(&0) && plans.windows(2).all(|pair| pair[0] < pair[1]);
+        if rise || self.extended_from.is_empty() {
+            return Ok(());
+        }
+        let plans: Vec<String> = plans.iter().map(usize::to_string).collect();
+        wrong("--extended-from", "numbers that rise from 1 or more up to --epochs", plans.join(", "))
+    }
+
+    /// Checks the four settings of which one gives the threshold, and that adaptive gates have what they need.
     fn check_threshold(&self) -> Result<(), Error> {
-        let thresholds = [("--target-ratio", self.target_ratio), ("--xi", self.xi), ("--lambda", self.lambda)];
+        let thresholds = [
+            ("--target-ratio", self.target_ratio),
+            ("--target-params", self.target_params.map(|kept| kept as f64)),
+            ("--xi", self.xi),
+            ("--lambda", self.lambda),
+        ];
         let found: Vec<&str> = given(thresholds).map(|(flag, _)| flag).collect();
         if found.len() > 1 {
-            return wrong("threshold", "one of --target-ratio, --xi and --lambda", found.join(" and "));
+            return wrong(
+                "threshold",
+                "one of --target-ratio, --target-params, --xi and --lambda",
+                found.join(" and "),
+            );
         }
         match (self.target_ratio, &*found) {
             (Some(ratio), _) if !(ratio > 0.0 && ratio <= 1.0) => {
                 wrong("--target-ratio", "above 0 and at most 1", ratio)
             }
-            (None, [flag]) if self.gate == Some(GateRule::Adaptive) => {
-                wrong("--gate adaptive", "--target-ratio, which says how many ranks to keep", flag)
+            (None, [flag @ ("--xi" | "--lambda")]) if self.gate == Some(GateRule::Adaptive) => {
+                wrong("--gate adaptive", "--target-ratio or --target-params, which say how many ranks to keep", flag)
+            }
+            _ if self.depth_bias > 0.0 && self.gate() != GateRule::Adaptive => {
+                wrong("--depth-bias", "adaptive gates, which have a saliency", "other gates")
             }
             _ => Ok(()),
         }
@@ -87,11 +144,21 @@ pub(super) fn rank_at_most(most: usize, rank: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks that the number of parameters to keep, if it is given, is from `least` to `all`.
+pub(super) fn target_params(least: usize, all: usize, kept: Option<usize>) -> Result<(), Error> {
+    match kept {
+        Some(kept) if !(least..=all).contains(&kept) => {
+            wrong("--target-params", format_args!("from {least}, one rank of the smallest linear, to {all}"), kept)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Those of `values` that are not left to their defaults.
 fn given<T, const N: usize>(values: [(&'static str, Option<T>); N]) -> impl Iterator<Item = (&'static str, T)> {
     values.into_iter().filter_map(|(flag, value)| Some((flag, value?)))
 }
 
-fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
+pub(super) fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
     Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
 }

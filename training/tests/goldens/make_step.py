@@ -5,13 +5,13 @@
     pip install -r tests/python/requirements.txt
     python training/tests/goldens/make_step.py          rewrites training/tests/goldens/step; two runs give equal bytes
 
-Made with torch 2.15.0, transformers 5.23.0, safetensors 0.8.0 on a CPU, Python 3.11. Everything is computed in f64 and
+Made with torch 2.15.0, transformers 5.24.0, safetensors 0.8.0 on a CPU, Python 3.11. Everything is computed in f64 and
 rounded to f32 at the end; the script also runs in f32 and fails where that differs by more than 1e-5 or where other gates are
 zero. A test may ask for 1e-5 in losses and gradients (relative to `grad_norm`), 1e-4 in steps, and exact zeros of gates.
 
 `<method>.safetensors` holds, for each trainable tensor, `init.<name>`, `grad.<name>` (of loss + penalty at step 0, before clipping),
 `step1.<name>` and `step3.<name>`. Names are those of `transformers` checkpoints; a site's own are `<site>.lora_A [r, in]`,
-`<site>.lora_B [out, r]` and `<site>.gate [r]`. `full` has no step 3, and `init` only of what the base lacks (the head).
+`<site>.lora_B [out, r]` and `<site>.gate [r]`, or `<site>.{down,up}.{weight,bias}` of a bottleneck. `full` has no step 3, and `init` only of what the base lacks (the head).
 `bitfit` has no `init` of what the base has either. Key biases have no `step`: their gradient is zero in theory (a softmax
 does not see them), so that Adam divides noise by noise.
 
@@ -20,7 +20,7 @@ does not see them), so that Adam divides noise by noise.
 
 One step is
 1. the gradient of the mean loss over the batch, cross-entropy (or MSE), plus the penalty if the method has one;
-2. for lora, sora_*, regression: clip as `torch.nn.utils.clip_grad_norm_` over ALL trainable tensors, gates included:
+2. for lora, sora_*, adapter, regression: clip as `torch.nn.utils.clip_grad_norm_` over ALL trainable tensors, gates included:
    multiply by min(1, clip / (norm + 1e-6));
 3. `torch.optim.AdamW` (decay decoupled: p <- p (1 - lr wd), then the Adam step, eps added to the corrected root) on all
    trainable tensors, biases included, with one weight decay for all, gates apart;
@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT / "tests" / "python"))
 import peft_goldens as goldens
 import torch
 from safetensors.torch import save_file
-from torch.nn.functional import cross_entropy, linear, mse_loss
+from torch.nn.functional import cross_entropy, gelu, linear, mse_loss
 
 TEXTS, LABELS, TARGETS = [1, 0, 7, 4], [2, 0, 1, 2], [0.5, -1.25, 3.0, 2.0]
 SEED = 4  # of 0 to 59 the one where f32 and f64 differ least: Adam divides the smallest gradients by themselves
@@ -53,6 +53,7 @@ METHODS = {
     "full": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-6, "clip": None},
     "bitfit": {"lr": 1e-2, "weight_decay": 0.0, "eps": 1e-8, "clip": None},
     "regression": {"clip": 1.0, "rank": 4, "alpha": 8},
+    "adapter": {"lr": 1e-2, "weight_decay": 0.1, "eps": 1e-8, "clip": 1.0, "bottleneck": 5},
 }
 
 
@@ -77,6 +78,21 @@ class LowRank(torch.nn.Module):
         return self.base(x) + self.scale * linear(low if self.gate is None else low * self.gate, self.lora_B)
 
 
+class Bottleneck(torch.nn.Module):
+    """`h + U gelu(D h + d) + u` for `h = W0 x + b`."""
+
+    def __init__(self, base, size, generator):
+        super().__init__()
+        hidden = base.weight.shape[0]
+        self.base, self.down, self.up = base, torch.nn.Linear(hidden, size), torch.nn.Linear(size, hidden)
+        for parameter in [*self.down.parameters(), *self.up.parameters()]:
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, x):
+        h = self.base(x)
+        return h + self.up(gelu(self.down(h)))
+
+
 def soft_threshold(x, xi):
     """T_xi (eq. 11)."""
     return torch.where(x > xi, x - xi, torch.where(x > -xi, torch.zeros_like(x), x + xi))
@@ -96,6 +112,11 @@ def build(method, dtype):
             parent, _, child = name.rpartition(".")
             gated = method.startswith("sora")
             setattr(model.get_submodule(parent), child, LowRank(module, settings, gated, generator))
+    if "bottleneck" in settings:
+        for name, module in list(model.named_modules()):
+            if name.endswith(".output.dense"):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, Bottleneck(module, settings["bottleneck"], generator))
     model = model.to(dtype)
 
     def trains(name):
@@ -103,7 +124,7 @@ def build(method, dtype):
             return True
         if method == "bitfit":
             return name.endswith(".bias") or name == "classifier.weight"
-        return name.startswith("classifier.") or name.endswith(("lora_A", "lora_B", "gate"))
+        return name.startswith("classifier.") or name.endswith(("lora_A", "lora_B", "gate")) or ".down." in name or ".up." in name
 
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains(name))

@@ -10,16 +10,16 @@ mod saliency;
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Result, Tensor, Var, bail};
-use polyrank::adapter::Adapter;
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use polyrank::encoder::Head;
 use polyrank::ops::{self, Ops};
-use polyrank::params::{Backend, Delta, Layout};
+use polyrank::params::{Backend, Layout};
 
 pub use controller::Controller;
 pub use gate::{GateRule, soft_threshold};
 
-use super::{AdapterInfo, LowRank, LowRankSettings, Method, Pass, Report};
+use super::folded::folded;
+use super::{AdapterInfo, Export, LowRank, LowRankSettings, Method, Pass, Report};
 use crate::optim::{Descent, Group, Step, Variable};
 
 /// How the threshold of the gates is set.
@@ -31,6 +31,20 @@ pub enum Threshold {
     Lambda(f64),
     /// Steered towards this share of parameters to keep.
     Ratio(f64),
+    /// Steered towards this number of parameters to keep.
+    Parameters(usize),
+}
+
+impl Threshold {
+    /// The share to keep of the parameters `costs` of all ranks; `None` for a threshold that is not steered.
+    fn target(self, costs: &[usize]) -> Option<f64> {
+        match self {
+            Self::Xi(_) | Self::Lambda(_) => None,
+            Self::Ratio(ratio) => Some(ratio),
+            // Half a parameter more, so that rounding does not cost a rank.
+            Self::Parameters(kept) => Some(((kept as f64 + 0.5) / costs.iter().sum::<usize>() as f64).min(1.0)),
+        }
+    }
 }
 
 /// The settings of a run that only SoRA has.
@@ -44,6 +58,8 @@ pub struct SoraSettings {
     pub gate_rate: f64,
     /// The weight in the loss of the authors' penalty, `sum |g| / number of gate entries`.
     pub sparse_lambda: f64,
+    /// How much earlier adaptive gates of shallow layers become 0: the saliency of layer l of L is multiplied by `exp(bias * l / (L - 1))`.
+    pub depth_bias: f64,
 }
 
 /// Low-rank factors, a gate on each rank, and a head.
@@ -53,12 +69,23 @@ pub struct Sora {
     gates: Vec<Var>,
     /// The number of parameters of each gate entry's rank (`in + out`), site by site.
     costs: Vec<usize>,
+    /// The logarithm of the factor of each site's saliency, by which deep layers keep more ranks.
+    log_weights: Vec<f64>,
     settings: SoraSettings,
+    /// The share of parameters to keep, if the threshold is steered.
+    target: Option<f64>,
+    /// Whether the paper's or the authors' gates have been folded, so that gates that are 0 stay 0.
+    has_folded: bool,
+    /// The xi of the last step, if all gates had the same.
+    xi: Option<f64>,
     /// The moving average of `|g dL/dg|` of adaptive gates, `[sites, rank]`; zeros for other gates.
     saliency: Tensor,
     /// Which adaptive gates were not 0 before the current step, `[sites, rank]`.
     alive: Option<Tensor>,
 }
+
+/// The name of the tensor that a checkpoint has once the paper's or the authors' gates have been folded.
+const FOLDED: &str = "gates_folded";
 
 /// The number of variables of a site: `Wd`, `Wu` and the gate.
 const PARTS: usize = 3;
@@ -88,9 +115,14 @@ impl Sora {
         let device = low_rank.backend.device();
         let gates = normals.into_iter().map(|normal| Var::from_vec(settings.gate.start(normal), shape.rank, device));
         let gates = gates.collect::<Result<Vec<_>>>()?;
-        let costs = low_rank.factors.iter().flat_map(|factors| vec![factors.cost; shape.rank]).collect();
+        let costs: Vec<usize> = low_rank.factors.iter().flat_map(|factors| vec![factors.cost; shape.rank]).collect();
         let saliency = Tensor::zeros((gates.len(), shape.rank), DType::F32, device)?;
-        Ok(Self { low_rank, gates, costs, settings, saliency, alive: None })
+        let depth = |layer: usize| layer as f64 / (layout.layers.max(2) - 1) as f64;
+        let sites = low_rank.factors.iter().map(|factors| factors.site);
+        let log_weights = sites.map(|site| settings.depth_bias * depth(site.layer)).collect();
+        let target = settings.threshold.target(&costs);
+        let (has_folded, xi, alive) = (false, None, None);
+        Ok(Self { low_rank, gates, costs, log_weights, settings, target, has_folded, xi, saliency, alive })
     }
 
     fn ops(&self) -> &'static dyn Ops {
@@ -108,7 +140,7 @@ impl Sora {
 
     /// Whether the ranks are final after `step` of `total` steps.
     fn settled(&self, step: usize, total: usize) -> bool {
-        matches!(self.settings.threshold, Threshold::Ratio(target) if Controller { target, total }.settled(step))
+        self.target.is_some_and(|target| Controller { target, total }.settled(step))
     }
 
     /// Whether gates no longer change after `step` steps. The paper's and the authors' gates are folded once the ranks are final. Adaptive
@@ -118,11 +150,12 @@ impl Sora {
     }
 
     /// The proximal step of all gates `[sites, rank]`.
-    fn shrink(&self, gates: &Tensor, step: &Step) -> Result<Tensor> {
-        let xi = match self.settings.threshold {
-            Threshold::Xi(xi) => xi as f32,
-            Threshold::Lambda(lambda) => (step.rate * self.settings.gate_rate * lambda) as f32,
-            Threshold::Ratio(target) => {
+    fn shrink(&mut self, gates: &Tensor, step: &Step) -> Result<Tensor> {
+        let xi = match (self.settings.threshold, self.target) {
+            (Threshold::Xi(xi), _) => xi,
+            (Threshold::Lambda(lambda), _) => step.rate * self.settings.gate_rate * lambda,
+            (_, None) => 0.0,
+            (_, Some(target)) => {
                 let controller = Controller { target, total: step.total };
                 if self.settings.gate == GateRule::Adaptive {
                     let share = controller.share(step.number);
@@ -130,30 +163,57 @@ impl Sora {
                     let fits = share >= 1.0 || controller.settled(step.number - 1);
                     return if fits { Ok(gates.clone()) } else { self.drop_least_salient(gates, share) };
                 }
-                controller.xi(step.number, &in_host_memory(gates)?, &self.costs)
+                f64::from(controller.xi(step.number, &in_host_memory(gates)?, &self.costs))
             }
         };
-        soft_threshold(gates, xi)
+        self.xi = Some(xi);
+        soft_threshold(gates, xi as f32)
     }
 
-    fn drop_least_salient(&self, gates: &Tensor, share: f64) -> Result<Tensor> {
+    fn drop_least_salient(&mut self, gates: &Tensor, share: f64) -> Result<Tensor> {
         let both = in_host_memory(&Tensor::cat(&[gates, &self.saliency], 0)?)?;
         let (values, saliency) = both.split_at(gates.elem_count());
-        let stays = saliency::survivors(share, gates.dims()[1], values, saliency, &self.costs);
-        let stays: Vec<u8> = stays.into_iter().map(u8::from).collect();
-        let stays = Tensor::from_vec(stays, gates.shape(), gates.device())?;
-        stays.where_cond(gates, &gates.zeros_like()?)
+        let rank = gates.dims()[1];
+        let order = |gate: usize| f64::from(saliency[gate]).ln() + self.log_weights[gate / rank];
+        let order: Vec<f64> = (0..saliency.len()).map(order).collect();
+        let stays = saliency::survivors(share, rank, values, &order, &self.costs);
+        let kept: Vec<f32> = values.iter().zip(stays).map(|(gate, stays)| if stays { *gate } else { 0.0 }).collect();
+        // An adaptive gate that is 0 stays 0.
+        self.low_rank.keep(&kept)?;
+        Tensor::from_vec(kept, gates.shape(), gates.device())
+    }
+
+    /// Updates the saliency, and zeroes the gradients of gates that are 0.
+    fn observe(&mut self, step: &mut Step) -> Result<()> {
+        let gradients = (0..self.gates.len()).filter_map(|site| step.gradients[gate_of(site)].as_ref());
+        let (gates, gradient) = (self.stacked_gates()?, self.stacked(gradients)?);
+        self.saliency = saliency::observe(&self.saliency, &gates, &gradient)?;
+        let alive = gates.ne(0f32)?;
+        let gradient = alive.where_cond(&gradient, &gradient.zeros_like()?)?;
+        for site in 0..self.gates.len() {
+            step.gradients[gate_of(site)] = Some(gradient.get(site)?);
+        }
+        self.alive = Some(alive);
+        Ok(())
     }
 
     /// Folds every gate into its `Wu`. Adam starts anew for `Wu`: its moments come from gradients under other gates, and no single factor
     /// turns them into the moments of the folded matrix. Returns these variables.
-    fn fold(&self) -> Result<Vec<usize>> {
+    fn fold(&mut self) -> Result<Vec<usize>> {
         for (gate, factors) in self.gates.iter().zip(&self.low_rank.factors) {
             let (folded, wu) = gate::fold(&gate.as_detached_tensor(), &factors.b.as_detached_tensor())?;
             gate.set(&folded)?;
             factors.b.set(&wu)?;
         }
+        (self.has_folded, self.xi) = (true, None);
+        self.keep_nonzero()?;
         Ok((0..self.gates.len()).map(wu_of).collect())
+    }
+
+    /// Leaves the ranks whose gate is 0 out of all further steps.
+    fn keep_nonzero(&mut self) -> Result<()> {
+        let gates = in_host_memory(&self.stacked_gates()?)?;
+        self.low_rank.keep(&gates)
     }
 
     fn saliency_name(&self, site: usize) -> String {
@@ -196,24 +256,16 @@ impl Method for Sora {
         Ok(Some((gate::penalty(&gates)? * self.settings.sparse_lambda)?))
     }
 
-    /// Keeps folded gates unchanged. Updates the saliency of adaptive gates, and zeroes the gradients of those that are 0.
+    /// Keeps folded gates unchanged, and sites without remaining ranks. Updates the saliency of adaptive gates.
     fn before_step(&mut self, step: &mut Step) -> Result<()> {
         if self.folded(step.number - 1, step.total) {
             (0..self.gates.len()).for_each(|site| step.gradients[gate_of(site)] = None);
-            return Ok(());
+        } else if self.settings.gate == GateRule::Adaptive {
+            self.observe(step)?;
         }
-        if self.settings.gate != GateRule::Adaptive {
-            return Ok(());
+        for site in self.low_rank.emptied() {
+            step.gradients[PARTS * site..PARTS * (site + 1)].fill(None);
         }
-        let gradients = (0..self.gates.len()).filter_map(|site| step.gradients[gate_of(site)].as_ref());
-        let (gates, gradient) = (self.stacked_gates()?, self.stacked(gradients)?);
-        self.saliency = saliency::observe(&self.saliency, &gates, &gradient)?;
-        let alive = gates.ne(0f32)?;
-        let gradient = alive.where_cond(&gradient, &gradient.zeros_like()?)?;
-        for site in 0..self.gates.len() {
-            step.gradients[gate_of(site)] = Some(gradient.get(site)?);
-        }
-        self.alive = Some(alive);
         Ok(())
     }
 
@@ -233,17 +285,22 @@ impl Method for Sora {
     }
 
     fn eligible(&self, done: usize, total: usize) -> bool {
-        !matches!(self.settings.threshold, Threshold::Ratio(_)) || self.settled(done, total)
+        self.target.is_none() || self.settled(done, total)
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
         if self.settings.gate != GateRule::Adaptive {
-            return Ok(Vec::new());
+            let folded = self.has_folded.then(|| Tensor::ones(1, DType::F32, &Device::Cpu));
+            return folded.into_iter().map(|folded| Ok((FOLDED.to_owned(), folded?))).collect();
         }
         (0..self.gates.len()).map(|site| Ok((self.saliency_name(site), self.saliency.get(site)?))).collect()
     }
 
     fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        if self.settings.gate != GateRule::Adaptive {
+            self.has_folded |= state.contains_key(FOLDED);
+            return if self.has_folded { self.keep_nonzero() } else { Ok(()) };
+        }
         let mut rows = Vec::with_capacity(self.gates.len());
         for (site, gate) in self.gates.iter().enumerate() {
             let name = self.saliency_name(site);
@@ -258,6 +315,7 @@ impl Method for Sora {
         }
         if !rows.is_empty() {
             self.saliency = Tensor::stack(&rows, 0)?;
+            self.keep_nonzero()?;
         }
         Ok(())
     }
@@ -268,23 +326,13 @@ impl Method for Sora {
         let parameters = self.low_rank.factors.iter().zip(&ranks).map(|(factors, rank)| factors.cost * rank).sum();
         let all: usize = self.costs.iter().sum();
         let kept = if all == 0 { 1.0 } else { parameters as f64 / all as f64 };
-        Ok(Report { ranks, parameters, kept })
+        Ok(Report { ranks, parameters, kept, xi: self.xi })
     }
 
     /// Prunes exactly (eq. 12): removes ranks whose gate is 0, and folds the other gates into `B`. A site without remaining ranks is
     /// removed.
-    fn export(&self, info: AdapterInfo) -> Result<Adapter> {
-        self.low_rank.export(info, |site, a, b| {
-            let gate = self.gates[site].as_detached_tensor();
-            let values = gate.to_vec1::<f32>()?;
-            let kept: Vec<u32> = (0..).zip(&values).filter(|(_, gate)| **gate != 0.0).map(|(i, _)| i).collect();
-            if kept.is_empty() {
-                return Ok(None);
-            }
-            let kept = Tensor::new(kept, a.device())?;
-            let gate = gate.index_select(&kept, 0)?;
-            let b = b.index_select(&kept, 1)?.broadcast_mul(&gate.unsqueeze(0)?)?;
-            Ok(Some(Delta { a: a.index_select(&kept, 0)?, b, scale: self.low_rank.scale }))
-        })
+    fn export(&self, info: AdapterInfo) -> Result<Export> {
+        let scale = self.low_rank.scale;
+        Ok(Export::Adapter(self.low_rank.export(info, |site, a, b| folded(&self.gates[site], a, b, scale))?))
     }
 }

@@ -7,7 +7,10 @@
 //! are taken to their limit. A gate whose rank does not fit into the budget gets a threshold above its own size and becomes exactly 0.
 //! All others get the threshold 0 and are not shrunk, because shrinking the survivors is what harms a short run.
 //!
-//! A gate that is 0 stays 0, so that a removed rank never returns.
+//! A gate that is 0 stays 0, so that a removed rank never returns, and steps no longer read it.
+//!
+//! With `--depth-bias`, the saliency of layer l of L is multiplied by `exp(bias * l / (L - 1))`, so that shallow layers lose their ranks
+//! first. A text that several adapters share runs once up to the first site that one of them changes, and this prefix becomes longer.
 
 use candle_core::{Result, Tensor};
 
@@ -19,15 +22,15 @@ pub(super) fn observe(saliency: &Tensor, gates: &Tensor, gradient: &Tensor) -> R
     saliency + (((gates * gradient)?.abs()? - saliency)? * NEWEST)?
 }
 
-/// Which gates survive when the least salient become 0 until the others cost at most `share` of all. `gates` has `rank` gates for each
-/// site, site by site. `costs` are the parameters of each gate's rank (`in + out`).
+/// Which gates survive when those with the lowest `order` become 0 until the others cost at most `share` of all. The order is the logarithm
+/// of the saliency, perhaps shifted by depth. `gates` has `rank` gates for each site, site by site. `costs` are the parameters of each gate's rank (`in + out`).
 ///
 /// Among equally salient gates, the last ranks of each site are removed first. So a run that is too short to learn anything ends with
 /// nearly uniform ranks: in the first step `Wu` is 0, and so is every saliency.
-pub(super) fn survivors(share: f64, rank: usize, gates: &[f32], saliency: &[f32], costs: &[usize]) -> Vec<bool> {
+pub(super) fn survivors(share: f64, rank: usize, gates: &[f32], order: &[f64], costs: &[usize]) -> Vec<bool> {
     let mut stays: Vec<bool> = gates.iter().map(|gate| *gate != 0.0).collect();
     let mut alive: Vec<usize> = (0..gates.len()).filter(|&i| stays[i]).collect();
-    alive.sort_by(|&a, &b| saliency[a].total_cmp(&saliency[b]).then((b % rank).cmp(&(a % rank))));
+    alive.sort_by(|&a, &b| order[a].total_cmp(&order[b]).then((b % rank).cmp(&(a % rank))));
     let mut kept: usize = alive.iter().map(|&i| costs[i]).sum();
     let budget = share * costs.iter().sum::<usize>() as f64;
     for i in alive {
@@ -60,11 +63,11 @@ mod tests {
 
     #[test]
     fn removes_the_least_salient_first() {
-        let saliency = [0.3, 0.1, 0.2, 0.4];
-        let of = |share, gates: [f32; 4]| survivors(share, 4, &gates, &saliency, &[5; 4]);
+        let order = [0.3, 0.1, 0.2, 0.4];
+        let of = |share, gates: [f32; 4]| survivors(share, 4, &gates, &order, &[5; 4]);
         assert_eq!(of(1.0, [0.9, -1.1, 1.0, 1.2]), [true; 4]);
         assert_eq!(of(0.5, [0.9, -1.1, 1.0, 1.2]), [true, false, false, true]);
-        // The two remaining gates fit into the budget, whatever their saliency is.
+        // The two remaining gates fit into the budget, whatever their order is.
         assert_eq!(of(0.5, [0.9, 1.0, 0.0, 0.0]), [true, true, false, false]);
     }
 

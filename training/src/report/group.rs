@@ -1,0 +1,198 @@
+//! Runs that differ only in their seed form a group. Groups get a label from what tells them apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::{Args, Command, FromArgMatches};
+use toml::{Table, Value};
+
+use super::Statistic;
+use super::trained::{Exported, TrainedRun, text};
+use crate::settings::Settings;
+
+/// Settings that do not tell runs apart: a seed, a path to the base (its fingerprint counts), and those with a place of their own.
+const APART: [&str; 5] = ["seed", "model_id", "method", "rank", "target_modules"];
+/// The names of methods as papers write them, in the order of the SoRA paper's table 1. Other methods come last, under their own name.
+const METHODS: [(&str, &str); 7] = [
+    ("full", "Full fine-tuning"),
+    ("adapter", "Adapter"),
+    ("bitfit", "BitFit"),
+    ("lora", "LoRA"),
+    ("adalora", "AdaLoRA"),
+    ("dylora", "DyLoRA"),
+    ("sora", "SoRA"),
+];
+/// GLUE's tasks in the order of the paper's table 1. Other tasks come last.
+const TASKS: [&str; 9] = ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"];
+const ALL_MODULES: &str = "all linears";
+
+/// Runs of one task that differ only in their seed.
+#[derive(Debug)]
+pub(super) struct Group<'a> {
+    pub(super) task: &'a str,
+    pub(super) kind: Kind,
+    pub(super) runs: Vec<(&'a str, &'a TrainedRun, &'a Exported)>,
+}
+
+/// What a group's runs have in common, apart from the task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    /// The place of the method in tables.
+    place: usize,
+    pub(super) method: String,
+    /// The settings that tell groups of one method apart, without rank and modules: `lr 0.001`.
+    pub(super) rest: String,
+    /// The adapted modules.
+    pub(super) modules: String,
+    /// The rank before pruning; `None` for methods without ranks.
+    pub(super) rank: Option<usize>,
+}
+
+impl Kind {
+    /// The label in tables and figures. It has the adapted modules, unless these are all.
+    pub(super) fn label(&self) -> String {
+        let rank = self.rank.map(|rank| format!("r = {rank}"));
+        let modules = Some(self.modules.clone()).filter(|modules| modules != ALL_MODULES);
+        let parts = [rank, modules, Some(self.rest.clone()).filter(|rest| !rest.is_empty())];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        let method = shown(&self.method);
+        if parts.is_empty() { method.to_owned() } else { format!("{method}, {}", parts.join(", ")) }
+    }
+
+    /// The label without the rank.
+    pub(super) fn without_rank(&self) -> String {
+        Self { rank: None, ..self.clone() }.label()
+    }
+}
+
+/// The method's name as papers write it.
+pub(super) fn shown(method: &str) -> &str {
+    METHODS.iter().find(|(name, _)| *name == method).map_or(method, |(_, shown)| shown)
+}
+
+/// The place of the task in tables, and its name.
+fn task_place(task: &str) -> (usize, String) {
+    let lower = task.to_lowercase();
+    (TASKS.iter().position(|name| *name == lower).unwrap_or(TASKS.len()), lower)
+}
+
+/// The tasks of the groups, in the order of tables.
+pub(super) fn tasks<'a>(groups: &[Group<'a>]) -> Vec<&'a str> {
+    let mut tasks: Vec<&str> = groups.iter().map(|group| group.task).collect();
+    tasks.sort_by_key(|task| task_place(task));
+    tasks.dedup();
+    tasks
+}
+
+impl Group<'_> {
+    /// The mean of a value over the runs that have it.
+    pub(super) fn mean(&self, value: impl Fn(&TrainedRun, &Exported) -> Option<f64>) -> Option<Statistic> {
+        let values: Vec<f64> = self.runs.iter().filter_map(|(_, run, exported)| value(run, exported)).collect();
+        Statistic::of(&values)
+    }
+
+    /// The metric that selects epochs, on the validation split, in percent.
+    pub(super) fn score(&self) -> Option<Statistic> {
+        self.mean(|_, exported| exported.epoch.metric().map(|(_, value)| 100.0 * value))
+    }
+
+    /// The name of that metric.
+    pub(super) fn metric(&self) -> &str {
+        self.runs.iter().find_map(|(_, _, exported)| exported.epoch.metric()).map_or("", |(name, _)| name)
+    }
+}
+
+/// The groups of `runs`, in the order of tables.
+pub(super) fn groups(runs: &[(String, TrainedRun)]) -> Vec<Group<'_>> {
+    let facts = Facts::of(runs);
+    let mut groups: BTreeMap<(_, Kind), Group<'_>> = BTreeMap::new();
+    for (name, run) in runs {
+        let Some(exported) = &run.exported else { continue };
+        let kind = facts.kind(run, exported);
+        let key = (task_place(&run.task), kind.clone());
+        let group = groups.entry(key).or_insert_with(|| Group { task: &run.task, kind, runs: Vec::new() });
+        group.runs.push((name, run, exported));
+    }
+    groups.into_values().collect()
+}
+
+/// What varies among the runs of a tree.
+struct Facts {
+    /// The defaults of settings, for runs from before a setting existed.
+    defaults: Table,
+    /// The settings that vary among runs of one task and method.
+    varying: BTreeSet<String>,
+    /// Whether the number of training examples varies within a task.
+    examples: bool,
+    /// Whether there are several bases.
+    bases: bool,
+}
+
+impl Facts {
+    fn of(runs: &[(String, TrainedRun)]) -> Self {
+        let mut facts = Self { defaults: defaults(), varying: BTreeSet::new(), examples: false, bases: false };
+        let names: BTreeSet<&String> = runs.iter().flat_map(|(_, run)| run.settings.keys()).collect();
+        for name in names.into_iter().filter(|name| !APART.contains(&name.as_str())) {
+            if varies(
+                runs.iter().map(|(_, run)| ((&run.task, run.setting("method"), &run.base), facts.setting(run, name))),
+            ) {
+                facts.varying.insert(name.clone());
+            }
+        }
+        facts.examples = varies(runs.iter().map(|(_, run)| (&run.task, run.examples)));
+        facts.bases = varies(runs.iter().map(|(_, run)| ((), &run.base)));
+        facts
+    }
+
+    /// A setting as text; `None` if it has no value.
+    fn setting(&self, run: &TrainedRun, name: &str) -> Option<String> {
+        run.settings.get(name).or_else(|| self.defaults.get(name)).map(text)
+    }
+
+    fn kind(&self, run: &TrainedRun, exported: &Exported) -> Kind {
+        let method = run.setting("method");
+        let mut rest: Vec<String> = Vec::new();
+        if self.bases {
+            let model = run.setting("model_id");
+            rest.push(model.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned());
+        }
+        if self.examples {
+            rest.push(format!("{} examples", run.examples));
+        }
+        for name in &self.varying {
+            rest.extend(self.setting(run, name).map(|value| format!("{} {value}", name.replace('_', " "))));
+        }
+        let modules = run.settings.get("target_modules").and_then(Value::as_array);
+        let modules = modules.filter(|modules| !modules.is_empty());
+        let modules = modules
+            .map_or_else(|| ALL_MODULES.to_owned(), |modules| modules.iter().map(text).collect::<Vec<_>>().join(", "));
+        let rank = run.settings.get("rank").and_then(Value::as_integer).and_then(|rank| usize::try_from(rank).ok());
+        Kind {
+            place: METHODS.iter().position(|(name, _)| *name == method).unwrap_or(METHODS.len()),
+            method,
+            rest: rest.join(", "),
+            modules,
+            rank: rank.filter(|_| !exported.ranks.is_empty()),
+        }
+    }
+}
+
+/// Whether a key has several values.
+fn varies<K: Ord, V: PartialEq>(entries: impl Iterator<Item = (K, V)>) -> bool {
+    let mut first: BTreeMap<K, V> = BTreeMap::new();
+    for (key, value) in entries {
+        match first.get(&key) {
+            Some(other) if *other != value => return true,
+            Some(_) => {}
+            None => drop(first.insert(key, value)),
+        }
+    }
+    false
+}
+
+/// The settings that have a default of their own.
+fn defaults() -> Table {
+    let command = Settings::augment_args(Command::new("defaults").no_binary_name(true)).mut_args(|arg| arg.env(None));
+    let matches = command.try_get_matches_from([""; 0]).ok();
+    let settings = matches.and_then(|matches| Settings::from_arg_matches(&matches).ok());
+    settings.and_then(|settings| Table::try_from(settings).ok()).unwrap_or_default()
+}

@@ -1,0 +1,210 @@
+//! Reads what a run of `train` left in its folder. Only what reports need is read, and entries that are not known are ignored, so that
+//! runs of other versions can be read too.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use polyrank::adapter;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::checkpoint;
+use crate::error::Error;
+
+/// A run of `train`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainedRun {
+    /// The folder of its adapter.
+    pub output: PathBuf,
+    /// Name of the task.
+    pub task: String,
+    /// Fingerprint of the base.
+    pub base: String,
+    /// The number of training examples.
+    pub examples: usize,
+    /// The resolved settings.
+    pub settings: toml::Table,
+    /// The finished epochs.
+    pub epochs: Vec<EpochLine>,
+    /// The steps that were logged.
+    pub steps: Vec<StepLine>,
+    /// What it wrote; `None` if it has not finished.
+    pub exported: Option<Exported>,
+}
+
+/// What a finished run wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exported {
+    /// The epoch that was exported.
+    pub epoch: EpochLine,
+    /// The number of trained parameters without the head.
+    pub parameters: usize,
+    /// The same as the code of the SoRA paper counts them, for low-rank deltas.
+    pub paper: Option<usize>,
+    /// The rank of each module's linears by layer; empty for methods without ranks.
+    pub ranks: Vec<(String, Vec<usize>)>,
+}
+
+/// A line of `log.jsonl`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct EpochLine {
+    /// The number of the epoch, from 1.
+    pub epoch: usize,
+    /// The metrics on the validation split, by name; the first one selects the best epoch. A metric that is not a number is `null`.
+    pub metrics: Map<String, Value>,
+    /// The number of trained parameters without the head.
+    pub parameters: usize,
+    /// The duration of the steps.
+    pub seconds: f64,
+    /// The speed of training.
+    pub tokens_per_second: f64,
+}
+
+impl EpochLine {
+    /// The name and the value of the metric that selects the best epoch.
+    #[must_use]
+    pub fn metric(&self) -> Option<(&str, f64)> {
+        self.metrics.iter().next().and_then(|(name, value)| Some((name.as_str(), value.as_f64()?)))
+    }
+}
+
+/// A line of `steps.jsonl`.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct StepLine {
+    /// The number of the step, from 1.
+    pub step: usize,
+    /// The training loss.
+    pub loss: Option<f64>,
+    /// SoRA's threshold; `None` for methods without one.
+    #[serde(default)]
+    pub xi: Option<f64>,
+    /// The mean rank over adapted sites.
+    pub mean_rank: Option<f64>,
+}
+
+/// The parts of `task.json` that reports need.
+#[derive(Deserialize)]
+struct Facts {
+    task: String,
+    base: String,
+    train: Part,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    examples: usize,
+}
+
+/// The parts of a checkpoint's `state.json` that reports need.
+#[derive(Deserialize)]
+struct State {
+    progress: checkpoint::Progress,
+}
+
+impl TrainedRun {
+    /// Whether the folder is the output of a run, finished or not.
+    #[must_use]
+    pub fn is_at(output: &Path) -> bool {
+        let run = output.join("run");
+        run.join("config.toml").is_file() && run.join("task.json").is_file()
+    }
+
+    /// Reads the run whose adapter is in the folder `output`.
+    ///
+    /// # Errors
+    /// A file is missing or malformed.
+    pub fn read(output: &Path) -> Result<Self, Error> {
+        let run = output.join("run");
+        let path = run.join("config.toml");
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let settings = text.parse().map_err(|error: toml::de::Error| Error::malformed(&path, error.message()))?;
+        let facts: Facts = json(&run.join("task.json"))?;
+        let epochs = lines::<EpochLine>(&run.join("log.jsonl"))?;
+        let exported = if is_exported(output)? { exported(output, &run, &epochs)? } else { None };
+        Ok(Self {
+            output: output.to_owned(),
+            task: facts.task,
+            base: facts.base,
+            examples: facts.train.examples,
+            settings,
+            epochs,
+            steps: lines(&run.join("steps.jsonl"))?,
+            exported,
+        })
+    }
+
+    /// A setting as text; empty if it has no value.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> String {
+        self.settings.get(name).map(text).unwrap_or_default()
+    }
+
+    /// The mean duration of an epoch's steps.
+    #[must_use]
+    pub fn seconds_per_epoch(&self) -> Option<f64> {
+        let seconds: f64 = self.epochs.iter().map(|epoch| epoch.seconds).sum();
+        (!self.epochs.is_empty()).then(|| seconds / self.epochs.len() as f64)
+    }
+}
+
+/// A setting's value as text, without quotes and brackets.
+pub(crate) fn text(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join("+"),
+        toml::Value::Float(value) => value.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether the run in `output` has written its result: weights lie there, and they are its own.
+fn is_exported(output: &Path) -> Result<bool, Error> {
+    if output.join("run/replacing").exists() {
+        return Ok(false);
+    }
+    for entry in fs::read_dir(output).map_err(Error::io(output))? {
+        let path = entry.map_err(Error::io(output))?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What the finished run wrote. `None` if its last checkpoint is gone, so that the exported epoch is not known.
+fn exported(output: &Path, run: &Path, epochs: &[EpochLine]) -> Result<Option<Exported>, Error> {
+    let Some(last) = checkpoint::last(run)? else { return Ok(None) };
+    let state: State = json(&last.join("state.json"))?;
+    let Some(epoch) = epochs.iter().find(|line| line.epoch == state.progress.best_epoch).cloned() else {
+        return Ok(None);
+    };
+    if !output.join("adapter_config.json").exists() {
+        let parameters = epoch.parameters;
+        return Ok(Some(Exported { epoch, parameters, paper: None, ranks: Vec::new() }));
+    }
+    let (layout, adapter) = adapter::peek(output)?;
+    let ranks = adapter.ranks(&layout).0.into_iter().map(|(module, ranks)| (module.to_owned(), ranks)).collect();
+    let paper = Some(adapter.paper_parameters(&layout));
+    Ok(Some(Exported { epoch, parameters: adapter.delta_parameters(), paper, ranks }))
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::malformed(path, error))
+}
+
+/// The lines of a file with one JSON object a line; none if it does not exist. A run may be writing its last line, which is ignored if
+/// it has no end.
+pub(super) fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
+    let text = match fs::read_to_string(path) {
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(Error::io(path))?,
+    };
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let parse = |(i, line)| {
+        serde_json::from_str(line).map_err(|error| Error::malformed(path, format!("line {}: {error}", i + 1)))
+    };
+    whole.lines().enumerate().map(parse).collect()
+}

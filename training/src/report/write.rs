@@ -1,0 +1,148 @@
+//! Writes the files of a report.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use polyrank::atomic_file;
+
+use super::figure::{self, Figure};
+use super::group::{Group, groups};
+use super::table::{Csv, Table, plain};
+use super::tables;
+use super::tree::Tree;
+use crate::error::Error;
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The number of finished runs, without the stages of schedules.
+    pub runs: usize,
+    /// The number of files.
+    pub files: usize,
+    /// What a reader should know about the runs.
+    pub notes: Vec<String>,
+}
+
+/// Writes a report on the runs in the tree `runs` to the folder `output`, which is created if it does not exist.
+///
+/// # Errors
+/// There are no finished runs, a file of a run is malformed, or a file cannot be written.
+pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
+    let tree = Tree::read(runs)?;
+    if tree.runs.is_empty() && tree.schedules.is_empty() {
+        return Err(Error::Settings(format!("{}: expected finished runs, found none", runs.display())));
+    }
+    let groups = groups(&tree.runs);
+    let tests = (!tree.tests.is_empty()).then_some(&tree.tests);
+    let tables = [
+        tables::methods(&groups, None),
+        tests.and_then(|tests| tables::methods(&groups, Some(tests))),
+        tables::ranks(&groups),
+        tables::modules(&groups),
+        tables::seconds(&groups),
+    ];
+    let tables: Vec<Table> = tables.into_iter().flatten().collect();
+    let figures: Vec<Figure> = figure::all(&groups, &tree.schedules);
+    let notes = notes(&tree, &groups);
+    fs::create_dir_all(output).map_err(Error::io(output))?;
+    let mut files = 0;
+    let mut put = |name: &str, bytes: &[u8]| {
+        let path = output.join(name);
+        files += 1;
+        atomic_file::write(&path, bytes).map_err(Error::io(&path))
+    };
+    for table in &tables {
+        put(&format!("{}.csv", table.name), &csv(&table.csv)?)?;
+    }
+    if !tree.runs.is_empty() {
+        put("runs.csv", &csv(&every_run(&groups))?)?;
+    }
+    for figure in &figures {
+        put(&format!("{}.svg", figure.name), figure.svg().as_bytes())?;
+        put(&format!("{}.png", figure.name), &figure.png()?)?;
+    }
+    put("report.md", markdown(&tree, &tables, &figures, &notes).as_bytes())?;
+    Ok(Written { runs: tree.runs.len(), files, notes })
+}
+
+fn csv(csv: &Csv) -> Result<Vec<u8>, Error> {
+    csv.text().map_err(|error| Error::Settings(format!("CSV: {error}")))
+}
+
+/// What a reader of the numbers should know.
+fn notes(tree: &Tree, groups: &[Group<'_>]) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !tree.unfinished.is_empty() {
+        notes.push(format!("not finished and left out: {}", tree.unfinished.join(", ")));
+    }
+    for group in groups {
+        let seeds: BTreeSet<String> = group.runs.iter().map(|(_, run, _)| run.setting("seed")).collect();
+        if seeds.len() < group.runs.len() {
+            let names: Vec<&str> = group.runs.iter().map(|(name, _, _)| *name).collect();
+            notes.push(format!("counted as different seeds, although some have the same: {}", names.join(", ")));
+        }
+    }
+    notes
+}
+
+/// A line for each run.
+fn every_run(groups: &[Group<'_>]) -> Csv {
+    let head = vec![
+        "name",
+        "task",
+        "method",
+        "rank",
+        "modules",
+        "settings",
+        "seed",
+        "metric",
+        "value",
+        "metrics",
+        "parameters",
+        "paper_parameters",
+        "epoch",
+        "epochs",
+        "seconds_per_epoch",
+    ];
+    let rows = groups.iter().flat_map(|group| {
+        group.runs.iter().map(|(name, run, exported)| {
+            let (metric, value) = exported.epoch.metric().unzip();
+            let metrics: Vec<String> =
+                exported.epoch.metrics.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            vec![
+                (*name).to_owned(),
+                run.task.clone(),
+                group.kind.method.clone(),
+                group.kind.rank.map_or(String::new(), |rank| rank.to_string()),
+                group.kind.modules.clone(),
+                group.kind.rest.clone(),
+                run.setting("seed"),
+                metric.unwrap_or_default().to_owned(),
+                plain(value),
+                metrics.join(" "),
+                exported.parameters.to_string(),
+                exported.paper.map_or(String::new(), |count| count.to_string()),
+                exported.epoch.epoch.to_string(),
+                run.epochs.len().to_string(),
+                plain(run.seconds_per_epoch()),
+            ]
+        })
+    });
+    Csv { rows: rows.collect(), head }
+}
+
+fn markdown(tree: &Tree, tables: &[Table], figures: &[Figure], notes: &[String]) -> String {
+    let (runs, schedules) = (tree.runs.len(), tree.schedules.len());
+    let mut text =
+        format!("# Report\n\n`polyrank-train report` wrote this from {runs} runs and {schedules} schedules.\n\n");
+    notes.iter().for_each(|note| text += &format!("- {note}\n"));
+    if !notes.is_empty() {
+        text.push('\n');
+    }
+    tables.iter().for_each(|table| text += &format!("{}\n", table.markdown()));
+    for Figure { name, title, note, .. } in figures {
+        text += &format!("## {title}\n\n{note}\n\n![{title}]({name}.svg)\n\n");
+    }
+    text.trim_end().to_owned() + "\n"
+}

@@ -1,0 +1,84 @@
+//! Settings as flags of `train`. What a setting is follows from its declaration, so that a new one needs nothing here.
+
+use clap::{Arg, ArgAction, Args, Command, FromArgMatches};
+use toml::Value;
+
+use crate::settings::{DataSettings, Settings};
+
+/// The declared settings of `train`.
+pub(super) struct Flags(Command);
+
+impl Flags {
+    pub(super) fn new() -> Self {
+        Self(DataSettings::augment_args(Settings::augment_args(Command::new("train").no_binary_name(true))))
+    }
+
+    /// The names of all settings, as in TOML files.
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.0.get_arguments().map(|arg| arg.get_id().as_str()).collect()
+    }
+
+    fn get(&self, name: &str) -> Option<&Arg> {
+        self.0.get_arguments().find(|arg| arg.get_id() == name)
+    }
+
+    /// The values that the entry `name = value` gives a setting: several if it is a list, and the setting itself takes no list.
+    ///
+    /// # Errors
+    /// The list is empty.
+    pub(super) fn values(&self, name: &str, value: &Value) -> Result<Vec<Value>, String> {
+        let Value::Array(values) = value else { return Ok(vec![value.clone()]) };
+        let takes_list = self.get(name).is_some_and(|arg| arg.get_value_delimiter().is_some());
+        if values.is_empty() {
+            return Err("expected one value or more, found an empty list".to_owned());
+        }
+        if takes_list && !values.iter().any(Value::is_array) { Ok(vec![value.clone()]) } else { Ok(values.clone()) }
+    }
+
+    /// The setting as arguments of `train`: none for a switch that is off.
+    ///
+    /// # Errors
+    /// The value has a type that no setting has.
+    pub(super) fn arguments(&self, name: &str, value: &Value) -> Result<Vec<String>, String> {
+        let flag = format!("--{}", name.replace('_', "-"));
+        let switch = self.get(name).is_some_and(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
+        match value {
+            Value::Boolean(on) if switch => Ok(if *on { vec![flag] } else { Vec::new() }),
+            Value::Array(values) => {
+                let values: Result<Vec<String>, String> = values.iter().map(scalar).collect();
+                Ok(vec![flag, values?.join(",")])
+            }
+            // A negative number would be read as a flag of its own.
+            value => match scalar(value)? {
+                text if text.starts_with('-') => Ok(vec![format!("{flag}={text}")]),
+                text => Ok(vec![flag, text]),
+            },
+        }
+    }
+
+    /// The settings that `train` reads from these arguments.
+    ///
+    /// # Errors
+    /// An argument is malformed, or a value is out of its limits.
+    pub(super) fn read(&self, arguments: &[String]) -> Result<(Settings, DataSettings), String> {
+        let matches = self.0.clone().try_get_matches_from(arguments).map_err(|error| told(&error))?;
+        let settings = Settings::from_arg_matches(&matches).map_err(|error| told(&error))?;
+        settings.check().map_err(|error| error.to_string())?;
+        Ok((settings, DataSettings::from_arg_matches(&matches).map_err(|error| told(&error))?))
+    }
+}
+
+/// clap's message in one line, without its usage.
+fn told(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.split("\n\nUsage").next().unwrap_or_default().split("\n\nFor more").next().unwrap_or_default();
+    text.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn scalar(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(_) | Value::Integer(_) | Value::Float(_) => Ok(crate::report::text(value)),
+        Value::Boolean(value) => Ok(value.to_string()),
+        other => Err(format!("expected a number or a text, found {}", other.type_str())),
+    }
+}

@@ -1,0 +1,89 @@
+//! One process of a sweep: `train`, or `evaluate` for the test split. What it prints goes to a file beside the run's folder, because
+//! the folder of a run that has not begun must be empty.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use super::Job;
+use crate::error::Error;
+
+/// Threads of a process: the variable that rayon reads.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// The file of what a run prints.
+pub(super) fn log_path(job: &Job) -> PathBuf {
+    let mut name: OsString = job.output.clone().into();
+    name.push(".log");
+    name.into()
+}
+
+/// Starts the job's training.
+pub(super) fn train(exe: &Path, job: &Job, threads: usize) -> Result<Child, Error> {
+    let log = log_path(job);
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    }
+    // What an earlier call printed about an earlier try says nothing about this one.
+    let file = File::create(&log).map_err(Error::io(&log))?;
+    let copy = file.try_clone().map_err(Error::io(&log))?;
+    let mut command = Command::new(exe);
+    command.args(&job.command[1..]).stdout(file).stderr(copy);
+    start(command, exe, threads)
+}
+
+/// Starts the evaluation of the job's result on the test split, whose JSON can be read from the process's output.
+pub(super) fn evaluate(exe: &Path, job: &Job, threads: usize) -> Result<Child, Error> {
+    let log = log_path(job);
+    let file = OpenOptions::new().create(true).append(true).open(&log).map_err(Error::io(&log))?;
+    let mut command = Command::new(exe);
+    command.args(["evaluate", "--split", "test", "--json", "--model-id", &job.model_id, "--data"]).arg(&job.data);
+    command.args(["--dtype", job.dtype.name()]);
+    command.arg("--adapter").arg(&job.output).stdout(Stdio::piped()).stderr(file);
+    start(command, exe, threads)
+}
+
+/// Starts a process in a group of its own, so that Ctrl-C reaches it only through [`ask_to_stop`], and once: a second signal would end
+/// it without a checkpoint.
+fn start(mut command: Command, exe: &Path, threads: usize) -> Result<Child, Error> {
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.env(THREADS, threads.to_string()).stdin(Stdio::null()).spawn().map_err(Error::io(exe))
+}
+
+/// Asks the process to stop as by Ctrl-C. It ends after its current step.
+pub(super) fn ask_to_stop(child: &mut Child) {
+    #[cfg(unix)]
+    {
+        let process = rustix::process::Pid::from_child(child);
+        // The process may have ended by itself.
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::INT);
+    }
+    #[cfg(not(unix))]
+    let _ = child.kill();
+}
+
+/// Whether another process trains in the job's folder, such as one whose sweep was killed.
+pub(super) fn is_busy(job: &Job) -> bool {
+    let file = OpenOptions::new().write(true).open(job.output.join("run/lock"));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// Why the process failed: its last line that is an error, else its last line, else how it ended.
+pub(super) fn reason(job: &Job, status: ExitStatus) -> String {
+    let text = fs::read(log_path(job)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let error = lines.iter().rev().find_map(|line| line.strip_prefix("error: "));
+    match (error, lines.last()) {
+        (Some(error), _) => error.to_owned(),
+        (None, Some(last)) if status.code().is_some() => format!("{status}: {last}"),
+        _ => status.to_string(),
+    }
+}
+
+/// What the process printed to its output, once it has ended.
+pub(super) fn output_of(child: &mut Child) -> io::Result<String> {
+    child.stdout.take().map_or(Ok(String::new()), io::read_to_string)
+}

@@ -1,0 +1,114 @@
+//! `results.jsonl` in the folder of the runs: a line for each finished run, in the order of the sweep.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use polyrank::atomic_file;
+use serde_json::{Map, Value, json};
+
+use super::Job;
+use crate::error::Error;
+use crate::report::{Exported, TrainedRun};
+
+/// The name of the file.
+pub(crate) const RESULTS: &str = "results.jsonl";
+/// The process of a sweep holds a lock on this file in the folder of its runs.
+const LOCK: &str = "lock";
+
+/// The results of a sweep, locked for this process.
+pub(super) struct Results {
+    path: PathBuf,
+    lines: BTreeMap<String, Map<String, Value>>,
+    /// Dropping the file releases its lock.
+    _lock: File,
+}
+
+impl Results {
+    /// Opens the results in the folder `runs`, which is created if it does not exist.
+    ///
+    /// # Errors
+    /// Another sweep runs there, or a file cannot be read or is malformed.
+    pub(super) fn open(runs: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(runs).map_err(Error::io(runs))?;
+        let lock = runs.join(LOCK);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(Error::io(&lock))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy(runs.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(Error::io(&lock)(source)),
+        }
+        let path = runs.join(RESULTS);
+        Ok(Self { lines: read(&path)?, path, _lock: file })
+    }
+
+    /// Whether the run has finished with this very command, and its result is still there.
+    pub(super) fn has(&self, job: &Job) -> bool {
+        let same = |line: &Map<String, Value>| line.get("command") == Some(&json!(job.command));
+        self.lines.get(&job.name).is_some_and(same) && TrainedRun::is_at(&job.output) && is_finished(&job.output)
+    }
+
+    /// Writes the line of a run that has finished, with its metrics on the test split, if the task has one. Runs that are no longer in
+    /// the sweep keep their lines, after the others.
+    pub(super) fn put(&mut self, jobs: &[Job], job: &Job, test: Option<Value>) -> Result<(), Error> {
+        let run = TrainedRun::read(&job.output)?;
+        let exported = run.exported.as_ref().ok_or_else(|| {
+            Error::malformed(&job.output.join("run"), "expected the exported epoch in the log and the last checkpoint")
+        })?;
+        self.lines.insert(job.name.clone(), line(job, &run, exported, test));
+        let known = jobs.iter().filter_map(|job| self.lines.get(&job.name));
+        let others = self.lines.iter().filter(|(name, _)| !jobs.iter().any(|job| job.name == **name));
+        let all = known.chain(others.map(|(_, line)| line));
+        let text: String = all.map(|line| format!("{}\n", Value::Object(line.clone()))).collect();
+        atomic_file::write(&self.path, text.as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+fn is_finished(output: &Path) -> bool {
+    TrainedRun::read(output).is_ok_and(|run| run.exported.is_some())
+}
+
+/// The lines of results by the names of their runs; none if the file does not exist.
+pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Map<String, Value>>, Error> {
+    let text = match fs::read_to_string(path) {
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        text => text.map_err(Error::io(path))?,
+    };
+    let mut lines = BTreeMap::new();
+    for (i, line) in text.lines().enumerate() {
+        let malformed = |reason: String| Error::malformed(path, format!("line {}: {reason}", i + 1));
+        let line: Map<String, Value> = serde_json::from_str(line).map_err(|error| malformed(error.to_string()))?;
+        let name = line.get("name").and_then(Value::as_str).ok_or_else(|| malformed("name is missing".to_owned()))?;
+        lines.insert(name.to_owned(), line);
+    }
+    Ok(lines)
+}
+
+fn line(job: &Job, run: &TrainedRun, exported: &Exported, test: Option<Value>) -> Map<String, Value> {
+    let seconds: f64 = run.epochs.iter().map(|epoch| epoch.seconds).sum();
+    let tokens: f64 = run.epochs.iter().map(|epoch| epoch.seconds * epoch.tokens_per_second).sum();
+    let ranks: Map<String, Value> =
+        exported.ranks.iter().map(|(module, ranks)| (module.clone(), json!(ranks))).collect();
+    let facts = &job.facts;
+    let entries = [
+        ("name", json!(job.name)),
+        ("task", json!(facts.task)),
+        ("method", json!(facts.method)),
+        ("rank", json!(facts.rank)),
+        ("seed", json!(facts.seed)),
+        ("varying", json!(facts.varying)),
+        ("validation", Value::Object(exported.epoch.metrics.clone())),
+        ("test", test.unwrap_or_default()),
+        ("parameters", json!(exported.parameters)),
+        ("paper_parameters", json!(exported.paper)),
+        ("ranks", Value::Object(ranks)),
+        ("epoch", json!(exported.epoch.epoch)),
+        ("epochs", json!(run.epochs.len())),
+        ("seconds", json!(seconds)),
+        ("tokens_per_second", json!(if seconds > 0.0 { tokens / seconds } else { 0.0 })),
+        ("output", json!(job.output)),
+        ("command", json!(job.command)),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}

@@ -1,0 +1,225 @@
+//! Runs the jobs of a sweep as processes, within a number of cores.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::expand::check_data;
+use super::results::Results;
+use super::screen::{Row, Screen, State};
+use super::{Job, Spec, process};
+use crate::data::{DataError, TaskData};
+use crate::error::Error;
+
+/// The time between two looks at the processes.
+const LOOK: Duration = Duration::from_millis(100);
+/// The exit code of a run that a signal stopped.
+const STOPPED: i32 = 130;
+
+/// How much of the machine a sweep takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Cores for all runs together.
+    pub cores: NonZeroUsize,
+    /// The number of runs at the same time.
+    pub at_once: NonZeroUsize,
+}
+
+impl Budget {
+    /// Checks that each run gets a core.
+    ///
+    /// # Errors
+    /// There are fewer cores than runs at the same time.
+    pub fn check(self) -> Result<(), Error> {
+        if self.at_once > self.cores {
+            let Self { cores, at_once } = self;
+            return Err(Error::Settings(format!(
+                "--at-once: expected at most --cores, which is {cores}, found {at_once}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The number of threads of each run.
+    fn threads(self) -> usize {
+        self.cores.get() / self.at_once.get()
+    }
+}
+
+/// How the runs of a sweep have ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The number of runs that are finished.
+    pub finished: usize,
+    /// The number of all runs.
+    pub all: usize,
+    /// The names of failed runs, and why they failed.
+    pub failed: Vec<(String, String)>,
+    /// Whether a signal stopped the sweep.
+    pub stopped: bool,
+}
+
+/// Runs those of `jobs` that have not finished, as processes of the program `exe`. Results are written to the folder `runs`. Once
+/// `stop` is set, the running processes are asked to stop, and no other is started.
+///
+/// # Errors
+/// A task's data does not exist, another sweep runs in the folder, or a file of results cannot be read or written. A run that fails is
+/// no error, but part of the summary.
+pub fn run(spec: &Spec, jobs: &[Job], runs: &Path, budget: Budget, stop: &AtomicBool) -> Result<Summary, Error> {
+    budget.check()?;
+    check_data(&spec.path, jobs)?;
+    let exe = std::env::current_exe().map_err(Error::io(Path::new("the program's own file")))?;
+    let results = Results::open(runs)?;
+    let states: Vec<State> =
+        jobs.iter().map(|job| if results.has(job) { State::Finished } else { State::Waiting }).collect();
+    let screen = Screen::new(jobs, &states, budget.at_once.get());
+    Runner { exe, jobs, budget, results, states, active: Vec::new(), tests: BTreeMap::new(), screen }.run(stop)
+}
+
+/// A process that runs.
+struct Active {
+    /// The index of its job.
+    job: usize,
+    child: Child,
+    /// Whether it evaluates the result on the test split.
+    tests: bool,
+}
+
+struct Runner<'a> {
+    exe: PathBuf,
+    jobs: &'a [Job],
+    budget: Budget,
+    results: Results,
+    /// The state of each job.
+    states: Vec<State>,
+    active: Vec<Active>,
+    /// Whether the data in a folder has a test split with labels.
+    tests: BTreeMap<PathBuf, bool>,
+    screen: Screen,
+}
+
+impl Runner<'_> {
+    fn run(mut self, stop: &AtomicBool) -> Result<Summary, Error> {
+        let mut stopping = false;
+        loop {
+            if !stopping && stop.load(Ordering::Relaxed) {
+                stopping = true;
+                self.active.iter_mut().for_each(|active| process::ask_to_stop(&mut active.child));
+            }
+            self.reap(stopping)?;
+            if !stopping {
+                self.fill();
+            }
+            let waits = self.states.contains(&State::Waiting);
+            if self.active.is_empty() && (stopping || !waits) {
+                break;
+            }
+            self.draw();
+            thread::sleep(LOOK);
+        }
+        self.screen.clear();
+        let finished = self.states.iter().filter(|state| **state == State::Finished).count();
+        let failed = self.jobs.iter().zip(&self.states).filter_map(|(job, state)| match state {
+            State::Failed(reason) => Some((job.name.clone(), reason.clone())),
+            _ => None,
+        });
+        Ok(Summary { finished, all: self.jobs.len(), failed: failed.collect(), stopped: stopping })
+    }
+
+    /// Starts waiting jobs while there is room. A job whose folder another process holds waits until that one has ended.
+    fn fill(&mut self) {
+        while self.active.len() < self.budget.at_once.get() {
+            let waits = |job: &usize| self.states[*job] == State::Waiting && !process::is_busy(&self.jobs[*job]);
+            let Some(job) = (0..self.jobs.len()).find(waits) else { return };
+            match process::train(&self.exe, &self.jobs[job], self.budget.threads()) {
+                Ok(child) => {
+                    self.set(job, State::Training);
+                    self.active.push(Active { job, child, tests: false });
+                }
+                Err(error) => self.set(job, State::Failed(error.to_string())),
+            }
+        }
+    }
+
+    /// Takes in the processes that have ended.
+    fn reap(&mut self, stopping: bool) -> Result<(), Error> {
+        let mut running = Vec::with_capacity(self.active.len());
+        for mut active in std::mem::take(&mut self.active) {
+            match active.child.try_wait().map_err(Error::io(&self.exe))? {
+                None => running.push(active),
+                Some(status) => running.extend(self.ended(active, status, stopping)?),
+            }
+        }
+        self.active = running;
+        Ok(())
+    }
+
+    /// Takes in a process that has ended. Returns the one that follows it, if there is one.
+    fn ended(&mut self, mut ended: Active, status: ExitStatus, stopping: bool) -> Result<Option<Active>, Error> {
+        let job = &self.jobs[ended.job];
+        if !status.success() {
+            let stopped = stopping && (ended.tests || status.code() == Some(STOPPED));
+            let state = if stopped { State::Waiting } else { State::Failed(process::reason(job, status)) };
+            self.set(ended.job, state);
+            return Ok(None);
+        }
+        if !ended.tests && !stopping && self.has_test(job)? {
+            let child = process::evaluate(&self.exe, job, self.budget.threads())?;
+            self.set(ended.job, State::Testing);
+            return Ok(Some(Active { job: ended.job, child, tests: true }));
+        }
+        if !ended.tests && stopping {
+            // The next call reads the test split.
+            self.set(ended.job, State::Waiting);
+            return Ok(None);
+        }
+        let test = if ended.tests {
+            let text = process::output_of(&mut ended.child).map_err(Error::io(&process::log_path(job)))?;
+            serde_json::from_str::<Value>(&text).ok().map(|found| found["metrics"].clone())
+        } else {
+            None
+        };
+        let state = match self.results.put(self.jobs, job, test) {
+            Ok(()) => State::Finished,
+            Err(error @ Error::Malformed { .. }) => State::Failed(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        self.set(ended.job, state);
+        Ok(None)
+    }
+
+    /// Whether the job's data has a test split with labels.
+    fn has_test(&mut self, job: &Job) -> Result<bool, Error> {
+        if let Some(has) = self.tests.get(&job.data) {
+            return Ok(*has);
+        }
+        let data = TaskData::load(&job.data, &job.reading.options(job.facts.seed))?;
+        let has = match data.split("test") {
+            Ok(_) => true,
+            Err(DataError::NoSplit { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        self.tests.insert(job.data.clone(), has);
+        Ok(has)
+    }
+
+    fn set(&mut self, job: usize, state: State) {
+        self.screen.tell(&self.jobs[job], &state);
+        self.states[job] = state;
+    }
+
+    fn draw(&mut self) {
+        let rows: Vec<Row<'_>> = self
+            .active
+            .iter()
+            .map(|active| Row { job: &self.jobs[active.job], state: &self.states[active.job] })
+            .collect();
+        self.screen.draw(&rows, &self.states);
+    }
+}

@@ -1,0 +1,240 @@
+//! Sweeps of `polyrank-train` on the tiny base, and the report on their runs.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::run::{data, fine, log, names, read, refused};
+use super::{base_dir, home};
+
+/// A folder with two tasks, of which `second` has a test split, and the file of a sweep over them.
+fn room() -> TempDir {
+    let room = TempDir::new().unwrap();
+    for task in ["first", "second"] {
+        let folder = room.path().join("data").join(task);
+        std::fs::create_dir_all(&folder).unwrap();
+        let made = data();
+        for name in ["train.tsv", "validation.tsv"] {
+            std::fs::copy(made.path().join(name), folder.join(name)).unwrap();
+        }
+    }
+    let second = room.path().join("data/second");
+    std::fs::copy(second.join("validation.tsv"), second.join("test.tsv")).unwrap();
+    file(&room, "seeds = [0, 1]");
+    room
+}
+
+fn file(room: &TempDir, more: &str) {
+    let text = format!(
+        "data_root = \"data\"\ntasks = [\"first\", \"second\"]\nmethods = [\"lora\", \"sora\"]\nmodel_id = {:?}\nranks = [4]\n\
+         epochs = 3\nbatch_size = 8\n{more}\n[task.second]\nmax_train_samples = 24\n",
+        base_dir()
+    );
+    std::fs::write(room.path().join("sweep.toml"), text).unwrap();
+}
+
+fn command(room: &TempDir, output: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    command.args(["sweep", "sweep.toml", "--cores", "2", "--at-once", "2", "--output", output]);
+    command.current_dir(room.path()).env("POLYRANK_HOME", home()).stderr(Stdio::piped());
+    command
+}
+
+fn told(output: Output, code: i32) -> String {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    message
+}
+
+/// The lines of `results.jsonl`, without durations and without the folder of runs.
+fn results(runs: &Path) -> Vec<Value> {
+    let text = String::from_utf8(read(&runs.join("results.jsonl"))).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &mut lines {
+        let line = line.as_object_mut().unwrap();
+        assert!(line["seconds"].as_f64().unwrap() > 0.0 && line["tokens_per_second"].as_f64().unwrap() > 0.0);
+        ["seconds", "tokens_per_second", "output", "command"].iter().for_each(|key| drop(line.remove(*key)));
+    }
+    lines
+}
+
+/// Starts the sweep, and waits until a run has finished an epoch that had not before.
+#[cfg(unix)]
+fn begun(room: &TempDir, output: &str) -> std::process::Child {
+    let epochs = || {
+        let runs = ["first", "second"].map(|task| room.path().join(output).join(task));
+        let folders = runs.iter().filter_map(|task| std::fs::read_dir(task).ok()).flatten();
+        let logs = folders.filter_map(|run| std::fs::read_to_string(run.unwrap().path().join("run/log.jsonl")).ok());
+        logs.map(|log| log.lines().count()).sum::<usize>()
+    };
+    let before = epochs();
+    let mut child = command(room, output).spawn().unwrap();
+    while epochs() <= before {
+        assert!(child.try_wait().unwrap().is_none(), "the sweep ended first");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[cfg(unix)]
+#[test]
+fn sweep_killed_and_stopped_under_way_gives_the_same_results() {
+    let room = room();
+    let (whole, parted) = (room.path().join("whole"), room.path().join("parted"));
+    let message = told(command(&room, "whole").output().unwrap(), 0);
+    assert!(message.contains("8 of 8 runs are finished"), "{message}");
+    // The runs of a sweep that is killed go on by themselves. The next sweep waits for them.
+    let mut killed = begun(&room, "parted");
+    killed.kill().unwrap();
+    assert!(!killed.wait().unwrap().success());
+    let stopped = begun(&room, "parted");
+    assert!(Command::new("kill").args(["-INT", &stopped.id().to_string()]).status().unwrap().success());
+    let message = told(stopped.wait_with_output().unwrap(), 130);
+    assert!(message.contains("of 8 runs finished; continue the sweep with\n"), "{message}");
+    assert!(message.trim_end().ends_with("--output parted"), "{message}");
+    told(command(&room, "parted").output().unwrap(), 0);
+
+    let expected = results(&whole);
+    assert_eq!(results(&parted), expected);
+    let found: Vec<&str> = expected.iter().map(|line| line["name"].as_str().unwrap()).collect();
+    let runs = ["first/lora-r4", "first/sora-r4", "second/lora-r4", "second/sora-r4"];
+    assert_eq!(found, [0, 1].iter().flat_map(|seed| runs.map(|run| format!("{run}-s{seed}"))).collect::<Vec<_>>());
+    for name in &found {
+        assert_eq!(log(&parted.join(name)), log(&whole.join(name)), "{name}");
+        let weights = |runs: &Path| read(&runs.join(name).join("adapter_model.safetensors"));
+        assert_eq!(weights(&parted), weights(&whole), "{name}");
+        let facts: Value = serde_json::from_slice(&read(&whole.join(name).join("run/task.json"))).unwrap();
+        assert_eq!(facts["train"]["examples"], if name.starts_with("first") { 48 } else { 24 });
+    }
+    // The test split is the validation split here.
+    for line in &expected {
+        let test = if line["task"] == "second" { line["validation"].clone() } else { Value::Null };
+        assert_eq!(line["test"], test);
+        let entry = &log(&whole.join(line["name"].as_str().unwrap()))[line["epoch"].as_u64().unwrap() as usize - 1];
+        assert_eq!((&line["validation"], &line["parameters"]), (&entry["metrics"], &entry["parameters"]));
+    }
+    // Finished runs are known, and nothing is run again.
+    let before = read(&whole.join("results.jsonl"));
+    let message = told(command(&room, "whole").output().unwrap(), 0);
+    assert!(message.contains("8 runs, 8 of them finished") && !message.contains("started"), "{message}");
+    assert_eq!(read(&whole.join("results.jsonl")), before);
+    // A finished run is not replaced by one with another setting.
+    file(&room, "seeds = [0]\nalpha = 3");
+    let message = told(command(&room, "whole").output().unwrap(), 1);
+    let refused = "failed: first/sora-r4-s0: --resume: whole/first/sora-r4-s0/run/config.toml: the run was started with alpha = 16.0";
+    assert!(message.contains(refused) && message.contains("error: 4 of 4 runs failed"), "{message}");
+    assert_eq!(read(&whole.join("results.jsonl")), before);
+    reported(&room, &whole);
+}
+
+/// The report on the runs of the sweep, to which a schedule and the log of a run's steps are added.
+fn reported(room: &TempDir, runs: &Path) {
+    let schedule = runs.join("curves/first");
+    std::fs::create_dir_all(&schedule).unwrap();
+    let stage = |stage: usize, parameters: usize| {
+        json!({"stage": stage, "xi": 1e-4, "parameters": parameters, "paper_parameters": parameters,
+               "percent": {"parameters": 100.0, "train": 100.0, "validation": 100.0}})
+    };
+    std::fs::write(schedule.join("schedule.jsonl"), format!("{}\n{}\n", stage(0, 1000), stage(1, 500))).unwrap();
+    let steps = |step| json!({"step": step, "epoch": 1, "loss": 0.5, "rate": 1e-3, "xi": 1e-4, "mean_rank": 4.0});
+    std::fs::write(runs.join("first/sora-r4-s0/run/steps.jsonl"), format!("{}\n{}\n", steps(1), steps(10))).unwrap();
+    let unfinished = runs.join("second/sora-r4-s1");
+    std::fs::rename(unfinished.join("adapter_model.safetensors"), unfinished.join("moved")).unwrap();
+    let output = room.path().join("report");
+    fine(&["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()]);
+    let text = String::from_utf8(read(&output.join("report.md"))).unwrap();
+    for words in [
+        "from 7 runs and 1 schedules",
+        "- not finished and left out: second/sora-r4-s1\n",
+        "## Table 1: methods by tasks (validation)",
+        "## Table 1: methods by tasks (test)",
+        "| method | parameters | paper's count | first (accuracy) | second (accuracy) | average |",
+        "| LoRA, r = 4 |",
+        "| SoRA, r = 4 |",
+        "## Table 4: seconds an epoch",
+        "![Figure 2: compression](compression.svg)",
+        "![Training on first](training-first.svg)",
+    ] {
+        assert!(text.contains(words), "expected {words:?} in {text}");
+    }
+    let csv = String::from_utf8(read(&output.join("runs.csv"))).unwrap();
+    assert_eq!(csv.lines().count(), 8, "{csv}");
+    let figures: Vec<String> = names(&output).into_iter().filter(|name| name.ends_with(".svg")).collect();
+    for name in &figures {
+        let svg = String::from_utf8(read(&output.join(name))).unwrap();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        assert!(
+            document.descendants().any(|node| node.has_tag_name("polyline") || node.has_tag_name("rect")),
+            "{name}"
+        );
+        assert!(read(&output.join(name.replace(".svg", ".png"))).starts_with(b"\x89PNG"), "{name}");
+    }
+    assert!(figures.len() >= 3, "{figures:?}");
+}
+
+#[test]
+fn list_has_independent_commands_and_needs_no_data() {
+    let room = room();
+    std::fs::remove_dir_all(room.path().join("data")).unwrap();
+    let output = command(&room, "runs").arg("--list").output().unwrap();
+    assert!(output.status.success());
+    let lines: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 8);
+    assert_eq!(
+        (&lines[3]["name"], &lines[3]["output"]),
+        (&json!("second/sora-r4-s0"), &json!("runs/second/sora-r4-s0"))
+    );
+    let base = base_dir();
+    let command = [
+        "polyrank-train",
+        "train",
+        "--data",
+        "data/second",
+        "--output",
+        "runs/second/sora-r4-s0",
+        "--method",
+        "sora",
+        "--rank",
+        "4",
+        "--seed",
+        "0",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "3",
+        "--max-train-samples",
+        "24",
+        "--model-id",
+        base.to_str().unwrap(),
+        "--resume",
+    ];
+    assert_eq!(lines[3]["command"], json!(command));
+    // To run them here, the data must be there.
+    let message = told(self::command(&room, "runs").output().unwrap(), 1);
+    assert!(message.contains("sweep.toml: task first: data/first does not exist"), "{message}");
+}
+
+#[test]
+fn wrong_calls_are_refused() {
+    let room = room();
+    let path = room.path().join("sweep.toml");
+    let sweep = path.to_str().unwrap();
+    refused(&["sweep", "/nowhere/sweep.toml"], 1, "/nowhere/sweep.toml: ");
+    refused(&["sweep", sweep], 1, "expected --output RUNS, or output in the file");
+    refused(
+        &["sweep", sweep, "--output", "r", "--cores", "1", "--at-once", "2"],
+        1,
+        "--at-once: expected at most --cores, which is 1, found 2",
+    );
+    refused(&["sweep", sweep, "--cores", "0"], 2, "--cores");
+    let (empty, output) = (room.path().join("data"), room.path().join("report"));
+    let (empty, output) = (empty.to_str().unwrap(), output.to_str().unwrap());
+    refused(&["report", empty, "--output", output], 1, "expected finished runs, found none");
+    refused(&["report", "/nowhere/runs", "--output", output], 1, "/nowhere/runs: ");
+    let other = command(&room, "data").arg("--data-root").arg("elsewhere").output().unwrap();
+    assert!(told(other, 1).contains("elsewhere/first does not exist"));
+}
