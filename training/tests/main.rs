@@ -5,6 +5,7 @@ mod data;
 mod dataset;
 mod device;
 mod evaluate;
+mod extract;
 mod folder;
 mod gradients;
 mod host;

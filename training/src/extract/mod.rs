@@ -90,9 +90,11 @@ pub struct Extraction {
 /// most `budget` parameters. Call [`check_shape`] first.
 ///
 /// # Errors
-/// The model was not fine-tuned from the base, or from it without changes, or a parameter is not finite.
+/// The budget is too small for one rank, the model was not fine-tuned from the base or from it without changes, or a parameter is not
+/// finite.
 pub fn extract(base: (&Path, &Engine), fine: &FineTuned, budget: usize, base_model: &str) -> Result<Extraction, Error> {
     let (dir, engine) = base;
+    check_budget(engine.layout(), budget)?;
     compatible::check_tokenizer(dir, engine, fine)?;
     let changes = changes(engine, &fine.engine)?;
     compatible::check_changes(fine, &changes)?;
@@ -116,6 +118,17 @@ pub fn extract(base: (&Path, &Engine), fine: &FineTuned, budget: usize, base_mod
     };
     let weights = AdapterWeights { sites: deltas.collect::<TensorResult<_>>()?, head: own_head(engine, fine)? };
     Ok(Extraction { sites: kept.collect(), changes, adapter: Adapter { info, weights } })
+}
+
+/// Checks that the budget suffices for one rank of some linear.
+fn check_budget(layout: &Layout, budget: usize) -> Result<(), Error> {
+    let least = layout.modules.iter().map(|module| module.in_features + module.out_features).min().unwrap_or(0);
+    if budget >= least {
+        return Ok(());
+    }
+    Err(Error::Settings(format!(
+        "--target-ratio or --target-params: expected {least} parameters or more, which one rank of the smallest linear has, found {budget}"
+    )))
 }
 
 /// The decompositions of all sites, in the order of execution. Sites are decomposed in parallel, each by one thread.
