@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use polyrank::adapter::ProblemType;
 use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
-use polyrank::engine::micro_batches::Workers;
+use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::ops::splitmix;
 use polyrank::text::Encoded;
 
@@ -13,10 +13,6 @@ use crate::error::Error;
 use crate::method::{self, Method, StepDropout, TrainingPass};
 use crate::optim::Optimizer;
 use crate::parts::balanced;
-
-/// About the most tokens in a micro-batch on the CPU: enough for products at full speed, few enough that the activations, which the
-/// backward pass needs, take little memory.
-const TOKENS: usize = 512;
 
 /// The rows of one step.
 #[derive(Debug, Clone, Copy)]
@@ -49,9 +45,9 @@ impl Stepper<'_> {
     /// A tensor operation fails.
     pub fn step(&mut self, batch: &Batch, dropout: StepDropout, rate: f64) -> Result<Tensor, Error> {
         // A GPU runs the batch as a whole.
-        let most = if self.engine.backend().on_host() { TOKENS } else { usize::MAX };
+        let least = if self.engine.backend().on_host() { micro_batches::TOKENS } else { usize::MAX };
         let lengths: Vec<usize> = batch.texts.iter().map(|text| text.ids.len()).collect();
-        let parts = balanced(&lengths, self.workers.groups(), most);
+        let parts = balanced(&lengths, least);
         let pass = self.method.pass()?;
         let run = |i: usize| {
             let texts: Vec<&Encoded> = parts[i].iter().map(|&row| batch.texts[row]).collect();

@@ -101,7 +101,7 @@ proptest! {
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
         let bias = table(seed ^ 3, heads, 310);
         let how = Heads { offsets: &offsets, heads, scale: 0.4, window: None, bias: biased.then_some(&bias), dropout: None };
-        let some = |y: Tensor| if first { y.index_select(&Tensor::new(&starts[..], &CPU).unwrap(), 0).unwrap() } else { y };
+        let some = |y: Tensor| if first { y.index_select(&Tensor::new(&starts[..], CPU).unwrap(), 0).unwrap() } else { y };
         let reference = some(Reference.attention([&q, &k, &v], &how).unwrap());
         simd::each(|| same(&some(Cpu.attention([&q, &k, &v], &how).unwrap()), &reference, &[&q, &k, &v], 1e-4));
     }

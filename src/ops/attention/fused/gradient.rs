@@ -71,7 +71,17 @@ impl Sizes {
     fn parts(self) -> [usize; 9] {
         let Self { rows, len, queries, keys, values, .. } = self;
         let (scores, transposed) = (rows * keys, len * queries);
-        [values * keys, values * keys, rows * values, len * values, rows * values, scores, scores, transposed, transposed]
+        [
+            values * keys,
+            values * keys,
+            rows * values,
+            len * values,
+            rows * values,
+            scores,
+            scores,
+            transposed,
+            transposed,
+        ]
     }
 
     fn scratch(self) -> usize {
