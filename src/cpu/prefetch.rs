@@ -6,7 +6,7 @@
 use std::slice::{Chunks, Iter};
 
 /// The number of f32 in a cache line.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// Rows to be prefetched in steps.
 pub(crate) struct Prefetch<'a> {
@@ -44,7 +44,7 @@ impl<'a> Prefetch<'a> {
 
 /// Brings the cache line of the first element of `data` into the L1 cache.
 #[inline(always)]
-fn fetch(data: &[f32]) {
+pub(crate) fn fetch<T>(data: &[T]) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch changes nothing but the caches, and faults on no address.
     unsafe {

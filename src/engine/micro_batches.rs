@@ -9,29 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// The number of tokens after which a micro-batch ends: enough for products at full speed, few enough that the activations stay in
+/// The number of tokens that a micro-batch has at least, if there are as many: enough for products at full speed, few enough that the activations stay in
 /// a core's cache.
 pub const TOKENS: usize = 128;
-
-/// Cuts a batch into micro-batches, each of which ends once it has `most` tokens. `lengths` are the tokens of each text; the result
-/// is ranges of texts, none of them empty.
-#[must_use]
-pub fn cut(lengths: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
-    let mut ranges = Vec::new();
-    let (mut start, mut end, mut tokens) = (0, 0, 0usize);
-    for length in lengths {
-        end += 1;
-        tokens = tokens.saturating_add(length);
-        if tokens >= most {
-            ranges.push(start..end);
-            (start, tokens) = (end, 0);
-        }
-    }
-    if start < end {
-        ranges.push(start..end);
-    }
-    ranges
-}
 
 /// Cuts a batch into `count` micro-batches of nearly equal sizes, or fewer if texts are too long for that. `lengths` are the sizes of the
 /// texts, in tokens or in any unit of work; the result is ranges of texts, none of them empty. Each cut is at the bound between two texts
@@ -194,15 +174,6 @@ mod tests {
     use rayon::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn cuts_by_tokens_without_gaps() {
-        let lengths = [50, 70, 10, 200, 3, 4];
-        assert_eq!(cut(lengths, 128), [0..3, 3..4, 4..6]);
-        assert_eq!(cut(lengths, 7), [0..1, 1..2, 2..3, 3..4, 4..6]);
-        assert_eq!(cut(lengths, usize::MAX).len(), 1);
-        assert!(cut([], 128).is_empty());
-    }
 
     #[test]
     fn long_texts_make_fewer_parts() {

@@ -101,12 +101,13 @@ fn with_hooks(
         let batch = Packed::new(texts);
         Ok(encoder.logits(&encoder.pooled(&batch, hooks)?, head, hooks)?.to_vec2()?)
     };
-    let lengths = texts.iter().map(|text| text.ids.len());
+    let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
+    let cut = |tokens| micro_batches::divide(&lengths, lengths.iter().sum::<usize>().div_ceil(tokens));
     if !engine.backend().on_host() {
-        let parts = micro_batches::cut(lengths, BATCH_TOKENS[1]).into_iter().map(|rows| run(&texts[rows]));
+        let parts = cut(BATCH_TOKENS[1]).into_iter().map(|rows| run(&texts[rows]));
         return Ok(parts.collect::<Result<Vec<_>, _>>()?.concat());
     }
-    let cuts = micro_batches::cut(lengths, micro_batches::TOKENS);
+    let cuts = cut(2 * micro_batches::TOKENS);
     let workers = Workers::new(usize::MAX)?;
     let parts = workers.map(cuts.len(), |i| run(&texts[cuts[i].clone()]));
     Ok(parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat())

@@ -2,17 +2,16 @@
 
 use std::cmp::Reverse;
 
-/// Divides texts of these `lengths`, in tokens, into micro-batches of about at most `most` tokens. Their number is a multiple of `groups`,
-/// which run them in parallel, so that all groups end at nearly the same time. Returns the texts of each micro-batch in ascending order;
+/// Divides texts of these `lengths`, in tokens, into micro-batches of about the same number of tokens: at least `least`, if there are as
+/// many, and fewer than twice as many. Their number is a power of two, so that two, four or eight cores get equal work. It does not
+/// depend on the number of cores, so that they do not change a run's result. Returns the texts of each micro-batch in ascending order;
 /// none is empty.
 ///
 /// The longest text goes first, each to the micro-batch that has the fewest tokens so far (Graham 1969).
 #[must_use]
-pub(crate) fn balanced(lengths: &[usize], groups: usize, most: usize) -> Vec<Vec<usize>> {
-    let (tokens, groups): (usize, usize) = (lengths.iter().sum(), groups.max(1));
-    let rounds = tokens.div_ceil(most.saturating_mul(groups).max(1)).max(1);
-    // With an unlimited size, one micro-batch takes all.
-    let count = if most == usize::MAX { 1 } else { rounds * groups };
+pub(crate) fn balanced(lengths: &[usize], least: usize) -> Vec<Vec<usize>> {
+    let tokens: usize = lengths.iter().sum();
+    let count = (tokens / least.max(1)).checked_ilog2().map_or(1, |exponent| 1 << exponent);
     let mut parts = vec![(0, Vec::new()); count.min(lengths.len())];
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&text| Reverse(lengths[text]));
@@ -37,30 +36,31 @@ mod tests {
     use super::balanced;
 
     #[test]
-    fn groups_get_equal_work() {
-        assert_eq!(balanced(&[5, 1, 4, 2], 2, 100), [vec![0, 1], vec![2, 3]]);
-        assert_eq!(balanced(&[3, 3, 3, 3], 2, 3), [[0], [1], [2], [3]]);
-        assert_eq!(balanced(&[9, 1], 4, 100), [[0], [1]]);
-        assert_eq!(balanced(&[0, 0], 2, 100), [[0], [1]]);
-        assert_eq!(balanced(&[7, 7, 7], 2, usize::MAX), [[0, 1, 2]]);
-        assert!(balanced(&[], 2, 100).is_empty());
+    fn micro_batches_get_equal_work() {
+        assert_eq!(balanced(&[5, 1, 4, 2], 6), [vec![0, 1], vec![2, 3]]);
+        assert_eq!(balanced(&[3, 3, 3, 3], 3), [[0], [1], [2], [3]]);
+        assert_eq!(balanced(&[9, 1], 1), [[0], [1]]);
+        assert_eq!(balanced(&[0, 0], 2), [[0, 1]]);
+        assert_eq!(balanced(&[7, 7, 7], usize::MAX), [[0, 1, 2]]);
+        assert!(balanced(&[], 2).is_empty());
     }
 
     proptest! {
         #[test]
         fn every_text_is_in_one_part_of_about_the_same_size(
-            lengths in prop::collection::vec(0usize..60, 0..80), groups in 1usize..5, most in 1usize..400,
+            lengths in prop::collection::vec(0usize..60, 1..80), least in 1usize..400,
         ) {
-            let parts = balanced(&lengths, groups, most);
+            let parts = balanced(&lengths, least);
             let mut all = parts.concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
             prop_assert!(parts.iter().all(|part| part.is_sorted() && !part.is_empty()));
-            prop_assert!(parts.len() % groups == 0 || parts.len() == lengths.len());
-            let longest = lengths.iter().copied().max().unwrap_or(0);
+            let (tokens, longest) = (lengths.iter().sum::<usize>(), lengths.iter().copied().max().unwrap_or(0));
+            prop_assert!(parts.len() == lengths.len() || parts.len().is_power_of_two());
+            prop_assert!(parts.len() == 1 || tokens / parts.len() >= least);
             let sizes = parts.iter().map(|part| part.iter().map(|&text| lengths[text]).sum::<usize>());
-            let (least, largest) = sizes.fold((usize::MAX, 0), |(low, high), size| (low.min(size), high.max(size)));
-            prop_assert!(parts.is_empty() || largest - least <= longest && largest < most + longest);
+            let (smallest, largest) = sizes.fold((usize::MAX, 0), |(low, high), size| (low.min(size), high.max(size)));
+            prop_assert!(largest - smallest <= longest);
         }
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use polyrank::encoder::Packed;
 use polyrank::engine::Engine;
-use polyrank::engine::micro_batches::Workers;
+use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::ops::splitmix;
 use polyrank::text::Encoded;
 
@@ -13,10 +13,6 @@ use crate::loss::TaskLoss;
 use crate::method::{self, Method, StepDropout, TrainingPass};
 use crate::optim::Optimizer;
 use crate::parts::balanced;
-
-/// About the most tokens in a micro-batch on the CPU: enough for products at full speed, few enough that the activations, which the
-/// backward pass needs, take little memory.
-const TOKENS: usize = 512;
 
 /// The rows of one step.
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +82,12 @@ impl Stepper<'_> {
     ) -> Result<Tensor, Error> {
         let on_host = self.engine.backend().on_host();
         // A GPU runs each batch as a whole.
-        let most = if on_host { TOKENS } else { usize::MAX };
+        let least = if on_host { micro_batches::TOKENS } else { usize::MAX };
         let pass = self.method.pass()?;
         let (mut mean, mut of_leaves, mut first) = (None, Vec::new(), 0);
         for (batch, texts) in batches.iter().enumerate() {
             let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
-            let parts = balanced(&lengths, self.workers.groups(), most);
+            let parts = balanced(&lengths, least);
             let run = |i: usize| {
                 let texts: Vec<&Encoded> = parts[i].iter().map(|&row| texts[row]).collect();
                 let seed = splitmix(dropout.seed) ^ (first + i) as u64;

@@ -129,7 +129,7 @@ fn prunes_a_checkpoint_from_anywhere() {
     }
 }
 
-/// A batch has 360 tokens and a micro-batch 128, so that the threads share several micro-batches.
+/// A batch has 360 tokens and a micro-batch at least 128, so that the threads share several micro-batches.
 #[test]
 fn number_of_threads_does_not_change_a_run() {
     let (data, room) = (data(), TempDir::new().unwrap());
@@ -140,7 +140,10 @@ fn number_of_threads_does_not_change_a_run() {
         let (_, text) = row.split_once('\t').unwrap();
         engine.encode(text, None, &limit).unwrap().ids.len()
     });
-    assert!(tokens.sum::<usize>() * 40 / 48 > 2 * polyrank::engine::micro_batches::TOKENS, "three passes at least");
+    assert!(
+        tokens.sum::<usize>() * 40 / 48 > 2 * polyrank::engine::micro_batches::TOKENS,
+        "two micro-batches at least"
+    );
     let run = |threads: &str| {
         let output = room.path().join(threads);
         let more = ["--epochs", "3", "--dropout", "0.1", "--batch-size", "40"];

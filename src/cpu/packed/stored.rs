@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::activations::Activations;
 use super::tile::{Output, Span, Tile};
 use crate::cpu::host;
+use crate::cpu::prefetch::{LINE, fetch};
 use crate::params::{COLUMNS, Precision};
 
 /// The number of multiplications that outweighs waking other threads.
@@ -49,12 +50,20 @@ fn fill(y: &mut [MaybeUninit<f32>], x: &[f32], (w, n): (&[f32], usize), k: usize
     }
 }
 
+/// The number of rows between the row that is copied and the row that is fetched. The rows lie too far apart for the hardware to fetch
+/// them by itself.
+const AHEAD: usize = 16;
+
 /// Copies the panel's columns of all rows of the weight. Columns beyond the weight keep their values, because nothing reads their sums.
 fn copy(words: &mut [u32], w: &[f32], n: usize, panel: usize) {
     let first = panel * COLUMNS;
     let w: &[u32] = bytemuck::cast_slice(w);
     if first + COLUMNS <= n {
-        for (words, row) in words.as_chunks_mut::<COLUMNS>().0.iter_mut().zip(w.chunks_exact(n)) {
+        for (i, (words, row)) in words.as_chunks_mut::<COLUMNS>().0.iter_mut().zip(w.chunks_exact(n)).enumerate() {
+            if let Some(ahead) = w.get((i + AHEAD) * n + first..) {
+                fetch(ahead);
+                fetch(&ahead[ahead.len().min(LINE)..]);
+            }
             if let Some(columns) = row[first..].first_chunk() {
                 *words = *columns;
             }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::fused::{self, Keys, Positions, TextAttention};
+use super::fused::{self, Keys, Positions, TextAttention, TextGradient};
 use super::{Dropout, Heads, mask, reference};
 use crate::cpu::gemm::{Size, Target, Threads, View, gemm};
 use crate::cpu::{host, math};
@@ -208,6 +208,14 @@ impl Attention {
         let (hidden, size) = (self.hidden(), self.size);
         let (mut weights, mut dropped, mut grads) = (Vec::new(), Vec::new(), Vec::new());
         let len = self.len(text);
+        if self.is_fused(text) && len <= fused::MAX_GRADIENT_LEN {
+            let rows = self.offsets[text] * hidden..self.offsets[text + 1] * hidden;
+            let [q, k, v] = inputs.map(|x| &x[rows.clone()]);
+            let bias = self.bias.as_ref().map(|bias| (&bias.rows[..], bias.middle));
+            let (heads, scale, inputs) = (self.heads, self.scale, [q, k, v, &dy[rows]]);
+            TextGradient { inputs, heads, size, scale, bias, gradients: [dq, dk, dv] }.run();
+            return;
+        }
         let block = self.block(text, 0..len);
         for head in self.heads_of(&block, inputs) {
             let column = head.head * size;

@@ -4,6 +4,7 @@
 //! are transposed once, so that vectors run along the keys. Then a few rows of scores are computed, normalized and multiplied with
 //! the values while they are in the cache. A row's sums always run in the same order, whichever rows are computed beside it.
 
+mod gradient;
 mod positions;
 mod tile;
 
@@ -12,6 +13,7 @@ use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
 
+pub(in crate::ops) use self::gradient::{MAX_GRADIENT_LEN, TextGradient};
 pub(in crate::ops) use self::positions::{Keys, Positions, pack, packed_row};
 use self::tile::{ROWS, Rows, WIDEST, columns, exponentials, tiles};
 use crate::cpu::transpose::{Submatrix, transpose};

@@ -89,6 +89,23 @@ proptest! {
         assert_attention_matches([&q, &k, &v], &how, 5e-5);
     }
 
+    /// Also where only the first token of each text has a gradient.
+    #[test]
+    fn attention_gradients_match_reference_at_any_length_and_size(
+        lengths in prop::collection::vec(0usize..=300, 1..3), heads in 1usize..4, size in 1usize..=80, biased: bool, first: bool, seed: u64,
+    ) {
+        let offsets = offsets_of(&lengths);
+        let starts: Vec<u32> = offsets.windows(2).filter(|span| span[0] < span[1]).map(|span| span[0] as u32).collect();
+        prop_assume!(!starts.is_empty());
+        let shape = [offsets[lengths.len()], heads * size];
+        let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
+        let bias = table(seed ^ 3, heads, 310);
+        let how = Heads { offsets: &offsets, heads, scale: 0.4, window: None, bias: biased.then_some(&bias), dropout: None };
+        let some = |y: Tensor| if first { y.index_select(&Tensor::new(&starts[..], CPU).unwrap(), 0).unwrap() } else { y };
+        let reference = some(Reference.attention([&q, &k, &v], &how).unwrap());
+        simd::each(|| same(&some(Cpu.attention([&q, &k, &v], &how).unwrap()), &reference, &[&q, &k, &v], 1e-4));
+    }
+
     /// The gradient of a trained bias matches a finite difference of the result.
     #[test]
     fn bias_gradient_matches_finite_differences(offsets in spans(), heads in 1usize..4, size in 1usize..8, seed: u64) {

@@ -107,13 +107,14 @@ impl<'a> Comparison<'a> {
         let hooks = of_base.map(|(name, frozen)| Ok((name.to_owned(), frozen.tensor()?)));
         let hooks = Reverted(hooks.collect::<TensorResult<_>>()?);
         let (encoder, head) = (&**self.fine.engine.encoder(), &self.fine.head);
-        let lengths = || self.texts.iter().map(|text| text.ids.len());
-        let cuts = micro_batches::cut(lengths(), 2 * micro_batches::TOKENS);
+        let lengths: Vec<usize> = self.texts.iter().map(|text| text.ids.len()).collect();
+        let tokens = lengths.iter().sum::<usize>();
+        let cuts = micro_batches::divide(&lengths, tokens.div_ceil(2 * micro_batches::TOKENS));
         let run = |i: usize| -> TensorResult<Vec<Vec<f32>>> {
             let batch = Packed::new(&self.texts[cuts[i].clone()]);
             encoder.logits(&encoder.pooled(&batch, &hooks)?, head, &hooks)?.to_dtype(DType::F32)?.to_vec2()
         };
-        let parts = Workers::new(lengths().sum())?.map(cuts.len(), run);
+        let parts = Workers::new(tokens)?.map(cuts.len(), run);
         let logits = parts.into_iter().collect::<TensorResult<Vec<_>>>()?.concat();
         Ok(Effect::new(&self.logits, &logits, self.fine.problem()))
     }
