@@ -30,7 +30,8 @@ use tempfile::TempDir;
 use super::{backends, base_dir, run};
 
 const LABELS: usize = 3;
-const STEPS: usize = 12;
+/// Few, because a GPU's kernels are slow on the CPU.
+const STEPS: usize = 8;
 
 /// A method that is trained here.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +69,7 @@ impl Kind {
                 Box::new(Sora::new(engine.layout(), &shape, settings, engine.backend()).unwrap())
             }
             Self::AdaLora => {
-                // The ranks are chosen every other step from the second on, and are final after the eighth.
+                // The ranks are chosen every other step, and are final after the fifth.
                 let settings =
                     AdaLoraSettings { target_rank: 2, tinit: 0.1, tfinal: 0.4, delta_t: Some(2), orth_reg_weight: 0.5 };
                 Box::new(AdaLora::new(engine.layout(), &shape, settings, engine.backend()).unwrap())
@@ -101,7 +102,7 @@ fn head(engine: &Engine) -> TrainedHead {
 fn batch(engine: &Engine) -> (Vec<Encoded>, Vec<Target>) {
     let words = engine.config().vocab_size as u32;
     let mut rng = StdRng::seed_from_u64(23);
-    let texts = [4, 9, 1, 6, 5, 7].map(|len| Encoded {
+    let texts = [4, 9, 1, 6].map(|len| Encoded {
         ids: (0..len).map(|_| rng.random_range(0..words)).collect(),
         type_ids: vec![0; len],
         truncated: false,
@@ -171,18 +172,21 @@ fn every_method_trains_alike_on_every_backend() {
     }
 }
 
-/// Also across a checkpoint. The gates of the authors' rule are folded in the meantime.
+/// Also across a checkpoint. The gates of the authors' rule are folded in the meantime. What a checkpoint has does not depend on the
+/// backend, so that a GPU only trains some of the methods.
 #[test]
-fn run_on_a_gpu_is_the_same_every_time_and_goes_on_from_a_checkpoint() {
-    let engine = open(&gpu());
-    for kind in KINDS {
-        let mut whole = kind.stepper(&engine);
+fn run_is_the_same_every_time_and_goes_on_from_a_checkpoint() {
+    let [cpu, _, gpu] = all_backends().map(|backend| open(&backend));
+    let on_gpu = [Kind::Sora(GateRule::Authors, Threshold::Ratio(0.5)), Kind::AdaLora];
+    let runs = KINDS.map(|kind| (kind, &cpu)).into_iter().chain(on_gpu.map(|kind| (kind, &gpu)));
+    for (kind, engine) in runs {
+        let mut whole = kind.stepper(engine);
         let expected = train(&mut whole, STEPS, 0.1);
         let (room, progress) = (TempDir::new().unwrap(), Progress { epoch: 1, ..Progress::default() });
-        let mut first = kind.stepper(&engine);
+        let mut first = kind.stepper(engine);
         let mut losses = train(&mut first, STEPS / 2, 0.1);
         checkpoint::save(room.path(), &*first.method, &first.optimizer, &progress).unwrap();
-        let mut second = kind.stepper(&engine);
+        let mut second = kind.stepper(engine);
         let saved = checkpoint::folder(room.path(), 1);
         let found = checkpoint::load(&saved, &mut *second.method, &mut second.optimizer).unwrap();
         assert_eq!(found, progress);
@@ -228,12 +232,12 @@ fn losses_in(log: &Path) -> Vec<[f64; 3]> {
     text.lines().map(of).collect()
 }
 
-/// What is trained stays f32.
+/// What is trained stays f32. These methods use all operations.
 #[test]
-fn every_method_learns_on_a_base_in_bf16() {
+fn methods_learn_on_a_base_in_bf16() {
     let engine = open(&gpu().with_dtype(DType::BF16).unwrap());
-    let exact = open(&gpu());
-    for kind in KINDS {
+    let exact = open(&Backend::cpu());
+    for kind in [Kind::Sora(GateRule::Adaptive, Threshold::Ratio(0.5)), Kind::Adapter, Kind::Full] {
         let mut stepper = kind.stepper(&engine);
         let losses = train(&mut stepper, STEPS, 0.0);
         let expected = train(&mut kind.stepper(&exact), STEPS, 0.0);

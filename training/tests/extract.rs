@@ -122,7 +122,14 @@ fn extracted_adapter_matches_pytorch_and_the_report_says_what_is_lost() {
         for change in &extraction.changes {
             let golden = &expected["changes"][change.kind.name()];
             close(change.relative, &golden["relative"], 1e-6, change.kind.name());
-            effect_close(comparison.reverted(&base, &[change.kind]).unwrap(), &golden["reverted"], change.kind.name());
+            // The adapter has the model's own head, so that the head is never reverted.
+            if change.kind != Kind::Head {
+                effect_close(
+                    comparison.reverted(&base, &[change.kind]).unwrap(),
+                    &golden["reverted"],
+                    change.kind.name(),
+                );
+            }
         }
         assert_eq!(lost(&extraction.changes), [Kind::Biases, Kind::Norms, Kind::Embeddings]);
         let all = comparison.reverted(&base, &lost(&extraction.changes)).unwrap();
@@ -165,7 +172,7 @@ fn command_writes_an_adapter_that_the_runtime_serves() {
     refused(&args(&model_dir, &output, &[]), 1, "is not empty");
     let other = room.path().join("other");
     let text = fine(&args(&model_dir, &other, &["--target-params", "1000"]));
-    for words in ["budget 1000 parameters, 2.9 % of the base's", "embeddings: stay those of the base  ", "written to"] {
+    for words in ["budget 1000 parameters, 3.1 % of the base's", "embeddings: stay those of the base  ", "written to"] {
         assert!(text.contains(words), "{words:?} in {text}");
     }
     assert!(base.load_adapter(&other).unwrap().delta_parameters() <= 1000);

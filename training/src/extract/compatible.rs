@@ -15,7 +15,7 @@ use crate::fine_tuned::FineTuned;
 /// fine-tuning changes parameters by a few hundredths.
 const OTHER_BASE: f64 = 0.7;
 
-/// A text that tokenizers with other rules (case, accents, punctuation) or other words split in different ways.
+/// A text that tokenizers with other rules (accents, punctuation) or other words split in different ways.
 const PROBE: &str = "Naïve cafés, UPPER-case; 3.14% of Tokenizers' 日本 words!";
 
 /// Checks that the configurations of the two encoders agree. Call this before the fine-tuned model is opened, so that an error names the
@@ -63,12 +63,26 @@ pub(super) fn check_tokenizer(base_dir: &Path, base: &Engine, fine: &FineTuned) 
         return Err(other(&file, "model.vocab", expected, format!("other words ({found})")));
     }
     let limit = Limit { max_length: None, truncate: true };
-    let [expected, found] = [base.encode(PROBE, Some(PROBE), &limit)?, fine.engine.encode(PROBE, Some(PROBE), &limit)?];
+    let upper = upper_case(expected.as_ref());
+    let [expected, found] =
+        [base.encode(PROBE, Some(&upper), &limit)?, fine.engine.encode(PROBE, Some(&upper), &limit)?];
     if (&expected.ids, &expected.type_ids) != (&found.ids, &found.type_ids) {
-        let what = format!("tokens of {PROBE:?}");
+        let what = format!("tokens of {PROBE:?} and {upper:?}");
         return Err(other(&file, &what, format!("{:?}", expected.ids), format!("{:?}", found.ids)));
     }
     Ok(())
+}
+
+/// Some words of a vocabulary in upper case. A tokenizer that puts text in lower case knows them.
+fn upper_case(vocabulary: Option<&Value>) -> String {
+    const WORDS: usize = 8;
+    let words: Vec<&str> = match vocabulary {
+        Some(Value::Object(words)) => words.keys().map(String::as_str).collect(),
+        Some(Value::Array(words)) => words.iter().filter_map(|word| word.get(0)?.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    let letters = |word: &&&str| word.len() > 2 && word.chars().all(char::is_alphabetic);
+    words.iter().filter(letters).take(WORDS).map(|word| word.to_uppercase()).collect::<Vec<_>>().join(" ")
 }
 
 /// The words of a tokenizer with their ids or scores.

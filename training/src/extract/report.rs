@@ -154,7 +154,8 @@ impl Report {
         };
         writeln!(f, "layer{}", cells(kept.0.iter().map(|(label, _)| (*label).to_owned()).collect()))?;
         for layer in 0..self.adapter.layers {
-            let row = kept.0.iter().map(|(_, shares)| format!("{:.1}", 100.0 * shares[layer]));
+            let cell = |share: f64| if share > 0.0 { format!("{:.1}", 100.0 * share) } else { "·".to_owned() };
+            let row = kept.0.iter().map(|(_, shares)| cell(shares[layer]));
             writeln!(f, "{layer:>5}{}", cells(row.collect()))?;
         }
         Ok(())
