@@ -92,14 +92,14 @@ proptest! {
     /// Also where only the first token of each text has a gradient.
     #[test]
     fn attention_gradients_match_reference_at_any_length_and_size(
-        lengths in prop::collection::vec(0usize..=300, 1..3), heads in 1usize..4, size in 1usize..=80, biased: bool, first: bool, seed: u64,
+        lengths in prop::collection::vec(prop_oneof![6 => 0usize..60, 1 => 240usize..=270], 1..3), heads in 1usize..4, size in 1usize..=80, biased: bool, first: bool, seed: u64,
     ) {
         let offsets = offsets_of(&lengths);
         let starts: Vec<u32> = offsets.windows(2).filter(|span| span[0] < span[1]).map(|span| span[0] as u32).collect();
         prop_assume!(!starts.is_empty());
         let shape = [offsets[lengths.len()], heads * size];
         let (q, k, v) = (var(seed, &shape), var(seed ^ 1, &shape), var(seed ^ 2, &shape));
-        let bias = table(seed ^ 3, heads, 310);
+        let bias = table(seed ^ 3, heads, 280);
         let how = Heads { offsets: &offsets, heads, scale: 0.4, window: None, bias: biased.then_some(&bias), dropout: None };
         let some = |y: Tensor| if first { y.index_select(&Tensor::new(&starts[..], CPU).unwrap(), 0).unwrap() } else { y };
         let reference = some(Reference.attention([&q, &k, &v], &how).unwrap());

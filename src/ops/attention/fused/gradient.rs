@@ -44,7 +44,7 @@ impl TextGradient<'_> {
     }
 }
 
-/// Sizes in elements. All but the first three are rounded up to whole vectors.
+/// Sizes in elements. The last three are rounded up to whole vectors.
 #[derive(Clone, Copy)]
 struct Sizes {
     /// The number of queries whose `dy` is not zero.
@@ -52,7 +52,9 @@ struct Sizes {
     /// The number of keys.
     len: usize,
     hidden: usize,
+    /// `rows`, rounded up.
     queries: usize,
+    /// `len`, rounded up.
     keys: usize,
     /// The size of a head.
     values: usize,
@@ -121,7 +123,7 @@ struct PackedHead<'a> {
     q: &'a [f32],
     k: &'a [f32],
     dy: &'a [f32],
-    /// The head's row of the bias, from the column of distance 0 backwards.
+    /// The head's row of the bias, and the column of distance 0.
     bias: Option<(&'a [f32], usize)>,
 }
 
@@ -145,10 +147,9 @@ impl TextGradient<'_> {
                 packed[size..].fill(0.0);
             }
         }
-        let row = |middle: usize| packed_row(middle);
         let bias = self.bias.map(
             #[inline(always)]
-            |(bias, middle)| (&bias[head * row(middle)..][..row(middle)], middle),
+            |(bias, middle)| (&bias[head * packed_row(middle)..][..packed_row(middle)], middle),
         );
         let packed = PackedHead { sizes, column, keys, values, q, k, dy, bias };
         tiles::<S>(
