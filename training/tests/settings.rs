@@ -106,7 +106,7 @@ fn file_with_an_unknown_key_or_a_wrong_type_is_refused_by_name() {
         ("device = \"gpu\"", "device: "),
         ("log_every = -1", "log_every: invalid value: integer `-1`, expected usize"),
         // Paths are flags only.
-        ("data = \"tasks\"", "unknown setting data; expected one of method"),
+        ("data = \"tasks\"", "unknown setting data (did you mean dataset?); expected one of method"),
         ("[train]\nrank = 8", "unknown setting train; expected one of method"),
         ("rank = \"eight\"", "rank: invalid type: string \"eight\", expected usize"),
         ("rank = \"8\"", "rank: invalid type: string \"8\", expected usize"),
