@@ -464,8 +464,8 @@ fn invalid_settings_change_no_files() {
     refused(&train(from, to, &["--target-modules", "query,quarry"]), 1, "unknown module \"quarry\"");
     refused(&train(from, to, &["--xi", "1e-3", "--target-ratio", "0.5"]), 2, "cannot be used with");
     for flag in ["--xi", "--lambda"] {
-        let words =
-            format!("--gate adaptive: expected --target-ratio, which says how many ranks to keep, found {flag}");
+        let expected = "--target-ratio or --target-params, which say how many ranks to keep";
+        let words = format!("--gate adaptive: expected {expected}, found {flag}");
         refused(&train(from, to, &["--gate", "adaptive", flag, "1e-3"]), 1, &words);
     }
     for (flag, value, expected) in [
