@@ -6,7 +6,7 @@
 //! | [`metric`] | the metrics of GLUE's tasks and of several labels a row |
 //! | [`loss`] | the loss of a task |
 //! | [`optim`] | the optimiser over variables and their groups: AdamW, clipping, the learning rate |
-//! | [`method`] | the trait [`method::Method`] and its methods, one file each: SoRA, LoRA |
+//! | [`method`] | the trait [`method::Method`] and its methods, one file each |
 //! | [`defaults`] | the default epochs, batch size and learning rate |
 //! | [`settings`] | the one declaration of each setting, its limits, and the method that the settings name |
 //! | [`run`] | a run's folder: settings, facts of its data and base, the logs |
