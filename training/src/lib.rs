@@ -21,6 +21,7 @@
 //! | [`report`] | reads finished runs, and writes tables and figures |
 //! | [`fine_tuned`] | a fine-tuned `transformers` classifier: encoder, head and labels |
 //! | [`extract`] | a fine-tuned classifier as an adapter of its base |
+//! | [`suggestion`] | suggests a known name for one that is not known |
 //! | [`error`] | the errors of training |
 //!
 //! The runtime never depends on this crate. SoRA's gates exist here only, because pruning folds them into the weights.
@@ -43,5 +44,6 @@ pub mod run;
 pub mod schedule;
 pub mod settings;
 pub mod stepper;
+pub mod suggestion;
 pub mod sweep;
 pub mod trainer;

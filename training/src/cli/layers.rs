@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use polyrank_training::error::Error;
 use polyrank_training::settings::{DataSettings, MethodName, RunSettings, Settings};
+use polyrank_training::suggestion::suggestion;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -95,23 +96,13 @@ impl ConfigFile {
     fn check_keys(&self, accepted: &[&str]) -> Result<(), Error> {
         match self.entries.keys().find(|key| !accepted.contains(&key.as_str())) {
             Some(key) => {
-                let near = nearest(key, accepted).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-                let reason = format!("unknown setting {key}{near}; expected one of {}", accepted.join(", "));
+                let similar = suggestion(key, accepted);
+                let reason = format!("unknown setting {key}{similar}; expected one of {}", accepted.join(", "));
                 Err(Error::malformed(&self.path, reason))
             }
             None => Ok(()),
         }
     }
-}
-
-/// Names that are at least this similar are suggested for each other.
-const SIMILAR: f64 = 0.8;
-
-/// The name in `accepted` that is most similar to `key`; `None` if none is similar.
-fn nearest<'a>(key: &str, accepted: &[&'a str]) -> Option<&'a str> {
-    let similarity = |name: &&str| strsim::jaro_winkler(key, name);
-    let nearest = accepted.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    nearest.filter(|name| similarity(name) >= SIMILAR)
 }
 
 /// The settings of which only one may be given.

@@ -10,9 +10,9 @@ use toml::Value;
 
 use super::flags::Flags;
 use super::spec::{Section, Spec};
-use super::suggestion;
 use crate::error::Error;
 use crate::settings::DataSettings;
+use crate::suggestion::suggestion;
 
 /// A run of a sweep.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -294,12 +294,12 @@ mod tests {
         let lists = "tasks = [\"a\"]\nmethods = [\"sora\"]\n";
         let with = |line: &str| format!("{BASIC}{line}\n");
         for (text, words) in [
-            (with("epoch = 3"), "unknown key epoch; did you mean epochs?"),
-            (with("sseds = [3]"), "unknown key sseds; did you mean seeds?"),
-            (with("[method.lora]\nalpa = 3"), "[method.lora] unknown key alpa; did you mean alpha?"),
+            (with("epoch = 3"), "unknown key epoch (did you mean epochs?)"),
+            (with("sseds = [3]"), "unknown key sseds (did you mean seeds?)"),
+            (with("[method.lora]\nalpa = 3"), "[method.lora] unknown key alpa (did you mean alpha?)"),
             (
                 with("[method.loara]\nalpha = 3"),
-                "[method.loara]: expected one of methods = sora, lora; did you mean lora?",
+                "[method.loara]: expected one of methods = sora, lora (did you mean lora?)",
             ),
             (with("[task.c]\nalpha = 3"), "[task.c]: expected one of tasks = a, b"),
             (with("rank = 3"), "rank: expected a list called ranks"),

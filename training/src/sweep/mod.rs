@@ -35,18 +35,6 @@ mod runner;
 mod screen;
 mod spec;
 
-use std::fmt::Display;
-
 pub use self::expand::{Job, expand};
 pub use self::runner::{Budget, Summary, run};
 pub use self::spec::Spec;
-
-/// `; did you mean NAME?` for the name among `known` that is most like `found`, if one is.
-fn suggestion<T: AsRef<str> + Display>(found: &str, known: &[T]) -> String {
-    const ALIKE: f64 = 0.8;
-    let alike = |name: &T| strsim::jaro_winkler(found, name.as_ref());
-    match known.iter().max_by(|a, b| alike(a).total_cmp(&alike(b))).filter(|name| alike(name) > ALIKE) {
-        Some(name) => format!("; did you mean {name}?"),
-        None => String::new(),
-    }
-}

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::flags::Flags;
-use super::suggestion;
 use crate::error::Error;
+use crate::suggestion::suggestion;
 
 /// The keys that only the top of the file has.
 const TOP: [&str; 7] = ["output", "data_root", "tasks", "methods", "method", "task", "variant"];
