@@ -96,9 +96,9 @@ pub(super) fn short(value: f64) -> String {
     format!("{rounded}{unit}")
 }
 
-/// `2e-5`, and `0` for zero.
+/// `2e-5`, `2.5e-4`, and `0` for zero.
 fn scientific(value: f64) -> String {
-    if value == 0.0 { "0".to_owned() } else { format!("{value:.0e}") }
+    if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}").replace(".0e", "e") }
 }
 
 #[cfg(test)]
@@ -118,6 +118,7 @@ mod tests {
         assert_eq!(linear([71.3, 98.0]), ["70", "75", "80", "85", "90", "95", "100"]);
         assert_eq!(linear([3.0, 3.0]), ["2.4", "2.6", "2.8", "3.0", "3.2", "3.4", "3.6"]);
         assert_eq!(linear([0.0, 5e-5]), ["0", "1e-5", "2e-5", "3e-5", "4e-5", "5e-5"]);
+        assert_eq!(linear([0.0, 3e-4]), ["0", "5e-5", "1e-4", "1.5e-4", "2e-4", "2.5e-4", "3e-4"]);
         assert_eq!(linear([0.0, 40_000.0]), ["0", "10k", "20k", "30k", "40k"]);
         let log = |values: [f64; 2]| written(Axis::log(values.into_iter()));
         assert_eq!(log([4096.0, 47_104.0]), ["5k", "10k", "20k", "50k"]);
