@@ -6,6 +6,7 @@ mod data;
 mod run;
 
 use clap::{Args, ValueEnum};
+use polyrank::adapter::ProblemType;
 use polyrank::engine::Engine;
 use polyrank::params::Precision;
 use rand::SeedableRng;
@@ -149,7 +150,7 @@ pub struct Settings {
     /// Number of values inside a bottleneck of the method adapter [default: 64].
     #[arg(long, env = "POLYRANK_TRAIN_BOTTLENECK", help_heading = "Method")]
     pub bottleneck: Option<usize>,
-    /// Passes over the training data [default: as many as give about 1,000 steps, from 3 to 20].
+    /// Passes over the training data [default: as many as give about 1,000 steps, from 3 to 20, or 60 with several labels a row].
     #[arg(long, env = "POLYRANK_TRAIN_EPOCHS", help_heading = "Optimiser")]
     pub epochs: Option<usize>,
     /// Number of texts in a step [default: 16 below 3,000 rows, else 32].
@@ -217,8 +218,8 @@ fn one() -> usize {
 impl Settings {
     /// These settings with every default in its place, for `rows` rows of training data and the base of `engine`.
     #[must_use]
-    pub fn resolved(&self, rows: usize, engine: &Engine) -> Self {
-        let Schedule { epochs, batch_size, lr } = self.schedule(rows, engine);
+    pub fn resolved(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Self {
+        let Schedule { epochs, batch_size, lr } = self.schedule(rows, problem, engine);
         let gated = self.method == MethodName::Sora;
         let ratio = match self.threshold() {
             Threshold::Ratio(ratio) if gated => Some(ratio),
@@ -251,12 +252,12 @@ impl Settings {
 
     /// Epochs, batch size and learning rate, for `rows` rows of training data.
     #[must_use]
-    pub fn schedule(&self, rows: usize, engine: &Engine) -> Schedule {
+    pub fn schedule(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Schedule {
         let rate = if self.method == MethodName::Full { FULL_RATE } else { RATE };
         let width = engine.config().hidden_size;
-        let default = Schedule::new(rows, width, self.batch_size, rate);
+        let default = Schedule::new(rows, problem, width, self.batch_size, rate);
         let rows_of_step = default.batch_size.saturating_mul(self.accumulate);
-        let by_steps = || Schedule::new(rows, width, Some(rows_of_step), rate).epochs;
+        let by_steps = || Schedule::new(rows, problem, width, Some(rows_of_step), rate).epochs;
         Schedule {
             epochs: self.epochs.unwrap_or_else(by_steps),
             batch_size: default.batch_size,
@@ -332,7 +333,9 @@ impl Settings {
         let shape = |rank| self.low_rank(engine, labels, rank);
         Ok(match self.method {
             MethodName::Sora => {
-                let (shape, sora) = (shape(self.rank)?, self.sora(self.schedule(rows, engine).lr));
+                // The rate does not depend on the problem.
+                let rate = self.schedule(rows, ProblemType::SingleLabelClassification, engine).lr;
+                let (shape, sora) = (shape(self.rank)?, self.sora(rate));
                 self.check_target_params(engine, &shape)?;
                 Box::new(Sora::new(layout, &shape, sora, backend)?)
             }

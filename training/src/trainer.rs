@@ -98,7 +98,7 @@ impl<'a> Trainer<'a> {
         if validation.is_empty() {
             return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
         }
-        let schedule = settings.schedule(data.train.len(), engine);
+        let schedule = settings.schedule(data.train.len(), data.problem, engine);
         let extent = Extent::new(data.train.len(), &schedule, settings);
         let rule = Rule {
             weight_decay: settings.weight_decay,

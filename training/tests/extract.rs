@@ -279,8 +279,8 @@ fn models_that_do_not_come_from_the_base_are_refused_by_name() {
         tokenizer
     });
     case(words.path(), "tokenizer.json: it was not fine-tuned from this base: model.vocab: expected 117 words");
-    let case_kept = changed("tokenizer.json", |mut tokenizer| {
-        tokenizer["normalizer"]["lowercase"] = json!(false);
+    let case_kept = changed("tokenizer_config.json", |mut tokenizer| {
+        tokenizer["do_lower_case"] = json!(false);
         tokenizer
     });
     case(case_kept.path(), "tokenizer.json: it was not fine-tuned from this base: tokens of");

@@ -116,7 +116,7 @@ fn file_with_an_unknown_key_or_a_wrong_type_is_refused_by_name() {
         ("model_id = 1", "model_id: invalid type: integer `1`, expected a string"),
         ("target_modules = \"query\"", "target_modules: invalid type: string \"query\", expected a sequence"),
         ("target_modules = [\"query\", 1]", "target_modules[1]: invalid type: integer `1`, expected a string"),
-        ("method = \"dora\"", "method: unknown variant `dora`, expected `sora` or `lora`"),
+        ("method = \"dora\"", "method: unknown variant `dora`, expected one of `sora`, `lora`, "),
         ("dtype = \"f16\"", "dtype: unknown variant `f16`, expected one of `f32`, `bf16`, `int8`"),
         ("validation_split = \"a\"", "validation_split: invalid type: string \"a\", expected f64"),
         ("rank = 8\nrank = 9", "line 2: duplicate key"),

@@ -124,7 +124,11 @@ impl Task {
         // No file was changed before this point.
         let config = Config { settings, data: &self.data_settings, run: &self.run_settings };
         let locked = run::begin(folders, existing, &config, &self.facts)?;
-        tell(Plan { rows, schedule: settings.schedule(rows, engine), accumulate: settings.accumulate });
+        tell(Plan {
+            rows,
+            schedule: settings.schedule(rows, self.data.problem, engine),
+            accumulate: settings.accumulate,
+        });
         let chosen = trainer.run(locked.run(), &Control::new(&self.run_settings, &self.stop))?;
         export(&self.base, settings, &self.facts, &chosen, &folders.output)?;
         locked.exported()?;
@@ -133,15 +137,16 @@ impl Task {
 
     /// The settings of a run in these folders, which may be one that is made longer.
     fn settings(&self, folders: &Folders, existing: Existing) -> Result<Settings, Error> {
-        let (mut given, rows, engine) = (self.given.clone(), self.data.train.len(), &self.base.engine);
+        let (mut given, engine) = (self.given.clone(), &self.base.engine);
+        let (rows, problem) = (self.data.train.len(), self.data.problem);
         if existing == Existing::Resume {
-            let plans = run::extended_from(&folders.run, given.schedule(rows, engine).epochs)?;
+            let plans = run::extended_from(&folders.run, given.schedule(rows, problem, engine).epochs)?;
             // A list that is no part of the run's own is refused by name when the run is checked.
             if plans.starts_with(&given.extended_from) {
                 given.extended_from = plans;
             }
         }
-        Ok(given.resolved(rows, engine))
+        Ok(given.resolved(rows, problem, engine))
     }
 }
 
