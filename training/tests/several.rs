@@ -101,7 +101,7 @@ fn names_the_line_of_malformed_labels() {
 /// A task in which each of two words is a label.
 fn task(dir: &Path) {
     let row = |i: usize| {
-        let (good, bad) = (i % 2 == 0, i / 2 % 2 == 0);
+        let (good, bad) = (i.is_multiple_of(2), (i / 2).is_multiple_of(2));
         let labels: Vec<&str> =
             [("praise", good), ("complaint", bad)].iter().filter(|of| of.1).map(|of| of.0).collect();
         let words = format!(
