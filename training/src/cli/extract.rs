@@ -72,7 +72,7 @@ pub(super) struct ExtractArgs {
     #[arg(long, default_value_t = 32, help_heading = "Distillation")]
     batch_size: usize,
     /// Peak learning rate.
-    #[arg(long, default_value_t = 2e-4, help_heading = "Distillation")]
+    #[arg(long, default_value_t = 3e-5, help_heading = "Distillation")]
     lr: f64,
     /// What logits are divided by before the softmax.
     #[arg(long, default_value_t = 2.0, help_heading = "Distillation")]
