@@ -38,20 +38,27 @@ fn files(method: &str) -> &'static [&'static str] {
 /// A kind of task: its name, its columns, and the label and texts of a row. The word at the end decides the label.
 type Kind = (&'static str, &'static str, fn(usize) -> String);
 
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind; 4] = [
     ("single", "label\tsentence", |i| format!("{}\tthe plot was {}", NAMES[i % 2], WORDS[i % 2])),
     ("pair", "label\tsentence1\tsentence2", |i| format!("{}\tthe plot\twas {}", NAMES[i % 2], WORDS[i % 2])),
     ("regression", "label\tsentence", |i| format!("{}\tthe plot was {}", [0.5, 1.5][i % 2], WORDS[i % 2])),
+    ("several labels", "", |i| {
+        let labels = [vec!["plot", "good"], vec!["plot"], vec![]][i % 3].clone();
+        let text = ["the plot was very good", "the plot", "not this"][i % 3];
+        serde_json::json!({ "label": labels, "sentence": text }).to_string()
+    }),
 ];
 const NAMES: [&str; 2] = ["good", "bad"];
 const WORDS: [&str; 2] = ["very good", "not good"];
 
-/// The folder of a kind's data.
+/// The folder of a kind's data: TSV with these columns, or JSON lines.
 fn data((_, columns, row): &Kind) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (split, rows) in [("train", 0..24), ("validation", 24..32)] {
         let rows: Vec<String> = rows.map(row).collect();
-        fs::write(dir.path().join(format!("{split}.tsv")), format!("{columns}\n{}\n", rows.join("\n"))).unwrap();
+        let (extension, head) = if columns.is_empty() { ("jsonl", "") } else { ("tsv", "\n") };
+        let text = format!("{columns}{head}{}\n", rows.join("\n"));
+        fs::write(dir.path().join(format!("{split}.{extension}")), text).unwrap();
     }
     dir
 }
