@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
 pub use self::run::RunSettings;
-use crate::defaults::{FULL_RATE, RATE, Schedule};
+use crate::defaults::{ADALORA_RATE, FULL_RATE, RATE, Schedule};
 use crate::error::Error;
 use crate::method::adalora::{AdaLora, AdaLoraSettings};
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
@@ -253,7 +253,11 @@ impl Settings {
     /// Epochs, batch size and learning rate, for `rows` rows of training data.
     #[must_use]
     pub fn schedule(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Schedule {
-        let rate = if self.method == MethodName::Full { FULL_RATE } else { RATE };
+        let rate = match self.method {
+            MethodName::Full => FULL_RATE,
+            MethodName::AdaLora => ADALORA_RATE,
+            _ => RATE,
+        };
         let width = engine.config().hidden_size;
         let default = Schedule::new(rows, problem, width, self.batch_size, rate);
         let rows_of_step = default.batch_size.saturating_mul(self.accumulate);
