@@ -22,6 +22,18 @@ pub(super) fn pull(sources: &Sources, recipe: &Recipe, progress: &dyn Progress) 
     Ok(target)
 }
 
+/// A staging folder with an empty folder for what is fetched; also makes the folder in which `target` will be.
+fn staged(sources: &Sources, target: &Path) -> Result<(Staging, PathBuf), ModelError> {
+    let models = sources.models();
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
+    }
+    let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
+    let fetched = staging.path().join("fetched");
+    fs::create_dir(&fetched).map_err(ModelError::io(&fetched))?;
+    Ok((staging, fetched))
+}
+
 /// Fetches an adapter in the same way, to the folder `target`.
 pub(super) fn pull_adapter(
     sources: &Sources,
@@ -29,13 +41,7 @@ pub(super) fn pull_adapter(
     target: &Path,
     progress: &dyn Progress,
 ) -> Result<(), ModelError> {
-    let models = sources.models();
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
-    }
-    let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
-    let fetched = staging.path().join("adapter");
-    fs::create_dir(&fetched).map_err(ModelError::io(&fetched))?;
+    let (staging, fetched) = staged(sources, target)?;
     hub::fetch_adapter(sources, recipe, &fetched, progress).map_err(|error| match error {
         ModelError::Fetch { .. } => unreachable(recipe, &[error]),
         other => other,
@@ -50,13 +56,7 @@ pub(super) fn pull_dataset(
     target: &Path,
     progress: &dyn Progress,
 ) -> Result<(), ModelError> {
-    let models = sources.models();
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
-    }
-    let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
-    let fetched = staging.path().join("dataset");
-    fs::create_dir(&fetched).map_err(ModelError::io(&fetched))?;
+    let (staging, fetched) = staged(sources, target)?;
     dataset::fetch(sources, asked, &fetched, progress)?;
     publish(&fetched, target, &staging.path().join("replaced"), is_dataset)
 }
