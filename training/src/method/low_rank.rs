@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
+use super::factors::Factors;
 use super::low_rank_rows::Remaining;
 use super::{AdapterInfo, LowRankDevice, LowRankPass, Pass, TrainedHead};
 use crate::optim::{Group, Variable};
@@ -24,26 +25,6 @@ pub struct LowRankSettings {
     pub labels: usize,
     /// The random seed of the initial values.
     pub seed: u64,
-}
-
-/// The factors of one site.
-pub struct Factors {
-    /// The site.
-    pub site: Site,
-    /// `Wd [rank, in]`.
-    pub a: Var,
-    /// `Wu [out, rank]`.
-    pub b: Var,
-    /// The number of parameters of one rank: `in + out`.
-    pub cost: usize,
-}
-
-impl Factors {
-    /// The rank before pruning.
-    #[must_use]
-    pub fn rank(&self) -> usize {
-        self.a.dims()[0]
-    }
 }
 
 /// The factors of all adapted sites, and the head. New factors have the same rank at all sites.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::low_rank::Factors;
+use super::factors::Factors;
 
 /// Matrices of several sites with one row for each rank: `Wd [rank, in]`, or `Wu [out, rank]` transposed. All of them have the same width
 /// and are stacked, `[sites * rank, width]`. Sites without a remaining rank are left out.

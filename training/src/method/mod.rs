@@ -12,6 +12,7 @@
 //! | `adapter` | Houlsby's adapters: two bottlenecks in each layer |
 //! | `full` | full fine-tuning: all parameters of the base |
 //! | `export` | what a method leaves: an adapter, a model, or bottlenecks |
+//! | `factors` | the low-rank factors of one site |
 //! | `low_rank` | what low-rank methods share: the factors of each site and their initial values |
 //! | `folded` | the delta of a site whose ranks have factors of their own, such as gates |
 //! | `low_rank_pass` | what a step reads of these factors, and their gradients |
@@ -30,6 +31,7 @@ mod bottleneck;
 mod dropout;
 mod dylora;
 mod export;
+mod factors;
 mod folded;
 mod full;
 mod head;

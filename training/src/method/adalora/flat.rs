@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 
-use super::super::low_rank::Factors;
+use super::super::factors::Factors;
 use super::{PARTS, Side, orthogonality};
 
 /// Matrices of the same shape, one after another.

@@ -1,10 +1,7 @@
 //! A drawing as a list of shapes. `svg` and `png` write it; both use the same numbers, so that the two files look alike.
 
+pub(super) use super::color::Color;
 use super::font;
-
-/// An sRGB colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Color(pub(super) u8, pub(super) u8, pub(super) u8);
 
 /// Where a text's position lies in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

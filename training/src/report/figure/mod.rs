@@ -13,6 +13,7 @@
 mod axis;
 mod canvas;
 mod chart;
+mod color;
 mod compression;
 mod font;
 mod palette;

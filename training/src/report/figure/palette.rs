@@ -1,6 +1,6 @@
 //! Colours that readers with colour blindness can tell apart: Okabe and Ito's for lines, viridis for amounts.
 
-use super::canvas::Color;
+use super::color::Color;
 
 pub(super) const BACKGROUND: Color = Color(255, 255, 255);
 pub(super) const INK: Color = Color(33, 37, 41);
@@ -56,7 +56,7 @@ pub(super) fn ink_on(Color(r, g, b): Color) -> Color {
 
 #[cfg(test)]
 mod tests {
-    use super::super::canvas::Color;
+    use super::super::color::Color;
     use super::{BACKGROUND, INK, amount, ink_on};
 
     #[test]
