@@ -6,7 +6,6 @@ mod losses;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use polyrank::engine::Engine;
@@ -35,7 +34,7 @@ struct ValidationSplit {
 }
 
 /// Options of a run that do not change its result.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Control<'a> {
     /// Keeps the checkpoints of all epochs, not only the best and the last.
     pub keep_checkpoints: bool,
@@ -43,14 +42,14 @@ pub struct Control<'a> {
     pub log_every: usize,
     /// The number of steps between two checkpoints; `None` saves them only at the end of epochs.
     pub checkpoint_every: Option<usize>,
-    /// Once it is set, the run saves a checkpoint after its current step and ends with [`Error::Stopped`].
-    pub stop: &'a AtomicBool,
+    /// Asked before each step whether the run shall save a checkpoint and end with [`Error::Stopped`].
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Control<'a> {
-    /// The options in `settings`, for a run that ends once `stop` is set.
+    /// The options in `settings`, for a run that ends once `stop` says so.
     #[must_use]
-    pub fn new(settings: &RunSettings, stop: &'a AtomicBool) -> Self {
+    pub fn new(settings: &RunSettings, stop: &'a dyn Fn() -> bool) -> Self {
         let RunSettings { keep_checkpoints, log_every, checkpoint_every, .. } = *settings;
         Self { keep_checkpoints, log_every, checkpoint_every, stop }
     }

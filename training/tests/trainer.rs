@@ -1,10 +1,9 @@
 //! The trainer on the tiny base, without the command line: runs that stop at any step, become longer or end early, accumulated
 //! gradients, and values that are not finite.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use candle_core::Tensor;
 use clap::{Args, Command, FromArgMatches};
@@ -70,8 +69,7 @@ impl Runs {
     }
 
     fn whole(&self, name: &str, settings: &Settings) -> PathBuf {
-        let stop = AtomicBool::new(false);
-        self.run(name, settings, &control(&[], &stop)).unwrap()
+        self.run(name, settings, &control(&[], &|| false)).unwrap()
     }
 
     /// The lines of the log of epochs without durations, and the bytes of the log of steps.
@@ -101,7 +99,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn control<'a>(flags: &[&str], stop: &'a AtomicBool) -> Control<'a> {
+fn control<'a>(flags: &[&str], stop: &'a dyn Fn() -> bool) -> Control<'a> {
     let matches = RunSettings::augment_args(Command::new("train")).get_matches_from(["train"].iter().chain(flags));
     Control::new(&RunSettings::from_arg_matches(&matches).unwrap(), stop)
 }
@@ -116,15 +114,9 @@ fn run_stopped_at_any_step_ends_as_if_it_was_not() {
         runs.whole("whole", &settings);
         let (mut stops, mut done) = (Vec::new(), 0);
         let best = loop {
-            let stop = AtomicBool::new(false);
-            let wait = Duration::from_micros(rng.random_range(0..40_000));
-            let ended = std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    std::thread::sleep(wait);
-                    stop.store(true, Ordering::Relaxed);
-                });
-                runs.run("parted", &settings, &control(&[], &stop))
-            });
+            let left = Cell::new(rng.random_range(0..10));
+            let stop = || left.replace(left.get() - 1) == 0;
+            let ended = runs.run("parted", &settings, &control(&[], &stop));
             match ended {
                 Err(Error::Stopped { step, steps: 24, epoch, epochs: 4 }) => {
                     assert!(step >= done && epoch == step / 6 + 1, "step {step} after {done}, in epoch {epoch}");
@@ -148,30 +140,21 @@ fn run_stopped_at_any_step_ends_as_if_it_was_not() {
 fn checkpoints_in_the_middle_of_an_epoch_are_continued() {
     let runs = Runs::new();
     let settings = settings(&["--epochs", "3", "--method", "lora"]);
-    let stop = AtomicBool::new(false);
     runs.whole("whole", &settings);
-    runs.run("often", &settings, &control(&["--checkpoint-every", "4"], &stop)).unwrap();
+    runs.run("often", &settings, &control(&["--checkpoint-every", "4"], &|| false)).unwrap();
     runs.check_equal("often", "whole");
     // A crash in the second epoch: of what came later, only lines of logs are there.
     let crashed = runs.folder("crashed");
-    let saved = control(&["--checkpoint-every", "2", "--log-every", "1", "--keep-checkpoints"], &stop);
-    let watched = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !crashed.join("checkpoint-1+2").exists() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-        runs.run("crashed", &settings, &saved)
-    });
-    assert!(matches!(watched, Err(Error::Stopped { step: 8.., epoch: 2, .. })), "{watched:?}");
+    let saved = ["--checkpoint-every", "2", "--log-every", "1", "--keep-checkpoints"];
+    let stop = || crashed.join("checkpoint-1+2").exists();
+    let ended = runs.run("crashed", &settings, &control(&saved, &stop));
+    assert!(matches!(ended, Err(Error::Stopped { step: 8, epoch: 2, .. })), "{ended:?}");
     let middle: Vec<String> = names(&crashed).into_iter().filter(|name| name.contains('+')).collect();
     assert_eq!(middle.len(), 1, "{middle:?}");
     let mut late = String::from_utf8(read(&crashed.join("steps.jsonl"))).unwrap();
     late.push_str("{\"step\":17,\"epoch\":3}\n{\"step\":");
     std::fs::write(crashed.join("steps.jsonl"), late).unwrap();
-    runs.run("crashed", &settings, &control(&["--log-every", "1", "--keep-checkpoints"], &AtomicBool::new(false)))
-        .unwrap();
+    runs.run("crashed", &settings, &control(&["--log-every", "1", "--keep-checkpoints"], &|| false)).unwrap();
     let (epochs, steps) = runs.logs("crashed");
     assert_eq!(epochs, runs.logs("whole").0);
     let numbers = steps.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap());
@@ -186,17 +169,10 @@ fn run_on_a_device_continues_in_the_middle_of_an_epoch() {
     let runs = Runs::on(Engine::open(&super::base_dir(), &backend).unwrap());
     let settings = settings(&["--epochs", "1", "--method", "lora"]);
     runs.whole("whole", &settings);
-    let (stop, parted) = (AtomicBool::new(false), runs.folder("parted"));
-    let stopped = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !names(&parted).iter().any(|name| name.starts_with("checkpoint-")) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-        runs.run("parted", &settings, &control(&["--checkpoint-every", "2"], &stop))
-    });
-    assert!(matches!(stopped, Err(Error::Stopped { step: 2..6, .. })), "{stopped:?}");
+    let parted = runs.folder("parted");
+    let stop = || names(&parted).iter().any(|name| name.starts_with("checkpoint-"));
+    let stopped = runs.run("parted", &settings, &control(&["--checkpoint-every", "2"], &stop));
+    assert!(matches!(stopped, Err(Error::Stopped { step: 2, .. })), "{stopped:?}");
     runs.whole("parted", &settings);
     runs.check_equal("parted", "whole");
 }
@@ -410,10 +386,9 @@ fn gradient_that_is_not_finite_is_named() {
 #[test]
 fn run_that_diverges_keeps_its_last_checkpoint() {
     let runs = Runs::new();
-    let stop = AtomicBool::new(false);
     for (lr, every, step, left) in [("1e30", "1", 3, "checkpoint-0+2"), ("1e41", "1", 2, "checkpoint-0+1")] {
         let settings = settings(&["--epochs", "2", "--lr", lr, "--warmup", "1", "--method", "lora"]);
-        let error = runs.run(lr, &settings, &control(&["--checkpoint-every", every], &stop)).unwrap_err();
+        let error = runs.run(lr, &settings, &control(&["--checkpoint-every", every], &|| false)).unwrap_err();
         match (&error, step) {
             (Error::Diverged { step: 3, loss }, 3) => assert!(!loss.is_finite()),
             (Error::NotFiniteTensor { step: 2, tensor }, 2) => assert!(tensor.ends_with("lora_B"), "{tensor}"),
@@ -423,7 +398,7 @@ fn run_that_diverges_keeps_its_last_checkpoint() {
             names(&runs.folder(lr)).into_iter().filter(|name| name.starts_with("ch")).collect();
         assert_eq!(checkpoints, [left]);
         // It can be continued, with the same end.
-        let again = runs.run(lr, &settings, &control(&["--checkpoint-every", every], &stop)).unwrap_err();
+        let again = runs.run(lr, &settings, &control(&["--checkpoint-every", every], &|| false)).unwrap_err();
         assert_eq!(again.to_string(), error.to_string());
     }
 }

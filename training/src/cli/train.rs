@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use polyrank_training::data::TaskData;
@@ -129,7 +129,8 @@ impl Task {
             schedule: settings.schedule(rows, self.data.problem, engine),
             accumulate: settings.accumulate,
         });
-        let chosen = trainer.run(locked.run(), &Control::new(&self.run_settings, &self.stop))?;
+        let stop = || self.stop.load(Ordering::Relaxed);
+        let chosen = trainer.run(locked.run(), &Control::new(&self.run_settings, &stop))?;
         export(&self.base, settings, &self.facts, &chosen, &folders.output)?;
         locked.exported()?;
         Ok(chosen)

@@ -1,7 +1,6 @@
 //! One epoch of a run: its steps, their log, and checkpoints in its middle.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -44,7 +43,7 @@ impl Trainer<'_> {
         let mut current = Current { losses, before, start: Instant::now() };
         let order = self.order();
         for (steps, rows) in order.chunks(self.extent.rows_per_step).enumerate().skip(before.steps) {
-            if control.stop.load(Ordering::Relaxed) {
+            if (control.stop)() {
                 return Err(self.stop(run, control, &mut current, steps)?);
             }
             let rate = self.lr * self.extent.rate(self.stepper.optimizer.done, self.settings.warmup);
