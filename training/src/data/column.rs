@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::DataError;
 use super::classes::{Classes, Listed};
 use super::labelled::Labelled;
-use super::labels::Labels;
 use super::spelling::{is_no_number, number, whole};
 
 /// A column with larger ids does not hold classes.
@@ -39,22 +38,21 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// Decides between classes and values.
-    pub(super) fn classes_or_values(&self, listed: Option<Listed>) -> Result<(Labels, String), DataError> {
+    /// Decides between classes and values, for which it returns `None`.
+    pub(super) fn classes_or_values(&self, listed: Option<&Listed>) -> Result<Option<(Classes, String)>, DataError> {
         let one_name = |listed: &Listed| listed.names.len() == 1 && number(&listed.names[0]).is_none();
         let differ = self.items.iter().any(|(_, label)| *label != self.items[0].1);
-        if self.has_numbers(listed.as_ref()) {
+        if self.has_numbers(listed) {
             self.refuse_other_than_numbers()?;
-            let values = match &listed {
+            let values = match listed {
                 Some(listed) => one_name(listed) && (differ || self.whole.is_none()),
                 None => self.whole.is_none(),
             };
             if values {
-                return Ok(Labels::values(listed));
+                return Ok(None);
             }
         }
-        let (classes, read) = self.ids_or_names(listed, false)?;
-        Ok((Labels::One(classes), read))
+        self.ids_or_names(listed.cloned(), false).map(Some)
     }
 
     /// Reads the labels as classes, because the user asked for classes or because a row has several.

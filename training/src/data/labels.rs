@@ -56,7 +56,10 @@ impl Labels {
                 Ok(Self::values(listed))
             }
             Some(_) => column.classes(listed).map(|(classes, read)| (Self::One(classes), read)),
-            None => column.classes_or_values(listed),
+            None => match column.classes_or_values(listed.as_ref())? {
+                Some((classes, read)) => Ok((Self::One(classes), read)),
+                None => Ok(Self::values(listed)),
+            },
         }
     }
 
