@@ -4,14 +4,20 @@
 //! # Fairness
 //!
 //! Requests wait in *flows*, and a flow is an adapter. Batches take from the flows by deficit round robin (Shreedhar and Varghese,
-//! 1995): each visit to a flow grants it `quantum` tokens, and the flow sends as many of its texts as the tokens granted to it pay for.
-//! What is left over stays with the flow until it is empty. With a quantum of `Q` tokens, texts of at most `m` tokens and `F` flows
-//! that have work:
+//! 1995): a round visits each flow once, each visit grants the flow tokens, and the flow sends as many of its texts as the tokens
+//! granted to it pay for. What is left over stays with the flow until it is empty.
 //!
-//! - **A flow gets its share.** A flow that always has work sends at least `n Q - m` tokens in `n` rounds. Two flows that always have
-//!   work never differ by more than `Q + 2 m` tokens in what they have sent, however many requests wait in either.
+//! A flow is *crowded* if more than [`CROWD`] quanta wait in it after it has sent. Requests of others feel it least if it is apart from
+//! them: where both kinds have work, a round is split between two batches, and the first has the flows that are not crowded. So most
+//! requests of an adapter that is asked rarely wait only for the batch that runs when they arrive, and run in a short batch. A visit
+//! grants `Q` tokens, the quantum, to a crowded flow, and `2 Q` to any other. With texts of at most `m` tokens and `F` flows that have
+//! work:
+//!
+//! - **A flow gets its share.** A flow that always has work sends at least `n Q - m` tokens in `n` rounds. Two crowded flows never
+//!   differ by more than `2 Q + 3 m` tokens in what they have sent, however many requests wait in either. Beside a flow that always has
+//!   work and is not crowded, a crowded one sends half as much, up to the same difference.
 //! - **A newcomer does not wait for the crowd.** Of a flow that was empty, `t` tokens are sent after at most
-//!   `(F - 1) (ceil(t / Q) Q + m)` tokens of other flows, besides the batch that runs when they arrive.
+//!   `(F - 1) (2 ceil(t / Q) Q + 2 m)` tokens of other flows, besides the batch that runs when they arrive.
 //! - **A large request does not block small ones.** Within a flow, a request that has sent `turn` tokens goes behind the flow's other
 //!   requests, and continues when they have had their turns.
 //!
@@ -24,9 +30,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// Tokens that each visit grants an adapter: a short text, so that an adapter with a long queue adds little to the batches of others.
-/// A smaller quantum would let texts of usual lengths wait for several batches.
-pub(super) const QUANTUM: usize = 64;
+/// Tokens that each visit grants an adapter with a long queue, a text of usual length, so that it adds little to the batches of others.
+/// These get twice as many, so that texts of usual lengths do not wait for a second batch.
+pub(super) const QUANTUM: usize = 32;
+
+/// A flow is crowded if more than this many quanta wait in it. Connections that share the machine evenly stay below it.
+const CROWD: usize = 8;
 
 /// Tokens that a request sends before the next request of its adapter.
 pub(super) const TURN: usize = 256;
@@ -57,10 +66,12 @@ pub(super) struct FairQueue<K, R, P> {
     turns: VecDeque<K>,
     /// Tokens that wait.
     tokens: usize,
-    /// Tokens that a visit grants.
+    /// Tokens that a visit grants a crowded flow.
     quantum: usize,
     /// Tokens that a request sends before the next request of its flow.
     turn: usize,
+    /// The last round, unless a full batch has interrupted it.
+    last: Option<Round>,
 }
 
 struct Flow<R, P> {
@@ -72,6 +83,20 @@ struct Flow<R, P> {
     deficit: usize,
     /// Whether the current visit has granted its quantum. A batch that is full interrupts a visit, and the next batch continues it.
     visited: bool,
+    /// Whether [`CROWD`] quanta waited when it had last sent.
+    crowded: bool,
+    /// Whether the first part of a split round visited it.
+    early: bool,
+}
+
+/// Which flows a round visits.
+#[derive(Clone, Copy)]
+enum Round {
+    All,
+    /// The first part of a split round: flows that are not crowded.
+    Early,
+    /// The second part: all flows that the first did not visit.
+    Late,
 }
 
 /// A request whose parts have not all been sent.
@@ -100,7 +125,7 @@ impl<R, P> Waiting<R, P> {
 
 impl<R, P> Flow<R, P> {
     fn new() -> Self {
-        Self { requests: VecDeque::new(), tokens: 0, deficit: 0, visited: false }
+        Self { requests: VecDeque::new(), tokens: 0, deficit: 0, visited: false, crowded: false, early: false }
     }
 
     /// The cost of the next part.
@@ -124,11 +149,27 @@ impl<R, P> Flow<R, P> {
         Some(part)
     }
 
-    /// Starts a visit, which grants `quantum` tokens, unless a full batch has interrupted one.
+    /// Starts a visit, which grants `quantum` tokens or twice as many, unless a full batch has interrupted one.
     fn begin(&mut self, quantum: usize) {
         if !self.visited {
-            self.deficit = self.deficit.saturating_add(quantum);
+            let granted = if self.crowded { quantum } else { quantum.saturating_mul(2) };
+            self.deficit = self.deficit.saturating_add(granted);
             self.visited = true;
+        }
+    }
+
+    /// Whether the round visits it.
+    fn is_visited(&mut self, round: Round) -> bool {
+        match round {
+            Round::All => {
+                self.early = false;
+                true
+            }
+            Round::Early => {
+                self.early = !self.crowded;
+                self.early
+            }
+            Round::Late => !std::mem::take(&mut self.early),
         }
     }
 
@@ -150,9 +191,9 @@ impl<R, P> Flow<R, P> {
 }
 
 impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
-    /// An empty queue, in which each visit grants a flow `quantum` tokens, and each request sends `turn` tokens before the next.
+    /// An empty queue, in which each visit grants a crowded flow `quantum` tokens, and each request sends `turn` tokens before the next.
     pub(super) fn new(quantum: usize, turn: usize) -> Self {
-        Self { flows: HashMap::new(), turns: VecDeque::new(), tokens: 0, quantum: quantum.max(1), turn }
+        Self { flows: HashMap::new(), turns: VecDeque::new(), tokens: 0, quantum: quantum.max(1), turn, last: None }
     }
 
     /// Tokens that wait.
@@ -199,19 +240,28 @@ impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
     /// Takes the next batch. It is empty only if nothing waits.
     pub(super) fn take(&mut self, Budget { most, target }: Budget) -> Vec<P> {
         let (mut batch, mut tokens) = (Vec::new(), 0);
-        'rounds: while batch.is_empty() || tokens < target.min(most) {
-            if self.turns.is_empty() {
-                break;
-            }
+        'rounds: while (batch.is_empty() || tokens < target.min(most)) && !self.turns.is_empty() {
+            let round = self.next_round();
             for _ in 0..self.turns.len() {
                 let Some(name) = self.turns.pop_front() else { break };
                 let Some(flow) = self.flows.get_mut(&name) else { continue };
+                if !flow.is_visited(round) {
+                    self.turns.push_back(name);
+                    continue;
+                }
+                let before = tokens;
                 flow.begin(self.quantum);
                 match flow.visit(self.turn, most, &mut batch, &mut tokens) {
                     Visit::Empty => drop(self.flows.remove(&name)),
-                    Visit::Spent => self.turns.push_back(name),
+                    Visit::Spent => {
+                        if tokens > before {
+                            flow.crowded = flow.tokens > self.quantum.saturating_mul(CROWD);
+                        }
+                        self.turns.push_back(name);
+                    }
                     Visit::Full => {
                         self.turns.push_front(name);
+                        self.last = None;
                         break 'rounds;
                     }
                 }
@@ -222,6 +272,18 @@ impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
         }
         self.tokens -= tokens;
         batch
+    }
+
+    /// Decides which flows the next round visits. After an interrupted round, these are all, from the flow that did not fit.
+    fn next_round(&mut self) -> Round {
+        let crowded = self.flows.values().filter(|flow| flow.crowded).count();
+        let round = match self.last {
+            Some(Round::Early) => Round::Late,
+            Some(_) if crowded > 0 && crowded < self.flows.len() => Round::Early,
+            _ => Round::All,
+        };
+        self.last = Some(round);
+        round
     }
 
     /// Grants at once what flows would be granted in the coming rounds in which none of them could send.
