@@ -8,20 +8,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use polyrank::adapter::ProblemType;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::text::Encoded;
 
 use self::extent::Extent;
 use crate::checkpoint::{self, Progress};
-use crate::data::{Target, TaskData, encode};
+use crate::data::{Example, Target, TaskData, encode};
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::export_of;
 use crate::loss::TaskLoss;
 use crate::method::Export;
 use crate::metric::{Metric, mean_loss, metrics_for, score};
-use crate::optim::{Optimizer, Rule};
+use crate::optim::{Optimizer, Rule, Variable};
 use crate::run::{self, Epoch, Scores};
 use crate::settings::{RunSettings, Select, Settings};
 use crate::stepper::{Stepper, is_finite};
@@ -74,6 +75,17 @@ pub struct Trainer<'a> {
     last: Option<f64>,
 }
 
+/// Sets the bias of a regression's output to the mean of the targets. From 0, the other weights would learn this distance, at the price
+/// of what tells texts apart: SoRA's Pearson on STS-B, whose mean is 2.7, was 0.15 after three epochs.
+fn start_at_mean(variables: &[Variable], train: &[Example]) -> Result<(), Error> {
+    let is_output = |variable: &&Variable| variable.name.ends_with(".bias") && variable.var.dims() == [1];
+    if let Some(Variable { var, .. }) = variables.iter().find(is_output) {
+        let mean = train.iter().map(|example| example.target.value()).sum::<f64>() / train.len() as f64;
+        var.set(&var.as_tensor().zeros_like()?.affine(1.0, mean)?)?;
+    }
+    Ok(())
+}
+
 impl<'a> Trainer<'a> {
     /// A new run, or with `resume` the run in that folder, continued from its last checkpoint.
     ///
@@ -87,6 +99,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, Error> {
         settings.check()?;
         let mut method = settings.method(engine, data.labels.len(), data.train.len())?;
+        if data.problem == ProblemType::Regression {
+            start_at_mean(&method.variables(), &data.train)?;
+        }
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let validation = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {

@@ -177,6 +177,24 @@ fn run_on_a_device_continues_in_the_middle_of_an_epoch() {
     runs.check_equal("parted", "whole");
 }
 
+/// At this learning rate, the weights stay as they are, so that the loss is the variance of the values and not their square.
+#[test]
+fn regression_starts_at_the_mean() {
+    let mut runs = Runs::new();
+    let folder = runs.folder("values");
+    for (name, rows) in [("train.tsv", 0..12), ("validation.tsv", 12..16)] {
+        let rows = rows.map(|i| format!("{}.5\tthe plot was {}\n", 100 + i % 3, ["good", "very good"][i % 2]));
+        std::fs::write(folder.join(name), format!("label\tsentence\n{}", rows.collect::<String>())).unwrap();
+    }
+    runs.data = TaskData::load(&folder, &DataOptions::default()).unwrap();
+    assert_eq!(runs.data.problem, ProblemType::Regression);
+    for method in ["sora", "full"] {
+        runs.whole(method, &settings(&["--epochs", "1", "--lr", "1e-9", "--method", method]));
+        let losses = ["loss", "validation_loss"].map(|key| runs.logs(method).0[0][key].as_f64().unwrap());
+        assert!(losses.iter().all(|loss| *loss < 2.0), "{method}: {losses:?}");
+    }
+}
+
 #[test]
 fn log_of_steps_has_every_tenth_and_the_last() {
     let runs = Runs::new();
