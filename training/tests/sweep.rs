@@ -1,5 +1,6 @@
 //! Sweeps of `polyrank-train` on the tiny base, and the report on their runs.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -61,7 +62,8 @@ fn results(runs: &Path) -> Vec<Value> {
     lines
 }
 
-/// Starts the sweep, and waits until a run has finished an epoch that had not before.
+/// Starts the sweep, and waits until it has said so, which is after it listens for signals, and until a run has finished an epoch that
+/// had not before.
 #[cfg(unix)]
 fn begun(room: &TempDir, output: &str) -> std::process::Child {
     let epochs = || {
@@ -72,6 +74,11 @@ fn begun(room: &TempDir, output: &str) -> std::process::Child {
     };
     let before = epochs();
     let mut child = command(room, output).spawn().unwrap();
+    // A byte at a time, so that the rest is left to others.
+    let mut byte = [0];
+    while byte != *b"\n" {
+        child.stderr.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    }
     while epochs() <= before {
         assert!(child.try_wait().unwrap().is_none(), "the sweep ended first");
         std::thread::sleep(Duration::from_millis(5));
