@@ -117,6 +117,11 @@ enum Visit {
     Full,
 }
 
+/// The tokens that a visit grants a flow.
+fn granted(crowded: bool, quantum: usize) -> usize {
+    if crowded { quantum } else { quantum.saturating_mul(2) }
+}
+
 impl<R, P> Waiting<R, P> {
     fn tokens(&self) -> usize {
         self.parts.iter().map(|part| part.cost).sum()
@@ -152,8 +157,7 @@ impl<R, P> Flow<R, P> {
     /// Starts a visit, which grants `quantum` tokens or twice as many, unless a full batch has interrupted one.
     fn begin(&mut self, quantum: usize) {
         if !self.visited {
-            let granted = if self.crowded { quantum } else { quantum.saturating_mul(2) };
-            self.deficit = self.deficit.saturating_add(granted);
+            self.deficit = self.deficit.saturating_add(granted(self.crowded, quantum));
             self.visited = true;
         }
     }
@@ -210,10 +214,11 @@ impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
     /// every other flow what it sends in as many visits as the flow then needs.
     pub(super) fn ahead(&self, flow: &K, tokens: usize) -> usize {
         let held = self.held(flow);
-        let visits = held.saturating_add(tokens).div_ceil(self.quantum);
-        let most = visits.saturating_mul(self.quantum);
+        let crowded = self.flows.get(flow).is_some_and(|flow| flow.crowded);
+        let visits = held.saturating_add(tokens).div_ceil(granted(crowded, self.quantum));
+        let sent = |other: &Flow<R, P>| other.tokens.min(visits.saturating_mul(granted(other.crowded, self.quantum)));
         let others = self.flows.iter().filter(|(name, _)| *name != flow);
-        held + others.map(|(_, other)| other.tokens.min(most)).sum::<usize>()
+        held + others.map(|(_, other)| sent(other)).sum::<usize>()
     }
 
     /// The waiting requests, in no particular order.

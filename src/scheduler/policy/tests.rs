@@ -173,10 +173,10 @@ fn estimate_counts_what_runs_before() {
     let mut queue = FairQueue::new(10, 10);
     push(&mut queue, 0, 0, &[5; 100]);
     push(&mut queue, 1, 1, &[3]);
-    // A newcomer needs one visit, in which flow 0 sends 10 tokens and flow 1 all that it has.
-    assert_eq!(queue.ahead(&2, 10), 13);
-    assert_eq!(queue.ahead(&2, 11), 23);
-    assert_eq!(queue.ahead(&1, 7), 3 + 10);
+    // A newcomer needs one visit, in which flow 0 sends 20 tokens and flow 1 all that it has.
+    assert_eq!(queue.ahead(&2, 20), 23);
+    assert_eq!(queue.ahead(&2, 21), 43);
+    assert_eq!(queue.ahead(&1, 17), 3 + 20);
     assert_eq!(queue.ahead(&0, 1), 500 + 3);
 }
 
