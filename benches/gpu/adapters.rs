@@ -86,8 +86,11 @@ impl Maker {
 
     fn tensor(&mut self, shape: &[usize]) -> Result<Tensor, Failure> {
         let len: usize = shape.iter().product();
-        let start = self.rng.random_range(0..POOL);
-        let values: Vec<f32> = self.pool.iter().cycle().skip(start).take(len).copied().collect();
+        let mut values = Vec::with_capacity(len);
+        while values.len() < len {
+            let start = self.rng.random_range(0..POOL);
+            values.extend_from_slice(&self.pool[start..(start + len - values.len()).min(POOL)]);
+        }
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 }

@@ -3,6 +3,7 @@
 
 mod attention;
 mod disentangled;
+mod feed_forward;
 mod flat;
 mod linear;
 mod on_device;

@@ -191,14 +191,15 @@ print(":".join(sorted({path for base in {*site.getsitepackages(), *sys.path} for
   step peers:latency 75 python3 tests/gpu/peers.py latency "$bases/roberta-large" "${peer[@]}" --seconds 2
   step training 60 training
   step delta 25 "$bin/gpu" delta --model-id "$bases/roberta-large" "${bench[@]}" "${sizes[@]}"
+  step delta:peers 30 python3 tests/gpu/peers.py delta "$bases/roberta-large" "${peer[@]}" "${peer_sizes[@]}" --seconds 0.2
   step sanitizer:memcheck 45 sanitize memcheck
   step many 70 "$bin/gpu" many "${many[@]}" --model-id "$bases/roberta-large" "${bench[@]}" "${sizes[@]}"
   step sanitizer:racecheck 45 sanitize racecheck
   step tests:prefix 60 tests_in "$bin/main" prefix::
   step peers:roberta-sst2 30 python3 tests/gpu/peers.py mixed "$bases/roberta-large" --length sst2 "${peer[@]}" "${peer_sizes[@]}"
   step peers:deberta-sst2 30 python3 tests/gpu/peers.py mixed "$bases/deberta-v3-base" --length sst2 "${peer[@]}" "${peer_sizes[@]}"
-  [ "$device" = cpu ] || soak_seconds=$((deadline - SECONDS - 25 < 120 ? deadline - SECONDS - 25 : 120))
-  step soak $((soak_seconds + 20)) soak
+  [ "$device" = cpu ] || soak_seconds=$((deadline - SECONDS - 40 < 120 ? deadline - SECONDS - 40 : 120))
+  step soak $((soak_seconds + 35)) soak
   {
     printf '\n%s\n\n' "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null || echo "no GPU: a rehearsal")"
     python3 tests/gpu/table.py "$out/results.jsonl"

@@ -7,8 +7,10 @@
     mixed       a batch of texts of several adapters: by `adapter_names`, or adapter after adapter where PEFT cannot mix (DeBERTa)
     latency     one text on the merged model under `torch.compile`
     attention   DeBERTa's attention without its linears, on texts of 128 tokens
+    delta       the low-rank deltas of the bench's row `delta`: by cuBLAS's grouped product (on a GPU), and all padded to one rank
 """
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -28,6 +30,47 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 WARM, LEAST = 3, 5  # rounds that are not counted, and rounds that a median needs
+
+
+class GroupedProducts:
+    """`cublasGemmGroupedBatchedEx`, which PyTorch does not offer: products of several sizes in one call."""
+
+    N, T, BF16, FLOAT = 0, 1, 14, 68
+
+    def __init__(self):
+        # PyTorch has loaded it.
+        for version in [13, 12]:
+            try:
+                self.library = ctypes.CDLL(f"libcublas.so.{version}")
+                break
+            except OSError:
+                pass
+        self.handle = ctypes.c_void_p()
+        self.check(self.library.cublasCreate_v2(ctypes.byref(self.handle)))
+        self.check(self.library.cublasSetStream_v2(self.handle, ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)))
+
+    @staticmethod
+    def check(status):
+        if status != 0:
+            raise RuntimeError(f"cuBLAS answered {status}")
+
+    def plan(self, first, factors, beta):
+        """A call that computes `c = a' b + beta c` for each (m, n, k, a, lda, b, ldb, c, ldc), column by column; a' is the transpose if `first` is T."""
+        count = len(factors)
+        ints = lambda values: (ctypes.c_int * count)(*values)
+        m, n, k, lda, ldb, ldc = (ints(factor[i] for factor in factors) for i in [0, 1, 2, 4, 6, 8])
+        pointers = [torch.tensor([factor[i].data_ptr() for factor in factors], device="cuda") for i in [3, 5, 7]]
+        a, b, c = (ctypes.c_void_p(pointer.data_ptr()) for pointer in pointers)
+        floats = lambda value: (ctypes.c_float * count)(*[value] * count)
+        alphas, betas, ones = floats(1.0), floats(beta), ints([1] * count)
+        firsts, seconds = ints([first] * count), ints([self.N] * count)
+
+        def call(_kept=pointers):
+            self.check(self.library.cublasGemmGroupedBatchedEx(
+                self.handle, firsts, seconds, m, n, k, alphas, a, self.BF16, lda, b, self.BF16, ldb, betas, c, self.BF16, ldc,
+                ctypes.c_int(count), ones, self.FLOAT))  # fmt: skip
+
+        return call
 
 
 class Peer:
@@ -164,10 +207,46 @@ class Peer:
             times = self.measure(lambda: attention(x, mask, rel_embeddings=positions))
         self.tell("peer-attention", texts=texts, tokens=texts * length, seconds=times[len(times) // 2])
 
+    def delta(self):
+        """`y + x A^T B^T`, hidden to hidden, for the mixes of `benches/gpu/delta.rs`; microseconds for each."""
+        adapters, narrow, wide_rank, calls = max(self.args.adapters, 2), 2, 64, 8
+        hidden = AutoConfig.from_pretrained(self.args.model).hidden_size
+        make = lambda *shape: torch.randn(*shape, device=self.args.device).to(self.dtype) / 30
+        full = -(-self.args.texts * 128 // adapters)
+        found = {"padded": [], "grouped": []}
+        for rows in [full, -(-full // 2)]:
+            for wide in [0, 1, adapters // 4, adapters // 2, adapters]:
+                ranks = [wide_rank if i < wide else narrow for i in range(adapters)]
+                x, y = make(adapters, rows, hidden), make(adapters, rows, hidden)
+                a, b = [make(rank, hidden) for rank in ranks], [make(rank, hidden) for rank in ranks]
+                padded = [torch.stack([torch.nn.functional.pad(t, (0, 0, 0, max(ranks) - len(t))) for t in side]) for side in [a, b]]
+                expected = torch.baddbmm(y, torch.bmm(x, padded[0].mT), padded[1])
+
+                def together():
+                    for _ in range(calls):
+                        torch.baddbmm(y, torch.bmm(x, padded[0].mT), padded[1])
+
+                runs = {"padded": together}
+                if self.cuda and self.args.dtype == "bf16":
+                    blas, h = GroupedProducts(), [make(rows, rank) for rank in ranks]
+                    sizes = list(zip(ranks, a, b, h, x, y))
+                    shrink = blas.plan(blas.T, [(rank, rows, hidden, a, hidden, x, hidden, h, rank) for rank, a, b, h, x, y in sizes], 0.0)
+                    expand = blas.plan(blas.N, [(hidden, rows, rank, b, hidden, h, rank, y, hidden) for rank, a, b, h, x, y in sizes], 1.0)
+                    shrink(), expand()
+                    worst = (y.float() - expected.float()).abs().max().item()
+                    assert worst < 0.05 * expected.float().abs().max().item(), f"grouped products are off by {worst}"
+                    runs["grouped"] = lambda: [(shrink(), expand()) for _ in range(calls)]
+                for how, run in runs.items():
+                    times = self.measure(run)
+                    found[how].append(1e6 * times[len(times) // 2] / calls)
+        for how, us in found.items():
+            if us:
+                self.tell("peer-delta", how=how, adapters=adapters, us=us)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row", choices=["ceiling", "mixed", "latency", "attention"])
+    parser.add_argument("row", choices=["ceiling", "mixed", "latency", "attention", "delta"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bf16", choices=["bf16", "f16", "f32"])

@@ -65,6 +65,11 @@ def main():
     found = f"{100 * delta['worst']:.0f} % off" if delta else None
     detail = f"one wide adapter of all wide: {delta['one_wide_of_all_wide']:.2f} of the time" if delta else ""
     tell("ragged ranks: time = c0 rows + c1 sum of ranks", "15 %", found, delta["worst"] <= 0.15 if delta else None, detail)
+    for how, name in [("grouped", "cuBLAS's grouped products"), ("padded", "all padded to one rank")]:
+        peer, us = last("peer-delta", how=how).get("us"), delta.get("us")
+        ratios = [theirs / ours for theirs, ours in zip(peer, us)] if peer and us else None
+        detail = f"by the number of wide adapters: {', '.join(f'{ratio:.2f}' for ratio in ratios)}" if ratios else ""
+        tell(f"the delta against {name}", "", f"{min(ratios):.2f} to {max(ratios):.2f} times" if ratios else None, None, detail)
     for base in ["roberta-large", "deberta-v3-base"]:
         ours = last("latency", base)
         peers = [line for line in lines if line.get("row") == "peer-latency" and line.get("base") == base and "compile" in line["how"]]

@@ -26,7 +26,7 @@ struct Span {
   uint32_t rank;      // 0 where there is no delta
   uint32_t target;    // the linear
   uint32_t first;     // the span's first block
-  uint32_t unused;
+  uint32_t height;    // the rows of a tile
 };
 
 constexpr int TARGETS = 4, SPANS = 96;
@@ -34,7 +34,7 @@ constexpr int TARGETS = 4, SPANS = 96;
 struct ExpandParams {
   uint64_t h;
   uint64_t spans;     // the spans, or 0 if they are in `small`
-  uint32_t count, height;  // `height`: rows of a tile
+  uint32_t count, unused;
   Target targets[TARGETS];
   Span small[SPANS];
 };
@@ -165,13 +165,13 @@ template <class T, bool FAST> __device__ inline void expand(const ExpandParams& 
   const Span& span = *find(p.spans ? reinterpret_cast<const Span*>(p.spans) : p.small, p.count, blockIdx.x);
   const Target& target = p.targets[span.target];
   const uint32_t block = blockIdx.x - span.first, across = (target.out + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
-  const uint32_t skipped = block / across * p.height;
+  const uint32_t skipped = block / across * span.height;
   const uint64_t row = uint64_t(span.row) + skipped;
   const Tile<T> tile = {
     reinterpret_cast<const T*>(target.from) + row * target.from_stride,
     reinterpret_cast<T*>(target.to) + row * target.to_stride,
     reinterpret_cast<const T*>(p.h) + 8 * uint64_t(span.h) + uint64_t(skipped) * span.stride,
-    min(int(p.height), int(span.rows - skipped)),
+    min(int(span.height), int(span.rows - skipped)),
   };
   const int start = block % across * BLOCK_COLUMNS;
   if (span.rank == 0)

@@ -8,12 +8,12 @@
 use std::ops::Range;
 
 /// The number of columns of h in a tile, and of tiles in a strip.
-const TILE: usize = 8;
+pub(super) const TILE: usize = 8;
 pub(super) const STRIP_TILES: usize = 3;
 /// The number of columns of an output that a block of the expand computes.
 pub(super) const BLOCK_COLUMNS: usize = 256;
 /// The heights that a tile of rows may have. Results do not depend on it.
-const SHRINK_HEIGHTS: [usize; 2] = [16, 32];
+pub(super) const SHRINK_HEIGHTS: [usize; 2] = [16, 32];
 const EXPAND_HEIGHTS: [usize; 4] = [16, 32, 64, 128];
 /// The numbers of blocks that an H100 runs at a time, on 132 multiprocessors. A few more would take as long as twice as many.
 const SHRINK_AT_ONCE: usize = 132;
@@ -72,7 +72,7 @@ pub(super) struct Span {
     pub(super) rank: u32,
     pub(super) target: u32,
     pub(super) first: u32,
-    pub(super) unused: u32,
+    pub(super) height: u32,
 }
 
 // SAFETY: the struct consists of numbers.
@@ -90,7 +90,7 @@ const _: () = assert!(size_of::<Strip>() == 80 && size_of::<Span>() == 40);
 pub(super) struct Launch<Item> {
     /// In ascending order of their first blocks.
     pub(super) items: Vec<Item>,
-    /// The number of rows in a tile.
+    /// The number of rows in a tile, at most.
     pub(super) height: usize,
     /// The number of blocks; 0 is no launch.
     pub(super) blocks: usize,
@@ -105,22 +105,31 @@ pub(super) struct Plan {
     pub(super) scratch: usize,
 }
 
-/// The place of a piece's part of h: the first element, and the distance between rows.
-#[derive(Clone, Copy, Default)]
-struct Part {
-    first: usize,
-    stride: usize,
+/// The place of a piece's part of h.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part {
+    /// The first element.
+    pub(super) first: usize,
+    /// The distance between rows.
+    pub(super) stride: usize,
 }
+
+/// The place of each piece's part of h, for each output.
+pub(super) type Parts = Vec<Vec<Part>>;
 
 /// Plans the launches for `finishes`, which read the same `x [tokens, in]`. `row_bytes` is the size of a row of A.
 pub(super) fn plan(tokens: usize, row_bytes: usize, finishes: &[Finish]) -> Plan {
-    let mut parts: Vec<Vec<Part>> = finishes.iter().map(|finish| vec![Part::default(); finish.pieces.len()]).collect();
-    let (shrink, scratch) = shrink(row_bytes, finishes, &mut parts);
+    let (shrink, parts, scratch) = shrink(row_bytes, finishes, |_| true);
     Plan { shrink, expand: expand(tokens, finishes, &parts), scratch }
 }
 
-/// The shrink, and the size of h. Fills in the place of each piece's part of h.
-fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (Launch<Strip>, usize) {
+/// The shrink of the pieces that are `wanted`; and of all pieces, the places in h and h's size.
+pub(super) fn shrink(
+    row_bytes: usize,
+    finishes: &[Finish],
+    wanted: impl Fn(&Piece) -> bool,
+) -> (Launch<Strip>, Parts, usize) {
+    let mut parts: Parts = finishes.iter().map(|finish| vec![Part::default(); finish.pieces.len()]).collect();
     let indexed = finishes.iter().enumerate().flat_map(|(target, finish)| {
         finish.pieces.iter().enumerate().map(move |(index, piece)| (target, index, piece))
     });
@@ -139,9 +148,15 @@ fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (La
             }));
         }
         let rows = &group[0].2.rows;
+        // Pieces that are not wanted keep their place in h.
+        let first_of_group = scratch;
+        scratch += rows.len() * stride;
+        if !group.iter().any(|(_, _, piece)| wanted(piece)) {
+            continue;
+        }
         let strips = tiles.len().div_ceil(STRIP_TILES) as u32;
         for (i, tiles) in tiles.chunks(STRIP_TILES).enumerate() {
-            let h = (scratch + i * STRIP_TILES * TILE) as u64;
+            let h = (first_of_group + i * STRIP_TILES * TILE) as u64;
             let (row, rows) = (rows.start as u32, rows.len() as u32);
             let mut strip = Strip { h, stride: stride as u32, row, rows, strips, ..Strip::default() };
             for (j, &(a, scale, ranks)) in tiles.iter().enumerate() {
@@ -149,7 +164,6 @@ fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (La
             }
             items.push(strip);
         }
-        scratch += rows.len() * stride;
     }
     let blocks_of = |height| items.iter().map(|strip| (strip.rows as usize).div_ceil(height)).sum();
     let (height, blocks) = height(SHRINK_HEIGHTS, SHRINK_AT_ONCE, blocks_of);
@@ -162,10 +176,11 @@ fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (La
         first += strips * rows.div_ceil(height as u32);
         rest = after;
     }
-    (Launch { items, height, blocks }, scratch)
+    (Launch { items, height, blocks }, parts, scratch)
 }
 
-fn expand(tokens: usize, finishes: &[Finish], parts: &[Vec<Part>]) -> Launch<Span> {
+/// The expand, for parts of h at these places.
+pub(super) fn expand(tokens: usize, finishes: &[Finish], parts: &Parts) -> Launch<Span> {
     let mut items = Vec::new();
     for (target, finish) in finishes.iter().enumerate() {
         let bare = |rows: Range<usize>| Span {
@@ -188,19 +203,30 @@ fn expand(tokens: usize, finishes: &[Finish], parts: &[Vec<Part>]) -> Launch<Spa
         }
     }
     let across = |span: &Span| finishes[span.target as usize].out.div_ceil(BLOCK_COLUMNS);
-    let blocks_of = |span: &Span, height: usize| (span.rows as usize).div_ceil(height) * across(span);
+    let blocks_of =
+        |span: &Span, height: usize| (span.rows as usize).div_ceil(height_of(span.rank, height)) * across(span);
     let all = |height| items.iter().map(|span| blocks_of(span, height)).sum();
     let (height, blocks) = height(EXPAND_HEIGHTS, EXPAND_AT_ONCE, all);
     let mut first = 0;
     for span in &mut items {
-        span.first = first;
+        (span.first, span.height) = (first, height_of(span.rank, height) as u32);
         first += blocks_of(span, height) as u32;
     }
     Launch { items, height, blocks }
 }
 
+/// The rows of a span's tiles. B is read again for every 16 ranks, so blocks of a large rank get fewer rows: one that ran for much longer
+/// than the others would hold up the launch's end.
+fn height_of(rank: u32, height: usize) -> usize {
+    (height / (rank as usize).div_ceil(16).next_power_of_two()).max(EXPAND_HEIGHTS[0])
+}
+
 /// The smallest height whose blocks run all at once, or else the largest; and the number of blocks.
-fn height<const N: usize>(heights: [usize; N], at_once: usize, blocks: impl Fn(usize) -> usize) -> (usize, usize) {
+pub(super) fn height<const N: usize>(
+    heights: [usize; N],
+    at_once: usize,
+    blocks: impl Fn(usize) -> usize,
+) -> (usize, usize) {
     let height = heights.into_iter().find(|height| blocks(*height) <= at_once).unwrap_or(heights[N - 1]);
     (height, blocks(height))
 }
@@ -271,7 +297,11 @@ mod tests {
         let mut next = 0;
         for span in &plan.expand.items {
             assert_eq!(span.first as usize, next);
-            next += 2 * tiles(span.rows, plan.expand.height);
+            assert_eq!(
+                span.height as usize,
+                [128, 64, 32][(span.rank as usize).div_ceil(16).max(1) - 1].min(plan.expand.height)
+            );
+            next += 2 * tiles(span.rows, span.height as usize);
         }
         assert_eq!(next, plan.expand.blocks);
     }
