@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use polyrank::adapter::{Adapter, AdapterWeights, Change};
-use polyrank::encoder::{After, Fork, Hooks, Packed};
+use polyrank::encoder::{Fork, Hooks, Packed};
 use polyrank::engine::plan::{Plan, Question};
 use polyrank::engine::{Mixed, Row};
 use polyrank::ops::Added;
@@ -120,11 +120,9 @@ impl Hooks for Counting<'_> {
         self.mixed.added(site)
     }
 
-    fn after(&self, site: Site) -> Option<After<'_>> {
-        Some(Box::new(move |h| {
-            self.rows.borrow_mut().entry(site).or_default().push(h.dim(0)?);
-            Ok(h)
-        }))
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        self.rows.borrow_mut().entry(site).or_default().push(h.dim(0)?);
+        Ok(h)
     }
 
     fn fork(&self, point: Point) -> Option<Fork<'_>> {

@@ -48,11 +48,6 @@ impl<'a> Texts<'a> {
         Ok(())
     }
 
-    /// Whether rows fork at `input` of `layer`.
-    pub(super) fn forks(&self, layer: usize, input: Input) -> bool {
-        self.hooks.fork(Point { layer, input }).is_some()
-    }
-
     /// Keeps only the first row of each text in every tensor of `live`, all `[T, n]`, if nothing reads the others after the attention of
     /// `layer`.
     pub(super) fn keep_first<const N: usize>(&self, layer: usize, live: [&mut Tensor; N]) -> Result<()> {

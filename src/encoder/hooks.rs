@@ -28,9 +28,6 @@ pub enum DropPoint {
     Head,
 }
 
-/// An operation that adapters put behind a linear, from its output `h [T, out]` to another of the same shape.
-pub type After<'a> = Box<dyn Fn(Tensor) -> Result<Tensor> + 'a>;
-
 /// An encoder's hooks. Every method defaults to the bare, frozen base.
 ///
 /// Serving implements them with a mixed batch ([`crate::engine::Mixed`]), training with its method. [`Identity`] is the bare base.
@@ -54,7 +51,7 @@ pub trait Hooks {
     }
 
     /// The fork at `point`, or `None` if no text forks there. After a fork, texts that several adapters shared have rows for each.
-    /// The encoder asks at every point, in order, before the linears that read the input.
+    /// The encoder calls this once at every point, in order, before the linears that read the input.
     fn fork(&self, _point: Point) -> Option<Fork<'_>> {
         None
     }
@@ -72,9 +69,12 @@ pub trait Hooks {
         None
     }
 
-    /// What runs after the linear at `site` and its activation, if it has one, on the output `h [T, out]` (bottleneck adapters).
-    fn after(&self, _site: Site) -> Option<After<'_>> {
-        None
+    /// Runs after the linear at `site` and its activation, if it has one, on the output `h [T, out]` (bottleneck adapters).
+    ///
+    /// # Errors
+    /// If the adapter's operations fail.
+    fn after(&self, _site: Site, h: Tensor) -> Result<Tensor> {
+        Ok(h)
     }
 
     /// The dropout at `point`. Serving drops nothing.

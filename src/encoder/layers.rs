@@ -176,8 +176,8 @@ impl Linear {
     }
 
     fn after(&self, y: Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
-        match self.site.and_then(|site| hooks.after(site)) {
-            Some(after) => after(y),
+        match self.site {
+            Some(site) => hooks.after(site, y),
             None => Ok(y),
         }
     }
@@ -299,16 +299,6 @@ pub(crate) fn forward_qkv(linears: [&Linear; 3], x: &Tensor, hooks: &dyn Hooks) 
         Ok(projected) => Ok(projected),
         Err(found) => bail!("three linears gave {} results", found.len()),
     }
-}
-
-/// `outer(gelu(inner(x)))`, `[T, out]`. The backend may compute parts of both linears at once.
-pub(crate) fn feed_forward(inner: &Linear, outer: &Linear, x: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
-    if inner.site.is_some_and(|site| hooks.after(site).is_some()) {
-        return outer.forward(&inner.forward_gelu(x, hooks)?, hooks);
-    }
-    let added = |linear: &Linear| linear.site.map_or(Ok(Added::Nothing), |site| hooks.added(site));
-    let both = [inner.with(added(inner)?, true, hooks)?, outer.with(added(outer)?, false, hooks)?];
-    outer.after(inner.ops.feed_forward(x, &both[0], &both[1])?, hooks)
 }
 
 /// LayerNorm over the hidden size.

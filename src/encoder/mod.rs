@@ -25,7 +25,7 @@ use candle_core::{Result, Tensor};
 pub use batch::Packed;
 pub use fork::Fork;
 pub use head::{Head, HeadJob, first_tokens, head_logits};
-pub use hooks::{After, DropPoint, Hooks, Identity};
+pub use hooks::{DropPoint, Hooks, Identity};
 
 use self::deberta::Deberta;
 use self::modernbert::ModernBert;

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::fork::Texts;
 use super::head::Classifier;
-use super::layers::{Linear, Loader, Norm, Tables, dropped, feed_forward, forward_qkv, resolve};
+use super::layers::{Linear, Loader, Norm, Tables, dropped, forward_qkv, resolve};
 use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed};
 use crate::base::architecture::{
     ATTENTION_OUTPUT, INTERMEDIATE, KEY, Names, OUTPUT, PostNormSpec, QUERY, Relative, VALUE,
@@ -218,14 +218,9 @@ impl PostAttention {
         }
         x = self.attention_norm.forward(&h, &x, hooks)?;
         texts.fork(self.index, Input::FeedForward, [&mut x])?;
-        if texts.forks(self.index, Input::FeedForwardOutput) {
-            h = self.intermediate.forward_gelu(&x, hooks)?;
-            texts.fork(self.index, Input::FeedForwardOutput, [&mut x, &mut h])?;
-            h = self.output.forward(&h, hooks)?;
-        } else {
-            h = feed_forward(&self.intermediate, &self.output, &x, hooks)?;
-        }
-        h = dropped(h, DropPoint::Output(self.index), self.ops, hooks)?;
+        h = self.intermediate.forward_gelu(&x, hooks)?;
+        texts.fork(self.index, Input::FeedForwardOutput, [&mut x, &mut h])?;
+        h = dropped(self.output.forward(&h, hooks)?, DropPoint::Output(self.index), self.ops, hooks)?;
         self.output_norm.forward(&h, &x, hooks)
     }
 }

@@ -96,14 +96,6 @@ pub trait Ops: Debug + Send + Sync {
         linears.iter().map(|linear| linear::reference(x, linear)).collect()
     }
 
-    /// `outer(inner(x))`, `[T, out]`, for `x [T, in]`: a feed-forward block, whose inner linear ends with GELU.
-    ///
-    /// # Errors
-    /// As for [`Ops::linears`].
-    fn feed_forward(&self, x: &Tensor, inner: &Linear, outer: &Linear) -> Result<Tensor> {
-        linear::feed_forward(self, x, inner, outer)
-    }
-
     /// `y [n, out]` plus the delta of each segment of its rows, for `x [n, in]`.
     ///
     /// # Errors
@@ -238,10 +230,6 @@ struct Cuda;
 impl Ops for Cuda {
     fn linears(&self, x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
         linear::cuda(x, linears)
-    }
-
-    fn feed_forward(&self, x: &Tensor, inner: &Linear, outer: &Linear) -> Result<Tensor> {
-        linear::feed_forward_cuda(x, inner, outer)
     }
 
     fn add_segments(&self, x: &Tensor, y: &Tensor, segments: &[Segment]) -> Result<Tensor> {

@@ -3,7 +3,6 @@
 
 mod attention;
 mod disentangled;
-mod feed_forward;
 mod flat;
 mod linear;
 mod on_device;

@@ -54,7 +54,7 @@ pub(in crate::ops) fn add_segments_cuda(x: &Tensor, y: &Tensor, segments: &[Segm
     }
 }
 
-pub(super) fn tracked(linear: &Linear) -> bool {
+fn tracked(linear: &Linear) -> bool {
     let delta = match &linear.added {
         Added::Nothing => false,
         Added::Whole(delta) => tracked_delta(delta),
@@ -78,47 +78,33 @@ fn pieces(x: &Tensor, segments: &[Segment], out: usize) -> Result<Pieces> {
     Ok(pieces)
 }
 
-/// A linear without gradients as the kernels read it.
-pub(super) struct Ready {
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
-    pub(super) out: usize,
-    pub(super) gelu: bool,
-}
-
-impl Ready {
-    pub(super) fn new(x: &Tensor, linear: &Linear) -> Result<Self> {
-        let weight = typed_weight(x, &linear.weight)?;
-        let out = weight.dim(0)?;
-        Ok(Self { bias: bias_of(&linear.bias, out)?, weight, out, gelu: linear.gelu })
-    }
-
-    /// What `linear` adds to its output for x.
-    pub(super) fn pieces(&self, x: &Tensor, linear: &Linear) -> Result<Pieces> {
-        match &linear.added {
-            Added::Nothing => Ok(Pieces::default()),
-            Added::Whole(delta) => pieces(x, &[Segment { rows: 0..x.dim(0)?, delta }], self.out),
-            Added::Trained(_) => bail!("linear: a trained delta without gradients"),
-            Added::Segments(segments) => pieces(x, segments, self.out),
-        }
-    }
-
-    /// The output at a place, with these pieces.
-    pub(super) fn unfinished<'a>(&'a self, place: (u64, usize), pieces: &'a Pieces) -> Unfinished<'a> {
-        let bias = self.bias.as_ref();
-        Unfinished { from: place, to: place, out: self.out, bias, gelu: self.gelu, pieces: pieces.all() }
-    }
-}
-
 /// Without gradients.
 fn inference(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
-    let ready = linears.iter().map(|linear| Ready::new(x, linear)).collect::<Result<Vec<_>>>()?;
-    let pieces =
-        ready.iter().zip(linears).map(|(ready, linear)| ready.pieces(x, linear)).collect::<Result<Vec<_>>>()?;
-    let products = products(x, &ready.iter().map(|ready| ready.weight.clone()).collect::<Vec<_>>())?;
-    let places = places(&products, x)?;
-    let outputs = ready.iter().zip(&pieces).zip(places);
-    let outputs: Vec<Unfinished> = outputs.map(|((ready, pieces), place)| ready.unfinished(place, pieces)).collect();
+    let rows = x.dim(0)?;
+    let weights = linears.iter().map(|linear| typed_weight(x, &linear.weight)).collect::<Result<Vec<_>>>()?;
+    let (mut biases, mut deltas) = (Vec::with_capacity(linears.len()), Vec::<Pieces>::with_capacity(linears.len()));
+    for (linear, weight) in linears.iter().zip(&weights) {
+        let out = weight.dim(0)?;
+        biases.push(bias_of(&linear.bias, out)?);
+        deltas.push(match &linear.added {
+            Added::Nothing => Pieces::default(),
+            Added::Whole(delta) => pieces(x, &[Segment { rows: 0..rows, delta }], out)?,
+            Added::Trained(_) => bail!("linear: a trained delta without gradients"),
+            Added::Segments(segments) => pieces(x, segments, out)?,
+        });
+    }
+    let products = products(x, &weights)?;
+    let mut outputs = Vec::with_capacity(linears.len());
+    for (i, place) in places(&products, x)?.into_iter().enumerate() {
+        outputs.push(Unfinished {
+            from: place,
+            to: place,
+            out: weights[i].dim(0)?,
+            bias: biases[i].as_ref(),
+            gelu: linears[i].gelu,
+            pieces: deltas[i].all(),
+        });
+    }
     // SAFETY: the places are those of the products, which the queue has written before the kernels run.
     unsafe { finish(x, &outputs)? };
     let mut all = Vec::with_capacity(linears.len());

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use super::launch_plan::{Finish, Launch, Piece, Plan, Span, Strip, plan};
+use super::launch_plan::{Finish, Launch, Piece, Span, Strip, plan};
 use super::ragged::Dims;
 use crate::cuda::{Grid, Matrix, Output, Params, Place, Table, address, launch};
 use crate::params::Delta;
@@ -109,7 +109,7 @@ pub(super) struct Unfinished<'a> {
 }
 
 impl<'a> Unfinished<'a> {
-    pub(super) fn planned(&self) -> Finish<'a> {
+    fn planned(&self) -> Finish<'a> {
         let every_row = self.bias.is_some() || self.gelu || self.from != self.to;
         Finish { out: self.out, every_row, pieces: self.pieces }
     }
@@ -187,60 +187,50 @@ const _: () = assert!(size_of::<ShrinkParams>() <= 4096 && size_of::<ExpandParam
 /// # Safety
 /// The addresses must be those of `[T, out]` matrices of x's type, and `to` must not overlap x.
 pub(super) unsafe fn finish(x: &Tensor, outputs: &[Unfinished]) -> Result<Option<Tensor>> {
+    let element = x.dtype().size_in_bytes();
     let rows = Matrix::of("linear", x)?;
     let finishes: Vec<Finish> = outputs.iter().map(Unfinished::planned).collect();
-    let Plan { shrink: strips, expand: spans, scratch } =
-        plan(rows.rows, rows.width * x.dtype().size_in_bytes(), &finishes);
-    let h = self::scratch(scratch, x)?;
-    // SAFETY: h has the planned size, and the caller promises the rest.
-    unsafe {
-        if let Some(h) = &h {
-            shrink(x, &strips, h)?;
-        }
-        expand(x, outputs, &spans, h.as_ref())?;
-        // The strips cover all of h.
-        Ok(h.map(|h| h.tensor()))
+    let plan = plan(rows.rows, rows.width * element, &finishes);
+    if plan.expand.blocks == 0 {
+        return Ok(None);
     }
-}
-
-/// Memory for h, or `None` if it has no elements.
-pub(super) fn scratch(size: usize, x: &Tensor) -> Result<Option<Output>> {
-    if size == 0 { Ok(None) } else { Output::new(size, x.dtype(), x.device()).map(Some) }
-}
-
-/// Launches the expand: adds bias and deltas to `outputs`, and applies GELU. `x` gives the type and the device.
-///
-/// # Safety
-/// The addresses must be those of `[T, out]` matrices of x's type. `h` must have the planned size, and what was queued must write all of
-/// it.
-pub(super) unsafe fn expand(x: &Tensor, outputs: &[Unfinished], plan: &Launch<Span>, h: Option<&Output>) -> Result<()> {
     let (mut targets, mut aligned) = ([Target::default(); TARGETS], true);
     for (target, output) in targets.iter_mut().zip(outputs) {
-        let (found, words) = output.target(x.dtype().size_in_bytes())?;
+        let (found, words) = output.target(element)?;
         *target = found;
         aligned &= words;
     }
-    let (small, table) = items::<Span, SPANS>(plan, x)?;
+    let place = Place::of(x.device())?;
+    let h = if plan.scratch == 0 {
+        None
+    } else {
+        let h = Output::new(plan.scratch, x.dtype(), x.device())?;
+        // SAFETY: `h` has the planned size, and the caller promises the rest.
+        unsafe { shrink(&place, x, &rows, &plan.shrink, &h)? };
+        Some(h)
+    };
+    let (small, table) = items::<Span, SPANS>(&plan.expand, x)?;
     let params = ExpandParams {
-        h: h.map_or(0, Output::address),
+        h: h.as_ref().map_or(0, Output::address),
         spans: table.as_ref().map_or(Ok(0), Table::address)?,
-        count: plan.items.len() as u32,
+        count: plan.expand.items.len() as u32,
         unused: 0,
         targets,
         small,
     };
-    let grid = Grid { blocks: [plan.blocks, 1, 1], threads: EXPAND_THREADS, shared: 0 };
+    let grid = Grid { blocks: [plan.expand.blocks, 1, 1], threads: EXPAND_THREADS, shared: 0 };
     let kernel = if aligned { "linear_expand" } else { "linear_expand_unaligned" };
     // SAFETY: the plan's spans lie inside the outputs, whose addresses the caller promises, and inside h.
-    unsafe { launch(&Place::of(x.device())?, kernel, x.dtype(), grid, &params) }
+    unsafe { launch(&place, kernel, x.dtype(), grid, &params)? };
+    // SAFETY: the strips cover all of h.
+    Ok(h.map(|h| unsafe { h.tensor() }))
 }
 
-/// Launches the shrink of `x`.
+/// Launches the shrink.
 ///
 /// # Safety
 /// `h` must have the size that the plan says.
-pub(super) unsafe fn shrink(x: &Tensor, plan: &Launch<Strip>, h: &Output) -> Result<()> {
-    let rows = Matrix::of("linear", x)?;
+unsafe fn shrink(place: &Place, x: &Tensor, rows: &Matrix, plan: &Launch<Strip>, h: &Output) -> Result<()> {
     let element = x.dtype().size_in_bytes();
     let (small, table) = items::<Strip, STRIPS>(plan, x)?;
     let a = plan.items.iter().flat_map(|strip| strip.a);
@@ -264,14 +254,11 @@ pub(super) unsafe fn shrink(x: &Tensor, plan: &Launch<Strip>, h: &Output) -> Res
     };
     let grid = Grid { blocks: [plan.blocks, 1, 1], threads: SHRINK_THREADS, shared: plan.height * SHRINK_SUMS };
     // SAFETY: the plan's strips lie inside x, the A's and h.
-    unsafe { launch(&Place::of(x.device())?, kernel, x.dtype(), grid, &params) }
+    unsafe { launch(place, kernel, x.dtype(), grid, &params) }
 }
 
 /// The items as parameters, or as a table if there are too many.
-pub(super) fn items<Item: bytemuck::Pod, const N: usize>(
-    plan: &Launch<Item>,
-    x: &Tensor,
-) -> Result<([Item; N], Option<Table>)> {
+fn items<Item: bytemuck::Pod, const N: usize>(plan: &Launch<Item>, x: &Tensor) -> Result<([Item; N], Option<Table>)> {
     let mut small = [Item::zeroed(); N];
     match small.get_mut(..plan.items.len()) {
         Some(some) => some.copy_from_slice(&plan.items),

@@ -8,12 +8,12 @@
 use std::ops::Range;
 
 /// The number of columns of h in a tile, and of tiles in a strip.
-pub(super) const TILE: usize = 8;
+const TILE: usize = 8;
 pub(super) const STRIP_TILES: usize = 3;
 /// The number of columns of an output that a block of the expand computes.
 pub(super) const BLOCK_COLUMNS: usize = 256;
 /// The heights that a tile of rows may have. Results do not depend on it.
-pub(super) const SHRINK_HEIGHTS: [usize; 2] = [16, 32];
+const SHRINK_HEIGHTS: [usize; 2] = [16, 32];
 const EXPAND_HEIGHTS: [usize; 4] = [16, 32, 64, 128];
 /// The numbers of blocks that an H100 runs at a time, on 132 multiprocessors. A few more would take as long as twice as many.
 const SHRINK_AT_ONCE: usize = 132;
@@ -105,31 +105,22 @@ pub(super) struct Plan {
     pub(super) scratch: usize,
 }
 
-/// The place of a piece's part of h.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Part {
-    /// The first element.
-    pub(super) first: usize,
-    /// The distance between rows.
-    pub(super) stride: usize,
+/// The place of a piece's part of h: the first element, and the distance between rows.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    first: usize,
+    stride: usize,
 }
-
-/// The place of each piece's part of h, for each output.
-pub(super) type Parts = Vec<Vec<Part>>;
 
 /// Plans the launches for `finishes`, which read the same `x [tokens, in]`. `row_bytes` is the size of a row of A.
 pub(super) fn plan(tokens: usize, row_bytes: usize, finishes: &[Finish]) -> Plan {
-    let (shrink, parts, scratch) = shrink(row_bytes, finishes, |_| true);
+    let mut parts: Vec<Vec<Part>> = finishes.iter().map(|finish| vec![Part::default(); finish.pieces.len()]).collect();
+    let (shrink, scratch) = shrink(row_bytes, finishes, &mut parts);
     Plan { shrink, expand: expand(tokens, finishes, &parts), scratch }
 }
 
-/// The shrink of the pieces that are `wanted`; and of all pieces, the places in h and h's size.
-pub(super) fn shrink(
-    row_bytes: usize,
-    finishes: &[Finish],
-    wanted: impl Fn(&Piece) -> bool,
-) -> (Launch<Strip>, Parts, usize) {
-    let mut parts: Parts = finishes.iter().map(|finish| vec![Part::default(); finish.pieces.len()]).collect();
+/// The shrink, and the size of h. Fills in the place of each piece's part of h.
+fn shrink(row_bytes: usize, finishes: &[Finish], parts: &mut [Vec<Part>]) -> (Launch<Strip>, usize) {
     let indexed = finishes.iter().enumerate().flat_map(|(target, finish)| {
         finish.pieces.iter().enumerate().map(move |(index, piece)| (target, index, piece))
     });
@@ -148,15 +139,9 @@ pub(super) fn shrink(
             }));
         }
         let rows = &group[0].2.rows;
-        // Pieces that are not wanted keep their place in h.
-        let first_of_group = scratch;
-        scratch += rows.len() * stride;
-        if !group.iter().any(|(_, _, piece)| wanted(piece)) {
-            continue;
-        }
         let strips = tiles.len().div_ceil(STRIP_TILES) as u32;
         for (i, tiles) in tiles.chunks(STRIP_TILES).enumerate() {
-            let h = (first_of_group + i * STRIP_TILES * TILE) as u64;
+            let h = (scratch + i * STRIP_TILES * TILE) as u64;
             let (row, rows) = (rows.start as u32, rows.len() as u32);
             let mut strip = Strip { h, stride: stride as u32, row, rows, strips, ..Strip::default() };
             for (j, &(a, scale, ranks)) in tiles.iter().enumerate() {
@@ -164,6 +149,7 @@ pub(super) fn shrink(
             }
             items.push(strip);
         }
+        scratch += rows.len() * stride;
     }
     let blocks_of = |height| items.iter().map(|strip| (strip.rows as usize).div_ceil(height)).sum();
     let (height, blocks) = height(SHRINK_HEIGHTS, SHRINK_AT_ONCE, blocks_of);
@@ -176,11 +162,10 @@ pub(super) fn shrink(
         first += strips * rows.div_ceil(height as u32);
         rest = after;
     }
-    (Launch { items, height, blocks }, parts, scratch)
+    (Launch { items, height, blocks }, scratch)
 }
 
-/// The expand, for parts of h at these places.
-pub(super) fn expand(tokens: usize, finishes: &[Finish], parts: &Parts) -> Launch<Span> {
+fn expand(tokens: usize, finishes: &[Finish], parts: &[Vec<Part>]) -> Launch<Span> {
     let mut items = Vec::new();
     for (target, finish) in finishes.iter().enumerate() {
         let bare = |rows: Range<usize>| Span {
@@ -222,11 +207,7 @@ fn height_of(rank: u32, height: usize) -> usize {
 }
 
 /// The smallest height whose blocks run all at once, or else the largest; and the number of blocks.
-pub(super) fn height<const N: usize>(
-    heights: [usize; N],
-    at_once: usize,
-    blocks: impl Fn(usize) -> usize,
-) -> (usize, usize) {
+fn height<const N: usize>(heights: [usize; N], at_once: usize, blocks: impl Fn(usize) -> usize) -> (usize, usize) {
     let height = heights.into_iter().find(|height| blocks(*height) <= at_once).unwrap_or(heights[N - 1]);
     (height, blocks(height))
 }
@@ -297,10 +278,8 @@ mod tests {
         let mut next = 0;
         for span in &plan.expand.items {
             assert_eq!(span.first as usize, next);
-            assert_eq!(
-                span.height as usize,
-                [128, 64, 32][(span.rank as usize).div_ceil(16).max(1) - 1].min(plan.expand.height)
-            );
+            let height = [128, 64, 32][(span.rank as usize).div_ceil(16).max(1) - 1];
+            assert_eq!(span.height as usize, height.min(plan.expand.height));
             next += 2 * tiles(span.rows, span.height as usize);
         }
         assert_eq!(next, plan.expand.blocks);

@@ -9,18 +9,15 @@
 //! | `adapted.rs` | one delta for all rows, with its gradients, for training |
 //! | `cuda.rs` | the GPU's form: products in cuBLAS, then at most two kernels |
 //! | `finish.rs` | launches those two kernels |
-//! | `feed_forward.rs` | two linears with GELU between them; on a GPU the second one's shrink is part of the first one's kernel |
 //! | `operands.rs` | what all of these read: weights and biases in the types of kernels, and products |
-//! | `shrink.cu`, `expand.cu`, `feed_forward.cu` | the kernels; `segments.cuh` has what they share |
-//! | `launch_plan.rs`, `feed_forward_plan.rs` | which rows and columns their blocks compute |
+//! | `shrink.cu`, `expand.cu` | the kernels; `segments.cuh` has what they share |
+//! | `launch_plan.rs` | which rows and columns their blocks compute |
 //! | `training.rs` | the GPU's gradients |
 //! | `trained.rs` | one operation for linears that training adapts on a GPU, with gradients outside candle's graph |
 
 mod adapted;
 mod cpu;
 mod cuda;
-mod feed_forward;
-mod feed_forward_plan;
 mod finish;
 mod frozen;
 mod launch_plan;
@@ -34,7 +31,6 @@ use std::ops::Range;
 
 pub(super) use cpu::{add_segments_cpu, cpu};
 pub(super) use cuda::{add_segments_cuda, cuda};
-pub(super) use feed_forward::{feed_forward, feed_forward_cuda};
 pub(super) use reference::{add_segments_reference, reference};
 pub use trained::TrainedDelta;
 

@@ -84,20 +84,11 @@ pub(super) fn products(x: &Tensor, weights: &[Tensor]) -> Result<Vec<Product>> {
 
 /// `x W^T` for a weight `[out, in]` of x's type. There must be elements for all of `out` at the weight's address.
 pub(super) fn product(x: &Tensor, weight: &Tensor, out: usize) -> Result<Output> {
-    let y = Output::new((x.dim(0)?, out), x.dtype(), x.device())?;
-    // SAFETY: `y` is a matrix of this shape.
-    unsafe { product_at(x, weight, (y.address(), out))? };
-    Ok(y)
-}
-
-/// [`product`] into contiguous memory for `[T, out]` at an address.
-///
-/// # Safety
-/// The memory must be valid, and overlap neither x nor the weight.
-pub(super) unsafe fn product_at(x: &Tensor, weight: &Tensor, (y, out): (u64, usize)) -> Result<()> {
     let (rows, width) = x.dims2()?;
+    let y = Output::new((rows, out), x.dtype(), x.device())?;
     let weight = Factor::at(address(weight)?, [out, width], width, x.dtype());
-    let target = Factor::at(y, [rows, out], out, x.dtype());
-    // SAFETY: x is a matrix of this shape, the caller has found that the weight is, and promises the output.
-    unsafe { gemm(&Place::of(x.device())?, 1.0, Matrix::of("linear", x)?.into(), weight.t(), 0.0, target) }
+    let target = Factor::at(y.address(), [rows, out], out, x.dtype());
+    // SAFETY: x and `y` are matrices of these shapes, and the caller has found that the weight is.
+    unsafe { gemm(&Place::of(x.device())?, 1.0, Matrix::of("linear", x)?.into(), weight.t(), 0.0, target)? };
+    Ok(y)
 }

@@ -52,27 +52,6 @@ impl OnDevice {
         segments.iter().map(|segment| self.delta(segment.delta)).collect()
     }
 
-    /// The deltas of a linear's segments.
-    fn deltas_of(&self, linear: &Linear) -> Result<Vec<Delta>> {
-        match &linear.added {
-            Added::Segments(all) => self.deltas(all),
-            Added::Nothing | Added::Whole(_) | Added::Trained(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// The linear, with copies of its segments' deltas.
-    fn linear<'a>(&self, linear: &Linear, deltas: &'a [Delta]) -> Result<Linear<'a>> {
-        let added = match &linear.added {
-            Added::Nothing => Added::Nothing,
-            Added::Whole(delta) => Added::Whole(self.delta(delta)?),
-            // It is on the device already.
-            Added::Trained(delta) => Added::Trained(delta.clone()),
-            Added::Segments(all) => Added::Segments(segments(all, deltas)),
-        };
-        let (weight, bias) = (self.param(&linear.weight)?, self.param(&linear.bias)?);
-        Ok(Linear { weight, bias, added, gelu: linear.gelu })
-    }
-
     fn qkv(&self, qkv: [&Tensor; 3]) -> Result<[Tensor; 3]> {
         let [q, k, v] = qkv;
         Ok([self.there(q)?, self.there(k)?, self.there(v)?])
@@ -113,16 +92,24 @@ impl Ops for OnDevice {
     }
 
     fn linears(&self, x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
-        let deltas = linears.iter().map(|linear| self.deltas_of(linear)).collect::<Result<Vec<_>>>()?;
-        let moved = linears.iter().zip(&deltas).map(|(linear, deltas)| self.linear(linear, deltas));
+        let deltas = linears.iter().map(|linear| match &linear.added {
+            Added::Segments(all) => self.deltas(all),
+            Added::Nothing | Added::Whole(_) | Added::Trained(_) => Ok(Vec::new()),
+        });
+        let deltas = deltas.collect::<Result<Vec<_>>>()?;
+        let moved = linears.iter().zip(&deltas).map(|(linear, deltas)| {
+            let added = match &linear.added {
+                Added::Nothing => Added::Nothing,
+                Added::Whole(delta) => Added::Whole(self.delta(delta)?),
+                // It is on the device already.
+                Added::Trained(delta) => Added::Trained(delta.clone()),
+                Added::Segments(all) => Added::Segments(segments(all, deltas)),
+            };
+            let (weight, bias) = (self.param(&linear.weight)?, self.param(&linear.bias)?);
+            Ok(Linear { weight, bias, added, gelu: linear.gelu })
+        });
         let moved = moved.collect::<Result<Vec<_>>>()?;
         self.ops().linears(&self.there(x)?, &moved)?.into_iter().map(|y| here(Ok(y))).collect()
-    }
-
-    fn feed_forward(&self, x: &Tensor, inner: &Linear, outer: &Linear) -> Result<Tensor> {
-        let deltas = [self.deltas_of(inner)?, self.deltas_of(outer)?];
-        let (inner, outer) = (self.linear(inner, &deltas[0])?, self.linear(outer, &deltas[1])?);
-        here(self.ops().feed_forward(&self.there(x)?, &inner, &outer))
     }
 
     fn add_segments(&self, x: &Tensor, y: &Tensor, all: &[Segment]) -> Result<Tensor> {

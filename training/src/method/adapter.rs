@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use polyrank::adapter::AdapterInfo;
-use polyrank::encoder::{After, Head, Hooks};
+use polyrank::encoder::{Head, Hooks};
 use polyrank::params::{Backend, Layout, Site};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -70,9 +70,11 @@ fn start(shape: &[usize], rng: &mut StdRng, device: &Device) -> Result<Var> {
 }
 
 impl Hooks for BottleneckAdapter {
-    fn after(&self, site: Site) -> Option<After<'_>> {
-        let parts = self.sites[self.layout.index(site)].as_ref()?;
-        Some(Box::new(|h| Self::bottleneck(parts, |var| Ok(var.as_tensor().clone()))?.forward(&h, &self.backend)))
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        match &self.sites[self.layout.index(site)] {
+            Some(parts) => Self::bottleneck(parts, |var| Ok(var.as_tensor().clone()))?.forward(&h, &self.backend),
+            None => Ok(h),
+        }
     }
 }
 

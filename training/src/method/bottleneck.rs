@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use polyrank::adapter::AdapterInfo;
-use polyrank::encoder::{After, Head, Hooks};
+use polyrank::encoder::{Head, Hooks};
 use polyrank::ops::{self, Added, Linear};
 use polyrank::params::{Backend, Input, Layout, Param, Site};
 
@@ -88,8 +88,10 @@ impl Bottlenecks {
 }
 
 impl Hooks for Bottlenecks {
-    fn after(&self, site: Site) -> Option<After<'_>> {
-        let bottleneck = self.sites[self.layout.index(site)].as_ref()?;
-        Some(Box::new(|h| bottleneck.forward(&h, &self.backend)))
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        match &self.sites[self.layout.index(site)] {
+            Some(bottleneck) => bottleneck.forward(&h, &self.backend),
+            None => Ok(h),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The base's own dropout during training. Its masks follow from a seed and the step, so that a resumed run has the same masks.
 
 use candle_core::{Result, Tensor};
-use polyrank::encoder::{After, DropPoint, Hooks};
+use polyrank::encoder::{DropPoint, Hooks};
 use polyrank::ops::{Added, Dropout, splitmix};
 use polyrank::params::Site;
 
@@ -64,8 +64,8 @@ impl Hooks for TrainingPass<'_> {
         self.pass.added(site)
     }
 
-    fn after(&self, site: Site) -> Option<After<'_>> {
-        self.pass.after(site)
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        self.pass.after(site, h)
     }
 
     fn dropout(&self, point: DropPoint) -> Option<Dropout> {

@@ -1,7 +1,7 @@
 //! What one step reads of a method, and how the gradients of what it reads become those of the variables.
 
 use candle_core::{Result, Tensor};
-use polyrank::encoder::{After, Hooks};
+use polyrank::encoder::Hooks;
 use polyrank::ops::Added;
 use polyrank::params::Site;
 
@@ -43,8 +43,8 @@ impl Hooks for PlainPass<'_> {
         self.hooks.added(site)
     }
 
-    fn after(&self, site: Site) -> Option<After<'_>> {
-        self.hooks.after(site)
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        self.hooks.after(site, h)
     }
 }
 
