@@ -35,7 +35,7 @@ fn open(dir: &Path, positions: usize, words: usize) -> Result<Tokenizer, Tokeniz
 }
 
 fn limit(max_length: impl Into<Option<usize>>, truncate: bool) -> Limit {
-    Limit { max_length: max_length.into(), truncate }
+    Limit { max_length: max_length.into(), truncate, side: None }
 }
 
 /// `truncation_side`, text, pair, `max_length` (`None`: not truncated), ids, segment ids.

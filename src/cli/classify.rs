@@ -99,7 +99,7 @@ pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
 
 /// The labels of each text, in the order of the texts.
 fn score(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Text]) -> Result<Vec<Vec<Scored>>, Failure> {
-    let limit = Limit { max_length: None, truncate: true };
+    let limit = Limit { max_length: None, truncate: true, side: None };
     let mut waiting = VecDeque::with_capacity(texts.len());
     for text in texts {
         let text = engine.encode(&text.text, text.text_pair.as_deref(), &limit)?;

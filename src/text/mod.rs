@@ -11,5 +11,5 @@ pub mod records;
 mod tokenizer;
 
 pub use encoded::Encoded;
-pub use tokenizer::{BaseInputs, Limit, TokenizeError, Tokenizer};
+pub use tokenizer::{BaseInputs, Limit, TokenizeError, Tokenizer, TruncationSide};
 pub(crate) use tokenizer::{SIDE_FILES, Side, Token, template};

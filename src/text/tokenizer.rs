@@ -83,6 +83,26 @@ pub struct Limit {
     pub max_length: Option<usize>,
     /// Whether longer texts are truncated (the longer text of a pair first) or refused.
     pub truncate: bool,
+    /// The side at which tokens are removed; `None` is the base's `truncation_side`.
+    pub side: Option<TruncationSide>,
+}
+
+/// The side of a text at which tokens are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TruncationSide {
+    /// The beginning.
+    Left,
+    /// The end.
+    Right,
+}
+
+impl From<TruncationSide> for TruncationDirection {
+    fn from(side: TruncationSide) -> Self {
+        match side {
+            TruncationSide::Left => Self::Left,
+            TruncationSide::Right => Self::Right,
+        }
+    }
 }
 
 /// A base's tokenizer. Threads share it, because encoding does not change it.
@@ -91,8 +111,8 @@ pub struct Tokenizer {
     max_length: usize,
     /// The number of rows of the base's word embeddings.
     words: usize,
-    /// The side at which texts are truncated.
-    side: TruncationDirection,
+    /// The side at which texts are truncated if a [`Limit`] names none.
+    side: TruncationSide,
     /// Whether the model gets the tokenizer's type ids. Otherwise they are all 0.
     typed: bool,
 }
@@ -155,8 +175,8 @@ impl Tokenizer {
             max_length: base.positions.min(stated),
             words: base.words,
             side: match cut.as_deref() {
-                None | Some("right") => TruncationDirection::Right,
-                Some("left") => TruncationDirection::Left,
+                None | Some("right") => TruncationSide::Right,
+                Some("left") => TruncationSide::Left,
                 Some(other) => {
                     return Err(file(settings)(format!("truncation_side: expected left or right, found {other}")));
                 }
@@ -196,7 +216,13 @@ impl Tokenizer {
         if truncated && !limit.truncate {
             return Err(TokenizeError::TooLong { tokens, max_length });
         }
-        let whole = self.assemble(first, second, max_length - special).map_err(failed)?;
+        let cut = TruncationParams {
+            direction: limit.side.unwrap_or(self.side).into(),
+            max_length: max_length - special,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        let whole = self.assemble(first, second, &cut).map_err(failed)?;
         if whole.is_empty() {
             return Err(TokenizeError::Nothing);
         }
@@ -221,15 +247,14 @@ impl Tokenizer {
         Ok(encoding)
     }
 
-    /// Truncates to `room` tokens and adds the special tokens.
-    fn assemble(&self, first: Encoding, second: Option<Encoding>, room: usize) -> tokenizers::Result<Encoding> {
-        let cut = TruncationParams {
-            direction: self.side,
-            max_length: room,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
-        let (mut first, mut second) = truncate_encodings(first, second, &cut)?;
+    /// Truncates the texts and adds the special tokens.
+    fn assemble(
+        &self,
+        first: Encoding,
+        second: Option<Encoding>,
+        cut: &TruncationParams,
+    ) -> tokenizers::Result<Encoding> {
+        let (mut first, mut second) = truncate_encodings(first, second, cut)?;
         // Otherwise the removed tokens would be post-processed as well, each piece of one text with each piece of the other.
         first.take_overflowing();
         second.as_mut().map(Encoding::take_overflowing);

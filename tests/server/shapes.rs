@@ -223,6 +223,16 @@ fn predict_reads_lists_as_text_embeddings_inference_does() {
     }
     let text = server.post("/predict", &[], r#"{"inputs": "good", "truncate": null, "truncation_direction": "Right"}"#);
     assert_near(&by_id(&text.body, "ragged"), &softmax(&logits("ragged")[0]), "the default adapter");
+    // At the left, the beginning is cut off: what is left is as long as the model allows.
+    let words = "this film is fun and ".repeat(20);
+    let ask = |inputs: &str, direction: &str| {
+        let body = json!({"inputs": inputs, "truncation_direction": direction}).to_string();
+        by_id(&server.post("/predict/plain", &[], body).body, "plain")
+    };
+    let (front, back) = (format!("boring plot {words}"), format!("{words} boring plot"));
+    assert_near(&ask(&front, "left"), &ask(&words, "left"), "cut at the left");
+    assert_near(&ask(&back, "right"), &ask(&words, "right"), "cut at the right");
+    assert_ne!(ask(&back, "left"), ask(&back, "right"));
     let long = json!({"inputs": "this film is fun and ".repeat(50), "truncate": false}).to_string();
     assert_error(&server.post("/predict/plain", &[], long), 422, "Unprocessable", "64");
 }
@@ -288,10 +298,10 @@ fn every_route_refuses_malformed_bodies() {
         ("/predict/plain", r#"{"inputs": [[]]}"#, 422, "Unprocessable", "inputs[0]: expected one string or a pair"),
         (
             "/predict/plain",
-            r#"{"inputs": "a", "truncation_direction": "left"}"#,
+            r#"{"inputs": "a", "truncation_direction": "up"}"#,
             422,
             "Unprocessable",
-            "only \"right\"",
+            "truncation_direction: expected left or right, found \"up\"",
         ),
         ("/predict/nobody", r#"{"inputs": "a"}"#, 404, "UnknownAdapter", "nobody"),
     ];

@@ -221,7 +221,7 @@ fn pass_logits(engine: &Engine, method: &dyn Method, texts: &[Encoded]) -> Vec<f
 }
 
 fn texts(engine: &Engine) -> Vec<Encoded> {
-    let limit = Limit { max_length: None, truncate: true };
+    let limit = Limit { max_length: None, truncate: true, side: None };
     ["the plot was very good", "not good"].map(|text| engine.encode(text, None, &limit).unwrap()).to_vec()
 }
 

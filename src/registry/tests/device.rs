@@ -31,7 +31,8 @@ fn copy(from: &str, to: &Path) {
 }
 
 fn logits(engine: &Engine, adapter: &Arc<Adapter>) -> Vec<u32> {
-    let text = engine.encode("the film was great", None, &Limit { max_length: None, truncate: true }).unwrap();
+    let text =
+        engine.encode("the film was great", None, &Limit { max_length: None, truncate: true, side: None }).unwrap();
     let logits = engine.logits(&[Row { text, adapter: Arc::clone(adapter) }]).unwrap();
     logits[0].iter().map(|logit| logit.to_bits()).collect()
 }

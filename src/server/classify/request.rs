@@ -4,6 +4,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::engine::score::Function;
+use crate::text::TruncationSide;
 
 /// A text, or a pair of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
@@ -37,6 +38,8 @@ pub(super) struct ClassifyRequest {
     pub(super) scoring: Scoring,
     /// Whether to truncate texts that are too long.
     pub(super) truncate: Option<bool>,
+    /// The side at which texts that are too long lose tokens.
+    pub(super) side: Option<TruncationSide>,
     /// The maximum number of tokens of a text.
     pub(super) max_length: Option<usize>,
 }

@@ -46,14 +46,14 @@ impl Outcome {
 /// Too many texts or adapters, an adapter that is unknown or cannot be served, a full queue, texts that cannot be tokenized, or a
 /// failed forward pass.
 pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Deadline) -> Result<Outcome, ApiError> {
-    let ClassifyRequest { texts, adapters, truncate, max_length, .. } = request;
+    let ClassifyRequest { texts, adapters, truncate, side, max_length, .. } = request;
     check_sizes(&texts, &adapters, app.config().max_client_batch_size)?;
     // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
     let pins = pin_all(app, adapters).await?;
     // A full queue refuses the request before it is tokenized. Each text counts as one token here, which is the least that it can have.
     app.scheduler().admits_for(pins[0].name(), texts.len(), deadline.0)?;
     let begun = Instant::now();
-    let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate) };
+    let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate), side };
     let encoded = tokenize(app, texts, limit).await?;
     let tokenization = begun.elapsed();
 

@@ -207,7 +207,7 @@ fn read(args: &ExtractArgs, path: &Path, engine: &Engine, fine: &FineTuned) -> R
         Err(error) => return Err(error.into()),
     };
     let longest = args.max_length.unwrap_or_else(|| engine.max_length().min(DEFAULT_LENGTH));
-    let limit = Limit { max_length: Some(longest), truncate: true };
+    let limit = Limit { max_length: Some(longest), truncate: true, side: None };
     let encode = |Text { text, pair }: &Text| Ok(engine.encode(text, pair.as_deref(), &limit)?);
     let encoded = |texts: &[Text]| texts.iter().map(encode).collect::<Result<Vec<_>, Error>>();
     Ok(Data { train: encoded(&texts.train)?, validation: encoded(&texts.validation)?, task })

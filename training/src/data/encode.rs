@@ -11,7 +11,7 @@ use crate::error::Error;
 /// # Errors
 /// `max_length` is too small, or larger than the base allows.
 pub fn encode(engine: &Engine, examples: &[Example], max_length: usize) -> Result<Vec<Encoded>, Error> {
-    let limit = Limit { max_length: Some(max_length), truncate: true };
+    let limit = Limit { max_length: Some(max_length), truncate: true, side: None };
     let encode = |example: &Example| Ok(engine.encode(&example.text, example.pair.as_deref(), &limit)?);
     examples.iter().map(encode).collect()
 }

@@ -87,7 +87,7 @@ impl Body {
         let function = function_to_apply.as_deref().map(function).transpose()?;
         let max_length = max_length.map(|number| positive("parameters.max_length", &number)).transpose()?;
         let scoring = Scoring { function, top };
-        Ok((ClassifyRequest { texts, adapters, scoring, truncate: truncation, max_length }, one))
+        Ok((ClassifyRequest { texts, adapters, scoring, truncate: truncation, side: None, max_length }, one))
     }
 }
 

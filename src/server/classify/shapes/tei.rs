@@ -8,6 +8,7 @@ use super::super::super::error::ApiError;
 use super::super::json;
 use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
 use crate::engine::score::Function;
+use crate::text::TruncationSide;
 
 /// The body.
 #[derive(Deserialize, ToSchema)]
@@ -18,8 +19,8 @@ pub(in crate::server) struct Body {
     raw_scores: Option<bool>,
     /// Whether to truncate texts that are too long, or to refuse them; the server's setting by default.
     truncate: Option<bool>,
-    /// Only `right` is supported.
-    #[schema(pattern = "^(R|r)ight$")]
+    /// The side at which texts that are too long lose tokens; the base's by default.
+    #[schema(pattern = "^(L|l)eft$|^(R|r)ight$")]
     truncation_direction: Option<String>,
 }
 
@@ -39,10 +40,7 @@ pub(in crate::server) enum Inputs {
 /// Reads the body. The second result is whether the request is for one text (or pair) rather than for a batch.
 pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Result<(ClassifyRequest, bool), ApiError> {
     let Body { inputs, raw_scores, truncate, truncation_direction } = json::read(body)?;
-    if let Some(direction) = truncation_direction.filter(|direction| !direction.eq_ignore_ascii_case("right")) {
-        let text = format!("truncation_direction: only \"right\" is supported, found {direction:?}");
-        return Err(ApiError::Unprocessable(text));
-    }
+    let side = truncation_direction.as_deref().map(side).transpose()?;
     let (texts, one) = match inputs {
         Inputs::Text(text) => (vec![Text::single(text)], true),
         Inputs::Sequence(texts) if texts.is_empty() => return Err(empty()),
@@ -54,7 +52,15 @@ pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Res
         }
     };
     let scoring = Scoring::all(raw_scores.unwrap_or(false).then_some(Function::Identity));
-    Ok((ClassifyRequest { texts, adapters, scoring, truncate, max_length: None }, one))
+    Ok((ClassifyRequest { texts, adapters, scoring, truncate, side, max_length: None }, one))
+}
+
+fn side(direction: &str) -> Result<TruncationSide, ApiError> {
+    match direction.to_ascii_lowercase().as_str() {
+        "left" => Ok(TruncationSide::Left),
+        "right" => Ok(TruncationSide::Right),
+        _ => Err(ApiError::Unprocessable(format!("truncation_direction: expected left or right, found {direction:?}"))),
+    }
 }
 
 fn empty() -> ApiError {
@@ -103,8 +109,22 @@ mod tests {
         let options = r#"{"inputs": "a", "raw_scores": true, "truncate": false, "truncation_direction": "Right"}"#;
         let (request, _) = read(options).unwrap();
         assert_eq!((request.scoring, request.truncate), (Scoring::all(Some(Function::Identity)), Some(false)));
+        assert_eq!(request.side, Some(TruncationSide::Right));
+        for (direction, side) in [
+            (r#""left""#, Some(TruncationSide::Left)),
+            (r#""Left""#, Some(TruncationSide::Left)),
+            (r#""right""#, Some(TruncationSide::Right)),
+            ("null", None),
+        ] {
+            let body = format!(r#"{{"inputs": "a", "truncation_direction": {direction}}}"#);
+            assert_eq!(read(&body).unwrap().0.side, side);
+        }
         for (body, status, part) in [
-            (r#"{"inputs": "a", "truncation_direction": "left"}"#, 422, "truncation_direction: only \"right\""),
+            (
+                r#"{"inputs": "a", "truncation_direction": "up"}"#,
+                422,
+                "truncation_direction: expected left or right, found \"up\"",
+            ),
             (r#"{"inputs": "a", "truncation_direction": 1}"#, 400, "truncation_direction: invalid type"),
             (r#"{"inputs": "a", "raw_scores": "yes"}"#, 400, "raw_scores: invalid type"),
             (r#"{"inputs": []}"#, 422, "inputs: expected at least one text"),

@@ -108,7 +108,7 @@ pub(in crate::server::classify) fn parse(body: &[u8], host: HostLabel) -> Result
     };
     let adapters = model.map_or(Adapters::Implied { host: host.0 }, |name| Adapters::Named(vec![name]));
     let scoring = Scoring::all(use_activation.is_some_and(|activation| !activation).then_some(Function::Identity));
-    Ok(ClassifyRequest { texts, adapters, scoring, truncate, max_length })
+    Ok(ClassifyRequest { texts, adapters, scoring, truncate, side: None, max_length })
 }
 
 impl Answer {
