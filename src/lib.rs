@@ -70,7 +70,7 @@
 //! 5. [`engine::Engine::begin`] makes an [`engine::plan::Plan`] for each micro-batch. It packs the texts end to end
 //!    ([`encoder::Packed`]), where equal texts are packed once, and runs the encoder with [`engine::Mixed`] as its hooks.
 //! 6. Where an adapter first changes a text that several adapters share, the rows fork ([`encoder::Fork`]). From there on, they are
-//!    grouped by adapter.
+//!    grouped by adapter. Behind the last layer's attention, only the rows stay that heads read.
 //! 7. Each adapter's own head gives logits, which become scores and labels.
 //!
 //! # Invariants
@@ -81,6 +81,7 @@
 //! - A text's result does not depend on its neighbours in the batch.
 //! - A text for several adapters runs once until each adapter's first active site. Rows are copied only where adapters fork.
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
+//! - What no head reads is not computed: behind the last layer's attention, a text is only its first token, unless the head reads others.
 //! - An encoder is shared and never changed. Everything that varies comes from [`encoder::Hooks`].
 //! - An operation owns the memory that it writes: no tensor changes once it exists. [`ops::of`] decides which form of an operation runs,
 //!   by the backend with which the engine was opened.

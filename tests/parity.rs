@@ -275,8 +275,7 @@ fn rank_0_is_the_base(golden: &Golden) {
     let mut pure = Vec::new();
     for (text, row) in texts.iter().zip(&rows) {
         let batch = Packed::new([text]);
-        let hidden = encoder.forward(&batch, &Identity).unwrap();
-        let pooled = encoder.pool(&hidden, &batch.offsets).unwrap();
+        let pooled = encoder.pooled(&batch, &Identity).unwrap();
         let job = HeadJob { rows: &[0], head: &donor.weights.head };
         let base = encoder.heads(&pooled, &[job], &Identity).unwrap().remove(0);
         let found = golden.engine.logits(std::slice::from_ref(row)).unwrap();

@@ -147,19 +147,23 @@ fn every_encoder_runs_the_planned_rows() {
             adapters.iter().enumerate().map(ask)
         };
         let asked: Vec<Question> = texts[..2].iter().flat_map(ask).collect();
-        let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>());
-        let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
-        let hooks = Counting { mixed: Mixed::new(layout, &plan, &adapters), rows: RefCell::default() };
-        golden.engine.encoder().forward(&batch, &hooks).unwrap();
-        let tokens: usize = texts[..2].iter().map(|text| text.ids.len()).sum();
-        let rows = hooks.rows.into_inner();
-        for site in layout.sites().filter(|&site| layout.module(site).input != Input::Positions) {
-            let point = layout.point(site);
-            let left = adapters.iter().filter(|adapter| adapter.leaves(layout).is_some_and(|at| at <= point)).count();
-            // Adapters without any delta share the rows of the base to the end.
-            // The batch's tokens come first. Relative positions, which DeBERTa projects by the same linears, come after them.
-            assert_eq!(rows[&site][0], tokens * (left + 1), "{} at {site:?}", golden.base);
-            assert!(rows[&site].len() == 1 || golden.base.contains("deberta"), "{} at {site:?}", golden.base);
+        for first in [None, golden.engine.encoder().first_tokens_from()] {
+            let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>(), first);
+            let batch = Packed::new(plan.texts.iter().map(|&question| asked[question].text));
+            let hooks = Counting { mixed: Mixed::new(layout, &plan, &adapters), rows: RefCell::default() };
+            golden.engine.encoder().forward(&batch, &hooks).unwrap();
+            let tokens: usize = texts[..2].iter().map(|text| text.ids.len()).sum();
+            let rows = hooks.rows.into_inner();
+            for site in layout.sites().filter(|&site| layout.module(site).input != Input::Positions) {
+                let point = layout.point(site);
+                let left =
+                    adapters.iter().filter(|adapter| adapter.leaves(layout).is_some_and(|at| at <= point)).count();
+                // Adapters without any delta share the rows of the base to the end.
+                // The batch's tokens come first. Relative positions, which DeBERTa projects by the same linears, come after them.
+                let each = if first.is_some_and(|first| first <= point) { 2 } else { tokens };
+                assert_eq!(rows[&site][0], each * (left + 1), "{} at {site:?}", golden.base);
+                assert!(rows[&site].len() == 1 || golden.base.contains("deberta"), "{} at {site:?}", golden.base);
+            }
         }
     }
 }

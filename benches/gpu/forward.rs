@@ -42,7 +42,7 @@ fn against_base(world: &World, row: &str, adapters: usize, alone: &[Row], mixed:
             "adapters": adapters, "texts": alone.len(), "tokens": tokens, "rounds": times[0].len(),
             "base_seconds": base, "mixed_seconds": mixed, "of_base": base / mixed,
             "base_texts_per_second": alone.len() as f64 / base, "texts_per_second": alone.len() as f64 / mixed,
-            "base_tflops": world.flops() * tokens as f64 / base / 1e12,
+            "base_tflops": world.engine.linear_flops(alone.len(), tokens) / base / 1e12,
         }),
     );
     Ok(())

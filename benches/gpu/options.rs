@@ -134,15 +134,6 @@ impl World {
         Encoded { ids, type_ids: vec![0; tokens], truncated: false }
     }
 
-    /// Floating-point operations of the base's linears for one token.
-    pub(crate) fn flops(&self) -> f64 {
-        let layout = self.engine.layout();
-        layout
-            .sites()
-            .map(|site| 2.0 * (layout.module(site).in_features * layout.module(site).out_features) as f64)
-            .sum()
-    }
-
     /// How long one row measures.
     pub(crate) fn budget(&self) -> Duration {
         Duration::from_secs_f64(self.options.seconds)

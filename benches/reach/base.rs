@@ -92,8 +92,3 @@ pub(crate) fn rows(texts: &[Encoded], adapters: &[Arc<Adapter>]) -> Vec<Row> {
 pub(crate) fn tokens(rows: &[Row]) -> usize {
     rows.iter().map(|row| row.text.ids.len()).sum()
 }
-
-/// Floating-point operations of the base's linears, one token.
-pub(crate) fn linear_flops(layout: &Layout) -> f64 {
-    layout.sites().map(|site| 2.0 * (layout.module(site).in_features * layout.module(site).out_features) as f64).sum()
-}

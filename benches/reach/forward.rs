@@ -31,7 +31,7 @@ pub(crate) fn print() -> Result<(), Failure> {
     let texts = base::texts(&engine, TEXTS, &mut rng);
     let (mixed, alone) = (batches(base::rows(&texts, &adapters)), batches(base::rows(&texts, &bare)));
     let tokens: usize = mixed.iter().map(|rows| base::tokens(rows)).sum();
-    let flops = tokens as f64 * base::linear_flops(layout);
+    let flops = engine.linear_flops(TEXTS, tokens);
 
     let floors = floors(layout, &mut rng)?;
     let mut jobs: Vec<Job> = vec![Box::new(|| answer(&engine, &mixed)), Box::new(|| answer(&engine, &alone))];

@@ -1,7 +1,6 @@
 //! Cost over length: the longest texts and texts of one word, apart and mixed, against their floating-point operations.
 
-use polyrank::engine::Row;
-use polyrank::params::Layout;
+use polyrank::engine::{Engine, Row};
 use polyrank::text::Encoded;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -35,7 +34,7 @@ pub(crate) fn print() -> Result<(), Failure> {
 
     println!("\n| texts | number | tokens | GFLOP | ms | GFLOP/s |\n| --- | --- | --- | --- | --- | --- |");
     for ((what, rows), time) in batches.iter().zip(&times) {
-        let (number, tokens, flops) = (rows.len(), base::tokens(rows), flops(layout, rows));
+        let (number, tokens, flops) = (rows.len(), base::tokens(rows), flops(&engine, rows));
         let rate = flops / time / 1e9;
         println!("| {what} | {number} | {tokens} | {:.2} | {:.2} | {rate:.1} |", flops / 1e9, time * 1e3);
     }
@@ -44,10 +43,8 @@ pub(crate) fn print() -> Result<(), Failure> {
 }
 
 /// Floating-point operations of the base's linears and of attention's two products.
-fn flops(layout: &Layout, rows: &[Row]) -> f64 {
-    let text = |row: &Row| {
-        let tokens = row.text.ids.len() as f64;
-        tokens * base::linear_flops(layout) + 4.0 * tokens * tokens * (layout.hidden * layout.layers) as f64
-    };
-    rows.iter().map(text).sum()
+fn flops(engine: &Engine, rows: &[Row]) -> f64 {
+    let layout = engine.layout();
+    let text = |row: &Row| 4.0 * (row.text.ids.len().pow(2) * layout.hidden * layout.layers) as f64;
+    engine.linear_flops(rows.len(), base::tokens(rows)) + rows.iter().map(text).sum::<f64>()
 }

@@ -22,7 +22,7 @@ use crate::base::architecture::deberta::{self, EMBED_PROJECTION, HEAD, NAMES, Se
 use crate::base::architecture::{KEY, QUERY, VALUE};
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Disentangled, Heads, Ops, TextPositions};
-use crate::params::{Backend, Frozen, Input, Layout, Site};
+use crate::params::{Backend, Frozen, Input, Layout, Point, Site};
 
 /// A DeBERTa that reads a base's mapped weights.
 pub(super) struct Deberta {
@@ -237,27 +237,6 @@ impl Deberta {
         let (ops, parameters) = (loader.ops(), loader.taken());
         Ok(Self { ops, layout, tables, projection, norm, positions, layers, conv, classifier, parameters })
     }
-
-    /// The last hidden states, or with a layer `last` those of the first tokens alone ([`Texts::keep_first`]).
-    fn run(&self, batch: &Packed, last: Option<usize>, hooks: &dyn Hooks) -> Result<Tensor> {
-        let mut x = self.tables.sum(batch, &batch.positions(), hooks)?;
-        if let Some(projection) = &self.projection {
-            x = projection.forward(&x, hooks)?;
-        }
-        x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
-        let relative = self.positions.as_ref();
-        let relative = relative.map(|positions| positions.relative(batch.longest(), hooks)).transpose()?;
-        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
-        texts.last = last;
-        texts.kept = self.conv.as_ref().map(|_| x.clone());
-        for layer in &self.layers {
-            x = layer.forward(x, &mut texts, relative.as_ref(), hooks)?;
-            if let (Some(conv), Some(embedded)) = (&self.conv, texts.kept.take()) {
-                x = conv.forward(&embedded, &x, texts.offsets, hooks)?;
-            }
-        }
-        Ok(x)
-    }
 }
 
 impl Encoder for Deberta {
@@ -270,15 +249,28 @@ impl Encoder for Deberta {
     }
 
     fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
-        self.run(batch, None, hooks)
+        let mut x = self.tables.sum(batch, &batch.positions(), hooks)?;
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x, hooks)?;
+        }
+        x = dropped(self.norm.without_residual(&x, hooks)?, DropPoint::Embeddings, self.ops, hooks)?;
+        let relative = self.positions.as_ref();
+        let relative = relative.map(|positions| positions.relative(batch.longest(), hooks)).transpose()?;
+        let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
+        texts.kept = self.conv.as_ref().map(|_| x.clone());
+        for layer in &self.layers {
+            x = layer.forward(x, &mut texts, relative.as_ref(), hooks)?;
+            if let (Some(conv), Some(embedded)) = (&self.conv, texts.kept.take()) {
+                x = conv.forward(&embedded, &x, texts.offsets, hooks)?;
+            }
+        }
+        Ok(x)
     }
 
-    fn pooled(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
-        match self.layers.len().checked_sub(1) {
-            // The convolution reads all rows of the first layer's output.
-            Some(last) if last > 0 || self.conv.is_none() => self.run(batch, Some(last), hooks),
-            _ => self.pool(&self.forward(batch, hooks)?, &batch.offsets),
-        }
+    fn first_tokens_from(&self) -> Option<Point> {
+        let last = self.layers.len().checked_sub(1)?;
+        // The convolution reads all rows of the first layer's output.
+        (last > 0 || self.conv.is_none()).then_some(Point { layer: last, input: Input::AttentionOutput })
     }
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {

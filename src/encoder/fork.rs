@@ -1,12 +1,13 @@
 //! Forks: the rows of a text that several adapters shared are copied, so that each adapter gets its own.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::{Hooks, first_tokens};
-use crate::ops::{Ops, Rotary};
-use crate::params::{Input, Point};
+use super::{DropPoint, Hooks};
+use crate::ops::{Added, Dropout, Ops, Rotary};
+use crate::params::{Delta, Input, Point, Site};
 
 /// The rows of a batch after a point at which some texts fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +24,6 @@ pub(super) struct Texts<'a> {
     pub(super) offsets: &'a [usize],
     /// A tensor `[T, n]` that a later layer needs. It forks along with the rows.
     pub(super) kept: Option<Tensor>,
-    /// The layer after whose attention only the first token of each text is needed.
-    pub(super) last: Option<usize>,
     /// Rotary angles for the current offsets, by the bits of theta. They are made once for all layers that use the same theta.
     rotary: BTreeMap<u64, Rotary>,
     ops: &'a dyn Ops,
@@ -33,7 +32,7 @@ pub(super) struct Texts<'a> {
 
 impl<'a> Texts<'a> {
     pub(super) fn new(offsets: &'a [usize], ops: &'a dyn Ops, hooks: &'a dyn Hooks) -> Self {
-        Self { offsets, kept: None, last: None, rotary: BTreeMap::new(), ops, hooks }
+        Self { offsets, kept: None, rotary: BTreeMap::new(), ops, hooks }
     }
 
     /// Asks the hooks whether rows fork at `input` of `layer`. If they do, forks every tensor of `live`, all `[T, n]`; otherwise
@@ -48,18 +47,6 @@ impl<'a> Texts<'a> {
         Ok(())
     }
 
-    /// Keeps only the first row of each text in every tensor of `live`, all `[T, n]`, if nothing reads the others after the attention of
-    /// `layer`.
-    pub(super) fn keep_first<const N: usize>(&self, layer: usize, live: [&mut Tensor; N]) -> Result<()> {
-        if self.last != Some(layer) {
-            return Ok(());
-        }
-        for tensor in live {
-            *tensor = first_tokens(tensor, self.offsets)?;
-        }
-        Ok(())
-    }
-
     /// The rotary angles of the texts for heads of `size` columns. All layers of an encoder have heads of one size.
     pub(super) fn rotary(&mut self, size: usize, theta: f64) -> Result<Rotary> {
         if let Some(rotary) = self.rotary.get(&theta.to_bits()) {
@@ -68,5 +55,51 @@ impl<'a> Texts<'a> {
         let rotary = Rotary::new(self.offsets, size, theta)?;
         self.rotary.insert(theta.to_bits(), rotary.clone());
         Ok(rotary)
+    }
+}
+
+/// The hooks of a batch without forks, of which only the first token of each text is computed from a point on.
+pub(super) struct FirstTokens<'a> {
+    point: Point,
+    rows: Vec<u32>,
+    offsets: Vec<usize>,
+    hooks: &'a dyn Hooks,
+}
+
+impl<'a> FirstTokens<'a> {
+    /// For texts at `offsets [B + 1]`.
+    pub(super) fn new(point: Point, offsets: &[usize], hooks: &'a dyn Hooks) -> Self {
+        let rows: Vec<u32> = offsets.windows(2).map(|span| span[0] as u32).collect();
+        Self { point, offsets: (0..=rows.len()).collect(), rows, hooks }
+    }
+}
+
+impl Hooks for FirstTokens<'_> {
+    fn fork(&self, point: Point) -> Option<Fork<'_>> {
+        (point == self.point).then_some(Fork { rows: &self.rows, offsets: &self.offsets })
+    }
+
+    fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        self.hooks.parameter(name)
+    }
+
+    fn added(&self, site: Site) -> Result<Added<'_>> {
+        self.hooks.added(site)
+    }
+
+    fn groups(&self, layer: usize, tokens: usize) -> Vec<Range<usize>> {
+        self.hooks.groups(layer, tokens)
+    }
+
+    fn group_delta(&self, site: Site, group: usize) -> Option<&Delta> {
+        self.hooks.group_delta(site, group)
+    }
+
+    fn after(&self, site: Site, h: Tensor) -> Result<Tensor> {
+        self.hooks.after(site, h)
+    }
+
+    fn dropout(&self, point: DropPoint) -> Option<Dropout> {
+        self.hooks.dropout(point)
     }
 }

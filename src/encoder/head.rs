@@ -40,6 +40,9 @@ impl HeadJob<'_> {
 pub fn first_tokens(hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
     let starts: Vec<u32> = offsets.windows(2).map(|span| span[0] as u32).collect();
     let texts = starts.len();
+    if starts.iter().map(|start| *start as usize).eq(0..hidden.dim(0)?) {
+        return Ok(hidden.clone());
+    }
     hidden.index_select(&Tensor::from_vec(starts, texts, hidden.device())?, 0)
 }
 

@@ -28,11 +28,12 @@ pub use head::{Head, HeadJob, first_tokens, head_logits};
 pub use hooks::{DropPoint, Hooks, Identity};
 
 use self::deberta::Deberta;
+use self::fork::FirstTokens;
 use self::modernbert::ModernBert;
 use self::post_norm::PostNorm;
 use crate::base::architecture::Family;
 use crate::base::{Base, ModelError};
-use crate::params::{Backend, Frozen, Layout};
+use crate::params::{Backend, Frozen, Layout, Point};
 
 /// A frozen encoder. It is shared by `Arc` and never mutated; everything that varies comes through its hooks.
 pub trait Encoder: Send + Sync {
@@ -57,13 +58,22 @@ pub trait Encoder: Send + Sync {
         first_tokens(hidden, offsets)
     }
 
-    /// [`Self::pool`] of [`Self::forward`], `[B, hidden]`, for hooks that fork no rows and add no segments. An encoder that reads only the
-    /// first token of each text computes only these rows after the last layer's attention, whose other outputs nothing reads.
+    /// The point from which nothing reads the other tokens of a text than its first: behind the last layer's attention, if the head
+    /// reads only the first token. `None` if all tokens are read.
+    fn first_tokens_from(&self) -> Option<Point> {
+        None
+    }
+
+    /// [`Self::pool`] of [`Self::forward`], `[B, hidden]`, for hooks that fork no rows and add no segments. What nothing reads is not
+    /// computed ([`Self::first_tokens_from`]).
     ///
     /// # Errors
     /// As [`Encoder::forward`].
     fn pooled(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
-        self.pool(&self.forward(batch, hooks)?, &batch.offsets)
+        match self.first_tokens_from() {
+            Some(point) => self.forward(batch, &FirstTokens::new(point, &batch.offsets, hooks)),
+            None => self.pool(&self.forward(batch, hooks)?, &batch.offsets),
+        }
     }
 
     /// Logits `[B, labels]` of `head` from the pooled texts, `[B, hidden]`.

@@ -12,7 +12,7 @@ use crate::base::architecture::{
 };
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Heads, Ops};
-use crate::params::{Backend, Frozen, Input, Layout, Site};
+use crate::params::{Backend, Frozen, Input, Layout, Point, Site};
 
 /// The bias `[heads, 2 n - 1]` for texts of up to `longest` = n tokens, in the form of [`Heads::bias`].
 fn bias(relative: &Relative, table: &Frozen, longest: usize, hooks: &dyn Hooks) -> Result<Tensor> {
@@ -75,9 +75,18 @@ impl PostNorm {
         let (padding, ops, parameters) = (config.padding(), loader.ops(), loader.taken());
         Ok(Self { ops, padding, layout, tables, norm, projection, relative, layers, classifier, parameters })
     }
+}
 
-    /// The last hidden states, or with a layer `last` those of the first tokens alone ([`Texts::keep_first`]).
-    fn run(&self, batch: &Packed, last: Option<usize>, hooks: &dyn Hooks) -> Result<Tensor> {
+impl Encoder for PostNorm {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn parameters(&self) -> &[Frozen] {
+        &self.parameters
+    }
+
+    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
         let positions = match self.padding {
             Some(padding) => batch.positions_after(padding),
             None => batch.positions(),
@@ -92,32 +101,14 @@ impl PostNorm {
             None => None,
         };
         let mut texts = Texts::new(&batch.offsets, self.ops, hooks);
-        texts.last = last;
         for layer in &self.layers {
             x = layer.forward(x, &mut texts, bias.as_ref(), hooks)?;
         }
         Ok(x)
     }
-}
 
-impl Encoder for PostNorm {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    fn parameters(&self) -> &[Frozen] {
-        &self.parameters
-    }
-
-    fn forward(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
-        self.run(batch, None, hooks)
-    }
-
-    fn pooled(&self, batch: &Packed, hooks: &dyn Hooks) -> Result<Tensor> {
-        match self.layers.len().checked_sub(1) {
-            Some(last) => self.run(batch, Some(last), hooks),
-            None => self.pool(&self.forward(batch, hooks)?, &batch.offsets),
-        }
+    fn first_tokens_from(&self) -> Option<Point> {
+        self.layers.len().checked_sub(1).map(|layer| Point { layer, input: Input::AttentionOutput })
     }
 
     fn logits(&self, pooled: &Tensor, head: &Head, hooks: &dyn Hooks) -> Result<Tensor> {
@@ -201,8 +192,7 @@ impl PostAttention {
         })
     }
 
-    /// Runs the rest of the layer. `x [T, hidden]` is the layer's input, `attended [T, hidden]` the output of its attention. The result is
-    /// `[B, hidden]` if only the first tokens are needed.
+    /// Runs the rest of the layer. `x [T, hidden]` is the layer's input, `attended [T, hidden]` the output of its attention.
     pub(super) fn forward(
         &self,
         mut x: Tensor,
@@ -211,7 +201,6 @@ impl PostAttention {
         hooks: &dyn Hooks,
     ) -> Result<Tensor> {
         texts.fork(self.index, Input::AttentionOutput, [&mut x, &mut attended])?;
-        texts.keep_first(self.index, [&mut x, &mut attended])?;
         let mut h = self.attention_output.forward(&attended, hooks)?;
         if self.drops_attention {
             h = dropped(h, DropPoint::AttentionOutput(self.index), self.ops, hooks)?;

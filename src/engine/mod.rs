@@ -37,7 +37,7 @@ use crate::adapter::{self, Adapter, Files};
 use crate::base::{self, Base, BaseConfig};
 use crate::cuda::{self, Download};
 use crate::encoder::{self, Encoder, HeadJob, Packed};
-use crate::params::{Backend, Form, Layout, Precision};
+use crate::params::{Backend, Form, Layout, Point, Precision};
 use crate::text::{Encoded, Limit, TokenizeError, Tokenizer};
 
 /// The number of tokens in a micro-batch on one core: enough that the weights and adapters it reads serve many rows, few enough
@@ -232,7 +232,8 @@ impl Engine {
     fn begin_in(&self, rows: &[Row], sizes: Sizes) -> Result<Pending, Error> {
         let (adapters, asked) = self.asked(rows);
         let questions: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].text.ids.is_empty()).collect();
-        let plans = plan::plans(&asked, &questions, |point| self.layout().share_from(point), sizes);
+        let first_tokens = self.encoder.first_tokens_from();
+        let plans = plan::plans(&asked, &questions, first_tokens, |point| self.share_from(point), sizes);
         let (count, queue) = (rows.len(), |plan: &Plan| self.queue(&adapters, &asked, plan));
         if !self.backend.on_host() {
             let queued = plans.iter().map(queue).collect::<Result<Vec<_>, _>>()?;
@@ -251,6 +252,26 @@ impl Engine {
             }
         };
         Ok(Pending::ready(in_order(count, answers)))
+    }
+
+    /// The floating-point operations of the base's linears for `texts` texts with `tokens` tokens in total, none of which fork: two for
+    /// each weight and row.
+    #[must_use]
+    pub fn linear_flops(&self, texts: usize, tokens: usize) -> f64 {
+        let (layout, from) = (self.layout(), self.encoder.first_tokens_from());
+        let work = |site| {
+            let rows = if from.is_some_and(|from| from <= layout.point(site)) { texts } else { tokens };
+            let module = layout.module(site);
+            2.0 * (rows * module.in_features * module.out_features) as f64
+        };
+        layout.sites().map(work).sum()
+    }
+
+    /// The share, from 0 to 1, of a token's matrix products that run at `point` or after it. What only first tokens need is none.
+    fn share_from(&self, point: Point) -> f64 {
+        let share = |point| self.layout().share_from(point);
+        let rest = self.encoder.first_tokens_from().map_or(0.0, share);
+        (share(point) - rest).max(0.0) / (1.0 - rest)
     }
 
     /// The cores run micro-batches in parallel. A GPU runs them one after another, in the order in which this thread queues them.

@@ -85,7 +85,7 @@ fn micro_batches_of_a_gpu_answer_as_one() {
         let sizes = Sizes { least: 4, most: 20, cores: 1 };
         let (_, asked) = engine.asked(&rows);
         let all: Vec<usize> = (0..rows.len()).collect();
-        assert!(plan::plans(&asked, &all, |point| engine.layout().share_from(point), sizes).len() > 2, "{base}");
+        assert!(plan::plans(&asked, &all, None, |point| engine.layout().share_from(point), sizes).len() > 2, "{base}");
         close(&engine.begin_in(&rows, sizes).unwrap().finish().unwrap(), &whole, 1e-5);
     }
 }

@@ -4,6 +4,9 @@
 //! active site ([`crate::adapter::Adapter::leaves`]), an adapter gets rows of its own, copied from the trunk's. The last adapter to
 //! leave takes over the trunk's rows without a copy. A text of one adapter has that adapter's rows from the start, and no row is
 //! computed twice.
+//!
+//! Behind the last layer's attention, most heads read only the first token of each text. The plan has a stage for that too: it takes over
+//! the first row of each text and leaves the others out.
 
 mod shared_text;
 
@@ -31,13 +34,14 @@ pub struct Question<'a> {
 pub struct Plan {
     /// The texts at the start, in the order of their rows: for each, the index of a question with that text.
     pub texts: Vec<usize>,
-    /// The stages in order: the first begins at the embeddings, the others at the points at which rows fork.
+    /// The stages in order: the first begins at the embeddings, the others at the points at which rows fork, or at which only the first
+    /// token of each text stays.
     pub stages: Vec<Stage>,
     /// What each adapter's head reads from the texts of the last stage.
     pub readouts: Vec<Readout>,
 }
 
-/// The rows between two points at which rows fork.
+/// The rows between two such points.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     /// The point at which the stage begins; `None` is the embeddings.
@@ -71,15 +75,21 @@ pub struct Readout {
 }
 
 /// The micro-batches that answer `questions`, none of them empty. All questions about one text are in one micro-batch; texts with
-/// the same adapters are next to each other. `share` returns the share of a token's work that runs at a point or after it
-/// ([`crate::params::Layout::share_from`]).
+/// the same adapters are next to each other. From `first_tokens` on, only the first token of each text is computed
+/// ([`crate::encoder::Encoder::first_tokens_from`]). `share` returns the share of a token's work that runs at a point or after it.
 ///
 /// Micro-batches have nearly equal work. All questions form a single micro-batch if there is too little work for two, or if one text
 /// has more work than all the others together.
 #[must_use]
-pub fn plans(asked: &[Question], questions: &[usize], share: impl Fn(Point) -> f64, sizes: Sizes) -> Vec<Plan> {
+pub fn plans(
+    asked: &[Question],
+    questions: &[usize],
+    first_tokens: Option<Point>,
+    share: impl Fn(Point) -> f64,
+    sizes: Sizes,
+) -> Vec<Plan> {
     let (shared, ranges) = shared_text::cut(asked, questions, share, sizes);
-    ranges.into_iter().map(|range| Plan::of(&shared[range])).collect()
+    ranges.into_iter().map(|range| Plan::of(&shared[range], first_tokens)).collect()
 }
 
 /// The rows of a text at one stage, and the queries that they serve.
@@ -108,15 +118,15 @@ impl Branch {
 }
 
 impl Plan {
-    /// The plan of one forward pass that answers each of `questions`, indices into `asked`, once.
+    /// The plan of one forward pass that answers each of `questions`, indices into `asked`, once. From `first_tokens` on, only the
+    /// first token of each text is computed.
     #[must_use]
-    pub fn new(asked: &[Question], questions: &[usize]) -> Self {
-        Self::of(&shared_texts(asked, questions))
+    pub fn new(asked: &[Question], questions: &[usize], first_tokens: Option<Point>) -> Self {
+        Self::of(&shared_texts(asked, questions), first_tokens)
     }
 
-    fn of(shared: &[SharedText]) -> Self {
+    fn of(shared: &[SharedText], first_tokens: Option<Point>) -> Self {
         let order = |branch: &Branch| (branch.adapter(shared), branch.text);
-        let tokens = |branch: &Branch| shared[branch.text].tokens;
         let mut branches: Vec<Branch> = shared
             .iter()
             .enumerate()
@@ -124,19 +134,23 @@ impl Plan {
             .collect();
         branches.sort_by_key(order);
         let texts = branches.iter().map(|branch| shared[branch.text].queries[0].questions[0]).collect();
-        let mut stages = vec![Stage::new(None, Vec::new(), &branches, shared)];
-        for point in points(shared) {
+        let mut stages = vec![Stage::new(None, Vec::new(), &branches, (shared, false))];
+        let long = shared.iter().any(|text| text.tokens > 1);
+        for point in points(shared, first_tokens.filter(|_| long)) {
             let old = &stages[stages.len() - 1].offsets;
+            let narrows = long && first_tokens == Some(point);
+            let narrow = first_tokens.is_some_and(|from| from <= point);
+            let tokens = |branch: &Branch| if narrow { 1 } else { shared[branch.text].tokens };
             let mut forked: Vec<(Branch, usize)> = Vec::new();
             for (branch, &start) in branches.iter().zip(old) {
                 forked.extend(branch.split(point, shared).into_iter().map(|branch| (branch, start)));
             }
-            if forked.len() > branches.len() {
+            if forked.len() > branches.len() || narrows {
                 forked.sort_by_key(|(branch, _)| order(branch));
                 let rows = |(branch, start): &(Branch, usize)| *start as u32..(start + tokens(branch)) as u32;
                 let rows = forked.iter().flat_map(rows).collect();
                 branches = forked.into_iter().map(|(branch, _)| branch).collect();
-                stages.push(Stage::new(Some(point), rows, &branches, shared));
+                stages.push(Stage::new(Some(point), rows, &branches, (shared, narrow)));
             }
         }
         Self { texts, stages, readouts: readouts(&branches, shared) }
@@ -163,12 +177,13 @@ impl Plan {
 }
 
 impl Stage {
-    fn new(from: Option<Point>, rows: Vec<u32>, branches: &[Branch], shared: &[SharedText]) -> Self {
+    /// The stage of `branches` of the shared texts, each with all of its tokens, or with only the first one if it is narrow.
+    fn new(from: Option<Point>, rows: Vec<u32>, branches: &[Branch], (shared, narrow): (&[SharedText], bool)) -> Self {
         let mut stage = Self { from, rows, offsets: vec![0], runs: Vec::new() };
         let mut end = 0;
         for branch in branches {
             let (adapter, start) = (branch.adapter(shared), end);
-            end += shared[branch.text].tokens;
+            end += if narrow { 1 } else { shared[branch.text].tokens };
             stage.offsets.push(end);
             match stage.runs.last_mut() {
                 Some(run) if run.adapter == adapter => run.rows.end = end,
@@ -185,10 +200,11 @@ impl Stage {
     }
 }
 
-/// The points at which adapters leave a shared text, in order.
-fn points(shared: &[SharedText]) -> Vec<Point> {
+/// The points at which adapters leave a shared text, and `also` one more, in order.
+fn points(shared: &[SharedText], also: Option<Point>) -> Vec<Point> {
     let shared = shared.iter().filter(|text| text.queries.len() > 1);
-    let mut points: Vec<Point> = shared.flat_map(|text| text.queries.iter().filter_map(|query| query.leaves)).collect();
+    let leaves = shared.flat_map(|text| text.queries.iter().filter_map(|query| query.leaves));
+    let mut points: Vec<Point> = leaves.chain(also).collect();
     points.sort_unstable();
     points.dedup();
     points

@@ -32,15 +32,16 @@ impl Batch {
     }
 
     /// The smallest possible number of rows at `point`: for each text, one set for each adapter that left it and one for all that
-    /// did not.
-    fn fewest(&self, point: Point) -> usize {
+    /// did not. From `first_tokens` on, a set is one row.
+    fn fewest(&self, point: Point, first_tokens: Option<Point>) -> usize {
         let asked = self.asked();
         let mut sets = BTreeSet::new();
         for Question { text, adapter, leaves } in asked {
             let left = leaves.is_some_and(|leaves| leaves <= point);
             sets.insert((&text.ids, &text.type_ids, left.then_some(adapter)));
         }
-        sets.into_iter().map(|(ids, ..)| ids.len()).sum()
+        let narrow = first_tokens.is_some_and(|from| from <= point);
+        sets.into_iter().map(|(ids, ..)| if narrow { 1 } else { ids.len() }).sum()
     }
 }
 
@@ -51,6 +52,11 @@ fn text() -> impl Strategy<Value = Encoded> {
         let (ids, type_ids) = tokens.into_iter().unzip();
         Encoded { ids, type_ids, truncated }
     })
+}
+
+/// A point from which only first tokens are computed, or none.
+fn first_tokens() -> impl Strategy<Value = Option<Point>> {
+    prop::option::of((0..LAYERS * INPUTS).prop_map(|i| Point { layer: i / INPUTS, input: Input::TOKENS[i % INPUTS] }))
 }
 
 fn batch() -> impl Strategy<Value = Batch> {
@@ -87,7 +93,7 @@ fn adapter_of(stage: &Stage, row: usize) -> Option<usize> {
 }
 
 /// Checks every row of a question's text, through all stages and at all points.
-fn check_rows(plan: &Plan, batch: &Batch, (text, adapter): (usize, usize), last: usize) {
+fn check_rows(plan: &Plan, batch: &Batch, (text, adapter): (usize, usize), last: usize, narrow: bool) {
     let asked = batch.asked();
     let start: Vec<(u32, u32)> = plan
         .texts
@@ -98,7 +104,7 @@ fn check_rows(plan: &Plan, batch: &Batch, (text, adapter): (usize, usize), last:
         .collect();
     let text = &batch.texts[text];
     let span = plan.last()[last]..plan.last()[last + 1];
-    assert_eq!(span.len(), text.ids.len());
+    assert_eq!(span.len(), if narrow { 1 } else { text.ids.len() });
     for (i, row) in span.enumerate() {
         let path = path(plan, row);
         assert_eq!(start[path[0]], (text.ids[i], text.type_ids[i]), "token {i}");
@@ -116,10 +122,10 @@ fn check_rows(plan: &Plan, batch: &Batch, (text, adapter): (usize, usize), last:
 
 proptest! {
     #[test]
-    fn questions_get_only_their_own_adapters_deltas(batch in batch()) {
+    fn questions_get_only_their_own_adapters_deltas(batch in batch(), first in first_tokens()) {
         let asked = batch.asked();
         let all: Vec<usize> = (0..asked.len()).collect();
-        let plan = Plan::new(&asked, &all);
+        let plan = Plan::new(&asked, &all, first);
         let mut answered = vec![0; asked.len()];
         for Readout { adapter, texts, questions } in &plan.readouts {
             prop_assert!(texts.windows(2).all(|pair| pair[0] < pair[1]));
@@ -128,7 +134,7 @@ proptest! {
                 for &question in questions {
                     answered[question] += 1;
                     prop_assert_eq!(batch.questions[question].1, *adapter);
-                    check_rows(&plan, &batch, batch.questions[question], text);
+                    check_rows(&plan, &batch, batch.questions[question], text, first.is_some());
                 }
             }
         }
@@ -136,16 +142,17 @@ proptest! {
     }
 
     #[test]
-    fn rows_are_computed_once_and_grouped_by_adapter(batch in batch()) {
+    fn rows_are_computed_once_and_grouped_by_adapter(batch in batch(), first in first_tokens()) {
         let asked = batch.asked();
-        let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>());
+        let plan = Plan::new(&asked, &(0..asked.len()).collect::<Vec<_>>(), first);
         for point in points() {
-            prop_assert_eq!(plan.stage(point).tokens(), batch.fewest(point), "at {:?}", point);
+            prop_assert_eq!(plan.stage(point).tokens(), batch.fewest(point, first), "at {:?}", point);
             prop_assert_eq!(plan.fork(point).is_some(), plan.stages.iter().any(|stage| stage.from == Some(point)));
         }
         for (i, stage) in plan.stages.iter().enumerate() {
             prop_assert_eq!(stage.rows.len(), if i == 0 { 0 } else { stage.tokens() });
-            prop_assert!(i == 0 || stage.tokens() > plan.stages[i - 1].tokens());
+            let grows = |i: usize| stage.tokens() > plan.stages[i - 1].tokens();
+            prop_assert!(i == 0 || grows(i) || stage.from == first);
             prop_assert!(stage.runs.windows(2).all(|pair| pair[0].adapter < pair[1].adapter));
         }
     }
@@ -179,7 +186,7 @@ fn cut(asked: &[Question], questions: &[usize], share: impl Fn(Point) -> f64, si
         of.sort_unstable();
         of
     };
-    plans(asked, questions, share, sizes).iter().map(of).collect()
+    plans(asked, questions, None, share, sizes).iter().map(of).collect()
 }
 
 fn encoded(ids: &[u32]) -> Encoded {
@@ -199,20 +206,20 @@ fn by_layer(plan: &Plan, layers: usize) -> Vec<usize> {
 fn adapters_share_rows_until_their_first_active_site() {
     let text = encoded(&[7, 8, 9]);
     let asked: Vec<Question> = (0..8).map(|adapter| Question { text: &text, adapter, leaves: at(3, 0) }).collect();
-    let plan = Plan::new(&asked, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    let plan = Plan::new(&asked, &[0, 1, 2, 3, 4, 5, 6, 7], None);
     assert_eq!(by_layer(&plan, 6), [3, 3, 3, 24, 24, 24]);
     assert_eq!(plan.stages[1].rows[..6], [0, 1, 2, 0, 1, 2]);
     // The last adapter to leave needs no copy, and a text of one adapter is never copied.
     let leaves = [at(1, 3), at(2, 0), None];
     let asked: Vec<Question> =
         (0..3).map(|adapter| Question { text: &text, adapter, leaves: leaves[adapter] }).collect();
-    let plan = Plan::new(&asked, &[0, 1, 2]);
+    let plan = Plan::new(&asked, &[0, 1, 2], None);
     assert_eq!(plan.stages.iter().map(|stage| stage.from).collect::<Vec<_>>(), [None, at(1, 3), at(2, 0)]);
     assert_eq!(by_layer(&plan, 4), [3, 3, 9, 9]);
-    assert_eq!(Plan::new(&asked, &[1]).stages.len(), 1);
+    assert_eq!(Plan::new(&asked, &[1], None).stages.len(), 1);
     // Adapters with only a head share everything.
     let asked: Vec<Question> = (0..3).map(|adapter| Question { text: &text, adapter, leaves: None }).collect();
-    let plan = Plan::new(&asked, &[0, 1, 2]);
+    let plan = Plan::new(&asked, &[0, 1, 2], None);
     assert_eq!((plan.stages.len(), plan.last()), (1, &[0, 3][..]));
     assert_eq!(plan.readouts.iter().map(|head| &head.texts[..]).collect::<Vec<_>>(), [[0]; 3]);
 }
@@ -231,7 +238,7 @@ fn different_texts_are_grouped_by_adapter_and_cut_by_tokens() {
     assert_eq!(micro_batches(&asked, 10, 80, 8).len(), 8);
     assert_eq!(micro_batches(&asked, 20, 80, 8).len(), 4, "no micro-batch below the least work");
     assert_eq!(micro_batches(&asked, 41, 41, 1).len(), 1, "too little work for two");
-    assert_eq!(Plan::new(&asked, &all).runs_of_first(), [(0..40, Some(0)), (40..80, Some(1))]);
+    assert_eq!(Plan::new(&asked, &all, None).runs_of_first(), [(0..40, Some(0)), (40..80, Some(1))]);
     // A text with more than half of the work makes the batch run as one micro-batch.
     let long = encoded(&[1; 90]);
     let asked: Vec<Question> = [asked, vec![Question { text: &long, adapter: 0, leaves: None }]].concat();
