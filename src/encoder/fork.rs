@@ -1,4 +1,5 @@
-//! Forks: the rows of a text that several adapters shared are copied, so that each adapter gets its own.
+//! Forks: the rows of a text that several adapters shared are copied, so that each adapter gets its own. Rows that nothing reads any more
+//! are left out in the same way.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,7 +10,7 @@ use super::{DropPoint, Hooks};
 use crate::ops::{Added, Dropout, Ops, Rotary};
 use crate::params::{Delta, Input, Point, Site};
 
-/// The rows of a batch after a point at which some texts fork.
+/// The rows of a batch after a point at which some texts fork, or at which only first tokens stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fork<'a> {
     /// For each new row, the row that it copies, `[T]` of the new rows.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::layers::{Loader, dropped, only, resolve};
-use super::{DropPoint, Encoder, Hooks, Packed};
+use super::{DropPoint, Hooks};
 use crate::base::ModelError;
 use crate::base::architecture::{Activation, HeadSpec};
 use crate::ops::{self, Added, HeadLinear, Ops};
@@ -44,20 +44,6 @@ pub fn first_tokens(hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {
         return Ok(hidden.clone());
     }
     hidden.index_select(&Tensor::from_vec(starts, texts, hidden.device())?, 0)
-}
-
-/// Logits `[B, labels]` of a batch whose texts all use the same head.
-///
-/// # Errors
-/// If the head lacks a tensor that the architecture needs, or candle fails.
-pub fn head_logits(
-    encoder: &dyn Encoder,
-    hidden: &Tensor,
-    batch: &Packed,
-    head: &Head,
-    hooks: &dyn Hooks,
-) -> Result<Tensor> {
-    encoder.logits(&encoder.pool(hidden, &batch.offsets)?, head, hooks)
 }
 
 fn activated(x: &Tensor, activation: Activation, ops: &dyn Ops) -> Result<Tensor> {

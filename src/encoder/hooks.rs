@@ -50,7 +50,8 @@ pub trait Hooks {
         Ok(Added::Nothing)
     }
 
-    /// The fork at `point`, or `None` if no text forks there. After a fork, texts that several adapters shared have rows for each.
+    /// The fork at `point`, or `None` if no text forks there. After a fork, texts that several adapters shared have rows for each, and
+    /// rows that nothing reads are gone.
     /// The encoder calls this once at every point, in order, before the linears that read the input.
     fn fork(&self, _point: Point) -> Option<Fork<'_>> {
         None

@@ -24,7 +24,7 @@ use candle_core::{Result, Tensor};
 
 pub use batch::Packed;
 pub use fork::Fork;
-pub use head::{Head, HeadJob, first_tokens, head_logits};
+pub use head::{Head, HeadJob, first_tokens};
 pub use hooks::{DropPoint, Hooks, Identity};
 
 use self::deberta::Deberta;

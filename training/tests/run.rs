@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use polyrank::adapter::{AdapterInfo, ProblemType};
-use polyrank::encoder::{Identity, Packed, head_logits};
+use polyrank::encoder::{Identity, Packed};
 use polyrank::engine::{Engine, Row};
 use polyrank::params::Precision;
 use polyrank::text::Limit;
@@ -401,9 +401,8 @@ fn pruning_changes_outputs_by_rounding_only() {
     let text = engine.encode("the plot was not very good", None, &limit).unwrap();
     let batch = Packed::new([&text]);
     let pass = method.pass().unwrap();
-    let hidden = engine.encoder().forward(&batch, &*pass).unwrap();
-    let before =
-        head_logits(&**engine.encoder(), &hidden, &batch, &method.head(), &Identity).unwrap().to_vec2::<f32>().unwrap();
+    let pooled = engine.encoder().pooled(&batch, &*pass).unwrap();
+    let before = engine.encoder().logits(&pooled, &method.head(), &Identity).unwrap().to_vec2::<f32>().unwrap();
     let info = AdapterInfo {
         labels: (0..4).map(|i| i.to_string()).collect(),
         problem_type: Some(ProblemType::SingleLabelClassification),
