@@ -17,7 +17,7 @@ use crate::params::{Frozen, HeadParameter, Layout, Param};
 /// The tensors of a head by their names in checkpoints ([`Layout::head`]).
 pub type Head = BTreeMap<String, Tensor>;
 
-/// The texts of a batch that use one head ([`Encoder::heads`]).
+/// The texts of a batch that use one head ([`super::Encoder::heads`]).
 #[derive(Debug, Clone, Copy)]
 pub struct HeadJob<'a> {
     /// The rows of the pooled texts, ascending.
