@@ -135,17 +135,17 @@ impl Plan {
         branches.sort_by_key(order);
         let texts = branches.iter().map(|branch| shared[branch.text].queries[0].questions[0]).collect();
         let mut stages = vec![Stage::new(None, Vec::new(), &branches, (shared, false))];
-        let long = shared.iter().any(|text| text.tokens > 1);
-        for point in points(shared, first_tokens.filter(|_| long)) {
+        // Where all texts are single tokens, there is nothing to leave out.
+        let first_tokens = first_tokens.filter(|_| shared.iter().any(|text| text.tokens > 1));
+        for point in points(shared, first_tokens) {
             let old = &stages[stages.len() - 1].offsets;
-            let narrows = long && first_tokens == Some(point);
             let narrow = first_tokens.is_some_and(|from| from <= point);
             let tokens = |branch: &Branch| if narrow { 1 } else { shared[branch.text].tokens };
             let mut forked: Vec<(Branch, usize)> = Vec::new();
             for (branch, &start) in branches.iter().zip(old) {
                 forked.extend(branch.split(point, shared).into_iter().map(|branch| (branch, start)));
             }
-            if forked.len() > branches.len() || narrows {
+            if forked.len() > branches.len() || first_tokens == Some(point) {
                 forked.sort_by_key(|(branch, _)| order(branch));
                 let rows = |(branch, start): &(Branch, usize)| *start as u32..(start + tokens(branch)) as u32;
                 let rows = forked.iter().flat_map(rows).collect();
