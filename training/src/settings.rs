@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
 pub use self::run::RunSettings;
-use crate::defaults::{ADALORA_RATE, FULL_RATE, RATE, Schedule};
+use crate::defaults::{Rates, Schedule};
 use crate::error::Error;
 use crate::method::adalora::{AdaLora, AdaLoraSettings};
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
@@ -156,7 +156,7 @@ pub struct Settings {
     /// Number of texts in a step [default: 16 below 3,000 rows, else 32].
     #[arg(long, env = "POLYRANK_TRAIN_BATCH_SIZE", help_heading = "Optimiser")]
     pub batch_size: Option<usize>,
-    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for many rows and a width of 384, 1e-4 with the method full].
+    /// Peak learning rate [default: by the rows and the base's width; 1e-3 for 1,000 rows and a width of 384, 5e-4 for 3,000; 1e-4 with the method full].
     #[arg(long, env = "POLYRANK_TRAIN_LR", help_heading = "Optimiser")]
     pub lr: Option<f64>,
     /// Peak learning rate of the gates [default: that of --lr].
@@ -253,15 +253,16 @@ impl Settings {
     /// Epochs, batch size and learning rate, for `rows` rows of training data.
     #[must_use]
     pub fn schedule(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Schedule {
-        let rate = match self.method {
-            MethodName::Full => FULL_RATE,
-            MethodName::AdaLora => ADALORA_RATE,
-            _ => RATE,
+        let rates = match self.method {
+            MethodName::Sora | MethodName::Lora | MethodName::DyLora => Rates::LORA,
+            MethodName::AdaLora => Rates::ADALORA,
+            MethodName::BitFit | MethodName::Adapter => Rates::FEW_PARAMETERS,
+            MethodName::Full => Rates::FULL,
         };
         let width = engine.config().hidden_size;
-        let default = Schedule::new(rows, problem, width, self.batch_size, rate);
+        let default = Schedule::new(rows, problem, width, self.batch_size, rates);
         let rows_of_step = default.batch_size.saturating_mul(self.accumulate);
-        let by_steps = || Schedule::new(rows, problem, width, Some(rows_of_step), rate).epochs;
+        let by_steps = || Schedule::new(rows, problem, width, Some(rows_of_step), rates).epochs;
         Schedule {
             epochs: self.epochs.unwrap_or_else(by_steps),
             batch_size: default.batch_size,
@@ -326,20 +327,24 @@ impl Settings {
         self.bottleneck.unwrap_or(64)
     }
 
-    /// The method with fresh variables, for the base of `engine` and `rows` rows of training data. Only this function knows all methods
-    /// by name.
+    /// The method with fresh variables, for the base of `engine`, and `rows` rows of training data whose labels are of the kind `problem`.
+    /// Only this function knows all methods by name.
     ///
     /// # Errors
     /// As [`Self::modules`]; the rank is too large for the adapted modules; or `--target-params` is not a possible number of parameters.
-    pub fn method(&self, engine: &Engine, labels: usize, rows: usize) -> Result<Box<dyn Method>, Error> {
+    pub fn method(
+        &self,
+        engine: &Engine,
+        labels: usize,
+        rows: usize,
+        problem: ProblemType,
+    ) -> Result<Box<dyn Method>, Error> {
         let (layout, backend, encoder) = (engine.layout(), engine.backend(), &**engine.encoder());
         let head = || TrainedHead::new(layout, labels, &mut StdRng::seed_from_u64(self.seed), backend.device());
         let shape = |rank| self.low_rank(engine, labels, rank);
         Ok(match self.method {
             MethodName::Sora => {
-                // The rate does not depend on the problem.
-                let rate = self.schedule(rows, ProblemType::SingleLabelClassification, engine).lr;
-                let (shape, sora) = (shape(self.rank)?, self.sora(rate));
+                let (shape, sora) = (shape(self.rank)?, self.sora(self.schedule(rows, problem, engine).lr));
                 self.check_target_params(engine, &shape)?;
                 Box::new(Sora::new(layout, &shape, sora, backend)?)
             }

@@ -98,7 +98,7 @@ impl<'a> Trainer<'a> {
         resume: Option<&Path>,
     ) -> Result<Self, Error> {
         settings.check()?;
-        let mut method = settings.method(engine, data.labels.len(), data.train.len())?;
+        let mut method = settings.method(engine, data.labels.len(), data.train.len(), data.problem)?;
         if data.problem == ProblemType::Regression {
             start_at_mean(&method.variables(), &data.train)?;
         }

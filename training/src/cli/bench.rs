@@ -55,7 +55,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Error> {
     let size = settings.batch_size.unwrap_or(32);
     let lengths: Vec<usize> = lengths.into_iter().cycle().take(size).collect();
     let (tokens, total) = (lengths.iter().sum::<usize>(), args.warmup_steps + args.steps);
-    let method = settings.method(engine, LABELS, total * size)?;
+    let method = settings.method(engine, LABELS, total * size, ProblemType::SingleLabelClassification)?;
     let rule = Rule { weight_decay: settings.weight_decay, eps: 1e-8, clip: Some(settings.clip), total };
     let optimizer = Optimizer::new(method.variables(), rule, engine.backend())?;
     let loss = TaskLoss::new(ProblemType::SingleLabelClassification, &[]);
