@@ -44,7 +44,7 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     warm(&server, world, &names)?;
     let asking = Asking::in_turn(server.address, all_questions(world, &names));
     let count = asking.questions.len();
-    let slice = Duration::from_secs(world.seconds(50)) / (6 * ROUNDS) as u32;
+    let slice = Duration::from_secs(world.seconds(120)) / (6 * ROUNDS) as u32;
 
     let (others, busy) =
         (asking.clone().choosing(choose(count, 0.0, 1)), asking.clone().choosing(choose(count, 1.0, 2)));
