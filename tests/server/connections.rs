@@ -1,6 +1,7 @@
 //! What connections may do, and for how long: idle, slow and silent clients, large bodies, and the shutdown.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -104,22 +105,51 @@ fn slow_bodies_time_out() {
     assert!(closed_after(&mut stream) < ms(5000));
 }
 
+/// Sends requests until the server closes the connection, and returns how the sending failed. Before that, it blocks while the answers
+/// fill the buffers between.
+fn sends_until_closed(stream: &mut TcpStream) -> ErrorKind {
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    let many = "GET /info HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let begun = Instant::now();
+    loop {
+        if let Err(error) = stream.write_all(many.as_bytes()) {
+            return error.kind();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "the server reads on although its answers are not read");
+    }
+}
+
 /// The client sends requests, but reads no answer.
 #[test]
 fn unread_answers_close_the_connection() {
     let server = World::new().with(|config| config.request_timeout = ms(500)).start();
+    let failed = sends_until_closed(&mut connect(&server));
+    assert!(matches!(failed, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{failed}");
+    assert_eq!(server.get("/health").status, 200);
+}
+
+/// The client reads its answers a byte at a time, which frees less than the system passes on at once.
+#[test]
+fn answers_that_are_read_byte_by_byte_close_the_connection() {
+    let server = World::new().with(|config| config.request_timeout = ms(500)).start();
     let mut stream = connect(&server);
-    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-    let many = "GET /info HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
-    let begun = Instant::now();
-    // Writing fails once the server has closed the connection. Before that, it blocks while the answers fill the buffers between.
-    let failed = loop {
-        if let Err(error) = stream.write_all(many.as_bytes()) {
-            break error;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the server reads on although its answers are not read");
-    };
-    assert!(matches!(failed.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{failed}");
+    let (mut reading, closed) = (stream.try_clone().unwrap(), AtomicBool::new(false));
+    let (failed, read) = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut bytes = 0;
+            // What has arrived can be read even after the connection is closed.
+            while !closed.load(Ordering::Relaxed) && reading.read_exact(&mut [0]).is_ok() {
+                bytes += 1;
+                thread::sleep(ms(20));
+            }
+            bytes
+        });
+        let failed = sends_until_closed(&mut stream);
+        closed.store(true, Ordering::Relaxed);
+        (failed, reader.join().unwrap())
+    });
+    assert!(matches!(failed, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{failed}");
+    assert!((10..2000).contains(&read), "{read} bytes were read");
     assert_eq!(server.get("/health").status, 200);
 }
 

@@ -168,6 +168,18 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
     Ok(locked)
 }
 
+/// Checks that no process trains in the folder `run`.
+///
+/// # Errors
+/// One does.
+pub fn check_idle(run: &Path) -> Result<(), Error> {
+    let file = fs::OpenOptions::new().write(true).open(run.join(LOCK));
+    if file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock))) {
+        return Err(Error::Busy(run.to_owned()));
+    }
+    Ok(())
+}
+
 fn lock(run: &Path) -> Result<LockedRun, Error> {
     let path = run.join(LOCK);
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
@@ -232,7 +244,8 @@ fn same<T: Serialize + DeserializeOwned + PartialEq>(path: &Path, before: &T, no
         _ => serde_json::Map::new(),
     };
     let (before, now) = (entries(before), entries(now));
-    let key = now.iter().find(|(key, value)| before.get(*key) != Some(value)).map_or("", |(key, _)| key);
+    // An entry may be left out on one side.
+    let key = now.keys().chain(before.keys()).find(|key| before.get(*key) != now.get(*key)).map_or("", String::as_str);
     let told = |entries: &serde_json::Map<String, serde_json::Value>| {
         entries.get(key).cloned().unwrap_or_default().to_string()
     };

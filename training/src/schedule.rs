@@ -95,6 +95,9 @@ pub fn check(given: &Settings) -> Result<(), Error> {
     if given.gate == Some(GateRule::Adaptive) {
         return wrong("--gate", "paper or authors, which have a threshold xi", "adaptive");
     }
+    if let Some(patience) = given.patience {
+        return wrong("schedule", "no --patience, because each stage keeps its last epoch", patience);
+    }
     Ok(())
 }
 

@@ -99,7 +99,7 @@ pub struct Settings {
     /// Rank of each site before pruning.
     #[arg(long, env = "POLYRANK_TRAIN_RANK", default_value_t = 8, help_heading = "Method")]
     pub rank: usize,
-    /// The scale is alpha / rank.
+    /// The scale is alpha / rank (adalora: alpha / init-rank).
     #[arg(long, env = "POLYRANK_TRAIN_ALPHA", default_value_t = 16.0, help_heading = "Method")]
     pub alpha: f64,
     /// Adapted modules, comma-separated (query or attention.self.query) [default: all linears of a layer].

@@ -79,7 +79,8 @@ pub struct Trainer<'a> {
 /// of what tells texts apart: SoRA's Pearson on STS-B, whose mean is 2.7, was 0.15 after three epochs.
 fn start_at_mean(variables: &[Variable], train: &[Example]) -> Result<(), Error> {
     let is_output = |variable: &&Variable| variable.name.ends_with(".bias") && variable.var.dims() == [1];
-    if let Some(Variable { var, .. }) = variables.iter().find(is_output) {
+    // The head comes last. A bottleneck of width 1 has such a bias too.
+    if let Some(Variable { var, .. }) = variables.iter().rev().find(is_output) {
         let mean = train.iter().map(|example| example.target.value()).sum::<f64>() / train.len() as f64;
         var.set(&var.as_tensor().zeros_like()?.affine(1.0, mean)?)?;
     }

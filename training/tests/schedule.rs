@@ -82,6 +82,9 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
     let other = schedule(from, whole.to_str().unwrap(), &["--xi-max", "0.05", "--spacing", "exp", "--resume"]);
     refused(&other, 1, "the run was started with xi = 0.03; this call has 0.022");
     refused(&schedule(from, whole.to_str().unwrap(), &more), 1, "is not empty");
+    let overwrite = ["--xi-max", "0.05", "--overwrite", "--target-modules", "nope"];
+    refused(&schedule(from, whole.to_str().unwrap(), &overwrite), 1, "unknown module \"nope\"");
+    assert_eq!(stages(&whole).len(), 3, "nothing was removed");
     std::fs::write(whole.join("notes.txt"), "mine").unwrap();
     refused(
         &schedule(from, whole.to_str().unwrap(), &["--xi-max", "0.05", "--overwrite"]),
@@ -124,6 +127,7 @@ fn settings_that_contradict_a_schedule_are_refused() {
         (&["--target-params", "5000"], "found --target-params"),
         (&["--gate", "adaptive"], "--gate: expected paper or authors"),
         (&["--method", "lora"], "--method: expected sora"),
+        (&["--patience", "2"], "schedule: expected no --patience, because each stage keeps its last epoch, found 2"),
         (&["--run-dir", "elsewhere"], "--run-dir: expected none"),
         (&["--stage-epochs", "0"], "--stage-epochs: expected 1 or more"),
         (&["--xi0", "2"], "--xi-max: expected --xi0 (2) or more, found 1"),

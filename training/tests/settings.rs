@@ -166,6 +166,27 @@ fn settings_of_gates_are_ignored_without_gates_unless_a_flag_gives_them() {
     assert!(by_variable.contains("no such folder"), "{by_variable}");
 }
 
+/// Only the settings of all layers together are checked against each other.
+#[test]
+fn settings_of_several_layers_are_checked_together() {
+    for (flags, file) in [
+        (&["--method", "dylora", "--export-rank", "16"][..], "rank = 16"),
+        (&["--method", "adalora", "--tinit", "0.6"], "tfinal = 0.2"),
+    ] {
+        let found = told(flags, &[], Some(file));
+        assert!(found.contains("no such folder"), "{found}");
+    }
+    for (flags, file, words) in [
+        (&["--method", "dylora", "--export-rank", "16"][..], "rank = 8", "--export-rank: expected at most the rank 8"),
+        (&["--patience", "1"], "select = \"last\"", "--patience: expected --select best"),
+        (&["--dataset-config", "rte"], "", "--dataset-config: expected --dataset beside it, found rte"),
+        (&[], "dataset_revision = \"abc\"", "--dataset-revision: expected --dataset beside it, found abc"),
+    ] {
+        let found = told(flags, &[], Some(file));
+        assert!(found.contains(words), "expected {words:?} in {found:?}");
+    }
+}
+
 /// A run that an older version began continues: its settings are read, and are those of the same command today.
 #[test]
 fn run_of_an_older_version_continues() {

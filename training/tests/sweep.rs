@@ -57,7 +57,11 @@ fn results(runs: &Path) -> Vec<Value> {
     for line in &mut lines {
         let line = line.as_object_mut().unwrap();
         assert!(line["seconds"].as_f64().unwrap() > 0.0 && line["tokens_per_second"].as_f64().unwrap() > 0.0);
-        ["seconds", "tokens_per_second", "output", "command"].iter().for_each(|key| drop(line.remove(*key)));
+        let durations = ["seconds", "tokens_per_second"];
+        for epoch in line["log"].as_array_mut().unwrap() {
+            durations.iter().for_each(|key| drop(epoch.as_object_mut().unwrap().remove(*key)));
+        }
+        durations.iter().chain(&["output", "command"]).for_each(|key| drop(line.remove(*key)));
     }
     lines
 }
@@ -134,7 +138,50 @@ fn sweep_killed_and_stopped_under_way_gives_the_same_results() {
     let refused = "failed: first/sora-r4-s0: --resume: whole/first/sora-r4-s0/run/config.toml: the run was started with alpha = 16.0";
     assert!(message.contains(refused) && message.contains("error: 4 of 4 runs failed"), "{message}");
     assert_eq!(read(&whole.join("results.jsonl")), before);
+    recorded(&room, &whole);
     reported(&room, &whole);
+}
+
+/// `results.jsonl` without the folders of its runs gives the same tables and rank maps.
+fn recorded(room: &TempDir, runs: &Path) {
+    let alone = room.path().join("alone");
+    std::fs::create_dir(&alone).unwrap();
+    std::fs::copy(runs.join("results.jsonl"), alone.join("results.jsonl")).unwrap();
+    let [of_folders, of_results] = [runs, &alone].map(|runs| {
+        let output = room.path().join(format!("report-{}", runs.file_name().unwrap().display()));
+        fine(&["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()]);
+        output
+    });
+    let same: Vec<String> =
+        names(&of_folders).into_iter().filter(|name| name.ends_with(".csv") || name.starts_with("ranks-")).collect();
+    assert!(
+        ["runs.csv", "table1.csv", "table1-test.csv", "table4.csv"].iter().all(|name| same.contains(&(*name).into()))
+    );
+    for name in same {
+        assert_eq!(read(&of_results.join(&name)), read(&of_folders.join(&name)), "{name}");
+    }
+    let text = String::from_utf8(read(&of_results.join("report.md"))).unwrap();
+    assert!(
+        text.contains("- known from results.jsonl alone, without their steps: 8 runs (first/lora-r4-s0, "),
+        "{text}"
+    );
+    // So does a run without its checkpoints, which take most of its space.
+    let name = "first/lora-r4-s0/run";
+    std::fs::create_dir_all(alone.join("first")).unwrap();
+    let copied = Command::new("cp").arg("-r").args([runs.join("first/lora-r4-s0"), alone.join("first/")]).status();
+    assert!(copied.unwrap().success());
+    for checkpoint in names(&alone.join(name)).into_iter().filter(|name| name.starts_with("checkpoint-")) {
+        std::fs::remove_dir_all(alone.join(name).join(checkpoint)).unwrap();
+    }
+    fine(&["report", alone.to_str().unwrap(), "--output", of_results.to_str().unwrap()]);
+    assert_eq!(read(&of_results.join("runs.csv")), read(&of_folders.join("runs.csv")));
+    // Lines of other programs are left out. A line of a sweep that cannot be read is named.
+    let (path, lines) = (alone.join("results.jsonl"), read(&runs.join("results.jsonl")));
+    let alone = alone.to_str().unwrap();
+    std::fs::write(&path, [&lines[..], b"{\"name\": 1, \"validation\": 0.5}\n"].concat()).unwrap();
+    fine(&["report", alone, "--output", of_results.to_str().unwrap()]);
+    std::fs::write(&path, [&lines[..], b"{\"name\": 1, \"validation\": {}, \"command\": []}\n"].concat()).unwrap();
+    refused(&["report", alone, "--output", "report"], 1, "results.jsonl: line 9: ");
 }
 
 /// The report on the runs of the sweep, to which a schedule and the log of a run's steps are added.
@@ -223,6 +270,44 @@ fn list_has_independent_commands_and_needs_no_data() {
     // To run them here, the data must be there.
     let message = told(self::command(&room, "runs").output().unwrap(), 1);
     assert!(message.contains("sweep.toml: task first: data/first does not exist"), "{message}");
+}
+
+/// Only the file says what a sweep's runs are.
+#[test]
+fn variables_do_not_change_the_runs() {
+    let room = room();
+    let list = |variables: &[(&str, &str)]| {
+        let output = command(&room, "runs").arg("--list").envs(variables.iter().copied()).output().unwrap();
+        assert!(output.status.success());
+        output.stdout
+    };
+    let variables = [("POLYRANK_TRAIN_SEED", "7"), ("POLYRANK_TRAIN_LR", "0.5"), ("POLYRANK_TRAIN_METHOD", "lora")];
+    assert_eq!(list(&variables), list(&[]));
+    file(&room, "epochs = 1\nseeds = [0]\ndevice = \"cpu\"\nlog_every = 1");
+    let path = room.path().join("sweep.toml");
+    let text = String::from_utf8(read(&path)).unwrap().replacen("epochs = 3\n", "", 1);
+    std::fs::write(&path, text).unwrap();
+    told(command(&room, "runs").envs(variables).output().unwrap(), 0);
+    let config = String::from_utf8(read(&room.path().join("runs/first/lora-r4-s0/run/config.toml"))).unwrap();
+    assert!(config.contains("\nlog_every = 1\n") && config.contains("\nseed = 0\n"), "{config}");
+    assert!(!config.contains("lr = 0.5"), "{config}");
+}
+
+/// A task whose test split cannot be read fails its own runs, and no others.
+#[test]
+fn unreadable_test_split_fails_the_runs_of_its_task() {
+    let room = room();
+    file(&room, "seeds = [0]");
+    let path = room.path().join("data/second/test.tsv");
+    std::fs::write(&path, "label\tsentence\nother\tthe plot was good\n").unwrap();
+    let message = told(command(&room, "runs").output().unwrap(), 1);
+    assert!(message.contains("2 of 4 runs are finished"), "{message}");
+    assert!(
+        message.contains("failed: second/lora-r4-s0: data/second/test.tsv:2: unknown label \"other\""),
+        "{message}"
+    );
+    let found: Vec<Value> = results(&room.path().join("runs"));
+    assert_eq!(found.iter().map(|line| line["task"].as_str().unwrap()).collect::<Vec<_>>(), ["first", "first"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::run::{fine, train};
+use super::run::{fine, refused, train};
 use super::{base_dir, engine};
 
 fn json(path: &Path) -> Value {
@@ -37,6 +37,9 @@ fn csv_with_odd_labels_is_trained_and_evaluated() {
     fine(&train(from, to, &[&columns[..], &weights, &settings].concat()));
     assert_eq!(engine().load_adapter(&output).unwrap().info.labels, ["404", "Rechnung, \"falsch\"", "späte Lieferung"]);
     assert_eq!(json(&output.join("run/task.json"))["class_weights"], json!([0.5, 2.0, 1.0]));
+    // A run with weights is not continued without them.
+    let without = train(from, to, &[&columns[..], &settings, &["--resume"]].concat());
+    refused(&without, 1, "task.json: the run was started with class_weights = [0.5,2.0,1.0]; this call has null");
     let found = evaluate(to, from);
     assert_eq!((&found["task"], &found["examples"]), (&json!("tickets"), &json!(6)));
     assert!(found["metrics"]["accuracy"].as_f64().unwrap() > 0.9, "{found}");

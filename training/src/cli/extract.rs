@@ -20,7 +20,7 @@ use polyrank_training::extract::report::{BudgetReport, ChangeReport, Compared, L
 use polyrank_training::extract::{self, Budget, Extraction};
 use polyrank_training::fine_tuned::FineTuned;
 use polyrank_training::method::Export;
-use polyrank_training::settings::{DEFAULT_LENGTH, DataSettings};
+use polyrank_training::settings::{DEFAULT_LENGTH, DataSettings, source};
 use polyrank_training::{evaluate, export};
 
 use super::{Base, open, print, tell, tell_of};
@@ -97,6 +97,10 @@ impl ExtractArgs {
         if !(self.target_ratio > 0.0 && self.target_ratio <= 1.0) {
             return wrong("--target-ratio", "above 0 and at most 1", self.target_ratio.to_string());
         }
+        self.data_settings.check()?;
+        if let Some(weights) = &self.data_settings.class_weights {
+            return wrong("--class-weights", "none, because distillation has no labels", weights.clone());
+        }
         if self.batch_size == 0 {
             return wrong("--batch-size", "1 or more", "0".to_owned());
         }
@@ -109,6 +113,16 @@ impl ExtractArgs {
             return Err(Error::Settings(format!("{} is not empty", self.output.display())));
         }
         Ok(())
+    }
+
+    /// The folder or file of the data, if any is given.
+    fn source(&self) -> Result<Option<PathBuf>, Error> {
+        let dataset = self.data_settings.of_hub();
+        if self.data.is_none() && dataset.is_none() {
+            Ok(None)
+        } else {
+            source(self.data.as_deref(), dataset).map(Some)
+        }
     }
 
     fn budget(&self, engine: &Engine) -> usize {
@@ -136,7 +150,7 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
     args.check()?;
     let base = open(&args.model_id, args.device, Precision::F32)?;
     let (engine, fine) = (&base.engine, open_fine_tuned(args, &base)?);
-    let data = args.data.as_deref().map(|path| read(args, path, engine, &fine)).transpose()?;
+    let data = args.source()?.map(|path| read(args, &path, engine, &fine)).transpose()?;
     // The labels of the data are compared with those of the model before any work is done.
     let of_fine = scores(args, data.as_ref(), &fine.engine, &fine.export())?;
     let budget = args.budget(engine);

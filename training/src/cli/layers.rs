@@ -140,7 +140,6 @@ impl Layers {
     /// The file cannot be read, is not TOML, or has an unknown key or a value of a wrong type; or a value is invalid.
     pub(super) fn resolve(&self) -> Result<Resolved, Error> {
         let Self { config, settings, data, run } = self;
-        settings.values.check()?;
         let mut file = config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         let all = settings.sources.iter().chain(&data.sources).chain(&run.sources);
         file.check_keys(&all.map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
@@ -148,7 +147,9 @@ impl Layers {
         if THRESHOLDS.iter().any(|name| settings.overrides(name)) {
             file.entries.retain(|name, _| !THRESHOLDS.contains(&name));
         }
-        let resolved = Resolved { settings: settings.over(&file)?, data: data.over(&file)?, run: run.over(&file)? };
+        // TOML cannot have a number that is too large; what is wrong with it, the check says.
+        let settings_of_all = settings.over(&file).or_else(|error| settings.values.check().and(Err(error)))?;
+        let resolved = Resolved { settings: settings_of_all, data: data.over(&file)?, run: run.over(&file)? };
         // A variable or a file may serve several runs, so that it may have settings that a method ignores. A flag may not.
         let method = resolved.settings.method;
         let names = settings.sources.iter().map(|(name, _)| name.as_str());
@@ -161,6 +162,7 @@ impl Layers {
             }
         }
         resolved.settings.check()?;
+        resolved.data.check()?;
         resolved.run.check()?;
         Ok(resolved)
     }

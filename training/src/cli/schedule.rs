@@ -32,8 +32,8 @@ The first stage trains for --epochs at --xi0. Each later stage goes on from ther
 learning rate, with the warm-up, and Adam's moments start anew. Each stage keeps its last epoch, in a folder stage-N that is like
 the output of train. schedule.jsonl has a line for each finished stage. The schedule ends early once no gate is left.
 
-Flags of train apply to all stages, except --xi, --lambda, --target-ratio, --target-params and --run-dir. Gates are the authors'
-or, with --gate paper, the paper's; both with a constant threshold in each stage.";
+Flags of train apply to all stages, except --xi, --lambda, --target-ratio, --target-params, --select, --patience and --run-dir. Gates
+are the authors' or, with --gate paper, the paper's; both with a constant threshold in each stage.";
 
 #[derive(Debug, Args)]
 pub(super) struct ScheduleArgs {
@@ -111,6 +111,8 @@ impl<'a> Stages<'a> {
                 return Err(Error::NoRun(output.to_owned()));
             }
             Existing::Overwrite => {
+                // What stands in the way of the first stage shows before another schedule is removed.
+                task.check(&schedule::settings(&task.given, args.xi0, None))?;
                 remove(output)?;
                 existing = Existing::Refuse;
             }
@@ -195,6 +197,9 @@ fn remove(output: &Path) -> Result<(), Error> {
     };
     if let Some(foreign) = paths.iter().find(|path| !is_stage(path) && !path.ends_with(SCHEDULE)) {
         return Err(Error::Foreign(foreign.clone()));
+    }
+    for stage in paths.iter().filter(|path| path.is_dir()) {
+        run::check_idle(&stage.join("run"))?;
     }
     for path in paths {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };

@@ -105,6 +105,12 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// Checks that a run with these settings can begin.
+    pub(super) fn check(&self, settings: &Settings) -> Result<(), Error> {
+        let (engine, rows) = (&self.base.engine, self.data.train.len());
+        Trainer::new(&settings.resolved(rows, self.data.problem, engine), engine, &self.data, None).map(drop)
+    }
+
     /// Trains with the resolved `settings`, from the variables of the checkpoint `start`, if there is one. Writes the adapter, and returns
     /// the checkpoint that it is made of.
     pub(super) fn train(

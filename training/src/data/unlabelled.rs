@@ -65,6 +65,9 @@ impl Texts {
             texts.train.shuffle(&mut StdRng::seed_from_u64(hold_out.seed));
             texts.validation = texts.train.split_off(rows - held);
         }
+        if let Some(most) = options.max_train_samples {
+            texts.train.truncate(most.get());
+        }
         Ok(texts)
     }
 }

@@ -92,12 +92,12 @@ impl Group<'_> {
 
     /// The metric that selects epochs, on the validation split, in percent.
     pub(super) fn score(&self) -> Option<Statistic> {
-        self.mean(|_, exported| exported.epoch.metric().map(|(_, value)| 100.0 * value))
+        self.mean(|_, exported| exported.metric().map(|(_, value)| 100.0 * value))
     }
 
     /// The name of that metric.
     pub(super) fn metric(&self) -> &str {
-        self.runs.iter().find_map(|(_, _, exported)| exported.epoch.metric()).map_or("", |(name, _)| name)
+        self.runs.iter().find_map(|(_, _, exported)| exported.metric()).map_or("", |(name, _)| name)
     }
 }
 
@@ -171,7 +171,7 @@ impl Facts {
             method,
             rest: rest.join(", "),
             modules,
-            rank: rank.filter(|_| !exported.ranks.is_empty()),
+            rank: rank.filter(|_| exported.paper.is_some()),
         }
     }
 }

@@ -12,11 +12,13 @@ pub(super) fn run(task: &str, settings: &str, value: f64, ranks: &[(&str, &[usiz
     let name = format!("{task}/{}-s{}", settings["method"].as_str().unwrap_or_default(), settings["seed"]);
     let metrics = [("accuracy".to_owned(), json!(value)), ("f1".to_owned(), json!(0.5))].into_iter().collect();
     let total: usize = ranks.iter().flat_map(|(_, ranks)| *ranks).sum();
-    let epoch = EpochLine { epoch: 1, metrics, parameters: 10 * total, seconds: 2.0, tokens_per_second: 100.0 };
+    let (epoch, parameters, seconds, tokens_per_second) = (1, 10 * total, 2.0, 100.0);
+    let line = EpochLine { epoch, metrics, parameters, seconds, tokens_per_second };
     let exported = Exported {
-        epoch: epoch.clone(),
-        parameters: 10 * total,
-        paper: Some(8 * total),
+        epoch,
+        metrics: line.metrics.clone(),
+        parameters,
+        paper: (!ranks.is_empty()).then_some(8 * total),
         ranks: ranks.iter().map(|(module, ranks)| ((*module).to_owned(), ranks.to_vec())).collect(),
     };
     let step = |step| StepLine { step, loss: Some(1.0 / step as f64), xi: None, mean_rank: Some(2.0) };
@@ -26,7 +28,7 @@ pub(super) fn run(task: &str, settings: &str, value: f64, ranks: &[(&str, &[usiz
         base: "sha256:0".to_owned(),
         examples: 10,
         settings,
-        epochs: vec![epoch],
+        epochs: vec![line],
         steps: vec![step(1), step(10)],
         exported: Some(exported),
     };

@@ -3,6 +3,7 @@
 //! | module | idea |
 //! | --- | --- |
 //! | `trained` | what a run of `train` left in its folder |
+//! | `recorded` | what a sweep's results tell of runs whose folders are gone |
 //! | `schedule` | what Algorithm 1 (`polyrank-train schedule`) left in its folder |
 //! | `tree` | finds both in a tree of folders |
 //! | `group` | runs that differ only in their seed, and what tells groups apart |
@@ -16,6 +17,7 @@ mod figure;
 mod group;
 #[cfg(test)]
 mod made;
+mod recorded;
 mod schedule;
 mod statistics;
 mod table;

@@ -280,7 +280,7 @@ mod tests {
         );
         // The standard deviation of 80 and 90 is the root of 50. SoRA's parameters are 30 on MRPC and 40 on RTE.
         let expected = [
-            ["BitFit", "0", "0", "60.00 (1)", "–", "–"],
+            ["BitFit", "0", "–", "60.00 (1)", "–", "–"],
             ["LoRA, r = 4", "80", "64", "65.00 (1)", "–", "–"],
             ["LoRA, r = 8", "160", "128", "70.00 (1)", "–", "–"],
             ["SoRA, r = 8", "35", "28", "85.00 ± 7.07 (2)", "60.00 (1)", "72.50"],

@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint;
@@ -37,8 +37,10 @@ pub struct TrainedRun {
 /// What a finished run wrote.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exported {
-    /// The epoch that was exported.
-    pub epoch: EpochLine,
+    /// The number of the epoch that was exported, from 1.
+    pub epoch: usize,
+    /// Its metrics on the validation split, by name; the first one selects the best epoch.
+    pub metrics: Map<String, Value>,
     /// The number of trained parameters without the head.
     pub parameters: usize,
     /// The same as the code of the SoRA paper counts them, for low-rank deltas.
@@ -48,7 +50,7 @@ pub struct Exported {
 }
 
 /// A line of `log.jsonl`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochLine {
     /// The number of the epoch, from 1.
     pub epoch: usize,
@@ -66,8 +68,20 @@ impl EpochLine {
     /// The name and the value of the metric that selects the best epoch.
     #[must_use]
     pub fn metric(&self) -> Option<(&str, f64)> {
-        self.metrics.iter().next().and_then(|(name, value)| Some((name.as_str(), value.as_f64()?)))
+        first(&self.metrics)
     }
+}
+
+impl Exported {
+    /// The name and the value of the metric that selected the epoch.
+    #[must_use]
+    pub fn metric(&self) -> Option<(&str, f64)> {
+        first(&self.metrics)
+    }
+}
+
+fn first(metrics: &Map<String, Value>) -> Option<(&str, f64)> {
+    metrics.iter().next().and_then(|(name, value)| Some((name.as_str(), value.as_f64()?)))
 }
 
 /// A line of `steps.jsonl`.
@@ -160,7 +174,7 @@ pub(crate) fn text(value: &toml::Value) -> String {
 }
 
 /// Whether the run in `output` has written its result: weights lie there, and they are its own.
-fn is_exported(output: &Path) -> Result<bool, Error> {
+pub(super) fn is_exported(output: &Path) -> Result<bool, Error> {
     if output.join("run/replacing").exists() {
         return Ok(false);
     }
@@ -177,17 +191,15 @@ fn is_exported(output: &Path) -> Result<bool, Error> {
 fn exported(output: &Path, run: &Path, epochs: &[EpochLine]) -> Result<Option<Exported>, Error> {
     let Some(last) = checkpoint::last(run)? else { return Ok(None) };
     let state: State = json(&last.join("state.json"))?;
-    let Some(epoch) = epochs.iter().find(|line| line.epoch == state.progress.best_epoch).cloned() else {
-        return Ok(None);
-    };
+    let Some(line) = epochs.iter().find(|line| line.epoch == state.progress.best_epoch) else { return Ok(None) };
+    let (epoch, metrics) = (line.epoch, line.metrics.clone());
     if !output.join("adapter_config.json").exists() {
-        let parameters = epoch.parameters;
-        return Ok(Some(Exported { epoch, parameters, paper: None, ranks: Vec::new() }));
+        return Ok(Some(Exported { epoch, metrics, parameters: line.parameters, paper: None, ranks: Vec::new() }));
     }
     let (layout, adapter) = adapter::peek(output)?;
     let ranks = adapter.ranks(&layout).0.into_iter().map(|(module, ranks)| (module.to_owned(), ranks)).collect();
     let paper = Some(adapter.paper_parameters(&layout));
-    Ok(Some(Exported { epoch, parameters: adapter.delta_parameters(), paper, ranks }))
+    Ok(Some(Exported { epoch, metrics, parameters: adapter.delta_parameters(), paper, ranks }))
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {

@@ -1,13 +1,14 @@
 //! Finds runs in a tree of folders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::recorded;
 use super::schedule::Schedule;
-use super::trained::TrainedRun;
+use super::trained::{TrainedRun, is_exported};
 use crate::error::Error;
 
 /// The name of a sweep's results.
@@ -20,6 +21,12 @@ pub(super) struct Tree {
     pub(super) runs: Vec<(String, TrainedRun)>,
     /// The names of the others.
     pub(super) unfinished: Vec<String>,
+    /// While folders are read: the names of finished runs whose last checkpoints are gone.
+    unreadable: Vec<String>,
+    /// The names of those finished runs whose folders, or their last checkpoints, are gone. A sweep's results tell of them.
+    pub(super) gone: Vec<String>,
+    /// The names of runs of which neither folders nor results tell the settings. Older versions wrote such results.
+    pub(super) unknown: Vec<String>,
     pub(super) schedules: Vec<Schedule>,
     /// The metrics on the test split that sweeps have recorded, by the names of the runs.
     pub(super) tests: BTreeMap<String, Map<String, Value>>,
@@ -28,12 +35,34 @@ pub(super) struct Tree {
 impl Tree {
     /// Reads all runs under `root`, in the order of their names.
     pub(super) fn read(root: &Path) -> Result<Self, Error> {
-        let mut tree = Self::default();
-        tree.folder(root, root)?;
+        let (mut tree, mut recorded) = (Self::default(), Vec::new());
+        tree.folder(root, root, &mut recorded)?;
+        let found: BTreeSet<String> = tree.runs.iter().map(|(name, _)| name).chain(&tree.unfinished).cloned().collect();
+        for (name, run) in recorded {
+            if found.contains(&name) {
+                continue;
+            }
+            match run {
+                Some(run) => {
+                    tree.unreadable.retain(|other| *other != name);
+                    tree.gone.push(name.clone());
+                    tree.runs.push((name, run));
+                }
+                None => tree.unknown.push(name),
+            }
+        }
+        tree.unfinished.append(&mut tree.unreadable);
+        tree.runs.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(tree)
     }
 
-    fn folder(&mut self, root: &Path, folder: &Path) -> Result<(), Error> {
+    /// Reads what is under `folder`. Runs of which a sweep's results tell go to `recorded`; `None` stands for one without settings.
+    fn folder(
+        &mut self,
+        root: &Path,
+        folder: &Path,
+        recorded: &mut Vec<(String, Option<TrainedRun>)>,
+    ) -> Result<(), Error> {
         if Schedule::is_at(folder) {
             // Its stages are not runs to compare with others.
             self.schedules.push(Schedule::read(folder)?);
@@ -43,15 +72,21 @@ impl Tree {
             let run = TrainedRun::read(folder)?;
             let name = name(root, folder);
             if run.exported.is_some() {
-                self.runs.push((name, run))
+                self.runs.push((name, run));
+            } else if is_exported(folder)? {
+                self.unreadable.push(name);
             } else {
-                self.unfinished.push(name)
+                self.unfinished.push(name);
             }
             return Ok(());
         }
         let results = folder.join(RESULTS);
         if results.is_file() {
-            self.tests(root, &results)?;
+            for line in recorded::read(&results)? {
+                let name = name(root, &folder.join(&line.name));
+                recorded.push((name.clone(), line.run));
+                self.tests.extend(line.test.map(|test| (name, test)));
+            }
         }
         let mut below: Vec<PathBuf> = Vec::new();
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
@@ -62,19 +97,7 @@ impl Tree {
             }
         }
         below.sort();
-        below.iter().try_for_each(|path| self.folder(root, path))
-    }
-
-    /// Reads the metrics on the test split in a sweep's results.
-    fn tests(&mut self, root: &Path, results: &Path) -> Result<(), Error> {
-        let folder = results.parent().unwrap_or(root);
-        for line in super::trained::lines::<Map<String, Value>>(results)? {
-            if let (Some(run), Some(Value::Object(test))) = (line.get("name").and_then(Value::as_str), line.get("test"))
-            {
-                self.tests.insert(name(root, &folder.join(run)), test.clone());
-            }
-        }
-        Ok(())
+        below.iter().try_for_each(|path| self.folder(root, path, recorded))
     }
 }
 

@@ -73,6 +73,17 @@ fn csv(csv: &Csv) -> Result<Vec<u8>, Error> {
 /// What a reader of the numbers should know.
 fn notes(tree: &Tree, groups: &[Group<'_>]) -> Vec<String> {
     let mut notes = Vec::new();
+    if !tree.gone.is_empty() {
+        let count = tree.gone.len();
+        notes.push(format!(
+            "known from results.jsonl alone, without their steps: {count} runs ({})",
+            tree.gone.join(", ")
+        ));
+    }
+    if !tree.unknown.is_empty() {
+        notes
+            .push(format!("left out, because results.jsonl does not have their settings: {}", tree.unknown.join(", ")));
+    }
     if !tree.unfinished.is_empty() {
         notes.push(format!("not finished and left out: {}", tree.unfinished.join(", ")));
     }
@@ -107,9 +118,8 @@ fn every_run(groups: &[Group<'_>]) -> Csv {
     ];
     let rows = groups.iter().flat_map(|group| {
         group.runs.iter().map(|(name, run, exported)| {
-            let (metric, value) = exported.epoch.metric().unzip();
-            let metrics: Vec<String> =
-                exported.epoch.metrics.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let (metric, value) = exported.metric().unzip();
+            let metrics: Vec<String> = exported.metrics.iter().map(|(name, value)| format!("{name}={value}")).collect();
             vec![
                 (*name).to_owned(),
                 run.task.clone(),
@@ -123,7 +133,7 @@ fn every_run(groups: &[Group<'_>]) -> Csv {
                 metrics.join(" "),
                 exported.parameters.to_string(),
                 exported.paper.map_or(String::new(), |count| count.to_string()),
-                exported.epoch.epoch.to_string(),
+                exported.epoch.to_string(),
                 run.epochs.len().to_string(),
                 plain(run.seconds_per_epoch()),
             ]

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use polyrank::params::Precision;
 
-use super::{MethodName, Settings};
+use super::{MethodName, Select, Settings};
 use crate::error::Error;
 use crate::method::sora::GateRule;
 
@@ -36,6 +36,9 @@ impl Settings {
             if !(1..=MOST).contains(&count) {
                 return wrong(flag, if count == 0 { "1 or more".into() } else { format!("at most {MOST}") }, count);
             }
+        }
+        if let (Some(patience), Select::Last) = (self.patience, self.select) {
+            return wrong("--patience", "--select best, because with last no epoch is better than another", patience);
         }
         if let Some(epochs) = self.dropout_after.filter(|epochs| *epochs > MOST) {
             return wrong("--dropout-after", format_args!("at most {MOST}"), epochs);

@@ -9,6 +9,7 @@ use polyrank::base::{self, Dataset};
 use polyrank::text::records::ColumnNames;
 use serde::{Deserialize, Serialize};
 
+use super::check::wrong;
 use crate::data::{DataOptions, HoldOut};
 use crate::error::Error;
 
@@ -69,6 +70,18 @@ pub fn source(data: Option<&Path>, dataset: Option<Dataset<'_>>) -> Result<PathB
 }
 
 impl DataSettings {
+    /// Checks that settings of a dataset come with one.
+    ///
+    /// # Errors
+    /// There is no dataset.
+    pub fn check(&self) -> Result<(), Error> {
+        let of_dataset = [("--dataset-config", &self.dataset_config), ("--dataset-revision", &self.dataset_revision)];
+        match of_dataset.into_iter().find_map(|(flag, value)| Some((flag, value.as_ref()?))) {
+            Some((flag, value)) if self.dataset.is_none() => wrong(flag, "--dataset beside it", value),
+            _ => Ok(()),
+        }
+    }
+
     /// The dataset on the hub, if one is given.
     #[must_use]
     pub fn of_hub(&self) -> Option<Dataset<'_>> {

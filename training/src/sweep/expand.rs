@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use polyrank::params::Precision;
+use polyrank::params::{DeviceName, Precision};
 use serde::Serialize;
 use serde_json::Map;
 use toml::Value;
@@ -39,6 +39,9 @@ pub struct Job {
     /// The precision of the base.
     #[serde(skip)]
     pub(super) dtype: Precision,
+    /// Where it is computed.
+    #[serde(skip)]
+    pub(super) device: DeviceName,
 }
 
 /// What identifies a run among the others of its sweep.
@@ -84,7 +87,7 @@ struct Draft<'a> {
 impl Expander<'_> {
     fn jobs(&self) -> Result<Vec<Job>, String> {
         let spec = self.spec;
-        let (defaults, _) = self.flags.read(&[])?;
+        let defaults = self.flags.read(&[])?.settings;
         let variants: Vec<Option<&(String, Section)>> =
             if spec.variants.is_empty() { vec![None] } else { spec.variants.iter().map(Some).collect() };
         let mut jobs = Vec::new();
@@ -153,7 +156,7 @@ impl Expander<'_> {
             let reason = |reason| named(format!("{setting}: {reason}"));
             arguments.extend(self.flags.arguments(setting, value).map_err(reason)?);
         }
-        let (read, reading) = self.flags.read(&arguments).map_err(named)?;
+        let read = self.flags.read(&arguments).map_err(named)?;
         let output = self.runs.join(task).join(last);
         let mut command: Vec<String> = ["polyrank-train", "train", "--data"].map(str::to_owned).into();
         command.extend([data.display().to_string(), "--output".to_owned(), output.display().to_string()]);
@@ -171,9 +174,10 @@ impl Expander<'_> {
             output,
             facts,
             data: data.to_owned(),
-            reading,
-            model_id: read.model_id,
-            dtype: read.dtype,
+            reading: read.data,
+            model_id: read.settings.model_id,
+            dtype: read.settings.dtype,
+            device: read.run.device,
         })
     }
 }

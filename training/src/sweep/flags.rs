@@ -1,16 +1,26 @@
 //! Settings as flags of `train`. What a setting is follows from its declaration, so that a new one needs nothing here.
 
+use std::ffi::{OsStr, OsString};
+
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches};
 use toml::Value;
 
-use crate::settings::{DataSettings, Settings};
+use crate::settings::{DataSettings, RunSettings, Settings};
 
 /// The declared settings of `train`.
 pub(super) struct Flags(Command);
 
+/// The settings of a run, as `train` would read them.
+pub(super) struct Read {
+    pub(super) settings: Settings,
+    pub(super) data: DataSettings,
+    pub(super) run: RunSettings,
+}
+
 impl Flags {
+    /// Environment variables count only for how a run is carried out, such as its device. What it is, the sweep's file says.
     pub(super) fn new() -> Self {
-        Self(DataSettings::augment_args(Settings::augment_args(Command::new("train").no_binary_name(true))))
+        Self(RunSettings::augment_args(identifying().mut_args(|arg| arg.env(None))))
     }
 
     /// The names of all settings, as in TOML files.
@@ -60,12 +70,24 @@ impl Flags {
     ///
     /// # Errors
     /// An argument is malformed, or a value is out of its limits.
-    pub(super) fn read(&self, arguments: &[String]) -> Result<(Settings, DataSettings), String> {
+    pub(super) fn read(&self, arguments: &[String]) -> Result<Read, String> {
         let matches = self.0.clone().try_get_matches_from(arguments).map_err(|error| told(&error))?;
         let settings = Settings::from_arg_matches(&matches).map_err(|error| told(&error))?;
-        settings.check().map_err(|error| error.to_string())?;
-        Ok((settings, DataSettings::from_arg_matches(&matches).map_err(|error| told(&error))?))
+        let data = DataSettings::from_arg_matches(&matches).map_err(|error| told(&error))?;
+        let run = RunSettings::from_arg_matches(&matches).map_err(|error| told(&error))?;
+        settings.check().and_then(|()| data.check()).and_then(|()| run.check()).map_err(|error| error.to_string())?;
+        Ok(Read { settings, data, run })
     }
+}
+
+/// The settings that identify a run, which a sweep's processes must not take from the environment.
+fn identifying() -> Command {
+    DataSettings::augment_args(Settings::augment_args(Command::new("train").no_binary_name(true)))
+}
+
+/// The environment variables of the settings that identify a run.
+pub(super) fn variables() -> Vec<OsString> {
+    identifying().get_arguments().filter_map(|arg| arg.get_env().map(OsStr::to_owned)).collect()
 }
 
 /// clap's message in one line, without its usage.

@@ -2,13 +2,15 @@
 //! the folder of a run that has not begun must be empty.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::Job;
+use super::flags::variables;
 use crate::error::Error;
+use crate::run::check_idle;
 
 /// Threads of a process: the variable that rayon reads.
 const THREADS: &str = "RAYON_NUM_THREADS";
@@ -40,7 +42,7 @@ pub(super) fn evaluate(exe: &Path, job: &Job, threads: usize) -> Result<Child, E
     let file = OpenOptions::new().create(true).append(true).open(&log).map_err(Error::io(&log))?;
     let mut command = Command::new(exe);
     command.args(["evaluate", "--split", "test", "--json", "--model-id", &job.model_id, "--data"]).arg(&job.data);
-    command.args(["--dtype", job.dtype.name()]);
+    command.args(["--dtype", job.dtype.name(), "--device", &job.device.to_string()]);
     command.arg("--adapter").arg(&job.output).stdout(Stdio::piped()).stderr(file);
     start(command, exe, threads)
 }
@@ -50,6 +52,9 @@ pub(super) fn evaluate(exe: &Path, job: &Job, threads: usize) -> Result<Child, E
 fn start(mut command: Command, exe: &Path, threads: usize) -> Result<Child, Error> {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    for variable in variables() {
+        command.env_remove(variable);
+    }
     command.env(THREADS, threads.to_string()).stdin(Stdio::null()).spawn().map_err(Error::io(exe))
 }
 
@@ -67,8 +72,7 @@ pub(super) fn ask_to_stop(child: &mut Child) {
 
 /// Whether another process trains in the job's folder, such as one whose sweep was killed.
 pub(super) fn is_busy(job: &Job) -> bool {
-    let file = OpenOptions::new().write(true).open(job.output.join("run/lock"));
-    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    check_idle(&job.output.join("run")).is_err()
 }
 
 /// Why the process failed: its last line that is an error, else its last line, else how it ended.

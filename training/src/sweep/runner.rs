@@ -112,7 +112,10 @@ impl Runner<'_> {
                 stopping = true;
                 self.active.iter_mut().for_each(|active| process::ask_to_stop(&mut active.child));
             }
-            self.reap(stopping)?;
+            if let Err(error) = self.reap(stopping) {
+                self.abandon();
+                return Err(error);
+            }
             if !stopping {
                 self.fill();
             }
@@ -147,32 +150,54 @@ impl Runner<'_> {
         }
     }
 
+    /// Stops all processes and waits for them: none may run on after the sweep.
+    fn abandon(&mut self) {
+        self.active.iter_mut().for_each(|active| process::ask_to_stop(&mut active.child));
+        for active in &mut self.active {
+            // The error of the sweep is the one to tell.
+            let _ = active.child.wait();
+        }
+    }
+
     /// Takes in the processes that have ended.
     fn reap(&mut self, stopping: bool) -> Result<(), Error> {
-        let mut running = Vec::with_capacity(self.active.len());
-        for mut active in std::mem::take(&mut self.active) {
-            match active.child.try_wait().map_err(Error::io(&self.exe))? {
-                None => running.push(active),
-                Some(status) => running.extend(self.ended(active, status, stopping)?),
+        let mut i = 0;
+        while let Some(active) = self.active.get_mut(i) {
+            let Some(status) = active.child.try_wait().map_err(Error::io(&self.exe))? else {
+                i += 1;
+                continue;
+            };
+            let ended = self.active.remove(i);
+            if let Some(next) = self.ended(ended, status, stopping)? {
+                self.active.insert(i, next);
+                i += 1;
             }
         }
-        self.active = running;
         Ok(())
     }
 
     /// Takes in a process that has ended. Returns the one that follows it, if there is one.
     fn ended(&mut self, mut ended: Active, status: ExitStatus, stopping: bool) -> Result<Option<Active>, Error> {
-        let job = &self.jobs[ended.job];
+        let jobs = self.jobs;
+        let job = &jobs[ended.job];
         if !status.success() {
             let stopped = stopping && (ended.tests || status.code() == Some(STOPPED));
             let state = if stopped { State::Waiting } else { State::Failed(process::reason(job, status)) };
             self.set(ended.job, state);
             return Ok(None);
         }
-        if !ended.tests && !stopping && self.has_test(job)? {
-            let child = process::evaluate(&self.exe, job, self.budget.threads())?;
-            self.set(ended.job, State::Testing);
-            return Ok(Some(Active { job: ended.job, child, tests: true }));
+        if !ended.tests && !stopping {
+            match self.test(job) {
+                Ok(None) => {}
+                Ok(Some(child)) => {
+                    self.set(ended.job, State::Testing);
+                    return Ok(Some(Active { job: ended.job, child, tests: true }));
+                }
+                Err(error) => {
+                    self.set(ended.job, State::Failed(error.to_string()));
+                    return Ok(None);
+                }
+            }
         }
         if !ended.tests && stopping {
             // The next call reads the test split.
@@ -192,6 +217,11 @@ impl Runner<'_> {
         };
         self.set(ended.job, state);
         Ok(None)
+    }
+
+    /// Starts the evaluation of the job on the test split; `None` if its data has none.
+    fn test(&mut self, job: &Job) -> Result<Option<Child>, Error> {
+        if self.has_test(job)? { process::evaluate(&self.exe, job, self.budget.threads()).map(Some) } else { Ok(None) }
     }
 
     /// Whether the job's data has a test split with labels.

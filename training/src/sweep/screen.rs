@@ -144,7 +144,7 @@ fn summary(job: &Job) -> String {
     else {
         return String::new();
     };
-    let metric = exported.epoch.metric().map_or(String::new(), |(name, value)| format!("{name} {value:.4}, "));
+    let metric = exported.metric().map_or(String::new(), |(name, value)| format!("{name} {value:.4}, "));
     let parameters = HumanCount(exported.parameters as u64);
     let seconds = run.epochs.iter().map(|epoch| epoch.seconds).sum();
     format!("{metric}{parameters} parameters, {}", duration(seconds))

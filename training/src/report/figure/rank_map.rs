@@ -7,6 +7,7 @@ use super::chart::{NORMAL, SMALL};
 use super::palette::{INK, QUIET, amount, ink_on};
 use super::{Figure, slug};
 use crate::report::group::{Group, Kind};
+use crate::report::trained::Exported;
 
 const CELL: (f32, f32) = (68.0, 28.0);
 /// The space between two cells.
@@ -32,7 +33,9 @@ struct Map<'a> {
 pub(in crate::report) fn figures(groups: &[Group<'_>]) -> Vec<Figure> {
     let mut by_kind: BTreeMap<&Kind, Vec<Map<'_>>> = BTreeMap::new();
     for group in groups.iter().filter(|group| is_ragged(group)) {
-        by_kind.entry(&group.kind).or_default().extend(map(group));
+        if let Some(map) = map(group) {
+            by_kind.entry(&group.kind).or_default().push(map);
+        }
     }
     by_kind.into_iter().map(|(kind, maps)| figure(kind, &maps)).collect()
 }
@@ -44,18 +47,20 @@ fn is_ragged(group: &Group<'_>) -> bool {
     all.any(|rank| Some(rank) != first)
 }
 
-/// The mean over the group's runs; `None` if they have no ranks or different modules.
+/// The mean over the group's runs of which the ranks are known; `None` if there are none, or if they have different modules.
 fn map<'a>(group: &Group<'a>) -> Option<Map<'a>> {
-    let (_, _, first) = group.runs.first()?;
+    let runs: Vec<&Exported> =
+        group.runs.iter().map(|(_, _, exported)| *exported).filter(|exported| !exported.ranks.is_empty()).collect();
+    let first = *runs.first()?;
     let shape = |ranks: &[(String, Vec<usize>)]| -> Vec<(String, usize)> {
         ranks.iter().map(|(module, ranks)| (module.clone(), ranks.len())).collect()
     };
-    let seeds = group.runs.len();
-    if group.runs.iter().any(|(_, _, exported)| shape(&exported.ranks) != shape(&first.ranks)) {
+    let seeds = runs.len();
+    if runs.iter().any(|exported| shape(&exported.ranks) != shape(&first.ranks)) {
         return None;
     }
     let mean = |module: usize, layer: usize| {
-        let sum: usize = group.runs.iter().map(|(_, _, exported)| exported.ranks[module].1[layer]).sum();
+        let sum: usize = runs.iter().map(|exported| exported.ranks[module].1[layer]).sum();
         sum as f64 / seeds as f64
     };
     let ranks = first
