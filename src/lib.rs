@@ -58,7 +58,7 @@
 //! | `cpu` | what operations share on the CPU: vectors, products, packed weights |
 //! | [`cuda`] | what operations share on a GPU: addresses, fresh memory, launches |
 //! | [`params`] | types that all other modules use: parameters, deltas, sites, precisions, backends |
-//! | `atomic_file`, `allocator`, `logging`, `correlation` | small tools |
+//! | `atomic_file`, `allocator`, `logging`, `correlation`, `panics` | small tools |
 //!
 //! # The path of a text
 //!
@@ -111,6 +111,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod logging;
 pub mod ops;
+mod panics;
 pub mod params;
 #[cfg(feature = "server")]
 pub mod registry;

@@ -380,5 +380,5 @@ fn offline_no_request_is_made() {
         assert!(matches!(sources(&home).ensure(model, &()), Err(ModelError::Offline { .. })), "{model}");
     }
     assert!(matches!(sources(&home).adapter("org/name", &()), Err(ModelError::Offline { .. })));
-    assert!(matches!(sources(&home).adapter("nonsense", &()), Err(ModelError::NotFound { .. })));
+    assert!(matches!(sources(&home).adapter("nonsense", &()), Err(ModelError::NoAdapter { .. })));
 }

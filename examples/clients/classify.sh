@@ -5,8 +5,8 @@ set -euo pipefail
 url=$1 text=$2
 shift 2
 
-# A JSON string: backslashes, quotes and line ends are escaped.
-quote() { printf '"%s"' "$(printf '%s' "$1" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | awk 'NR > 1 { printf "\\n" } { printf "%s", $0 }')"; }
+# A JSON string: backslashes, quotes, tabs and line ends are escaped; other control characters become blanks.
+quote() { printf '"%s"' "$(printf '%s' "$1" | tr '\001-\010\013-\037' ' ' | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/\t/\\t/g' | awk 'NR > 1 { printf "\\n" } { printf "%s", $0 }')"; }
 
 post() { # PATH BODY
   curl --silent --show-error --fail-with-body "$url$1" -H 'content-type: application/json' \

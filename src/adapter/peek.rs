@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::files::{Files, LABELS, OpenFiles};
 use super::labels::Labels;
-use super::read::{PREFIX, parse, short, tensors};
+use super::read::{PREFIX, parse, refuse_deltas_of_classifier, short, tensors};
 use super::{Adapter, AdapterError, Ranks};
 use crate::base::BaseConfig;
 use crate::base::architecture::{self, Architecture};
@@ -17,6 +17,8 @@ use crate::params::{Backend, Dim, Layout, Module, Site};
 
 /// More layers than any encoder has. It refuses a tensor's name with a huge layer number, for which huge tables would be allocated.
 const MOST_LAYERS: usize = 1024;
+/// Wider than any encoder. It refuses a tensor of a huge width, for which a square of it would be allocated.
+const MOST_HIDDEN: usize = 1 << 14;
 
 /// Reads the adapter in the folder `dir` with [`layout_of`] in place of its base's layout. Where the adapter adds a delta to a linear
 /// of the head, the head holds only the delta, because the base's weight is not known.
@@ -95,6 +97,7 @@ pub fn layout_of(dir: &Path) -> Result<Layout, AdapterError> {
 fn guess(files: &Files) -> Result<Layout, AdapterError> {
     let file = &files.weights.file;
     let tensors = tensors(&files.weights)?;
+    refuse_deltas_of_classifier(files, &tensors)?;
     let shapes: Vec<(&str, Vec<usize>)> = tensors
         .iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix(PREFIX)?, tensor.shape().to_vec())))
@@ -105,9 +108,16 @@ fn guess(files: &Files) -> Result<Layout, AdapterError> {
             format!("expected a classifier and layers of an architecture that is served ({known}), found neither");
         AdapterError::malformed(file, reason)
     };
-    let classifier = |name: &str| name.starts_with("classifier.") && name.ends_with(".weight");
+    let classifier =
+        |name: &str| name.starts_with("classifier.") && name.ends_with(".weight") && !name.contains(".lora_");
     let hidden = shapes.iter().find_map(|(name, shape)| shape.last().filter(|_| classifier(name)));
     let &hidden = hidden.ok_or_else(unknown)?;
+    if hidden > MOST_HIDDEN {
+        return Err(AdapterError::malformed(
+            file,
+            format!("expected a classifier of at most {MOST_HIDDEN} columns, found {hidden}"),
+        ));
+    }
     for architecture in architecture::ARCHITECTURES {
         let sizes = |layers, wide| Sizes { layers, hidden, wide };
         let Some(probe) = sketch(architecture, &shapes, sizes(1, 1)) else { continue };

@@ -87,6 +87,19 @@ pub fn over(files: &Files, layout: &Layout, base: &Base, backend: impl Into<Back
 /// Returns a parameter of the base's head, by name and shape; `None` if the base lacks it.
 pub(super) type Parameter<'a> = &'a dyn Fn(&str, &[usize]) -> Result<Option<Tensor>, ModelError>;
 
+/// Refuses a delta of the classifier. PEFT writes one if the task type is not `SEQ_CLS` and all linears are targets; then the classifier
+/// itself was not trained, and is not in the file.
+pub(super) fn refuse_deltas_of_classifier(files: &Files, tensors: &SafeTensors) -> Result<(), AdapterError> {
+    let module = |name: &str| {
+        let (module, _) = name.strip_prefix(PREFIX)?.split_once(".lora_A.")?;
+        matches!(module.split('.').next(), Some("classifier" | "score")).then(|| module.to_owned())
+    };
+    match tensors.names().into_iter().find_map(module) {
+        Some(module) => Err(AdapterError::unsupported(&files.config.file, "target_modules", module)),
+        None => Ok(()),
+    }
+}
+
 /// Parses the adapter in `files`. Without `base`, deltas of the head's linears are refused.
 pub(crate) fn parse(
     files: &Files,
@@ -97,6 +110,7 @@ pub(crate) fn parse(
     let config = PeftConfig::parse(&files.config)?;
     let labels = Labels::parse(files.labels.as_ref())?;
     let tensors = tensors(&files.weights)?;
+    refuse_deltas_of_classifier(files, &tensors)?;
     let mut weights = Weights::new(&files.weights.file, &tensors)?;
     let mut sites = vec![None; layout.len()];
     let targets = targets(&files.config.file, &config, layout)?;

@@ -48,9 +48,10 @@ impl Sources {
         Ok(Self {
             home,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token: text("HF_TOKEN"),
+            // A token that is mounted as a secret often ends in a line break.
+            token: text("HF_TOKEN").map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
             offline: text("HF_HUB_OFFLINE")
-                .is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
+                .is_some_and(|value| matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")),
             pip: Some(["python3", "-m", "pip"].map(OsString::from).to_vec()),
         })
     }

@@ -147,6 +147,22 @@ pub enum ModelError {
         /// The cache.
         cache: PathBuf,
     },
+    /// The hub could not provide the adapter.
+    #[error("could not fetch the adapter {adapter}: {reason}\nAn adapter's folder can be used as it is, without pull")]
+    AdapterUnreachable {
+        /// The requested adapter.
+        adapter: String,
+        /// Why it could not be fetched.
+        reason: String,
+    },
+    /// The adapter is not in the cache, and its name is no id on the hub.
+    #[error("no adapter {adapter} in the cache {cache}; an adapter on the hub is ORG/NAME", cache = cache.display())]
+    NoAdapter {
+        /// The requested adapter.
+        adapter: String,
+        /// The cache.
+        cache: PathBuf,
+    },
     /// No source could provide the model.
     #[error(
         "could not fetch {model}{tried}\nTo use a local copy, pass a folder with config.json, tokenizer.json and \

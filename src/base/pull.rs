@@ -43,7 +43,9 @@ pub(super) fn pull_adapter(
 ) -> Result<(), ModelError> {
     let (staging, fetched) = staged(sources, target)?;
     hub::fetch_adapter(sources, recipe, &fetched, progress).map_err(|error| match error {
-        ModelError::Fetch { .. } => unreachable(recipe, &[error]),
+        ModelError::Fetch { .. } => {
+            ModelError::AdapterUnreachable { adapter: recipe.id.to_owned(), reason: error.to_string() }
+        }
         other => other,
     })?;
     publish(&fetched, target, &staging.path().join("replaced"), is_adapter)

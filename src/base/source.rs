@@ -73,8 +73,8 @@ impl Sources {
     /// # Errors
     /// If `id` is not an id, or the hub does not provide the adapter.
     pub fn adapter(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
-        let not_found = || not_found(id, self.home.join("adapters"));
-        let recipe = recipe(id).filter(|recipe| recipe.wheel.is_none()).ok_or_else(not_found)?;
+        let missing = || ModelError::NoAdapter { adapter: id.to_owned(), cache: self.home.join("adapters") };
+        let recipe = recipe(id).filter(|recipe| recipe.wheel.is_none()).ok_or_else(missing)?;
         let target = self.home.join("adapters").join(recipe.folder_name());
         if files::is_adapter(&target) {
             return Ok(target);

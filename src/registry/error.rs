@@ -26,6 +26,12 @@ pub enum RegistryError {
     /// The adapters' folder itself does not exist.
     #[error("the adapters' folder is gone")]
     RootGone,
+    /// The adapters' folder itself cannot be read.
+    #[error("the adapters' folder cannot be read: {reason}")]
+    RootUnreadable {
+        /// The machine's reason.
+        reason: String,
+    },
     /// The files changed a moment ago or while they were read. They are loaded once they have stopped changing.
     #[error("the files of adapter {name:?} are still changing")]
     Changing {
@@ -116,6 +122,18 @@ pub enum RegistryError {
         /// The maximum number of waiting requests.
         limit: usize,
     },
+    /// As many adapters as may wait for the disk wait already.
+    #[error("{limit} adapters wait to be loaded already")]
+    TooManyLoads {
+        /// The maximum number of waiting adapters.
+        limit: usize,
+    },
+    /// As many requests as may wait for the list of adapters wait already.
+    #[error("{limit} requests wait for the list of adapters already")]
+    TooManyLists {
+        /// The maximum number of waiting requests.
+        limit: usize,
+    },
     /// The adapter's files are being read, and the disk has not answered for a long time.
     #[error("adapter {name:?} has been loading for {taken:?}")]
     Slow {
@@ -175,5 +193,6 @@ pub fn is_fault_of_file(error: &std::io::Error) -> bool {
             | ErrorKind::UnexpectedEof
             | ErrorKind::InvalidData
             | ErrorKind::FileTooLarge
-    )
+            | ErrorKind::InvalidInput
+    ) || error.raw_os_error() == Some(libc::ELOOP)
 }

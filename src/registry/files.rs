@@ -46,7 +46,7 @@ impl Place<'_> {
         match self.root.canonicalize() {
             Ok(root) => self.find_in(&root),
             Err(error) if is_absent(&error) => Err(RegistryError::RootGone),
-            Err(error) => Err(self.unreadable(Path::new(""), error)),
+            Err(error) => Err(RegistryError::RootUnreadable { reason: error.to_string() }),
         }
     }
 
@@ -114,8 +114,9 @@ impl Place<'_> {
     /// The error for an adapter that cannot be read or used. The root is taken out of its text, so that clients do not see it.
     pub(super) fn invalid(&self, source: Error) -> RegistryError {
         let mut reason = source.to_string();
-        for root in [Some(self.root.to_owned()), self.root.canonicalize().ok()].into_iter().flatten() {
-            reason = reason.replace(&format!("{}{MAIN_SEPARATOR}", root.display()), "");
+        // The resolved root first: a relative one may be a part of it.
+        for root in [self.root.canonicalize().ok(), Some(self.root.to_owned())].into_iter().flatten() {
+            reason = without(&reason, &format!("{}{MAIN_SEPARATOR}", root.display()));
         }
         RegistryError::Invalid { name: self.name.into(), reason, source: Arc::new(source) }
     }
@@ -124,6 +125,20 @@ impl Place<'_> {
     fn unreadable(&self, file: &Path, error: io::Error) -> RegistryError {
         self.invalid(AdapterError::Io { file: file.to_owned(), source: error }.into())
     }
+}
+
+/// `text` without `root` where a path begins with it.
+fn without(text: &str, root: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut left = text;
+    while let Some((before, after)) = left.split_once(root) {
+        kept += before;
+        if kept.ends_with(|last: char| !last.is_whitespace() && !"\"'(:=".contains(last)) {
+            kept += root;
+        }
+        left = after;
+    }
+    kept + left
 }
 
 impl Place<'_> {

@@ -1,6 +1,5 @@
 //! What the loader's threads do: look at folders, and read adapters.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +10,7 @@ use super::loader::{Job, Loader, Worker};
 use super::shared::Shared;
 use super::stamp::{Stamp, is_absent};
 use super::status::check;
+use crate::panics;
 
 impl Worker for Shared {
     fn loader(&self) -> &Loader {
@@ -43,14 +43,10 @@ impl Worker for Shared {
 /// Does what the state says that `name` needs.
 fn adapter(shared: &Arc<Shared>, name: &Arc<str>) {
     let Some(work) = shared.with(|state| state.begin(name, Instant::now())) else { return };
-    let result = catch_unwind(AssertUnwindSafe(|| perform(shared, name, &work)))
-        .unwrap_or_else(|panic| Err(RegistryError::Panicked { name: (&**name).into(), reason: message(&*panic) }));
+    let result = catch_unwind(AssertUnwindSafe(|| perform(shared, name, &work))).unwrap_or_else(|panic| {
+        Err(RegistryError::Panicked { name: (&**name).into(), reason: panics::message(&*panic) })
+    });
     shared.with(|state| state.finish(name, work.purpose, result, Instant::now()));
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 /// Reads what a job needs from the disk.

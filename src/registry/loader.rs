@@ -140,7 +140,7 @@ impl Loader {
     pub(super) fn list<W: Worker>(&self, worker: &Arc<W>, reply: ListReply) {
         let mut queue = lock(&self.queue);
         if queue.listing.len() >= MOST_LISTING || queue.stopped {
-            let full = RegistryError::TooManyWaiters { name: "*".into(), limit: MOST_LISTING };
+            let full = RegistryError::TooManyLists { limit: MOST_LISTING };
             let error = if queue.stopped { RegistryError::Stopped } else { full };
             drop(queue);
             // The caller may be gone.

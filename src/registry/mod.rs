@@ -220,17 +220,29 @@ impl Registry {
     pub async fn pin_all(self: &Arc<Self>, names: &[impl AsRef<str>]) -> Result<Vec<Pin>, RegistryError> {
         // Each round loads one adapter, and others may evict some of them again.
         let (mut loaded, mut last) = (None, "");
-        for _ in 0..2 * names.len() + 2 {
+        for round in 0..2 * names.len() + 2 {
             let pins: Vec<_> = names.iter().map(|name| self.pinned(name.as_ref()).ok_or(name.as_ref())).collect();
             // Only now, so that the adapter of the last round is still there.
             drop(loaded.take());
             let Some(missing) = pins.iter().find_map(|pin| pin.as_ref().err().copied()) else {
+                self.shared.with(|state| state.hit(names.len().saturating_sub(round)));
                 return Ok(pins.into_iter().flatten().collect());
             };
             drop(pins);
             (loaded, last) = (Some(self.pin(missing).await?), missing);
         }
         Err(self.shared.with(|state| state.busy_again(last)))
+    }
+
+    /// Whether an adapter can have this name: a folder's name, or two joined by `/`, which are not hidden.
+    #[must_use]
+    pub fn is_name(name: &str) -> bool {
+        files::is_name(name)
+    }
+
+    /// Whether the adapter was taken out of service by a `DELETE`.
+    pub fn is_withdrawn(&self, name: &str) -> bool {
+        self.shared.with(|state| state.is_withdrawn(name))
     }
 
     /// [`Registry::pin`] for a caller that may block its thread.

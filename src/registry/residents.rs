@@ -28,6 +28,8 @@ struct Resident {
     pins: usize,
     /// Whether it is never evicted for another adapter.
     kept: bool,
+    /// Whether its files cannot be loaded again, so that it leaves after all others.
+    unreadable: bool,
     /// Whether it gets no new pins, because another adapter waits for its room.
     draining: bool,
     /// Whether it is out of service. It leaves memory with its last pin.
@@ -75,7 +77,7 @@ impl Residents {
     pub(super) fn insert(&mut self, key: Key, adapter: Arc<Adapter>, kept: bool) {
         self.remove(&key);
         self.bytes += adapter.bytes();
-        self.versions.put(key, Resident { adapter, pins: 0, kept, draining: false, retired: false });
+        self.versions.put(key, Resident { adapter, pins: 0, kept, unreadable: false, draining: false, retired: false });
     }
 
     /// Takes a version out of service. It leaves memory with its last pin; returns it if that is now.
@@ -99,15 +101,24 @@ impl Residents {
         }
     }
 
+    /// Notes whether a version's files can be loaded again.
+    pub(super) fn set_unreadable(&mut self, key: &Key, unreadable: bool) {
+        if let Some(resident) = self.versions.peek_mut(key) {
+            resident.unreadable = unreadable;
+        }
+    }
+
     /// Whether `bytes` more fit into the budget, and what has to leave for it. `replaced` is the version that the new one replaces,
-    /// which leaves first; after it, the least recently used leave first.
+    /// which leaves first; after it, the least recently used leave first, and those that cannot be loaded again last.
     pub(super) fn room(&self, bytes: usize, replaced: Option<&Key>) -> Room {
         // Versions out of service leave by themselves.
         let retired = self.versions.iter().filter(|(_, resident)| resident.retired);
         let leaving: usize = retired.map(|(_, resident)| resident.adapter.bytes()).sum();
         let first = replaced.and_then(|key| self.versions.peek(key).map(|resident| (key, resident)));
         let others = self.versions.iter().rev().filter(|(key, resident)| !resident.kept && Some(*key) != replaced);
-        let candidates = || first.into_iter().chain(others.clone()).filter(|(_, resident)| !resident.retired);
+        let of = |unreadable| others.clone().filter(move |(_, resident)| resident.unreadable == unreadable);
+        let candidates =
+            || first.into_iter().chain(of(false)).chain(of(true)).filter(|(_, resident)| !resident.retired);
         let fit = |mut left: usize, unused: bool| {
             let mut keys = Vec::new();
             for (key, resident) in candidates() {

@@ -68,6 +68,7 @@ impl State {
 
     /// The files hold the version that is in service and in memory. They were written again, or are in another folder.
     fn confirm(&mut self, key: &Key, folder: PathBuf, stamp: Stamp, purpose: Purpose) {
+        self.residents.set_unreadable(key, false);
         let entry = self.entry(&key.name);
         if let Some(version) = &mut entry.current {
             version.stamp = stamp;
@@ -318,6 +319,9 @@ impl State {
         if error.is_lasting() {
             let reason = error.to_string();
             entry.problem = Some(Problem { stamp, reason: reason.clone() });
+            if let Some(version) = &entry.current {
+                self.residents.set_unreadable(&version.key, true);
+            }
             self.counters.refused_updates += u64::from(!manual);
             self.effects.push(Effect::Log(Event::Refused { name: Arc::clone(name), reason }));
         } else {

@@ -13,7 +13,7 @@ use super::stamp::{Stamp, is_absent};
 use super::state::{Effect, State};
 use super::status::Status;
 use super::{RegistryError, Source};
-use crate::adapter::{AdapterError, Summary, summary};
+use crate::adapter::{Summary, summary};
 
 pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
@@ -57,10 +57,7 @@ impl Shared {
     pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Status>, RegistryError> {
         let found = files::names(&self.root).map_err(|source| match source {
             gone if is_absent(&gone) => RegistryError::RootGone,
-            source => {
-                let error = AdapterError::Io { file: self.root.clone(), source };
-                self.place("*", Path::new("")).invalid(error.into())
-            }
+            source => RegistryError::RootUnreadable { reason: source.to_string() },
         })?;
         let layout = self.source.layout();
         let summaries: HashMap<PathBuf, (Stamp, Option<Summary>)> = {

@@ -118,13 +118,18 @@ impl State {
         if !std::mem::replace(&mut entry.touched, true) {
             self.touched.push(Arc::clone(&version.key.name));
         }
-        self.counters.hits += 1;
         Some(Taken { key: version.key.clone(), adapter, requests: Arc::clone(&version.requests) })
+    }
+
+    /// Counts requests whose adapter was in memory.
+    pub(super) fn hit(&mut self, requests: usize) {
+        self.counters.hits += requests as u64;
     }
 
     /// Asks for a pin, and queues a load where it needs one.
     pub(super) fn ask(&mut self, name: &str, now: Instant) -> Result<Asked, RegistryError> {
         if let Some(taken) = self.taken(name) {
+            self.hit(1);
             return Ok(Asked::Now(taken));
         }
         self.admissible(name)?;
@@ -144,8 +149,12 @@ impl State {
         if entry.waiters.len() >= MOST_WAITERS {
             entry.waiters.retain(|waiter| !waiter.is_closed());
         }
-        if entry.waiters.len() >= MOST_WAITERS || queued >= MOST_QUEUED {
-            return Err(RegistryError::TooManyWaiters { name: name.into(), limit: entry.waiters.len() });
+        if entry.waiters.len() >= MOST_WAITERS {
+            return Err(RegistryError::TooManyWaiters { name: name.into(), limit: MOST_WAITERS });
+        }
+        if queued >= MOST_QUEUED {
+            self.prune(name, now);
+            return Err(RegistryError::TooManyLoads { limit: MOST_QUEUED });
         }
         let (waiter, answer) = oneshot::channel();
         entry.waiters.push(waiter);

@@ -156,6 +156,19 @@ fn pinned_adapter_is_drained_after_the_patience_and_not_before() {
 }
 
 #[test]
+fn names_of_failed_loads_are_forgotten() {
+    let mut world = World::new(10);
+    let until = world.at(1000);
+    for name in ["lost+found/x", "lost+found/y"] {
+        world.state.entry(name).failed = Some((until, RegistryError::NotFound { name: name.into() }));
+    }
+    world.tick(999);
+    assert_eq!(world.state.entries.len(), 2);
+    world.tick(1001);
+    assert_eq!(world.state.entries.len(), 0);
+}
+
+#[test]
 fn wait_for_room_ends() {
     let mut world = World::new(10);
     let _a = world.ask("a", 0);

@@ -51,6 +51,8 @@ impl State {
     pub(super) fn tick(&mut self, now: Instant) {
         self.admit(now);
         self.expire(now);
+        // Failed loads are remembered only for a moment, so that names that clients make up take no memory.
+        self.entries.retain(|_, entry| !entry.is_idle(now));
         if self.root_gone {
             return;
         }
@@ -123,13 +125,15 @@ impl State {
                 self.touch(name);
             }
             Outcome::StillRefused => entry.change = None,
-            Outcome::Rewritten(stamp) => {
+            outcome => {
                 if let Some(version) = &mut entry.current {
-                    version.stamp = stamp;
+                    self.residents.set_unreadable(&version.key, false);
+                    if let Outcome::Rewritten(stamp) = outcome {
+                        version.stamp = stamp;
+                    }
                 }
                 (entry.change, entry.problem) = (None, None);
             }
-            _ => (entry.change, entry.problem) = (None, None),
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Where the pipeline has several places, this thread only begins passes, and a second thread finishes them in the same order and
 //! answers their requests.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, channel};
@@ -17,6 +16,7 @@ use super::queue::{Batch, Entry, Queue, Request, Running};
 use super::reply::{Answer, Failed, Pass, ReplySlot};
 use super::watchdog::{Patience, Watchdog};
 use crate::engine::{Error, Pending, Row};
+use crate::panics;
 
 /// Limits of batches, of the queue and of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,7 +230,7 @@ where
                 }
                 Err(panic) => panic,
             };
-            tracing::error!(worker = name, "the worker panicked, and is replaced: {}", message(&*panic));
+            tracing::error!(worker = name, "the worker panicked, and is replaced: {}", panics::message(&*panic));
             post.queue.replaced();
             if let Err(error) = Arc::clone(&post).start_worker(number + 1) {
                 tracing::error!("the worker cannot be replaced: {error}");
@@ -300,7 +300,7 @@ impl<B: Fn(&BatchReport)> Finisher<'_, B> {
         for begun in begun {
             // A panic has dropped the rows of its batch, which fails their requests.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.finish(begun))) {
-                tracing::error!("the end of a batch panicked: {}", message(&*panic));
+                tracing::error!("the end of a batch panicked: {}", panics::message(&*panic));
             }
         }
     }
@@ -331,11 +331,6 @@ impl<B: Fn(&BatchReport)> Finisher<'_, B> {
 
 /// The result of a half of a forward pass. Neither half changes shared state, so that a panic cannot leave any inconsistent.
 fn caught<T>(half: impl FnOnce() -> Result<T, Error>) -> Result<T, Failed> {
-    let result = catch_unwind(AssertUnwindSafe(half)).map_err(|panic| Failed::Panicked(message(&*panic)))?;
+    let result = catch_unwind(AssertUnwindSafe(half)).map_err(|panic| Failed::Panicked(panics::message(&*panic)))?;
     result.map_err(|error| Failed::Forward(Arc::new(error)))
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
 }

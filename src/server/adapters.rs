@@ -15,9 +15,10 @@ use utoipa::ToSchema;
 
 use super::app::App;
 use super::body;
+use super::classify::json;
 use super::error::{ApiError, Errors};
 use super::extract::path;
-use crate::registry::{Expected, RegistryError, Status};
+use crate::registry::{Expected, Registry, RegistryError, Status};
 
 /// The methods of `/adapters/{name}`. Those that change what is served exist only with `--allow-adapter-updates`.
 pub(super) fn methods(app: &App) -> MethodRouter<Arc<App>> {
@@ -37,7 +38,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>
 
 /// Describes an adapter
 ///
-/// An adapter that is not in memory is loaded.
+/// An adapter that has not been in service is loaded.
 #[utoipa::path(
     get, path = "/adapters/{name}", tag = "adapters", params(("name" = String, Path, description = "The adapter's name")),
     responses((status = 200, description = "The adapter; `ETag` is its generation", body = Status), Errors)
@@ -76,11 +77,10 @@ pub(super) async fn put(
 ) -> Result<impl IntoResponse, ApiError> {
     let (name, expected) = (path(name)?, expected(&headers)?);
     let bytes = body::read(body, app.config().payload_limit).await?;
-    let put = if bytes.trim_ascii().is_empty() {
-        Put::default()
-    } else {
-        serde_json::from_slice(&bytes).map_err(|error| ApiError::BadRequest(format!("the body: {error}")))?
-    };
+    let put = if bytes.trim_ascii().is_empty() { Put::default() } else { json::read(&bytes)? };
+    if !Registry::is_name(&name) {
+        return Err(ApiError::Unprocessable(format!("{name:?} cannot be the name of an adapter")));
+    }
     let folder = put.path.as_deref().unwrap_or(&name);
     let status = app.registry().put(&name, FilePath::new(folder), expected).await.map_err(|error| match error {
         RegistryError::NotFound { .. } => {

@@ -168,6 +168,12 @@ impl App {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Sends the last traces. Waits for the collector.
+    #[cfg(feature = "otlp")]
+    pub(super) fn finish_traces(&self) {
+        self.traces.iter().for_each(Traces::finish);
+    }
+
     /// Ends what requests need, once they are answered.
     pub(super) fn close(&self) {
         self.scheduler.close();

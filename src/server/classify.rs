@@ -9,7 +9,7 @@
 //! | `shapes/` | the shapes that clients speak, one a file |
 
 mod answer;
-mod json;
+pub(super) mod json;
 mod request;
 mod run;
 pub(super) mod shapes;

@@ -242,13 +242,17 @@ impl From<RegistryError> for ApiError {
         match &error {
             RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. } => Self::UnknownAdapter(error),
             RegistryError::Changed { .. } | RegistryError::Stale { .. } => Self::Conflict(error),
-            RegistryError::RootGone
-            | RegistryError::Changing { .. }
-            | RegistryError::Slow { .. }
-            | RegistryError::TooManyWaiters { .. } => Self::NotReady(error),
+            RegistryError::RootGone | RegistryError::Changing { .. } | RegistryError::Slow { .. } => {
+                Self::NotReady(error)
+            }
             RegistryError::Stopped => Self::Draining,
             RegistryError::Panicked { .. } => Self::Internal(error.to_string()),
-            RegistryError::Busy { .. } | RegistryError::DeviceMemory { .. } => {
+            RegistryError::RootUnreadable { .. } => Self::Unavailable(error.to_string()),
+            RegistryError::Busy { .. }
+            | RegistryError::DeviceMemory { .. }
+            | RegistryError::TooManyWaiters { .. }
+            | RegistryError::TooManyLoads { .. }
+            | RegistryError::TooManyLists { .. } => {
                 Self::Overloaded { reason: error.to_string(), retry_after: RETRY_SOON }
             }
             RegistryError::TooLarge { .. } | RegistryError::NoRoom { .. } | RegistryError::OtherBase { .. } => {

@@ -117,6 +117,8 @@ pub async fn serve<E>(
     drop(listener);
     site.close();
     let _ = tokio::time::timeout_at(end, connections.close()).await;
+    #[cfg(feature = "otlp")]
+    let _ = tokio::time::timeout_at(end, site.finish_traces()).await;
     Ok(())
 }
 

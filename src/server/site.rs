@@ -85,6 +85,16 @@ impl Site {
         }
     }
 
+    /// Sends the last traces. The app is never dropped where the process ends next.
+    #[cfg(feature = "otlp")]
+    pub(super) async fn finish_traces(&self) {
+        if let Some((app, _)) = self.open.get() {
+            let app = Arc::clone(app);
+            // A panic there is in the log, and changes nothing here.
+            let _ = tokio::task::spawn_blocking(move || app.finish_traces()).await;
+        }
+    }
+
     /// Ends what requests need.
     pub(super) fn close(&self) {
         if let Some((app, _)) = self.open.get() {

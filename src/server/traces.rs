@@ -100,8 +100,9 @@ impl Traced<'_> {
     }
 }
 
-impl Drop for Traces {
-    fn drop(&mut self) {
+impl Traces {
+    /// Sends the spans that were not sent yet, and waits for it.
+    pub(super) fn finish(&self) {
         if let Err(error) = self.provider.shutdown_with_timeout(LAST_EXPORT) {
             tracing::warn!("sending the last traces: {error}");
         }

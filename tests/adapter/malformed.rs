@@ -145,6 +145,15 @@ fn errors_name_targets_that_are_not_sites() {
     targets(json!(["query", "word_embeddings"])).unsupported("target_modules", table);
     targets(json!(["q_proj", "wquery"])).malformed("adapter_config.json", &["target_modules"]);
     targets(json!([])).malformed("adapter_config.json", &["target_modules"]);
+    // PEFT writes such tensors where the task type is not SEQ_CLS, and then no classifier.
+    let of_classifier = plain().tensors(|tensors| {
+        let weight = tensors.remove("base_model.model.classifier.weight").unwrap();
+        tensors.insert("base_model.model.classifier.lora_A.weight".into(), weight.clone());
+        tensors.insert("base_model.model.classifier.lora_B.weight".into(), weight);
+    });
+    of_classifier.unsupported("target_modules", "classifier");
+    let error = layout_of(of_classifier.path()).unwrap_err();
+    assert!(matches!(&error, AdapterError::Unsupported { found, .. } if found == "classifier"), "{error}");
     // Names of other architectures among the targets are ignored, as in PEFT.
     assert!(targets(json!(["query", "value", "intermediate.dense", "q_proj"])).read().is_ok());
 }
@@ -446,6 +455,14 @@ fn guessing_a_layout_refuses_unknown_tensors() {
         let error = layout_of(renamed(from, to).path()).unwrap_err();
         assert!(matches!(&error, AdapterError::Malformed { reason, .. } if reason.contains(word)), "{error}");
     }
+    // A square of such a width would be allocated.
+    let wide = plain().tensors(|tensors| {
+        let (dtype, _, _) = tensors["base_model.model.classifier.weight"].clone();
+        tensors
+            .insert("base_model.model.classifier.weight".into(), (dtype, vec![1, 20_000], f32_bytes(&[0.5; 20_000])));
+    });
+    let error = layout_of(wide.path()).unwrap_err().to_string();
+    assert!(error.contains("expected a classifier of at most 16384 columns, found 20000"), "{error}");
 }
 
 proptest! {

@@ -214,7 +214,32 @@ fn several_adapters_are_pinned_together_or_not_at_all() {
     let world = World::new(30, &adapters);
     let pins = both(&world, ["b", "a"]).unwrap();
     assert_eq!(pins.iter().map(|pin| pin.name()).collect::<Vec<_>>(), ["b", "a"]);
-    assert_eq!(world.loads(), 2);
+    assert_eq!((world.loads(), world.registry.counters().hits), (2, 0));
+    // Each adapter counts once, however often it is looked up.
+    both(&world, ["a", "b"]).unwrap();
+    both(&world, ["a", "c"]).unwrap();
+    assert_eq!((world.loads(), world.registry.counters().hits), (3, 3));
+}
+
+/// A version that could not be loaded again serves on, and others are evicted before it.
+#[test]
+fn adapter_with_broken_files_is_evicted_last() {
+    let world = World::new(20, &[("a", "10"), ("b", "10"), ("c", "10")]);
+    world.registry.get("a").unwrap();
+    replace(&world.root.join("a"), "nonsense");
+    wait_until("the update is refused", || world.describe("a").unwrap().problem.is_some());
+    for name in ["b", "c", "b"] {
+        world.registry.get(name).unwrap();
+        assert_eq!(world.describe("a").unwrap().tier, Tier::Memory);
+    }
+    assert_eq!(world.registry.get("a").unwrap().generation(), 1);
+    // Once they are repaired, it is one of many again.
+    replace(&world.root.join("a"), "10");
+    wait_until("the problem is gone", || world.describe("a").unwrap().problem.is_none());
+    for name in ["b", "c"] {
+        world.registry.get(name).unwrap();
+    }
+    assert_eq!(world.describe("a").unwrap().tier, Tier::Disk);
 }
 
 #[test]

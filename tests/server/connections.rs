@@ -361,8 +361,10 @@ fn answers_probes_before_the_base_is_open() {
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
         read_answer(&mut stream)
     };
-    assert!(ask("/health").0.starts_with("http/1.1 200"));
-    for path in ["/ready", "/info", "/adapters", "/nothing"] {
+    for path in ["/health", "/health/", "/v2/health/live"] {
+        assert!(ask(path).0.starts_with("http/1.1 200"), "{path}");
+    }
+    for path in ["/ready", "/v2/health/ready", "/info", "/adapters", "/nothing"] {
         let (head, body) = ask(path);
         assert!(head.starts_with("http/1.1 503") && head.contains("retry-after: 1"), "{path}: {head}");
         assert_eq!(body["error_type"], "Starting", "{path}");

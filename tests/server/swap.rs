@@ -133,7 +133,8 @@ fn new_folder_that_is_still_copied_gets_503_and_then_an_answer() {
 
 #[test]
 fn put_and_delete_change_what_is_served() {
-    let server = World::new().with(|config| config.allow_adapter_updates = true).start();
+    let world = World::new().with(|config| config.allow_adapter_updates = true);
+    let server = world.with(|config| config.default_adapter = Some("ragged".into())).start();
     let (plain, ragged) = (server.classify("plain", TEXT), server.classify("ragged", TEXT));
     let first = server.put("new", r#"{"path": "plain"}"#, None);
     assert_eq!((first.status, &first.body["name"], &first.body["tier"]), (200, &json!("new"), &json!("memory")));
@@ -153,6 +154,8 @@ fn put_and_delete_change_what_is_served() {
         ("{", 400, "BadRequest"),
         (r#"{"folder": "plain"}"#, 400, "BadRequest"),
         (r#"{"path": 1}"#, 400, "BadRequest"),
+        (r#"["plain"]"#, 400, "BadRequest"),
+        (r#"{"path": "a\u0000b"}"#, 422, "InvalidAdapter"),
         (r#"{"path": "nowhere"}"#, 422, "Unprocessable"),
         (r#"{"path": ".."}"#, 422, "Unprocessable"),
         (r#"{"path": "/etc"}"#, 422, "Unprocessable"),
@@ -160,6 +163,9 @@ fn put_and_delete_change_what_is_served() {
         (r#"{"path": "config.json"}"#, 422, "Unprocessable"),
     ] {
         assert_error(&server.put("new", body, None), status, error_type, "");
+    }
+    for name in [".hidden", "a/b/c"] {
+        assert_error(&server.put(name, r#"{"path": "plain"}"#, None), 422, "Unprocessable", "cannot be the name");
     }
     assert_error(&server.put("new", "{}", Some("W/abc")), 400, "BadRequest", "If-Match");
     assert_eq!(server.classify("new", TEXT).body, ragged.body, "what failed changes nothing");
@@ -172,6 +178,10 @@ fn put_and_delete_change_what_is_served() {
     // Without a path, the folder of its name is meant.
     assert_eq!(server.delete("plain", None).status, 200);
     assert_error(&server.classify("plain", TEXT), 404, "UnknownAdapter", "plain");
+    // Also where the host names it: the default adapter does not answer for it.
+    let by_host = |host| server.post("/classify", &[("host", host)], TEXT);
+    assert_error(&by_host("plain.models"), 404, "UnknownAdapter", "plain");
+    assert_eq!(by_host("nobody.models").body, ragged.body);
     assert_eq!(server.put("plain", "", Some("*")).status, 409);
     assert_eq!(server.put("plain", "", None).status, 200);
     assert_eq!(server.classify("plain", TEXT).body, plain.body);

@@ -42,8 +42,8 @@ pub(super) fn announce(app: &App) {
 /// The subfolders of a folder of adapters.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    /// The number of all subfolders that are not hidden.
-    folders: usize,
+    /// The number of subfolders that were not looked at, because there are names enough.
+    others: usize,
     /// The names of the first adapters.
     adapters: Vec<String>,
 }
@@ -51,9 +51,10 @@ struct Found {
 impl Found {
     fn in_folder(root: &Path) -> io::Result<Self> {
         let folders = subfolders(root)?;
-        let mut adapters = Vec::new();
-        for name in &folders {
+        let (mut adapters, mut others) = (Vec::new(), 0);
+        for (i, name) in folders.iter().enumerate() {
             if adapters.len() == NAMED {
+                others = folders.len() - i;
                 break;
             }
             if root.join(name).join(ADAPTER).is_file() {
@@ -65,15 +66,16 @@ impl Found {
             let inner = inner.into_iter().find(|inner| root.join(name).join(inner).join(ADAPTER).is_file());
             adapters.extend(inner.map(|inner| format!("{name}/{inner}")));
         }
-        Ok(Self { folders: folders.len(), adapters })
+        Ok(Self { others, adapters })
     }
 
-    /// The number of folders and the first adapters' names.
+    /// The number of adapters, or the most that there can be, and the first ones' names.
     fn told(&self) -> String {
-        let more = if self.folders > self.adapters.len() { ", ..." } else { "" };
-        match &self.adapters[..] {
-            [] => "none".to_owned(),
-            names => format!("{} ({}{more})", self.folders, names.join(", ")),
+        let names = self.adapters.join(", ");
+        match (self.adapters.len(), self.others) {
+            (0, _) => "none".to_owned(),
+            (found, 0) => format!("{found} ({names})"),
+            (found, others) => format!("up to {} ({names}, ...)", found + others),
         }
     }
 }
@@ -110,16 +112,16 @@ mod tests {
             fs::create_dir_all(root.path().join(name)).unwrap();
         }
         fs::write(root.path().join("file"), "").unwrap();
-        assert_eq!(found(), Found { folders: 4, adapters: vec![] });
+        assert_eq!(found(), Found { others: 0, adapters: vec![] });
         for name in [".hidden", "a", "b", "group/inner"] {
             fs::write(root.path().join(name).join(ADAPTER), "{}").unwrap();
         }
-        assert_eq!(found().told(), "4 (a, b, group/inner, ...)");
+        assert_eq!(found().told(), "3 (a, b, group/inner)");
         for number in 0..2000 {
             let dir = root.path().join(format!("many{number}"));
             fs::create_dir(&dir).unwrap();
             fs::write(dir.join(ADAPTER), "{}").unwrap();
         }
-        assert_eq!(found().told(), "2004 (a, b, group/inner, many0, many1, ...)");
+        assert_eq!(found().told(), "up to 2003 (a, b, group/inner, many0, many1, ...)");
     }
 }

@@ -15,7 +15,7 @@ use super::super::error::ApiError;
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads a body that is one JSON object.
-pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+pub(in super::super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     // `serde_json` alone accepts other bytes in the values of keys that are ignored.
     let text = std::str::from_utf8(body.strip_prefix(MARK).unwrap_or(body)).map_err(not_json)?;
     let mut json = serde_json::Deserializer::from_str(text);

@@ -91,6 +91,10 @@ async fn pin_all(app: &Arc<App>, adapters: Adapters) -> Result<Vec<Pin>, ApiErro
 async fn pin_implied(app: &Arc<App>, host: Option<String>) -> Result<Pin, ApiError> {
     if let Some(name) = &host {
         match app.registry().pin(name).await {
+            // An adapter that was taken out of service is missed. Another one's answer would hide that.
+            Err(RegistryError::NotFound { .. }) if app.registry().is_withdrawn(name) => {
+                return Err(RegistryError::NotFound { name: name.clone() }.into());
+            }
             Err(RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. }) => {}
             found => return Ok(found?),
         }

@@ -92,7 +92,7 @@ impl Scrape {
         out.encode_descriptor("polyrank_build", help, None, MetricType::Info)?.encode_info(&labels)?;
         let help = "When the server started, in seconds since 1970";
         gauge(out, "process_start_time_seconds", help, seconds(self.metrics.started))?;
-        let help = "How long the running forward pass has taken beyond what it should; 0 unless it is stalled";
+        let help = "How long the running forward pass has taken, if that is many times what it should; else 0";
         gauge(out, "polyrank_worker_stalled_seconds", help, state.stalled.unwrap_or_default().as_secs_f64())
     }
 
@@ -153,7 +153,11 @@ impl Scrape {
         let state = &self.snapshot;
         let counters = &state.counters;
         for (name, help, count) in [
-            ("polyrank_adapter_hits", "Requests whose adapter was in memory", counters.hits),
+            (
+                "polyrank_adapter_hits",
+                "Requests whose adapter was in memory, for each adapter that they ask",
+                counters.hits,
+            ),
             ("polyrank_adapter_loads", "Adapters that were loaded", counters.loads),
             ("polyrank_adapter_failed_loads", "Adapters that could not be loaded", counters.failed_loads),
             ("polyrank_adapter_swaps", "New versions that replaced an adapter in service", counters.swaps),

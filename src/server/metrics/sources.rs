@@ -25,7 +25,7 @@ pub(super) struct Snapshot {
     pub(super) queued_tokens: usize,
     /// `--max-queued-tokens`.
     pub(super) queued_tokens_limit: usize,
-    /// How long the forward pass has overrun, if it has.
+    /// How long the forward pass has taken, if that is many times what it should.
     pub(super) stalled: Option<Duration>,
     /// Adapters of the batch that runs.
     pub(super) running: Vec<Arc<str>>,

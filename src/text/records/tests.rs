@@ -266,6 +266,13 @@ fn reads_the_names_of_classes_that_parquet_states() {
 }
 
 #[test]
+fn tsv_may_begin_with_blank_lines() {
+    let expected = rows(&[(4, Some("1"), "a", None)]);
+    assert_eq!(read_as("x.tsv", b"\n\nlabel\tsentence\n1\ta\n").unwrap(), expected);
+    assert!(matches!(read_as("x.tsv", b"\n\n"), Err(RecordsError::Empty { .. })));
+}
+
+#[test]
 fn reads_array_of_objects_in_any_layout() {
     let expected = rows(&[(1, Some("1"), "a ] }", None), (2, Some("x"), "b\"", Some("c"))]);
     let (one, two) = (

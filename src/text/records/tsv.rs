@@ -8,11 +8,14 @@ pub(super) fn rows(
     labelled: bool,
 ) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let path = lines.path.clone();
-    let columns = match lines.next_bytes()? {
-        Some((_, header)) if !header.is_empty() => {
-            Columns::find(&path, None, String::from_utf8_lossy(header).split('\t'), names, labelled)?
+    let columns = loop {
+        match lines.next_bytes()? {
+            Some((_, b"")) => {}
+            Some((_, header)) => {
+                break Columns::find(&path, None, String::from_utf8_lossy(header).split('\t'), names, labelled)?;
+            }
+            None => return Err(RecordsError::Empty { path }),
         }
-        _ => return Err(RecordsError::Empty { path }),
     };
     Ok(std::iter::from_fn(move || {
         loop {

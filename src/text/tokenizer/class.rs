@@ -251,7 +251,8 @@ impl Class {
         }
         let expected = format!(
             "{expected}, which {} makes whatever the file says (releases of transformers differ in which they follow; with \
-             \"tokenizer_class\": \"{AS_IT_IS}\" in tokenizer_config.json the file is taken as it is)",
+             \"tokenizer_class\": \"{AS_IT_IS}\" in tokenizer_config.json the file is taken as it is; then \
+             \"model_input_names\": [\"input_ids\", \"token_type_ids\", \"attention_mask\"] keeps the segments of pairs)",
             self.name
         );
         let path = side.path().with_file_name("tokenizer.json");

@@ -153,7 +153,9 @@ fn column_hint(error: &RecordsError) -> &'static str {
 /// A hint for a split that has no file.
 fn hint(split: &str) -> &'static str {
     match split {
-        "validation" => "; if training held out a share of train, give its --validation-split and --seed",
+        "validation" => {
+            "; --split test reads a test file; if training held out a share of train, give its --validation-split and --seed"
+        }
         _ => "",
     }
 }
