@@ -196,6 +196,13 @@ impl Registry {
     /// The version of the adapter `name` that is in service, pinned, if it is in memory. Makes no system call.
     #[must_use]
     pub fn pinned(&self, name: &str) -> Option<Pin> {
+        let pin = self.taken(name)?;
+        self.shared.with(|state| state.hit(1));
+        Some(pin)
+    }
+
+    /// [`Registry::pinned`] without a count.
+    fn taken(&self, name: &str) -> Option<Pin> {
         let taken = self.shared.with(|state| state.taken(name))?;
         Some(Pin::new(taken, Arc::clone(&self.shared) as _))
     }
@@ -221,7 +228,7 @@ impl Registry {
         // Each round loads one adapter, and others may evict some of them again.
         let (mut loaded, mut last) = (None, "");
         for round in 0..2 * names.len() + 2 {
-            let pins: Vec<_> = names.iter().map(|name| self.pinned(name.as_ref()).ok_or(name.as_ref())).collect();
+            let pins: Vec<_> = names.iter().map(|name| self.taken(name.as_ref()).ok_or(name.as_ref())).collect();
             // Only now, so that the adapter of the last round is still there.
             drop(loaded.take());
             let Some(missing) = pins.iter().find_map(|pin| pin.as_ref().err().copied()) else {

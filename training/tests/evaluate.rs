@@ -66,7 +66,11 @@ fn evaluates_the_held_out_rows() {
     }
     // It is no longer known which rows were trained on.
     fs::remove_dir_all(output.join("run")).unwrap();
-    refused(&args(&output, data.path(), &[]), 1, "no labelled split \"validation\"; if training held out a share");
+    refused(
+        &args(&output, data.path(), &[]),
+        1,
+        "no labelled split \"validation\"; --split test reads a test file; if training held out",
+    );
 }
 
 #[test]
