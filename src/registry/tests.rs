@@ -16,6 +16,7 @@ use super::pin::Taken;
 use super::stamp::Stamp;
 use super::state::{Asked, Effect, State};
 use super::status::{Checked, Facts, Status, Tier};
+use super::updates::MOST_FAILED;
 use super::{Expected, RegistryError, Settings};
 use crate::adapter::{Adapter, AdapterInfo, AdapterWeights, Ranks};
 
@@ -159,11 +160,17 @@ fn pinned_adapter_is_drained_after_the_patience_and_not_before() {
 fn names_of_failed_loads_are_forgotten() {
     let mut world = World::new(10);
     let until = world.at(1000);
-    for name in ["lost+found/x", "lost+found/y"] {
-        world.state.entry(name).failed = Some((until, RegistryError::NotFound { name: name.into() }));
-    }
+    let mut fail = |world: &mut World, names: std::ops::Range<usize>| {
+        for name in names.map(|i| format!("lost+found/{i}")) {
+            world.state.entry(&name).failed = Some((until, RegistryError::NotFound { name: name.clone() }));
+        }
+    };
+    fail(&mut world, 0..MOST_FAILED);
+    world.tick(1001);
+    assert_eq!(world.state.entries.len(), MOST_FAILED, "why a few adapters failed can still be told");
+    fail(&mut world, 0..MOST_FAILED + 1);
     world.tick(999);
-    assert_eq!(world.state.entries.len(), 2);
+    assert_eq!(world.state.entries.len(), MOST_FAILED + 1);
     world.tick(1001);
     assert_eq!(world.state.entries.len(), 0);
 }

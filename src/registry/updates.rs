@@ -24,6 +24,8 @@ const ROOT_TICKS: u64 = 2;
 
 /// All residents are looked at within this many ticks, used or not.
 const SWEEP_TICKS: usize = 40;
+/// Of how many adapters that are not in service the reason is remembered.
+pub(super) const MOST_FAILED: usize = 256;
 
 /// Starts the thread. It ends when the registry is closed.
 pub(super) fn start(shared: &Arc<Shared>) -> std::io::Result<()> {
@@ -51,8 +53,7 @@ impl State {
     pub(super) fn tick(&mut self, now: Instant) {
         self.admit(now);
         self.expire(now);
-        // Failed loads are remembered only for a moment, so that names that clients make up take no memory.
-        self.entries.retain(|_, entry| !entry.is_idle(now));
+        self.forget(now);
         if self.root_gone {
             return;
         }
@@ -68,6 +69,14 @@ impl State {
         let left = self.sweep.len().saturating_sub(self.residents.len().div_ceil(SWEEP_TICKS));
         for name in self.sweep.split_off(left) {
             self.look(&name, now);
+        }
+    }
+
+    /// Forgets why loads failed once there are many of them: clients may make up names whose loads fail.
+    fn forget(&mut self, now: Instant) {
+        let idle = self.entries.values().filter(|entry| entry.is_idle(now)).count();
+        if idle > MOST_FAILED {
+            self.entries.retain(|_, entry| !entry.is_idle(now));
         }
     }
 

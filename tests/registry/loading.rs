@@ -57,6 +57,8 @@ fn failed_load_is_remembered_for_a_moment() {
     }
     assert!(world.loads() <= 3, "{} loads", world.loads());
     assert_eq!(world.registry.counters().failed_loads, world.loads() as u64);
+    // Why it failed can still be told later.
+    thread::sleep(Duration::from_millis(1200));
     assert_eq!(world.registry.list().unwrap()[0].problem.as_deref().map(|told| told.contains("bad")), Some(true));
 }
 

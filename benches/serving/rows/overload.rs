@@ -21,7 +21,8 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     let folder = world.folder()?;
     let names = adapters::write_many(world, folder.path(), "adapter", ADAPTERS)?;
     let (queued, batch) = (QUEUED.to_string(), BATCH.to_string());
-    let limits = ["--max-queued-tokens", &queued, "--max-batch-tokens", &batch];
+    // The generator asks over the connection that was used last. A server that closes the others meanwhile is not what is measured.
+    let limits = ["--max-queued-tokens", &queued, "--max-batch-tokens", &batch, "--keep-alive-timeout", "1h"];
     let server = Server::start(&world.options, folder.path(), &[&ALL_IN_MEMORY[..], &limits].concat())?;
     warm(&server, world, &names)?;
     let asking = Asking::in_turn(server.address, questions(world, &names));
