@@ -160,7 +160,7 @@ fn pinned_adapter_is_drained_after_the_patience_and_not_before() {
 fn names_of_failed_loads_are_forgotten() {
     let mut world = World::new(10);
     let until = world.at(1000);
-    let mut fail = |world: &mut World, names: std::ops::Range<usize>| {
+    let fail = |world: &mut World, names: std::ops::Range<usize>| {
         for name in names.map(|i| format!("lost+found/{i}")) {
             world.state.entry(&name).failed = Some((until, RegistryError::NotFound { name: name.clone() }));
         }
