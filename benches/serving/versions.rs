@@ -45,6 +45,10 @@ struct State {
     /// When a generation larger than all before first answered.
     newest: Vec<(Instant, u64)>,
     last: usize,
+    /// For how long each version had been installed when it first answered. Versions that the next one replaced before are absent.
+    delays: Vec<Duration>,
+    /// Whether the last version has answered.
+    answered: bool,
 }
 
 impl Versions {
@@ -72,6 +76,8 @@ impl Versions {
             generations: HashMap::new(),
             newest: Vec::new(),
             last: 0,
+            delays: Vec::new(),
+            answered: true,
         };
         let versions = Self { name: name.into(), dir: root.join(name), pool, answers, state: Mutex::new(state) };
         copy(&versions.pool[0], &versions.dir)?;
@@ -92,7 +98,24 @@ impl Versions {
         let mut state = self.lock();
         state.spans.push((Instant::now(), what));
         if let Installed::Version(version) = what {
-            state.last = version;
+            (state.last, state.answered) = (version, false);
+        }
+    }
+
+    /// For how long each version had been installed when it first answered.
+    pub(crate) fn delays(&self) -> Vec<Duration> {
+        self.lock().delays.clone()
+    }
+
+    /// Notes that `version` answered at `ended`.
+    fn note_answer(&self, version: usize, ended: Instant) {
+        let mut state = self.lock();
+        if let Some(&(since, Installed::Version(last))) = state.spans.last()
+            && last == version
+            && !state.answered
+        {
+            state.answered = true;
+            state.delays.push(ended.saturating_duration_since(since));
         }
     }
 
@@ -154,6 +177,7 @@ impl Versions {
         if !current.contains(&Installed::Version(version)) {
             return Err(format!("{}: version {version} answered while {current:?} was current", self.name));
         }
+        self.note_answer(version, during.1);
         match generation {
             Some(generation) => self.check_generation(generation, version, during),
             None => Ok(()),

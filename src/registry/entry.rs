@@ -153,6 +153,14 @@ pub(super) struct Claim {
     pub(super) drains: bool,
 }
 
+/// An adapter that waits for a place among the claims. Its files are read again then, for the same purpose.
+pub(super) struct Outside {
+    pub(super) name: Arc<str>,
+    pub(super) purpose: Purpose,
+    /// Since when it waits for room.
+    pub(super) asked: Instant,
+}
+
 impl Entry {
     pub(super) fn new(folder: PathBuf) -> Self {
         Self {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::{Claim, Found, Order, OrderKind, Problem, Purpose, Reply, Version};
+use super::entry::{Claim, Found, Order, OrderKind, Outside, Problem, Purpose, Reply, Version};
 use super::event::Event;
 use super::residents::{Key, Room};
 use super::stamp::Stamp;
@@ -101,11 +101,10 @@ impl State {
                     self.claims.push_back(claim);
                     return self.admit(now);
                 }
-                Room::Now(_) | Room::Later(_)
-                    if matches!(claim.purpose, Purpose::Load) && self.outside.len() < MOST_OUTSIDE =>
-                {
+                Room::Now(_) | Room::Later(_) if self.outside.len() < MOST_OUTSIDE => {
                     self.entry(&name).parked = true;
-                    return self.outside.push_back((claim.name, claim.asked));
+                    let Claim { name, purpose, asked, .. } = claim;
+                    return self.outside.push_back(Outside { name, purpose, asked });
                 }
                 Room::Now(_) | Room::Later(_) => self.busy(&claim.name, bytes),
             }
@@ -137,10 +136,24 @@ impl State {
 
     /// Gives the next adapter that waits outside a place in the line.
     fn recall(&mut self, now: Instant) {
-        while let Some((name, asked)) = self.outside.pop_front() {
+        while let Some(Outside { name, purpose, asked }) = self.outside.pop_front() {
+            let current = self.entries.get(&name).and_then(|entry| entry.current.as_ref());
+            let resident = current.is_some_and(|version| self.residents.contains(&version.key));
             let entry = self.entry(&name);
             entry.parked = false;
-            let wanted = entry.waiters.iter().any(|waiter| !waiter.is_closed());
+            let wanted = match purpose {
+                Purpose::Load => entry.waiters.iter().any(|waiter| !waiter.is_closed()),
+                // One that was evicted is read anew when it is asked for.
+                Purpose::Look => {
+                    entry.look = resident;
+                    resident
+                }
+                Purpose::Order(order) => {
+                    let wanted = !order.reply.is_closed();
+                    entry.orders.push_front(order);
+                    wanted
+                }
+            };
             entry.recalled = Some(asked).filter(|_| wanted);
             self.serve(&name, now);
             self.prune(&name, now);
@@ -152,14 +165,14 @@ impl State {
 
     /// Ends the wait of adapters outside the line that have waited for too long, and lets one in if the line is empty.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((name, asked)) = self.outside.front().cloned()
-            && now.saturating_duration_since(asked) >= self.room_wait
+        let limit = self.room_wait;
+        let is_late = |outside: &Outside| now.saturating_duration_since(outside.asked) >= limit;
+        while self.outside.front().is_some_and(is_late)
+            && let Some(Outside { name, purpose, .. }) = self.outside.pop_front()
         {
-            self.outside.pop_front();
-            let entry = self.entry(&name);
-            entry.parked = false;
+            self.entry(&name).parked = false;
             let error = self.busy_again(&name);
-            self.fail(&name, Purpose::Load, None, error, now);
+            self.fail(&name, purpose, None, error, now);
             self.serve(&name, now);
             self.prune(&name, now);
         }
@@ -291,7 +304,6 @@ impl State {
                     self.counters.failed_loads += 1;
                 }
                 let entry = self.entry(name);
-                entry.recalled = None;
                 if error.is_lasting() {
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
                     entry.problem = Some(Problem { stamp: None, reason: error.to_string() });

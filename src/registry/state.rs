@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::entry::{Claim, Entry, Order, OrderKind, Outcome, Purpose, Reply, Waiter, Work};
+use super::entry::{Claim, Entry, Order, OrderKind, Outcome, Outside, Purpose, Reply, Waiter, Work};
 use super::event::Event;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
@@ -64,8 +64,8 @@ pub(super) struct State {
     tier: Tier,
     /// The versions that wait for room, first come first served.
     pub(super) claims: VecDeque<Claim>,
-    /// The adapters that wait for a place among the claims, and since when. Their files are read again then.
-    pub(super) outside: VecDeque<(Arc<str>, Instant)>,
+    /// The adapters that wait for a place among the claims, first come first served.
+    pub(super) outside: VecDeque<Outside>,
     /// The adapters' folder with all links resolved, as of the last look.
     pub(super) root: Option<PathBuf>,
     pub(super) root_gone: bool,
@@ -225,8 +225,10 @@ impl State {
     /// Answers everybody who waits, and accepts nothing more.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
-        for claim in std::mem::take(&mut self.claims) {
-            if let Purpose::Order(order) = claim.purpose {
+        let claims = std::mem::take(&mut self.claims).into_iter().map(|claim| claim.purpose);
+        let outside = std::mem::take(&mut self.outside).into_iter().map(|outside| outside.purpose);
+        for purpose in claims.chain(outside) {
+            if let Purpose::Order(order) = purpose {
                 self.effects.push(Effect::Reply(order.reply, Box::new(Err(RegistryError::Stopped))));
             }
         }
@@ -261,6 +263,7 @@ impl State {
             (look && resident).then_some(Purpose::Look)
         };
         let Some(purpose) = purpose else {
+            entry.recalled = None;
             self.unqueue(name);
             self.prune(name, now);
             return None;
@@ -303,6 +306,9 @@ impl State {
             }
             Ok(looked) => self.looked(name, looked, now),
             Err(error) => self.fail(name, purpose, None, error, now),
+        }
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.recalled = None;
         }
         self.serve(name, now);
         self.prune(name, now);

@@ -192,6 +192,96 @@ fn wait_for_room_ends() {
     assert_eq!(world.pinned(), ["a", "a"], "the request that was held back is answered");
 }
 
+/// Updates have their turn like first loads, also where others wait for room all the time.
+#[test]
+fn updates_wait_for_room_in_the_order_in_which_they_came() {
+    let mut world = World::new(10);
+    let _a = world.ask("a", 0);
+    world.run(10, 1, 0);
+    let _b = world.ask("b", 1);
+    world.run(10, 1, 1);
+    let _c = world.ask("c", 2);
+    world.run(10, 1, 2);
+    // The files of a have changed, another adapter is put, and one more is asked for.
+    world.tick(3);
+    world.run(10, 2, 3);
+    world.order("d", OrderKind::Put("d".into()), None, 4);
+    world.run(10, 3, 4);
+    let _e = world.ask("e", 5);
+    world.run(10, 1, 5);
+    assert_eq!((world.pinned(), world.state.counters.refused_updates), (vec!["a"], 0));
+    let mut served = Vec::new();
+    for at in 10..20 {
+        if !world.pins.is_empty() {
+            let name = world.pins[0].key.name.to_string();
+            world.drop_pin(&name, at);
+        }
+        world.run(10, 2, at);
+        world.tick(at);
+        served.extend(world.state.residents.keys().map(|key| format!("{}/{}", key.name, key.generation)));
+    }
+    served.dedup();
+    // Nobody uses d/4, so that it leaves at once. A new version of a is not wanted once a was evicted.
+    assert_eq!(served, ["b/2", "c/3", "e/5"]);
+    assert!(world.errors.is_empty());
+    assert!(matches!(&world.replies[..], [Ok(status)] if status.generation == Some(4)));
+}
+
+#[test]
+fn new_version_comes_into_service_although_others_wait_for_room() {
+    let mut world = World::new(20);
+    for (at, name) in ["x", "a", "b", "c"].into_iter().enumerate() {
+        std::mem::forget(world.ask(name, at as u64));
+        world.run(10, 1, at as u64);
+    }
+    assert_eq!(world.pinned(), ["x", "a"], "b and c wait");
+    // The files of x and a have changed. The room of x is taken before its new version gets a turn.
+    for at in [4, 5] {
+        world.tick(at);
+        world.run(10, 2, at);
+    }
+    for (at, name) in [(10, "x"), (11, "b"), (12, "a")] {
+        world.drop_pin(name, at);
+        world.run(10, 2, at);
+    }
+    let a = world.state.taken("a").unwrap();
+    assert_eq!((a.key.generation, world.state.counters.swaps), (5, 1));
+}
+
+/// What waits outside the line is told when its time is over.
+#[test]
+fn updates_that_find_no_room_in_time_are_told_so() {
+    let mut world = World::new(10);
+    let _a = world.ask("a", 0);
+    world.run(10, 1, 0);
+    let _b = world.ask("b", 1);
+    world.run(10, 1, 1);
+    let _c = world.ask("c", 2);
+    world.run(10, 1, 2);
+    world.tick(3);
+    world.run(10, 2, 3);
+    world.order("d", OrderKind::Put("d".into()), None, 4);
+    world.run(10, 3, 4);
+    world.tick(1000);
+    assert!(world.errors.is_empty() && world.replies.is_empty());
+    assert!(world.state.snapshot("a").unwrap().problem.is_none());
+    world.tick(2000);
+    assert!(matches!(&world.replies[..], [Err(RegistryError::Busy { .. })]));
+    assert!(world.state.snapshot("a").unwrap().problem.unwrap().contains("in use"));
+    world.run(10, 1, 2000);
+    assert!(matches!(&world.errors[..], [RegistryError::Busy { .. }, RegistryError::Busy { .. }]), "b and c");
+    // The end answers those in the line and those outside.
+    world.replies.clear();
+    for (at, name) in [(2001, "d"), (2002, "e")] {
+        world.order(name, OrderKind::Put(name.into()), None, at);
+        world.run(10, 3, at);
+    }
+    assert!(world.replies.is_empty());
+    world.state.stop();
+    world.settle();
+    assert!(matches!(&world.replies[..], [Err(RegistryError::Stopped), Err(RegistryError::Stopped)]));
+}
+
 #[test]
 fn load_that_nobody_waits_for_any_more_drains_nothing() {
     let mut world = World::new(10);

@@ -11,6 +11,7 @@ use crate::options::World;
 use crate::server::{Moment, Server};
 use crate::statistics::median;
 use crate::table::Line;
+use crate::versions::Versions;
 
 /// What is observed of a server, one moment after the other.
 pub(super) type Moments = Vec<Moment>;
@@ -120,6 +121,7 @@ pub(super) fn finish(
             met: Some(seen.failures == 0 && answered > 0),
             beside: format!("{}; failures: {}", counts.join(", "), told.join(" // ")),
         },
+        delays(soak),
         Line {
             what: "memory in the last quarter against the second one".into(),
             measured: format!("{:.0} against {:.0} MB", late / 1e6, early / 1e6),
@@ -156,4 +158,23 @@ pub(super) fn finish(
             beside: String::new(),
         },
     ])
+}
+
+/// How long it took until new versions answered, in this overload and with memory for fewer adapters than are asked.
+fn delays(soak: &Soak) -> Line {
+    let of = |adapter: &Versions| adapter.delays().iter().map(Duration::as_secs_f64).collect::<Vec<_>>();
+    let mut all: Vec<f64> = soak.adapters.iter().flat_map(of).collect();
+    let by_adapter = soak.adapters[STEADY..].iter().map(|adapter| {
+        let longest = of(adapter).into_iter().fold(0.0, f64::max);
+        format!("{} at most {longest:.2}", adapter.name)
+    });
+    let (count, beside) = (all.len(), by_adapter.collect::<Vec<_>>().join(", "));
+    let (middle, longest) = (median(&mut all), all.iter().copied().fold(0.0, f64::max));
+    Line {
+        what: "from a changed folder to the new version's first answer: median, longest".into(),
+        measured: format!("{middle:.2} s, {longest:.2} s of {count}"),
+        goal: "",
+        met: None,
+        beside,
+    }
 }
