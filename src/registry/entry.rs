@@ -159,6 +159,8 @@ pub(super) struct Outside {
     pub(super) purpose: Purpose,
     /// Since when it waits for room.
     pub(super) asked: Instant,
+    /// The earliest is the next.
+    pub(super) turn: Instant,
 }
 
 impl Entry {

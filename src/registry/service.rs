@@ -3,7 +3,8 @@
 //! A version that was read is offered here. If it does not fit into memory because adapters in use hold their room, it waits in a
 //! line. Its turn is certain: once it has waited for [`PATIENCE`], the least recently used adapters that would make room for it get no
 //! new pins. Their requests wait until the version has come in, and then wait in the same line. The line is short, because its
-//! versions are in memory beside the budget; further adapters wait outside of it, in order, and are read when they get a place.
+//! versions are in memory beside the budget; further adapters wait outside of it, in order, and are read when they get a place. New
+//! versions of adapters in memory have a head start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The maximum number of versions that wait for room. They are in memory already, beside the budget, and have at most half of its
 /// bytes, unless there is only one.
 const MOST_PARKED: usize = 8;
+
+/// A new version of an adapter in memory goes before first loads that have waited at most this much longer. It takes mostly the room
+/// of the version before it, which answers until then.
+const HEAD_START: Duration = Duration::from_secs(2);
 
 /// The maximum number of adapters that wait for a place in the line.
 const MOST_OUTSIDE: usize = 4096;
@@ -98,13 +103,18 @@ impl State {
                     if self.has_place(bytes) && (recalled.is_some() || self.outside.is_empty()) =>
                 {
                     self.entry(&name).parked = true;
-                    self.claims.push_back(claim);
+                    let turn = self.turn(&claim);
+                    // Nobody passes the first one, for which adapters may be drained.
+                    let behind = self.claims.iter().skip(1).filter(|other| self.turn(other) <= turn).count();
+                    self.claims.insert((behind + 1).min(self.claims.len()), claim);
                     return self.admit(now);
                 }
                 Room::Now(_) | Room::Later(_) if self.outside.len() < MOST_OUTSIDE => {
                     self.entry(&name).parked = true;
+                    let turn = self.turn(&claim);
                     let Claim { name, purpose, asked, .. } = claim;
-                    return self.outside.push_back(Outside { name, purpose, asked });
+                    let place = self.outside.partition_point(|other| other.turn <= turn);
+                    return self.outside.insert(place, Outside { name, purpose, asked, turn });
                 }
                 Room::Now(_) | Room::Later(_) => self.busy(&claim.name, bytes),
             }
@@ -116,6 +126,13 @@ impl State {
     fn room(&self, claim: &Claim) -> Room {
         let current = self.entries.get(&claim.name).and_then(|entry| entry.current.as_ref());
         self.residents.room(claim.facts.bytes, current.map(|version| &version.key))
+    }
+
+    /// The time by which a version has its turn: the earliest first.
+    fn turn(&self, claim: &Claim) -> Instant {
+        let current = self.entries.get(&claim.name).and_then(|entry| entry.current.as_ref());
+        let is_update = current.is_some_and(|version| self.residents.contains(&version.key));
+        if is_update { claim.asked.checked_sub(HEAD_START).unwrap_or(claim.asked) } else { claim.asked }
     }
 
     /// Whether a version of `bytes` bytes may wait for room.
@@ -136,7 +153,7 @@ impl State {
 
     /// Gives the next adapter that waits outside a place in the line.
     fn recall(&mut self, now: Instant) {
-        while let Some(Outside { name, purpose, asked }) = self.outside.pop_front() {
+        while let Some(Outside { name, purpose, asked, .. }) = self.outside.pop_front() {
             let current = self.entries.get(&name).and_then(|entry| entry.current.as_ref());
             let resident = current.is_some_and(|version| self.residents.contains(&version.key));
             let entry = self.entry(&name);
@@ -167,8 +184,8 @@ impl State {
     pub(super) fn expire(&mut self, now: Instant) {
         let limit = self.room_wait;
         let is_late = |outside: &Outside| now.saturating_duration_since(outside.asked) >= limit;
-        while self.outside.front().is_some_and(is_late)
-            && let Some(Outside { name, purpose, .. }) = self.outside.pop_front()
+        while let Some(late) = self.outside.iter().position(is_late)
+            && let Some(Outside { name, purpose, .. }) = self.outside.remove(late)
         {
             self.entry(&name).parked = false;
             let error = self.busy_again(&name);
