@@ -14,7 +14,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
-#include <random>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -26,41 +26,19 @@
 
 struct dim3 {
   unsigned x, y, z;
-  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+inline thread_local constinit dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace on_host {
 
 using Body = void (*)(const void*);
 
-enum class Waits { Nothing, Block, Warp };
-
-struct Fibre {
-  // Where the fibre begins, and where it goes on after a barrier. Jumps cost no system call, unlike changes of context.
-  ucontext_t context;
-  jmp_buf resume;
-  bool begun = false;
-  std::unique_ptr<char[]> stack;
-  dim3 thread;
-  bool done = false;
-  Waits waits = Waits::Nothing;
-};
+enum class State : unsigned char { Ready, WaitsForBlock, WaitsForWarp, Done };
 
 constexpr size_t STACK = 256 << 10;
 // The words that a thread shows to the other threads of its warp.
 constexpr size_t WORDS = 16;
-
-struct Block {
-  std::vector<Fibre> fibres;
-  jmp_buf main;
-  size_t now = 0;
-  std::vector<uint64_t> words;
-  Body body = nullptr;
-  const void* params = nullptr;
-};
-inline thread_local Block block;
-inline thread_local std::vector<unsigned char> shared;
 
 // The copies that each thread has begun. They are done when the thread waits for them, so that a missing wait shows as NaN.
 struct Copy {
@@ -72,84 +50,125 @@ struct Copies {
   std::vector<Copy> begun;
   std::vector<size_t> groups;  // where each group ends
 };
-inline thread_local std::vector<Copies> copies;
 
-inline void wait(Waits waits) {
-  Fibre& fibre = block.fibres[block.now];
-  fibre.waits = waits;
-  if (_setjmp(fibre.resume) == 0) _longjmp(block.main, 1);
-}
-inline void enter() {
-  block.body(block.params);
-  Fibre& fibre = block.fibres[block.now];
-  fibre.done = true;
-  _longjmp(block.main, 1);
-}
-// Runs a fibre up to its next barrier or its end.
-inline void go_on(Fibre& fibre) {
-  if (_setjmp(block.main) != 0) return;
-  if (fibre.begun) _longjmp(fibre.resume, 1);
-  fibre.begun = true;
-  setcontext(&fibre.context);
-}
+// Where a fibre goes on. Jumps cost no system call, unlike changes of context. A fibre lives as long as its `Machine`, and runs one
+// thread of each block.
+struct Fibre {
+  jmp_buf resume;
+  std::unique_ptr<char[]> stack;
+};
 
-// Lets every fibre go on that waits for a barrier which all threads of its block or warp have reached.
-inline void release(size_t threads) {
-  for (size_t warp = 0; warp < threads; warp += 32) {
-    const size_t end = std::min(threads, warp + 32);
-    bool all = true;
-    for (size_t i = warp; i < end; i++) all &= block.fibres[i].done || block.fibres[i].waits == Waits::Warp;
-    if (all)
-      for (size_t i = warp; i < end; i++) block.fibres[i].waits = Waits::Nothing;
+// What runs blocks: one for each thread of the process that launches kernels.
+struct Machine {
+  std::vector<Fibre> fibres;
+  std::vector<State> states;
+  std::vector<uint64_t> words;
+  std::vector<unsigned char> shared;
+  std::vector<Copies> copies;
+  jmp_buf main;
+  Body body = nullptr;
+  const void* params = nullptr;
+  // The thread that runs, and the way through the others in this round: `left` more, each `step` after the one before.
+  size_t now = 0, threads = 0, left = 0, step = 0, next = 0;
+  uint64_t random = 0;
+};
+// A pointer, because each use of an object that has a destructor would ask first whether it was made.
+inline thread_local constinit Machine* machine = nullptr;
+
+// Goes on with the next fibre of the round that waits for nothing, or ends the round.
+[[noreturn]] inline void pass_on() {
+  Machine& m = *machine;
+  while (m.left > 0) {
+    const size_t i = m.next;
+    m.left--;
+    m.next += m.step;
+    if (m.next >= m.threads) m.next -= m.threads;
+    if (m.states[i] != State::Ready) continue;
+    m.now = i;
+    threadIdx.x = i;
+    _longjmp(m.fibres[i].resume, 1);
   }
-  bool all = true;
-  for (size_t i = 0; i < threads; i++) all &= block.fibres[i].done || block.fibres[i].waits == Waits::Block;
-  if (all)
-    for (size_t i = 0; i < threads; i++) block.fibres[i].waits = Waits::Nothing;
+  _longjmp(m.main, 1);
+}
+// Lets others run until this fibre is ready again.
+inline void wait(State state) {
+  Machine& m = *machine;
+  m.states[m.now] = state;
+  if (_setjmp(m.fibres[m.now].resume) == 0) pass_on();
+}
+inline void live() {
+  for (;;) {
+    wait(State::Done);
+    machine->body(machine->params);
+  }
 }
 
-inline void run_block(size_t threads, size_t bytes, std::mt19937_64& random) {
-  shared.assign(bytes, 0xff);
-  if (block.fibres.size() < threads) block.fibres.resize(threads);
-  block.words.assign(threads * WORDS, ~0ull);
-  copies.assign(threads, {});
-  for (size_t i = 0; i < threads; i++) {
-    Fibre& fibre = block.fibres[i];
-    if (!fibre.stack) fibre.stack.reset(new char[STACK]);
-    fibre.thread = dim3(i);
-    fibre.done = false;
-    fibre.begun = false;
-    fibre.waits = Waits::Nothing;
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.get();
-    fibre.context.uc_stack.ss_size = STACK;
-    fibre.context.uc_link = nullptr;
-    makecontext(&fibre.context, enter, 0);
-  }
-  std::vector<size_t> order(threads);
-  for (size_t i = 0; i < threads; i++) order[i] = i;
-  for (size_t left = threads; left > 0;) {
-    std::shuffle(order.begin(), order.end(), random);
-    bool ran = false;
-    for (size_t i : order) {
-      Fibre& fibre = block.fibres[i];
-      if (fibre.done || fibre.waits != Waits::Nothing) continue;
-      ran = true;
-      block.now = i;
-      threadIdx = fibre.thread;
-      go_on(fibre);
-      if (fibre.done) left--;
+// Makes a fibre, which runs until it waits for its first block.
+inline void make_fibre(size_t i) {
+  Machine& m = *machine;
+  m.fibres[i].stack.reset(new char[STACK]);
+  m.now = i;
+  m.left = 0;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = m.fibres[i].stack.get();
+  context.uc_stack.ss_size = STACK;
+  context.uc_link = nullptr;
+  makecontext(&context, live, 0);
+  if (_setjmp(m.main) == 0) setcontext(&context);
+}
+
+// Lets every fibre go on that waits for a barrier which all threads of its block or warp have reached. Returns whether one may run, or
+// all are done.
+inline bool release() {
+  Machine& m = *machine;
+  const auto reached = [&](size_t begin, size_t end, State state) {
+    bool all = true, any = false;
+    for (size_t i = begin; i < end; i++) {
+      all &= m.states[i] == state || m.states[i] == State::Done;
+      any |= m.states[i] == state;
     }
-    release(threads);
-    if (!ran && left > 0) {
-      bool stuck = true;
-      for (size_t i = 0; i < threads; i++) stuck &= block.fibres[i].done || block.fibres[i].waits != Waits::Nothing;
-      if (stuck) {
-        fprintf(stderr, "kernel: a barrier that not all threads reach\n");
-        abort();
-      }
+    if (!all || !any) return false;
+    for (size_t i = begin; i < end; i++)
+      if (m.states[i] == state) m.states[i] = State::Ready;
+    return true;
+  };
+  bool any = false;
+  for (size_t warp = 0; warp < m.threads; warp += 32)
+    any |= reached(warp, std::min(m.threads, warp + 32), State::WaitsForWarp);
+  return any || reached(0, m.threads, State::WaitsForBlock);
+}
+
+// The next random number (Marsaglia's xorshift).
+inline uint64_t random_number() {
+  uint64_t& x = machine->random;
+  x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+  return x;
+}
+
+// Runs all fibres that are ready up to their next barrier or their end, in a random order.
+inline void run_round() {
+  Machine& m = *machine;
+  m.next = random_number() % m.threads;
+  do m.step = random_number() % m.threads;
+  while (std::gcd(m.step, m.threads) != 1);
+  m.left = m.threads;
+  if (_setjmp(m.main) == 0) pass_on();
+}
+
+inline void run_block(size_t bytes) {
+  Machine& m = *machine;
+  m.shared.assign(bytes, 0xff);
+  m.words.assign(m.threads * WORDS, ~0ull);
+  for (Copies& copies : m.copies) copies.begun.clear(), copies.groups.clear();
+  m.states.assign(m.threads, State::Ready);
+  do run_round();
+  while (release());
+  for (size_t i = 0; i < m.threads; i++)
+    if (m.states[i] != State::Done) {
+      fprintf(stderr, "kernel: a barrier that not all threads reach\n");
+      abort();
     }
-  }
 }
 
 inline std::map<std::string, Body>& kernels() {
@@ -164,23 +183,34 @@ struct Registered {
 inline bool launch(const char* name, const unsigned (&grid)[3], unsigned threads, size_t bytes, const void* params) {
   auto found = kernels().find(name);
   if (found == kernels().end()) return false;
-  block.body = found->second;
-  block.params = params;
+  thread_local Machine mine;
+  machine = &mine;
+  mine.body = found->second;
+  mine.params = params;
+  mine.threads = threads;
+  mine.random = (grid[0] + 31ull * threads) * 0x9e3779b97f4a7c15;
   gridDim = dim3(grid[0], grid[1], grid[2]);
   blockDim = dim3(threads);
-  std::mt19937_64 random(grid[0] + 31 * threads);
+  threadIdx = dim3(0, 0, 0);
+  if (mine.copies.size() < threads) mine.copies.resize(threads);
+  mine.states.resize(threads);
+  while (mine.fibres.size() < threads) {
+    mine.fibres.emplace_back();
+    mine.states.resize(std::max(mine.states.size(), mine.fibres.size()));
+    make_fibre(mine.fibres.size() - 1);
+  }
   for (unsigned z = 0; z < grid[2]; z++)
     for (unsigned y = 0; y < grid[1]; y++)
       for (unsigned x = 0; x < grid[0]; x++) {
         blockIdx = dim3(x, y, z);
-        run_block(threads, bytes, random);
+        run_block(bytes);
       }
   return true;
 }
 
-inline unsigned lane() { return block.now % 32; }
+inline unsigned lane() { return machine->now % 32; }
 inline unsigned char* words(unsigned lane) {
-  return reinterpret_cast<unsigned char*>(&block.words[(block.now / 32 * 32 + lane) * WORDS]);
+  return reinterpret_cast<unsigned char*>(&machine->words[(machine->now / 32 * 32 + lane) * WORDS]);
 }
 
 }  // namespace on_host
@@ -190,16 +220,16 @@ inline unsigned char* words(unsigned lane) {
     __VA_ARGS__(*static_cast<const Params*>(p));                                                      \
   });
 #define KERNEL_OF_MANY(name, threads, blocks, Params, ...) KERNEL(name, threads, Params, __VA_ARGS__)
-#define SHARED_MEMORY(name) unsigned char* const name = on_host::shared.data()
+#define SHARED_MEMORY(name) unsigned char* const name = on_host::machine->shared.data()
 
-inline void __syncthreads() { on_host::wait(on_host::Waits::Block); }
-inline void __syncwarp(unsigned = ~0u) { on_host::wait(on_host::Waits::Warp); }
+inline void __syncthreads() { on_host::wait(on_host::State::WaitsForBlock); }
+inline void __syncwarp(unsigned = ~0u) { on_host::wait(on_host::State::WaitsForWarp); }
 template <class T> T shuffle(T x, unsigned from) {
   std::memcpy(on_host::words(on_host::lane()), &x, sizeof x);
-  on_host::wait(on_host::Waits::Warp);
+  on_host::wait(on_host::State::WaitsForWarp);
   T result;
   std::memcpy(&result, on_host::words(from % 32), sizeof result);
-  on_host::wait(on_host::Waits::Warp);
+  on_host::wait(on_host::State::WaitsForWarp);
   return result;
 }
 template <class T> T __shfl_xor_sync(unsigned, T x, int mask) { return shuffle(x, on_host::lane() ^ mask); }
@@ -271,7 +301,7 @@ template <class T> void mma(float (&d)[4], const Pair<T> (&a)[4], const Pair<T> 
   for (int i = 0; i < 4; i++) mine[2 * i] = to_float(a[i].x), mine[2 * i + 1] = to_float(a[i].y);
   for (int i = 0; i < 2; i++) mine[8 + 2 * i] = to_float(b[i].x), mine[8 + 2 * i + 1] = to_float(b[i].y);
   std::memcpy(on_host::words(on_host::lane()), mine, sizeof mine);
-  on_host::wait(on_host::Waits::Warp);
+  on_host::wait(on_host::State::WaitsForWarp);
   const unsigned g = on_host::lane() / 4, t = on_host::lane() % 4;
   const auto element = [](unsigned lane, int slot) { return reinterpret_cast<const float*>(on_host::words(lane))[slot]; };
   for (unsigned i = 0; i < 4; i++) {
@@ -281,13 +311,13 @@ template <class T> void mma(float (&d)[4], const Pair<T> (&a)[4], const Pair<T> 
       d[i] += element(4 * g + owner, 4 * half + 2 * row + k % 2) * element(4 * column + owner, 8 + 2 * half + k % 2);
     }
   }
-  on_host::wait(on_host::Waits::Warp);
+  on_host::wait(on_host::State::WaitsForWarp);
 }
 
 // See `load_matrices` in kernel.cuh.
 template <bool TRANSPOSED, class T> void load_matrices(Pair<T>& a, Pair<T>& b, Pair<T>& c, Pair<T>& d, const T* row) {
   std::memcpy(on_host::words(on_host::lane()), &row, sizeof row);
-  on_host::wait(on_host::Waits::Warp);
+  on_host::wait(on_host::State::WaitsForWarp);
   const unsigned g = on_host::lane() / 4, t = on_host::lane() % 4;
   const auto element = [](unsigned matrix, unsigned row, unsigned column) {
     const T* address;
@@ -305,7 +335,7 @@ template <bool TRANSPOSED, class T> void load_matrices(Pair<T>& a, Pair<T>& b, P
     else
       *pairs[matrix] = {element(matrix, g, 2 * t), element(matrix, g, 2 * t + 1)};
   }
-  on_host::wait(on_host::Waits::Warp);
+  on_host::wait(on_host::State::WaitsForWarp);
 }
 
 // See `copy_async` in kernel.cuh.
@@ -314,15 +344,15 @@ inline void copy_async(void* to, const void* from, bool inside) {
     fprintf(stderr, "kernel: copy_async between addresses that are not aligned\n");
     abort();
   }
-  on_host::copies[on_host::block.now].begun.push_back({to, from, inside});
+  on_host::machine->copies[on_host::machine->now].begun.push_back({to, from, inside});
 }
 inline void end_group_of_copies() {
-  on_host::Copies& mine = on_host::copies[on_host::block.now];
+  on_host::Copies& mine = on_host::machine->copies[on_host::machine->now];
   mine.groups.push_back(mine.begun.size());
 }
 // See `wait_for_all_groups_but` in kernel.cuh.
 inline void wait_for_groups(size_t newest) {
-  on_host::Copies& mine = on_host::copies[on_host::block.now];
+  on_host::Copies& mine = on_host::machine->copies[on_host::machine->now];
   if (mine.groups.size() <= newest) return;
   const size_t count = mine.groups.size() - newest, end = mine.groups[count - 1];
   for (size_t i = 0; i < end; i++) {
