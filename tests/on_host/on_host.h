@@ -62,7 +62,10 @@ struct Fibre {
 struct Machine {
   std::vector<Fibre> fibres;
   std::vector<State> states;
+  // What the threads of a warp show to each other, twice: what is shown next must not cover what others have still to read.
   std::vector<uint64_t> words;
+  // Which of the two each thread has used last.
+  std::vector<unsigned char> side;
   std::vector<unsigned char> shared;
   std::vector<Copies> copies;
   jmp_buf main;
@@ -106,13 +109,15 @@ inline void live() {
 // Makes a fibre, which runs until it waits for its first block.
 inline void make_fibre(size_t i) {
   Machine& m = *machine;
-  m.fibres[i].stack.reset(new char[STACK]);
+  // Tops of stacks at like addresses would push each other out of the caches.
+  const size_t size = STACK + i % 256 * 576;
+  m.fibres[i].stack.reset(new char[size]);
   m.now = i;
   m.left = 0;
   ucontext_t context;
   getcontext(&context);
   context.uc_stack.ss_sp = m.fibres[i].stack.get();
-  context.uc_stack.ss_size = STACK;
+  context.uc_stack.ss_size = size;
   context.uc_link = nullptr;
   makecontext(&context, live, 0);
   if (_setjmp(m.main) == 0) setcontext(&context);
@@ -159,7 +164,8 @@ inline void run_round() {
 inline void run_block(size_t bytes) {
   Machine& m = *machine;
   m.shared.assign(bytes, 0xff);
-  m.words.assign(m.threads * WORDS, ~0ull);
+  m.words.assign(2 * m.threads * WORDS, ~0ull);
+  m.side.assign(m.threads, 0);
   for (Copies& copies : m.copies) copies.begun.clear(), copies.groups.clear();
   m.states.assign(m.threads, State::Ready);
   do run_round();
@@ -209,8 +215,17 @@ inline bool launch(const char* name, const unsigned (&grid)[3], unsigned threads
 }
 
 inline unsigned lane() { return machine->now % 32; }
+// What a lane of this warp has shown.
 inline unsigned char* words(unsigned lane) {
-  return reinterpret_cast<unsigned char*>(&machine->words[(machine->now / 32 * 32 + lane) * WORDS]);
+  const size_t thread = machine->now / 32 * 32 + lane, side = machine->side[machine->now];
+  return reinterpret_cast<unsigned char*>(&machine->words[(2 * thread + side) * WORDS]);
+}
+// Shows something to the other lanes of the warp, and waits until they have shown theirs.
+template <class T> void show(const T& mine) {
+  static_assert(sizeof mine <= WORDS * sizeof(uint64_t));
+  machine->side[machine->now] ^= 1;
+  std::memcpy(words(lane()), &mine, sizeof mine);
+  wait(State::WaitsForWarp);
 }
 
 }  // namespace on_host
@@ -225,11 +240,9 @@ inline unsigned char* words(unsigned lane) {
 inline void __syncthreads() { on_host::wait(on_host::State::WaitsForBlock); }
 inline void __syncwarp(unsigned = ~0u) { on_host::wait(on_host::State::WaitsForWarp); }
 template <class T> T shuffle(T x, unsigned from) {
-  std::memcpy(on_host::words(on_host::lane()), &x, sizeof x);
-  on_host::wait(on_host::State::WaitsForWarp);
+  on_host::show(x);
   T result;
   std::memcpy(&result, on_host::words(from % 32), sizeof result);
-  on_host::wait(on_host::State::WaitsForWarp);
   return result;
 }
 template <class T> T __shfl_xor_sync(unsigned, T x, int mask) { return shuffle(x, on_host::lane() ^ mask); }
@@ -300,24 +313,23 @@ template <class T> void mma(float (&d)[4], const Pair<T> (&a)[4], const Pair<T> 
   float mine[12];
   for (int i = 0; i < 4; i++) mine[2 * i] = to_float(a[i].x), mine[2 * i + 1] = to_float(a[i].y);
   for (int i = 0; i < 2; i++) mine[8 + 2 * i] = to_float(b[i].x), mine[8 + 2 * i + 1] = to_float(b[i].y);
-  std::memcpy(on_host::words(on_host::lane()), mine, sizeof mine);
-  on_host::wait(on_host::State::WaitsForWarp);
+  on_host::show(mine);
   const unsigned g = on_host::lane() / 4, t = on_host::lane() % 4;
-  const auto element = [](unsigned lane, int slot) { return reinterpret_cast<const float*>(on_host::words(lane))[slot]; };
-  for (unsigned i = 0; i < 4; i++) {
-    const unsigned row = i / 2, column = 2 * t + i % 2;
-    for (unsigned k = 0; k < 16; k++) {
-      const unsigned owner = k % 8 / 2, half = k / 8;
-      d[i] += element(4 * g + owner, 4 * half + 2 * row + k % 2) * element(4 * column + owner, 8 + 2 * half + k % 2);
+  const auto shown = [](unsigned lane) { return reinterpret_cast<const float*>(on_host::words(lane)); };
+  for (unsigned k = 0; k < 16; k++) {
+    const unsigned owner = k % 8 / 2, half = k / 8;
+    const float* const rows = shown(4 * g + owner) + 4 * half + k % 2;
+    for (unsigned column = 0; column < 2; column++) {
+      const float of_b = shown(4 * (2 * t + column) + owner)[8 + 2 * half + k % 2];
+      d[column] += rows[0] * of_b;
+      d[2 + column] += rows[2] * of_b;
     }
   }
-  on_host::wait(on_host::State::WaitsForWarp);
 }
 
 // See `load_matrices` in kernel.cuh.
 template <bool TRANSPOSED, class T> void load_matrices(Pair<T>& a, Pair<T>& b, Pair<T>& c, Pair<T>& d, const T* row) {
-  std::memcpy(on_host::words(on_host::lane()), &row, sizeof row);
-  on_host::wait(on_host::State::WaitsForWarp);
+  on_host::show(row);
   const unsigned g = on_host::lane() / 4, t = on_host::lane() % 4;
   const auto element = [](unsigned matrix, unsigned row, unsigned column) {
     const T* address;
@@ -335,6 +347,7 @@ template <bool TRANSPOSED, class T> void load_matrices(Pair<T>& a, Pair<T>& b, P
     else
       *pairs[matrix] = {element(matrix, g, 2 * t), element(matrix, g, 2 * t + 1)};
   }
+  // On a GPU the warp reads as one.
   on_host::wait(on_host::State::WaitsForWarp);
 }
 
