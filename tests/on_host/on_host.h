@@ -3,7 +3,6 @@
 // begins as NaN, and a barrier that not all threads reach ends the process. It shows nothing about speed or asynchronous copies.
 #pragma once
 
-#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -51,16 +51,64 @@ struct Copies {
   std::vector<size_t> groups;  // where each group ends
 };
 
-// Where a fibre goes on. Jumps cost no system call, unlike changes of context. A fibre lives as long as its `Machine`, and runs one
-// thread of each block.
+// Where a stack goes on.
+#if defined(__x86_64__) && defined(__linux__)
+// The stack's lowest address, where the registers lie that a called function must keep. This costs no system call, unlike
+// `swapcontext`, and AddressSanitizer takes no jump for the end of a function.
+using Context = char*;
+extern "C" void polyrank_change(Context* from, Context to);
+asm(R"(
+    .text
+    .p2align 4
+    .globl polyrank_change
+    .type polyrank_change, @function
+polyrank_change:
+    push %rbp
+    push %rbx
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbx
+    pop %rbp
+    ret
+    .size polyrank_change, . - polyrank_change
+)");
+inline void change(Context& from, Context& to) { polyrank_change(&from, to); }
+inline void prepare(Context& context, char* stack, size_t size, void (*begin)()) {
+  // A function begins 8 bytes below a multiple of 16, as if it had been called.
+  char* const top = stack + size - reinterpret_cast<uintptr_t>(stack + size) % 16;
+  std::memset(top - 64, 0, 64);
+  std::memcpy(top - 16, &begin, sizeof begin);
+  context = top - 64;
+}
+#else
+using Context = ucontext_t;
+inline void change(Context& from, Context& to) { swapcontext(&from, &to); }
+inline void prepare(Context& context, char* stack, size_t size, void (*begin)()) {
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack;
+  context.uc_stack.ss_size = size;
+  context.uc_link = nullptr;
+  makecontext(&context, begin, 0);
+}
+#endif
+
+// A fibre lives as long as its `Machine`, and runs one thread of each block.
 struct Fibre {
-  jmp_buf resume;
+  Context context;
   std::unique_ptr<char[]> stack;
 };
 
 // What runs blocks: one for each thread of the process that launches kernels.
 struct Machine {
-  std::vector<Fibre> fibres;
+  std::deque<Fibre> fibres;  // whose contexts must not move
   std::vector<State> states;
   // What the threads of a warp show to each other, twice: what is shown next must not cover what others have still to read.
   std::vector<uint64_t> words;
@@ -68,7 +116,7 @@ struct Machine {
   std::vector<unsigned char> side;
   std::vector<unsigned char> shared;
   std::vector<Copies> copies;
-  jmp_buf main;
+  Context main;
   Body body = nullptr;
   const void* params = nullptr;
   // The thread that runs, and the way through the others in this round: `left` more, each `step` after the one before.
@@ -78,8 +126,8 @@ struct Machine {
 // A pointer, because each use of an object that has a destructor would ask first whether it was made.
 inline thread_local constinit Machine* machine = nullptr;
 
-// Goes on with the next fibre of the round that waits for nothing, or ends the round.
-[[noreturn]] inline void pass_on() {
+// The next fibre of the round that waits for nothing, or where the round ends.
+inline Context& following() {
   Machine& m = *machine;
   while (m.left > 0) {
     const size_t i = m.next;
@@ -89,38 +137,30 @@ inline thread_local constinit Machine* machine = nullptr;
     if (m.states[i] != State::Ready) continue;
     m.now = i;
     threadIdx.x = i;
-    _longjmp(m.fibres[i].resume, 1);
+    return m.fibres[i].context;
   }
-  _longjmp(m.main, 1);
+  return m.main;
 }
 // Lets others run until this fibre is ready again.
 inline void wait(State state) {
   Machine& m = *machine;
   m.states[m.now] = state;
-  if (_setjmp(m.fibres[m.now].resume) == 0) pass_on();
+  Context& mine = m.fibres[m.now].context;
+  change(mine, following());
 }
 inline void live() {
   for (;;) {
-    wait(State::Done);
     machine->body(machine->params);
+    wait(State::Done);
   }
 }
 
-// Makes a fibre, which runs until it waits for its first block.
-inline void make_fibre(size_t i) {
-  Machine& m = *machine;
+inline void make_fibre() {
   // Tops of stacks at like addresses would push each other out of the caches.
-  const size_t size = STACK + i % 256 * 576;
-  m.fibres[i].stack.reset(new char[size]);
-  m.now = i;
-  m.left = 0;
-  ucontext_t context;
-  getcontext(&context);
-  context.uc_stack.ss_sp = m.fibres[i].stack.get();
-  context.uc_stack.ss_size = size;
-  context.uc_link = nullptr;
-  makecontext(&context, live, 0);
-  if (_setjmp(m.main) == 0) setcontext(&context);
+  const size_t size = STACK + machine->fibres.size() % 256 * 576;
+  Fibre& fibre = machine->fibres.emplace_back();
+  fibre.stack.reset(new char[size]);
+  prepare(fibre.context, fibre.stack.get(), size, live);
 }
 
 // Lets every fibre go on that waits for a barrier which all threads of its block or warp have reached. Returns whether one may run, or
@@ -158,7 +198,7 @@ inline void run_round() {
   do m.step = random_number() % m.threads;
   while (std::gcd(m.step, m.threads) != 1);
   m.left = m.threads;
-  if (_setjmp(m.main) == 0) pass_on();
+  change(m.main, following());
 }
 
 inline void run_block(size_t bytes) {
@@ -199,12 +239,7 @@ inline bool launch(const char* name, const unsigned (&grid)[3], unsigned threads
   blockDim = dim3(threads);
   threadIdx = dim3(0, 0, 0);
   if (mine.copies.size() < threads) mine.copies.resize(threads);
-  mine.states.resize(threads);
-  while (mine.fibres.size() < threads) {
-    mine.fibres.emplace_back();
-    mine.states.resize(std::max(mine.states.size(), mine.fibres.size()));
-    make_fibre(mine.fibres.size() - 1);
-  }
+  while (mine.fibres.size() < threads) make_fibre();
   for (unsigned z = 0; z < grid[2]; z++)
     for (unsigned y = 0; y < grid[1]; y++)
       for (unsigned x = 0; x < grid[0]; x++) {
