@@ -156,6 +156,7 @@ pub(super) struct Claim {
 /// An adapter that waits for a place among the claims. Its files are read again then, for the same purpose.
 pub(super) struct Outside {
     pub(super) name: Arc<str>,
+    pub(super) bytes: usize,
     pub(super) purpose: Purpose,
     /// Since when it waits for room.
     pub(super) asked: Instant,

@@ -114,7 +114,7 @@ impl State {
                     let turn = self.turn(&claim);
                     let Claim { name, purpose, asked, .. } = claim;
                     let place = self.outside.partition_point(|other| other.turn <= turn);
-                    return self.outside.insert(place, Outside { name, purpose, asked, turn });
+                    return self.outside.insert(place, Outside { name, bytes, purpose, asked, turn });
                 }
                 Room::Now(_) | Room::Later(_) => self.busy(&claim.name, bytes),
             }
@@ -185,10 +185,10 @@ impl State {
         let limit = self.room_wait;
         let is_late = |outside: &Outside| now.saturating_duration_since(outside.asked) >= limit;
         while let Some(late) = self.outside.iter().position(is_late)
-            && let Some(Outside { name, purpose, .. }) = self.outside.remove(late)
+            && let Some(Outside { name, bytes, purpose, .. }) = self.outside.remove(late)
         {
             self.entry(&name).parked = false;
-            let error = self.busy_again(&name);
+            let error = self.busy(&name, bytes);
             self.fail(&name, purpose, None, error, now);
             self.serve(&name, now);
             self.prune(&name, now);

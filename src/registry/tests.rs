@@ -266,7 +266,7 @@ fn updates_that_find_no_room_in_time_are_told_so() {
     assert!(world.errors.is_empty() && world.replies.is_empty());
     assert!(world.state.snapshot("a").unwrap().problem.is_none());
     world.tick(2000);
-    assert!(matches!(&world.replies[..], [Err(RegistryError::Busy { .. })]));
+    assert!(matches!(&world.replies[..], [Err(RegistryError::Busy { bytes: 40, held: 40, .. })]));
     assert!(matches!(&world.errors[..], [RegistryError::Busy { .. }, RegistryError::Busy { .. }]), "b and c");
     world.run(10, 2, 2000);
     assert!(world.state.snapshot("a").unwrap().problem.is_some_and(|problem| problem.contains("in use")));
