@@ -62,9 +62,9 @@ pub(super) struct State {
     pub(super) residents: Residents,
     /// Where the residents are.
     tier: Tier,
-    /// The versions that wait for room, first come first served.
+    /// The versions that wait for room, in the order of their turns.
     pub(super) claims: VecDeque<Claim>,
-    /// The adapters that wait for a place among the claims, first come first served.
+    /// The adapters that wait for a place among the claims, in the order of their turns.
     pub(super) outside: VecDeque<Outside>,
     /// The adapters' folder with all links resolved, as of the last look.
     pub(super) root: Option<PathBuf>,

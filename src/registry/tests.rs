@@ -38,6 +38,22 @@ impl World {
         Self { state, start, pins: Vec::new(), errors: Vec::new(), replies: Vec::new(), jobs: Vec::new() }
     }
 
+    /// Memory for one adapter, which a holds; b waits in the line. Outside of it wait, from milliseconds 2 to 4: c, which is asked for,
+    /// a new version of a, and d, which is put.
+    fn crowded() -> Self {
+        let mut world = Self::new(10);
+        for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
+            // The callers wait for as long as the test lasts.
+            std::mem::forget(world.ask(name, at as u64));
+            world.run(10, 1, at as u64);
+        }
+        world.tick(3);
+        world.run(10, 2, 3);
+        world.order("d", OrderKind::Put("d".into()), None, 4);
+        world.run(10, 3, 4);
+        world
+    }
+
     fn at(&self, milliseconds: u64) -> Instant {
         self.start + Duration::from_millis(milliseconds)
     }
@@ -195,18 +211,7 @@ fn wait_for_room_ends() {
 /// Updates have their turn like first loads, also where others wait for room all the time.
 #[test]
 fn updates_wait_for_room_in_the_order_in_which_they_came() {
-    let mut world = World::new(10);
-    let _a = world.ask("a", 0);
-    world.run(10, 1, 0);
-    let _b = world.ask("b", 1);
-    world.run(10, 1, 1);
-    let _c = world.ask("c", 2);
-    world.run(10, 1, 2);
-    // The files of a have changed, another adapter is put, and one more is asked for.
-    world.tick(3);
-    world.run(10, 2, 3);
-    world.order("d", OrderKind::Put("d".into()), None, 4);
-    world.run(10, 3, 4);
+    let mut world = World::crowded();
     let _e = world.ask("e", 5);
     world.run(10, 1, 5);
     assert_eq!((world.pinned(), world.state.counters.refused_updates), (vec!["a"], 0));
@@ -251,17 +256,7 @@ fn new_version_goes_before_first_loads_that_have_not_waited_much_longer() {
 /// What waits outside the line is told when its time is over.
 #[test]
 fn updates_that_find_no_room_in_time_are_told_so() {
-    let mut world = World::new(10);
-    let _a = world.ask("a", 0);
-    world.run(10, 1, 0);
-    let _b = world.ask("b", 1);
-    world.run(10, 1, 1);
-    let _c = world.ask("c", 2);
-    world.run(10, 1, 2);
-    world.tick(3);
-    world.run(10, 2, 3);
-    world.order("d", OrderKind::Put("d".into()), None, 4);
-    world.run(10, 3, 4);
+    let mut world = World::crowded();
     world.tick(1000);
     assert!(world.errors.is_empty() && world.replies.is_empty());
     assert!(world.state.snapshot("a").unwrap().problem.is_none());
