@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -38,12 +39,21 @@ pub fn divide(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
     ranges
 }
 
+/// How long a thread spins without work until it returns to what it may be inside of, for each thread of the pool: each return is told
+/// to all threads.
+const SPELL: Duration = Duration::from_micros(200);
+
 /// The number of jobs inside [`with_spinning_pool`].
 static JOBS: AtomicUsize = AtomicUsize::new(0);
+
+/// The number of calls to spin.
+static CALLS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// Whether this thread is inside [`with_spinning_pool`], or spins for it.
     static ENGAGED: Cell<bool> = const { Cell::new(false) };
+    /// The number of calls to spin that this thread need not follow any more.
+    static FOLLOWED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `job` while the pool's other threads spin. Its operations are shorter than the time a sleeping thread needs to wake.
@@ -53,24 +63,40 @@ pub fn with_spinning_pool<T: Send>(job: impl FnOnce() -> T + Send) -> T {
         let _job = Job::begin();
         let _engaged = Engaged::new();
         if rayon::current_num_threads() > 1 {
-            rayon::spawn_broadcast(|_| spin());
+            call_to_spin();
         }
         job()
     })
 }
 
+/// Calls all threads of this pool to spin.
+fn call_to_spin() {
+    let call = CALLS.fetch_add(1, Ordering::AcqRel) + 1;
+    rayon::spawn_broadcast(move |_| spin(call));
+}
+
 /// Executes the pool's work until no job runs. A thread that spins may take up the call to spin for another job. If it followed that
 /// call, jobs that overlap without end would deepen its stack without end. So a thread spins once, for all jobs.
-fn spin() {
-    if ENGAGED.get() {
+///
+/// A thread may also take up a call where it waits inside a part of a job. That job ends only after the thread has gone on with the part.
+/// So a thread that finds no work for a while returns, and follows the next call, its own, unless it has something else to do.
+fn spin(call: usize) {
+    if ENGAGED.get() || call <= FOLLOWED.get() {
         return;
     }
     let _engaged = Engaged::new();
+    let until = Instant::now() + SPELL * rayon::current_num_threads() as u32;
     // A thread that starts late sees that the job is done.
     while JOBS.load(Ordering::Acquire) > 0 {
-        if rayon::yield_now() != Some(rayon::Yield::Executed) {
-            // Yield to other threads, which tokenize texts or write responses.
-            std::thread::yield_now();
+        if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            continue;
+        }
+        // Yield to other threads, which tokenize texts or write responses.
+        std::thread::yield_now();
+        if Instant::now() > until {
+            // All calls until now were for the jobs that it has just spun for.
+            FOLLOWED.set(CALLS.load(Ordering::Acquire));
+            return call_to_spin();
         }
     }
 }
@@ -169,6 +195,7 @@ fn on_each<P: Send>(groups: &[ThreadPool], places: &mut [P], work: &(impl Fn(&mu
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
 
     use proptest::prelude::*;
     use rayon::prelude::*;
@@ -206,7 +233,7 @@ mod tests {
     fn map_returns_results_in_order() {
         let workers = Workers::new(1000).unwrap();
         let slow = |i: usize| {
-            std::thread::sleep(std::time::Duration::from_micros(((7 * i) % 5) as u64 * 100));
+            std::thread::sleep(Duration::from_micros(((7 * i) % 5) as u64 * 100));
             i * i
         };
         assert_eq!(workers.map(20, slow), (0..20).map(|i| i * i).collect::<Vec<_>>());
@@ -265,6 +292,51 @@ mod tests {
         assert_eq!(begun.into_inner(), JOBS);
     }
 
+    /// A thread may begin a part of a job before it hears of the call to spin, and hear of it when it waits inside that part. The job
+    /// waits for the part, so that a thread that spun there until the job is done would never go on.
+    #[test]
+    fn a_call_to_spin_inside_a_part_of_the_job_does_not_hold_the_part_up() {
+        let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let [waits, begun, stolen, finished] = [(); 4].map(|()| AtomicBool::new(false));
+        let wait = |flag: &AtomicBool| {
+            while !flag.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+        };
+        // One thread runs the job, once the other has the part. It does the pool's work until the part is finished.
+        let job = || {
+            wait(&waits);
+            with_spinning_pool(|| {
+                begun.store(true, Ordering::Release);
+                while !finished.load(Ordering::Acquire) {
+                    rayon::yield_now();
+                }
+            });
+        };
+        // The other runs the part. The job's thread takes half of it, so that the other waits for that half and hears of the call.
+        let half = || {
+            stolen.store(true, Ordering::Release);
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let part = || {
+            waits.store(true, Ordering::Release);
+            wait(&begun);
+            rayon::join(|| wait(&stolen), half);
+            finished.store(true, Ordering::Release);
+        };
+        std::thread::scope(|scope| {
+            // It ends the job where the part is held up, so that the test fails instead of running for ever.
+            scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(20);
+                while !finished.load(Ordering::Acquire) && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                assert!(finished.swap(true, Ordering::AcqRel), "the part was held up");
+            });
+            pool.join(job, part);
+        });
+    }
+
     /// Passes of all forms at once, with large allocations that threads free for each other. It ends unless a wake-up is lost.
     #[test]
     fn passes_of_many_callers_all_finish() {
@@ -275,14 +347,14 @@ mod tests {
             let (left, right) = rayon::join(|| parts[..4].iter().map(|p| p[0]).sum::<usize>(), || parts[4..].len());
             left + right
         };
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let until = Instant::now() + Duration::from_secs(2);
         let expected = |seed: usize| 4 * seed + 6 + 4;
         std::thread::scope(|scope| {
             for caller in 0..4 {
                 let (workers, work) = (&workers, &work);
                 scope.spawn(move || {
                     let mut seed = caller;
-                    while std::time::Instant::now() < until {
+                    while Instant::now() < until {
                         assert_eq!(with_spinning_pool(|| work(seed)), expected(seed));
                         assert_eq!(workers.map(3, |i| work(seed + i)), [0, 1, 2].map(|i| expected(seed + i)));
                         seed += 4;
