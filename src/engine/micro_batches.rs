@@ -39,9 +39,9 @@ pub fn divide(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-/// How long a thread spins without work until it returns to what it may be inside of, for each thread of the pool: each return is told
-/// to all threads.
-const SPELL: Duration = Duration::from_micros(200);
+/// How long a thread spins until it returns to what it may be inside of. In that case a pass waits so long; in all others a return only
+/// costs time, because it is told to all threads.
+const SPELL: Duration = Duration::from_millis(2);
 
 /// The number of jobs inside [`with_spinning_pool`].
 static JOBS: AtomicUsize = AtomicUsize::new(0);
@@ -79,13 +79,13 @@ fn call_to_spin() {
 /// call, jobs that overlap without end would deepen its stack without end. So a thread spins once, for all jobs.
 ///
 /// A thread may also take up a call where it waits inside a part of a job. That job ends only after the thread has gone on with the part.
-/// So a thread that finds no work for a while returns, and follows the next call, its own, unless it has something else to do.
+/// So a thread returns after a while, and follows the next call, its own, unless it has something else to do.
 fn spin(call: usize) {
     if ENGAGED.get() || call <= FOLLOWED.get() {
         return;
     }
     let _engaged = Engaged::new();
-    let until = Instant::now() + SPELL * rayon::current_num_threads() as u32;
+    let until = Instant::now() + SPELL;
     // A thread that starts late sees that the job is done.
     while JOBS.load(Ordering::Acquire) > 0 {
         if rayon::yield_now() == Some(rayon::Yield::Executed) {
