@@ -70,13 +70,17 @@ impl Server {
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Value {
-        let reply = ureq::post(format!("{}{path}", self.url)).send_json(body);
-        reply.unwrap().body_mut().read_json().unwrap()
+        let request = ureq::post(format!("{}{path}", self.url)).header("content-type", "application/json");
+        json(request.send(body.to_string()))
     }
 
     fn get(&self, path: &str) -> Value {
-        ureq::get(format!("{}{path}", self.url)).call().unwrap().body_mut().read_json().unwrap()
+        json(ureq::get(format!("{}{path}", self.url)).call())
     }
+}
+
+fn json(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Value {
+    serde_json::from_reader(response.unwrap().body_mut().as_reader()).unwrap()
 }
 
 impl Drop for Server {
