@@ -27,10 +27,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn post(url: &str, question: &Value) -> Result<Value, ureq::Error> {
-    let mut request = ureq::post(url);
+fn post(url: &str, question: &Value) -> Result<Value, Box<dyn Error>> {
+    let mut request = ureq::post(url).header("content-type", "application/json");
     if let Ok(key) = env::var("POLYRANK_API_KEY") {
         request = request.header("authorization", format!("Bearer {key}"));
     }
-    request.send_json(question)?.body_mut().read_json()
+    let mut answer = request.send(question.to_string())?;
+    Ok(serde_json::from_reader(answer.body_mut().as_reader())?)
 }
