@@ -156,7 +156,10 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
         let (w, w_tail) = split::<S, C>(w, part.len());
         let mut acc = [[simd.splat_f32s(0.0); C]; R];
         for step in 0..part.len() / S::F32_LANES {
-            let w: [S::f32s; C] = std::array::from_fn(|c| w[c][step]);
+            let w: [S::f32s; C] = std::array::from_fn(
+                #[inline(always)]
+                |c| w[c][step],
+            );
             for r in 0..R {
                 let x = x[r][step];
                 for c in 0..C {

@@ -118,8 +118,8 @@ impl Tile<'_> {
         let bias = bias.and_then(|bias| bias[column..].first_chunk()).unwrap_or(&NONE);
         match scale {
             None => {
-                for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
-                    y.write(f32::from_bits(*sum) + bias);
+                for i in 0..COLUMNS {
+                    y[i].write(f32::from_bits(sums[i]) + bias[i]);
                 }
             }
             Some(scale) => {

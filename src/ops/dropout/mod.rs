@@ -33,6 +33,7 @@ impl Dropout {
 }
 
 /// SplitMix64 (Steele et al. 2014).
+#[inline]
 #[must_use]
 pub fn splitmix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);

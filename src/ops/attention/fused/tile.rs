@@ -89,10 +89,10 @@ fn product<S: Simd, const R: usize, const C: usize>(
             #[inline(always)]
             |c| right[c],
         );
-        for (sums, left) in sums.iter_mut().zip(left) {
-            let left = simd.splat_f32s(left[l]);
-            for (sum, right) in sums.iter_mut().zip(right) {
-                *sum = simd.mul_add_e_f32s(left, right, *sum);
+        for r in 0..R {
+            let left = simd.splat_f32s(left[r][l]);
+            for c in 0..C {
+                sums[r][c] = simd.mul_add_e_f32s(left, right[c], sums[r][c]);
             }
         }
     }
