@@ -25,7 +25,7 @@ use polyrank::params::{Backend, Precision};
 use polyrank::server::{ApiKey, Config};
 use serde_json::{Value, json};
 
-use self::harness::{Answer, Gate, Running, World, golden, wait_until};
+use self::harness::{Answer, Gate, Running, World, golden, gzip, wait_until};
 
 const TEXT: &str = r#"{"inputs": "The plot was not very good."}"#;
 

@@ -157,9 +157,11 @@ impl OpenFiles {
         Ok(Files { config: self.config.read()?, weights: self.weights.read()?, labels })
     }
 
-    /// The names and shapes of the tensors, from the head of the weights file, and the content of `config.json`.
-    pub(super) fn heads(self) -> Result<(Bytes, Option<Bytes>), AdapterError> {
-        Ok((self.weights.read_header()?, self.labels.map(OpenFile::read).transpose()?))
+    /// The names and shapes of the tensors, from the head of the weights file, with that file's size in bytes; and the content of
+    /// `config.json`.
+    pub(super) fn heads(self) -> Result<(Bytes, u64, Option<Bytes>), AdapterError> {
+        let size = self.weights.metadata.len();
+        Ok((self.weights.read_header()?, size, self.labels.map(OpenFile::read).transpose()?))
     }
 }
 

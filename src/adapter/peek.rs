@@ -56,7 +56,7 @@ pub fn summary(dir: &Path, layout: &Layout) -> Result<Summary, AdapterError> {
         #[serde(default)]
         shape: Vec<usize>,
     }
-    let (header, labels) = OpenFiles::open(dir)?.heads()?;
+    let (header, size, labels) = OpenFiles::open(dir)?.heads()?;
     let entries: HashMap<String, Entry> =
         serde_json::from_slice(&header.bytes).map_err(|error| AdapterError::malformed(&header.file, error))?;
     let shapes: HashMap<String, Vec<usize>> = entries
@@ -67,12 +67,19 @@ pub fn summary(dir: &Path, layout: &Layout) -> Result<Summary, AdapterError> {
     let rank = |site| rank(site).copied().unwrap_or(0);
     let of = |module| (0..layout.layers).map(|layer| rank(Site { layer, module })).collect();
     let ranks = Ranks(layout.modules.iter().enumerate().map(|(i, module)| (module.label, of(i))).collect());
-    let outputs = layout.head.iter().find_map(|parameter| {
+    let head = layout.head.iter().find_map(|parameter| {
         let dim = parameter.shape.iter().position(|dim| *dim == Dim::Labels)?;
-        shapes.get(&parameter.name)?.get(dim).copied().filter(|outputs| *outputs > 0)
+        let shape = shapes.get(&parameter.name)?;
+        Some((shape, *shape.get(dim).filter(|outputs| **outputs > 0)?))
     });
-    let outputs =
-        outputs.ok_or_else(|| AdapterError::malformed(&header.file, "no tensor shows the number of labels"))?;
+    let (shape, outputs) =
+        head.ok_or_else(|| AdapterError::malformed(&header.file, "no tensor shows the number of labels"))?;
+    // Otherwise the header alone would decide how much memory the names take.
+    let elements = shape.iter().try_fold(1u64, |elements, &dim| elements.checked_mul(dim as u64));
+    if elements.is_none_or(|elements| elements > size) {
+        let reason = format!("a head of shape {shape:?} cannot lie in {size} bytes");
+        return Err(AdapterError::malformed(&header.file, reason));
+    }
     let file = labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file).to_owned();
     let labels = Labels::parse(labels.as_ref())?.names(&file, outputs)?;
     Ok(Summary { ranks, labels, first_active_site: layout.sites().find(|&site| rank(site) > 0) })

@@ -20,14 +20,11 @@ impl Worker for Shared {
     fn work(self: Arc<Self>, job: Job) {
         match job {
             Job::Adapter(name) => adapter(&self, &name),
-            Job::Root => {
-                match self.root.canonicalize() {
-                    Ok(root) if root.is_dir() => self.with(|state| state.look_at_root(Some(root))),
-                    Err(error) if !is_absent(&error) => {}
-                    _ => self.with(|state| state.look_at_root(None)),
-                }
-                self.loader.looked_at_root();
-            }
+            Job::Root => match self.root.canonicalize() {
+                Ok(root) if root.is_dir() => self.with(|state| state.look_at_root(Some(root))),
+                Err(error) if !is_absent(&error) => {}
+                _ => self.with(|state| state.look_at_root(None)),
+            },
             Job::List => {
                 let waiting = self.loader.take_listing();
                 let list = self.list();
@@ -55,6 +52,13 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
     match &work.purpose {
         Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => {
             return place.find().map(|_| Outcome::Exists);
+        }
+        // It is read once it is asked for.
+        Purpose::Look if !work.resident => {
+            return match place.find() {
+                Err(gone @ RegistryError::NotFound { .. }) => Err(gone),
+                _ => Ok(Outcome::Exists),
+            };
         }
         Purpose::Look => {
             if let Some(outcome) = seen(shared, work) {

@@ -3,6 +3,7 @@
 //! number of all threads is bounded nonetheless.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::RegistryError;
 use super::status::Status;
+use crate::panics;
 
 /// The number of threads that work at a time.
 const WORKING: usize = 4;
@@ -115,13 +117,15 @@ impl Loader {
             let Some(job) = queue.jobs.pop_front().filter(|_| !queue.stopped) else { return };
             queue.busy.insert(number, Instant::now());
             drop(queue);
-            Arc::clone(worker).work(job);
+            let is_root = matches!(job, Job::Root);
+            // The thread and its place among the busy ones outlive a job that panics.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Arc::clone(worker).work(job))) {
+                tracing::error!("reading the adapters' folder failed: {}", panics::message(&*panic));
+            }
+            if is_root {
+                lock(&self.queue).root = false;
+            }
         }
-    }
-
-    /// A look at the adapters' folder has ended.
-    pub(super) fn looked_at_root(&self) {
-        lock(&self.queue).root = false;
     }
 
     /// The callers that wait for the list of all adapters.
@@ -169,4 +173,55 @@ impl Loader {
 /// Locks. A panic in another thread does not matter, because what is locked is consistent after every statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    /// Panics in looks at the adapters' folder and in lists, and tells the names of the other jobs.
+    struct Broken {
+        loader: Loader,
+        names: Mutex<Sender<Arc<str>>>,
+    }
+
+    impl Worker for Broken {
+        fn loader(&self) -> &Loader {
+            &self.loader
+        }
+
+        fn work(self: Arc<Self>, job: Job) {
+            match job {
+                Job::Adapter(name) => lock(&self.names).send(name).unwrap(),
+                Job::List => {
+                    let _waiting = self.loader.take_listing();
+                    panic!("a list that fails");
+                }
+                Job::Root => panic!("a look that fails"),
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_that_panic_leave_the_threads_and_what_is_queued() {
+        let (names, received) = channel();
+        let worker = Arc::new(Broken { loader: Loader::default(), names: Mutex::new(names) });
+        for _ in 0..2 * MOST_THREADS {
+            let (reply, answer) = oneshot::channel();
+            worker.loader.list(&worker, reply);
+            assert!(answer.blocking_recv().is_err());
+        }
+        worker.loader.look_at_root(&worker);
+        while lock(&worker.loader.queue).root {
+            thread::yield_now();
+        }
+        worker.loader.push(&worker, Job::Adapter("a".into()));
+        assert_eq!(&*received.recv().unwrap(), "a");
+        assert!(lock(&worker.loader.queue).busy.len() <= WORKING);
+        worker.loader.stop();
+    }
 }

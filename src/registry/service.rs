@@ -61,9 +61,10 @@ impl State {
 
     /// Why a version that was read must not come into service.
     fn refusal(&mut self, name: &str, purpose: &Purpose, same: bool) -> Option<RegistryError> {
-        let manual = self.updates == Updates::Manual;
+        let (manual, stopped) = (self.updates == Updates::Manual, self.stopped);
         let entry = self.entry(name);
         match purpose {
+            _ if stopped => Some(RegistryError::Stopped),
             Purpose::Order(order) => entry.agrees(name, order.expected).err(),
             _ if entry.withdrawn => Some(missing(name)),
             _ if manual && !same && entry.current.is_some() => Some(RegistryError::Changed { name: name.into() }),

@@ -78,8 +78,8 @@ pub(super) struct State {
     pub(super) room_wait: Duration,
     /// The names that were used since the last tick, or whose files are changing.
     pub(super) touched: Vec<Arc<str>>,
-    /// The residents that this sweep has still to look at.
-    pub(super) sweep: Vec<Arc<str>>,
+    /// The adapters in service that this sweep has still to look at, and how many of them it looks at in a tick.
+    pub(super) sweep: (Vec<Arc<str>>, usize),
     pub(super) effects: Vec<Effect>,
 }
 
@@ -100,7 +100,7 @@ impl State {
             updates: settings.updates,
             room_wait: settings.room_wait,
             touched: Vec::new(),
-            sweep: Vec::new(),
+            sweep: (Vec::new(), 0),
             effects: Vec::new(),
         }
     }
@@ -260,7 +260,7 @@ impl State {
         } else if !entry.waiters.is_empty() && !resident {
             Some(Purpose::Load)
         } else {
-            (look && resident).then_some(Purpose::Look)
+            (look && entry.current.is_some()).then_some(Purpose::Look)
         };
         let Some(purpose) = purpose else {
             entry.recalled = None;

@@ -92,6 +92,7 @@ impl World {
             let Some(work) = self.state.begin(&name, now) else { continue };
             let outcome = match &work.purpose {
                 Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => Outcome::Exists,
+                Purpose::Look if !work.resident => Outcome::Exists,
                 _ => Outcome::Found(Box::new(found(work.folder.clone(), numbers, digest))),
             };
             self.state.finish(&name, work.purpose, Ok(outcome), now);

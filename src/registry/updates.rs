@@ -2,7 +2,7 @@
 //! only queues jobs, so that a dead disk does not stop it.
 //!
 //! Looks cost three system calls each. An adapter that was used since the last tick is looked at in the next one, and the others in
-//! turn. Polling sees every change on every file system, also on network volumes and behind links, where the system would send no
+//! turn, also those that were evicted: without their folder, they are in service no more. Polling sees every change on every file system, also on network volumes and behind links, where the system would send no
 //! notification.
 
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// The adapters' folder itself is looked at in every tick of this number.
 const ROOT_TICKS: u64 = 2;
 
-/// All residents are looked at within this many ticks, used or not.
+/// All adapters in service are looked at within this many ticks, used or not.
 const SWEEP_TICKS: usize = 40;
 /// Of how many adapters that are not in service the reason is remembered.
 pub(super) const MOST_FAILED: usize = 256;
@@ -63,11 +63,14 @@ impl State {
             }
             self.look(&name, now);
         }
-        if self.sweep.is_empty() {
-            self.sweep = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
+        if self.sweep.0.is_empty() {
+            let served = self.entries.iter().filter(|(_, entry)| entry.current.is_some());
+            let names: Vec<_> = served.map(|(name, _)| Arc::clone(name)).collect();
+            let step = names.len().div_ceil(SWEEP_TICKS);
+            self.sweep = (names, step);
         }
-        let left = self.sweep.len().saturating_sub(self.residents.len().div_ceil(SWEEP_TICKS));
-        for name in self.sweep.split_off(left) {
+        let (names, step) = &mut self.sweep;
+        for name in names.split_off(names.len().saturating_sub(*step)) {
             self.look(&name, now);
         }
     }
@@ -80,10 +83,10 @@ impl State {
         }
     }
 
-    /// Has the files of an adapter in memory looked at.
+    /// Has the files of an adapter in service looked at.
     fn look(&mut self, name: &Arc<str>, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        if entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key)) && !entry.parked {
+        if entry.current.is_some() && !entry.parked {
             entry.look = true;
             self.queue(name, now);
         }
@@ -99,7 +102,7 @@ impl State {
             && self.root.as_ref() != Some(&root)
         {
             // Every adapter may be another one in the new folder.
-            self.sweep.clear();
+            self.sweep.0.clear();
             let names: Vec<_> = self.residents.keys().map(|key| Arc::clone(&key.name)).collect();
             names.iter().for_each(|name| self.touch(name));
             self.root = Some(root);

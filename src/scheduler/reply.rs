@@ -119,8 +119,9 @@ struct ReplyState {
     computed: Duration,
     /// `None` once the answer is sent.
     sender: Option<oneshot::Sender<Outcome>>,
-    /// The pins of the rows' adapters. They are dropped before the answer is sent, so that a client with an answer finds its
-    /// adapters unpinned.
+    /// The pins of the rows' adapters, until all rows have run. They are dropped before the answer is sent, so that a client with an
+    /// answer finds its adapters unpinned. Those of a request that fails live until its last row is dropped, because a batch may
+    /// still run some of its rows.
     pins: Vec<Pin>,
 }
 
@@ -184,6 +185,7 @@ impl PendingReply {
 
 impl ReplyState {
     fn answer(&mut self, accepted: Instant) {
+        self.pins.clear();
         let queued = self.first.map_or(Duration::ZERO, |first| first.saturating_duration_since(accepted));
         let logits = std::mem::take(&mut self.logits);
         self.send(Ok(Answered { logits, queued, computed: self.computed }));
@@ -191,7 +193,6 @@ impl ReplyState {
 
     /// Sends the answer, unless one was sent before.
     fn send(&mut self, outcome: Outcome) {
-        self.pins.clear();
         if let Some(sender) = self.sender.take() {
             // Sending fails if the client has gone away.
             let _ = sender.send(outcome);

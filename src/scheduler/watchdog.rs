@@ -134,14 +134,22 @@ fn watch(
     callback: &OnceLock<Callback>,
 ) {
     let (mut watch, tick) = (Watch::new(), patience.tick());
+    // Whether the last look gave the pass up. It may still have ended before the next one.
+    let mut hopeless = false;
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-        let Some(verdict) = watch.look(progress, patience, tick) else { continue };
+        let verdict = watch.look(progress, patience, tick);
+        let Some(verdict) = verdict else {
+            // The report has been logged in the tick between.
+            if std::mem::take(&mut hopeless)
+                && let Some(callback) = callback.get()
+            {
+                callback();
+            }
+            continue;
+        };
+        hopeless = verdict == Verdict::Hopeless;
         // If the thread that logs stands still too, the report is lost.
         let _ = reports.try_send((verdict, watch.ran));
-        if let (Verdict::Hopeless, Some(callback)) = (verdict, callback.get()) {
-            thread::sleep(tick);
-            callback();
-        }
     }
 }
 
@@ -194,5 +202,26 @@ mod tests {
         assert_eq!(look(100), None, "told once");
         progress.rest();
         assert_eq!((look(1), progress.stalled()), (Some(Verdict::Fine), None));
+    }
+    #[test]
+    fn pass_that_ends_once_it_is_given_up_ends_nothing() {
+        // It is given up as soon as it has taken a second. The next look is a second later.
+        let (unknown, grace) = (SECOND, Duration::ZERO);
+        let patience = Patience { times: 1, least: 10 * SECOND, unknown, grace };
+        let (progress, callback) = (Progress::default(), OnceLock::new());
+        let call: Callback = Box::new(|| panic!("given up"));
+        let _ = callback.set(call);
+        let (stop, stopped) = channel();
+        let (reports, received) = sync_channel(2);
+        progress.begin(None);
+        thread::scope(|scope| {
+            let (progress, patience, callback) = (&progress, &patience, &callback);
+            let watching = scope.spawn(move || watch(progress, patience, &stopped, &reports, callback));
+            assert_eq!(received.recv().map(|(verdict, _)| verdict), Ok(Verdict::Hopeless));
+            progress.rest();
+            assert_eq!(received.recv().map(|(verdict, _)| verdict), Ok(Verdict::Fine));
+            drop(stop);
+            assert!(watching.join().is_ok());
+        });
     }
 }

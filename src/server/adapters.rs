@@ -4,7 +4,6 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
@@ -14,8 +13,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::app::App;
-use super::body;
 use super::classify::json;
+use super::content::Content;
 use super::error::{ApiError, Errors};
 use super::extract::path;
 use crate::registry::{Expected, Registry, RegistryError, Status};
@@ -73,10 +72,9 @@ pub(super) async fn put(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-    body: Body,
+    Content(bytes): Content,
 ) -> Result<impl IntoResponse, ApiError> {
     let (name, expected) = (path(name)?, expected(&headers)?);
-    let bytes = body::read(body, app.config().payload_limit).await?;
     let put = if bytes.trim_ascii().is_empty() { Put::default() } else { json::read(&bytes)? };
     if !Registry::is_name(&name) {
         return Err(ApiError::Unprocessable(format!("{name:?} cannot be the name of an adapter")));

@@ -86,7 +86,8 @@ impl App {
         let scheduler = Scheduler::pipelined(limits, pipeline, begin, move |batch| measured.batch_ran(batch))
             .map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
-        let bodies = Arc::new(Bodies::new(config.body_memory.max(config.payload_limit)));
+        let bodies =
+            Arc::new(Bodies::new(config.body_memory.max(config.payload_limit.saturating_mul(Bodies::LARGEST))));
         #[cfg(feature = "otlp")]
         let traces = config.otlp_endpoint.as_ref().map(Traces::to).transpose()?;
         Ok(Self {

@@ -34,6 +34,10 @@ pub(super) struct Room {
 }
 
 impl Bodies {
+    /// The room that the largest body takes, as a multiple of `--payload-limit`: one that is compressed, and the buffer in which it
+    /// is unpacked, which grows to up to twice its content.
+    pub(super) const LARGEST: usize = 3;
+
     /// Memory for `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, taken: AtomicUsize::new(0) }

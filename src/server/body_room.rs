@@ -35,7 +35,7 @@ pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, nex
     };
     let body = match known {
         Some(_) => body,
-        None => Body::new(Counted { body, room: Arc::clone(&room), received: 0, limit }),
+        None => Body::new(Counted { body, room: Arc::clone(&room), received: 0, limit, refused: false }),
     };
     // A body that grows when it is unpacked takes more room.
     head.extensions.insert(Arc::clone(&room));
@@ -50,6 +50,8 @@ struct Counted {
     room: Arc<Room>,
     received: usize,
     limit: usize,
+    /// Whether there was no room for it. The rest of it is not kept, and takes none.
+    refused: bool,
 }
 
 impl HttpBody for Counted {
@@ -61,10 +63,13 @@ impl HttpBody for Counted {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref) {
+        if !self.refused
+            && let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref)
+        {
             self.received = self.received.saturating_add(data.len());
             // A vector that grows has up to twice the capacity that it needs.
             if let Err(full) = self.room.grow_to(self.received.min(self.limit).saturating_mul(2)) {
+                self.refused = true;
                 return Poll::Ready(Some(Err(axum::Error::new(full))));
             }
         }

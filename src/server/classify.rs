@@ -17,7 +17,6 @@ pub(super) mod shapes;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -30,7 +29,7 @@ use self::shapes::polyrank::{self, ByAdapter};
 use self::shapes::router::{self, HostLabel};
 use self::shapes::{tei, vllm};
 use super::app::App;
-use super::body;
+use super::content::Content;
 use super::deadline::Deadline;
 use super::error::{ApiError, Errors};
 use super::extract::path;
@@ -56,10 +55,10 @@ pub(super) async fn classify(
     State(app): State<Arc<App>>,
     Extension(deadline): Extension<Deadline>,
     name: Result<Path<String>, PathRejection>,
-    body: Body,
+    Content(body): Content,
 ) -> Result<Response, ApiError> {
     let name = path(name)?;
-    let request = polyrank::parse(&body::read(body, app.config().payload_limit).await?, name)?;
+    let request = polyrank::parse(&body, name)?;
     let scoring = request.scoring;
     let outcome = run(&app, request, deadline).await?;
     let lists = outcome.only().ranked(scoring)?;
@@ -80,9 +79,8 @@ pub(super) async fn bare(
     Extension(deadline): Extension<Deadline>,
     Extension(id): Extension<RequestId>,
     host: HostLabel,
-    body: Body,
+    Content(body): Content,
 ) -> Result<Response, ApiError> {
-    let body = body::read(body, app.config().payload_limit).await?;
     match Shape::of(&body)? {
         Shape::Several => {
             let request = polyrank::parse_several(&body)?;
@@ -106,9 +104,8 @@ pub(super) async fn v1(
     Extension(deadline): Extension<Deadline>,
     Extension(id): Extension<RequestId>,
     host: HostLabel,
-    body: Body,
+    Content(body): Content,
 ) -> Result<Response, ApiError> {
-    let body = body::read(body, app.config().payload_limit).await?;
     vllm_answer(&app, vllm::parse(&body, host)?, deadline, &id).await
 }
 
@@ -123,10 +120,9 @@ pub(super) async fn predict(
     State(app): State<Arc<App>>,
     Extension(deadline): Extension<Deadline>,
     name: Result<Path<String>, PathRejection>,
-    body: Body,
+    Content(body): Content,
 ) -> Result<Response, ApiError> {
     let adapters = Adapters::Named(vec![path(name)?]);
-    let body = body::read(body, app.config().payload_limit).await?;
     predictions(&app, tei::parse(&body, adapters)?, deadline).await
 }
 
@@ -139,10 +135,9 @@ pub(super) async fn bare_predict(
     State(app): State<Arc<App>>,
     Extension(deadline): Extension<Deadline>,
     host: HostLabel,
-    body: Body,
+    Content(body): Content,
 ) -> Result<Response, ApiError> {
     let adapters = Adapters::Implied { host: host.0 };
-    let body = body::read(body, app.config().payload_limit).await?;
     predictions(&app, tei::parse(&body, adapters)?, deadline).await
 }
 

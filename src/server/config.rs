@@ -75,7 +75,7 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = bytes,
           help_heading = "Limits")]
     pub payload_limit: usize,
-    /// Memory for the bodies of all requests together, in bytes; requests beyond that get 429
+    /// Memory for the bodies of all requests together, in bytes, at least three times --payload-limit; requests beyond that get 429
     #[arg(long, env = "POLYRANK_BODY_MEMORY", value_name = "BYTES", default_value = "32MiB", value_parser = bytes,
           help_heading = "Limits")]
     pub body_memory: usize,

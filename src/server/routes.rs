@@ -12,8 +12,7 @@ use tower_http::normalize_path::NormalizePath;
 use super::app::App;
 use super::error::ApiError;
 use super::{
-    adapters, auth, body_room, classify, compressed, context, cors, deadline, late, metrics, models, openapi, page,
-    probes,
+    adapters, auth, body_room, classify, context, cors, deadline, late, metrics, models, openapi, page, probes,
 };
 
 /// All routes over `app`. A path with a slash at its end is the path without it.
@@ -39,9 +38,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/", get(page::page))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
-        // `body::read` reads the body, and applies the limit.
+        // `Content` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(Arc::clone(&app), compressed::inflate))
         .layer(from_fn_with_state(Arc::clone(&app), body_room::take_room))
         .layer(from_fn(late::refuse_late))
         .layer(from_fn_with_state(Arc::clone(&app), deadline::enforce))

@@ -66,11 +66,10 @@ impl Site {
 
     /// Counts a request, unless the shutdown has begun.
     fn count(&self) -> Option<Counted<'_>> {
-        if self.draining.load(Ordering::SeqCst) {
-            return None;
-        }
+        // It counts before it looks, so that the shutdown waits for whatever it lets in.
         self.requests.fetch_add(1, Ordering::SeqCst);
-        Some(Counted(self))
+        let counted = Counted(self);
+        (!self.draining.load(Ordering::SeqCst)).then_some(counted)
     }
 
     /// Accepts no more requests: `/ready` says so, and each answer closes its connection. Returns once every request that arrived

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
-use polyrank::adapter::{Adapter, AdapterError, Change, layout_of, read};
+use polyrank::adapter::{Adapter, AdapterError, Change, layout_of, read, summary};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
@@ -489,5 +489,22 @@ proptest! {
             prop_assert_eq!(adapter.info.labels.len(), adapter.weights.head["classifier.bias"].elem_count());
         }
         let _ = layout_of(spoilt.path());
+    }
+}
+
+/// The listing of a folder reads only heads of files, whose sizes anybody may have made up.
+#[test]
+fn head_that_cannot_lie_in_its_file_is_refused_without_its_tensors() {
+    let layout = layout();
+    let golden = summary(&golden("ragged"), &layout).unwrap();
+    for outputs in [golden.labels.len() + 1_000_000, 4_000_000_000_000_000, 1_000_000_000_000_000_000, usize::MAX] {
+        let header = json!({CLASSIFIER: {"dtype": "F32", "shape": [outputs, layout.hidden], "data_offsets": [0, 0]}});
+        let header = header.to_string();
+        let spoilt = Spoilt::new("ragged").bytes("adapter_model.safetensors", |bytes| {
+            *bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        });
+        std::fs::remove_file(spoilt.path().join("config.json")).unwrap();
+        let error = summary(spoilt.path(), &layout).unwrap_err().to_string();
+        assert!(error.contains("cannot lie in") && error.contains(&outputs.to_string()), "{error}");
     }
 }

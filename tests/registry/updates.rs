@@ -210,6 +210,19 @@ fn adapter_whose_folder_is_gone_is_unknown() {
 }
 
 #[test]
+fn evicted_adapter_whose_folder_is_gone_is_forgotten() {
+    // Memory for one of them.
+    let world = World::new(10, &[("a", "10"), ("b", "10")]);
+    world.registry.get("a").unwrap();
+    world.registry.get("b").unwrap();
+    let names = || world.registry.statuses().into_iter().map(|status| status.name).collect::<Vec<_>>();
+    assert_eq!(names(), ["a", "b"]);
+    fs::remove_dir_all(world.root.join("a")).unwrap();
+    wait_until("it is forgotten", || names() == ["b"]);
+    assert_eq!((world.loads(), world.in_memory()), (2, vec!["b".into()]));
+}
+
+#[test]
 fn adapters_folder_that_is_gone_is_an_error_until_it_is_back() {
     let world = World::new(100, &[("a", "10"), ("b", "10")]);
     world.registry.get("a").unwrap();

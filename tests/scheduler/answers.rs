@@ -1,5 +1,7 @@
 //! Each request is answered once, with its own logits, and holds its adapters until then.
 
+use tempfile::TempDir;
+
 use super::*;
 
 #[test]
@@ -58,41 +60,53 @@ fn request_without_rows_is_answered_at_once() {
     assert!(scheduler.submit(Vec::new()).unwrap().wait_blocking().unwrap().logits.is_empty());
 }
 
+/// A registry with the adapters `a` and `b`, and memory for one of them.
+struct One(TempDir, Arc<Registry>);
+
+impl One {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            std::fs::create_dir(root.path().join(name)).unwrap();
+            for file in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
+                std::fs::write(root.path().join(name).join(file), "{}").unwrap();
+            }
+        }
+        let registry = Arc::new(Registry::new(Arc::new(Two), root.path(), 8).unwrap());
+        Self(root, registry)
+    }
+}
+
+/// Adapters of two numbers each.
+struct Two;
+
+impl Source for Two {
+    fn load(&self, _: &Files) -> Result<Adapter, Error> {
+        let mut adapter = Adapter::clone(&adapter());
+        let head = Tensor::new(&[1.0f32, 2.0], &Device::Cpu)?;
+        adapter.weights.head.insert("classifier.bias".into(), head);
+        Ok(adapter)
+    }
+
+    fn layout(&self) -> &Layout {
+        static LAYOUT: Layout = Layout {
+            prefix: "bert",
+            stack: "encoder.layer",
+            layers: 0,
+            modules: Vec::new(),
+            other_linears: Vec::new(),
+            tables: Vec::new(),
+            head: Vec::new(),
+            hidden: 2,
+        };
+        &LAYOUT
+    }
+}
+
 /// A request holds its pins, which keep its adapters in memory while it waits and runs. They are dropped when it is answered.
 #[test]
 fn request_pins_its_adapters_until_it_is_answered() {
-    struct One;
-    impl Source for One {
-        fn load(&self, _: &Files) -> Result<Adapter, Error> {
-            let mut adapter = Adapter::clone(&adapter());
-            let head = Tensor::new(&[1.0f32, 2.0], &Device::Cpu)?;
-            adapter.weights.head.insert("classifier.bias".into(), head);
-            Ok(adapter)
-        }
-
-        fn layout(&self) -> &Layout {
-            static LAYOUT: Layout = Layout {
-                prefix: "bert",
-                stack: "encoder.layer",
-                layers: 0,
-                modules: Vec::new(),
-                other_linears: Vec::new(),
-                tables: Vec::new(),
-                head: Vec::new(),
-                hidden: 2,
-            };
-            &LAYOUT
-        }
-    }
-    let root = tempfile::tempdir().unwrap();
-    for name in ["a", "b"] {
-        std::fs::create_dir(root.path().join(name)).unwrap();
-        for file in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
-            std::fs::write(root.path().join(name).join(file), "{}").unwrap();
-        }
-    }
-    // The registry has memory for one adapter.
-    let registry = Registry::new(Arc::new(One), root.path(), 8).unwrap();
+    let One(_root, registry) = One::new();
     let (scheduler, gate) = Gate::start(ROOMY);
     let pin = registry.get("a").unwrap();
     let rows = vec![row(7, 3, pin.adapter())];
@@ -108,6 +122,27 @@ fn request_pins_its_adapters_until_it_is_answered() {
     gate.pass();
     answer.wait_blocking().unwrap();
     assert_eq!(registry.get("b").unwrap().name(), "b");
+}
+
+#[test]
+fn failed_request_pins_its_adapters_while_one_of_its_rows_runs() {
+    let One(_root, registry) = One::new();
+    let (scheduler, gate) = Gate::start(Limits { batch_tokens: 3, queued_tokens: 10, ..ROOMY });
+    let pin = registry.get("a").unwrap();
+    let rows = vec![row(7, 3, pin.adapter()), row(8, 3, pin.adapter())];
+    let deadline = Some(Instant::now() + Duration::from_millis(20));
+    let late = scheduler.submit(Request { rows, pins: vec![pin], deadline }).unwrap();
+    assert_eq!(gate.began(), [7]);
+    std::thread::sleep(Duration::from_millis(30));
+    // There is room for it only without the one that is late.
+    let other = scheduler.submit(vec![row(9, 9, &adapter())]).unwrap();
+    assert!(matches!(late.wait_blocking(), Err(Failed::Expired(_))));
+    assert!(matches!(registry.get("b"), Err(RegistryError::Busy { .. })), "the batch that runs holds it");
+    gate.pass();
+    assert_eq!(gate.began(), [9]);
+    assert_eq!(registry.get("b").unwrap().name(), "b");
+    gate.pass();
+    other.wait_blocking().unwrap();
 }
 
 #[test]

@@ -199,13 +199,13 @@ fn wait_until_full(slow: &mut [TcpStream], begin: impl Fn() -> TcpStream, look: 
 #[test]
 fn bodies_beyond_the_memory_are_refused_at_once() {
     let body = format!(r#"{{"inputs": "good{}"}}"#, " ".repeat(500_000));
-    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1_200_000, 600_000)).start();
+    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1_800_000, 600_000)).start();
     let begin = || {
         let mut stream = connect(&server);
         stream.write_all(format!("{}{}", head(body.len()), &body[..1000]).as_bytes()).unwrap();
         stream
     };
-    let mut slow: Vec<TcpStream> = (0..2).map(|_| begin()).collect();
+    let mut slow: Vec<TcpStream> = (0..3).map(|_| begin()).collect();
     wait_until_full(&mut slow, begin, || server.classify("plain", &body).status);
     let refused = server.classify("plain", &body);
     assert_error(&refused, 429, "Overloaded", "bodies of other requests");
@@ -226,16 +226,45 @@ fn bodies_beyond_the_memory_are_refused_at_once() {
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
 }
 
+/// Whatever its form is, a body of the allowed size has room on a server that has nothing else to do.
+#[test]
+fn largest_body_has_room_in_the_least_memory() {
+    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1, 600_000)).start();
+    let body = format!(r#"{{"inputs": "good{}"}}"#, " ".repeat(590_000));
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let chunked = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let reply = server.raw(format!("{chunked}{chunks}").as_bytes());
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    let packed = gzip(body.as_bytes());
+    assert_eq!(server.post("/classify/plain", &[("content-encoding", "gzip")], packed).status, 200);
+}
+
+/// A probe has no body to wait for, so that a client without a key cannot hold memory with one.
+#[test]
+fn routes_without_a_body_wait_for_none() {
+    let server = World::new().with(|config| config.api_key = Some(ApiKey::new("s3cret"))).start();
+    for path in ["/health", "/docs", "/"] {
+        for encoding in ["gzip", "br"] {
+            let mut stream = connect(&server);
+            let encoding = format!("Content-Encoding: {encoding}\r\nContent-Length: 1000\r\n\r\n");
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{encoding}").as_bytes()).unwrap();
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200", "{path}");
+        }
+    }
+}
+
 /// A refused client that waits to be asked for its body is not asked.
 #[test]
 fn refused_bodies_are_not_asked_for() {
-    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1000, 1000)).start();
+    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (3000, 1000)).start();
     let begin = || {
         let mut stream = connect(&server);
         stream.write_all(head(900).as_bytes()).unwrap();
         stream
     };
-    let mut slow = [begin()];
+    let mut slow = [begin(), begin(), begin()];
     wait_until_full(&mut slow, begin, || server.classify("plain", " ".repeat(900)).status);
     let mut stream = connect(&server);
     let asking = head(900).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");

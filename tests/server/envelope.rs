@@ -4,8 +4,6 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use polyrank::server::Origin;
 
 use super::*;
@@ -58,12 +56,6 @@ fn answers_tell_their_times_and_tokens() {
     // The text has 9 tokens in the goldens.
     assert_eq!(number("x-compute-tokens"), 9);
     assert_eq!(answer.header("x-adapter-generation"), Some("1"));
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::{fs, thread};
 
 use candle_core::Device;
 use clap::{Args, Command, FromArgMatches};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use polyrank::engine::{Engine, Error, Row};
 use polyrank::server::{App, Config, StartError, run};
 use serde_json::Value;
@@ -271,4 +273,10 @@ pub(super) fn wait_until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         thread::yield_now();
     }
+}
+
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }

@@ -1,14 +1,11 @@
-//! Bodies that the client has compressed with gzip. `--payload-limit` applies to the compressed body and to the body that it contains,
-//! so that a small body cannot expand without bound.
+//! The body of a request, as its handler gets it, also where the client has compressed it with gzip. `--payload-limit` applies to the
+//! compressed body and to the body that it contains, so that a small body cannot expand without bound.
 
 use std::io::Read;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::CONTENT_ENCODING;
 use flate2::read::MultiGzDecoder;
 
 use super::app::App;
@@ -17,19 +14,23 @@ use super::body;
 use super::error::ApiError;
 use super::extract::blocking;
 
-/// Replaces a compressed body by the body that it contains.
-pub(super) async fn inflate(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    if !is_gzip(&request)? {
-        return Ok(next.run(request).await);
+/// The whole body of a request, unpacked. Only routes with a body read one, so that a client without a key cannot make the server wait
+/// for one.
+pub(super) struct Content(pub(super) Vec<u8>);
+
+impl FromRequest<Arc<App>> for Content {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let limit = app.config().payload_limit;
+        let is_gzip = is_gzip(&request)?;
+        let room = request.extensions().get::<Arc<Room>>().cloned();
+        let bytes = body::read(request.into_body(), limit).await?;
+        if !is_gzip {
+            return Ok(Self(bytes));
+        }
+        blocking(move || unpack(&bytes, limit, room.as_deref())).await?.map(Self)
     }
-    let limit = app.config().payload_limit;
-    let (mut parts, body) = request.into_parts();
-    let packed = body::read(body, limit).await?;
-    let room = parts.extensions.get::<Arc<Room>>().cloned();
-    let bytes = blocking(move || unpack(&packed, limit, room.as_deref())).await??;
-    parts.headers.remove(CONTENT_ENCODING);
-    parts.headers.remove(CONTENT_LENGTH);
-    Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
 }
 
 /// Whether the body is compressed with gzip.
