@@ -28,7 +28,8 @@ const FACTS: &str = "task.json";
 const LOG: &str = "log.jsonl";
 /// The process that trains holds a lock on this file.
 const LOCK: &str = "lock";
-/// While this file exists, the adapter beside the run is that of an earlier run, which this run will replace.
+/// While this file exists, the adapter beside the run is that of an earlier run, or of this one before it was made longer. The run will
+/// replace it.
 const REPLACING: &str = "replacing";
 
 /// What to do with an output folder that is not empty.
@@ -148,14 +149,18 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
     fs::create_dir_all(run).map_err(Error::io(run))?;
     let locked = lock(run)?;
     if existing == Existing::Overwrite {
-        for path in names(run)?.into_iter().filter(|path| is_of_run(path)) {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(Error::io(&path))?;
+        remove_run(run)?;
+        // The adapter's usual place for its run would tell of a run that is not its own.
+        let usual = Folders::new(output, None).run;
+        if usual != *run && usual.exists() {
+            let _locked = lock(&usual)?;
+            remove_run(&usual)?;
         }
-        if output.join("adapter_config.json").exists() || is_export(output) {
-            let path = run.join(REPLACING);
-            atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
-        }
+    }
+    let replaces = existing == Existing::Overwrite || config::is_longer(run, config.settings)?;
+    if replaces && (output.join("adapter_config.json").exists() || is_export(output)) {
+        let path = run.join(REPLACING);
+        atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
     }
     checkpoint::sweep(run)?;
     // A continued run keeps its facts. The configuration, which marks the folder as a run, is written last.
@@ -166,6 +171,15 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
     }
     config.write(run)?;
     Ok(locked)
+}
+
+/// Removes what a run wrote into the folder `run`.
+fn remove_run(run: &Path) -> Result<(), Error> {
+    for path in names(run)?.into_iter().filter(|path| is_of_run(path)) {
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::io(&path))?;
+    }
+    Ok(())
 }
 
 /// Checks that no process trains in the folder `run`.

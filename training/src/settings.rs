@@ -345,7 +345,7 @@ impl Settings {
         Ok(match self.method {
             MethodName::Sora => {
                 let (shape, sora) = (shape(self.rank)?, self.sora(self.schedule(rows, problem, engine).lr));
-                self.check_target_params(engine, &shape)?;
+                self.check_target(engine, &shape)?;
                 Box::new(Sora::new(layout, &shape, sora, backend)?)
             }
             MethodName::Lora => Box::new(Lora::new(layout, &shape(self.rank)?, backend)?),
@@ -358,7 +358,13 @@ impl Settings {
                 let export_rank = self.export_rank.unwrap_or(self.rank);
                 Box::new(DyLora::new(layout, &shape(self.rank)?, export_rank, backend)?)
             }
-            MethodName::BitFit => Box::new(bitfit(encoder, head()?)?),
+            MethodName::BitFit => {
+                let bitfit = bitfit(encoder, head()?)?;
+                if bitfit.report()?.parameters == 0 {
+                    return check::wrong("--method bitfit", "a base with biases", "one without");
+                }
+                Box::new(bitfit)
+            }
             MethodName::Adapter => {
                 Box::new(BottleneckAdapter::new(layout, self.bottleneck(), self.seed, head()?, backend)?)
             }
@@ -388,13 +394,24 @@ impl Settings {
         }
     }
 
-    /// Checks that `--target-params` is at least one rank of an adapted linear and at most all ranks of all of them.
-    fn check_target_params(&self, engine: &Engine, shape: &LowRankSettings) -> Result<(), Error> {
+    /// Checks that the target is at least one rank of an adapted linear and at most all ranks of all of them.
+    fn check_target(&self, engine: &Engine, shape: &LowRankSettings) -> Result<(), Error> {
         let layout = engine.layout();
         let costs = shape.modules.iter().map(|&module| &layout.modules[module]);
         let costs: Vec<usize> = costs.map(|module| module.in_features + module.out_features).collect();
         let all = shape.rank * layout.layers * costs.iter().sum::<usize>();
-        check::target_params(costs.into_iter().min().unwrap_or(0), all, self.target_params)
+        let least = costs.into_iter().min().unwrap_or(0);
+        match self.threshold() {
+            Threshold::Ratio(ratio) if ratio * (all as f64) < least as f64 => {
+                let share = least as f64 / all as f64;
+                check::wrong(
+                    "--target-ratio",
+                    format_args!("{share:.5} or more, which is one rank of the smallest linear"),
+                    ratio,
+                )
+            }
+            _ => check::target_params(least, all, self.target_params),
+        }
     }
 
     /// The indices of the adapted modules.

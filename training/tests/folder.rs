@@ -193,6 +193,11 @@ fn run_dir_holds_the_log_and_the_checkpoints() {
     fs::write(run.join("notes.txt"), "mine").unwrap();
     fine(&strs(&args(&["--overwrite"])));
     assert_eq!(read(&run.join("notes.txt")), b"mine");
+    // A run in the usual place, which another run's adapter replaces, is no longer beside it.
+    fine(&train(from, to, &["--epochs", "1", "--validation-split", "0.25", "--overwrite"]));
+    fine(&evaluate);
+    fine(&strs(&args(&["--overwrite"])));
+    refused(&evaluate, 1, "no labelled split \"validation\"");
     // If either folder is not empty, `--resume` or `--overwrite` is needed.
     refused(&strs(&args(&[])), 1, "adapter is not empty");
     fs::remove_dir_all(&output).unwrap();

@@ -16,6 +16,7 @@ use polyrank_training::checkpoint::{self, Progress};
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{LowRankSettings, Method, Sora};
 use polyrank_training::optim::{Optimizer, Rule};
+use polyrank_training::report::TrainedRun;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -343,6 +344,33 @@ fn resume_needs_the_same_settings_data_and_base() {
     let output = room.path().join("adapter");
     assert_eq!([read(&output.join("run/config.toml")), read(&output.join("run/task.json"))], before);
     fine(&train(from, to, &[&same[..], &["--resume"]].concat()));
+    // A call that names no number of epochs keeps the run's, whatever the default is.
+    fine(&train(from, to, &["--task", "t", "--resume"]));
+    assert_eq!([read(&output.join("run/config.toml")), read(&output.join("run/task.json"))], before);
+}
+
+/// The adapter is that of the shorter run until then, whose best epoch may be another one.
+#[cfg(unix)]
+#[test]
+fn longer_run_is_unfinished_until_its_end() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&train(from, to, &["--epochs", "2"]));
+    let is_finished = || TrainedRun::read(&output).unwrap().exported.is_some();
+    assert!(is_finished());
+    let longer = train(from, to, &["--resume", "--epochs", "40"]);
+    let mut run = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    let mut run = run.args(&longer).env("POLYRANK_HOME", home()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = || std::fs::read_to_string(output.join("run/log.jsonl")).unwrap_or_default().lines().count();
+    while lines() < 3 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert!(!is_finished());
+    fine(&longer);
+    assert!(is_finished());
 }
 
 #[test]

@@ -264,6 +264,17 @@ fn configuration_of_a_finished_run_repeats_it() {
     assert!(told(&shorter, &[], None).contains(words), "{}", told(&shorter, &[], None));
 }
 
+/// Otherwise only the head would learn, without a word.
+#[test]
+fn bitfit_needs_a_base_with_biases() {
+    let (data, base) = (data(), base_dir().join("../encoders/modernbert"));
+    let mut args = train(data.path().to_str().unwrap(), "/nowhere/at/all", &["--method", "bitfit"]);
+    args.retain(|arg| !["--rank", "6"].contains(arg));
+    let model = args.iter().position(|arg| *arg == "--model-id").unwrap() + 1;
+    args[model] = base.to_str().unwrap();
+    refused(&args, 1, "--method bitfit: expected a base with biases, found one without");
+}
+
 /// The number of parameters to keep is stored instead of the ratio. What is impossible on the base is refused.
 #[test]
 fn number_of_parameters_to_keep_is_stored_and_checked() {
@@ -279,6 +290,10 @@ fn number_of_parameters_to_keep_is_stored_and_checked() {
             format!("--target-params: expected from {least}, one rank of the smallest linear, to {all}, found {kept}");
         refused(&train(from, "/nowhere/at/all", &["--target-params", &kept]), 1, &words);
     }
+    let (share, ratio) = (least as f64 / all as f64, 0.9 * least as f64 / all as f64);
+    let words =
+        format!("--target-ratio: expected {share:.5} or more, which is one rank of the smallest linear, found {ratio}");
+    refused(&train(from, "/nowhere/at/all", &["--target-ratio", &ratio.to_string()]), 1, &words);
     let kept = (all / 3).to_string();
     fine(&train(from, output.to_str().unwrap(), &["--epochs", "2", "--target-params", &kept]));
     assert!(

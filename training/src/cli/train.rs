@@ -147,7 +147,8 @@ impl Task {
         let (mut given, engine) = (self.given.clone(), &self.base.engine);
         let (rows, problem) = (self.data.train.len(), self.data.problem);
         if existing == Existing::Resume {
-            let plans = run::extended_from(&folders.run, given.schedule(rows, problem, engine).epochs)?;
+            let (plans, epochs) = run::extended_from(&folders.run, given.epochs)?;
+            given.epochs = epochs;
             // A list that is no part of the run's own is refused by name when the run is checked.
             if plans.starts_with(&given.extended_from) {
                 given.extended_from = plans;

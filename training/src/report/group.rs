@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Args, Command, FromArgMatches};
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::Statistic;
 use super::trained::{Exported, TrainedRun, text};
-use crate::settings::Settings;
+use crate::settings::{DataSettings, RunSettings, Settings};
 
 /// Settings that do not tell runs apart: a seed, a path to the base (its fingerprint counts), and those with a place of their own.
-const APART: [&str; 5] = ["seed", "model_id", "method", "rank", "target_modules"];
+/// Neither do those of how a run is carried out.
+const APART: [&str; 6] = ["seed", "model_id", "method", "rank", "target_modules", "max_train_samples"];
+/// Settings whose default follows from the rank. They tell runs of one rank apart.
+const OF_RANK: [&str; 2] = ["init_rank", "export_rank"];
 /// The names of methods as papers write them, in the order of the SoRA paper's table 1. Other methods come last, under their own name.
 const METHODS: [(&str, &str); 7] = [
     ("full", "Full fine-tuning"),
@@ -121,25 +125,32 @@ struct Facts {
     defaults: Table,
     /// The settings that vary among runs of one task and method.
     varying: BTreeSet<String>,
-    /// Whether the number of training examples varies within a task.
-    examples: bool,
-    /// Whether there are several bases.
-    bases: bool,
+    /// The largest number of training examples of each task. Runs on fewer are told apart.
+    examples: BTreeMap<String, usize>,
+    /// The name of each base, by fingerprint, if there are several.
+    bases: BTreeMap<String, String>,
 }
 
 impl Facts {
     fn of(runs: &[(String, TrainedRun)]) -> Self {
-        let mut facts = Self { defaults: defaults(), varying: BTreeSet::new(), examples: false, bases: false };
+        let mut facts =
+            Self { defaults: defaults(), varying: BTreeSet::new(), examples: BTreeMap::new(), bases: bases(runs) };
+        let carried_out = RunSettings::augment_args(Command::new("run"));
+        let apart = |name: &str| APART.contains(&name) || carried_out.get_arguments().any(|arg| arg.get_id() == name);
         let names: BTreeSet<&String> = runs.iter().flat_map(|(_, run)| run.settings.keys()).collect();
-        for name in names.into_iter().filter(|name| !APART.contains(&name.as_str())) {
-            if varies(
-                runs.iter().map(|(_, run)| ((&run.task, run.setting("method"), &run.base), facts.setting(run, name))),
-            ) {
+        for name in names.into_iter().filter(|name| !apart(name)) {
+            let of = |run: &TrainedRun| OF_RANK.contains(&name.as_str()).then(|| run.setting("rank"));
+            let settings = runs
+                .iter()
+                .map(|(_, run)| ((&run.task, run.setting("method"), &run.base, of(run)), facts.setting(run, name)));
+            if varies(settings) {
                 facts.varying.insert(name.clone());
             }
         }
-        facts.examples = varies(runs.iter().map(|(_, run)| (&run.task, run.examples)));
-        facts.bases = varies(runs.iter().map(|(_, run)| ((), &run.base)));
+        for (_, run) in runs {
+            let most = facts.examples.entry(run.task.clone()).or_default();
+            *most = run.examples.max(*most);
+        }
         facts
     }
 
@@ -151,11 +162,8 @@ impl Facts {
     fn kind(&self, run: &TrainedRun, exported: &Exported) -> Kind {
         let method = run.setting("method");
         let mut rest: Vec<String> = Vec::new();
-        if self.bases {
-            let model = run.setting("model_id");
-            rest.push(model.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned());
-        }
-        if self.examples {
+        rest.extend(self.bases.get(&run.base).cloned());
+        if self.examples.get(&run.task).is_some_and(|most| run.examples < *most) {
             rest.push(format!("{} examples", run.examples));
         }
         for name in &self.varying {
@@ -189,10 +197,38 @@ fn varies<K: Ord, V: PartialEq>(entries: impl Iterator<Item = (K, V)>) -> bool {
     false
 }
 
-/// The settings that have a default of their own.
+/// The name of each base, by fingerprint: the last part of the path with which a run was begun. Bases with one name have the begin of
+/// their fingerprint, too. Empty if there is only one base.
+fn bases(runs: &[(String, TrainedRun)]) -> BTreeMap<String, String> {
+    let mut bases: BTreeMap<String, String> = BTreeMap::new();
+    for (_, run) in runs {
+        let model = run.setting("model_id");
+        let name = || model.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+        bases.entry(run.base.clone()).or_insert_with(name);
+    }
+    if bases.len() < 2 {
+        return BTreeMap::new();
+    }
+    let names: Vec<String> = bases.values().cloned().collect();
+    for (fingerprint, name) in &mut bases {
+        if names.iter().filter(|other| *other == name).count() > 1 {
+            let digits = fingerprint.rsplit(':').next().unwrap_or_default();
+            *name = format!("{name} {}", digits.get(..8).unwrap_or(digits));
+        }
+    }
+    bases
+}
+
+/// The settings of a run and of its data that have a default of their own.
 fn defaults() -> Table {
-    let command = Settings::augment_args(Command::new("defaults").no_binary_name(true)).mut_args(|arg| arg.env(None));
+    let mut all = default_of::<Settings>();
+    all.extend(default_of::<DataSettings>());
+    all
+}
+
+fn default_of<T: Args + FromArgMatches + Serialize>() -> Table {
+    let command = T::augment_args(Command::new("defaults").no_binary_name(true)).mut_args(|arg| arg.env(None));
     let matches = command.try_get_matches_from([""; 0]).ok();
-    let settings = matches.and_then(|matches| Settings::from_arg_matches(&matches).ok());
+    let settings = matches.and_then(|matches| T::from_arg_matches(&matches).ok());
     settings.and_then(|settings| Table::try_from(settings).ok()).unwrap_or_default()
 }

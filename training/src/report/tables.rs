@@ -302,6 +302,59 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_follow_from_the_rank_tell_no_ranks_apart() {
+        let of = |rank: usize, more: &str| {
+            let settings = settings("adalora", rank, 0) + &format!("init_rank = {}\n{more}", rank * 3 / 2);
+            run("mrpc", &settings, 0.8, &[("query", &[rank, 2])])
+        };
+        let ranks_of = |runs: &[(String, TrainedRun)]| ranks(&groups(runs)).map(|table| table.csv.rows.len());
+        assert_eq!(ranks_of(&[of(4, ""), of(8, "")]), Some(2));
+        let mut other = of(4, "");
+        other.1.settings.insert("init_rank".into(), 10.into());
+        let runs = [of(4, ""), other];
+        let labels: Vec<String> = groups(&runs).iter().map(|group| group.kind.label()).collect();
+        assert_eq!(labels, ["AdaLoRA, r = 4, init rank 10", "AdaLoRA, r = 4, init rank 6"]);
+    }
+
+    #[test]
+    fn runs_that_are_carried_out_differently_are_one_group() {
+        let of = |seed: usize, more: &str| run("mrpc", &(settings("lora", 8, seed) + more), 0.8, &[("query", &[8, 8])]);
+        let runs = [of(0, "device = \"cuda:0\"\nlog_every = 10"), of(1, "device = \"cuda:1\"\ncheckpoint_every = 50")];
+        let found = groups(&runs);
+        assert_eq!((found.len(), found[0].runs.len(), found[0].kind.label().as_str()), (1, 2, "LoRA, r = 8"));
+    }
+
+    #[test]
+    fn only_runs_on_fewer_examples_are_told_apart() {
+        let of = |task: &str, seed: usize, examples: usize| {
+            let mut run = run(task, &settings("lora", 8, seed), 0.8, &[("query", &[8, 8])]);
+            run.1.examples = examples;
+            run
+        };
+        let runs = [of("mrpc", 0, 3668), of("cola", 0, 8551), of("mrpc", 1, 100)];
+        let table = methods(&groups(&runs), None).unwrap();
+        let rows: Vec<[&str; 2]> = table.rows.iter().map(|row| [row[0].as_str(), row.last().unwrap()]).collect();
+        assert_eq!(rows, [["LoRA, r = 8", "80.00"], ["LoRA, r = 8, 100 examples", "–"]]);
+    }
+
+    #[test]
+    fn bases_have_names_of_their_own() {
+        let of = |model: &str, base: &str, seed: usize| {
+            let mut run = run("mrpc", &(settings("lora", 8, seed) + &format!("model_id = \"{model}\"")), 0.8, &[]);
+            run.1.base = base.into();
+            run
+        };
+        let labels =
+            |runs: &[(String, TrainedRun)]| groups(runs).iter().map(|group| group.kind.label()).collect::<Vec<_>>();
+        let (small, large) = ("sha256:0123456789", "sha256:abcdef0123");
+        assert_eq!(labels(&[of("default", small, 0), of("a/model", small, 1)]), ["LoRA"]);
+        let two = [of("default", small, 0), of("a/model/", small, 1), of("large", large, 0)];
+        assert_eq!(labels(&two), ["LoRA, default", "LoRA, large"]);
+        let clash = [of("small/model", small, 0), of("large/model", large, 1)];
+        assert_eq!(labels(&clash), ["LoRA, model 01234567", "LoRA, model abcdef01"]);
+    }
+
+    #[test]
     fn modules_and_settings_that_vary_tell_runs_apart() {
         let of = |more: &str, value| run("mrpc", &(settings("sora", 8, 0) + more), value, &[("query", &[2, 1])]);
         let runs = [of("target_modules = []\nlr = 0.001", 0.9), of("target_modules = [\"query\"]\nlr = 0.002", 0.8)];

@@ -58,25 +58,30 @@ fn settings(run: &Path) -> Result<Option<Settings>, Error> {
     }))
 }
 
-/// The setting `extended_from` with which a call for `epochs` epochs continues the run in the folder `run`. With more epochs than the
-/// run has, the run becomes longer, and the list gets the number of epochs that it had.
+/// The settings `extended_from` and `epochs` with which a call for `epochs` epochs continues the run in the folder `run`. With more
+/// epochs than the run has, the run becomes longer, and the list gets the number of epochs that it had. A call that names no number
+/// keeps the run's.
 ///
 /// # Errors
 /// The run has more epochs; or its settings are malformed.
-pub fn extended_from(run: &Path, epochs: usize) -> Result<Vec<usize>, Error> {
-    let Some(before) = settings(run)? else { return Ok(Vec::new()) };
-    let (mut plans, planned) = (before.extended_from, before.epochs.unwrap_or(epochs));
-    match epochs.cmp(&planned) {
+pub fn extended_from(run: &Path, epochs: Option<usize>) -> Result<(Vec<usize>, Option<usize>), Error> {
+    let Some(before) = settings(run)? else { return Ok((Vec::new(), epochs)) };
+    let mut plans = before.extended_from;
+    let (Some(planned), Some(now)) = (before.epochs, epochs) else { return Ok((plans, epochs.or(before.epochs))) };
+    match now.cmp(&planned) {
         Ordering::Less => {
             let done = checkpoint::finished_epochs(run)?;
-            Err(Error::FewerEpochs { path: run.join(CONFIG), planned, done, now: epochs })
+            return Err(Error::FewerEpochs { path: run.join(CONFIG), planned, done, now });
         }
-        Ordering::Equal => Ok(plans),
-        Ordering::Greater => {
-            plans.push(planned);
-            Ok(plans)
-        }
+        Ordering::Equal => {}
+        Ordering::Greater => plans.push(planned),
     }
+    Ok((plans, epochs))
+}
+
+/// Whether `now` makes the run in the folder `run` longer.
+pub(super) fn is_longer(run: &Path, now: &Settings) -> Result<bool, Error> {
+    Ok(settings(run)?.is_some_and(|before| before.epochs < now.epochs))
 }
 
 /// The settings of the run that was begun with `before`, continued with `now`: those of a longer run if `now` makes it longer.

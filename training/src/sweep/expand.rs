@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use polyrank::params::{DeviceName, Precision};
 use serde::Serialize;
 use serde_json::Map;
@@ -11,7 +12,7 @@ use toml::Value;
 use super::flags::Flags;
 use super::spec::{Section, Spec};
 use crate::error::Error;
-use crate::settings::DataSettings;
+use crate::settings::{DataSettings, MethodName};
 use crate::suggestion::suggestion;
 
 /// A run of a sweep.
@@ -95,9 +96,14 @@ impl Expander<'_> {
             for method in &spec.methods {
                 for &variant in &variants {
                     let mut section = spec.all.clone();
-                    section = section.under(&named(&spec.by_method, method));
+                    section = section.under(&of_method(&spec.by_method, method)?);
                     section = section.under(&named(&spec.by_task, task));
                     section = variant.map_or(section.clone(), |(_, variant)| section.under(variant));
+                    // What holds for several methods may have settings that one of them lacks.
+                    section.settings.retain(|(setting, _)| has(method, setting));
+                    if !has(method, "rank") {
+                        section.ranks = Some(Vec::new());
+                    }
                     let data = self.data(task, section.data.as_deref())?;
                     let ranks = section.ranks.clone().unwrap_or_else(|| vec![defaults.rank as u64]);
                     let ranks: Vec<Option<u64>> =
@@ -202,6 +208,27 @@ fn named(sections: &[(String, Section)], name: &str) -> Section {
     sections.iter().find(|(other, _)| other == name).map(|(_, section)| section.clone()).unwrap_or_default()
 }
 
+/// The section of a method, whose settings must be the method's own.
+fn of_method(sections: &[(String, Section)], method: &str) -> Result<Section, String> {
+    let section = named(sections, method);
+    let ranks = section.ranks.as_ref().filter(|ranks| !ranks.is_empty()).map(|_| ("rank", "ranks"));
+    let settings = section.settings.iter().map(|(setting, _)| (setting.as_str(), setting.as_str()));
+    match settings.chain(ranks).find(|(setting, _)| !has(method, setting)) {
+        Some((setting, key)) => {
+            let methods: Vec<String> =
+                MethodName::with(setting).into_iter().flatten().map(|method| method.name()).collect();
+            Err(format!("[method.{method}] {key}: expected with the method {}", methods.join(" or ")))
+        }
+        None => Ok(section),
+    }
+}
+
+/// Whether a method has a setting. An unknown method is refused elsewhere.
+fn has(method: &str, setting: &str) -> bool {
+    let methods = MethodName::from_str(method, false).ok().zip(MethodName::with(setting));
+    methods.is_none_or(|(method, methods)| methods.contains(&method))
+}
+
 /// All combinations of the settings' values.
 fn product(settings: &[(String, Vec<Value>)]) -> Vec<Vec<(&str, &Value, bool)>> {
     settings.iter().fold(vec![Vec::new()], |done, (name, values)| {
@@ -277,7 +304,7 @@ mod tests {
     #[test]
     fn stronger_sections_replace_weaker_ones() {
         let text = format!(
-            "{BASIC}epochs = 1\nseeds = [0]\n[method.lora]\nepochs = 2\nranks = \"none\"\n[task.b]\nepochs = 3\nseeds = [5]\n\
+            "{BASIC}epochs = 1\nseeds = [0]\n[method.lora]\nepochs = 2\n[task.b]\nepochs = 3\nseeds = [5]\n\
              data = \"elsewhere/b\"\n[variant.small]\nranks = [1]\n[variant.long]\nepochs = 9\n"
         );
         let jobs = jobs(&text).unwrap();
@@ -288,9 +315,27 @@ mod tests {
         };
         assert_eq!(jobs.len(), 8);
         assert_eq!(of("a/sora-r1-small-s0"), ("1".into(), "data/a".into()));
-        assert_eq!(of("a/lora-long-s0"), ("9".into(), "data/a".into()));
+        assert_eq!(of("a/lora-r8-long-s0"), ("9".into(), "data/a".into()));
         assert_eq!(of("b/lora-r1-small-s5"), ("3".into(), "elsewhere/b".into()));
-        assert!(!jobs.iter().find(|job| job.name == "a/lora-long-s0").unwrap().command.contains(&"--rank".to_owned()));
+    }
+
+    #[test]
+    fn methods_get_the_settings_that_they_have() {
+        let text = "data_root = \"data\"\ntasks = [\"a\"]\nmethods = [\"sora\", \"lora\", \"bitfit\"]\nranks = [2, 4]\n\
+                    target_ratio = [0.5, 0.65]\nalpha = 4\nepochs = 1\n[method.lora]\nalpha = 8\n";
+        let jobs = jobs(text).unwrap();
+        let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+        let sora = [
+            "sora-r2-target_ratio=0.5",
+            "sora-r4-target_ratio=0.5",
+            "sora-r2-target_ratio=0.65",
+            "sora-r4-target_ratio=0.65",
+        ];
+        let expected = sora.into_iter().chain(["lora-r2", "lora-r4", "bitfit"]).map(|name| format!("a/{name}-s0"));
+        assert_eq!(names, expected.collect::<Vec<_>>());
+        let given = |name: &str| jobs.iter().find(|job| job.name == name).unwrap().command[6..].join(" ");
+        assert_eq!(given("a/bitfit-s0"), "--method bitfit --seed 0 --epochs 1 --resume");
+        assert_eq!(given("a/lora-r4-s0"), "--method lora --rank 4 --seed 0 --alpha 8 --epochs 1 --resume");
     }
 
     #[test]
@@ -304,6 +349,11 @@ mod tests {
             (
                 with("[method.loara]\nalpha = 3"),
                 "[method.loara]: expected one of methods = sora, lora (did you mean lora?)",
+            ),
+            (with("[method.lora]\ngate_lr = 3"), "[method.lora] gate_lr: expected with the method sora"),
+            (
+                lists.replace("sora", "full") + "data_root = \"data\"\n[method.full]\nranks = [3]",
+                "[method.full] ranks: expected with the method sora or lora or adalora or dylora",
             ),
             (with("[task.c]\nalpha = 3"), "[task.c]: expected one of tasks = a, b"),
             (with("rank = 3"), "rank: expected a list called ranks"),

@@ -15,8 +15,6 @@ const TOP: [&str; 7] = ["output", "data_root", "tasks", "methods", "method", "ta
 const LISTS: [&str; 2] = ["ranks", "seeds"];
 /// The settings that have a list of their own, or whose name is a section's.
 const REPLACED: [(&str, &str); 4] = [("method", "methods"), ("rank", "ranks"), ("seed", "seeds"), ("task", "tasks")];
-/// In place of a list of ranks, for methods without ranks.
-const NO_RANKS: &str = "none";
 
 /// A sweep as its file describes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,7 +129,6 @@ impl Reader {
         for (key, value) in table {
             let named = |reason: String| format!("{place}{key}: {reason}");
             match key.as_str() {
-                "ranks" if value.as_str() == Some(NO_RANKS) => section.ranks = Some(Vec::new()),
                 "ranks" => section.ranks = Some(numbers(value).map_err(named)?),
                 "seeds" => section.seeds = Some(numbers(value).map_err(named)?),
                 "data" if place.starts_with("[task.") => section.data = Some(path_of(key, value)?),
