@@ -1,12 +1,14 @@
 //! The OpenAPI document, which is derived from the routes and their types, and a page that shows it without a network.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use axum::extract::State;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{Html, IntoResponse};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use super::app::App;
 use super::{adapters, classify, models, probes};
 
 /// What applies to every route.
@@ -57,11 +59,22 @@ impl Modify for ApiKey {
     }
 }
 
-/// `GET /api-doc/openapi.json`.
-pub(super) async fn document() -> impl IntoResponse {
-    static DOCUMENT: LazyLock<String> =
-        LazyLock::new(|| serde_json::to_string(&Document::openapi()).unwrap_or_else(|_| "{}".into()));
-    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+/// `GET /api-doc/openapi.json`. It shows the methods that change adapters only where the server allows them.
+pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
+    static WITH_UPDATES: LazyLock<String> = LazyLock::new(|| json(&Document::openapi()));
+    static WITHOUT: LazyLock<String> = LazyLock::new(|| {
+        let mut document = Document::openapi();
+        for item in document.paths.paths.values_mut() {
+            (item.put, item.delete) = (None, None);
+        }
+        json(&document)
+    });
+    let document = if app.config().allow_adapter_updates { &WITH_UPDATES } else { &WITHOUT };
+    ([(CONTENT_TYPE, "application/json")], document.as_str())
+}
+
+fn json(document: &utoipa::openapi::OpenApi) -> String {
+    serde_json::to_string(document).unwrap_or_else(|_| "{}".into())
 }
 
 /// `GET /docs`: one file, which fetches nothing but the document.

@@ -41,6 +41,15 @@ fn every_route_is_documented() {
     }
 }
 
+#[test]
+fn methods_that_change_adapters_are_documented_only_where_they_exist() {
+    let server = World::new().start();
+    let document = server.get("/api-doc/openapi.json").body;
+    let methods: Vec<&String> = document["paths"]["/adapters/{name}"].as_object().unwrap().keys().collect();
+    assert_eq!(methods, ["get"]);
+    assert_eq!(server.put("plain", "{}", None).status, 405);
+}
+
 /// Every reference leads to a schema, and every schema of an answer has the fields that the answer has.
 #[test]
 fn schemas_describe_the_answers() {

@@ -117,6 +117,14 @@ fn prunes_a_checkpoint_from_anywhere() {
     let done = command.output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert_eq!(read(&pruned.join(ADAPTER[1])), read(&output.join(ADAPTER[1])));
+    // The adapter's folder is not the checkpoint, but shows where one is.
+    let hint = format!("expected the folder checkpoint-N of a run, such as {}", checkpoint.display());
+    refused(&["prune", to, "--output", "/nowhere/at/all"], 1, &hint);
+    refused(
+        &["prune", from, "--output", "/nowhere/at/all"],
+        1,
+        "is not a checkpoint: expected the folder checkpoint-N of a run",
+    );
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -8,7 +8,7 @@ use clap::Args;
 use polyrank::base;
 use polyrank::engine::Engine;
 use polyrank_training::error::Error;
-use polyrank_training::run;
+use polyrank_training::{checkpoint, run};
 
 use super::{Base, export};
 
@@ -29,6 +29,9 @@ pub(super) fn prune(args: &PruneArgs) -> Result<(), Error> {
     // The parent of a path such as `.` is known only from the absolute path.
     let checkpoint = args.checkpoint.canonicalize().unwrap_or_else(|_| args.checkpoint.clone());
     let run = checkpoint.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
+    if !checkpoint.join("state.json").is_file() {
+        return Err(no_checkpoint(&args.checkpoint));
+    }
     let (mut settings, facts) = run::recorded(&run)?;
     if let Some(model_id) = &args.model_id {
         settings.model_id.clone_from(model_id);
@@ -40,4 +43,11 @@ pub(super) fn prune(args: &PruneArgs) -> Result<(), Error> {
     let engine = Engine::open(&dir, &Device::Cpu)?;
     facts.check_base(&run, engine.base_fingerprint())?;
     export(&Base { dir, engine }, &settings, &facts, &checkpoint, &args.output)
+}
+
+/// The error for a folder that is no checkpoint. It names one if the folder is that of an adapter with its run.
+fn no_checkpoint(dir: &Path) -> Error {
+    let last = checkpoint::last(&dir.join("run")).ok().flatten();
+    let hint = last.map(|last| format!(", such as {}", last.display())).unwrap_or_default();
+    Error::Settings(format!("{} is not a checkpoint: expected the folder checkpoint-N of a run{hint}", dir.display()))
 }
