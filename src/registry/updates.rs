@@ -2,8 +2,8 @@
 //! only queues jobs, so that a dead disk does not stop it.
 //!
 //! Looks cost three system calls each. An adapter that was used since the last tick is looked at in the next one, and the others in
-//! turn, also those that were evicted: without their folder, they are in service no more. Polling sees every change on every file system, also on network volumes and behind links, where the system would send no
-//! notification.
+//! turn, also those that were evicted: without their folder, they are in service no more. Polling sees every change on every file
+//! system, also on network volumes and behind links, where the system would send no notification.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};

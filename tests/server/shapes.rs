@@ -116,6 +116,7 @@ fn several_adapters_are_refused_where_one_is_unknown_or_listed_twice() {
 fn one_text_to_the_bare_path_gets_the_flat_distribution_of_the_adapter_of_the_host() {
     let server = World::new().with(|config| config.default_adapter = Some("bighead".into())).start();
     for (host, adapter) in [
+        ("RAGGED.Models", "ragged"),
         ("plain", "plain"),
         ("plain:8080", "plain"),
         ("ragged.models.svc.cluster.local:80", "ragged"),

@@ -197,6 +197,16 @@ fn reported(room: &TempDir, runs: &Path) {
     std::fs::write(runs.join("first/sora-r4-s0/run/steps.jsonl"), format!("{}\n{}\n", steps(1), steps(10))).unwrap();
     let unfinished = runs.join("second/sora-r4-s1");
     std::fs::rename(unfinished.join("adapter_model.safetensors"), unfinished.join("moved")).unwrap();
+    // A run may lie elsewhere, behind a link. Links up and to other runs of the tree change nothing.
+    #[cfg(unix)]
+    {
+        let link = |to: &Path, from: &str| std::os::unix::fs::symlink(to, runs.join(from)).unwrap();
+        let moved = room.path().join("moved");
+        std::fs::rename(runs.join("first/sora-r4-s0"), &moved).unwrap();
+        link(&moved, "first/sora-r4-s0");
+        link(runs, "first/up");
+        link(&runs.join("first"), "again");
+    }
     let output = room.path().join("report");
     fine(&["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()]);
     let text = String::from_utf8(read(&output.join("report.md"))).unwrap();

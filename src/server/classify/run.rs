@@ -87,9 +87,11 @@ async fn pin_all(app: &Arc<App>, adapters: Adapters) -> Result<Vec<Pin>, ApiErro
     Ok(app.registry().pin_all(&names).await?)
 }
 
-/// Pins the adapter that the host names, or else the default adapter.
+/// Pins the adapter that the host names, or else the default adapter. Upper and lower case are the same in a host, so that the adapter
+/// may also have the host's name in lower case.
 async fn pin_implied(app: &Arc<App>, host: Option<String>) -> Result<Pin, ApiError> {
-    if let Some(name) = &host {
+    let lower = host.as_ref().map(|name| name.to_ascii_lowercase()).filter(|lower| host.as_ref() != Some(lower));
+    for name in host.iter().chain(&lower) {
         match app.registry().pin(name).await {
             // An adapter that was taken out of service is missed. Another one's answer would hide that.
             Err(RegistryError::NotFound { .. }) if app.registry().is_withdrawn(name) => {

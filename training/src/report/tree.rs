@@ -28,6 +28,8 @@ pub(super) struct Tree {
     /// The names of runs of which neither folders nor results tell the settings. Older versions wrote such results.
     pub(super) unknown: Vec<String>,
     pub(super) schedules: Vec<Schedule>,
+    /// While folders are read: those that were, without links in their paths, because a link may lead to one of them.
+    seen: BTreeSet<PathBuf>,
     /// The metrics on the test split that sweeps have recorded, by the names of the runs.
     pub(super) tests: BTreeMap<String, Map<String, Value>>,
 }
@@ -63,6 +65,9 @@ impl Tree {
         folder: &Path,
         recorded: &mut Vec<(String, Option<TrainedRun>)>,
     ) -> Result<(), Error> {
+        if !self.seen.insert(folder.canonicalize().map_err(Error::io(folder))?) {
+            return Ok(());
+        }
         if Schedule::is_at(folder) {
             // Its stages are not runs to compare with others.
             self.schedules.push(Schedule::read(folder)?);
@@ -91,12 +96,12 @@ impl Tree {
         let mut below: Vec<PathBuf> = Vec::new();
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
             let path = entry.map_err(Error::io(folder))?.path();
-            // A link may lead back up.
-            if path.is_dir() && !path.is_symlink() {
+            if path.is_dir() {
                 below.push(path);
             }
         }
-        below.sort();
+        // A run in the tree itself has the name of its own folder, and not that of a link to it.
+        below.sort_by_key(|path| (path.is_symlink(), path.clone()));
         below.iter().try_for_each(|path| self.folder(root, path, recorded))
     }
 }
