@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// The number of tokens that a micro-batch has at least, if there are as many: enough for products at full speed, few enough that the activations stay in
-/// a core's cache.
+/// The number of tokens that a micro-batch has at least, if there are as many: enough for products at full speed, few enough that the
+/// activations stay in a core's cache.
 pub const TOKENS: usize = 128;
 
 /// Cuts a batch into `count` micro-batches of nearly equal sizes, or fewer if texts are too long for that. `lengths` are the sizes of the

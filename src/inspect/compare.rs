@@ -22,8 +22,8 @@ use crate::params::Layout;
 
 /// A comparison of the ranks of several adapters whose bases have the same layout.
 ///
-/// [`Display`](std::fmt::Display) gives each adapter a letter. The rank maps come in one table, layer by module, where each module has a column for
-/// each adapter: the ranks of one site stand next to each other. Modules that would make the lines longer than about 100 columns
+/// [`Display`](std::fmt::Display) gives each adapter a letter. The rank maps come in one table, layer by module, where each module has a
+/// column for each adapter: the ranks of one site stand next to each other. Modules that would make the lines longer than about 100 columns
 /// follow in a second table below the first. The correlations of the maps come last.
 ///
 /// ```text

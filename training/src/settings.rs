@@ -156,7 +156,8 @@ pub struct Settings {
     /// Number of texts in a step [default: 16 below 3,000 rows, else 32].
     #[arg(long, env = "POLYRANK_TRAIN_BATCH_SIZE", help_heading = "Optimiser")]
     pub batch_size: Option<usize>,
-    /// Peak learning rate [default: by the rows, the base's width and the method; with sora 1e-3 for 1,000 rows and a width of 384, 5e-4 for 3,000].
+    /// Peak learning rate [default: by the rows, the base's width and the method; with sora 1e-3 for 1,000 rows and a width of 384, 5e-4
+    /// for 3,000].
     #[arg(long, env = "POLYRANK_TRAIN_LR", help_heading = "Optimiser")]
     pub lr: Option<f64>,
     /// Peak learning rate of the gates [default: that of --lr].

@@ -63,8 +63,8 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Adds `delta` on some rows of x, at least one. Matrices that lie in memory as the kernels read them, which is how adapters in service lie, are
-    /// only looked at: a batch has a hundred of them at each linear.
+    /// Adds `delta` on some rows of x, at least one. Matrices that lie in memory as the kernels read them, which is how adapters in service
+    /// lie, are only looked at: a batch has a hundred of them at each linear.
     ///
     /// # Errors
     /// If shapes do not fit.

@@ -71,8 +71,8 @@ use crate::optim::{Optimizer, Step, Variable};
 
 /// A way to adapt a frozen base to a task.
 ///
-/// A step makes a [`Self::pass`], computes the gradients of the loss and of [`Self::penalty`], calls [`Self::before_step`], clips, steps each variable by its
-/// [`crate::optim::Group`], and calls [`Self::after_step`]. [`step`] does all of it.
+/// A step makes a [`Self::pass`], computes the gradients of the loss and of [`Self::penalty`], calls [`Self::before_step`], clips, steps
+/// each variable by its [`crate::optim::Group`], and calls [`Self::after_step`]. [`step`] does all of it.
 pub trait Method: Send + Sync {
     /// Every trained tensor with its group, always in the same order, which is also that of [`Step::gradients`] and of the moments.
     fn variables(&self) -> Vec<Variable>;

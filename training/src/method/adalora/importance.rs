@@ -1,8 +1,8 @@
 //! The importance of each rank: PEFT's `RankAllocator.update_ipt` and `mask_to_budget`.
 //!
-//! The sensitivity of a parameter is `|w dL/dw|`. Its importance is `I U`: `I` is the moving average of the sensitivity, and `U` that of the
-//! sensitivity's distance from `I`, its uncertainty. The importance of a rank is that of `lambda`, plus the means over its row of `Q` and
-//! over its column of `P`.
+//! The sensitivity of a parameter is `|w dL/dw|`. Its importance is `I U`: `I` is the moving average of the sensitivity, and `U` that of
+//! the sensitivity's distance from `I`, its uncertainty. The importance of a rank is that of `lambda`, plus the means over its row of `Q`
+//! and over its column of `P`.
 
 use std::collections::HashMap;
 

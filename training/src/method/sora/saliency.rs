@@ -23,7 +23,8 @@ pub(super) fn observe(saliency: &Tensor, gates: &Tensor, gradient: &Tensor) -> R
 }
 
 /// Which gates survive when those with the lowest `order` become 0 until the others cost at most `share` of all. The order is the logarithm
-/// of the saliency, perhaps shifted by depth. `gates` has `rank` gates for each site, site by site. `costs` are the parameters of each gate's rank (`in + out`).
+/// of the saliency, perhaps shifted by depth. `gates` has `rank` gates for each site, site by site. `costs` are the parameters of each
+/// gate's rank (`in + out`).
 ///
 /// Among equally salient gates, the last ranks of each site are removed first. So a run that is too short to learn anything ends with
 /// nearly uniform ranks: in the first step `Wu` is 0, and so is every saliency.
