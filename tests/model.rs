@@ -78,6 +78,7 @@ fn refuses_impossible_values_by_key() {
         ("vocab_size", json!(0)),
         ("hidden_size", json!(0)),
         ("num_hidden_layers", json!(0)),
+        ("num_hidden_layers", json!(2_000_000)),
         ("num_attention_heads", json!(0)),
         ("num_attention_heads", json!(5)),
         ("intermediate_size", json!(1_u64 << 60)),
@@ -358,6 +359,22 @@ fn refuses_malformed_weights() {
         match Weights::open(&path) {
             Err(ModelError::Header { path: found, .. }) => assert_eq!(found, path),
             other => panic!("{} bytes: {other:?}", file.len()),
+        }
+    }
+}
+
+/// Otherwise it would depend on chance which of the two is read.
+#[test]
+fn refuses_tensors_that_are_there_twice() {
+    let (dir, entry) = (tempfile::tempdir().unwrap(), |name| (name, Dtype::F32, &[4][..], bytes(&random(3, 4))));
+    let path = dir.path().join("model.safetensors");
+    for twice in
+        ["embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.gamma", "roberta.embeddings.LayerNorm.weight"]
+    {
+        write(&path, &[entry("bert.embeddings.LayerNorm.weight"), entry(twice)]);
+        match Weights::open(&path) {
+            Err(ModelError::Duplicate { tensor, .. }) => assert_eq!(tensor, "embeddings.LayerNorm.weight"),
+            other => panic!("{twice}: {other:?}"),
         }
     }
 }

@@ -252,6 +252,25 @@ fn errors_name_parts_in_which_releases_differ() {
         json!({"/pre_tokenizer/use_regex": false}),
         "pre_tokenizer: use_regex",
     );
+    for (pointer, key) in [
+        ("/model/end_of_word_suffix", "model: end_of_word_suffix"),
+        ("/model/continuing_subword_prefix", "model: continuing_subword_prefix"),
+    ] {
+        let edited = |mut tokenizer: Value| {
+            *tokenizer.pointer_mut(pointer).unwrap() = json!("</w>");
+            tokenizer
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let whole = fs::read(golden("encoders/roberta/tokenizer.json")).unwrap();
+        let tokenizer = edited(serde_json::from_slice(&whole).unwrap());
+        fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), "{}").unwrap();
+        let found = Tokenizer::open(dir.path(), &BaseInputs { model_type: "roberta", ..inputs(512, WORDS) });
+        match found.map(|tokenizer| tokenizer.max_length()) {
+            Err(TokenizeError::Unsupported { key: found, .. }) => assert_eq!(found, key),
+            other => panic!("{key}: {other:?}"),
+        }
+    }
     refused(
         "encoders/mpnet",
         "mpnet",
@@ -263,6 +282,27 @@ fn errors_name_parts_in_which_releases_differ() {
     refused("encoders/deberta", "deberta-v2", none(), lower, "normalizer: \"Lowercase\"");
     for class in ["BertJapaneseTokenizer", "CamembertTokenizerFast"] {
         refused("bert", "bert", json!({"tokenizer_class": class}), none(), "tokenizer_class");
+    }
+}
+
+/// A base's `tokenizer.json` may still say how it was trained.
+#[test]
+fn merges_are_never_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = fs::read(golden("encoders/roberta/tokenizer.json")).unwrap();
+    let mut tokenizer: Value = serde_json::from_slice(&whole).unwrap();
+    let roberta = || BaseInputs { model_type: "roberta", ..inputs(512, 1 << 16) };
+    let plain = Tokenizer::open(&golden("encoders/roberta"), &roberta()).unwrap();
+    let text = "the plot of the film was good and the actors were great";
+    let expected = plain.encode(text, None, &limit(None, false)).unwrap().ids;
+    tokenizer["model"]["dropout"] = json!(0.9);
+    fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    for class in [json!({}), json!({"tokenizer_class": "PreTrainedTokenizerFast"})] {
+        fs::write(dir.path().join("tokenizer_config.json"), class.to_string()).unwrap();
+        let found = Tokenizer::open(dir.path(), &roberta()).unwrap();
+        for _ in 0..10 {
+            assert_eq!(found.encode(text, None, &limit(None, false)).unwrap().ids, expected, "{class}");
+        }
     }
 }
 

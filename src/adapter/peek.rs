@@ -11,12 +11,10 @@ use super::files::{Files, LABELS, OpenFiles};
 use super::labels::Labels;
 use super::read::{PREFIX, parse, refuse_deltas_of_classifier, short, tensors};
 use super::{Adapter, AdapterError, Ranks};
-use crate::base::BaseConfig;
 use crate::base::architecture::{self, Architecture};
+use crate::base::{BaseConfig, MOST_LAYERS};
 use crate::params::{Backend, Dim, Layout, Module, Site};
 
-/// More layers than any encoder has. It refuses a tensor's name with a huge layer number, for which huge tables would be allocated.
-const MOST_LAYERS: usize = 1024;
 /// Wider than any encoder. It refuses a tensor of a huge width, for which a square of it would be allocated.
 const MOST_HIDDEN: usize = 1 << 14;
 

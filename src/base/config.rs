@@ -160,12 +160,13 @@ impl BaseConfig {
         let sizes = [
             ("vocab_size", self.vocab_size, 1),
             ("hidden_size", self.hidden_size, 1),
-            ("num_hidden_layers", self.num_hidden_layers, 1),
             ("num_attention_heads", self.num_attention_heads, 1),
             ("intermediate_size", self.intermediate_size, 1),
             ("max_position_embeddings", self.max_position_embeddings, 1),
             ("type_vocab_size", self.type_vocab_size, usize::from(!untyped)),
         ];
+        let layers = self.num_hidden_layers;
+        self.demand((1..=MOST_LAYERS).contains(&layers), "num_hidden_layers", format!("1 to {MOST_LAYERS}"), layers)?;
         for (key, size, least) in sizes {
             self.demand((least..=MOST).contains(&size), key, format!("{least} to {MOST}"), size)?;
         }
@@ -197,6 +198,9 @@ fn bert() -> &'static Architecture {
 
 /// An upper bound of sizes, far above any encoder's. It keeps products of sizes from overflowing.
 const MOST: usize = 1 << 24;
+
+/// More layers than any encoder has. It refuses a huge number, for which huge tables would be allocated.
+pub(crate) const MOST_LAYERS: usize = 1024;
 
 fn architecture(path: &Path, raw: &Map<String, Value>) -> Result<&'static Architecture, ModelError> {
     let named = raw.get("model_type").and_then(Value::as_str).unwrap_or_default();

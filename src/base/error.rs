@@ -79,6 +79,14 @@ pub enum ModelError {
         /// The tensor's name in a classifier's checkpoint.
         tensor: String,
     },
+    /// The weights file has a tensor under two names.
+    #[error("{path}: tensor {tensor} is there twice, with and without a classifier's prefix, or under its old name")]
+    Duplicate {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in a bare encoder.
+        tensor: String,
+    },
     /// A tensor's shape is not the one that the configuration says.
     #[error("{path}: tensor {tensor}: expected shape {expected:?}, found {found:?}")]
     Shape {

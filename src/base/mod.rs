@@ -36,6 +36,7 @@ use sha2::{Digest, Sha256};
 pub use architecture::layout;
 pub use cache::Sources;
 pub use config::BaseConfig;
+pub(crate) use config::MOST_LAYERS;
 pub use dataset::Dataset;
 pub use error::ModelError;
 pub use progress::{Bar, Progress};

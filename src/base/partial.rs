@@ -62,10 +62,7 @@ impl Partial {
             let file = open.map_err(ModelError::io(&path))?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
-                    let (resumes, known, published) = (etag.is_some(), Cell::new(0), Cell::new(false));
-                    let partial = Self { path, file, resumes, single: alone, known, published };
-                    partial.known.set(partial.len());
-                    return Ok(partial);
+                    return Ok(Self::at(path, file, etag.is_some(), alone));
                 }
                 // Another pull published the file between the two calls, so try again.
                 Ok(()) => {}
@@ -73,9 +70,19 @@ impl Partial {
                 Err(TryLockError::WouldBlock) => {
                     (path, alone) = (single(), true);
                 }
-                Err(TryLockError::Error(error)) => return Err(ModelError::io(&path)(error)),
+                // Not all file systems have locks. Then nobody knows whether another pull downloads it.
+                Err(TryLockError::Error(_)) if !alone => {
+                    (path, alone) = (single(), true);
+                }
+                Err(TryLockError::Error(_)) => return Ok(Self::at(path, file, etag.is_some(), true)),
             }
         }
+    }
+
+    fn at(path: PathBuf, file: File, resumes: bool, single: bool) -> Self {
+        let partial = Self { path, file, resumes, single, known: Cell::new(0), published: Cell::new(false) };
+        partial.known.set(partial.len());
+        partial
     }
 
     /// The number of bytes from which the download can be resumed.

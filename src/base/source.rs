@@ -197,7 +197,8 @@ fn recipe(model: &str) -> Option<Recipe<'_>> {
     let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
     match model {
         DEFAULT => Some(recipe::DEFAULT),
-        id if id == recipe::DEFAULT.id => Some(recipe::DEFAULT),
+        // Also with the revision in the id: its folder is the same, and so are the digests that its files must have.
+        _ if id == recipe::DEFAULT.id && revision == recipe::DEFAULT.revision => Some(recipe::DEFAULT),
         _ => (is_id(id) && is_revision(revision)).then_some(Recipe { id, revision, pins: &[], wheel: None }),
     }
 }
@@ -260,6 +261,10 @@ mod tests {
         assert_eq!(found("org/name").as_deref(), Some("org/name main"));
         assert_eq!(found("org/name@v2").as_deref(), Some("org/name v2"));
         assert_eq!(found("../a/folder"), None);
+        // The default base's digests hold for it under every name.
+        let pins = |model: &str| recipe(model).map(|recipe| recipe.pins.len());
+        let id = "sentence-transformers/all-MiniLM-L6-v2";
+        assert_eq!([DEFAULT, id, &format!("{id}@main"), &format!("{id}@v2")].map(pins), [2, 2, 2, 0].map(Some));
         assert_eq!(found(&std::env::temp_dir().to_string_lossy()), None);
     }
 

@@ -44,7 +44,12 @@ impl Weights {
         let map = map(&file).map_err(ModelError::io(path))?;
         let header = |source| ModelError::Header { path: path.to_owned(), source };
         let (length, metadata) = SafeTensors::read_metadata(&map).map_err(header)?;
-        let tensors = metadata.tensors().into_iter().map(|(name, info)| (canonical(&name), info.clone())).collect();
+        let mut tensors = BTreeMap::new();
+        for (name, info) in metadata.tensors() {
+            if tensors.insert(canonical(&name), info.clone()).is_some() {
+                return Err(ModelError::Duplicate { path: path.to_owned(), tensor: canonical(&name) });
+            }
+        }
         let start = size_of::<u64>() + length;
         Ok(Self { path: path.to_owned(), file, map: Arc::new(map), tensors, start, prepack: Prepack::new() })
     }

@@ -99,7 +99,7 @@ fn open(
         engine.warm_up()?;
         let app = Arc::new(App::new(engine, config)?);
         app.scheduler().on_stall(|| {
-            // The log has the threads' stacks.
+            // The log has the threads' stacks, or the device's error.
             logging::flush();
             std::process::abort()
         });

@@ -216,6 +216,32 @@ pub(crate) fn prepare(device: &Device) -> Result<()> {
     }
 }
 
+/// The most shared memory that a block of threads can have, in bytes: 227 KiB on Hopper, 163 on A100, 99 on L4.
+///
+/// # Errors
+/// If the driver refuses.
+pub(crate) fn most_shared(device: &Device) -> Result<usize> {
+    match Place::of(device)? {
+        // As on Hopper, whose launches the host repeats.
+        Place::Host(_) => Ok(227 << 10),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => super::modules::most_shared(device),
+    }
+}
+
+/// Waits until the device has done what is queued on it. An error that breaks the device's context is the result of every later call, so
+/// that this one fails as well.
+///
+/// # Errors
+/// If the device has failed.
+pub(crate) fn check(device: &Device) -> Result<()> {
+    match Place::of(device)? {
+        Place::Host(_) => Ok(()),
+        #[cfg(feature = "cuda")]
+        Place::Gpu(device) => super::transfer::check(device),
+    }
+}
+
 /// A small array in the device's memory, such as the offsets of a batch's texts. An equal array that was uploaded recently is used
 /// again, so that what all layers of a batch share is uploaded once.
 #[derive(Debug, Clone)]

@@ -5,9 +5,10 @@ use std::ffi::c_void;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::result::launch_kernel;
-use candle_core::cuda_backend::cudarc::driver::sys::CUfunction;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, DevicePtr};
+use candle_core::cuda_backend::cudarc::driver::sys::{CUfunction, CUresult};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, DevicePtr, DriverError};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::{CudaDevice, CudaStorage, DType, Result, bail};
@@ -69,12 +70,17 @@ fn function(device: &CudaDevice, name: &str, dtype: DType, shared: usize) -> Res
         }
     }
     let exported = exported(name, dtype)?;
-    match loaded.modules.iter().find_map(|module| module.load_function(&exported).ok()) {
-        Some(function) => {
-            kernels.entry(name.to_owned()).or_insert(Kernel { function, shared: FREE_SHARED }).with_shared(shared)
+    for module in &loaded.modules {
+        match module.load_function(&exported) {
+            Ok(function) => {
+                let kernel = Kernel { function, shared: FREE_SHARED };
+                return kernels.entry(name.to_owned()).or_insert(kernel).with_shared(shared);
+            }
+            Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => {}
+            Err(error) => return Err(driver(error)),
         }
-        None => bail!("no kernel {exported}"),
     }
+    bail!("no kernel {exported}")
 }
 
 /// Launches the kernel `name` for `dtype` on the device's stream.
@@ -117,4 +123,11 @@ pub(super) fn start(storage: &CudaStorage) -> Result<u64> {
 pub(super) fn room(device: &CudaDevice) -> Result<Room> {
     let (free, total) = device.cuda_stream().context().mem_get_info().map_err(driver)?;
     Ok(Room { free, total })
+}
+
+/// The most shared memory that a block can have on `device`, in bytes.
+pub(super) fn most_shared(device: &CudaDevice) -> Result<usize> {
+    let context = device.cuda_stream().context().clone();
+    let most = context.attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN).map_err(driver)?;
+    usize::try_from(most).map_err(driver)
 }

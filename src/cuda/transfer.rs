@@ -38,30 +38,33 @@ pub(super) fn upload(device: &CudaDevice, words: &[u32]) -> Result<CudaStorage> 
     Ok(CudaStorage::wrap_cuda_slice(memory, device.clone()))
 }
 
-/// Page-locked memory, into which a device copies without the host's help. It is never freed, because that would wait for the device.
-static FREE: Mutex<Vec<PinnedHostSlice<f32>>> = Mutex::new(Vec::new());
+/// Page-locked memory, into which a device copies without the host's help, with the number of this device. It is never freed, because
+/// that would wait for the device.
+static FREE: Mutex<Vec<(usize, PinnedHostSlice<f32>)>> = Mutex::new(Vec::new());
 
-/// A buffer that nobody else uses. When it is dropped, others may use it.
-struct Buffer(Option<PinnedHostSlice<f32>>);
+/// A buffer that nobody else uses, with its device's number. When it is dropped, others may use it, on the same device.
+struct Buffer(usize, Option<PinnedHostSlice<f32>>);
 
 impl Buffer {
     /// A buffer of at least `count` elements.
     fn of(context: &std::sync::Arc<CudaContext>, count: usize) -> Result<Self> {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = free.iter().position(|buffer| buffer.len() >= count) {
-            return Ok(Self(Some(free.swap_remove(at))));
+        let number = context.ordinal();
+        if let Some(at) = free.iter().position(|(of, buffer)| *of == number && buffer.len() >= count) {
+            return Ok(Self(number, Some(free.swap_remove(at).1)));
         }
         let count = count.next_power_of_two().max(SMALLEST);
         // SAFETY: only what the device has written is read.
         let buffer = unsafe { context.alloc_pinned_with_flags(count, CU_MEMHOSTALLOC_PORTABLE) };
-        Ok(Self(Some(buffer.map_err(driver)?)))
+        Ok(Self(number, Some(buffer.map_err(driver)?)))
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         // Copies that nobody waited for come first on the device's stream, before those of the next user.
-        FREE.lock().unwrap_or_else(PoisonError::into_inner).extend(self.0.take());
+        let buffer = self.1.take().map(|buffer| (self.0, buffer));
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).extend(buffer);
     }
 }
 
@@ -79,7 +82,7 @@ impl Arriving {
         stream.context().bind_to_thread().map_err(driver)?;
         let count = spans.iter().map(|span| span.count).sum();
         let mut buffer = Buffer::of(stream.context(), count)?;
-        let memory = buffer.0.as_mut().map(PinnedHostSlice::as_mut_slice).transpose().map_err(driver)?;
+        let memory = buffer.1.as_mut().map(PinnedHostSlice::as_mut_slice).transpose().map_err(driver)?;
         let mut rest = memory.unwrap_or_default();
         for span in spans {
             let (part, after) = rest.split_at_mut(span.count);
@@ -104,7 +107,7 @@ impl Arriving {
             // Other threads read requests meanwhile.
             std::thread::yield_now();
         }
-        let memory = self.buffer.0.as_ref().map(PinnedHostSlice::as_slice).transpose().map_err(driver)?;
+        let memory = self.buffer.1.as_ref().map(PinnedHostSlice::as_slice).transpose().map_err(driver)?;
         Ok(memory.map(|memory| &memory[..self.count]).unwrap_or_default())
     }
 }
@@ -127,4 +130,11 @@ pub(super) fn prepare(device: &CudaDevice) -> Result<()> {
         let attribute = CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         result::mem_pool::set_attribute(pool, attribute, (&raw mut most).cast()).map_err(driver)
     }
+}
+
+/// As [`super::check`], for a GPU.
+pub(super) fn check(device: &CudaDevice) -> Result<()> {
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().map_err(driver)?;
+    stream.synchronize().map_err(driver)
 }

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use thiserror::Error;
 
 use crate::adapter::AdapterError;
 use crate::base::ModelError;
+use crate::cuda;
 use crate::params::{DeviceError, Form, Precision};
 use crate::text::TokenizeError;
 
@@ -24,6 +26,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// The device fails every call since an operation on it failed.
+    #[error("the device is lost: {0}")]
+    DeviceLost(#[source] candle_core::Error),
     /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -57,6 +62,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// This error of an operation on `device`, or that the device is lost.
+    pub(super) fn on(self, device: &Device) -> Self {
+        cuda::check(device).map_or_else(Self::DeviceLost, |()| self)
+    }
+
     /// Converts the system's error for `path` into an error that names the path.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();

@@ -225,7 +225,7 @@ impl Engine {
     /// # Errors
     /// If an operation fails. What fails on the GPU itself is an error of [`Pending::finish`].
     pub fn begin(&self, rows: &[Row]) -> Result<Pending, Error> {
-        self.begin_in(rows, self.micro_batch_sizes())
+        self.begin_in(rows, self.micro_batch_sizes()).map_err(|error| error.on(self.device()))
     }
 
     /// [`Engine::begin`] in micro-batches of these sizes.
@@ -237,11 +237,12 @@ impl Engine {
         let (count, queue) = (rows.len(), |plan: &Plan| self.queue(&adapters, &asked, plan));
         if !self.backend.on_host() {
             let queued = plans.iter().map(queue).collect::<Result<Vec<_>, _>>()?;
+            let device = self.device().clone();
             return Ok(Pending::new(move || {
-                let answers = queued.into_iter().map(Queued::answers).collect::<Result<Vec<_>, _>>()?.concat();
+                let answers = queued.into_iter().map(Queued::answers).collect::<Result<Vec<_>, _>>();
                 // Until now the GPU may have read them.
                 drop(adapters);
-                Ok(in_order(count, answers))
+                Ok(in_order(count, answers.map_err(|error| error.on(&device))?.concat()))
             }));
         }
         let answers = match &plans[..] {

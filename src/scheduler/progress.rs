@@ -11,6 +11,8 @@ pub(super) struct Progress {
     pub(super) busy: AtomicBool,
     /// The milliseconds that the current step should take, plus 1; 0 if that is not known.
     pub(super) expected: AtomicU64,
+    /// Whether the device of the forward passes is lost.
+    pub(super) lost: AtomicBool,
     /// The milliseconds that the current step has taken, where that is too long, else 0.
     pub(super) stalled: AtomicU64,
 }

@@ -263,12 +263,12 @@ impl Queue {
         }
     }
 
-    /// Records how long a batch took.
-    pub(super) fn ran(&self, batch: Running, took: Duration) {
+    /// Records that a batch has ended, and how long it took, unless it failed.
+    pub(super) fn ran(&self, batch: Running, took: Option<Duration>) {
         // The batch is no longer the step that the watchdog watches, even if the lock takes time.
         self.progress.begin(None);
         let mut state = self.lock();
-        if let Some(tokens) = state.running.get(&batch.number).map(|run| run.tokens) {
+        if let (Some(tokens), Some(took)) = (state.running.get(&batch.number).map(|run| run.tokens), took) {
             state.throughput.learn(tokens, took);
         }
         drop(state);

@@ -2,7 +2,7 @@
 //!
 //! Such a pass cannot be interrupted. The watchdog logs the stacks of all threads, which tell where they stand, and lets
 //! [`super::Scheduler::stalled`] tell, so that health checks fail. If the pass does not end within a further grace, the watchdog calls
-//! the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process.
+//! the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process. It does the same once the device is lost.
 //!
 //! The watchdog's own thread takes no lock, allocates no memory and writes no log, because the allocator or the log may be what stands
 //! still. A second thread logs.
@@ -136,14 +136,19 @@ fn watch(
     let (mut watch, tick) = (Watch::new(), patience.tick());
     // Whether the last look gave the pass up. It may still have ended before the next one.
     let mut hopeless = false;
+    let call = || callback.get().into_iter().for_each(|callback| callback());
+    let mut lost = false;
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+        // The worker has logged the error.
+        if !lost && progress.lost.load(Ordering::Relaxed) {
+            lost = true;
+            call();
+        }
         let verdict = watch.look(progress, patience, tick);
         let Some(verdict) = verdict else {
             // The report has been logged in the tick between.
-            if std::mem::take(&mut hopeless)
-                && let Some(callback) = callback.get()
-            {
-                callback();
+            if std::mem::take(&mut hopeless) {
+                call();
             }
             continue;
         };

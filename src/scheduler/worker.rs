@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -161,8 +162,14 @@ impl Scheduler {
         self.queue.progress.stalled()
     }
 
-    /// Sets what happens once a stalled forward pass is given up. A pass cannot be interrupted, so that only the end of the process
-    /// helps. Only the first call counts.
+    /// Whether the device of the forward passes is lost, so that every further pass fails.
+    #[must_use]
+    pub fn device_lost(&self) -> bool {
+        self.queue.progress.lost.load(Ordering::Relaxed)
+    }
+
+    /// Sets what happens once a stalled forward pass is given up, or the device is lost. A pass cannot be interrupted, and a device not
+    /// be opened again, so that only the end of the process helps. Only the first call counts.
     pub fn on_stall(&self, callback: impl Fn() + Send + Sync + 'static) {
         self.watchdog.on_stall(Box::new(callback));
     }
@@ -316,7 +323,12 @@ impl<B: Fn(&BatchReport)> Finisher<'_, B> {
         let ended = Instant::now();
         let began = self.last.replace(ended).map_or(at, |last| last.max(at));
         let took = ended.saturating_duration_since(began);
-        self.queue.ran(running, took);
+        if let Err(Failed::Forward(error)) = &outcome
+            && matches!(**error, Error::DeviceLost(_))
+        {
+            self.queue.progress.lost.store(true, Ordering::Relaxed);
+        }
+        self.queue.ran(running, Some(took).filter(|_| outcome.is_ok()));
         (self.on_batch)(&BatchReport { rows: rows.len(), tokens, adapters, requests, took });
         drop(rows);
         match outcome {

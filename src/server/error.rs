@@ -100,6 +100,9 @@ pub enum ApiError {
     /// The forward pass has taken far too long. Only the health check tells.
     #[error("the forward pass has stalled for {0:?}")]
     Stalled(Duration),
+    /// The device of the forward passes is lost. Only the health check tells.
+    #[error("the device is lost; the server's log has the cause")]
+    DeviceLost,
     /// The request was not answered within `--request-timeout`, or before its own deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -132,6 +135,7 @@ impl ApiError {
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "NotReady"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
             Self::Stalled(_) => (StatusCode::SERVICE_UNAVAILABLE, "Stalled"),
+            Self::DeviceLost => (StatusCode::SERVICE_UNAVAILABLE, "DeviceLost"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
         }

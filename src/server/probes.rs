@@ -17,15 +17,18 @@ pub(super) struct Health {
     status: &'static str,
 }
 
-/// Tells whether the process runs and its forward pass does not stand still
+/// Tells whether the process runs, its forward pass does not stand still, and its device works
 #[utoipa::path(
     get, path = "/health", tag = "server", security(()),
     responses(
         (status = 200, description = "It runs", body = Health),
-        (status = 503, description = "A forward pass has taken many times what it should", body = ErrorBody)
+        (status = 503, description = "A forward pass has taken many times what it should, or the device is lost", body = ErrorBody)
     )
 )]
 pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    if app.scheduler().device_lost() {
+        return Err(ApiError::DeviceLost);
+    }
     app.scheduler().stalled().map_or(Ok(Json(Health { status: "ok" })), |time| Err(ApiError::Stalled(time)))
 }
 
@@ -41,6 +44,9 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, A
     if app.is_draining() {
         return Err(ApiError::Draining);
     }
+    if app.scheduler().device_lost() {
+        return Err(ApiError::DeviceLost);
+    }
     app.registry().ready()?;
     Ok(Json(Health { status: "ready" }))
 }
@@ -50,7 +56,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, A
     get, path = "/v2/health/live", tag = "server", security(()),
     responses(
         (status = 200, description = "It runs", body = Health),
-        (status = 503, description = "A forward pass has taken many times what it should", body = ErrorBody)
+        (status = 503, description = "A forward pass has taken many times what it should, or the device is lost", body = ErrorBody)
     )
 )]
 pub(super) async fn live(app: State<Arc<App>>) -> Result<Json<Health>, ApiError> {

@@ -55,6 +55,29 @@ fn worker_that_panics_fails_its_batch_and_is_replaced() {
     scheduler.drain();
 }
 
+/// Every pass fails from then on, and only a new process can open the device again.
+#[test]
+fn lost_device_is_told_and_given_up() {
+    let patience = Patience { least: Duration::from_millis(100), ..ROOMY.patience };
+    let forward = |rows: &[Row]| match rows[0].text.ids[0] {
+        1 => Err(candle_core::Error::Msg("no".into()).into()),
+        2 => Err(Error::DeviceLost(candle_core::Error::Msg("an illegal address".into()))),
+        _ => echo(rows),
+    };
+    let scheduler = Scheduler::start(Limits { patience, ..ROOMY }, forward, |_| ()).unwrap();
+    let (given_up_sender, given_up) = channel();
+    scheduler.on_stall(move || given_up_sender.send(()).unwrap());
+    let fails = |id| scheduler.submit(vec![row(id, 2, &adapter())]).unwrap().wait_blocking().unwrap_err();
+    fails(1);
+    assert!(!scheduler.device_lost(), "any other failure is only that of its batch");
+    assert!(given_up.recv_timeout(Duration::from_millis(300)).is_err());
+    let failure = fails(2);
+    assert!(matches!(&failure, Failed::Forward(error) if error.to_string().contains("lost: an illegal address")));
+    assert!(scheduler.device_lost());
+    given_up.recv().unwrap();
+    assert!(given_up.recv_timeout(Duration::from_millis(300)).is_err(), "called once");
+}
+
 #[test]
 fn stalled_forward_pass_is_told_and_given_up() {
     let patience = Patience {

@@ -244,6 +244,17 @@ fn health_fails_while_the_forward_pass_stalls() {
 }
 
 #[test]
+fn probes_fail_once_the_device_is_lost() {
+    let lost = |_: &[Row]| Err(Error::DeviceLost(candle_core::Error::Msg("an illegal address".into())));
+    let server = World::new().start_with(lost);
+    assert_eq!((server.get("/health").status, server.get("/ready").status), (200, 200));
+    assert_error(&server.classify("plain", TEXT), 500, "Internal", "internal error");
+    for path in ["/health", "/ready", "/v2/health/live", "/v2/health/ready"] {
+        assert_error(&server.get(path), 503, "DeviceLost", "the device is lost");
+    }
+}
+
+#[test]
 fn busy_adapter_leaves_room_in_the_queue_for_others() {
     let gate = Gate::default();
     let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(gate.forward());

@@ -529,7 +529,7 @@ fn invalid_settings_change_no_files() {
     by_file("method = \"lora\"", &["--target-ratio", "0.5"], "--target-ratio: expected with the method sora");
     by_file("epochs = 3\nranks = 8\n", &[], "settings.toml: unknown setting ranks");
     refused(&train("/nowhere/at/all", to, &[]), 1, "no such folder");
-    refused(&["prune", "/nowhere/run/checkpoint-1", "--output", to], 1, "config.toml");
+    refused(&["prune", "/nowhere/run/checkpoint-1", "--output", to], 1, "is not a checkpoint");
     refused(&train(from, to, &["--max-length", "999"]), 1, "max_length");
     assert!(!output.exists());
     // An existing adapter stays until all settings have been checked.

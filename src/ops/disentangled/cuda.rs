@@ -1,19 +1,18 @@
 //! The GPU's form. `gradient.rs` has its backward pass.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::inputs::{Attention, Inputs, PAD};
 use super::{Disentangled, gradient};
-use crate::cuda::{Grid, Matrix, Output, Params, Place, launch, recorded};
+use crate::cuda::{Grid, Matrix, Output, Params, Place, launch, most_shared, recorded};
 use crate::ops::Dropout;
 
 /// `KEYS` in `kernels.cu`.
 const KEYS: usize = 32;
 /// The queries of a warp.
 const BAND: usize = 16;
-/// The most warps in a block, and the most shared memory that it can have.
+/// The most warps in a block.
 const MOST_WARPS: usize = 8;
-const MOST_SHARED: usize = 227 << 10;
 
 /// `ForwardParams` in `kernels.cu`.
 #[repr(C)]
@@ -30,7 +29,8 @@ unsafe impl Params for ForwardParams {}
 impl Attention {
     /// The number of warps in a block, which does not change the result, and the block's shared memory in bytes. More warps read keys and
     /// positions once for more queries, but those behind the end of a short text have nothing to do.
-    fn block(&self, dtype: DType) -> Result<(usize, usize)> {
+    fn block(&self, dtype: DType, device: &Device) -> Result<(usize, usize)> {
+        let most = most_shared(device)?;
         let row = (self.width()? + PAD) * dtype.size_in_bytes();
         let shared = |warps: usize| {
             let ring = (warps * BAND).next_multiple_of(KEYS) + 2 * KEYS;
@@ -39,7 +39,10 @@ impl Attention {
         let texts = self.how.texts.len().max(1);
         let mean = self.how.offsets.last().unwrap_or(&0).div_ceil(texts);
         let mut warps = if mean <= 4 * BAND { MOST_WARPS / 2 } else { MOST_WARPS };
-        while shared(warps) > MOST_SHARED {
+        while shared(warps) > most {
+            if warps == 1 {
+                bail!("disentangled: a block needs {} bytes of shared memory, the device has {most}", shared(1));
+            }
             warps /= 2;
         }
         Ok((warps, shared(warps)))
@@ -50,7 +53,7 @@ impl Attention {
         let (device, dtype) = (qkv[0].device(), qkv[0].dtype());
         let y = Output::new(qkv[0].shape(), dtype, device)?;
         let sums = with_sums.then(|| Output::new((self.how.heads, qkv[0].dim(0)?), DType::F32, device)).transpose()?;
-        let (warps, shared) = self.block(dtype)?;
+        let (warps, shared) = self.block(dtype, device)?;
         let tables = self.tables(warps * BAND, device)?;
         let [q, k, v] = qkv.map(|x| Matrix::of("disentangled", x));
         let inputs = self.inputs([q?, k?, v?], Matrix::of("disentangled", positions)?, &[], &tables)?;

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::Rotary;
-use crate::cuda::{Matrix, Output, Params, Place, address, launch, recorded};
+use crate::cuda::{Matrix, Output, Params, Place, Table, launch, recorded};
 use crate::ops::rows::{EACH, grid, in_eights, neighbouring};
 
 /// `RotaryParams` in `kernels.cu`.
@@ -27,8 +27,9 @@ struct RotaryParams {
 unsafe impl Params for RotaryParams {}
 
 impl Rotary {
-    /// The position of each token, `[T]`, and the cosines and sines of each position, `[longest, 2, half]`, uploaded once.
-    fn uploaded(&self, device: &Device) -> Result<[Tensor; 2]> {
+    /// The position of each token, `[T]`, and the cosines and sines of each position, `[longest, 2, half]`, uploaded once, and without
+    /// a wait for what the device does.
+    fn uploaded(&self, device: &Device) -> Result<[Table; 2]> {
         if let Some(uploaded) = self.uploaded.get() {
             return Ok(uploaded.clone());
         }
@@ -36,9 +37,7 @@ impl Rotary {
         let rows = self.angles.chunks(self.half);
         let rows = rows.flat_map(|row| row.iter().map(|angle| angle.0).chain(row.iter().map(|angle| angle.1)));
         let angles: Vec<f32> = rows.collect();
-        let (tokens, longest) = (positions.len(), angles.len() / (2 * self.half));
-        let uploaded =
-            [Tensor::from_vec(positions, tokens, device)?, Tensor::from_vec(angles, (longest, 2, self.half), device)?];
+        let uploaded = [Table::new(&positions, device)?, Table::new(&angles, device)?];
         Ok(self.uploaded.get_or_init(|| uploaded).clone())
     }
 
@@ -50,8 +49,8 @@ impl Rotary {
         let heads = rows.width / (2 * self.half);
         let params = RotaryParams {
             x: rows.address,
-            positions: address(&positions)?,
-            angles: address(&angles)?,
+            positions: positions.address()?,
+            angles: angles.address()?,
             y: y.address(),
             stride: rows.stride as u64,
             rows: rows.rows as u32,

@@ -8,6 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use crate::cuda::Table;
+
 pub(super) use cpu::cpu;
 pub(super) use cuda::cuda;
 pub(super) use reference::reference;
@@ -24,7 +26,7 @@ pub struct Rotary {
     /// `cos` and `sin` of each token, `[T, 1, half]`; made when they are first needed as tensors.
     tensors: Arc<OnceLock<[Tensor; 2]>>,
     /// Positions and angles as the GPU's kernel reads them; made when they are first needed.
-    uploaded: Arc<OnceLock<[Tensor; 2]>>,
+    uploaded: Arc<OnceLock<[Table; 2]>>,
 }
 
 impl Rotary {

@@ -161,6 +161,10 @@ impl Class {
     /// # Errors
     /// `whole` has parts that the class would not make.
     pub(super) fn apply(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
+        // With dropout, merges are left out at random, as when a base is trained. Answers must not be random.
+        if whole["model"].get("dropout").is_some() {
+            whole["model"]["dropout"] = Value::Null;
+        }
         match self.rules {
             Rules::Bert | Rules::MpNet => self.word_piece(whole, side)?,
             Rules::Roberta => self.byte_level(whole, side)?,
@@ -204,6 +208,10 @@ impl Class {
         self.expect(side, "pre_tokenizer: type", &split["type"], "ByteLevel")?;
         self.expect(side, "pre_tokenizer: use_regex", split.get("use_regex").unwrap_or(&json!(true)), true)?;
         self.expect(side, "model: type", whole["model"].get("type").unwrap_or(&json!("BPE")), "BPE")?;
+        for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+            let affix = whole["model"].get(key).filter(|affix| !affix.is_null()).cloned().unwrap_or_else(|| json!(""));
+            self.expect(side, &format!("model: {key}"), &affix, "")?;
+        }
         whole["pre_tokenizer"]["add_prefix_space"] = json!(side.get::<bool>("add_prefix_space")?.unwrap_or(false));
         Ok(())
     }
