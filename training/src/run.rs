@@ -152,7 +152,8 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
         remove_run(run)?;
         // The adapter's usual place for its run would tell of a run that is not its own.
         let usual = Folders::new(output, None).run;
-        if usual != *run && usual.exists() {
+        let place = |folder: &Path| folder.canonicalize().ok();
+        if place(&usual).is_some_and(|usual| place(run) != Some(usual)) {
             let _locked = lock(&usual)?;
             remove_run(&usual)?;
         }

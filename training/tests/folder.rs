@@ -206,6 +206,15 @@ fn run_dir_holds_the_log_and_the_checkpoints() {
     fine(&evaluate);
     fine(&strs(&args(&["--overwrite"])));
     refused(&evaluate, 1, "no labelled split \"validation\"");
+    // The usual place may be named in another way.
+    let again = room.path().join("runs/../adapter/run");
+    fine(&train(
+        from,
+        to,
+        &["--epochs", "1", "--validation-split", "0.25", "--overwrite", "--run-dir", again.to_str().unwrap()],
+    ));
+    fine(&evaluate);
+    fine(&strs(&args(&["--overwrite"])));
     // If either folder is not empty, `--resume` or `--overwrite` is needed.
     refused(&strs(&args(&[])), 1, "adapter is not empty");
     fs::remove_dir_all(&output).unwrap();

@@ -28,7 +28,7 @@ pub(super) struct Tree {
     /// The names of runs of which neither folders nor results tell the settings. Older versions wrote such results.
     pub(super) unknown: Vec<String>,
     pub(super) schedules: Vec<Schedule>,
-    /// While folders are read: those that were, without links in their paths, because a link may lead to one of them.
+    /// While folders are read: those that were, without links in their paths, because a link may lead to a run in the tree.
     seen: BTreeSet<PathBuf>,
     /// The metrics on the test split that sweeps have recorded, by the names of the runs.
     pub(super) tests: BTreeMap<String, Map<String, Value>>,
@@ -96,7 +96,9 @@ impl Tree {
         let mut below: Vec<PathBuf> = Vec::new();
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
             let path = entry.map_err(Error::io(folder))?.path();
-            if path.is_dir() {
+            // Other links may lead anywhere.
+            let is_run = || TrainedRun::is_at(&path) || Schedule::is_at(&path);
+            if path.is_dir() && (!path.is_symlink() || is_run()) {
                 below.push(path);
             }
         }
