@@ -111,7 +111,6 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod logging;
 pub mod ops;
-#[cfg(feature = "server")]
 mod panics;
 pub mod params;
 #[cfg(feature = "server")]

@@ -157,6 +157,25 @@ fn errors_name_malformed_files() {
     }
 }
 
+/// The crate that reads `tokenizer.json` does not check a template's tokens, and panics on the first text.
+#[test]
+fn refuses_templates_with_unknown_tokens() {
+    let dir = with_config(Some(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#));
+    let path = dir.path().join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[START]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {},
+    });
+    fs::write(&path, json.to_string()).unwrap();
+    match open(dir.path(), 512, WORDS).map(|tokenizer| tokenizer.max_length()) {
+        Err(TokenizeError::File { path: named, reason }) => assert_eq!(named, path, "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Truncating both texts of a long pair removes thousands of pieces from each. Their combinations must not be computed.
 #[test]
 fn truncates_a_pair_of_a_megabyte() {

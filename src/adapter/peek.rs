@@ -176,7 +176,7 @@ struct Sizes {
 
 /// The layout of a base of these sizes. It depends on little else.
 fn sketch(architecture: &Architecture, shapes: &[(&str, Vec<usize>)], sizes: Sizes) -> Option<Layout> {
-    // These modules exist only in some DeBERTa bases.
+    // Some DeBERTa bases have the modules of `sides`, and some ModernBERT bases have biases in their heads.
     let has = |module: &str| shapes.iter().any(|(name, _)| name.contains(module));
     let sides: Vec<&str> = [("c2p", ".pos_key_proj."), ("p2c", ".pos_query_proj.")]
         .iter()
@@ -187,6 +187,7 @@ fn sketch(architecture: &Architecture, shapes: &[(&str, Vec<usize>)], sizes: Siz
         "model_type": architecture.model_type, "vocab_size": 1, "num_attention_heads": 1, "max_position_embeddings": 1,
         "hidden_size": sizes.hidden, "num_hidden_layers": sizes.layers, "intermediate_size": sizes.wide,
         "embedding_size": sizes.hidden, "relative_attention": !sides.is_empty(), "pos_att_type": sides,
+        "classifier_bias": has("head.dense.bias"), "norm_bias": has("head.norm.bias"),
     });
     let config = BaseConfig::parse(Path::new("config.json"), config).ok()?;
     architecture::layout(&config).ok()

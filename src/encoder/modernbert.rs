@@ -7,9 +7,7 @@ use super::fork::Texts;
 use super::head::Classifier;
 use super::layers::{Linear, Loader, Norm, Tables, dropped};
 use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed, first_tokens};
-use crate::base::architecture::modernbert::{
-    self, ATTENTION_OUTPUT, INTERMEDIATE, LayerType, OUTPUT, Pooling, QKV, Settings,
-};
+use crate::base::architecture::modernbert::{self, ATTENTION_OUTPUT, INTERMEDIATE, OUTPUT, Pooling, QKV, Settings};
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Heads, Ops};
 use crate::params::{Backend, Frozen, Input, Layout, Site};
@@ -51,7 +49,7 @@ impl Layer {
         settings: &Settings,
         index: usize,
     ) -> std::result::Result<Self, ModelError> {
-        let (hidden, eps, kind) = (config.hidden_size, config.layer_norm_eps, settings.layer_type(index));
+        let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
         let ops = loader.ops();
         let mut site = |module, biased| loader.site(layout, Site { layer: index, module }, biased);
         let [qkv, attention_output] =
@@ -65,9 +63,8 @@ impl Layer {
             index,
             heads: config.num_attention_heads,
             hidden,
-            // `local_attention` counts the tokens on both sides.
-            window: (kind == LayerType::SlidingAttention).then_some(settings.local_attention / 2),
-            theta: settings.theta(kind),
+            window: settings.window(index),
+            theta: settings.theta(index),
             attention_norm: if index == 0 { None } else { Some(norm("attn_norm")?) },
             qkv,
             attention_output,

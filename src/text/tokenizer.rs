@@ -15,6 +15,7 @@ pub(crate) use class::template;
 use side::SpecialTokens;
 pub(crate) use side::{FILES as SIDE_FILES, Side, Token};
 
+use crate::panics;
 use crate::text::Encoded;
 
 /// A tokenizer that cannot be read, or a text that cannot be tokenized.
@@ -137,8 +138,34 @@ impl Tokenizer {
     /// `model_max_length` in `tokenizer_config.json`, if given, and the base's maximum.
     ///
     /// # Errors
-    /// A file is missing or malformed, the tokenizer's class is not supported, or `model_max_length` leaves no room for tokens.
+    /// A file is missing or malformed, a text cannot be encoded with it, the tokenizer's class is not supported, or `model_max_length` leaves no room for tokens.
     pub fn open(dir: &Path, base: &BaseInputs) -> Result<Self, TokenizeError> {
+        let read = || {
+            let tokenizer = Self::read(dir, base)?;
+            tokenizer.try_out(dir)?;
+            Ok(tokenizer)
+        };
+        // The crate panics on some malformed files.
+        std::panic::catch_unwind(read).unwrap_or_else(|panic| {
+            let reason = format!("malformed: {}", panics::message(&*panic));
+            Err(file(&dir.join("tokenizer.json"))(reason))
+        })
+    }
+
+    /// Encodes a text and a pair. Some mistakes in a file, such as a template with an unknown token, show only then. Otherwise they would
+    /// fail each request.
+    fn try_out(&self, dir: &Path) -> Result<(), TokenizeError> {
+        for pair in [None, Some("b")] {
+            let limit = Limit { max_length: None, truncate: true, side: None };
+            // Other errors are no mistakes of the file: the base may be too short for a pair, or have no token for these letters.
+            if let Err(TokenizeError::Text(reason)) = self.encode("a", pair, &limit) {
+                return Err(file(&dir.join("tokenizer.json"))(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn read(dir: &Path, base: &BaseInputs) -> Result<Self, TokenizeError> {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(file(&path))?;
         let mut whole: Value = serde_json::from_slice(&bytes).map_err(file(&path))?;

@@ -2,8 +2,12 @@
 
 mod compare;
 
-use polyrank::adapter::peek;
+use std::fs;
+
+use polyrank::adapter::{Ranks, peek};
+use polyrank::engine::Engine;
 use polyrank::inspect::Report;
+use polyrank::params::Backend;
 use serde_json::json;
 
 use super::golden;
@@ -47,6 +51,29 @@ fn rank_0_is_shown_as_a_dot() {
     );
     assert!(shown.contains("first active  layer 1, attention.self.value"));
     assert!(shown.lines().all(|line| line.chars().count() <= 100));
+}
+
+/// Without its base, too, an adapter of any architecture shows its ranks.
+#[test]
+fn inspects_adapters_of_every_architecture() {
+    let bases = fs::read_dir(golden("../encoders")).unwrap().map(|base| base.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(bases.len(), 9);
+    for base in bases {
+        let engine = Engine::open(&base, Backend::cpu()).unwrap();
+        for name in ["plain", "ragged", "later"] {
+            let (layout, seen) = peek(&base.join(name)).unwrap();
+            let loaded = engine.load_adapter(&base.join(name)).unwrap();
+            // A PEFT folder tells neither of layers above its last delta nor of a module of DeBERTa without deltas.
+            let shown = |ranks: Ranks| {
+                let all = ranks
+                    .0
+                    .into_iter()
+                    .flat_map(|(module, ranks)| ranks.into_iter().enumerate().map(move |at| (module, at)));
+                all.filter(|(_, (_, rank))| *rank > 0).collect::<Vec<_>>()
+            };
+            assert_eq!(shown(seen.ranks(&layout)), shown(loaded.ranks(engine.layout())), "{base:?} {name}");
+        }
+    }
 }
 
 #[test]

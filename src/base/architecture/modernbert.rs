@@ -34,20 +34,22 @@ pub(crate) const OUTPUT: usize = 3;
 #[derive(Deserialize)]
 pub(crate) struct Settings {
     #[serde(default)]
-    pub(crate) layer_types: Option<Vec<LayerType>>,
+    layer_types: Option<Vec<LayerType>>,
     #[serde(default = "three")]
-    pub(crate) global_attn_every_n_layers: usize,
+    global_attn_every_n_layers: usize,
     #[serde(default = "window")]
-    pub(crate) local_attention: usize,
+    local_attention: usize,
     #[serde(default)]
-    pub(crate) rope_parameters: Option<Ropes>,
+    sliding_window: Option<usize>,
+    #[serde(default)]
+    rope_parameters: Option<Ropes>,
     /// The form in older files, for both types of layers.
-    #[serde(default, rename = "rope_scaling")]
-    pub(crate) _rope_scaling: Option<Rope>,
     #[serde(default)]
-    pub(crate) global_rope_theta: Option<f64>,
+    rope_scaling: Option<Rope>,
     #[serde(default)]
-    pub(crate) local_rope_theta: Option<f64>,
+    global_rope_theta: Option<f64>,
+    #[serde(default)]
+    local_rope_theta: Option<f64>,
     #[serde(default)]
     pub(crate) norm_bias: bool,
     #[serde(default)]
@@ -62,29 +64,29 @@ pub(crate) struct Settings {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum LayerType {
+enum LayerType {
     FullAttention,
     SlidingAttention,
 }
 
 /// Rotary settings by type of layer, the form in newer files.
 #[derive(Default, Deserialize)]
-pub(crate) struct Ropes {
-    pub(crate) full_attention: Option<Rope>,
-    pub(crate) sliding_attention: Option<Rope>,
+struct Ropes {
+    full_attention: Option<Rope>,
+    sliding_attention: Option<Rope>,
 }
 
 #[derive(Deserialize)]
-pub(crate) struct Rope {
+struct Rope {
     #[serde(default, alias = "type")]
-    pub(crate) rope_type: RopeType,
-    pub(crate) rope_theta: Option<f64>,
+    rope_type: RopeType,
+    rope_theta: Option<f64>,
 }
 
 /// The only supported type. Other types stretch the positions; a file that names one is rejected when it is read.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum RopeType {
+enum RopeType {
     #[default]
     Default,
 }
@@ -119,7 +121,7 @@ impl Settings {
         Ok(settings)
     }
 
-    pub(crate) fn layer_type(&self, layer: usize) -> LayerType {
+    fn layer_type(&self, layer: usize) -> LayerType {
         match &self.layer_types {
             Some(types) => types[layer],
             None if layer.is_multiple_of(self.global_attn_every_n_layers) => LayerType::FullAttention,
@@ -127,9 +129,17 @@ impl Settings {
         }
     }
 
-    pub(crate) fn theta(&self, kind: LayerType) -> f64 {
+    /// The greatest distance of two tokens that see each other, or `None` where all do. `local_attention` counts the tokens on both
+    /// sides. Where a file has both keys, `transformers` lets `sliding_window` win.
+    pub(crate) fn window(&self, layer: usize) -> Option<usize> {
+        let window = self.sliding_window.unwrap_or(self.local_attention / 2);
+        (self.layer_type(layer) == LayerType::SlidingAttention).then_some(window)
+    }
+
+    /// The base of the rotary angles. Where several keys give one, they win in the order in which `transformers` lets them.
+    pub(crate) fn theta(&self, layer: usize) -> f64 {
         let ropes = self.rope_parameters.as_ref();
-        let (rope, key, default) = match kind {
+        let (rope, key, default) = match self.layer_type(layer) {
             LayerType::FullAttention => {
                 (ropes.and_then(|r| r.full_attention.as_ref()), self.global_rope_theta, 160_000.0)
             }
@@ -137,10 +147,10 @@ impl Settings {
                 (ropes.and_then(|r| r.sliding_attention.as_ref()), self.local_rope_theta, 10_000.0)
             }
         };
-        let theta = rope.and_then(|rope| match rope.rope_type {
+        let of = |rope: &Rope| match rope.rope_type {
             RopeType::Default => rope.rope_theta,
-        });
-        theta.or(key).unwrap_or(default)
+        };
+        self.rope_scaling.as_ref().and_then(of).or(rope.and_then(of)).or(key).unwrap_or(default)
     }
 
     pub(crate) fn head(&self) -> HeadSpec {
@@ -175,4 +185,41 @@ pub(crate) fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelEr
         head: head.parameters(hidden),
         hidden,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// `transformers` 5.23 gave the expected values, as `ModernBertConfig(**keys)`.
+    #[test]
+    fn windows_and_rotary_bases_equal_those_of_transformers() {
+        let rope = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
+        let cases = [
+            (json!({}), 64, 160_000.0, 10_000.0),
+            (json!({"local_attention": 7}), 3, 160_000.0, 10_000.0),
+            (json!({"sliding_window": 5}), 5, 160_000.0, 10_000.0),
+            (json!({"sliding_window": 5, "local_attention": 64}), 5, 160_000.0, 10_000.0),
+            (json!({"global_rope_theta": 7.0, "local_rope_theta": 3.0}), 64, 7.0, 3.0),
+            (json!({"rope_parameters": {"full_attention": rope(9.0)}, "global_rope_theta": 7.0}), 64, 9.0, 10_000.0),
+            (json!({"rope_scaling": rope(5.0)}), 64, 5.0, 5.0),
+            (json!({"rope_scaling": {"rope_type": "default"}}), 64, 160_000.0, 10_000.0),
+            (json!({"rope_parameters": {"full_attention": rope(9.0)}, "rope_scaling": rope(5.0)}), 64, 5.0, 5.0),
+        ];
+        for (keys, window, full, sliding) in cases {
+            let mut config = json!({
+                "model_type": "modernbert", "vocab_size": 1, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "intermediate_size": 8,
+            });
+            for (key, value) in keys.as_object().into_iter().flatten() {
+                config[key] = value.clone();
+            }
+            let config = BaseConfig::parse(Path::new("config.json"), config).unwrap();
+            let settings = Settings::read(&config).unwrap();
+            assert_eq!((settings.window(0), settings.window(1)), (None, Some(window)), "{keys}");
+            assert_eq!((settings.theta(0), settings.theta(1)), (full, sliding), "{keys}");
+        }
+    }
 }
