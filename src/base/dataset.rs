@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::ModelError;
 use super::cache::Sources;
 use super::files::DATASET;
-use super::hub::Hub;
+use super::hub::{Hub, is_commit};
 use super::progress::Progress;
 use super::recipe::Recipe;
 use super::splits::{self, Plan};
@@ -90,8 +90,7 @@ fn listing(sources: &Sources, asked: &Dataset, revision: &str) -> Result<Option<
     let recipe = Recipe { id: &id, revision, pins: &[], wheel: None };
     let hub = Hub::new(sources, &recipe, Path::new(""), &());
     let Some(answer) = hub.api(&format!("{id}/revision/{}", recipe.escaped_revision()))? else { return Ok(None) };
-    let commit =
-        answer["sha"].as_str().filter(|sha| sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let commit = answer["sha"].as_str().filter(|sha| is_commit(sha));
     let name = |file: &Value| file["rfilename"].as_str().map(str::to_owned);
     let files = answer["siblings"].as_array().map(|files| files.iter().filter_map(name).collect());
     match (commit, files) {

@@ -3,6 +3,7 @@
 //! The crate `hf-hub` (1.0) is not used, because its downloads are neither checked by SHA-256 nor resumed after a broken connection. It
 //! would also add an asynchronous runtime, `reqwest` and `hf-xet` to every build, where a few requests with `ureq` are enough.
 
+use std::cell::OnceCell;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +30,9 @@ const READ: Duration = Duration::from_secs(30);
 
 /// The header with a big file's SHA-256.
 const LINKED: &str = "x-linked-etag";
+
+/// The header with the commit that a revision names.
+const COMMIT: &str = "x-repo-commit";
 
 /// The number of redirects that are followed for renamed repositories.
 const RENAMES: usize = 5;
@@ -90,6 +94,9 @@ pub(super) struct Hub<'a> {
     recipe: &'a Recipe<'a>,
     dir: &'a Path,
     progress: &'a dyn Progress,
+    /// The commit of the first file. The other files are of the same, although the revision may name another by then. A server that
+    /// does not tell the commit is asked for the revision each time.
+    commit: OnceCell<String>,
 }
 
 impl<'a> Hub<'a> {
@@ -102,11 +109,12 @@ impl<'a> Hub<'a> {
             .user_agent(concat!("polyrank/", env!("CARGO_PKG_VERSION")))
             // Big files are on other hosts, which must not see the token.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost);
-        Self { agent: config.build().into(), sources, recipe, dir, progress }
+        Self { agent: config.build().into(), sources, recipe, dir, progress, commit: OnceCell::new() }
     }
 
     fn address(&self, name: &str) -> String {
-        let (id, revision) = (self.recipe.id, self.recipe.escaped_revision());
+        let id = self.recipe.id;
+        let revision = self.commit.get().cloned().unwrap_or_else(|| self.recipe.escaped_revision());
         format!("{}/{id}/resolve/{revision}/{}", self.sources.endpoint, escaped(name))
     }
 
@@ -138,8 +146,9 @@ impl<'a> Hub<'a> {
     /// Fetches the file `name` to the file `to`; false if it does not exist. A broken download is resumed, in this call or in a later
     /// one.
     pub(super) fn save(&self, name: &str, to: &Path) -> Result<bool, ModelError> {
+        let stated = self.stated(&self.address(name))?;
+        // From now on, the address names the commit.
         let from = self.address(name);
-        let stated = self.stated(&from)?;
         let pin = pinned(self.recipe.pins, name).map(str::to_owned);
         let partial = Partial::of(&self.sources.models(), &from, stated.etag.as_deref())?;
         let mut attempt = 0;
@@ -199,7 +208,7 @@ impl<'a> Hub<'a> {
         Ok(true)
     }
 
-    /// What the hub states about a file, such as a big file's SHA-256. The hub sends this with the redirect to the file, so that
+    /// Remembers the commit of the first file, and returns what the hub states about a file, such as a big file's SHA-256. The hub sends this with the redirect to the file, so that
     /// redirect is not followed. A redirect within the hub that states nothing, as after a rename of the repository, is followed.
     fn stated(&self, from: &str) -> Result<Stated, ModelError> {
         let head = |address: &str| -> Result<Response<Body>, ModelError> {
@@ -216,6 +225,9 @@ impl<'a> Hub<'a> {
             response = head(&format!("{}{path}", origin(from)))?;
         }
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        if let Some(commit) = header(COMMIT).filter(|commit| is_commit(commit)) {
+            self.commit.get_or_init(|| commit);
+        }
         let linked = header(LINKED);
         let digest = linked.as_deref().map(|value| value.trim_start_matches("W/").trim_matches('"'));
         let sha256 = digest.filter(|value| value.len() == 64).map(str::to_ascii_lowercase);
@@ -234,6 +246,11 @@ impl<'a> Hub<'a> {
 fn origin(address: &str) -> &str {
     let host = address.find("://").map_or(0, |at| at + 3);
     &address[..address[host..].find('/').map_or(address.len(), |at| host + at)]
+}
+
+/// Whether this is the full hash of a commit.
+pub(super) fn is_commit(hash: &str) -> bool {
+    hash.len() == 40 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What the hub states about a file before it sends the file.

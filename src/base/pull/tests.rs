@@ -64,7 +64,9 @@ impl Hub {
                 let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
                 let Some(request) = head.first().cloned() else { continue };
                 log.lock().unwrap().push(head.join("\n"));
-                let file = request.split(' ').nth(1).and_then(|path| path.strip_prefix("/org/name/resolve/main/"));
+                // The files of other revisions are kept with the revision before their names.
+                let file = request.split(' ').nth(1).and_then(|path| path.strip_prefix("/org/name/resolve/"));
+                let file = file.map(|file| file.strip_prefix("main/").unwrap_or(file));
                 let gone = Answer { status: 404, ..ok("not found") };
                 let answer = file.and_then(|file| files.get(file)).unwrap_or(&gone);
                 let mut answer = answer.clone();
@@ -130,6 +132,23 @@ fn pulls_all_files_of_a_base_once() {
     assert_eq!(hub.sources.ensure(ID, &()).unwrap(), dir);
     assert_eq!(hub.sources.locate(ID).unwrap(), dir);
     assert_eq!(hub.asked.lock().unwrap().len(), before);
+}
+
+/// After the first request, `main` names another commit.
+#[test]
+fn pulls_all_files_from_one_commit() {
+    const FIRST: &str = "0123456789abcdef0123456789abcdef01234567";
+    let mut moved = files();
+    moved.insert("model.safetensors", ok("of the new commit"));
+    moved.insert(CONFIG, Answer { headers: vec![("x-repo-commit", FIRST.to_owned())], ..ok(CONFIG_JSON) });
+    for (name, answer) in files() {
+        moved.insert(format!("{FIRST}/{name}").leak(), answer);
+    }
+    let hub = Hub::start(moved);
+    let dir = hub.pull(&PLAIN).unwrap();
+    assert_eq!(fs::read(dir.join("model.safetensors")).unwrap(), WEIGHTS);
+    let asked = hub.asked.lock().unwrap();
+    assert_eq!(asked.iter().filter(|head| head.contains("/resolve/main/")).count(), 1);
 }
 
 #[test]
