@@ -172,6 +172,17 @@ fn reads_mpnet_configuration() {
     assert!(error.contains("relative_attention_num_buckets") && error.contains("32 or more"), "{error}");
 }
 
+/// Checkpoints of mmBERT name a kind of positions that ModernBERT, which has none in its embeddings, never reads.
+#[test]
+fn kinds_of_positions_matter_only_where_there_are_positions() {
+    let golden = golden().join("../encoders/modernbert");
+    let mut config: Value = serde_json::from_slice(&fs::read(golden.join("config.json")).unwrap()).unwrap();
+    config["position_embedding_type"] = json!("sans_pos");
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    assert_eq!(BaseConfig::read(dir.path()).unwrap().longest_text(), 8192);
+}
+
 /// Stretched positions (RoPE scaling) are not supported. They are refused in each of their spellings.
 #[test]
 fn refuses_stretched_positions() {

@@ -140,6 +140,28 @@ fn token_ids_equal_transformers() {
     }
 }
 
+/// A base that knows only distances answers texts that are longer than its positions, if it is asked to.
+#[test]
+fn texts_beyond_the_positions_are_answered_like_peft() {
+    let long: Value = serde_json::from_slice(&std::fs::read(folder("").join("long_texts.json")).unwrap()).unwrap();
+    for backend in backends() {
+        for base in ["deberta", "modernbert"] {
+            let base = BASES.into_iter().find(|known| known.ends_with(&format!("/{base}"))).unwrap();
+            let engine = Engine::open(&folder(base), &backend).unwrap();
+            let expected = &long["bases"][base.rsplit('/').next().unwrap()];
+            let max_length = long["max_length"].as_u64().map(|length| length as usize);
+            let limit = Limit { max_length, truncate: true, side: None };
+            let text = engine.encode(long["text"].as_str().unwrap(), None, &limit).unwrap();
+            assert_eq!(serde_json::json!(text.ids), expected["ids"]);
+            let adapter = Arc::new(engine.load_adapter(&folder(base).join("ragged")).unwrap());
+            let found = engine.logits(&[Row { text, adapter }]).unwrap();
+            let expected: Vec<f32> = serde_json::from_value(expected["logits"].clone()).unwrap();
+            let worst = worst(&found[0], &expected);
+            assert!(worst <= 1e-4, "{base} on {}: {worst}", backend.name());
+        }
+    }
+}
+
 #[test]
 fn hidden_states_equal_transformers() {
     for backend in backends() {

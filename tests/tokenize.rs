@@ -27,7 +27,7 @@ fn with_config(config: Option<&str>) -> TempDir {
 const WORDS: usize = 117;
 
 fn inputs(positions: usize, words: usize) -> BaseInputs<'static> {
-    BaseInputs { model_type: "bert", tokenizer_class: None, positions, words }
+    BaseInputs { model_type: "bert", tokenizer_class: None, positions, longest: positions, words }
 }
 
 fn open(dir: &Path, positions: usize, words: usize) -> Result<Tokenizer, TokenizeError> {
@@ -87,6 +87,17 @@ fn max_length_is_the_smaller_of_tokenizer_and_base() {
     assert_eq!(max_length(Some(r#"{"model_max_length": 512}"#), 77), 77);
     assert_eq!(max_length(Some(r#"{"model_max_length": 1000000000000000019884624838656}"#), 77), 77);
     assert_eq!(max_length(Some(r#"{"model_max_length": null}"#), 77), 77);
+}
+
+/// `model_max_length` is only the default of `max_length`, as in `transformers`.
+#[test]
+fn max_length_of_a_request_may_exceed_that_of_the_tokenizer() {
+    let tokenizer = open(with_config(Some(r#"{"model_max_length": 8}"#)).path(), 16, WORDS).unwrap();
+    let long = "good ".repeat(15);
+    assert_eq!(tokenizer.encode(&long, None, &limit(None, true)).unwrap().ids.len(), 8);
+    assert_eq!(tokenizer.encode(&long, None, &limit(16, true)).unwrap().ids.len(), 16);
+    let refused = tokenizer.encode(&long, None, &limit(17, true)).unwrap_err();
+    assert!(matches!(refused, TokenizeError::Limit { most: 16, .. }), "{refused}");
 }
 
 #[test]
@@ -211,6 +222,7 @@ fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
             model_type: config["model_type"].as_str().unwrap(),
             tokenizer_class: config["tokenizer_class"].as_str(),
             positions: 512,
+            longest: 512,
             words: 100_000,
         };
         let opened = Tokenizer::open(dir.path(), &base).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -271,15 +283,19 @@ fn errors_name_parts_in_which_releases_differ() {
         json!({"/pre_tokenizer/use_regex": false}),
         "pre_tokenizer: use_regex",
     );
+    let merges = json!({"/model/ignore_merges": true});
+    refused("encoders/roberta", "roberta", none(), merges, "model: ignore_merges");
     // As it is, such a file may not even open.
-    for (pointer, key) in [
-        ("/model/end_of_word_suffix", "model: end_of_word_suffix"),
-        ("/model/continuing_subword_prefix", "model: continuing_subword_prefix"),
+    for (pointer, value, key) in [
+        ("/model/end_of_word_suffix", json!("</w>"), "model: end_of_word_suffix"),
+        ("/model/continuing_subword_prefix", json!("</w>"), "model: continuing_subword_prefix"),
+        // A byte that the vocabulary lacks is an unknown token for the file, and nothing for the class.
+        ("/model/vocab", json!({"<unk>": 0}), "model: unk_token"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let whole = fs::read(golden("encoders/roberta/tokenizer.json")).unwrap();
         let mut tokenizer: Value = serde_json::from_slice(&whole).unwrap();
-        *tokenizer.pointer_mut(pointer).unwrap() = json!("</w>");
+        *tokenizer.pointer_mut(pointer).unwrap() = value;
         fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         fs::write(dir.path().join("tokenizer_config.json"), "{}").unwrap();
         let found = Tokenizer::open(dir.path(), &BaseInputs { model_type: "roberta", ..inputs(512, WORDS) });
@@ -295,8 +311,13 @@ fn errors_name_parts_in_which_releases_differ() {
         json!({"/normalizer/handle_chinese_chars": false}),
         "normalizer: handle_chinese_chars",
     );
-    let lower = json!({"/normalizer": {"type": "Lowercase"}});
-    refused("encoders/deberta", "deberta-v2", none(), lower, "normalizer: \"Lowercase\"");
+    let normalizer = |kind: &str| json!({"/normalizer": {"type": kind}});
+    refused("encoders/deberta", "deberta-v2", none(), normalizer("Lowercase"), "normalizer: \"Lowercase\"");
+    refused("encoders/deberta", "deberta-v2", none(), normalizer("NFKC"), "normalizer: \"NFKC\"");
+    refused("encoders/xlm-roberta", "xlm-roberta", none(), normalizer("Lowercase"), "normalizer: \"Lowercase\"");
+    let split = json!({"/normalizer": null, "/pre_tokenizer": {"type": "Whitespace"}});
+    refused("encoders/xlm-roberta", "xlm-roberta", none(), split.clone(), "pre_tokenizer: \"Whitespace\"");
+    refused("encoders/deberta", "deberta-v2", none(), split, "pre_tokenizer: \"Whitespace\"");
     for class in ["BertJapaneseTokenizer", "CamembertTokenizerFast"] {
         refused("bert", "bert", json!({"tokenizer_class": class}), none(), "tokenizer_class");
     }

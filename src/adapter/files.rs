@@ -130,7 +130,9 @@ impl OpenFiles {
         let config = OpenFile::open(dir.join(CONFIG), LARGEST_JSON)?;
         let weights = match OpenFile::open(dir.join(WEIGHTS), LARGEST_WEIGHTS) {
             Err(error) if error.is_not_found() && dir.join(PICKLE).is_file() => {
-                let reason = format!("a pickle; save it with PEFT's safe_serialization=True, as {WEIGHTS}");
+                let reason = format!(
+                    "a pickle; `polyrank pull --adapter` converts one of the hub, and PEFT's safe_serialization=True saves {WEIGHTS}"
+                );
                 return Err(AdapterError::malformed(&dir.join(PICKLE), reason));
             }
             weights => weights?,

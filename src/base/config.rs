@@ -97,11 +97,18 @@ impl BaseConfig {
         (self.architecture.padding)(self)
     }
 
-    /// The largest number of tokens of a text. In RoBERTa, the positions up to the padding token's id are not used for tokens.
+    /// The number of tokens of a text for which the base was made. In RoBERTa, the positions up to the padding token's id are not used
+    /// for tokens.
     #[must_use]
-    pub fn longest_text(&self) -> usize {
+    pub fn positions(&self) -> usize {
         let before = self.padding().map_or(0, |padding| padding as usize + 1);
         self.max_position_embeddings.saturating_sub(before)
+    }
+
+    /// The largest number of tokens of a text. It exceeds [`Self::positions`] if the base knows only distances of tokens.
+    #[must_use]
+    pub fn longest_text(&self) -> usize {
+        if (self.architecture.has_positions)(self) { self.positions() } else { self.positions().max(MOST_TOKENS) }
     }
 
     /// The name that `transformers` keeps of the checkpoint that the base was made from (`_name_or_path`).
@@ -116,7 +123,8 @@ impl BaseConfig {
         BaseInputs {
             model_type: &self.model_type,
             tokenizer_class: self.raw.get("tokenizer_class").and_then(Value::as_str),
-            positions: self.longest_text(),
+            positions: self.positions(),
+            longest: self.longest_text(),
             words: self.vocab_size,
         }
     }
@@ -199,6 +207,10 @@ fn bert() -> &'static Architecture {
 /// An upper bound of sizes, far above any encoder's. It keeps products of sizes from overflowing.
 const MOST: usize = 1 << 24;
 
+/// The most tokens of a text for a base without a table of positions, in which any number of tokens has an answer. It bounds the memory
+/// of attention.
+const MOST_TOKENS: usize = 8192;
+
 /// More layers than any encoder has. It refuses a huge number, for which huge tables would be allocated.
 pub(crate) const MOST_LAYERS: usize = 1024;
 
@@ -245,7 +257,6 @@ fn served(path: &Path, raw: &Map<String, Value>, architecture: &Architecture) ->
     let everywhere = [
         // The exact GELU, with erf. `gelu_new` and similar functions are approximations.
         ("hidden_act", Value::from("gelu")),
-        ("position_embedding_type", Value::from("absolute")),
         ("is_decoder", Value::from(false)),
     ];
     for (key, expected) in everywhere.into_iter().chain((architecture.only)()) {

@@ -57,11 +57,11 @@ fn weights(dir: &Path) -> Result<(), ModelError> {
         merge(dir, &shards)?;
         shards
     } else if let Some(shards) = shards(PICKLE_INDEX)? {
-        unpickle(dir, &shards)?;
+        unpickle(&dir.join(WEIGHTS), &shards)?;
         shards
     } else if dir.join(PICKLE).is_file() {
         let only = vec![dir.join(PICKLE)];
-        unpickle(dir, &only)?;
+        unpickle(&dir.join(WEIGHTS), &only)?;
         only
     } else {
         let tensor = format!("{WEIGHTS}, {INDEX} or {PICKLE}");
@@ -167,8 +167,11 @@ impl Pickle {
     }
 }
 
-/// Writes the float tensors of all pickles to one file, in their own types.
-fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
+/// Writes the float tensors of all pickles to the file `to`, in their own types.
+///
+/// # Errors
+/// If a pickle is malformed, or has no float tensors.
+pub(super) fn unpickle(to: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
     for path in pickles {
         let convert = |reason: String| ModelError::Convert { path: path.clone(), reason };
@@ -197,11 +200,10 @@ fn unpickle(dir: &Path, pickles: &[PathBuf]) -> Result<(), ModelError> {
             tensors.insert(name.clone(), tensor);
         }
     }
-    let path = dir.join(WEIGHTS);
-    let convert = |error: candle_core::Error| ModelError::Convert { path: path.clone(), reason: error.to_string() };
+    let convert = |error: candle_core::Error| ModelError::Convert { path: to.to_owned(), reason: error.to_string() };
     if tensors.is_empty() {
         return Err(ModelError::Convert { path: pickles[0].clone(), reason: "it has no float tensors".to_owned() });
     }
-    candle_core::safetensors::save(&tensors, &path).map_err(convert)?;
-    atomic_file::restore_mode_and_sync(&path).map_err(ModelError::io(&path))
+    candle_core::safetensors::save(&tensors, to).map_err(convert)?;
+    atomic_file::restore_mode_and_sync(to).map_err(ModelError::io(to))
 }

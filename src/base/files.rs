@@ -19,6 +19,9 @@ pub(super) const OPTIONAL: &str = "tokenizer_config.json";
 /// The files of an adapter. The configuration comes last, because a folder with it counts as an adapter.
 pub(super) const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_config.json"];
 
+/// An adapter's weights as older releases of PEFT write them.
+pub(super) const ADAPTER_PICKLE: &str = "adapter_model.bin";
+
 /// The file that describes a fetched dataset. It is written last.
 pub(super) const DATASET: &str = "dataset.json";
 

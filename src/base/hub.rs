@@ -15,7 +15,7 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use super::cache::Sources;
-use super::files::{ADAPTER, CONFIG, INDEX, PICKLE, PICKLE_INDEX, TOKENIZER, WEIGHTS};
+use super::files::{ADAPTER, ADAPTER_PICKLE, CONFIG, INDEX, PICKLE, PICKLE_INDEX, TOKENIZER, WEIGHTS};
 use super::partial::{Fill, Partial};
 use super::progress::Progress;
 use super::recipe::{Recipe, pinned};
@@ -75,7 +75,7 @@ pub(super) fn fetch(sources: &Sources, recipe: &Recipe, dir: &Path, progress: &d
     convert::complete(dir)
 }
 
-/// Fetches an adapter's files into `dir`.
+/// Fetches an adapter's files into `dir`, and converts a pickle of its weights.
 pub(super) fn fetch_adapter(
     sources: &Sources,
     recipe: &Recipe,
@@ -83,7 +83,16 @@ pub(super) fn fetch_adapter(
     progress: &dyn Progress,
 ) -> Result<(), ModelError> {
     let hub = Hub::new(sources, recipe, dir, progress);
-    ADAPTER.into_iter().try_for_each(|name| hub.required(name))?;
+    let [weights, config] = ADAPTER;
+    if !hub.optional(weights)? {
+        let pickle = dir.join(ADAPTER_PICKLE);
+        if !hub.optional(ADAPTER_PICKLE)? {
+            return Err(hub.missing(weights));
+        }
+        convert::unpickle(&dir.join(weights), std::slice::from_ref(&pickle))?;
+        std::fs::remove_file(&pickle).map_err(ModelError::io(&pickle))?;
+    }
+    hub.required(config)?;
     hub.optional(CONFIG).map(drop)
 }
 

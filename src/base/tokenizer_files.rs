@@ -38,9 +38,18 @@ pub(super) fn tokenizer(dir: &Path, model_type: &str) -> Result<Value, ModelErro
         "mpnet" if there(WORD_PIECE) => word_piece(dir, &MPNET_TOKENS),
         "roberta" if there(BPE[0]) && there(BPE[1]) => byte_level(dir),
         _ => {
+            let own = match model_type {
+                "deberta-v2" => SPM.to_owned(),
+                "xlm-roberta" => XLM_SPM.to_owned(),
+                "roberta" => BPE.join(" and "),
+                "modernbert" => "no other file".to_owned(),
+                _ => WORD_PIECE.to_owned(),
+            };
+            let found: Vec<&str> = SOURCES.into_iter().filter(|name| there(name)).collect();
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
             let reason = format!(
-                "expected tokenizer.json, or for {model_type} files among {}; found neither",
-                SOURCES.join(", ")
+                "expected tokenizer.json, or for {model_type} {own}, found {found}; the tokenizer's save_pretrained of transformers \
+                 writes a tokenizer.json"
             );
             Err(ModelError::Convert { path: dir.to_owned(), reason })
         }
@@ -326,7 +335,7 @@ impl SpecialTokens {
         }
         listed.sort_by_key(|(id, _)| *id);
         listed.dedup_by_key(|(id, _)| *id);
-        let end = |i: usize| names.get(i).and_then(|(name, id)| Some((name.clone(), (*id)? as u32)));
+        let end = |i: usize| names.get(i).and_then(|(name, id)| Some((name.clone(), u32::try_from((*id)?).ok()?)));
         let ends = end(2).zip(end(3)).map(|(first, last)| [first, last]);
         let unknown = names.swap_remove(1).0;
         Ok(Found { listed: listed.into_iter().map(|(_, token)| token).collect(), ends, unknown })
@@ -356,8 +365,9 @@ fn word_piece(dir: &Path, special: &SpecialTokens) -> Result<Value, ModelError> 
     ))
 }
 
+/// The id of a token; `None` if the vocabulary lacks it, or if its id is not that of a token.
 fn id_of(vocab: &Map<String, Value>, token: &str) -> Option<usize> {
-    vocab.get(token).and_then(Value::as_u64).map(|id| id as usize)
+    vocab.get(token).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).map(|id| id as usize)
 }
 
 /// As `RobertaConverter` does.

@@ -166,7 +166,7 @@ impl Engine {
         self.precision
     }
 
-    /// The largest number of tokens in a text.
+    /// The largest number of tokens in a text, unless a [`Limit`] gives another.
     #[must_use]
     pub fn max_length(&self) -> usize {
         self.tokenizer.max_length()

@@ -80,7 +80,7 @@ pub enum TokenizeError {
 /// How long a text may be, and whether a longer text is truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// The maximum number of tokens, including special tokens; `None` is the base's maximum.
+    /// The maximum number of tokens, including special tokens; `None` is [`Tokenizer::max_length`].
     pub max_length: Option<usize>,
     /// Whether longer texts are truncated (the longer text of a pair first) or refused.
     pub truncate: bool,
@@ -110,6 +110,7 @@ impl From<TruncationSide> for TruncationDirection {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_length: usize,
+    longest: usize,
     /// The number of rows of the base's word embeddings.
     words: usize,
     /// The side at which texts are truncated if a [`Limit`] names none.
@@ -125,8 +126,10 @@ pub struct BaseInputs<'a> {
     pub model_type: &'a str,
     /// The class that the base's configuration names.
     pub tokenizer_class: Option<&'a str>,
-    /// The maximum number of tokens of a text.
+    /// The number of tokens for which the base was made, which bounds a text unless a [`Limit`] says more.
     pub positions: usize,
+    /// The largest number of tokens of a text, whatever a [`Limit`] says.
+    pub longest: usize,
     /// The number of rows of the word embeddings. Token ids must be below it.
     pub words: usize,
 }
@@ -134,11 +137,12 @@ pub struct BaseInputs<'a> {
 impl Tokenizer {
     /// Reads `dir/tokenizer.json` and the files beside it, and builds the same tokenizer as `transformers`. It includes the tokens that
     /// the other files add, and the parts that the tokenizer's class makes from `tokenizer_config.json`. The files' padding and
-    /// truncation length are ignored: [`Limit`] truncates texts, and texts are never padded. The maximum length is the smaller of
-    /// `model_max_length` in `tokenizer_config.json`, if given, and the base's maximum.
+    /// truncation length are ignored: [`Limit`] truncates texts, and texts are never padded. [`Self::max_length`] is the smaller of
+    /// `model_max_length` in `tokenizer_config.json`, if given, and the base's positions.
     ///
     /// # Errors
-    /// A file is missing or malformed, a text cannot be encoded with it, the tokenizer's class is not supported, or `model_max_length` leaves no room for tokens.
+    /// A file is missing or malformed, a text cannot be encoded with it, the tokenizer's class is not supported, or `model_max_length`
+    /// leaves no room for tokens.
     pub fn open(dir: &Path, base: &BaseInputs) -> Result<Self, TokenizeError> {
         let read = || {
             let tokenizer = Self::read(dir, base)?;
@@ -200,6 +204,7 @@ impl Tokenizer {
         let tokenizer = Self {
             inner,
             max_length: base.positions.min(stated),
+            longest: base.longest,
             words: base.words,
             side: match cut.as_deref() {
                 None | Some("right") => TruncationSide::Right,
@@ -217,7 +222,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The maximum number of tokens of a text, including special tokens.
+    /// The maximum number of tokens of a text, including special tokens, if a [`Limit`] gives none.
     #[must_use]
     pub fn max_length(&self) -> usize {
         self.max_length
@@ -233,8 +238,8 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, pair: Option<&str>, limit: &Limit) -> Result<Encoded, TokenizeError> {
         let special = self.special(pair.is_some());
         let max_length = limit.max_length.unwrap_or(self.max_length);
-        if max_length <= special || max_length > self.max_length {
-            return Err(TokenizeError::Limit { least: special + 1, most: self.max_length, found: max_length });
+        if max_length <= special || max_length > self.longest {
+            return Err(TokenizeError::Limit { least: special + 1, most: self.longest, found: max_length });
         }
         let first = self.bare(text, 0)?;
         let second = pair.map(|pair| self.bare(pair, 1)).transpose()?;

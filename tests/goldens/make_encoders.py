@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes `encoders/<base>/`: a tiny random base of every architecture besides BERT, with adapters by PEFT and what `transformers` +
-PEFT answer with them; and `deberta_buckets.json` and `mpnet_buckets.json`.
+PEFT answer with them; and `deberta_buckets.json`, `mpnet_buckets.json` and `long_texts.json`.
 
     pip install -r tests/python/requirements.txt
     python tests/goldens/make_encoders.py [BASE...]          rewrites them; two runs give equal bytes
@@ -26,7 +26,7 @@ from made_tokenizers import byte_level, deberta, xlm
 from safetensors.torch import save_file
 from tokenizers import AddedToken, processors
 from transformers import (
-    AutoModelForSequenceClassification, DebertaV2Config, DistilBertConfig, ElectraConfig, ModernBertConfig, MPNetConfig,
+    AutoModelForSequenceClassification, AutoTokenizer, DebertaV2Config, DistilBertConfig, ElectraConfig, ModernBertConfig, MPNetConfig,
     RobertaConfig, XLMRobertaConfig,
 )  # fmt: skip
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
@@ -34,6 +34,9 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 OUT = HERE / "encoders"
 TEXTS = make_bert.TEXTS + [("a <pad> in the plot and a </s> or [SEP] too", None)]
+# Twice as long as the bases' positions.
+LONG = " ".join(f"the plot of film {i} is {word}" for i in range(9) for word in ("good", "bad", "never great"))
+LONGEST = 128
 COMMON = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24, "num_hidden_layers": 2}
 
 
@@ -151,12 +154,24 @@ def make_buckets():
     goldens.write_json(HERE / "mpnet_buckets.json", buckets)
 
 
+def make_long():
+    """Answers to a text that is longer than `max_position_embeddings`, of bases that know only distances."""
+    answers = {}
+    for name in ("deberta", "modernbert"):
+        tokens = AutoTokenizer.from_pretrained(OUT / name)(LONG, truncation=True, max_length=LONGEST)
+        assert len(tokens["input_ids"]) == LONGEST
+        row = {"ids": tokens["input_ids"], "type_ids": [0] * LONGEST}
+        answers[name] = {"ids": row["ids"], "logits": goldens.answer(OUT / name, OUT / name / "ragged", 3, [row])["logits"][0]}
+    goldens.write_json(HERE / "long_texts.json", {"text": LONG, "max_length": LONGEST, "bases": answers})
+
+
 def main():
     for name in sys.argv[1:] or BASES:
         make_base(name)
         make_adapters(name)
         print(name)
     make_buckets()
+    make_long()
 
 
 if __name__ == "__main__":

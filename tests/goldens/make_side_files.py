@@ -61,6 +61,11 @@ XLM_FILE = {
     "/pre_tokenizer": {"type": "Sequence", "pretokenizers": [
         {"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}]},
 }  # fmt: skip
+# What older releases made of a SentencePiece model.
+OLD_XLM_FILE = {
+    "/normalizer": {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]},
+    "/pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+}  # fmt: skip
 
 
 def cases():
@@ -103,6 +108,9 @@ def cases():
             "tokenizer_config.json": settings(DEBERTA, tokenizer_class="DebertaV2TokenizerFast", add_prefix_space=value)}, DEBERTA_FILE)
         yield case(f"XLM-R, add_prefix_space {value}", XLM, {
             "tokenizer_config.json": settings(XLM, tokenizer_class="XLMRobertaTokenizer", add_prefix_space=value)}, XLM_FILE)
+    for value in (None, True, False):
+        yield case(f"XLM-R of an older release, add_prefix_space {value}", XLM, {
+            "tokenizer_config.json": settings(XLM, tokenizer_class="XLMRobertaTokenizer", add_prefix_space=value)}, OLD_XLM_FILE)
     lower = dict(DEBERTA_FILE)
     lower["/normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *DEBERTA_FILE["/normalizer"]["normalizers"]]}
     yield case("DeBERTa, no longer lower", DEBERTA, {

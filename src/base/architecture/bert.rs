@@ -1,16 +1,17 @@
 //! BERT (Devlin et al. 2019): absolute positions; the classifier reads the pooled first token.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::post_norm::{BERT, PostNormSpec};
-use super::{Activation, Architecture, Family, HeadSpec};
+use super::{Activation, Architecture, Family, HeadSpec, absolute};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "bert",
     aliases: &[],
     defaults: || json!({}),
-    only: Vec::<(&str, Value)>::new,
+    only: absolute,
     padding: |_| None,
+    has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
 };

@@ -14,6 +14,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     defaults: || json!({"layer_norm_eps": 1e-7, "type_vocab_size": 0, "max_position_embeddings": 512, "pooler_dropout": 0.0}),
     only: || vec![("pooler_hidden_act", json!("gelu")), ("conv_groups", json!(1))],
     padding: |_| None,
+    has_positions: |config| config.own::<Settings>().is_ok_and(|settings| settings.position_biased_input),
     layout,
     family: Family::Deberta,
 };

@@ -24,6 +24,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     // Its configuration has no key for the norms' epsilon.
     only: || vec![("layer_norm_eps", json!(1e-12))],
     padding: |_| None,
+    has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
 };

@@ -2,17 +2,18 @@
 //! with GELU between them.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::post_norm::{BERT, PostNormSpec};
-use super::{Activation, Architecture, Family, HeadSpec};
+use super::{Activation, Architecture, Family, HeadSpec, absolute};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "electra",
     aliases: &[],
     defaults: || json!({"embedding_size": 128}),
-    only: Vec::<(&str, Value)>::new,
+    only: absolute,
     padding: |_| None,
+    has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
 };

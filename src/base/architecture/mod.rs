@@ -60,10 +60,17 @@ pub struct Architecture {
     /// The id of the padding token, if positions are counted from it: a text's first token then has the position after it. `None`
     /// if positions are counted from 0.
     pub padding: fn(&BaseConfig) -> Option<u32>,
+    /// Whether the base has an embedding for each position, so that no text may be longer. Other bases know only distances.
+    pub has_positions: fn(&BaseConfig) -> bool,
     /// The sites, from the configuration alone. Head tensors that a base may have are not marked as required.
     pub layout: fn(&BaseConfig) -> Result<Layout, ModelError>,
     /// The encoder that runs it.
     pub(crate) family: Family,
+}
+
+/// Other kinds of positions, which older releases of `transformers` know for some architectures, are not supported.
+fn absolute() -> Vec<(&'static str, Value)> {
+    vec![("position_embedding_type", Value::from("absolute"))]
 }
 
 /// All supported architectures.

@@ -21,6 +21,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     },
     only: || vec![("classifier_activation", json!("gelu"))],
     padding: |_| None,
+    has_positions: |_| false,
     layout,
     family: Family::ModernBert,
 };

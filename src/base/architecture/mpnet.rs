@@ -18,6 +18,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     },
     only: Vec::<(&str, Value)>::new,
     padding: |_| Some(PADDING),
+    has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
 };

@@ -477,3 +477,21 @@ fn pulls_all_files_of_an_adapter_once() {
     assert!(error.contains("adapter_model.safetensors: HTTP status 404"), "{error}");
     assert!(!nothing.sources.home.join("adapters/org--name").exists());
 }
+
+/// Releases of PEFT before 0.6 write a pickle.
+#[test]
+fn converts_the_pickle_of_an_adapter() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/legacy");
+    let pickle = fs::read(goldens.join("deberta/pytorch_model.bin")).unwrap();
+    let hub = Hub::start([("adapter_model.bin", ok(pickle)), ("adapter_config.json", ok("{}"))].into());
+    let dir = hub.sources.adapter(ID, &()).unwrap();
+    assert_eq!(names(&dir), ["adapter_config.json", "adapter_model.safetensors"]);
+    let load = |path: &Path| candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    let found = load(&dir.join("adapter_model.safetensors"));
+    let expected = load(&goldens.join("deberta.safetensors"));
+    assert_eq!(found.len(), expected.len());
+    for (name, tensor) in expected {
+        let values = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&found[&name]), values(&tensor), "{name}");
+    }
+}

@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 use tokenizers::PostProcessorWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::side::{Side, Token};
 use super::{BaseInputs, TokenizeError, file};
@@ -168,11 +169,7 @@ impl Class {
         match self.rules {
             Rules::Bert | Rules::MpNet => self.word_piece(whole, side)?,
             Rules::Roberta => self.byte_level(whole, side)?,
-            Rules::XlmRoberta => {
-                if let Some(prefix) = side.get::<bool>("add_prefix_space")? {
-                    prepend(&mut whole["pre_tokenizer"], if prefix { "always" } else { "never" });
-                }
-            }
+            Rules::XlmRoberta => self.sentence_piece(whole, side)?,
             Rules::DebertaV2 => self.unigram(whole, side)?,
             Rules::File => return Ok(()),
         }
@@ -212,22 +209,53 @@ impl Class {
             let affix = whole["model"].get(key).filter(|affix| !affix.is_null()).cloned().unwrap_or_else(|| json!(""));
             self.expect(side, &format!("model: {key}"), &affix, "")?;
         }
+        let ignores = whole["model"].get("ignore_merges").unwrap_or(&Value::Bool(false));
+        self.expect(side, "model: ignore_merges", ignores, false)?;
+        // The class leaves out bytes that are not in the vocabulary.
+        let vocab = &whole["model"]["vocab"];
+        if ByteLevel::alphabet().into_iter().any(|byte| vocab.get(byte.to_string()).is_none()) {
+            self.expect(side, "model: unk_token", &whole["model"]["unk_token"], Value::Null)?;
+            let falls_back = whole["model"].get("byte_fallback").unwrap_or(&Value::Bool(false));
+            self.expect(side, "model: byte_fallback", falls_back, false)?;
+        }
         whole["pre_tokenizer"]["add_prefix_space"] = json!(side.get::<bool>("add_prefix_space")?.unwrap_or(false));
         Ok(())
     }
 
+    /// Keeps the characters' map of SentencePiece, and makes the other steps. Those of the file do the same, but at the ends of texts.
+    fn sentence_piece(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
+        let steps = sequence(&whole["normalizer"], "normalizers");
+        self.only(side, "normalizer", &steps, &["Precompiled", "Strip", "Replace"])?;
+        let split = sequence(&whole["pre_tokenizer"], "pretokenizers");
+        self.only(side, "pre_tokenizer", &split, &["WhitespaceSplit", "Metaspace"])?;
+        whole["normalizer"] = steps.into_iter().find(|step| step["type"] == "Precompiled").unwrap_or_default();
+        let scheme = if side.get::<bool>("add_prefix_space")?.unwrap_or(true) { "always" } else { "never" };
+        whole["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "WhitespaceSplit"},
+            {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true},
+        ]});
+        Ok(())
+    }
+
+    /// Refuses steps of a part of `tokenizer.json` that are not of these types.
+    fn only(&self, side: &Side, part: &str, steps: &[Value], types: &[&str]) -> Result<(), TokenizeError> {
+        let other = |step: &&Value| !types.iter().any(|known| step["type"] == *known);
+        match steps.iter().find(other) {
+            Some(step) => self.expect(side, &format!("{part}: {}", step["type"]), &Value::Bool(true), false),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps the file's steps, and adds or removes those for lower case and punctuation as `tokenizer_config.json` says.
     fn unigram(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
-        for (part, steps, step, key) in [
-            ("normalizer", "normalizers", json!({"type": "Lowercase"}), "do_lower_case"),
-            (
-                "pre_tokenizer",
-                "pretokenizers",
-                json!({"type": "Punctuation", "behavior": "Isolated"}),
-                "split_by_punct",
-            ),
+        let (lower, split) = (json!({"type": "Lowercase"}), json!({"type": "Punctuation", "behavior": "Isolated"}));
+        let normal: &[&str] = &["Lowercase", "Strip", "Precompiled", "Replace", "NFC"];
+        for (part, steps, types, (step, key)) in [
+            ("normalizer", "normalizers", normal, (lower, "do_lower_case")),
+            ("pre_tokenizer", "pretokenizers", &["Punctuation", "Metaspace"], (split, "split_by_punct")),
         ] {
             let mut all = sequence(&whole[part], steps);
+            self.only(side, part, &all, types)?;
             let there = all.iter().any(|known| known["type"] == step["type"]);
             match (side.get::<bool>(key)?, there) {
                 (Some(true), false) => all.insert(0, step),
