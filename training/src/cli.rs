@@ -111,8 +111,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Extract(args) => extract::extract(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut command(), "polyrank-train", &mut std::io::stdout());
-            Ok(())
+            // The generator panics if it cannot write, so it writes to memory.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "polyrank-train", &mut script);
+            write(&script)
         }
         Command::Man { dir } => write_manual(&dir),
     };
@@ -134,9 +136,10 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// The description of the command line. It hides the values of environment variables: manual pages must not depend on the machine on
-/// which they are written.
+/// which they are written. `extract` reads data as `train` does, but refuses weights of classes.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
+    let command = Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)));
+    command.mut_subcommand("extract", |extract| extract.mut_arg("class_weights", |weights| weights.hide(true)))
 }
 
 /// Writes a manual page for each command.
@@ -196,9 +199,15 @@ fn tell(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Prints to standard output. It is not an error if the program that reads it has ended.
+/// Prints lines to standard output.
 fn print(text: &str) -> Result<(), Error> {
-    match writeln!(std::io::stdout(), "{text}") {
+    write(format!("{text}\n").as_bytes())
+}
+
+/// Writes to standard output. It is not an error if the program that reads it has ended.
+fn write(bytes: &[u8]) -> Result<(), Error> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(bytes).and_then(|()| output.flush()) {
         Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io(Path::new("standard output"))(source))
         }

@@ -95,7 +95,9 @@ fn names_the_line_of_malformed_labels() {
         assert!(message.contains(words), "expected {words:?} in {message:?}");
     }
     let one = load(&[("train.jsonl", &lists(&["[\"a\"]"]))], Some(ProblemType::SingleLabelClassification)).unwrap_err();
-    assert!(one.to_string().contains("train.jsonl:1: labels [a]: expected one label a row; several"), "{one}");
+    assert!(one.to_string().contains("train.jsonl:1: labels [a]: expected one label a row"), "{one}");
+    // The adapter says what its labels are, so that no flag would help.
+    assert!(!one.to_string().contains("--problem-type"), "{one}");
 }
 
 /// A task in which each of two words is a label.

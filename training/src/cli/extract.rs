@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use polyrank::adapter::Adapter;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
@@ -37,7 +37,11 @@ labels. If the data has labels, the metrics of the fine-tuned model and of the a
 /// The most texts on which logits are compared.
 const COMPARED: usize = 512;
 
+/// The group of the flags that give texts.
+const TEXTS: &str = "texts";
+
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new(TEXTS).args(["data", "dataset"]))]
 pub(super) struct ExtractArgs {
     /// The base: a folder, a hub id or default.
     #[arg(long, value_name = "M", default_value = "default")]
@@ -58,27 +62,27 @@ pub(super) struct ExtractArgs {
     #[arg(long, value_name = "PATH", help_heading = "Data")]
     data: Option<PathBuf>,
     /// Split on which metrics are printed.
-    #[arg(long, default_value = "validation", help_heading = "Data")]
+    #[arg(long, default_value = "validation", requires = TEXTS, help_heading = "Data")]
     split: String,
     /// Maximum number of tokens of a text in distillation [default: 128, or the base's maximum if that is smaller].
-    #[arg(long, help_heading = "Data")]
+    #[arg(long, requires = TEXTS, help_heading = "Data")]
     max_length: Option<usize>,
     #[command(flatten)]
     data_settings: DataSettings,
     /// Passes over the training texts in distillation; 0 does not distil.
-    #[arg(long, default_value_t = 3, help_heading = "Distillation")]
+    #[arg(long, default_value_t = 3, requires = TEXTS, help_heading = "Distillation")]
     epochs: usize,
     /// Number of texts in a step.
-    #[arg(long, default_value_t = 32, help_heading = "Distillation")]
+    #[arg(long, default_value_t = 32, requires = TEXTS, help_heading = "Distillation")]
     batch_size: usize,
     /// Peak learning rate.
-    #[arg(long, default_value_t = 3e-5, help_heading = "Distillation")]
+    #[arg(long, default_value_t = 3e-5, requires = TEXTS, help_heading = "Distillation")]
     lr: f64,
     /// What logits are divided by before the softmax.
-    #[arg(long, default_value_t = 2.0, help_heading = "Distillation")]
+    #[arg(long, default_value_t = 2.0, requires = TEXTS, help_heading = "Distillation")]
     temperature: f64,
     /// Random seed.
-    #[arg(long, default_value_t = 0, help_heading = "Distillation")]
+    #[arg(long, default_value_t = 0, requires = TEXTS, help_heading = "Distillation")]
     seed: u64,
     /// Where to compute: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu", help_heading = "Device")]

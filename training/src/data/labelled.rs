@@ -43,12 +43,13 @@ impl Labelled {
         match &self.label {
             Spelt::One(label) if label.is_empty() => Err(self.wrong("the label is empty")),
             Spelt::One(label) => Ok(label),
-            Spelt::Many(labels) => Err(self.wrong(format!(
-                "labels [{}]: expected one label a row; several labels a row are lists in all rows, or need \
-                 --problem-type multi_label_classification",
-                labels.join(", ")
-            ))),
+            Spelt::Many(labels) => Err(self.several_in(labels, "")),
         }
+    }
+
+    /// The error of a row that has the list `labels` where one label is expected.
+    pub(super) fn several_in(&self, labels: &[String], hint: &str) -> DataError {
+        self.wrong(format!("labels [{}]: expected one label a row{hint}", labels.join(", ")))
     }
 
     /// The labels of a row that may have several: those of its list, or those that its cell joins by `|`.

@@ -170,12 +170,17 @@ impl Labels {
 
 /// Whether the rows have lists of labels. A list in one row means lists in all rows, except those without a label.
 fn are_lists(rows: &[Labelled]) -> Result<bool, DataError> {
-    let list = |row: &&Labelled| matches!(row.label, Spelt::Many(_));
-    let cell = |row: &&Labelled| matches!(&row.label, Spelt::One(label) if !label.is_empty());
-    match (rows.iter().position(|row| list(&row)), rows.iter().position(|row| cell(&row))) {
-        (Some(list), Some(cell)) if cell < list => rows[list].one().map(|_| false),
-        (Some(list), Some(cell)) => {
-            Err(rows[cell].wrong(format!("one label: expected a list of labels, as in line {}", rows[list].line)))
+    const HINT: &str =
+        "; several labels a row are lists in all rows, or need --problem-type multi_label_classification";
+    let list = rows.iter().enumerate().find_map(|(i, row)| match &row.label {
+        Spelt::Many(labels) => Some((i, row, labels)),
+        Spelt::One(_) => None,
+    });
+    let cell = rows.iter().position(|row| matches!(&row.label, Spelt::One(label) if !label.is_empty()));
+    match (list, cell) {
+        (Some((list, row, labels)), Some(cell)) if cell < list => Err(row.several_in(labels, HINT)),
+        (Some((_, row, _)), Some(cell)) => {
+            Err(rows[cell].wrong(format!("one label: expected a list of labels, as in line {}", row.line)))
         }
         (list, _) => Ok(list.is_some()),
     }

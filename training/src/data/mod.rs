@@ -11,6 +11,8 @@
 //! | `checks` | refuses or warns of unusual training rows |
 //! | `weights` | the weights of classes in the loss |
 //! | `encode` | tokenizes examples |
+//! | `unlabelled` | reads the texts alone |
+//! | `error` | what may be wrong with the data |
 
 mod checks;
 mod classes;
@@ -25,6 +27,7 @@ mod unlabelled;
 mod weights;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +105,28 @@ pub struct HoldOut {
     pub seed: u64,
 }
 
+impl HoldOut {
+    fn check(self) -> Result<(), DataError> {
+        let Self { share, .. } = self;
+        if share > 0.0 && share < 1.0 { Ok(()) } else { Err(DataError::Share { share }) }
+    }
+
+    /// Takes the held out rows of the file `path` out of `rows`. Both parts keep their order.
+    fn take<T>(self, rows: &mut Vec<T>, path: &Path) -> Result<Vec<T>, DataError> {
+        let Self { share, seed } = self;
+        let held = (rows.len() as f64 * share).round() as usize;
+        if held == 0 || held >= rows.len() {
+            return Err(DataError::Split { path: path.to_owned(), share, rows: rows.len() });
+        }
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.shuffle(&mut StdRng::seed_from_u64(seed));
+        let held: HashSet<usize> = order[..held].iter().copied().collect();
+        let (taken, left): (Vec<_>, Vec<_>) = rows.drain(..).enumerate().partition(|(i, _)| held.contains(i));
+        rows.extend(left.into_iter().map(|(_, row)| row));
+        Ok(taken.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
 /// A task's data, read and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskData {
@@ -161,11 +186,7 @@ impl TaskData {
         if !one && !source.is_dir() {
             return Err(DataError::NoFolder(source.to_owned()));
         }
-        if let Some(HoldOut { share, .. }) = options.hold_out
-            && !(share > 0.0 && share < 1.0)
-        {
-            return Err(DataError::Share { share });
-        }
+        options.hold_out.map_or(Ok(()), HoldOut::check)?;
         let beside = if one { source.with_file_name("labels.txt") } else { source.join("labels.txt") };
         let listed = classes::listed(&beside)?;
         let known = || options.labels.clone().map(|names| Listed { names, from: "the adapter's labels", ids: false });
@@ -277,22 +298,7 @@ impl TaskData {
     }
 
     fn hold_out(&mut self, path: &Path, hold_out: HoldOut) -> Result<(), DataError> {
-        let HoldOut { share, seed } = hold_out;
-        let mut order: Vec<usize> = (0..self.train.len()).collect();
-        order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let held = (self.train.len() as f64 * share).round() as usize;
-        if held == 0 || held >= self.train.len() {
-            let rows = self.train.len();
-            return Err(DataError::Split { path: path.to_owned(), share, rows });
-        }
-        let mut held = order[..held].to_vec();
-        held.sort_unstable();
-        let examples = held.iter().map(|&i| self.train[i].clone()).collect();
-        let mut i = 0;
-        self.train.retain(|_| {
-            i += 1;
-            held.binary_search(&(i - 1)).is_err()
-        });
+        let examples = hold_out.take(&mut self.train, path)?;
         self.validation.push(Split { name: "validation".to_owned(), examples });
         self.held_out = Some(hold_out);
         self.check_classes(path, "every row that is not held out")

@@ -3,12 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use polyrank::text::records::Records;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
 
 use super::files::{TRAIN, VALIDATION, of_split};
-use super::{DataError, DataOptions, TaskData};
+use super::{DataError, DataOptions, HoldOut, TaskData};
 
 /// A text, or a pair of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +44,7 @@ impl Texts {
         if !one && !source.is_dir() {
             return Err(DataError::NoFolder(source.to_owned()));
         }
+        options.hold_out.map_or(Ok(()), HoldOut::check)?;
         let files = if one { vec![source.to_owned()] } else { of_split(source, TRAIN)? };
         let Some(path) = files.first().cloned() else { return Err(DataError::NoTrain(source.to_owned())) };
         let mut texts = Self { train: read(&files, options)?, validation: Vec::new() };
@@ -57,13 +55,7 @@ impl Texts {
             }
         }
         if let (true, Some(hold_out)) = (texts.validation.is_empty(), options.hold_out) {
-            let (share, rows) = (hold_out.share, texts.train.len());
-            let held = (rows as f64 * share).round() as usize;
-            if held == 0 || held >= rows {
-                return Err(DataError::Split { path, share, rows });
-            }
-            texts.train.shuffle(&mut StdRng::seed_from_u64(hold_out.seed));
-            texts.validation = texts.train.split_off(rows - held);
+            texts.validation = hold_out.take(&mut texts.train, &path)?;
         }
         if let Some(most) = options.max_train_samples {
             texts.train.truncate(most.get());
