@@ -62,6 +62,7 @@ fn concurrent_requests_of_several_adapters_answer_like_peft() {
                 for (list, logits) in answer.body.as_array().unwrap().iter().zip(logits) {
                     let mut logits: Vec<f64> = serde_json::from_value(logits.clone()).unwrap();
                     logits.sort_by(|a, b| b.total_cmp(a));
+                    assert_eq!(scores(list).len(), logits.len());
                     for (score, logit) in scores(list).iter().zip(&logits) {
                         assert!((score - logit).abs() <= 1e-4, "{name}: {score} {logit}");
                     }

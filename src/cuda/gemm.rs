@@ -122,22 +122,23 @@ unsafe fn read(factor: Factor) -> Result<Vec<f32>> {
 /// The address must be valid.
 unsafe fn write(sums: &[f32], beta: f32, y: Factor) -> Result<()> {
     let index = |i: usize| i / y.columns * y.stride + i % y.columns;
-    let before = |y: f32| if beta == 0.0 { 0.0 } else { beta * y };
+    // The memory behind y may be fresh, so it is read only if it counts.
+    let reads = beta != 0.0;
     for (i, sum) in sums.iter().enumerate() {
         // SAFETY: the caller promises it.
         unsafe {
             match y.dtype {
                 DType::F32 => {
                     let at = (y.address as *mut f32).add(index(i));
-                    at.write(sum + before(at.read()));
+                    at.write(if reads { sum + beta * at.read() } else { *sum });
                 }
                 DType::BF16 => {
                     let at = (y.address as *mut bf16).add(index(i));
-                    at.write(bf16::from_f32(sum + before(at.read().to_f32())));
+                    at.write(bf16::from_f32(if reads { sum + beta * at.read().to_f32() } else { *sum }));
                 }
                 DType::F16 => {
                     let at = (y.address as *mut f16).add(index(i));
-                    at.write(f16::from_f32(sum + before(at.read().to_f32())));
+                    at.write(f16::from_f32(if reads { sum + beta * at.read().to_f32() } else { *sum }));
                 }
                 other => bail!("gemm: no product of {other:?}"),
             }

@@ -273,8 +273,10 @@ fn half_precision_becomes_f32() {
             .map(Change::delta)
             .zip(full.weights.sites.iter().flatten().map(Change::delta))
         {
-            let expected = full.b.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(rounded);
-            assert_eq!(half.b.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected.collect::<Vec<_>>());
+            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (half, full) in [(&half.a, &full.a), (&half.b, &full.b)] {
+                assert_eq!(values(half), values(full).into_iter().map(rounded).collect::<Vec<_>>());
+            }
         }
         assert_eq!(half.weights.head["classifier.weight"].dtype(), DType::F32);
     }

@@ -217,6 +217,7 @@ fn trainer_runs_alike_on_every_backend() {
     let [expected, found @ ..] = all_backends().each_ref().map(log);
     assert_eq!(expected.len(), 2);
     for found in found {
+        assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
             assert!((found - expected).abs() < 1e-3, "{found} for {expected}");
         }
