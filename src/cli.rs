@@ -3,7 +3,6 @@
 #[cfg(feature = "server")]
 mod bench;
 mod classify;
-mod environment;
 mod generate;
 mod inspect;
 #[cfg(feature = "server")]
@@ -13,17 +12,17 @@ mod texts;
 use std::env;
 use std::error::Error as StdError;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use polyrank::allocator;
 use polyrank::base::{self, Sources};
+use polyrank::command_line::{self, Ignored};
 use polyrank::engine::{Engine, Error};
 use polyrank::logging::{self, causes, in_one_line};
 use polyrank::params::{Backend, DeviceName, Form, Precision};
-
-use self::environment::Ignored;
+use polyrank::{adapter, allocator};
 
 /// Any failure. Its message names the file or the values at fault.
 type Failure = Box<dyn StdError + Send + Sync>;
@@ -123,9 +122,17 @@ impl BaseArgs {
     }
 }
 
+/// The error where the folder `dir` gave no adapter, with a hint if it is something else.
+fn no_adapter(dir: &Path, error: impl Into<Failure>) -> Failure {
+    match adapter::instead(dir) {
+        Some(instead) => format!("{}: {instead}", dir.display()).into(),
+        None => error.into(),
+    }
+}
+
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    let (command, ignored) = environment::tolerant(command());
+    let (command, ignored) = command_line::tolerant(command());
     let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
@@ -141,10 +148,9 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The description of the command line. It hides the values of environment variables: they may be secrets, and manual pages must not
-/// depend on the machine on which they are written.
+/// The description of the command line.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
+    command_line::without_values(Cli::command())
 }
 
 /// The commands of `polyrank-train`.

@@ -58,7 +58,7 @@
 //! | `cpu` | what operations share on the CPU: vectors, products, packed weights |
 //! | [`cuda`] | what operations share on a GPU: addresses, fresh memory, launches |
 //! | [`params`] | types that all other modules use: parameters, deltas, sites, precisions, backends |
-//! | `atomic_file`, `allocator`, `logging`, `correlation`, `panics` | small tools |
+//! | `atomic_file`, `allocator`, `command_line`, `logging`, `correlation`, `panics` | small tools |
 //!
 //! # The path of a text
 //!
@@ -70,7 +70,7 @@
 //! 5. [`engine::Engine::begin`] makes an [`engine::plan::Plan`] for each micro-batch. It packs the texts end to end
 //!    ([`encoder::Packed`]), where equal texts are packed once, and runs the encoder with [`engine::Mixed`] as its hooks.
 //! 6. Where an adapter first changes a text that several adapters share, the rows fork ([`encoder::Fork`]). From there on, they are
-//!    grouped by adapter. Behind the last layer's attention, only the rows stay that heads read.
+//!    grouped by adapter. After the last layer's attention, only the rows that heads read are kept.
 //! 7. Each adapter's own head gives logits, which become scores and labels.
 //!
 //! # Invariants
@@ -81,7 +81,7 @@
 //! - A text's result does not depend on its neighbours in the batch.
 //! - A text for several adapters runs once until each adapter's first active site. Rows are copied only where adapters fork.
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
-//! - What no head reads is not computed: behind the last layer's attention, a text is only its first token, unless the head reads others.
+//! - What no head reads is not computed: after the last layer's attention, only a text's first token is kept, unless its head reads others.
 //! - An encoder is shared and never changed. Everything that varies comes from [`encoder::Hooks`].
 //! - An operation owns the memory that it writes: no tensor changes once it exists. [`ops::of`] decides which form of an operation runs,
 //!   by the backend with which the engine was opened.
@@ -95,12 +95,14 @@
 //! - A malformed adapter is refused as a whole. An unknown adapter is an error, and is never answered by the base.
 //! - A request for an adapter in memory makes no system call for it, and never waits for the disk. It finishes on the version that it
 //!   pinned, whatever happens to the files meanwhile.
-//! - `unsafe` occurs only in the mapping, in kernels, in the calls of the allocator, and where the watchdog captures stacks.
+//! - `unsafe` occurs only in the mapping, in kernels, in what moves data to and from a GPU and multiplies there, in the calls of the
+//!   allocator, and where the watchdog captures stacks.
 
 pub mod adapter;
 pub mod allocator;
 pub mod atomic_file;
 pub mod base;
+pub mod command_line;
 pub mod correlation;
 mod cpu;
 pub mod cuda;

@@ -149,6 +149,27 @@ fn prints_completions_for_each_shell() {
     assert_eq!(run(&["completions", "cmd"]).status.code(), Some(2));
 }
 
+/// A folder that is something else is named as what it is.
+#[test]
+fn wrong_folders_are_explained() {
+    let folder = TempDir::new().unwrap();
+    let empty = folder.path().to_str().unwrap();
+    let refused = |args: &[&str], words: &str| {
+        let output = run(args);
+        assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{args:?}");
+        assert!(one_line(&output).contains(words), "{}", one_line(&output));
+    };
+    refused(&["pull", empty], "config.json: no such file; a base has ");
+    refused(&["inspect", empty], "adapter_config.json: No such file");
+    let golden = golden("");
+    let golden = golden.to_str().unwrap();
+    refused(&["inspect", golden], "it is a model, not an adapter");
+    refused(&["classify", "--model-id", golden, "--adapter", golden, "--text", "a"], "it is a model, not an adapter");
+    std::fs::create_dir(folder.path().join("plain")).unwrap();
+    std::fs::write(folder.path().join("plain/adapter_config.json"), "{}").unwrap();
+    refused(&["inspect", empty], "it is not an adapter itself, but holds some, such as ");
+}
+
 #[test]
 fn writes_a_manual_page_for_each_command() {
     let folder = TempDir::new().unwrap();

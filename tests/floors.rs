@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors, from the lowest to the highest. Modules of one floor do not import each other.
 const FLOORS: [&[&str]; 14] = [
-    &["allocator", "atomic_file", "correlation", "logging", "panics"],
+    &["allocator", "atomic_file", "command_line", "correlation", "logging", "panics"],
     &["params"],
     &["cpu", "cuda"],
     &["ops"],

@@ -3,6 +3,7 @@
 mod config;
 mod error;
 mod files;
+mod instead;
 mod labels;
 mod pattern;
 mod peek;
@@ -15,6 +16,7 @@ pub use error::{AdapterError, BaseNames};
 #[cfg(fuzzing)]
 pub(crate) use files::Bytes;
 pub use files::{Files, NAMES, OpenFiles};
+pub use instead::instead;
 pub use labels::{classifier_config, read_labels};
 pub use peek::{Summary, layout_of, peek, summary};
 #[cfg(fuzzing)]

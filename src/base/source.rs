@@ -58,7 +58,12 @@ impl Sources {
         }
         if !convert::is_convertible(&dir) {
             let missing = [files::CONFIG].into_iter().chain(files::REQUIRED).find(|name| !dir.join(name).is_file());
-            return Err(ModelError::io(&dir.join(missing.unwrap_or_default()))(std::io::ErrorKind::NotFound.into()));
+            let names = [files::CONFIG, files::REQUIRED[0], files::REQUIRED[1]].join(", ");
+            let absent = std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                format!("no such file; a base has {names} or files from which these can be made"),
+            );
+            return Err(ModelError::io(&dir.join(missing.unwrap_or_default()))(absent));
         }
         let target = self.models().join(format!("{LOCAL}--{}", state_of(&dir)?));
         if !files::is_base(&target) {
@@ -144,7 +149,7 @@ pub fn locate(model: &str) -> Result<PathBuf, ModelError> {
 /// As for [`Sources::ensure`].
 pub fn ensure(model: &str) -> Result<PathBuf, ModelError> {
     // A folder that needs no conversion does not need the cache.
-    match folder(model).filter(|dir| files::is_base(dir) || !convert::is_convertible(dir)) {
+    match folder(model).filter(|dir| files::is_base(dir)) {
         Some(dir) => Ok(dir),
         None => Sources::from_env()?.ensure(model, &Bar::default()),
     }

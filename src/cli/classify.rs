@@ -14,7 +14,7 @@ use polyrank::text::Limit;
 use serde::Serialize;
 
 use super::texts::Format;
-use super::{BaseArgs, Failure};
+use super::{BaseArgs, Failure, no_adapter};
 
 /// The maximum number of tokens in a batch.
 const BATCH_TOKENS: usize = 16384;
@@ -81,7 +81,8 @@ pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
         None => Box::new(args.texts.texts.iter().map(|text| Ok(Text { text: text.clone(), text_pair: None }))),
     };
     let engine = args.base.open()?;
-    let adapter = Arc::new(engine.load_adapter(&args.adapter)?);
+    let adapter = engine.load_adapter(&args.adapter).map_err(|error| no_adapter(&args.adapter, error))?;
+    let adapter = Arc::new(adapter);
     let mut out = BufWriter::new(io::stdout().lock());
     loop {
         let some = texts.by_ref().take(TEXTS_AT_ONCE).collect::<Result<Vec<_>, _>>()?;

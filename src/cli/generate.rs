@@ -1,11 +1,10 @@
 //! `polyrank completions` and `polyrank man`: files that are generated from the description of the command line.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
+use polyrank::command_line;
 
 use super::Failure;
 
@@ -34,15 +33,9 @@ Examples:
   polyrank man ~/.local/share/man/man1 && man polyrank-serve";
 
 pub(super) fn completions(args: &CompletionsArgs, command: &mut Command) -> Result<(), Failure> {
-    let name = command.get_name().to_owned();
-    // The generator panics if it cannot write, so it writes to memory.
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, command, name, &mut script);
-    Ok(io::stdout().lock().write_all(&script)?)
+    Ok(command_line::print_completions(args.shell, command)?)
 }
 
-/// Writes a manual page for the program and one for each command.
 pub(super) fn man(args: &ManArgs, command: Command) -> Result<(), Failure> {
-    let write = |dir: &Path| fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command, dir));
-    write(&args.dir).map_err(|error| format!("{}: {error}", args.dir.display()).into())
+    command_line::write_manual(command, &args.dir).map_err(|error| format!("{}: {error}", args.dir.display()).into())
 }

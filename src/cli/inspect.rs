@@ -11,7 +11,7 @@ use polyrank::params::Layout;
 use polyrank::{adapter, base};
 use serde::Serialize;
 
-use super::{Failure, print};
+use super::{Failure, no_adapter, print};
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
@@ -38,10 +38,11 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         None => None,
     };
     let look = |dir: &Path| -> Result<(Layout, Report), Failure> {
-        let (layout, adapter) = match &engine {
-            Some(engine) => (engine.layout().clone(), engine.load_adapter(dir)?),
-            None => adapter::peek(dir)?,
+        let found = match &engine {
+            Some(engine) => engine.load_adapter(dir).map(|adapter| (engine.layout().clone(), adapter)),
+            None => adapter::peek(dir).map_err(Into::into),
         };
+        let (layout, adapter) = found.map_err(|error| no_adapter(dir, error))?;
         let report = Report::new(&layout, &adapter);
         Ok((layout, report))
     };

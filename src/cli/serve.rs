@@ -93,7 +93,7 @@ fn open(
 ) -> Result<impl Future<Output = Result<Arc<App>, Failure>>, Failure> {
     let (opened, opening) = oneshot::channel();
     let work = move || -> Result<Arc<App>, Failure> {
-        // A wrong folder is told before a long download.
+        // A wrong folder is reported before a long download.
         std::fs::read_dir(&config.adapters).map_err(Error::io(&config.adapters))?;
         let engine = Arc::new(base.open()?);
         engine.warm_up()?;

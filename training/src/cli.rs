@@ -1,5 +1,5 @@
-//! The command line. Exit codes: 0 for success, 1 for a failure (printed in one line), 2 for wrong usage, 130 for a run that a signal
-//! stopped.
+//! The command line. Exit codes: 0 for success, 1 for a failure (printed in one line), 2 for flags that do not exist or cannot be read,
+//! 130 for a run that a signal stopped.
 
 mod bench;
 mod evaluate;
@@ -14,14 +14,14 @@ mod sweep;
 mod train;
 
 use std::fmt::Display;
-use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use polyrank::allocator;
 use polyrank::base::{self, Sources};
+use polyrank::command_line::{self, Ignored};
 use polyrank::engine::Engine;
 use polyrank::inspect::Report;
 use polyrank::logging::{in_one_line, log_to_stderr, printable};
@@ -53,6 +53,15 @@ Environment:
   RUST_LOG          What is logged [default: warn,polyrank=info]
   POLYRANK_TRAIN_*  Settings of a run, such as POLYRANK_TRAIN_RANK; train --help names them";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  polyrank-train completions bash > ~/.local/share/bash-completion/completions/polyrank-train
+  polyrank-train completions fish > ~/.config/fish/completions/polyrank-train.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  polyrank-train man ~/.local/share/man/man1 && man polyrank-train-train";
+
 /// Trains, prunes, extracts and evaluates adapters for polyrank.
 #[derive(Debug, Parser)]
 #[command(name = "polyrank-train", version, about, propagate_version = true, after_help = EXAMPLES)]
@@ -70,6 +79,7 @@ enum Command {
     #[command(after_help = schedule::EXAMPLES)]
     Schedule(Box<schedule::ScheduleArgs>),
     /// Prune a checkpoint exactly and write it as an adapter.
+    #[command(after_help = prune::EXAMPLES)]
     Prune(prune::PruneArgs),
     /// Print an adapter's metrics on a split as JSON.
     #[command(after_help = evaluate::EXAMPLES)]
@@ -87,11 +97,13 @@ enum Command {
     #[command(hide = true)]
     Bench(Box<bench::BenchArgs>),
     /// Print a completion script for a shell.
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// bash, zsh, fish, ...
         shell: clap_complete::Shell,
     },
     /// Write manual pages, one for each command.
+    #[command(after_help = MAN_EXAMPLES)]
     Man {
         /// Folder to write to; it is created if it does not exist.
         dir: PathBuf,
@@ -99,8 +111,10 @@ enum Command {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let (command_line, ignored) = command_line::tolerant(command());
+    let cli = Cli::from_arg_matches(&command_line.get_matches()).unwrap_or_else(|error| error.exit());
     log_to_stderr(false);
+    ignored.iter().for_each(Ignored::log);
     let result = match cli.command {
         Command::Train(args) => train::train(&args),
         Command::Schedule(args) => schedule::schedule(&args),
@@ -110,13 +124,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Report(args) => report::report(&args),
         Command::Extract(args) => extract::extract(&args),
         Command::Bench(args) => bench::bench(&args),
-        Command::Completions { shell } => {
-            // The generator panics if it cannot write, so it writes to memory.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command(), "polyrank-train", &mut script);
-            write(&script)
-        }
-        Command::Man { dir } => write_manual(&dir),
+        Command::Completions { shell } => printed(command_line::print_completions(shell, &mut command())),
+        Command::Man { dir } => command_line::write_manual(command(), &dir).map_err(Error::io(&dir)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -135,17 +144,10 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The description of the command line. It hides the values of environment variables: manual pages must not depend on the machine on
-/// which they are written. `extract` reads data as `train` does, but refuses weights of classes.
+/// The description of the command line. `extract` reads data as `train` does, but refuses weights of classes.
 fn command() -> clap::Command {
-    let command = Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)));
-    command.mut_subcommand("extract", |extract| extract.mut_arg("class_weights", |weights| weights.hide(true)))
-}
-
-/// Writes a manual page for each command.
-fn write_manual(dir: &Path) -> Result<(), Error> {
-    fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    clap_mangen::generate_to(command(), dir).map_err(Error::io(dir))
+    command_line::without_values(Cli::command())
+        .mut_subcommand("extract", |extract| extract.mut_arg("class_weights", |weights| weights.hide(true)))
 }
 
 /// A base and its folder.
@@ -199,15 +201,14 @@ fn tell(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Prints lines to standard output.
+/// Prints to standard output.
 fn print(text: &str) -> Result<(), Error> {
-    write(format!("{text}\n").as_bytes())
+    printed(writeln!(std::io::stdout(), "{text}"))
 }
 
-/// Writes to standard output. It is not an error if the program that reads it has ended.
-fn write(bytes: &[u8]) -> Result<(), Error> {
-    let mut output = std::io::stdout().lock();
-    match output.write_all(bytes).and_then(|()| output.flush()) {
+/// The result of writing to standard output. It is not an error if the program that reads it has ended.
+fn printed(written: io::Result<()>) -> Result<(), Error> {
+    match written {
         Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io(Path::new("standard output"))(source))
         }

@@ -111,7 +111,10 @@ pub fn read(dir: &Path, engine: &Engine) -> Result<Export, Error> {
     if dir.join(bottlenecks::CONFIG).is_file() {
         return Ok(Export::Bottlenecks(bottlenecks::read(dir, engine)?));
     }
-    Ok(Export::Adapter(engine.load_adapter(dir)?))
+    engine.load_adapter(dir).map(Export::Adapter).map_err(|error| match polyrank::adapter::instead(dir) {
+        Some(instead) => Error::Settings(format!("{}: {instead}", dir.display())),
+        None => error.into(),
+    })
 }
 
 /// Opens the model in the folder `dir`, such as full fine-tuning leaves: the engine of its own encoder, its head, and its numbers of

@@ -238,6 +238,15 @@ fn prints_help_completions_and_manual_pages() {
     assert!(expected.iter().all(|page| found.contains(&(*page).to_owned())), "{found:?}");
 }
 
+#[test]
+fn completions_need_no_reader() {
+    assert!(fine(&["completions", "bash"]).contains("--target-ratio"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    let mut running = command.args(["completions", "zsh"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(running.stdout.take());
+    assert!(running.wait().unwrap().success());
+}
+
 /// The message and the warnings are printed before the run starts.
 #[test]
 fn prints_how_labels_were_read() {

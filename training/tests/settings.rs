@@ -76,6 +76,9 @@ fn flags_override_variables_which_override_the_file() {
     assert!(told(&["--warmup", "0.06"], &variable, file).contains("no such folder"));
     let rank = told(&[], &[("POLYRANK_TRAIN_RANK", "six")], Some("rank = 8"));
     assert!(rank.contains("'six'") && rank.contains("--rank"), "{rank}");
+    // An empty variable is as if unset.
+    let unset = told(&[], &[("POLYRANK_TRAIN_RANK", ""), ("POLYRANK_TRAIN_WARMUP", "")], file);
+    assert_eq!(found(unset), "5");
 }
 
 #[test]

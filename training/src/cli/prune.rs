@@ -12,6 +12,13 @@ use polyrank_training::{checkpoint, run};
 
 use super::{Base, export};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  polyrank-train prune adapters/intent/run/checkpoint-64 --output adapters/intent-64
+
+A run keeps its best checkpoint and its last, or all of them with --keep-checkpoints. What is written is what the run would have written,
+had it ended there.";
+
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
     /// The folder checkpoint-N of a run.

@@ -7,17 +7,22 @@ use clap::Command;
 
 /// A variable of an option that is ignored.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ignored {
+pub enum Ignored {
     /// Kubernetes tells a pod the addresses of its namespace's Services in variables. For a Service named `polyrank`, one of them is
     /// `POLYRANK_PORT=tcp://10.0.0.1:80`.
-    ServiceLink { name: String, value: String },
+    ServiceLink {
+        /// The variable.
+        name: String,
+        /// The address.
+        value: String,
+    },
     /// The API key's variable is empty, as it is where a secret is missing.
     EmptyKey,
 }
 
 impl Ignored {
     /// Tells the user.
-    pub(super) fn log(&self) {
+    pub fn log(&self) {
         match self {
             Self::ServiceLink { name, value } => {
                 tracing::warn!(
@@ -31,7 +36,8 @@ impl Ignored {
 
 /// `command`, in which options do not read variables that are empty or hold the address of a Service, and what the user should know of
 /// these.
-pub(super) fn tolerant(command: Command) -> (Command, Vec<Ignored>) {
+#[must_use]
+pub fn tolerant(command: Command) -> (Command, Vec<Ignored>) {
     tolerant_of(command, |name| env::var_os(name))
 }
 

@@ -1,0 +1,40 @@
+//! What the command lines of `polyrank` and `polyrank-train` share: which variables of the environment count, and the files that are
+//! generated from the description of a command line.
+
+mod environment;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::Command;
+use clap_complete::Shell;
+
+pub use self::environment::{Ignored, tolerant};
+
+/// The command line without the values of environment variables, which its help would show: they may be secrets, and manual pages must
+/// not depend on the machine on which they are written.
+#[must_use]
+pub fn without_values(command: Command) -> Command {
+    command.mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
+}
+
+/// Writes a completion script for `shell` to standard output.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn print_completions(shell: Shell, command: &mut Command) -> io::Result<()> {
+    let name = command.get_name().to_owned();
+    // The generator panics if it cannot write, so it writes to memory.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, command, name, &mut script);
+    io::stdout().lock().write_all(&script)
+}
+
+/// Writes a manual page for the program and one for each command to the folder `dir`, which is created if it does not exist.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_manual(command: Command, dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    clap_mangen::generate_to(command, dir)
+}
