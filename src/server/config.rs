@@ -75,7 +75,7 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = bytes,
           help_heading = "Limits")]
     pub payload_limit: usize,
-    /// Memory for the bodies of all requests together, in bytes, at least three times --payload-limit; requests beyond that get 429
+    /// Memory for the bodies of all requests together, in bytes, raised to three times --payload-limit; requests beyond that get 429
     #[arg(long, env = "POLYRANK_BODY_MEMORY", value_name = "BYTES", default_value = "32MiB", value_parser = bytes,
           help_heading = "Limits")]
     pub body_memory: usize,
@@ -92,7 +92,7 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_AUTO_TRUNCATE", value_name = "BOOL", default_value = "true", action = ArgAction::Set,
           value_parser = BoolishValueParser::new(), help_heading = "Limits")]
     pub auto_truncate: bool,
-    /// API key that requests must send as `Authorization: Bearer K`; /health and /ready need none
+    /// API key that requests must send as `Authorization: Bearer K`; probes, /docs with its document, and the page need none
     #[arg(long, env = "POLYRANK_API_KEY", value_name = "K", hide_env_values = true, allow_hyphen_values = true,
           value_parser = KeyParser, help_heading = "Security")]
     pub api_key: Option<ApiKey>,

@@ -1,6 +1,6 @@
 //! The project's own shape, which is that of Hugging Face's inference API: `POST /classify/{adapter}`, and `POST /classify` with
-//! `adapters`. An unknown parameter is an error. Keys other than `inputs`, `parameters` and `adapters` are ignored, because clients of
-//! Hugging Face's API send further options.
+//! `adapters`. An unknown parameter is an error, and so is one beside `parameters`. Other keys are ignored, because clients of Hugging
+//! Face's API send further options.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,6 +31,29 @@ pub(in crate::server) struct Body {
     /// The adapters to ask; only for `POST /classify`, where the path names none.
     #[schema(min_items = 1)]
     adapters: Option<Vec<String>>,
+    #[serde(default, rename = "adapter", deserialize_with = "no_adapter")]
+    #[schema(ignore)]
+    _adapter: (),
+    #[serde(
+        default,
+        rename = "top_k",
+        alias = "max_length",
+        alias = "function_to_apply",
+        alias = "truncation",
+        deserialize_with = "no_parameter"
+    )]
+    #[schema(ignore)]
+    _parameter: (),
+}
+
+/// Refuses `adapter`. If it were ignored, another adapter would answer.
+fn no_adapter<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(D::Error::custom("expected the adapter's name in the path, or a list of names as \"adapters\""))
+}
+
+/// Refuses a parameter that would have no effect where it is.
+fn no_parameter<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(D::Error::custom("expected inside of \"parameters\""))
 }
 
 /// All parameters are optional; null counts as absent.
@@ -246,7 +269,7 @@ mod tests {
 
     #[test]
     fn errors_give_status_and_path() {
-        let cases: [(&[u8], u16, &str); 32] = [
+        let cases: [(&[u8], u16, &str); 35] = [
             (b"", 400, "not JSON"),
             (b"{", 400, "not JSON"),
             (b"\xff\xfe", 400, "not JSON"),
@@ -256,6 +279,9 @@ mod tests {
             (b"[]", 400, "the body: invalid type: sequence, expected an object"),
             (br#"["a", {}]"#, 400, "the body: invalid type: sequence, expected an object"),
             (b"{}", 400, "the body: missing field `inputs`"),
+            (br#"{"inputs": "a", "adapter": "b"}"#, 400, "adapter: expected the adapter's name in the path"),
+            (br#"{"inputs": "a", "top_k": 1}"#, 400, "top_k: expected inside of"),
+            (br#"{"truncation": false, "inputs": "a"}"#, 400, "truncation: expected inside of"),
             (br#"{"inputs": null}"#, 400, "inputs: invalid type: null, expected a string, or an object"),
             (br#"{"inputs": 3}"#, 400, "inputs: invalid type: integer `3`"),
             (br#"{"inputs": ["a", 3]}"#, 400, "inputs[1]: invalid type: integer `3`"),
