@@ -151,7 +151,8 @@ pub fn mean_loss(logits: &[Vec<f32>], targets: &[Target]) -> f64 {
     logits.iter().zip(targets).map(loss).sum::<f64>() / logits.len().max(1) as f64
 }
 
-fn argmax(logits: &[f32]) -> usize {
+/// The class with the largest of the `logits [classes]`, the first among equals.
+pub(crate) fn argmax(logits: &[f32]) -> usize {
     logits.iter().enumerate().fold(0, |best, (i, x)| if *x > logits[best] { i } else { best })
 }
 

@@ -6,7 +6,7 @@ mod epoch;
 mod facts;
 mod steps;
 
-use std::fs::{self, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -113,7 +113,7 @@ fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 pub struct LockedRun {
     run: PathBuf,
     /// Dropping the file releases its lock.
-    _lock: fs::File,
+    _lock: File,
 }
 
 impl LockedRun {
@@ -147,7 +147,7 @@ fn is_of_run(path: &Path) -> bool {
 pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Facts) -> Result<LockedRun, Error> {
     let Folders { output, run } = folders;
     fs::create_dir_all(run).map_err(Error::io(run))?;
-    let locked = lock(run)?;
+    let locked = LockedRun { run: run.to_owned(), _lock: lock(run)? };
     if existing == Existing::Overwrite {
         remove_run(run)?;
         // The adapter's usual place for its run would tell of a run that is not its own.
@@ -195,12 +195,16 @@ pub fn check_idle(run: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn lock(run: &Path) -> Result<LockedRun, Error> {
-    let path = run.join(LOCK);
+/// Locks the folder `dir`, of a run or of a sweep's runs, until the file is dropped.
+///
+/// # Errors
+/// Another process holds the lock, or the file cannot be written.
+pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(LOCK);
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
     match file.try_lock() {
-        Ok(()) => Ok(LockedRun { run: run.to_owned(), _lock: file }),
-        Err(TryLockError::WouldBlock) => Err(Error::Busy(run.to_owned())),
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy(dir.to_owned())),
         Err(TryLockError::Error(source)) => Err(Error::io(&path)(source)),
     }
 }

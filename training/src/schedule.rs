@@ -107,7 +107,10 @@ pub fn settings(given: &Settings, xi: f64, epochs: Option<usize>) -> Settings {
     Settings { xi: Some(xi), select: Select::Last, epochs: epochs.or(given.epochs), ..given.clone() }
 }
 
-/// A finished stage, which is a line of `schedule.jsonl`.
+/// The file with a line for each finished stage.
+pub const SCHEDULE: &str = "schedule.jsonl";
+
+/// A finished stage, which is a line of [`SCHEDULE`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// The number of the stage, from 0. Its adapter is in the folder `stage-N`.

@@ -15,12 +15,12 @@ use polyrank::text::Encoded;
 
 use self::extent::Extent;
 use crate::checkpoint::{self, Progress};
-use crate::data::{Example, Target, TaskData, encode};
+use crate::data::{Example, Split, Target, TaskData, encode};
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::export_of;
 use crate::loss::TaskLoss;
-use crate::method::Export;
+use crate::method::{Export, Method};
 use crate::metric::{Metric, mean_loss, metrics_for, score};
 use crate::optim::{Optimizer, Rule, Variable};
 use crate::run::{self, Epoch, Scores};
@@ -87,6 +87,34 @@ fn start_at_mean(variables: &[Variable], train: &[Example]) -> Result<(), Error>
     Ok(())
 }
 
+/// The validation splits, tokenized.
+fn validation_splits(engine: &Engine, data: &TaskData, longest: usize) -> Result<Vec<ValidationSplit>, Error> {
+    if data.validation.is_empty() {
+        return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
+    }
+    let encoded = |split: &Split| -> Result<ValidationSplit, Error> {
+        let targets = split.examples.iter().map(|example| example.target.clone()).collect();
+        Ok(ValidationSplit { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
+    };
+    data.validation.iter().map(encoded).collect()
+}
+
+/// Restores the variables and the optimiser's state from a checkpoint, and returns how far the run had come.
+fn resumed(
+    last: &Path,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    extent: &Extent,
+) -> Result<Progress, Error> {
+    let progress = checkpoint::load(last, method, optimizer)?;
+    let expected = progress.epoch * extent.steps_per_epoch + progress.partial.map_or(0, |partial| partial.steps);
+    if optimizer.done != expected {
+        let reason = format!("expected step {expected} {progress}, found step {}", optimizer.done);
+        return Err(Error::malformed(last, reason));
+    }
+    Ok(progress)
+}
+
 impl<'a> Trainer<'a> {
     /// A new run, or with `resume` the run in that folder, continued from its last checkpoint.
     ///
@@ -105,14 +133,7 @@ impl<'a> Trainer<'a> {
         }
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
-        let validation = data.validation.iter().map(|split| -> Result<ValidationSplit, Error> {
-            let targets = split.examples.iter().map(|example| example.target.clone()).collect();
-            Ok(ValidationSplit { name: split.name.clone(), texts: encode(engine, &split.examples, longest)?, targets })
-        });
-        let validation = validation.collect::<Result<Vec<_>, _>>()?;
-        if validation.is_empty() {
-            return Err(Error::Settings("a run needs a validation split to select on".to_owned()));
-        }
+        let validation = validation_splits(engine, data, longest)?;
         let schedule = settings.schedule(data.train.len(), data.problem, engine);
         let extent = Extent::new(data.train.len(), &schedule, settings);
         let rule = Rule {
@@ -122,18 +143,10 @@ impl<'a> Trainer<'a> {
             total: extent.first_total(),
         };
         let mut optimizer = Optimizer::new(method.variables(), rule, engine.backend())?;
-        let mut progress = Progress::default();
-        if let Some(run) = resume
-            && let Some(last) = checkpoint::last(run)?
-        {
-            progress = checkpoint::load(&last, &mut *method, &mut optimizer)?;
-            let expected =
-                progress.epoch * extent.steps_per_epoch + progress.partial.map_or(0, |partial| partial.steps);
-            if optimizer.done != expected {
-                let reason = format!("expected step {expected} {progress}, found step {}", optimizer.done);
-                return Err(Error::malformed(&last, reason));
-            }
-        }
+        let progress = match resume.map(checkpoint::last).transpose()?.flatten() {
+            Some(last) => resumed(&last, &mut *method, &mut optimizer, &extent)?,
+            None => Progress::default(),
+        };
         let metrics = metrics_for(&data.task, data.problem);
         let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
         let workers = Workers::new(tokens / data.train.len().div_ceil(extent.rows_per_batch).max(1))?;

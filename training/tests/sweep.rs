@@ -189,7 +189,7 @@ fn reported(room: &TempDir, runs: &Path) {
     let schedule = runs.join("curves/first");
     std::fs::create_dir_all(&schedule).unwrap();
     let stage = |stage: usize, parameters: usize| {
-        json!({"stage": stage, "xi": 1e-4, "parameters": parameters, "paper_parameters": parameters,
+        json!({"stage": stage, "xi": 1e-4, "epochs": 1, "parameters": parameters, "paper_parameters": parameters, "train": {}, "validation": {},
                "percent": {"parameters": 100.0, "train": 100.0, "validation": 100.0}})
     };
     std::fs::write(schedule.join("schedule.jsonl"), format!("{}\n{}\n", stage(0, 1000), stage(1, 500))).unwrap();
@@ -208,7 +208,14 @@ fn reported(room: &TempDir, runs: &Path) {
         link(&runs.join("first"), "again");
     }
     let output = room.path().join("report");
-    fine(&["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()]);
+    let command = ["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()];
+    std::fs::create_dir(&output).unwrap();
+    std::fs::write(output.join("report.md"), "# My own report\n").unwrap();
+    refused(&command, 1, "report.md exists, and is not of a report");
+    assert_eq!(std::fs::read_dir(&output).unwrap().count(), 1);
+    std::fs::remove_file(output.join("report.md")).unwrap();
+    fine(&command);
+    fine(&command);
     let text = String::from_utf8(read(&output.join("report.md"))).unwrap();
     for words in [
         "from 7 runs and 1 schedules",

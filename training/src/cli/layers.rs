@@ -147,7 +147,7 @@ impl Layers {
         if THRESHOLDS.iter().any(|name| settings.overrides(name)) {
             file.entries.retain(|name, _| !THRESHOLDS.contains(&name));
         }
-        // TOML cannot have a number that is too large; what is wrong with it, the check says.
+        // TOML cannot hold a number that is too large. The check says what is wrong with such a number.
         let settings_of_all = settings.over(&file).or_else(|error| settings.values.check().and(Err(error)))?;
         let resolved = Resolved { settings: settings_of_all, data: data.over(&file)?, run: run.over(&file)? };
         // A variable or a file may serve several runs, so that it may have settings that a method ignores. A flag may not.

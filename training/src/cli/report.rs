@@ -25,7 +25,7 @@ report is report.md, with each table as CSV and each figure as SVG and PNG besid
 pub(super) struct ReportArgs {
     /// Folder of runs.
     runs: PathBuf,
-    /// Folder to write the report to. Files of an earlier report are replaced.
+    /// Folder to write the report to. Files of an earlier report are replaced, and no others.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 }

@@ -103,7 +103,7 @@ impl<'a> Stages<'a> {
     /// Reads what an earlier call has finished, or removes it with `--overwrite`, and prints the head of the table.
     fn open(task: &'a Task, args: &'a ScheduleArgs) -> Result<Self, Error> {
         let (output, mut existing) = (args.train.output(), args.train.existing());
-        let path = output.join(SCHEDULE);
+        let path = output.join(schedule::SCHEDULE);
         let is_empty = !output.exists() || fs::read_dir(output).map_err(Error::io(output))?.next().is_none();
         match existing {
             Existing::Refuse if !is_empty => return Err(Error::OutputExists(output.to_owned())),
@@ -142,7 +142,7 @@ impl<'a> Stages<'a> {
             let stage = self.measure(number, settings, &checkpoint)?;
             let stage = stage.clone().relative_to(self.finished.first().unwrap_or(&stage), self.primary);
             self.finished.push(stage);
-            schedule::write(&self.output.join(SCHEDULE), &self.finished)?;
+            schedule::write(&self.output.join(schedule::SCHEDULE), &self.finished)?;
             self.last = Some(checkpoint);
         }
         let stage = &self.finished[number];
@@ -176,9 +176,6 @@ impl<'a> Stages<'a> {
     }
 }
 
-/// The file with a line for each finished stage.
-const SCHEDULE: &str = "schedule.jsonl";
-
 /// The folder of a stage.
 fn folder(output: &Path, stage: usize) -> PathBuf {
     output.join(format!("stage-{stage}"))
@@ -195,7 +192,7 @@ fn remove(output: &Path) -> Result<(), Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.strip_prefix("stage-").is_some_and(|number| number.parse::<usize>().is_ok()) && path.join("run").is_dir()
     };
-    if let Some(foreign) = paths.iter().find(|path| !is_stage(path) && !path.ends_with(SCHEDULE)) {
+    if let Some(foreign) = paths.iter().find(|path| !is_stage(path) && !path.ends_with(schedule::SCHEDULE)) {
         return Err(Error::Foreign(foreign.clone()));
     }
     for stage in paths.iter().filter(|path| path.is_dir()) {

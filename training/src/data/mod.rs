@@ -176,6 +176,37 @@ pub struct DataOptions {
     pub max_train_samples: Option<NonZeroUsize>,
 }
 
+/// The files that decide what a task's labels mean.
+struct Found {
+    /// The files of one split.
+    files: Vec<PathBuf>,
+    /// Whether it is the training split.
+    trained: bool,
+    /// The names of the labels that `labels.txt`, the files or an adapter state.
+    listed: Option<Listed>,
+}
+
+impl Found {
+    fn of(source: &Path, options: &DataOptions) -> Result<Self, DataError> {
+        let one = source.is_file();
+        let beside = if one { source.with_file_name("labels.txt") } else { source.join("labels.txt") };
+        let listed = classes::listed(&beside)?;
+        let known = || options.labels.clone().map(|names| Listed { names, from: "the adapter's labels", ids: false });
+        let train = if one { vec![source.to_owned()] } else { files::of_split(source, TRAIN)? };
+        let (files, trained) = match &options.labels {
+            Some(_) if one && options.hold_out.is_none() => (train, false),
+            _ if !train.is_empty() => (train, true),
+            Some(_) => (files::any(source)?, false),
+            None => return Err(DataError::NoTrain(source.to_owned())),
+        };
+        let listed = match listed {
+            None => classes::stated(&files[0], &options.columns)?.or_else(|| if trained { None } else { known() }),
+            listed => listed,
+        };
+        Ok(Self { files, trained, listed })
+    }
+}
+
 impl TaskData {
     /// Reads the task in the folder or file `source`.
     ///
@@ -187,20 +218,7 @@ impl TaskData {
             return Err(DataError::NoFolder(source.to_owned()));
         }
         options.hold_out.map_or(Ok(()), HoldOut::check)?;
-        let beside = if one { source.with_file_name("labels.txt") } else { source.join("labels.txt") };
-        let listed = classes::listed(&beside)?;
-        let known = || options.labels.clone().map(|names| Listed { names, from: "the adapter's labels", ids: false });
-        let train = if one { vec![source.to_owned()] } else { files::of_split(source, TRAIN)? };
-        let (found, trained) = match &options.labels {
-            Some(_) if one && options.hold_out.is_none() => (train, false),
-            _ if !train.is_empty() => (train, true),
-            Some(_) => (files::any(source)?, false),
-            None => return Err(DataError::NoTrain(source.to_owned())),
-        };
-        let listed = match listed {
-            None => classes::stated(&found[0], &options.columns)?.or_else(|| if trained { None } else { known() }),
-            listed => listed,
-        };
+        let Found { files: found, trained, listed } = Found::of(source, options)?;
         let test = !one && files::is_test(&found[0]);
         let mut rows = labelled::read(&found, &options.columns, test)?;
         let all = if one && !trained { rows.clone() } else { Vec::new() };

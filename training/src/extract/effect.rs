@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::evaluate;
 use crate::fine_tuned::FineTuned;
 use crate::method::Export;
+use crate::metric::argmax;
 
 /// The number of random texts, and the number of random tokens in each.
 const RANDOM: [usize; 2] = [256, 16];
@@ -45,15 +46,11 @@ impl Effect {
                 Some((logits().filter(|(a, b)| (**a > 0.0) == (**b > 0.0)).count(), logits().count()))
             }
             ProblemType::SingleLabelClassification => {
-                Some((pairs().filter(|(a, b)| top(a) == top(b)).count(), expected.len()))
+                Some((pairs().filter(|(a, b)| argmax(a) == argmax(b)).count(), expected.len()))
             }
         };
         Self { difference, agreement: equal.map(|(equal, all)| mean(equal as f64, all)) }
     }
-}
-
-fn top(logits: &[f32]) -> usize {
-    logits.iter().enumerate().fold(0, |best, (i, x)| if *x > logits[best] { i } else { best })
 }
 
 /// Hooks that put parameters of the base in the place of those of the fine-tuned model.

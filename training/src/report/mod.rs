@@ -29,4 +29,5 @@ mod write;
 pub use self::statistics::Statistic;
 pub(crate) use self::trained::text;
 pub use self::trained::{EpochLine, Exported, StepLine, TrainedRun};
+pub(crate) use self::tree::RESULTS;
 pub use self::write::{Written, write};

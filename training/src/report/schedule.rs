@@ -3,12 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use super::trained::{TrainedRun, lines};
 use crate::error::Error;
-
-const STAGES: &str = "schedule.jsonl";
+use crate::schedule::{SCHEDULE, Stage};
 
 /// A run of Algorithm 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,34 +16,14 @@ pub(super) struct Schedule {
     pub(super) stages: Vec<Stage>,
 }
 
-/// A line of `schedule.jsonl`.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub(super) struct Stage {
-    /// The number of the stage, from 0.
-    pub(super) stage: usize,
-    /// The number of parameters that are not zero.
-    pub(super) parameters: usize,
-    /// The stage in percent of stage 0.
-    pub(super) percent: Percent,
-}
-
-/// The primary metric of a stage in percent of stage 0's; `None` where that is zero.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub(super) struct Percent {
-    /// On training data (memorisation).
-    pub(super) train: Option<f64>,
-    /// On validation data (generalisation).
-    pub(super) validation: Option<f64>,
-}
-
 impl Schedule {
     pub(super) fn is_at(folder: &Path) -> bool {
-        folder.join(STAGES).is_file()
+        folder.join(SCHEDULE).is_file()
     }
 
     /// Reads the schedule in `folder`. Its task is that of a stage, else the folder's name.
     pub(super) fn read(folder: &Path) -> Result<Self, Error> {
-        let stages = lines(&folder.join(STAGES))?;
+        let stages = lines(&folder.join(SCHEDULE))?;
         let mut task = None;
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
             let path = entry.map_err(Error::io(folder))?.path();

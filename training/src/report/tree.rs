@@ -12,7 +12,7 @@ use super::trained::{TrainedRun, is_exported};
 use crate::error::Error;
 
 /// The name of a sweep's results.
-const RESULTS: &str = "results.jsonl";
+pub(crate) const RESULTS: &str = "results.jsonl";
 
 /// The runs in a tree.
 #[derive(Debug, Default)]

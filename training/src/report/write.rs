@@ -13,6 +13,12 @@ use super::tables;
 use super::tree::Tree;
 use crate::error::Error;
 
+/// The file with the text of a report.
+const REPORT: &str = "report.md";
+
+/// How that text begins.
+const BEGINNING: &str = "# Report\n\n`polyrank-train report` wrote this from ";
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
@@ -27,7 +33,7 @@ pub struct Written {
 /// Writes a report on the runs in the tree `runs` to the folder `output`, which is created if it does not exist.
 ///
 /// # Errors
-/// There are no finished runs, a file of a run is malformed, or a file cannot be written.
+/// There are no finished runs, a file of a run is malformed, or a file cannot be written or is not of a report.
 pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
     let tree = Tree::read(runs)?;
     if tree.runs.is_empty() && tree.schedules.is_empty() {
@@ -45,25 +51,37 @@ pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
     let tables: Vec<Table> = tables.into_iter().flatten().collect();
     let figures: Vec<Figure> = figure::all(&groups, &tree.schedules);
     let notes = notes(&tree, &groups);
-    fs::create_dir_all(output).map_err(Error::io(output))?;
-    let mut files = 0;
-    let mut put = |name: &str, bytes: &[u8]| {
-        let path = output.join(name);
-        files += 1;
-        atomic_file::write(&path, bytes).map_err(Error::io(&path))
-    };
+    let mut files = Vec::new();
     for table in &tables {
-        put(&format!("{}.csv", table.name), &csv(&table.csv)?)?;
+        files.push((format!("{}.csv", table.name), csv(&table.csv)?));
     }
     if !tree.runs.is_empty() {
-        put("runs.csv", &csv(&every_run(&groups))?)?;
+        files.push(("runs.csv".to_owned(), csv(&every_run(&groups))?));
     }
     for figure in &figures {
-        put(&format!("{}.svg", figure.name), figure.svg().as_bytes())?;
-        put(&format!("{}.png", figure.name), &figure.png()?)?;
+        files.push((format!("{}.svg", figure.name), figure.svg().into_bytes()));
+        files.push((format!("{}.png", figure.name), figure.png()?));
     }
-    put("report.md", markdown(&tree, &tables, &figures, &notes).as_bytes())?;
-    Ok(Written { runs: tree.runs.len(), files, notes })
+    files.push((REPORT.to_owned(), markdown(&tree, &tables, &figures, &notes).into_bytes()));
+    refuse_other_files(output, &files)?;
+    fs::create_dir_all(output).map_err(Error::io(output))?;
+    for (name, bytes) in &files {
+        let path = output.join(name);
+        atomic_file::write(&path, bytes).map_err(Error::io(&path))?;
+    }
+    Ok(Written { runs: tree.runs.len(), files: files.len(), notes })
+}
+
+/// Refuses to replace files, unless a report wrote them.
+fn refuse_other_files(output: &Path, files: &[(String, Vec<u8>)]) -> Result<(), Error> {
+    let old = fs::read(output.join(REPORT)).unwrap_or_default();
+    if old.starts_with(BEGINNING.as_bytes()) {
+        return Ok(());
+    }
+    match files.iter().map(|(name, _)| output.join(name)).find(|path| path.exists()) {
+        Some(path) => Err(Error::Settings(format!("{} exists, and is not of a report", path.display()))),
+        None => Ok(()),
+    }
 }
 
 fn csv(csv: &Csv) -> Result<Vec<u8>, Error> {
@@ -144,8 +162,7 @@ fn every_run(groups: &[Group<'_>]) -> Csv {
 
 fn markdown(tree: &Tree, tables: &[Table], figures: &[Figure], notes: &[String]) -> String {
     let (runs, schedules) = (tree.runs.len(), tree.schedules.len());
-    let mut text =
-        format!("# Report\n\n`polyrank-train report` wrote this from {runs} runs and {schedules} schedules.\n\n");
+    let mut text = format!("{BEGINNING}{runs} runs and {schedules} schedules.\n\n");
     notes.iter().for_each(|note| text += &format!("- {note}\n"));
     if !notes.is_empty() {
         text.push('\n');

@@ -18,7 +18,7 @@ pub(super) struct Read {
 }
 
 impl Flags {
-    /// Environment variables count only for how a run is carried out, such as its device. What it is, the sweep's file says.
+    /// Environment variables count only for how a run is carried out, such as its device. The sweep's file alone says what the run is.
     pub(super) fn new() -> Self {
         Self(RunSettings::augment_args(identifying().mut_args(|arg| arg.env(None))))
     }

@@ -1,7 +1,7 @@
 //! `results.jsonl` in the folder of the runs: a line for each finished run, in the order of the sweep.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::Job;
 use crate::error::Error;
-use crate::report::{Exported, TrainedRun};
-
-/// The name of the file.
-pub(crate) const RESULTS: &str = "results.jsonl";
-/// The process of a sweep holds a lock on this file in the folder of its runs.
-const LOCK: &str = "lock";
+use crate::report::{Exported, RESULTS, TrainedRun};
+use crate::run;
 
 /// The results of a sweep, locked for this process.
 pub(super) struct Results {
@@ -32,13 +28,7 @@ impl Results {
     /// Another sweep runs there, or a file cannot be read or is malformed.
     pub(super) fn open(runs: &Path) -> Result<Self, Error> {
         fs::create_dir_all(runs).map_err(Error::io(runs))?;
-        let lock = runs.join(LOCK);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(Error::io(&lock))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy(runs.to_owned())),
-            Err(TryLockError::Error(source)) => return Err(Error::io(&lock)(source)),
-        }
+        let file = run::lock(runs)?;
         let path = runs.join(RESULTS);
         Ok(Self { lines: read(&path)?, path, _lock: file })
     }

@@ -69,10 +69,13 @@ fn slug(label: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::collections::BTreeMap;
+
     use super::super::group::groups;
     use super::super::made::run;
-    use super::super::schedule::{Percent, Schedule, Stage};
+    use super::super::schedule::Schedule;
     use super::{Figure, all};
+    use crate::schedule::{Percent, Stage};
 
     /// The texts of the figure, which must be valid XML.
     fn texts(figure: &Figure) -> Vec<String> {
@@ -106,8 +109,13 @@ mod tests {
     fn compression_has_a_panel_for_each_task() {
         let stage = |stage, parameters, percent| Stage {
             stage,
+            xi: 1e-4,
+            epochs: 1,
             parameters,
-            percent: Percent { train: Some(percent), validation: (stage > 0).then_some(percent) },
+            paper_parameters: parameters,
+            train: BTreeMap::new(),
+            validation: BTreeMap::new(),
+            percent: Percent { parameters: None, train: Some(percent), validation: (stage > 0).then_some(percent) },
         };
         let of = |task: &str| Schedule {
             task: task.to_owned(),
