@@ -1,7 +1,8 @@
-//! What the benches share: random operands, and bare products as the floor.
+//! What the benches share: random operands, bare products as the floor, and fits of times.
 
 use std::error::Error;
 
+pub(crate) mod fit;
 pub(crate) mod product;
 pub(crate) mod random;
 

@@ -5,6 +5,7 @@
 
 mod attention;
 #[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "the benches share these tools, and this one does not use all of them")]
 mod common;
 mod delta;
 mod frozen;

@@ -8,6 +8,7 @@ use polyrank::params::{Backend, Delta};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::common::fit::least_squares;
 use crate::common::{Failure, random};
 use crate::rounds::{Job, medians};
 
@@ -116,15 +117,4 @@ pub(crate) fn print() -> Result<(), Failure> {
         "\nthe worst is {worst:.0} % off, the goal {GOAL:.0} %; of parts of a text, which are not in the fit, {small:.0} %"
     );
     Ok(())
-}
-
-/// `c0`, `c1` with the least sum of squares of `(c0 a + c1 b) / time - 1`; `None` where terms are proportional.
-fn least_squares(points: impl Iterator<Item = ([f64; 2], f64)>) -> Option<[f64; 2]> {
-    let (mut aa, mut ab, mut bb, mut a1, mut b1) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for ([a, b], time) in points {
-        let (a, b) = (a / time, b / time);
-        (aa, ab, bb, a1, b1) = (aa + a * a, ab + a * b, bb + b * b, a1 + a, b1 + b);
-    }
-    let determinant = aa * bb - ab * ab;
-    (determinant > 0.0).then(|| [(a1 * bb - b1 * ab) / determinant, (b1 * aa - a1 * ab) / determinant])
 }

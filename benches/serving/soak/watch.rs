@@ -91,49 +91,12 @@ pub(super) fn finish(
         std::thread::sleep(PAUSE);
         last = server.moment()?;
     }
-    for adapter in &soak.adapters[..STEADY] {
-        let begun = Instant::now();
-        let reply = client::once(soak.address, &question(&adapter.name, texts, &[0]), SILENCE);
-        let body = match &reply {
-            Ok(Some((200, text))) => text.split_once("\r\n\r\n").map_or("", |(_, body)| body),
-            _ => "",
-        };
-        let body = serde_json::from_str(body).unwrap_or_default();
-        if let Err(reason) = adapter.check(&body, &[0], None, (begun, Instant::now()), Duration::ZERO) {
-            soak.fail(format!("after the soak: {reason}: {reply:?}"));
-        }
-    }
-    let most = |of: fn(&Moment) -> usize| moments.iter().map(of).max().unwrap_or(0);
+    ask_all(soak, texts);
     let ended = server.stop(&world.options.dumps);
-    let seen = soak.seen();
-    let counts: Vec<String> = seen.counts.iter().map(|(what, count)| format!("{what}: {count}")).collect();
-    let tell =
-        |(count, first): &(usize, String)| format!("{count} times {}", first.chars().take(TOLD).collect::<String>());
-    let told: Vec<String> = seen.kinds.values().map(tell).collect();
-    let answered = seen.counts.get("answered").copied().unwrap_or(0);
-    let [early, late] = [moments.len() / 4..moments.len() / 2, moments.len() * 3 / 4..moments.len()]
-        .map(|range| median(&mut moments[range].iter().map(|moment| moment.memory as f64).collect::<Vec<_>>()));
     Ok(vec![
-        Line {
-            what: "every accepted request answered once, as one current version answers".into(),
-            measured: format!("{answered} answered, {} failures", seen.failures),
-            goal: "no failure",
-            met: Some(seen.failures == 0 && answered > 0),
-            beside: format!("{}; failures: {}", counts.join(", "), told.join(" // ")),
-        },
+        answers(soak),
         delays(soak),
-        Line {
-            what: "memory in the last quarter against the second one".into(),
-            measured: format!("{:.0} against {:.0} MB", late / 1e6, early / 1e6),
-            goal: "level",
-            met: Some(late <= early * GROWTH.0 + GROWTH.1),
-            beside: format!(
-                "{:.0} MB at the start, at most {:.0}, {:.0} at the end",
-                idle.memory as f64 / 1e6,
-                most(|moment| moment.memory) as f64 / 1e6,
-                last.memory as f64 / 1e6
-            ),
-        },
+        memory(idle, moments, last),
         Line {
             what: "files and threads once the clients have left".into(),
             measured: format!("{} and {}", last.files, last.threads),
@@ -143,8 +106,8 @@ pub(super) fn finish(
                 "{} and {} at the start, at most {} and {}",
                 idle.files,
                 idle.threads,
-                most(|moment| moment.files),
-                most(|moment| moment.threads)
+                most(moments, |moment| moment.files),
+                most(moments, |moment| moment.threads)
             ),
         },
         Line {
@@ -158,6 +121,60 @@ pub(super) fn finish(
             beside: String::new(),
         },
     ])
+}
+
+/// Asks each adapter that was never replaced once more, and notes wrong answers as failures.
+fn ask_all(soak: &Soak, texts: &[String]) {
+    for adapter in &soak.adapters[..STEADY] {
+        let begun = Instant::now();
+        let reply = client::once(soak.address, &question(&adapter.name, texts, &[0]), SILENCE);
+        let body = match &reply {
+            Ok(Some((200, text))) => text.split_once("\r\n\r\n").map_or("", |(_, body)| body),
+            _ => "",
+        };
+        let body = serde_json::from_str(body).unwrap_or_default();
+        if let Err(reason) = adapter.check(&body, &[0], None, (begun, Instant::now()), Duration::ZERO) {
+            soak.fail(format!("after the soak: {reason}: {reply:?}"));
+        }
+    }
+}
+
+/// The largest value of all moments.
+fn most(moments: &[Moment], of: fn(&Moment) -> usize) -> usize {
+    moments.iter().map(of).max().unwrap_or(0)
+}
+
+fn answers(soak: &Soak) -> Line {
+    let seen = soak.seen();
+    let counts: Vec<String> = seen.counts.iter().map(|(what, count)| format!("{what}: {count}")).collect();
+    let tell =
+        |(count, first): &(usize, String)| format!("{count} times {}", first.chars().take(TOLD).collect::<String>());
+    let told: Vec<String> = seen.kinds.values().map(tell).collect();
+    let answered = seen.counts.get("answered").copied().unwrap_or(0);
+    Line {
+        what: "every accepted request answered once, as one current version answers".into(),
+        measured: format!("{answered} answered, {} failures", seen.failures),
+        goal: "no failure",
+        met: Some(seen.failures == 0 && answered > 0),
+        beside: format!("{}; failures: {}", counts.join(", "), told.join(" // ")),
+    }
+}
+
+fn memory(idle: Moment, moments: &[Moment], last: Moment) -> Line {
+    let [early, late] = [moments.len() / 4..moments.len() / 2, moments.len() * 3 / 4..moments.len()]
+        .map(|range| median(&mut moments[range].iter().map(|moment| moment.memory as f64).collect::<Vec<_>>()));
+    Line {
+        what: "memory in the last quarter against the second one".into(),
+        measured: format!("{:.0} against {:.0} MB", late / 1e6, early / 1e6),
+        goal: "level",
+        met: Some(late <= early * GROWTH.0 + GROWTH.1),
+        beside: format!(
+            "{:.0} MB at the start, at most {:.0}, {:.0} at the end",
+            idle.memory as f64 / 1e6,
+            most(moments, |moment| moment.memory) as f64 / 1e6,
+            last.memory as f64 / 1e6
+        ),
+    }
 }
 
 /// How long it took until new versions answered, in this overload and with memory for fewer adapters than are asked.
