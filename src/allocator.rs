@@ -1,11 +1,11 @@
 //! Makes the allocator keep free pages for a while.
 //!
-//! The allocator is mimalloc 2, its stable line. The crate's default, mimalloc 3, is 3.3.2 at the time of writing: of 3.3, crashes with
-//! several threads are reported (microsoft/mimalloc#1287, mended after 3.3.2), of 3.1 hangs (#1206), and a server of this project hung
-//! once, ten seconds after its first request, which is when the first free pages were due to be returned. (A pass that could wait for
-//! itself was found later, in `engine::micro_batches`. It would explain that hang without the allocator.) In a loop with an encoder's
-//! allocations on two threads, version 2 took no more processor time than version 3 (66 to 76 us a pass against 75 to 128 us), mapped
-//! no more pages, and returned free memory after the same ten seconds.
+//! The allocator is mimalloc 2, its stable line. The crate's default is mimalloc 3, which is 3.3.2 at the time of writing. Version 3.3
+//! is reported to crash with several threads (microsoft/mimalloc#1287, mended after 3.3.2), and version 3.1 to hang (#1206). A server of
+//! this project hung once, ten seconds after its first request, which is when the first free pages were due to be returned. (Later, a
+//! pass that could wait for itself was found in `engine::micro_batches`. It would explain that hang without the allocator.) In a loop with
+//! an encoder's allocations on two threads, version 2 took no more processor time than version 3 (66 to 76 us a pass against 75 to 128
+//! us), mapped no more pages, and returned free memory after the same ten seconds.
 
 use std::ffi::{c_int, c_long};
 

@@ -73,7 +73,7 @@ pub enum AdapterError {
         /// The element: NaN or an infinity.
         found: f32,
     },
-    /// An element of a delta is too large for the type of the activations, as which deltas lie in a GPU's memory.
+    /// An element of a delta is too large for the type in which a GPU stores deltas.
     #[error("{}: tensor {tensor}: element {index} is {found}, beyond the range of {dtype}", file.display())]
     OutOfRange {
         /// The weights file.

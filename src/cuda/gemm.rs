@@ -100,12 +100,12 @@ fn strides(factor: Factor) -> (isize, isize) {
 /// The elements as f32, stored row by row without gaps.
 ///
 /// # Safety
-/// The address must be valid.
+/// The address must be valid for reads of the factor's rows, each `stride` elements after the one before.
 unsafe fn read(factor: Factor) -> Result<Vec<f32>> {
     let (rows, width) = if factor.transposed { (factor.columns, factor.rows) } else { (factor.rows, factor.columns) };
     let index = move |i: usize| i / width * factor.stride + i % width;
     let all = 0..rows * width;
-    // SAFETY: the caller promises it.
+    // SAFETY: `index` stays inside of the rows, of which the caller promises that they can be read.
     Ok(unsafe {
         match factor.dtype {
             DType::F32 => all.map(|i| (factor.address as *const f32).add(index(i)).read()).collect(),
@@ -119,13 +119,13 @@ unsafe fn read(factor: Factor) -> Result<Vec<f32>> {
 /// Writes `sums + beta * y` to y.
 ///
 /// # Safety
-/// The address must be valid.
+/// The address must be valid for writes of y's rows, each `stride` elements after the one before, and for reads unless `beta` is 0.
 unsafe fn write(sums: &[f32], beta: f32, y: Factor) -> Result<()> {
     let index = |i: usize| i / y.columns * y.stride + i % y.columns;
     // The memory behind y may be fresh, so it is read only if it counts.
     let reads = beta != 0.0;
     for (i, sum) in sums.iter().enumerate() {
-        // SAFETY: the caller promises it.
+        // SAFETY: `index` stays inside of the rows, of which the caller promises that they can be written, and read if `beta` counts.
         unsafe {
             match y.dtype {
                 DType::F32 => {

@@ -23,10 +23,10 @@ pub(crate) unsafe fn recorded<const N: usize>(
     backward: impl Fn([&Tensor; N], &Tensor, &Tensor) -> Result<[Option<Tensor>; N]> + Send + Sync + 'static,
 ) -> Result<Tensor> {
     if !inputs.iter().any(|input| input.track_op()) {
-        // SAFETY: the caller promises it.
+        // SAFETY: the caller promises that kernels which write every element have been launched.
         return Ok(unsafe { output.tensor() });
     }
-    // SAFETY: the caller promises it.
+    // SAFETY: the caller promises that kernels which write every element have been launched.
     let output = unsafe { output.into_parts()? };
     let op = Recorded::<N> { name, output: Mutex::new(Some(output)), backward: Box::new(backward) };
     match inputs[..] {

@@ -77,9 +77,9 @@ pub(super) fn upload(bytes: &[u8], dtype: DType, device: &CudaDevice) -> Result<
     let slice = match dtype {
         // SAFETY: `len` elements of this type fit into the bytes, and all bit patterns are floats.
         DType::F32 => CudaStorageSlice::F32(unsafe { owned_by(&compute, memory, len) }),
-        // SAFETY: as above.
+        // SAFETY: `len` elements of 2 bytes fit into the bytes, and all bit patterns are floats.
         DType::BF16 => CudaStorageSlice::BF16(unsafe { owned_by(&compute, memory, len) }),
-        // SAFETY: as above.
+        // SAFETY: `len` elements of 2 bytes fit into the bytes, and all bit patterns are floats.
         DType::F16 => CudaStorageSlice::F16(unsafe { owned_by(&compute, memory, len) }),
         other => return Err(Error::Msg(format!("kernels: no memory of {other:?}")).into()),
     };

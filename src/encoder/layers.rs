@@ -207,7 +207,7 @@ impl Linear {
 pub(crate) struct SharedInput<'a> {
     /// `[R, in]`.
     pub(crate) x: &'a Tensor,
-    /// Returns so many copies of `x`, one after another.
+    /// Returns this number of copies of `x`, one after another.
     pub(crate) copies: &'a dyn Fn(usize) -> Result<Tensor>,
     /// The number of groups.
     pub(crate) groups: usize,

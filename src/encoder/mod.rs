@@ -7,7 +7,7 @@
 //! | `modernbert.rs` | ModernBERT |
 //!
 //! `layers.rs` has the layers that all of them use, `head.rs` the classifiers, `hooks.rs` the calls that an encoder makes while it
-//! runs, and `fork.rs` the forks of texts.
+//! runs, `batch.rs` packed texts, and `fork.rs` their forks.
 
 mod batch;
 mod deberta;
@@ -58,8 +58,8 @@ pub trait Encoder: Send + Sync {
         first_tokens(hidden, offsets)
     }
 
-    /// The point from which nothing reads the other tokens of a text than its first: behind the last layer's attention, if the head
-    /// reads only the first token. `None` if all tokens are read.
+    /// The point from which only a text's first token is read: after the last layer's attention, if the head reads only that token.
+    /// `None` if all tokens are read.
     fn first_tokens_from(&self) -> Option<Point> {
         None
     }

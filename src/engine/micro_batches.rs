@@ -39,8 +39,8 @@ pub fn divide(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-/// How long a thread spins until it returns to what it may be inside of. In that case a pass waits so long; in all others a return only
-/// costs time, because it is told to all threads.
+/// How long a thread spins before it returns. It may spin inside a part of a job, which waits for it that long. In all other cases, a
+/// return only costs time, because each return calls all threads to spin again.
 const SPELL: Duration = Duration::from_millis(2);
 
 /// The number of jobs inside [`with_spinning_pool`].
@@ -75,11 +75,12 @@ fn call_to_spin() {
     rayon::spawn_broadcast(move |_| spin(call));
 }
 
-/// Executes the pool's work until no job runs. A thread that spins may take up the call to spin for another job. If it followed that
-/// call, jobs that overlap without end would deepen its stack without end. So a thread spins once, for all jobs.
+/// Executes the pool's work until no job runs. While a thread spins, it may come upon the call to spin for another job. That call
+/// returns at once, because the thread spins for all jobs already. Otherwise, jobs that overlap would deepen its stack without bound.
 ///
-/// A thread may also take up a call where it waits inside a part of a job. That job ends only after the thread has gone on with the part.
-/// So a thread returns after a while, and follows the next call, its own, unless it has something else to do.
+/// A thread may also come upon a call where it waits inside a part of a job. That job cannot end before the thread has returned to the
+/// part. So after [`SPELL`] the thread returns, and calls all threads to spin, itself among them. It follows that call once it has
+/// nothing else to do.
 fn spin(call: usize) {
     if ENGAGED.get() || call <= FOLLOWED.get() {
         return;

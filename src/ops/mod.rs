@@ -51,8 +51,8 @@ use crate::params::{Backend, Form, Param};
 
 /// The operations in one form. Every method defaults to the reference.
 ///
-/// `T` is the number of tokens of a batch, whose texts lie end to end at `offsets [B + 1]`. All tensors are f32. Every method
-/// returns an error if shapes do not fit, or if candle does.
+/// `T` is the number of tokens of a batch, whose texts lie end to end at `offsets [B + 1]`. Activations are of
+/// the backend's type, which is f32 on the CPU. Every method fails if shapes do not fit, or if an operation of candle fails.
 pub trait Ops: Debug + Send + Sync {
     /// For each token t, the sum over the tables k of `table_k[ids_k[t]]`: tables `[n_k, hidden]`, each with ids `[T]`, give `[T,
     /// hidden]`.

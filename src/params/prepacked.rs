@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The number of outputs in a panel: two of the widest vectors.
 pub const COLUMNS: usize = 32;
 
-/// The precision of the base's matrix products. Deltas, norms and heads are f32 in all three.
+/// The precision of the base's matrix products. On the CPU, deltas, norms and heads are f32 in all three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {

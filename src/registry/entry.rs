@@ -40,7 +40,7 @@ pub(super) struct Entry {
     pub(super) running: Option<Instant>,
     /// Whether a version of it has been read and waits for room in memory. No job begins meanwhile.
     pub(super) parked: bool,
-    /// Since when it had waited, where it waited for a place among the claims and is read for it now.
+    /// When it began to wait for room in memory, if it waited, was let in, and is read again now.
     pub(super) recalled: Option<Instant>,
     /// The last failed load, which answers requests for a moment.
     pub(super) failed: Option<(Instant, RegistryError)>,
@@ -123,7 +123,7 @@ pub(super) enum Outcome {
     Found(Box<Found>),
     /// The folder is there. It was not read.
     Exists,
-    /// The disk did not tell.
+    /// The disk could not be read.
     Unknown,
 }
 

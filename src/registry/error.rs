@@ -114,7 +114,7 @@ pub enum RegistryError {
         /// The bytes that were free.
         free: usize,
     },
-    /// As many requests as may wait for one adapter wait already.
+    /// No more requests may wait for this adapter.
     #[error("{limit} requests wait for adapter {name:?} already")]
     TooManyWaiters {
         /// The requested name.
@@ -122,13 +122,13 @@ pub enum RegistryError {
         /// The maximum number of waiting requests.
         limit: usize,
     },
-    /// As many adapters as may wait for the disk wait already.
+    /// No more adapters may wait for the disk.
     #[error("{limit} adapters wait to be loaded already")]
     TooManyLoads {
         /// The maximum number of waiting adapters.
         limit: usize,
     },
-    /// As many requests as may wait for the list of adapters wait already.
+    /// No more requests may wait for the list of adapters.
     #[error("{limit} requests wait for the list of adapters already")]
     TooManyLists {
         /// The maximum number of waiting requests.

@@ -67,8 +67,8 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
         }
         Purpose::Load | Purpose::Order(_) => {}
     }
-    // An update that is broken is told at once, and looked at again when it changes. A first load would be an error for the caller,
-    // who had better try again.
+    // A broken update is reported at once, and looked at again when it changes. Where a first load is cut short, the caller is told to
+    // try again.
     let finished = |error, cut_short: bool| {
         if cut_short && matches!(work.purpose, Purpose::Load) { place.changing() } else { error }
     };

@@ -19,6 +19,7 @@
 //! | `status.rs` | what clients can read about an adapter |
 //! | `names.rs` | whether an adapter names another base |
 //! | `event.rs` | what the log tells |
+//! | `error.rs` | the errors |
 
 mod entry;
 mod error;
@@ -336,7 +337,7 @@ impl Registry {
         match known {
             Some(snapshot) if snapshot.tier != Tier::Disk => {
                 self.ready()?;
-                // Whoever waits for a new version to come into service may ask nothing else.
+                // A client that waits for a new version may ask only here, so this question has the files looked at, too.
                 self.shared.with(|state| state.touch(&snapshot.name));
                 return Ok(snapshot.into());
             }

@@ -146,7 +146,7 @@ impl State {
         RegistryError::Busy { name: name.into(), bytes, held: self.residents.held(), budget: self.residents.budget() }
     }
 
-    /// The error for an adapter that is not read again for it.
+    /// The error where an adapter that waited for room is not read again.
     pub(super) fn busy_again(&self, name: &str) -> RegistryError {
         let current = self.entries.get(name).and_then(|entry| entry.current.as_ref());
         self.busy(name, current.map_or(0, |version| version.facts.bytes))

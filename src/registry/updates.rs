@@ -24,7 +24,7 @@ const ROOT_TICKS: u64 = 2;
 
 /// All adapters in service are looked at within this many ticks, used or not.
 const SWEEP_TICKS: usize = 40;
-/// Of how many adapters that are not in service the reason is remembered.
+/// The most adapters for which it is remembered why they are not in service.
 pub(super) const MOST_FAILED: usize = 256;
 
 /// Starts the thread. It ends when the registry is closed.

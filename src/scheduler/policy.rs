@@ -31,8 +31,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// Tokens that each visit grants an adapter with a long queue, a text of usual length, so that it adds little to the batches of others.
-/// These get twice as many, so that texts of usual lengths do not wait for a second batch.
+/// The number of tokens that a visit grants a crowded flow. It is that of a usual text, so that a crowded flow adds little to the batches
+/// of other flows. A flow that is not crowded gets twice as many, so that usual texts do not wait for a second batch.
 pub(super) const QUANTUM: usize = 32;
 
 /// A flow is crowded if more than this many quanta wait in it. Connections that share the machine evenly stay below it.

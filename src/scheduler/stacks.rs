@@ -183,7 +183,7 @@ mod linux {
             });
         }
         COUNT.store(count, Ordering::Relaxed);
-        // SAFETY: as above.
+        // SAFETY: the pointer is this thread's own, and valid while the thread runs.
         unsafe { *error = before };
         WANTED.store(0, Ordering::Release);
     }

@@ -105,7 +105,7 @@ fn ragged(random: &mut impl Rng, most: usize, labels: usize) -> AdapterWeights {
     AdapterWeights { sites, head: head.map(|(name, tensor)| (name.to_owned(), tensor)).into() }
 }
 
-/// What the issue allows: the deltas at 2 bytes for each parameter, the heads, and 2 %. The driver hands out multiples of 512 bytes.
+/// Adapters take 2 bytes for each parameter of the deltas, the heads, and at most 2 % more. The driver hands out multiples of 512 bytes.
 #[test]
 fn a_thousand_adapters_take_the_bytes_of_their_ranks() {
     let (mut random, mut expected, mut taken, mut counted) = (rand::rngs::StdRng::seed_from_u64(7), 0, 0, 0);

@@ -190,6 +190,8 @@ pub(crate) fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelEr
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::path::Path;
 
     use super::*;

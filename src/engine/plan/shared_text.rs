@@ -59,7 +59,7 @@ impl SharedText {
 pub struct Sizes {
     /// The least work that is worth a micro-batch.
     pub least: usize,
-    /// The most work of a micro-batch, but for what one text more or less makes.
+    /// The most work of a micro-batch. It may differ by the work of one text.
     pub most: usize,
     /// The number of micro-batches that run in parallel.
     pub cores: usize,

@@ -40,7 +40,7 @@ struct AttentionParams {
 // SAFETY: the struct is that of the kernels.
 unsafe impl Params for AttentionParams {}
 
-/// A grid has at most so many blocks in y. In tests less, so that they need z too.
+/// The most blocks of a grid in y. There are few in tests, so that tests use z, too.
 const MOST_BLOCKS: usize = if cfg!(test) { 3 } else { 65_535 };
 
 /// The head sizes for which there are kernels.
@@ -256,6 +256,7 @@ impl Attention {
         let [q, k, v] = [Matrix::of("attention", q)?, Matrix::of("attention", k)?, Matrix::of("attention", v)?];
         let stride = |x: &Matrix| u32::try_from(x.stride).map_err(candle_core::Error::wrap);
         let dropout = self.dropout.unwrap_or(Dropout { p: 0.0, seed: 0 });
+        let (bound, kept) = dropout.bound_and_factor();
         Ok(AttentionParams {
             q: q.address,
             k: k.address,
@@ -269,9 +270,8 @@ impl Attention {
             size: self.size as u32,
             columns: self.bias.as_ref().map_or(Ok(0), |bias| bias.dim(1))? as u32,
             window: self.window,
-            // As in `Dropout::mask`.
-            bound: (f64::from(dropout.p) * f64::from(u32::MAX)) as u32,
-            kept: 1.0 / (1.0 - dropout.p),
+            bound,
+            kept,
             scale: self.scale,
             ..AttentionParams::default()
         })

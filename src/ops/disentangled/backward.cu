@@ -4,7 +4,7 @@
 
 namespace disentangled {
 
-// `BackwardParams` in cuda.rs.
+// `BackwardParams` in gradient.rs.
 struct BackwardParams {
   Inputs in;
   uint64_t y, dy;                // [T, hidden]

@@ -1,7 +1,8 @@
 // Operands of `mma` from rows in shared memory, and sums along diagonals of products.
 //
-// With relative positions, the score of row r and column x of 16 queries and 16 keys takes, of the products of one of them with 32
-// neighbouring distances, the one at `x + 15 - r`. Threads move these to each other, so that products never leave the registers.
+// With relative positions, a tile of scores has 16 queries (rows r) and 16 keys (columns x). A query or a key is multiplied with 32
+// neighbouring distances, and the score at (r, x) takes the product with the distance `x + 15 - r`. Threads exchange these products
+// directly, so that they never leave the registers.
 #pragma once
 
 #include "kernel.cuh"

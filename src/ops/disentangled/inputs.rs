@@ -111,9 +111,7 @@ impl Attention {
         if let Some(x) = all.clone().find(|x| x.dtype != positions.dtype) {
             bail!("disentangled: inputs of {:?} and {:?}", x.dtype, positions.dtype);
         }
-        // As in `Dropout::mask`.
-        let bound = self.dropout.map_or(0, |dropout| (f64::from(dropout.p) * f64::from(u32::MAX)) as u32);
-        let kept = self.dropout.map_or(0.0, |dropout| 1.0 / (1.0 - dropout.p));
+        let (bound, kept) = self.dropout.map_or((0, 0.0), Dropout::bound_and_factor);
         Ok(Inputs {
             qkv: qkv.map(|x| x.address),
             strides: qkv.map(|x| x.stride as u64),

@@ -19,7 +19,7 @@ constexpr int PAD = 8;             // elements after each row in shared memory, 
 constexpr int BIAS_ROW = TILE + 4; // floats in a row of the bias, for the same reason
 constexpr uint32_t NONE = 0xffffffffu;
 
-// What the forward pass reads. `Inputs` in cuda.rs.
+// What the forward pass reads. `Inputs` in inputs.rs.
 struct Inputs {
   uint64_t q, k, v;                       // [T, hidden]
   uint64_t q_stride, k_stride, v_stride;  // elements from row to row

@@ -20,7 +20,7 @@ pub struct Dropout {
 
 impl Dropout {
     /// An element is dropped if the upper half of its hash is below the bound; the others are multiplied by the factor.
-    fn bound_and_factor(self) -> (u32, f32) {
+    pub(in crate::ops) fn bound_and_factor(self) -> (u32, f32) {
         ((f64::from(self.p) * f64::from(u32::MAX)) as u32, 1.0 / (1.0 - self.p))
     }
 

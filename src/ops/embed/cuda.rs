@@ -42,7 +42,7 @@ struct EmbedBackwardParams {
 
 // SAFETY: the structs are those of the kernels.
 unsafe impl Params for EmbedParams {}
-// SAFETY: as above.
+// SAFETY: the struct is that of the kernel, field by field, without padding.
 unsafe impl Params for EmbedBackwardParams {}
 
 /// A table, its name in errors, and the ids that are looked up in it.

@@ -86,7 +86,7 @@ unsafe fn run(
         let params = FlatParams { parts: table.address()?, vector };
         let blocks = [longest.div_ceil(THREADS * EACH).min(MOST), parts.len(), 1];
         let grid = Grid { blocks, threads: THREADS, shared: 0 };
-        // SAFETY: the caller promises it.
+        // SAFETY: the caller promises that `parts` and `vector` are valid for what the kernel reads and writes. The table is made here.
         unsafe { launch(&Place::of(device)?, kernel, dtype, grid, &params)? };
     }
     Ok(())

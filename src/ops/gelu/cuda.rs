@@ -33,7 +33,7 @@ struct GatedGeluParams {
 
 // SAFETY: the structs are those of the kernels.
 unsafe impl Params for GeluParams {}
-// SAFETY: as above.
+// SAFETY: the struct is that of the kernel, field by field, without padding.
 unsafe impl Params for GatedGeluParams {}
 
 /// Runs `kernel` over every element of `x`, and of `dy` for the gradient.

@@ -7,16 +7,20 @@
 
 use std::ops::Range;
 
-/// The number of columns of h in a tile, and of tiles in a strip.
+/// The number of columns of h in a tile.
 const TILE: usize = 8;
+/// The number of tiles in a strip.
 pub(super) const STRIP_TILES: usize = 3;
 /// The number of columns of an output that a block of the expand computes.
 pub(super) const BLOCK_COLUMNS: usize = 256;
-/// The heights that a tile of rows may have. Results do not depend on it.
+/// The heights that a tile of rows may have in the shrink. Results do not depend on it.
 const SHRINK_HEIGHTS: [usize; 2] = [16, 32];
+/// The same in the expand.
 const EXPAND_HEIGHTS: [usize; 4] = [16, 32, 64, 128];
-/// The numbers of blocks that an H100 runs at a time, on 132 multiprocessors. A few more would take as long as twice as many.
+/// The number of the shrink's blocks that an H100 runs at a time, on 132 multiprocessors. One block more has to wait for these, so that
+/// all take twice as long.
 const SHRINK_AT_ONCE: usize = 132;
+/// The same of the expand's blocks.
 const EXPAND_AT_ONCE: usize = 5 * 132;
 
 /// One delta at one linear, as the plan reads it.
