@@ -34,7 +34,7 @@ done
 
 step "Serving"
 log=$(mktemp)
-"$binaries/polyrank" serve --model-id default --adapters "$adapters" --port "${PORT:-8080}" 2>"$log" &
+RUST_LOG=info "$binaries/polyrank" serve --model-id default --adapters "$adapters" --port "${PORT:-8080}" 2>"$log" &
 server=$!
 stop() { kill -TERM "$server" 2>/dev/null && wait "$server" || true; rm -f "$log"; }
 trap stop EXIT

@@ -8,6 +8,7 @@ Needs the packages huggingface_hub and requests.
 import json
 import os
 import sys
+from urllib.parse import quote
 
 import requests
 from huggingface_hub import InferenceClient
@@ -18,7 +19,7 @@ def main():
     key = os.environ.get("POLYRANK_API_KEY")
 
     # One adapter: the client posts to the address of the adapter.
-    client = InferenceClient(model=f"{url}/classify/{adapters[0]}", token=key)
+    client = InferenceClient(model=f"{url}/classify/{quote(adapters[0])}", token=key)
     labels = client.text_classification(text, top_k=1)
     print(json.dumps([{"label": entry.label, "score": entry.score} for entry in labels]))
 

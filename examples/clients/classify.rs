@@ -20,11 +20,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let first = adapters.first().ok_or(usage)?;
 
     // One list of labels for each text.
-    let labels = post(&format!("{url}/classify/{first}"), &json!({"inputs": text, "parameters": {"top_k": 1}}))?;
+    let labels =
+        post(&format!("{url}/classify/{}", escaped(first)), &json!({"inputs": text, "parameters": {"top_k": 1}}))?;
     println!("{labels}");
     // The same for each adapter.
     println!("{}", post(&format!("{url}/classify"), &json!({"inputs": text, "adapters": adapters}))?);
     Ok(())
+}
+
+/// A name in an address. All but letters and digits are escaped.
+fn escaped(name: &str) -> impl std::fmt::Display + '_ {
+    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC)
 }
 
 fn post(url: &str, question: &Value) -> Result<Value, Box<dyn Error>> {

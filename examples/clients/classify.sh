@@ -14,7 +14,10 @@ post() { # PATH BODY
   echo
 }
 
-post "/classify/$1" "{\"inputs\": $(quote "$text"), \"parameters\": {\"top_k\": 1}}"
+# A name in an address: bytes other than letters, digits and a few signs are escaped.
+escape() { printf '%s' "$1" | od -An -v -tx1 | tr -d ' \n' | sed -e 's/../%&/g'; }
+
+post "/classify/$(escape "$1")" "{\"inputs\": $(quote "$text"), \"parameters\": {\"top_k\": 1}}"
 
 names=$(for adapter in "$@"; do quote "$adapter"; printf ','; done)
 post /classify "{\"inputs\": $(quote "$text"), \"adapters\": [${names%,}]}"

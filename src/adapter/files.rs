@@ -25,8 +25,8 @@ pub const NAMES: [&str; 3] = [CONFIG, WEIGHTS, LABELS];
 const LARGEST_JSON: u64 = 4 << 20;
 /// The largest weights file that is read. Rank 64 on every linear of the largest encoder takes a tenth of it.
 const LARGEST_WEIGHTS: u64 = 1 << 30;
-/// The largest header of a safetensors file, as in the crate `safetensors`.
-const LARGEST_HEADER: u64 = 100_000_000;
+/// The largest header of a safetensors file. One of every linear of 1,024 layers takes a quarter of it.
+const LARGEST_HEADER: u64 = 8 << 20;
 
 /// The content of a file, and its path.
 pub(crate) struct Bytes {

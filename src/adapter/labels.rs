@@ -19,6 +19,11 @@ pub(super) struct Labels {
     pub(super) polyrank: Ours,
 }
 
+/// The most outputs of a head.
+const MOST_LABELS: usize = 1 << 16;
+/// The most bytes of all names together.
+const LONGEST_NAMES: usize = 1 << 20;
+
 /// The names by id, and the key that they were read from.
 #[derive(Debug)]
 struct Names {
@@ -73,6 +78,12 @@ impl Labels {
 
     /// A name for each of the `outputs` outputs: from `id2label`, else from `label2id`, else `LABEL_0`, ... as in `transformers`.
     pub(super) fn names(&self, file: &Path, outputs: usize) -> Result<Vec<String>, AdapterError> {
+        let refused = |expected: &str, found: usize| {
+            Err(AdapterError::malformed(file, format!("labels: expected at most {expected}, found {found}")))
+        };
+        if outputs > MOST_LABELS {
+            return refused(&format!("{MOST_LABELS} outputs"), outputs);
+        }
         let Some(Names { key, by_id }) = &self.names else {
             return Ok((0..outputs).map(|id| format!("LABEL_{id}")).collect());
         };
@@ -81,6 +92,10 @@ impl Labels {
             let last = last.map_or(String::new(), |last| format!(", the last {last}"));
             let reason = format!("{key}: expected ids 0 to {}, one for each output, found {found}{last}", outputs - 1);
             return Err(AdapterError::malformed(file, reason));
+        }
+        let bytes = by_id.values().map(String::len).sum();
+        if bytes > LONGEST_NAMES {
+            return refused(&format!("{LONGEST_NAMES} bytes of names"), bytes);
         }
         Ok(by_id.values().cloned().collect())
     }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use super::AdapterError;
@@ -13,6 +13,13 @@ use crate::params::{Layout, Site};
 
 /// The key that selects the adapted modules.
 const TARGETS: &str = "target_modules";
+
+/// The most patterns of a key that are no plain names. A configuration is untrusted, and each pattern takes memory and time.
+const MOST_PATTERNS: usize = 64;
+/// The largest size of a compiled pattern, in bytes.
+const LARGEST_PATTERN: usize = 1 << 20;
+/// The most steps back that matching a name may take.
+const MOST_STEPS: usize = 10_000;
 
 /// A linear that the configuration adapts.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +112,9 @@ struct Expression {
 impl Expression {
     fn new(file: &Path, key: &'static str, pattern: &str) -> Result<Self, AdapterError> {
         let error = |error| AdapterError::malformed(file, format!("{key}: pattern {pattern}: {error}"));
-        Ok(Self { regex: Regex::new(pattern).map_err(error)?, file: file.to_owned(), key })
+        let mut builder = RegexBuilder::new(pattern);
+        builder.delegate_size_limit(LARGEST_PATTERN).backtrack_limit(MOST_STEPS);
+        Ok(Self { regex: builder.build().map_err(error)?, file: file.to_owned(), key })
     }
 
     fn error(&self, error: fancy_regex::Error) -> AdapterError {
@@ -159,13 +168,23 @@ impl Rule {
 }
 
 /// The modules that `modules_to_save` selects. They are trained and saved in full, and are never targets.
-pub(super) struct Saved(Vec<Expression>);
+pub(super) struct Saved {
+    /// Names of letters, digits and underscores, as in nearly every file.
+    names: Vec<String>,
+    patterns: Vec<Expression>,
+}
 
 impl Saved {
     pub(super) fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
         // PEFT adds these two for the task type `SEQ_CLS`.
-        let names = config.modules_to_save.iter().map(String::as_str).chain(["classifier", "score"]);
-        Ok(Self(names.map(|name| Self::expression(file, name)).collect::<Result<_, _>>()?))
+        let all = config.modules_to_save.iter().map(String::as_str).chain(["classifier", "score"]);
+        let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let (names, patterns): (Vec<&str>, Vec<&str>) = all.partition(is_plain);
+        few(file, "modules_to_save", patterns.len())?;
+        Ok(Self {
+            names: names.into_iter().map(str::to_owned).collect(),
+            patterns: patterns.into_iter().map(|name| Self::expression(file, name)).collect::<Result<_, _>>()?,
+        })
     }
 
     fn expression(file: &Path, name: &str) -> Result<Expression, AdapterError> {
@@ -174,8 +193,18 @@ impl Saved {
 
     /// Whether the module or tensor `name` is one of these modules, or is inside one.
     pub(super) fn holds(&self, name: &str) -> Result<bool, AdapterError> {
-        any(&self.0, |pattern| pattern.is_match(name))
+        let named = name.split('.').any(|part| self.names.iter().any(|name| name == part));
+        Ok(named || any(&self.patterns, |pattern| pattern.is_match(name))?)
     }
+}
+
+/// Refuses too many patterns under a key.
+fn few(file: &Path, key: &str, patterns: usize) -> Result<(), AdapterError> {
+    if patterns <= MOST_PATTERNS {
+        return Ok(());
+    }
+    let reason = format!("{key}: expected at most {MOST_PATTERNS} patterns that are no plain names, found {patterns}");
+    Err(AdapterError::malformed(file, reason))
 }
 
 fn any<T>(items: &[T], test: impl Fn(&T) -> Result<bool, AdapterError>) -> Result<bool, AdapterError> {
@@ -246,6 +275,7 @@ struct Values(Vec<(Key, f64)>);
 
 impl Values {
     fn new(file: &Path, key: &'static str, map: &Map<String, Value>) -> Result<Self, AdapterError> {
+        few(file, key, map.keys().filter(|pattern| !Key::is_plain(pattern)).count())?;
         let values = map.iter().map(|(pattern, value)| {
             let number = value.as_f64().ok_or_else(|| {
                 AdapterError::malformed(file, format!("{key}: {pattern}: expected a number, found {value}"))
@@ -274,8 +304,12 @@ enum Key {
 }
 
 impl Key {
+    fn is_plain(pattern: &str) -> bool {
+        pattern.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+    }
+
     fn new(file: &Path, key: &'static str, pattern: &str) -> Result<Self, AdapterError> {
-        if pattern.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.') {
+        if Self::is_plain(pattern) {
             Ok(Self::Plain(pattern.to_owned()))
         } else {
             Ok(Self::Pattern(Expression::new(file, key, &format!(r"^(.*\.)?({pattern})$"))?))

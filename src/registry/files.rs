@@ -11,6 +11,9 @@ use super::stamp::{Stamp, is_absent};
 use crate::adapter::{AdapterError, Files, NAMES, OpenFiles};
 use crate::engine::Error;
 
+/// The most characters of the reason why an adapter is refused.
+const LONGEST_REASON: usize = 1000;
+
 /// An unfinished file that has not changed for this long is no longer being copied.
 const COPYING: Duration = Duration::from_secs(2);
 
@@ -60,8 +63,17 @@ impl Place<'_> {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(self.unreadable(file, error)),
         };
+        let upwards = |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
         let path = match plain_path(root, self.folder) {
             Some(path) => path,
+            // Whoever asks must not learn what there is outside of the root.
+            None if self.folder.components().any(upwards) => match inside(root.join(self.folder), self.folder) {
+                Ok(Some(path)) => path,
+                _ => {
+                    let file = self.folder.display().to_string();
+                    return Err(RegistryError::OutsideRoot { name: name.into(), file });
+                }
+            },
             None => inside(root.join(self.folder), self.folder)?.ok_or_else(missing)?,
         };
         for file in NAMES {
@@ -117,6 +129,10 @@ impl Place<'_> {
         // The resolved root first: a relative one may be a part of it.
         for root in [self.root.canonicalize().ok(), Some(self.root.to_owned())].into_iter().flatten() {
             reason = without(&reason, &format!("{}{MAIN_SEPARATOR}", root.display()));
+        }
+        // Each request gets the reason, in which names and values of the adapter's files may be long.
+        if reason.chars().count() > LONGEST_REASON {
+            reason = reason.chars().take(LONGEST_REASON).chain("...".chars()).collect();
         }
         RegistryError::Invalid { name: self.name.into(), reason, source: Arc::new(source) }
     }

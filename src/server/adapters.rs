@@ -61,7 +61,7 @@ pub(super) struct Put {
 ///
 /// The files may lie in any folder inside the folder of adapters. Only with `--allow-adapter-updates`.
 #[utoipa::path(
-    put, path = "/adapters/{name}", tag = "adapters", request_body = Put,
+    put, path = "/adapters/{name}", tag = "adapters", request_body = Option<Put>,
     params(
         ("name" = String, Path, description = "The adapter's name"),
         ("if-match" = Option<String>, Header, description = "The generation that must be in service, in quotes, or *")
@@ -74,6 +74,9 @@ pub(super) async fn put(
     headers: HeaderMap,
     Content(bytes): Content,
 ) -> Result<impl IntoResponse, ApiError> {
+    if headers.contains_key(header::IF_NONE_MATCH) {
+        return Err(ApiError::BadRequest("If-None-Match is not supported; If-Match is".into()));
+    }
     let (name, expected) = (path(name)?, expected(&headers)?);
     let put = if bytes.trim_ascii().is_empty() { Put::default() } else { json::read(&bytes)? };
     if !Registry::is_name(&name) {
@@ -117,7 +120,11 @@ fn tagged(status: Status) -> impl IntoResponse {
 
 /// The generation that the client expects to be in service: `If-Match: "3"`, or `*` for any.
 fn expected(headers: &HeaderMap) -> Result<Option<Expected>, ApiError> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let mut values = headers.get_all(header::IF_MATCH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::BadRequest("If-Match: expected one, found several".into()));
+    }
     let text = value.to_str().unwrap_or_default().trim();
     if text == "*" {
         return Ok(Some(Expected::Any));

@@ -13,6 +13,7 @@ use super::tokenizing::{Permit, Tokenizing};
 #[cfg(feature = "otlp")]
 use super::traces::Traces;
 use crate::engine::{Engine, Error, Pending, Row};
+use crate::logging::printable;
 use crate::registry::{self, Registry};
 use crate::scheduler::{Limits, Pipeline, Scheduler};
 
@@ -73,7 +74,7 @@ impl App {
             && let Err(error) = registry.get(name)
         {
             // It may be copied into the folder later.
-            tracing::warn!("--default-adapter: {error}");
+            tracing::warn!("--default-adapter: {}", printable(&error.to_string()));
         }
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
@@ -158,13 +159,13 @@ impl App {
         &self.bodies
     }
 
-    /// Whether the server is shutting down.
+    /// Whether the server is shutting down, or about to.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Accepts no more requests. Those in progress may still take adapters and the queue.
+    /// Says in `/ready` that the server is shutting down. Requests may still take adapters and the queue.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }

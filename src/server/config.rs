@@ -88,6 +88,11 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_KEEP_ALIVE_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = duration,
           help_heading = "Limits")]
     pub keep_alive_timeout: Duration,
+    /// How long the server goes on after SIGTERM, with /ready at 503, before it refuses requests: longer than a load balancer needs to
+    /// stop sending them
+    #[arg(long, env = "POLYRANK_SHUTDOWN_DELAY", value_name = "TIME", default_value = "0s", value_parser = duration_or_none,
+          help_heading = "Limits")]
+    pub shutdown_delay: Duration,
     /// Whether to truncate texts that are too long, unless a request says otherwise
     #[arg(long, env = "POLYRANK_AUTO_TRUNCATE", value_name = "BOOL", default_value = "true", action = ArgAction::Set,
           value_parser = BoolishValueParser::new(), help_heading = "Limits")]
@@ -159,8 +164,15 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Reads a time above 0, in the units of [`humantime`].
 fn duration(text: &str) -> Result<Duration, String> {
+    match duration_or_none(text)? {
+        Duration::ZERO => Err("must be above 0".into()),
+        time => Ok(time),
+    }
+}
+
+/// Reads a time, which may be 0.
+fn duration_or_none(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be above 0".into()),
         Ok(time) if time > LONGEST => Err("must be at most a year".into()),
         other => other.map_err(|error| error.to_string()),
     }

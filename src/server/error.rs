@@ -11,6 +11,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::adapter::AdapterError;
 use crate::engine::Error;
+use crate::logging::printable;
 use crate::registry::{RegistryError, is_fault_of_file};
 use crate::scheduler::{Failed, Refused};
 use crate::text::TokenizeError;
@@ -178,7 +179,8 @@ impl IntoResponse for ApiError {
         }
         let error = self.message();
         if status.is_client_error() {
-            tracing::debug!(status = status.as_u16(), error_type, "{error}");
+            // It may quote what the client sent.
+            tracing::debug!(status = status.as_u16(), error_type, "{}", printable(&error));
         }
         let mut response = (status, Json(ErrorBody { error, error_type })).into_response();
         response.extensions_mut().insert(ErrorType(error_type));

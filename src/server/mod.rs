@@ -81,8 +81,8 @@ pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Out
 
 /// Serves until `shutdown` ends. Until `opening` gives the app, `/health` answers 200, and everything else 503.
 ///
-/// After `shutdown`, new requests get 503, and requests that were accepted before are answered. This takes at most
-/// `--request-timeout` and a second, whatever clients and threads for blocking work do. Where this
+/// After `shutdown`, `/ready` answers 503 for `--shutdown-delay` while everything else goes on. Then new requests get 503, and requests
+/// that were accepted before are answered. This takes at most `--request-timeout` and a second, whatever clients and threads for blocking work do. Where this
 /// bound matters, neither the last [`App`] nor the runtime may be dropped: the one waits for the forward pass, the other for threads.
 ///
 /// # Errors
@@ -103,6 +103,18 @@ pub async fn serve<E>(
             () = &mut shutdown => break,
             app = &mut opening, if !site.is_open() => site.open(app?),
             stream = accept(&listener) => connections.spawn(stream),
+        }
+    }
+    // While the base is opened, nobody sends requests that a delay would spare.
+    if site.is_open() && !config.shutdown_delay.is_zero() {
+        site.announce();
+        let mut delayed = pin!(tokio::time::sleep(config.shutdown_delay));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut delayed => break,
+                stream = accept(&listener) => connections.spawn(stream),
+            }
         }
     }
     let end = Instant::now() + config.request_timeout + SHUTDOWN;

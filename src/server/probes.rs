@@ -26,10 +26,16 @@ pub(super) struct Health {
     )
 )]
 pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    computes(&app)?;
+    Ok(Json(Health { status: "ok" }))
+}
+
+/// Checks that the forward pass does not stand still, and that its device works.
+fn computes(app: &App) -> Result<(), ApiError> {
     if app.scheduler().device_lost() {
         return Err(ApiError::DeviceLost);
     }
-    app.scheduler().stalled().map_or(Ok(Json(Health { status: "ok" })), |time| Err(ApiError::Stalled(time)))
+    app.scheduler().stalled().map_or(Ok(()), |time| Err(ApiError::Stalled(time)))
 }
 
 /// Tells whether the server accepts requests
@@ -44,9 +50,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, A
     if app.is_draining() {
         return Err(ApiError::Draining);
     }
-    if app.scheduler().device_lost() {
-        return Err(ApiError::DeviceLost);
-    }
+    computes(&app)?;
     app.registry().ready()?;
     Ok(Json(Health { status: "ready" }))
 }
@@ -110,7 +114,13 @@ pub(super) struct Info {
 }
 
 /// Tells the server's settings and what it holds
-#[utoipa::path(get, path = "/info", tag = "server", responses((status = 200, description = "Settings", body = Info)))]
+#[utoipa::path(
+    get, path = "/info", tag = "server",
+    responses(
+        (status = 200, description = "Settings", body = Info),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody)
+    )
+)]
 pub(super) async fn info(State(app): State<Arc<App>>) -> Json<Info> {
     let (config, registry) = (app.config(), app.registry());
     Json(Info {

@@ -72,13 +72,18 @@ impl Site {
         (!self.draining.load(Ordering::SeqCst)).then_some(counted)
     }
 
-    /// Accepts no more requests: `/ready` says so, and each answer closes its connection. Returns once every request that arrived
-    /// before is answered.
-    pub(super) async fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+    /// Says in `/ready` that the server is about to end. It still accepts requests.
+    pub(super) fn announce(&self) {
         if let Some((app, _)) = self.open.get() {
             app.drain();
         }
+    }
+
+    /// Accepts no more requests: `/ready` says so, and each answer closes its connection. Returns once every request that arrived
+    /// before is answered.
+    pub(super) async fn drain(&self) {
+        self.announce();
+        self.draining.store(true, Ordering::SeqCst);
         while self.requests.load(Ordering::SeqCst) > 0 {
             self.answered.notified().await;
         }

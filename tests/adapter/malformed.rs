@@ -179,6 +179,13 @@ fn malformed_configurations() {
     config("exclude_modules", json!("[")).malformed(file, &["exclude_modules"]);
     config("rank_pattern", json!({"(": 4})).malformed(file, &["rank_pattern"]);
     config("modules_to_save", json!(["("])).malformed(file, &["modules_to_save"]);
+    // What a hostile file asks for is bounded: the number of patterns, and the memory and time of each.
+    let many: Vec<String> = (0..65).map(|i| format!("x{i}.")).collect();
+    config("modules_to_save", json!(many)).malformed(file, &["modules_to_save", "at most 64 patterns", "found 65"]);
+    let many = many.iter().map(|name| (format!("{name}+"), json!(4))).collect::<serde_json::Map<_, _>>();
+    config("rank_pattern", json!(many)).malformed(file, &["rank_pattern", "at most 64 patterns"]);
+    config("modules_to_save", json!([r"\w{150}N{150}\w{150}"])).malformed(file, &["modules_to_save"]);
+    config("rank_pattern", json!({r"(?:(\w|\.)*)*(?=x)(\w|\.)*!": 4})).malformed(file, &["rank_pattern"]);
     config("layers_pattern", json!("layer")).malformed(file, &["layers_pattern without layers_to_transform"]);
     // A backtracking matcher needs exponential time for this pattern, and gives up.
     let endless = r"(?=(b|be|r|er|t|rt|.)*$)((.*)*)*\1\1\1x";
@@ -187,6 +194,12 @@ fn malformed_configurations() {
         let spoilt = config("target_modules", json!(".*query"));
         spoilt.config(key, json!(["1"])).malformed(file, &[key]);
     }
+    let long = |bytes: &mut Vec<u8>| {
+        let mut config: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        config["id2label"]["0"] = json!("x".repeat(2 << 20));
+        *bytes = config.to_string().into_bytes();
+    };
+    Spoilt::new("ragged").bytes("config.json", long).malformed("config.json", &["labels", "at most 1048576 bytes"]);
     plain().bytes(file, |bytes| bytes.truncate(40)).malformed(file, &["EOF"]);
     plain().bytes(file, |bytes| *bytes = b"[]".to_vec()).malformed(file, &["expected a map"]);
     plain().bytes(file, |bytes| bytes.resize(5 << 20, b' ')).malformed(file, &["at most 4194304 bytes, found 5242880"]);

@@ -66,6 +66,7 @@ step() {
   left=$((deadline - SECONDS))
   if [ "$left" -lt 8 ]; then
     echo "| $name | not run | no time was left |" | tee -a "$results"
+    bad=$((bad + 1))
     return 0
   fi
   # A rehearsal shows that steps work; how long they take on this machine says nothing.
@@ -79,6 +80,7 @@ step() {
   rc=$?
   grep -h '^{' "$out/step.txt" | grep '"row"' >> "$out/results.jsonl"
   cat "$out/step.txt" "$out/step.err" >> "$log"
+  [ "$rc" -eq 0 ] || bad=$((bad + 1))
   case $rc in
     0) result=passed ;;
     124 | 137) result="not finished in $limit s" ;;
@@ -134,7 +136,7 @@ run() {
     esac
     shift 2
   done
-  SECONDS=0
+  SECONDS=0 bad=0
   deadline=$seconds
   mkdir -p "$out"
   out=$(cd "$out" && pwd)
@@ -147,7 +149,12 @@ run() {
   tar -xJf "$check/bundle.tar.xz" -C "$work" 2> /dev/null || python3 -m tarfile -e "$check/bundle.tar.xz" "$work" > /dev/null || fail "there is no bundle: run 'check.sh build' first"
   bin="$work/bin" built=$(cat "$work/root")
   chmod +x "$bin"/*
-  if [ ! -e "$built/tests/goldens" ]; then mkdir -p "$built" && cp -r "$work/tests" "$work/examples" "$built/" || fail "cannot make $built"; fi
+  # The mark says that an earlier run put the files there, which may be those of another bundle.
+  local mark="$built/.polyrank-check"
+  if [ ! -e "$built/tests/goldens" ] || [ -e "$mark" ]; then
+    rm -rf "$built/tests" "$built/examples"
+    mkdir -p "$built" && touch "$mark" && cp -r "$work/tests" "$work/examples" "$built/" || fail "cannot make $built"
+  fi
   cd "$built" || exit 1
   # The toolkit's libraries, or those of torch's packages.
   local libraries
@@ -207,6 +214,7 @@ print(":".join(sorted({path for base in {*site.getsitepackages(), *sys.path} for
     python3 tests/gpu/table.py "$out/results.jsonl"
   } | tee -a "$results"
   rm -f "$out"/step.* "$out"/tests.txt
+  [ "$bad" -eq 0 ]
 }
 
 case ${1:-} in

@@ -5,7 +5,7 @@ set -euo pipefail
 binaries=$1 adapters=$2
 shift 2
 log=$(mktemp)
-"$binaries/polyrank" serve --model-id default --adapters "$adapters" --port 0 2>"$log" &
+RUST_LOG=info "$binaries/polyrank" serve --model-id default --adapters "$adapters" --port 0 2>"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
 for _ in $(seq 100); do

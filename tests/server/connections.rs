@@ -303,6 +303,22 @@ fn answers_while_draining_close_their_connections() {
     server.ended();
 }
 
+/// Load balancers send requests until they have seen `/ready`, so that the server goes on for a while.
+#[test]
+fn requests_during_the_shutdown_delay_are_answered() {
+    let mut server = World::new().with(|config| config.shutdown_delay = ms(1500)).start();
+    assert_eq!(server.get("/ready").status, 200);
+    let begun = Instant::now();
+    server.stop();
+    wait_until(|| server.app.is_draining());
+    assert_error(&server.get("/ready"), 503, "Draining", "");
+    assert_eq!(server.get("/health").status, 200);
+    let answer = server.classify("plain", TEXT);
+    assert_eq!((answer.status, answer.header("connection")), (200, None));
+    server.ended();
+    assert!(begun.elapsed() >= ms(1500), "{:?}", begun.elapsed());
+}
+
 /// A request counts as accepted as soon as its head has arrived.
 #[test]
 fn requests_under_way_are_answered_while_draining() {

@@ -237,6 +237,7 @@ fn health_fails_while_the_forward_pass_stalls() {
         gate.began();
         wait_until(|| server.get("/health").status != 200);
         assert_error(&server.get("/health"), 503, "Stalled", "the forward pass has stalled");
+        assert_error(&server.get("/ready"), 503, "Stalled", "the forward pass has stalled");
         gate.open();
         assert_eq!(running.join().unwrap().status, 200);
     });

@@ -211,3 +211,34 @@ fn adapters_that_are_gone_are_404_and_a_folder_that_is_gone_is_503() {
     soon("the server is ready again", || server.get("/ready").status == 200);
     assert_eq!(server.classify("ragged", TEXT).status, 200);
 }
+
+/// A proxy before the server may have read another of these headers.
+#[test]
+fn ambiguous_headers_are_refused() {
+    let server = World::new().with(|config| config.allow_adapter_updates = true).start();
+    let twice = |line: &str, first: &str, second: &str| {
+        let headers =
+            format!("{first}\r\n{second}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{TEXT}", TEXT.len());
+        server.raw(format!("{line} HTTP/1.1\r\n{headers}").as_bytes())
+    };
+    let reply = twice("POST /classify", "Host: plain", "Host: ragged");
+    assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("Host: expected one, found several"), "{reply}");
+    let reply = twice("DELETE /adapters/plain", "Host: x\r\nIf-Match: \"1\"", "If-Match: \"99\"");
+    assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("If-Match: expected one, found several"), "{reply}");
+}
+
+/// Names and values of an adapter's files do not make answers long.
+#[test]
+fn reasons_of_refused_adapters_are_short() {
+    let server = World::new().start();
+    copy(&server.root.join("plain"), &server.root.join("long"));
+    let config = serde_json::json!({"peft_type": "x".repeat(1 << 20)}).to_string();
+    fs::write(server.root.join("long/adapter_config.json"), config).unwrap();
+    let mut answer = server.classify("long", TEXT);
+    while answer.status == 503 {
+        thread::sleep(Duration::from_millis(100));
+        answer = server.classify("long", TEXT);
+    }
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert!(answer.body["error"].as_str().unwrap().len() < 1200);
+}

@@ -1,7 +1,8 @@
 //! SoRA's Algorithm 1: a run of stages, each with a larger threshold xi than the one before it and started from its variables. What is
 //! left of the adapter, and of its metrics on train (memorisation) and on validation (generalisation), is the paper's figure 2.
 //!
-//! The learning rate, with its warm-up, and Adam's moments start anew in each stage. A stage keeps its last epoch and not its best,
+//! The learning rate, with its warm-up, and Adam's moments start anew in each stage, as do the order of the rows and the dropout, which
+//! are the same in all stages. A stage keeps its last epoch and not its best,
 //! because only the gates after all of the stage's steps belong to its xi.
 
 use std::collections::BTreeMap;
@@ -25,7 +26,8 @@ const MOST: usize = 1000;
 pub enum Spacing {
     /// At equal distances, as in the paper.
     Linear,
-    /// Closer and closer together: logarithms of numbers at equal distances (the authors' log_linear).
+    /// Closer and closer together: logarithms of numbers at equal distances. (The authors' log_linear does not scale these numbers to the
+    /// range, so that at their thresholds it is nearly linear.)
     Log,
     /// By equal factors: exponentials of numbers at equal distances (the authors' exp_linear).
     Exp,
@@ -104,7 +106,14 @@ pub fn check(given: &Settings) -> Result<(), Error> {
 /// The settings of a stage with the threshold `xi`, from those of the whole schedule. `epochs` replaces their epochs.
 #[must_use]
 pub fn settings(given: &Settings, xi: f64, epochs: Option<usize>) -> Settings {
-    Settings { xi: Some(xi), select: Select::Last, epochs: epochs.or(given.epochs), ..given.clone() }
+    Settings {
+        xi: Some(xi),
+        // Algorithm 1 has no penalty beside its thresholds.
+        sparse_lambda: given.sparse_lambda.or(Some(0.0)),
+        select: Select::Last,
+        epochs: epochs.or(given.epochs),
+        ..given.clone()
+    }
 }
 
 /// The file with a line for each finished stage.

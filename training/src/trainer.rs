@@ -210,10 +210,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// Whether the last epochs, as many as the setting `patience`, were not better than the best before them. While the method finds no
-    /// epoch eligible, there is no best.
+    /// epoch eligible, there is no best. In a run that was made longer, epochs count from the end that was planned before.
     fn has_ended_early(&self) -> bool {
         let Progress { epoch, best_epoch, partial, .. } = self.progress;
-        let waited = self.settings.patience.is_some_and(|patience| epoch - best_epoch.min(epoch) >= patience);
+        let since = best_epoch.max(self.settings.extended_from.last().copied().unwrap_or(0));
+        let waited = self.settings.patience.is_some_and(|patience| epoch.saturating_sub(since) >= patience);
         waited && best_epoch > 0 && partial.is_none() && epoch < self.extent.epochs()
     }
 

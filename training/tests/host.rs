@@ -19,6 +19,7 @@ const CLIP: f64 = 2.0;
 #[derive(Default)]
 struct Plain {
     gate: bool,
+    matrix: bool,
     values: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -67,7 +68,7 @@ fn step(all: &mut [Plain], mut gradients: Vec<Vec<f32>>, number: usize, rate: f6
     let gate_rate = rate * sora.gate_rate;
     for ((variable, gradient), gone) in all.iter_mut().zip(&gradients).zip(&gone) {
         match (variable.gate, sora.gate) {
-            (false, _) => variable.adam(gradient, rate, DECAY),
+            (false, _) => variable.adam(gradient, rate, if variable.matrix { DECAY } else { 0.0 }),
             (true, _) if folded(number - 1) => (),
             (true, GateRule::Paper) => {
                 variable.values.iter_mut().zip(gradient).for_each(|(g, d)| *g -= gate_rate as f32 * d);
@@ -165,6 +166,7 @@ fn compare(mut method: impl Method, settings: &SoraSettings) -> bool {
         let zeros = vec![0.0; variable.var.elem_count()];
         Plain {
             gate: variable.name.ends_with(".gate"),
+            matrix: variable.var.rank() > 1,
             values: flat(&variable.var),
             first: zeros.clone(),
             second: zeros.clone(),

@@ -270,6 +270,18 @@ fn patience_ends_a_run_early() {
     }
 }
 
+/// Who asks for more epochs gets them: those before the planned end, and then as many as `--patience` waits for.
+#[test]
+fn run_that_ended_early_can_be_made_longer() {
+    let runs = Runs::new();
+    let flags = ["--lr", "1e-30", "--weight-decay", "0", "--method", "lora", "--patience", "2"];
+    runs.whole("lora", &settings(&[&flags[..], &["--epochs", "4"]].concat()));
+    assert_eq!(runs.logs("lora").0.len(), 3);
+    let longer = settings(&[&flags[..], &["--epochs", "8", "--extended-from", "4"]].concat());
+    runs.whole("lora", &longer);
+    assert_eq!(runs.logs("lora").0.len(), 6);
+}
+
 fn stepper<'a>(engine: &'a Engine, method: Box<dyn Method>) -> Stepper<'a> {
     let rule = Rule { weight_decay: 0.01, eps: 1e-3, clip: Some(1.0), total: 4 };
     let optimizer = Optimizer::new(method.variables(), rule, engine.backend()).unwrap();

@@ -8,11 +8,14 @@ use super::super::deadline::Deadline;
 use super::super::error::ApiError;
 use super::super::extract::blocking;
 use super::super::times::Times;
-use super::request::{Adapters, ClassifyRequest, Text};
+use super::request::{Adapters, ClassifyRequest, Scoring, Text};
 use crate::engine::Row;
 use crate::registry::{Pin, RegistryError};
 use crate::scheduler::Request;
 use crate::text::{Encoded, Limit};
+
+/// The most scores of an answer, some 100 MB of JSON.
+const MOST_SCORES: usize = 1 << 21;
 
 /// The logits of a request, and how they were computed.
 pub(super) struct Outcome {
@@ -46,10 +49,11 @@ impl Outcome {
 /// Too many texts or adapters, an adapter that is unknown or cannot be served, a full queue, texts that cannot be tokenized, or a
 /// failed forward pass.
 pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Deadline) -> Result<Outcome, ApiError> {
-    let ClassifyRequest { texts, adapters, truncate, side, max_length, .. } = request;
+    let ClassifyRequest { texts, adapters, scoring, truncate, side, max_length } = request;
     check_sizes(&texts, &adapters, app.config().max_client_batch_size)?;
     // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
     let pins = pin_all(app, adapters).await?;
+    check_answer(texts.len(), &pins, scoring)?;
     // A full queue refuses the request before it is tokenized. Each text counts as one token here, which is the least that it can have.
     app.scheduler().admits_for(pins[0].name(), texts.len(), deadline.0)?;
     let begun = Instant::now();
@@ -76,6 +80,18 @@ fn check_sizes(texts: &[Text], adapters: &Adapters, limit: usize) -> Result<(), 
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a request whose answer would take memory out of proportion.
+fn check_answer(texts: usize, pins: &[Pin], scoring: Scoring) -> Result<(), ApiError> {
+    let labels = |pin: &Pin| pin.adapter().info.labels.len().min(scoring.top);
+    let scores = texts * pins.iter().map(labels).sum::<usize>();
+    if scores <= MOST_SCORES {
+        return Ok(());
+    }
+    let text =
+        format!("the answer would have {scores} scores: expected at most {MOST_SCORES}; ask fewer texts, or set top_k");
+    Err(ApiError::Unprocessable(text))
 }
 
 /// Pins the adapters that the request asks, in its order.

@@ -185,10 +185,12 @@ impl Scrape {
             let labels = [("adapter", &*resident.name), ("generation", &generation), ("pinned", pinned)];
             ConstGauge::new(1u64).encode(family.encode_family(&labels)?)?;
         }
-        let help = "1 for each adapter of which a newer version on disk is refused; GET /adapters/{name} says why";
+        let help = "1 for each adapter of which a newer version on disk is not served: it is broken (updates=auto), or waits for a PUT \
+                    (updates=manual); GET /adapters/{name} says why";
+        let updates = if self.snapshot.manual { "manual" } else { "auto" };
         let mut family = out.encode_descriptor("polyrank_adapter_update_refused", help, None, MetricType::Gauge)?;
         for name in &self.snapshot.refused {
-            ConstGauge::new(1u64).encode(family.encode_family(&[("adapter", &**name)])?)?;
+            ConstGauge::new(1u64).encode(family.encode_family(&[("adapter", &**name), ("updates", updates)])?)?;
         }
         Ok(())
     }
@@ -269,7 +271,7 @@ mod tests {
             "polyrank_adapter_memory_limit_bytes 1000\n",
             "polyrank_adapter_resident{adapter=\"a\\\"\\\\\\n\",generation=\"1\",pinned=\"false\"} 1\n",
             "polyrank_adapter_resident{adapter=\"b\",generation=\"2\",pinned=\"true\"} 1\n",
-            "polyrank_adapter_update_refused{adapter=\"b\"} 1\n",
+            "polyrank_adapter_update_refused{adapter=\"b\",updates=\"auto\"} 1\n",
             "polyrank_worker_stalled_seconds 1.5\n",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::registry::{Counters, Status, Tier};
+use crate::registry::{Counters, Status, Tier, Updates};
 use crate::server::app::App;
 
 /// An adapter in memory.
@@ -37,8 +37,10 @@ pub(super) struct Snapshot {
     pub(super) adapter_bytes_limit: usize,
     pub(super) counters: Counters,
     pub(super) residents: Vec<Resident>,
-    /// Adapters of which a newer version on disk is not served, because it is broken.
+    /// Adapters of which a newer version on disk is not served.
     pub(super) refused: Vec<String>,
+    /// Whether these wait for a PUT (`--adapter-updates manual`). Otherwise they are broken.
+    pub(super) manual: bool,
 }
 
 impl Snapshot {
@@ -67,6 +69,7 @@ impl Snapshot {
             counters: registry.counters(),
             residents: in_memory.filter_map(resident).collect(),
             refused,
+            manual: config.adapter_updates == Updates::Manual,
         }
     }
 }

@@ -144,7 +144,7 @@ fn run_epoch(
 ) -> Result<f64, Error> {
     const WARMUP: f64 = 0.06;
     let mut order: Vec<usize> = (0..train.texts.len()).collect();
-    order.shuffle(&mut StdRng::seed_from_u64(settings.seed.wrapping_add(epoch as u64)));
+    order.shuffle(&mut StdRng::seed_from_u64(settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(epoch as u64)));
     let (problem, device, mut sum) = (stepper.loss.problem(), stepper.engine.device().clone(), 0.0);
     for rows in order.chunks(settings.batch_size) {
         let texts: Vec<&Encoded> = rows.iter().map(|&row| &train.texts[row]).collect();

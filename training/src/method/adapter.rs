@@ -86,7 +86,7 @@ impl Method for BottleneckAdapter {
             let name = self.layout.name(site);
             let variable = |(part, var): (&str, &Var)| Variable {
                 name: format!("{name}.{part}"),
-                group: Group::PLAIN,
+                group: Group::of(var),
                 var: var.clone(),
             };
             Bottleneck::PARTS.into_iter().zip(parts).map(variable).collect::<Vec<_>>()

@@ -51,7 +51,7 @@ impl TrainedHead {
 
     /// Every tensor, in order of their names.
     pub fn variables(&self) -> impl Iterator<Item = Variable> + '_ {
-        self.0.iter().map(|(name, var)| Variable { name: name.clone(), group: Group::PLAIN, var: var.clone() })
+        self.0.iter().map(|(name, var)| Variable { name: name.clone(), group: Group::of(var), var: var.clone() })
     }
 
     /// The current head, through which gradients flow.

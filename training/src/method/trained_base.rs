@@ -38,7 +38,8 @@ impl Hooks for TrainedBase {
 impl Method for TrainedBase {
     /// The parameters in order of their names, and then the head.
     fn variables(&self) -> Vec<Variable> {
-        let of = |(name, var): (&String, &Var)| Variable { name: name.clone(), group: Group::PLAIN, var: var.clone() };
+        let of =
+            |(name, var): (&String, &Var)| Variable { name: name.clone(), group: Group::of(var), var: var.clone() };
         self.parameters.iter().map(of).chain(self.head.variables()).collect()
     }
 

@@ -31,6 +31,13 @@ pub struct Group {
 impl Group {
     /// AdamW at the run's learning rate and weight decay.
     pub const PLAIN: Self = Self { descent: Descent::AdamW, rate: 1.0, decays: true };
+
+    /// AdamW at the run's learning rate. As in the Trainer of `transformers`, weight decay applies to matrices, and not to biases and
+    /// norms.
+    #[must_use]
+    pub fn of(tensor: &Tensor) -> Self {
+        Self { decays: tensor.rank() > 1, ..Self::PLAIN }
+    }
 }
 
 /// A trained tensor.

@@ -123,8 +123,9 @@ pub(super) fn groups(runs: &[(String, TrainedRun)]) -> Vec<Group<'_>> {
 struct Facts {
     /// The defaults of settings, for runs from before a setting existed.
     defaults: Table,
-    /// The settings that vary among runs of one task and method.
-    varying: BTreeSet<String>,
+    /// The settings that vary among runs of one method on a task, by (task, setting). Runs on other numbers of examples are told apart
+    /// already, and have other default settings.
+    varying: BTreeSet<(String, String)>,
     /// The largest number of training examples of each task. Runs on fewer are told apart.
     examples: BTreeMap<String, usize>,
     /// The name of each base, by fingerprint, if there are several.
@@ -137,14 +138,18 @@ impl Facts {
             Self { defaults: defaults(), varying: BTreeSet::new(), examples: BTreeMap::new(), bases: bases(runs) };
         let carried_out = RunSettings::augment_args(Command::new("run"));
         let apart = |name: &str| APART.contains(&name) || carried_out.get_arguments().any(|arg| arg.get_id() == name);
+        let tasks: BTreeSet<String> = runs.iter().map(|(_, run)| run.task.clone()).collect();
         let names: BTreeSet<&String> = runs.iter().flat_map(|(_, run)| run.settings.keys()).collect();
         for name in names.into_iter().filter(|name| !apart(name)) {
             let of = |run: &TrainedRun| OF_RANK.contains(&name.as_str()).then(|| run.setting("rank"));
-            let settings = runs
-                .iter()
-                .map(|(_, run)| ((&run.task, run.setting("method"), &run.base, of(run)), facts.setting(run, name)));
-            if varies(settings) {
-                facts.varying.insert(name.clone());
+            for task in &tasks {
+                let of_task = runs.iter().filter(|(_, run)| run.task == *task);
+                let settings = of_task.map(|(_, run)| {
+                    ((run.setting("method"), &run.base, run.examples, of(run)), facts.setting(run, name))
+                });
+                if varies(settings) {
+                    facts.varying.insert((task.clone(), name.clone()));
+                }
             }
         }
         for (_, run) in runs {
@@ -166,7 +171,7 @@ impl Facts {
         if self.examples.get(&run.task).is_some_and(|most| run.examples < *most) {
             rest.push(format!("{} examples", run.examples));
         }
-        for name in &self.varying {
+        for (_, name) in self.varying.iter().filter(|(task, _)| *task == run.task) {
             rest.extend(self.setting(run, name).map(|value| format!("{} {value}", name.replace('_', " "))));
         }
         let modules = run.settings.get("target_modules").and_then(Value::as_array);

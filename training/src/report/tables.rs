@@ -337,6 +337,27 @@ mod tests {
         assert_eq!(rows, [["LoRA, r = 8", "80.00"], ["LoRA, r = 8, 100 examples", "–"]]);
     }
 
+    /// Defaults follow from the number of rows, so that they differ between tasks, and on fewer examples.
+    #[test]
+    fn settings_count_only_where_they_vary_within_a_task() {
+        let of = |task: &str, seed: usize, lr: &str, examples: usize| {
+            let mut run = run(task, &(settings("lora", 8, seed) + &format!("lr = {lr}")), 0.8, &[("query", &[8, 8])]);
+            run.1.examples = examples;
+            run
+        };
+        let mut runs = vec![of("mrpc", 0, "0.0005", 3668), of("rte", 0, "0.001", 2490), of("mrpc", 1, "0.0015", 100)];
+        let labels = |runs: &[(String, TrainedRun)]| {
+            let table = methods(&groups(runs), None).unwrap();
+            table.rows.iter().map(|row| [row[0].clone(), row.last().unwrap().clone()]).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(&runs), [["LoRA, r = 8", "80.00"], ["LoRA, r = 8, 100 examples", "–"]]);
+        runs.push(of("cola", 0, "0.001", 8551));
+        runs.push(of("cola", 0, "0.002", 8551));
+        let found: Vec<String> = labels(&runs).into_iter().map(|[label, _]| label).collect();
+        let expected = ["LoRA, r = 8", "LoRA, r = 8, 100 examples", "LoRA, r = 8, lr 0.001", "LoRA, r = 8, lr 0.002"];
+        assert_eq!(found, expected);
+    }
+
     #[test]
     fn bases_have_names_of_their_own() {
         let of = |model: &str, base: &str, seed: usize| {

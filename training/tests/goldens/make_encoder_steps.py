@@ -5,7 +5,7 @@
     python training/tests/goldens/make_encoder_steps.py [BASE...]          rewrites them; two runs give equal bytes
 
 Made with torch 2.15.0, transformers 5.23.0, safetensors 0.8.0 on a CPU, Python 3.11. As `make_step.py`'s `lora` (all linears of the
-layers, AdamW with decoupled decay, gradients clipped over all), in f64, rounded at the end. Each file holds `init.`, `grad.` and
+layers, AdamW with decoupled decay of matrices, gradients clipped over all), in f64, rounded at the end. Each file holds `init.`, `grad.` and
 `step1.` of every trainable tensor; `batch.json` each base's texts and labels, loss, and the gradients' norm before clipping.
 """
 import json
@@ -65,7 +65,9 @@ def run(base, rows, dtype):
     loss.backward()
     tensors |= {f"grad.{name}": p.grad.clone() for name, p in parameters.items()}
     norm = torch.nn.utils.clip_grad_norm_(parameters.values(), SETTINGS["clip"]).item()
-    torch.optim.AdamW(parameters.values(), lr=SETTINGS["lr"], weight_decay=SETTINGS["weight_decay"], eps=SETTINGS["eps"]).step()
+    decays = [{"params": [p for p in parameters.values() if (p.ndim > 1) == matrix], "weight_decay": SETTINGS["weight_decay"] * matrix}
+              for matrix in (True, False)]
+    torch.optim.AdamW(decays, lr=SETTINGS["lr"], eps=SETTINGS["eps"]).step()
     return tensors | {f"step1.{name}": p.detach().clone() for name, p in parameters.items()}, loss.item(), norm
 
 

@@ -23,7 +23,7 @@ One step is
 2. for lora, sora_*, adapter, regression: clip as `torch.nn.utils.clip_grad_norm_` over ALL trainable tensors, gates included:
    multiply by min(1, clip / (norm + 1e-6));
 3. `torch.optim.AdamW` (decay decoupled: p <- p (1 - lr wd), then the Adam step, eps added to the corrected root) on all
-   trainable tensors, biases included, with one weight decay for all, gates apart;
+   trainable tensors, with weight decay for matrices, but not for biases, norms and gates;
 4. gates, in `sora_paper`: g <- T_xi(g - lr grad), xi = lr lambda; in `sora_authors`: g <- T_xi(AdamW step with decay 0), xi
    constant, and the penalty `sparse_lambda sum|g| / (number of gate entries)` with d|g|/dg = 0 at 0.
 """
@@ -151,7 +151,8 @@ def optimiser(method, parameters):
     settings = METHODS[method]
     gates = [p for name, p in parameters.items() if name.endswith(".gate")]
     rest = [p for name, p in parameters.items() if not name.endswith(".gate")]
-    groups = [{"params": rest, "weight_decay": settings["weight_decay"]}]
+    matrices, others = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
     if method == "sora_authors":
         groups.append({"params": gates, "weight_decay": 0.0})
     adamw = torch.optim.AdamW(groups, lr=settings["lr"], betas=tuple(BETAS), eps=settings["eps"])

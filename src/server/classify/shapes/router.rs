@@ -2,7 +2,6 @@
 //! `{"inputs": "text"}` posted to `/classify`. One text gets the flat list of its labels. The body names no adapter; the request's host
 //! does, or the setting `--default-adapter`.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
@@ -37,10 +36,14 @@ impl HostLabel {
 }
 
 impl<S: Sync> FromRequestParts<S> for HostLabel {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    /// A host in the request's target takes precedence over the header, as RFC 9112 demands.
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+    /// A host in the request's target takes precedence over the header, as RFC 9112 demands. It also demands that several headers are
+    /// refused: a proxy before the server may have read another one.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        if parts.headers.get_all(HOST).iter().count() > 1 {
+            return Err(ApiError::BadRequest("Host: expected one, found several".into()));
+        }
         let header = || parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         Ok(parts.uri.host().or_else(header).map_or(Self(None), Self::of))
     }

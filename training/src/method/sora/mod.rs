@@ -161,7 +161,7 @@ impl Sora {
                     let share = controller.share(step.number);
                     // Before the share falls and after it has settled, all gates that are left fit into the budget.
                     let fits = share >= 1.0 || controller.settled(step.number - 1);
-                    return if fits { Ok(gates.clone()) } else { self.drop_least_salient(gates, share) };
+                    return if fits { Ok(gates.clone()) } else { self.drop_least_salient(gates, [share, target]) };
                 }
                 f64::from(controller.xi(step.number, &in_host_memory(gates)?, &self.costs))
             }
@@ -170,13 +170,14 @@ impl Sora {
         soft_threshold(gates, xi as f32)
     }
 
-    fn drop_least_salient(&mut self, gates: &Tensor, share: f64) -> Result<Tensor> {
+    /// Removes ranks until those that are left cost the first of these shares at most. The second is the share that is left in the end.
+    fn drop_least_salient(&mut self, gates: &Tensor, shares: [f64; 2]) -> Result<Tensor> {
         let both = in_host_memory(&Tensor::cat(&[gates, &self.saliency], 0)?)?;
         let (values, saliency) = both.split_at(gates.elem_count());
         let rank = gates.dims()[1];
         let order = |gate: usize| f64::from(saliency[gate]).ln() + self.log_weights[gate / rank];
         let order: Vec<f64> = (0..saliency.len()).map(order).collect();
-        let stays = saliency::survivors(share, rank, values, &order, &self.costs);
+        let stays = saliency::survivors(shares, rank, values, &order, &self.costs);
         let kept: Vec<f32> = values.iter().zip(stays).map(|(gate, stays)| if stays { *gate } else { 0.0 }).collect();
         // An adaptive gate that is 0 stays 0.
         self.low_rank.keep(&kept)?;

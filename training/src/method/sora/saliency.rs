@@ -26,14 +26,28 @@ pub(super) fn observe(saliency: &Tensor, gates: &Tensor, gradient: &Tensor) -> R
 /// of the saliency, perhaps shifted by depth. `gates` has `rank` gates for each site, site by site. `costs` are the parameters of each
 /// gate's rank (`in + out`).
 ///
+/// A rank that costs more than `target`, the share that is left in the end, cannot stay, and is removed before all others. Otherwise a
+/// target of less than the most salient rank would leave nothing.
+///
 /// Among equally salient gates, the last ranks of each site are removed first. So a run that is too short to learn anything ends with
 /// nearly uniform ranks: in the first step `Wu` is 0, and so is every saliency.
-pub(super) fn survivors(share: f64, rank: usize, gates: &[f32], order: &[f64], costs: &[usize]) -> Vec<bool> {
+pub(super) fn survivors(
+    [share, target]: [f64; 2],
+    rank: usize,
+    gates: &[f32],
+    order: &[f64],
+    costs: &[usize],
+) -> Vec<bool> {
     let mut stays: Vec<bool> = gates.iter().map(|gate| *gate != 0.0).collect();
     let mut alive: Vec<usize> = (0..gates.len()).filter(|&i| stays[i]).collect();
-    alive.sort_by(|&a, &b| order[a].total_cmp(&order[b]).then((b % rank).cmp(&(a % rank))));
+    let all = costs.iter().sum::<usize>() as f64;
+    let may_stay = |i: usize| costs[i] as f64 <= target * all;
+    let before = |&a: &usize, &b: &usize| {
+        may_stay(a).cmp(&may_stay(b)).then(order[a].total_cmp(&order[b])).then((b % rank).cmp(&(a % rank)))
+    };
+    alive.sort_by(before);
     let mut kept: usize = alive.iter().map(|&i| costs[i]).sum();
-    let budget = share * costs.iter().sum::<usize>() as f64;
+    let budget = share * all;
     for i in alive {
         if kept as f64 <= budget {
             break;
@@ -62,10 +76,21 @@ mod tests {
         assert!(second.iter().zip(expected).all(|(found, expected): (&f32, f32)| (found - expected).abs() < 1e-7));
     }
 
+    /// Two sites of two ranks, of which the first has the more salient and the dearer ones.
+    #[test]
+    fn a_target_below_the_dearest_rank_leaves_the_best_of_the_others() {
+        let mut gates = [1.0f32; 4];
+        for share in [0.7, 0.5, 0.3, 0.2] {
+            let stays = survivors([share, 0.2], 2, &gates, &[0.9, 0.8, 0.2, 0.1], &[3, 3, 1, 1]);
+            gates.iter_mut().zip(stays).for_each(|(gate, stays)| *gate *= f32::from(u8::from(stays)));
+        }
+        assert_eq!(gates, [0.0, 0.0, 1.0, 0.0]);
+    }
+
     #[test]
     fn removes_the_least_salient_first() {
         let order = [0.3, 0.1, 0.2, 0.4];
-        let of = |share, gates: [f32; 4]| survivors(share, 4, &gates, &order, &[5; 4]);
+        let of = |share, gates: [f32; 4]| survivors([share; 2], 4, &gates, &order, &[5; 4]);
         assert_eq!(of(1.0, [0.9, -1.1, 1.0, 1.2]), [true; 4]);
         assert_eq!(of(0.5, [0.9, -1.1, 1.0, 1.2]), [true, false, false, true]);
         // The two remaining gates fit into the budget, whatever their order is.
@@ -74,7 +99,7 @@ mod tests {
 
     #[test]
     fn removes_equally_salient_ranks_evenly() {
-        let stays = survivors(0.5, 4, &[1.0; 8], &[0.0; 8], &[1; 8]);
+        let stays = survivors([0.5; 2], 4, &[1.0; 8], &[0.0; 8], &[1; 8]);
         assert_eq!(stays, [true, true, false, false, true, true, false, false]);
     }
 }
