@@ -315,6 +315,8 @@ fn errors_name_parts_in_which_releases_differ() {
     refused("encoders/deberta", "deberta-v2", none(), normalizer("Lowercase"), "normalizer: \"Lowercase\"");
     refused("encoders/deberta", "deberta-v2", none(), normalizer("NFKC"), "normalizer: \"NFKC\"");
     refused("encoders/xlm-roberta", "xlm-roberta", none(), normalizer("Lowercase"), "normalizer: \"Lowercase\"");
+    let other = json!({"/normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}});
+    refused("encoders/xlm-roberta", "xlm-roberta", none(), other, "normalizer: Replace: pattern");
     let split = json!({"/normalizer": null, "/pre_tokenizer": {"type": "Whitespace"}});
     refused("encoders/xlm-roberta", "xlm-roberta", none(), split.clone(), "pre_tokenizer: \"Whitespace\"");
     refused("encoders/deberta", "deberta-v2", none(), split, "pre_tokenizer: \"Whitespace\"");

@@ -82,8 +82,9 @@ pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Out
 /// Serves until `shutdown` ends. Until `opening` gives the app, `/health` answers 200, and everything else 503.
 ///
 /// After `shutdown`, `/ready` answers 503 for `--shutdown-delay` while everything else goes on. Then new requests get 503, and requests
-/// that were accepted before are answered. This takes at most `--request-timeout` and a second, whatever clients and threads for blocking work do. Where this
-/// bound matters, neither the last [`App`] nor the runtime may be dropped: the one waits for the forward pass, the other for threads.
+/// that were accepted before are answered. This takes at most `--request-timeout` and a second, whatever clients and threads for blocking
+/// work do. Where this bound matters, neither the last [`App`] nor the runtime may be dropped: the one waits for the forward pass, the
+/// other for threads.
 ///
 /// # Errors
 /// The error of `opening`.

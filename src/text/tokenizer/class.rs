@@ -226,6 +226,10 @@ impl Class {
     fn sentence_piece(&self, whole: &mut Value, side: &Side) -> Result<(), TokenizeError> {
         let steps = sequence(&whole["normalizer"], "normalizers");
         self.only(side, "normalizer", &steps, &["Precompiled", "Strip", "Replace"])?;
+        let spaces = json!({"Regex": " {2,}"});
+        for step in steps.iter().filter(|step| step["type"] == "Replace") {
+            self.expect(side, "normalizer: Replace: pattern", &step["pattern"], spaces.clone())?;
+        }
         let split = sequence(&whole["pre_tokenizer"], "pretokenizers");
         self.only(side, "pre_tokenizer", &split, &["WhitespaceSplit", "Metaspace"])?;
         whole["normalizer"] = steps.into_iter().find(|step| step["type"] == "Precompiled").unwrap_or_default();
