@@ -178,8 +178,9 @@ impl Saved {
     pub(super) fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
         // PEFT adds these two for the task type `SEQ_CLS`.
         let all = config.modules_to_save.iter().map(String::as_str).chain(["classifier", "score"]);
-        let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        let (names, patterns): (Vec<&str>, Vec<&str>) = all.partition(is_plain);
+        // A dot would match any character.
+        let (names, patterns): (Vec<&str>, Vec<&str>) =
+            all.partition(|name| Key::is_plain(name) && !name.contains('.'));
         few(file, "modules_to_save", patterns.len())?;
         Ok(Self {
             names: names.into_iter().map(str::to_owned).collect(),
