@@ -186,6 +186,8 @@ impl<'a> Trainer<'a> {
     /// saved before stay.
     pub fn run(mut self, run: &Path, control: &Control<'_>) -> Result<PathBuf, Error> {
         run::trim_logs(run, self.progress.epoch, self.stepper.optimizer.done)?;
+        // A process may have been killed after it saved a checkpoint, and before it removed those that this one replaces.
+        checkpoint::forget(run, &self.progress, control.keep_checkpoints)?;
         let bar = bar(self.extent.total(), self.stepper.optimizer.done);
         while !self.has_ended() {
             let (loss, seconds) = self.epoch(&bar, run, control)?;

@@ -176,6 +176,22 @@ fn resumed_run_after_kills_gives_the_same_result() {
     }
 }
 
+/// A process that is killed after it saved its last checkpoint, and before it removed the ones before, leaves them. The run that goes on
+/// removes them, though it has nothing left to train. (The checkpoints are here because the first process was told to keep them.)
+#[test]
+fn resumed_run_removes_the_checkpoints_that_a_killed_one_left() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let from = data.path().to_str().unwrap();
+    let (whole, killed) = (room.path().join("whole"), room.path().join("killed"));
+    let more = ["--epochs", "3", "--lr", "3e-3", "--checkpoint-every", "2"];
+    fine(&train(from, whole.to_str().unwrap(), &more));
+    fine(&train(from, killed.to_str().unwrap(), &[&more[..], &["--keep-checkpoints"]].concat()));
+    let (kept, left) = (names(&whole.join("run")), names(&killed.join("run")));
+    assert!(left.len() > kept.len(), "{left:?}");
+    fine(&train(from, killed.to_str().unwrap(), &[&more[..], &["--resume"]].concat()));
+    assert_eq!(names(&killed.join("run")), kept);
+}
+
 /// A signal ends the run after a step, and the program prints how to continue. Continued from that step, the run gives the same result.
 #[cfg(unix)]
 #[test]
