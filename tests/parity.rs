@@ -29,7 +29,7 @@ const BASES: [&str; 10] = [
     "encoders/mpnet",
 ];
 
-fn folder(base: &str) -> PathBuf {
+pub(crate) fn folder(base: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(base)
 }
 

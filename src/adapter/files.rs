@@ -4,6 +4,7 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -73,6 +74,13 @@ impl Files {
     #[must_use]
     pub fn weights_path(&self) -> &Path {
         &self.weights.file
+    }
+
+    /// The number of elements of all tensors, from the head of the weights file; 0 for a malformed file.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        let tensors = SafeTensors::deserialize(self.weights());
+        tensors.map_or(0, |tensors| tensors.iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>()).sum())
     }
 
     /// The SHA-256 digest of the three files. It tells versions of an adapter apart.

@@ -80,7 +80,7 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
     let checked = if same && work.resident {
         None
     } else {
-        let checked = check(&*shared.source, place, &version, shared.strict_base);
+        let checked = check(shared, place, &version);
         Some(checked.map_err(|error| finished(error, version.is_cut_short_yet()))?)
     };
     let folder = work.folder.clone();

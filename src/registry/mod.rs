@@ -48,7 +48,6 @@ use tokio::sync::oneshot;
 
 use self::entry::{Order, OrderKind};
 pub use self::error::{RegistryError, is_fault_of_file};
-use self::files::Place;
 pub use self::pin::Pin;
 use self::shared::Shared;
 use self::state::{Asked, State};
@@ -64,6 +63,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// If the adapter is malformed or does not fit the base.
     fn load(&self, files: &Files) -> Result<Adapter, Error>;
+
+    /// A lower bound of the bytes that [`Source::load`] makes of the files, or 0 where there is none to tell.
+    fn least_bytes(&self, _files: &Files) -> usize {
+        0
+    }
 
     /// The sites of the base.
     fn layout(&self) -> &Layout;
@@ -82,6 +86,12 @@ pub trait Source: Send + Sync {
 impl Source for Engine {
     fn load(&self, files: &Files) -> Result<Adapter, Error> {
         self.parse_adapter(files)
+    }
+
+    // The head's tensors are f32 on every device. Where a delta of a linear of the head is added to the base's weight, the sum is larger
+    // than the delta, as long as its rank is at most half of the width.
+    fn least_bytes(&self, files: &Files) -> usize {
+        files.elements().saturating_mul(self.backend().dtype().size_in_bytes())
     }
 
     fn layout(&self) -> &Layout {

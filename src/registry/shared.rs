@@ -20,6 +20,8 @@ pub(super) struct Shared {
     /// The adapters' folder as it was given.
     pub(super) root: PathBuf,
     pub(super) strict_base: bool,
+    /// The most bytes that all adapters may take.
+    pub(super) budget: usize,
     state: Mutex<State>,
     pub(super) loader: Loader,
     /// What the files of adapters that were never loaded show, by folder.
@@ -28,8 +30,9 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(source: Arc<dyn Source>, root: PathBuf, strict_base: bool, state: State) -> Self {
+        let budget = state.residents.budget();
         let (state, summaries) = (Mutex::new(state), Mutex::default());
-        Self { source, root, strict_base, state, loader: Loader::default(), summaries }
+        Self { source, root, strict_base, budget, state, loader: Loader::default(), summaries }
     }
 
     /// Changes the state, and then does outside of its lock what the change asks for.

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::RegistryError;
 use super::files::Version;
 use super::names::other_base;
-use super::{Place, Source};
+use super::files::Place;
+use super::shared::Shared;
 use crate::adapter::{Adapter, AdapterError, Ranks, Summary};
 use crate::engine::Error;
 use crate::params::{Layout, NamedSite};
@@ -147,13 +148,13 @@ pub(super) struct Checked {
     pub(super) facts: Facts,
 }
 
-/// Checks a version that has been read: makes an adapter of its files.
-pub(super) fn check(
-    source: &dyn Source,
-    place: Place,
-    version: &Version,
-    strict_base: bool,
-) -> Result<Checked, RegistryError> {
+/// Checks a version that has been read: makes an adapter of its files. One that cannot fit into memory is refused before that.
+pub(super) fn check(shared: &Shared, place: Place, version: &Version) -> Result<Checked, RegistryError> {
+    let Shared { source, budget, .. } = shared;
+    let least = source.least_bytes(&version.files);
+    if least > *budget {
+        return Err(RegistryError::TooLarge { name: place.name.into(), bytes: least, budget: *budget });
+    }
     let adapter = source.load(&version.files).map_err(|error| match error {
         Error::Adapter(AdapterError::DeviceMemory { needed, free }) => {
             RegistryError::DeviceMemory { name: place.name.into(), needed, free }
@@ -161,7 +162,7 @@ pub(super) fn check(
         error => place.invalid(error),
     })?;
     let warning = other_base(&adapter.info, &source.base_names());
-    if let Some(warning) = warning.clone().filter(|_| strict_base) {
+    if let Some(warning) = warning.clone().filter(|_| shared.strict_base) {
         return Err(RegistryError::OtherBase { name: place.name.into(), warning });
     }
     let layout = source.layout();

@@ -72,13 +72,14 @@ pub(super) async fn put(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-    Content(bytes): Content,
+    body: Content,
 ) -> Result<impl IntoResponse, ApiError> {
     if headers.contains_key(header::IF_NONE_MATCH) {
         return Err(ApiError::BadRequest("If-None-Match is not supported; If-Match is".into()));
     }
     let (name, expected) = (path(name)?, expected(&headers)?);
-    let put = if bytes.trim_ascii().is_empty() { Put::default() } else { json::read(&bytes)? };
+    let put = body.parse(|body| if body.trim_ascii().is_empty() { Ok(Put::default()) } else { json::read(body) });
+    let put = put.await?;
     if !Registry::is_name(&name) {
         return Err(ApiError::Unprocessable(format!("{name:?} cannot be the name of an adapter")));
     }

@@ -55,10 +55,10 @@ pub(super) async fn classify(
     State(app): State<Arc<App>>,
     Extension(deadline): Extension<Deadline>,
     name: Result<Path<String>, PathRejection>,
-    Content(body): Content,
+    body: Content,
 ) -> Result<Response, ApiError> {
     let name = path(name)?;
-    let request = polyrank::parse(&body, name)?;
+    let request = body.parse(|body| polyrank::parse(body, name)).await?;
     let scoring = request.scoring;
     let outcome = run(&app, request, deadline).await?;
     let lists = outcome.only().ranked(scoring)?;
@@ -79,18 +79,35 @@ pub(super) async fn bare(
     Extension(deadline): Extension<Deadline>,
     Extension(id): Extension<RequestId>,
     host: HostLabel,
-    Content(body): Content,
+    body: Content,
 ) -> Result<Response, ApiError> {
-    match Shape::of(&body)? {
-        Shape::Several => {
-            let request = polyrank::parse_several(&body)?;
+    match body.parse(|body| Bare::parse(body, host)).await? {
+        Bare::Several(request) => {
             let scoring = request.scoring;
             let outcome = run(&app, request, deadline).await?;
             let lists = ByAdapter::new(&outcome, scoring)?;
             Ok(answer::respond(&outcome, lists))
         }
-        Shape::Router => predictions(&app, router::parse(&body, host)?, deadline).await,
-        Shape::Vllm => vllm_answer(&app, vllm::parse(&body, host)?, deadline, &id).await,
+        Bare::Router(request) => predictions(&app, request, deadline).await,
+        Bare::Vllm(request) => vllm_answer(&app, request, deadline, &id).await,
+    }
+}
+
+/// The parsed body of `POST /classify`, by its shape.
+enum Bare {
+    Several(ClassifyRequest),
+    /// With whether the request is for one text.
+    Router((ClassifyRequest, bool)),
+    Vllm(ClassifyRequest),
+}
+
+impl Bare {
+    fn parse(body: &[u8], host: HostLabel) -> Result<Self, ApiError> {
+        Ok(match Shape::of(body)? {
+            Shape::Several => Self::Several(polyrank::parse_several(body)?),
+            Shape::Router => Self::Router(router::parse(body, host)?),
+            Shape::Vllm => Self::Vllm(vllm::parse(body, host)?),
+        })
     }
 }
 
@@ -104,9 +121,10 @@ pub(super) async fn v1(
     Extension(deadline): Extension<Deadline>,
     Extension(id): Extension<RequestId>,
     host: HostLabel,
-    Content(body): Content,
+    body: Content,
 ) -> Result<Response, ApiError> {
-    vllm_answer(&app, vllm::parse(&body, host)?, deadline, &id).await
+    let request = body.parse(|body| vllm::parse(body, host)).await?;
+    vllm_answer(&app, request, deadline, &id).await
 }
 
 /// Classifies texts in the shape of text-embeddings-inference
@@ -120,10 +138,11 @@ pub(super) async fn predict(
     State(app): State<Arc<App>>,
     Extension(deadline): Extension<Deadline>,
     name: Result<Path<String>, PathRejection>,
-    Content(body): Content,
+    body: Content,
 ) -> Result<Response, ApiError> {
     let adapters = Adapters::Named(vec![path(name)?]);
-    predictions(&app, tei::parse(&body, adapters)?, deadline).await
+    let request = body.parse(|body| tei::parse(body, adapters)).await?;
+    predictions(&app, request, deadline).await
 }
 
 /// Classifies texts in the shape of text-embeddings-inference, with the adapter of the host or the default adapter
@@ -135,10 +154,11 @@ pub(super) async fn bare_predict(
     State(app): State<Arc<App>>,
     Extension(deadline): Extension<Deadline>,
     host: HostLabel,
-    Content(body): Content,
+    body: Content,
 ) -> Result<Response, ApiError> {
     let adapters = Adapters::Implied { host: host.0 };
-    predictions(&app, tei::parse(&body, adapters)?, deadline).await
+    let request = body.parse(|body| tei::parse(body, adapters)).await?;
+    predictions(&app, request, deadline).await
 }
 
 /// Runs a request for one adapter, and answers with a flat list if the request is for `one` text.

@@ -16,7 +16,7 @@ use super::extract::blocking;
 
 /// The whole body of a request, unpacked. Only routes with a body read one, so that a client without a key cannot make the server wait
 /// for one.
-pub(super) struct Content(pub(super) Vec<u8>);
+pub(super) struct Content(Vec<u8>);
 
 impl FromRequest<Arc<App>> for Content {
     type Rejection = ApiError;
@@ -30,6 +30,20 @@ impl FromRequest<Arc<App>> for Content {
             return Ok(Self(bytes));
         }
         blocking(move || unpack(&bytes, limit, room.as_deref())).await?.map(Self)
+    }
+}
+
+/// A body of more bytes takes so long to parse that other requests would wait for it.
+const LARGE: usize = 64 * 1024;
+
+impl Content {
+    /// Parses the body: a small one at once, a large one on a thread for blocking work.
+    pub(super) async fn parse<T: Send + 'static>(
+        self,
+        parse: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let Self(body) = self;
+        if body.len() <= LARGE { parse(&body) } else { blocking(move || parse(&body)).await? }
     }
 }
 

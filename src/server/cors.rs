@@ -3,7 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Method, Uri};
+use axum::http::header::{ETAG, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::classify::{GENERATION, INFERENCE, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
@@ -12,6 +13,20 @@ use super::request_id::REQUEST_ID;
 
 /// For this time browsers may remember what is allowed.
 const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// The headers of answers that scripts may read. `Retry-After` tells when to try again, and `ETag` has the generation for `If-Match`.
+const EXPOSED: [HeaderName; 10] = [
+    ETAG,
+    GENERATION,
+    INFERENCE,
+    QUEUE,
+    REQUEST_ID,
+    RETRY_AFTER,
+    TOKENIZATION,
+    TOKENS,
+    TOTAL_TIME,
+    TRUNCATED,
+];
 
 /// An origin as browsers send it (`https://app.example:8443`), or `*` for all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +66,7 @@ pub(super) fn layer(origins: &[Origin]) -> Option<CorsLayer> {
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         // A wildcard would not allow `Authorization`.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([GENERATION, INFERENCE, QUEUE, REQUEST_ID, TOKENIZATION, TOKENS, TOTAL_TIME, TRUNCATED])
+        .expose_headers(EXPOSED)
         .max_age(REMEMBERED);
     Some(layer)
 }

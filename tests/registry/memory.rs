@@ -1,6 +1,7 @@
 //! What stays in memory: the budget, pins, eviction, preloading.
 
 use super::*;
+use crate::parity::{folder, goldens};
 
 #[test]
 fn concurrent_requests_load_once() {
@@ -59,6 +60,31 @@ fn refuses_adapter_larger_than_the_budget() {
     let error = world.registry.get("large").unwrap_err();
     assert!(matches!(error, RegistryError::TooLarge { bytes: 52, budget: 48, .. }), "{error:?}");
     assert_eq!(world.in_memory(), ["a"]);
+    assert_eq!(world.loads(), 2, "its bytes show only once it is made");
+}
+
+/// An adapter is not made, which would take the memory, where its files show that it is larger than the budget.
+#[test]
+fn refuses_adapter_of_too_many_elements_before_it_is_made() {
+    let world = World::new(12, &[("fits", "told 12"), ("large", "told 13")]);
+    let error = world.registry.get("large").unwrap_err();
+    assert!(matches!(error, RegistryError::TooLarge { bytes: 52, budget: 48, .. }), "{error:?}");
+    assert_eq!(world.loads(), 0);
+    world.registry.get("fits").unwrap();
+}
+
+#[test]
+fn bytes_that_files_show_are_those_of_their_adapter() {
+    let mut found = 0;
+    for golden in goldens() {
+        for (name, adapter, _) in golden.adapters() {
+            let least = golden.engine.least_bytes(&Files::read(&folder(golden.base).join(&name)).unwrap());
+            // A linear of the head becomes larger where its delta is added to the base's weight.
+            assert!(least <= adapter.bytes(), "{} {name}", golden.base);
+            found += usize::from(least == adapter.bytes());
+        }
+    }
+    assert!(found > 9, "{found}");
 }
 
 /// Pins of `a` overlap without a gap, and there is memory for one of the two.

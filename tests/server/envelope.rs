@@ -141,7 +141,10 @@ fn only_listed_origins_may_use_the_server() {
         assert!(reply.contains("access-control-allow-headers: authorization,content-type"), "{reply}");
         let reply = head(&server, "GET /info", &format!("Origin: {origin}\r\nAuthorization: Bearer s3cret\r\n"));
         assert!(reply.contains(&format!("access-control-allow-origin: {origin}")), "{reply}");
-        assert!(reply.contains("x-request-id"), "{reply}");
+        let exposed = reply.lines().find_map(|line| line.strip_prefix("access-control-expose-headers: ")).unwrap();
+        for name in ["x-request-id", "etag", "retry-after", "x-adapter-generation"] {
+            assert!(exposed.split(',').any(|exposed| exposed.trim() == name), "{name}: {exposed}");
+        }
     }
     let reply = head(&server, "OPTIONS /classify/plain", &format!("Origin: https://other.example\r\n{preflight}"));
     assert!(!reply.contains("access-control-allow-origin"), "{reply}");
