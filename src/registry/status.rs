@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::RegistryError;
+use super::files::Place;
 use super::files::Version;
 use super::names::other_base;
-use super::files::Place;
 use super::shared::Shared;
 use crate::adapter::{Adapter, AdapterError, Ranks, Summary};
 use crate::engine::Error;

@@ -15,18 +15,8 @@ use super::request_id::REQUEST_ID;
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// The headers of answers that scripts may read. `Retry-After` tells when to try again, and `ETag` has the generation for `If-Match`.
-const EXPOSED: [HeaderName; 10] = [
-    ETAG,
-    GENERATION,
-    INFERENCE,
-    QUEUE,
-    REQUEST_ID,
-    RETRY_AFTER,
-    TOKENIZATION,
-    TOKENS,
-    TOTAL_TIME,
-    TRUNCATED,
-];
+const EXPOSED: [HeaderName; 10] =
+    [ETAG, GENERATION, INFERENCE, QUEUE, REQUEST_ID, RETRY_AFTER, TOKENIZATION, TOKENS, TOTAL_TIME, TRUNCATED];
 
 /// An origin as browsers send it (`https://app.example:8443`), or `*` for all.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,6 +21,7 @@
 //! | [`report`] | reads finished runs, and writes tables and figures |
 //! | [`fine_tuned`] | a fine-tuned `transformers` classifier: encoder, head and labels |
 //! | [`extract`] | a fine-tuned classifier as an adapter of its base |
+//! | `json_lines` | reads and writes files with one JSON object a line |
 //! | [`suggestion`] | suggests a known name for one that is not known |
 //! | [`error`] | the errors of training |
 //!
@@ -34,6 +35,7 @@ pub mod evaluate;
 pub mod export;
 pub mod extract;
 pub mod fine_tuned;
+mod json_lines;
 pub mod loss;
 pub mod method;
 pub mod metric;

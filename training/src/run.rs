@@ -7,7 +7,7 @@ mod facts;
 mod steps;
 
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use polyrank::atomic_file;
@@ -207,13 +207,6 @@ pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
         Err(TryLockError::WouldBlock) => Err(Error::Busy(dir.to_owned())),
         Err(TryLockError::Error(source)) => Err(Error::io(&path)(source)),
     }
-}
-
-/// Adds a line to a log.
-fn append(path: &Path, entry: &impl Serialize) -> Result<(), Error> {
-    let entry = serde_json::to_string(entry).map_err(|error| Error::malformed(path, error))?;
-    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
-    file.write_all(format!("{entry}\n").as_bytes()).map_err(Error::io(path))
 }
 
 /// Removes the lines of epochs after `epoch` and of steps after `step`, and incomplete lines, from the logs of the run in the folder

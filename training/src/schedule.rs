@@ -7,14 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
-use std::fs;
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use polyrank::atomic_file;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::json_lines;
 use crate::method::sora::GateRule;
 use crate::settings::{MethodName, Select, Settings};
 
@@ -201,20 +199,14 @@ impl Display for Row<'_> {
 /// # Errors
 /// The file cannot be read, or another line is malformed.
 pub fn read(path: &Path) -> Result<Vec<Stage>, Error> {
-    let text = match fs::read_to_string(path) {
-        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.map_err(Error::io(path))?,
-    };
-    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-    let stage = |(number, line): (usize, &str)| {
-        let malformed = |reason: String| Error::malformed(path, format!("line {}: {reason}", number + 1));
-        let stage: Stage = serde_json::from_str(line).map_err(|error| malformed(error.to_string()))?;
+    let stages: Vec<Stage> = json_lines::read(path)?;
+    for (number, stage) in stages.iter().enumerate() {
         if stage.stage != number {
-            return Err(malformed(format!("expected stage {number}, found stage {}", stage.stage)));
+            let reason = format!("expected stage {number}, found stage {}", stage.stage);
+            return Err(json_lines::malformed(path, number, reason));
         }
-        Ok(stage)
-    };
-    whole.lines().enumerate().map(stage).collect()
+    }
+    Ok(stages)
 }
 
 /// Writes the finished stages, without a line that was written in part.
@@ -222,12 +214,7 @@ pub fn read(path: &Path) -> Result<Vec<Stage>, Error> {
 /// # Errors
 /// The file cannot be written.
 pub fn write(path: &Path, stages: &[Stage]) -> Result<(), Error> {
-    let mut text = Vec::new();
-    for stage in stages {
-        serde_json::to_writer(&mut text, stage).map_err(|error| Error::malformed(path, error))?;
-        text.write_all(b"\n").map_err(Error::io(path))?;
-    }
-    atomic_file::write(path, &text).map_err(Error::io(path))
+    json_lines::write(path, stages)
 }
 
 fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
@@ -237,6 +224,8 @@ fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::fs;
 
     use super::*;
 

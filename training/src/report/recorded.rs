@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::trained::{EpochLine, Exported, TrainedRun, lines};
+use super::trained::{EpochLine, Exported, TrainedRun};
 use crate::error::Error;
+use crate::json_lines;
 
 /// Keys of all lines that sweeps write.
 const OF_SWEEPS: [&str; 3] = ["name", "validation", "command"];
@@ -42,11 +43,11 @@ struct Line {
 /// Reads the lines of the results at `path`. Lines that no sweep wrote are left out: other programs use the file's name, too.
 pub(super) fn read(path: &Path) -> Result<Vec<Recorded>, Error> {
     let folder = path.parent().unwrap_or(path);
-    let lines = lines::<Map<String, Value>>(path)?.into_iter().enumerate();
+    let lines = json_lines::read::<Map<String, Value>>(path)?.into_iter().enumerate();
     let of_sweeps = lines.filter(|(_, line)| OF_SWEEPS.iter().all(|key| line.contains_key(*key)));
     let parsed = |(i, line)| {
         let line = serde_json::from_value(Value::Object(line));
-        recorded(path, folder, line.map_err(|error| Error::malformed(path, format!("line {}: {error}", i + 1)))?)
+        recorded(path, folder, line.map_err(|error| json_lines::malformed(path, i, error))?)
     };
     of_sweeps.map(parsed).collect()
 }

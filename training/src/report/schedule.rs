@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::trained::{TrainedRun, lines};
+use super::trained::TrainedRun;
 use crate::error::Error;
+use crate::json_lines;
 use crate::schedule::{SCHEDULE, Stage};
 
 /// A run of Algorithm 1.
@@ -23,7 +24,7 @@ impl Schedule {
 
     /// Reads the schedule in `folder`. Its task is that of a stage, else the folder's name.
     pub(super) fn read(folder: &Path) -> Result<Self, Error> {
-        let stages = lines(&folder.join(SCHEDULE))?;
+        let stages = json_lines::read(&folder.join(SCHEDULE))?;
         let mut task = None;
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
             let path = entry.map_err(Error::io(folder))?.path();

@@ -2,7 +2,6 @@
 //! runs of other versions can be read too.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter;
@@ -12,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint;
 use crate::error::Error;
+use crate::json_lines;
 
 /// A run of `train`.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,7 +135,7 @@ impl TrainedRun {
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
         let settings = text.parse().map_err(|error: toml::de::Error| Error::malformed(&path, error.message()))?;
         let facts: Facts = json(&run.join("task.json"))?;
-        let epochs = lines::<EpochLine>(&run.join("log.jsonl"))?;
+        let epochs = json_lines::read::<EpochLine>(&run.join("log.jsonl"))?;
         let exported = if is_exported(output)? { exported(output, &run, &epochs)? } else { None };
         Ok(Self {
             output: output.to_owned(),
@@ -144,7 +144,7 @@ impl TrainedRun {
             examples: facts.train.examples,
             settings,
             epochs,
-            steps: lines(&run.join("steps.jsonl"))?,
+            steps: json_lines::read(&run.join("steps.jsonl"))?,
             exported,
         })
     }
@@ -205,18 +205,4 @@ fn exported(output: &Path, run: &Path, epochs: &[EpochLine]) -> Result<Option<Ex
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&bytes).map_err(|error| Error::malformed(path, error))
-}
-
-/// The lines of a file with one JSON object a line; none if it does not exist. A run may be writing its last line, which is ignored if
-/// it has no end.
-pub(super) fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
-    let text = match fs::read_to_string(path) {
-        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.map_err(Error::io(path))?,
-    };
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let parse = |(i, line)| {
-        serde_json::from_str(line).map_err(|error| Error::malformed(path, format!("line {}: {error}", i + 1)))
-    };
-    whole.lines().enumerate().map(parse).collect()
 }

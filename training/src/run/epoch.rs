@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use super::{LOG, append};
+use super::LOG;
 use crate::error::Error;
+use crate::json_lines;
 
 /// The values of metrics by name. The best epoch is selected by the first.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,5 +72,5 @@ impl Display for Epoch {
 /// # Errors
 /// The file cannot be written.
 pub fn log(run: &Path, epoch: &Epoch) -> Result<(), Error> {
-    append(&run.join(LOG), epoch)
+    json_lines::append(&run.join(LOG), epoch)
 }

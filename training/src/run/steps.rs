@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::append;
 use crate::error::Error;
+use crate::json_lines;
 
 /// The file of this log.
 pub(super) const STEPS: &str = "steps.jsonl";
@@ -36,5 +36,5 @@ pub struct StepEntry {
 /// # Errors
 /// The file cannot be written.
 pub fn log_step(run: &Path, entry: &StepEntry) -> Result<(), Error> {
-    append(&run.join(STEPS), entry)
+    json_lines::append(&run.join(STEPS), entry)
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use polyrank::atomic_file;
 use serde_json::{Map, Value, json};
 
 use super::Job;
 use crate::error::Error;
+use crate::json_lines;
 use crate::report::{Exported, RESULTS, TrainedRun};
 use crate::run;
 
@@ -50,8 +49,7 @@ impl Results {
         let known = jobs.iter().filter_map(|job| self.lines.get(&job.name));
         let others = self.lines.iter().filter(|(name, _)| !jobs.iter().any(|job| job.name == **name));
         let all = known.chain(others.map(|(_, line)| line));
-        let text: String = all.map(|line| format!("{}\n", Value::Object(line.clone()))).collect();
-        atomic_file::write(&self.path, text.as_bytes()).map_err(Error::io(&self.path))
+        json_lines::write(&self.path, all)
     }
 }
 
@@ -61,15 +59,10 @@ fn is_finished(output: &Path) -> bool {
 
 /// The lines of results by the names of their runs; none if the file does not exist.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Map<String, Value>>, Error> {
-    let text = match fs::read_to_string(path) {
-        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        text => text.map_err(Error::io(path))?,
-    };
     let mut lines = BTreeMap::new();
-    for (i, line) in text.lines().enumerate() {
-        let malformed = |reason: String| Error::malformed(path, format!("line {}: {reason}", i + 1));
-        let line: Map<String, Value> = serde_json::from_str(line).map_err(|error| malformed(error.to_string()))?;
-        let name = line.get("name").and_then(Value::as_str).ok_or_else(|| malformed("name is missing".to_owned()))?;
+    for (i, line) in json_lines::read::<Map<String, Value>>(path)?.into_iter().enumerate() {
+        let name = line.get("name").and_then(Value::as_str);
+        let name = name.ok_or_else(|| json_lines::malformed(path, i, "name is missing"))?;
         lines.insert(name.to_owned(), line);
     }
     Ok(lines)

@@ -1,0 +1,81 @@
+//! Files with one JSON object a line: the logs of a run, the stages of a schedule, the results of a sweep.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use polyrank::atomic_file;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// The lines of the file; none if it does not exist. A last line that was written in part is left out, because its process may have
+/// been killed or may still write.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
+    let text = match fs::read_to_string(path) {
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(Error::io(path))?,
+    };
+    let parse = |(i, line)| serde_json::from_str(line).map_err(|error| malformed(path, i, error));
+    whole(&text).lines().enumerate().map(parse).collect()
+}
+
+/// The text without a last line that was written in part. Of a JSON object, no part is JSON.
+fn whole(text: &str) -> &str {
+    let end = text.rfind('\n').map_or(0, |end| end + 1);
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text[end..]).is_ok();
+    if is_json { text } else { &text[..end] }
+}
+
+/// The error for the line with this index.
+pub(crate) fn malformed(path: &Path, index: usize, reason: impl std::fmt::Display) -> Error {
+    Error::malformed(path, format!("line {}: {reason}", index + 1))
+}
+
+/// Replaces the file by these lines, at once.
+pub(crate) fn write<T: Serialize>(path: &Path, lines: impl IntoIterator<Item = T>) -> Result<(), Error> {
+    let text = lines.into_iter().map(|line| encode(path, &line)).collect::<Result<String, Error>>()?;
+    atomic_file::write(path, text.as_bytes()).map_err(Error::io(path))
+}
+
+/// Adds a line to the file, which is created if it does not exist.
+pub(crate) fn append(path: &Path, line: &impl Serialize) -> Result<(), Error> {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
+    file.write_all(encode(path, line)?.as_bytes()).map_err(Error::io(path))
+}
+
+fn encode(path: &Path, line: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(line).map(|line| line + "\n").map_err(|error| Error::malformed(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn lines_are_read_back_without_one_that_was_cut() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("lines.jsonl");
+        let read = || read::<Value>(&path);
+        assert_eq!(read().unwrap(), Vec::<Value>::new());
+        let lines = [json!({"a": 1}), json!({"a": "two\nlines"}), json!({"a": {"b": 3}})];
+        write(&path, &lines[..2]).unwrap();
+        append(&path, &lines[2]).unwrap();
+        assert_eq!(read().unwrap(), lines);
+        let text = fs::read_to_string(&path).unwrap();
+        // A file that a person edited may lack the last end of line.
+        fs::write(&path, text.trim_end()).unwrap();
+        assert_eq!(read().unwrap(), lines);
+        for cut in 2..10 {
+            fs::write(&path, &text[..text.len() - cut]).unwrap();
+            assert_eq!(read().unwrap(), lines[..2], "{cut}");
+        }
+        fs::write(&path, "{\"a\": 1}\n{\"a\": \n{\"a\": 1}\n").unwrap();
+        assert!(read().unwrap_err().to_string().contains("lines.jsonl: line 2: "));
+    }
+}
