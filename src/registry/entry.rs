@@ -1,7 +1,7 @@
 //! What the registry knows about one name.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -21,8 +21,8 @@ pub(super) type Waiter = oneshot::Sender<Result<Pin, RegistryError>>;
 /// A caller that waits for the end of an [`Order`].
 pub(super) type Reply = oneshot::Sender<Result<Status, RegistryError>>;
 
-/// One name. An entry exists while its adapter is in service, was taken out of service by a request, failed a moment ago, or while
-/// somebody waits for it.
+/// One name. An entry exists while its adapter is in service, was taken out of service by a request, has its files in another folder than
+/// its name says, failed a moment ago, or while somebody waits for it.
 pub(super) struct Entry {
     /// The folder of its files, relative to the root. It is the name, unless a `PUT` gave another one.
     pub(super) folder: PathBuf,
@@ -36,8 +36,12 @@ pub(super) struct Entry {
     pub(super) orders: VecDeque<Order>,
     /// Since when a job for this name is in the loader's queue or runs. There is one at most.
     pub(super) queued: Option<Instant>,
+    /// Whether this job waits behind those that somebody waits for, because it only looks.
+    pub(super) queued_look: bool,
     /// Since when this job runs.
     pub(super) running: Option<Instant>,
+    /// Whether the last job was an order. Orders and loads take turns.
+    pub(super) ordered: bool,
     /// Whether a version of it has been read and waits for room in memory. No job begins meanwhile.
     pub(super) parked: bool,
     /// When it began to wait for room in memory, if it waited, was let in, and is read again now.
@@ -121,10 +125,23 @@ pub(super) enum Outcome {
     Rewritten(Stamp),
     /// A version was read.
     Found(Box<Found>),
-    /// The folder is there. It was not read.
-    Exists,
+    /// The folder is there, with files of this stamp, which were not read; `None` if the disk does not tell.
+    Exists(Option<Stamp>),
     /// The disk could not be read.
     Unknown,
+}
+
+/// A job that failed.
+pub(super) struct Failure {
+    pub(super) error: RegistryError,
+    /// The files that cannot be loaded, as far as they are known.
+    pub(super) stamp: Option<Stamp>,
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self { error, stamp: None }
+    }
 }
 
 /// A version that was read.
@@ -174,7 +191,9 @@ impl Entry {
             waiters: Vec::new(),
             orders: VecDeque::new(),
             queued: None,
+            queued_look: false,
             running: None,
+            ordered: false,
             parked: false,
             recalled: None,
             failed: None,
@@ -199,9 +218,23 @@ impl Entry {
         }
     }
 
-    /// Whether nothing is lost without the entry.
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
+    /// Whether its files are in another folder than `name` says. It is not in service without that folder, even if there is one of its
+    /// name: only a `PUT` may exchange them.
+    pub(super) fn is_elsewhere(&self, name: &str) -> bool {
+        self.folder != Path::new(name)
+    }
+
+    /// Notes that the files of a problem have changed since: they may be repaired.
+    pub(super) fn seen(&mut self, stamp: &Stamp) {
+        if self.problem.as_ref().and_then(|problem| problem.stamp).is_some_and(|before| before != *stamp) {
+            (self.problem, self.failed) = (None, None);
+        }
+    }
+
+    /// Whether nothing is lost without the entry of `name`.
+    pub(super) fn is_idle(&self, name: &str, now: Instant) -> bool {
         self.current.is_none()
+            && !self.is_elsewhere(name)
             && !self.withdrawn
             && !self.kept
             && self.waiters.is_empty()

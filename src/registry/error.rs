@@ -92,6 +92,18 @@ pub enum RegistryError {
         /// The budget for all adapters, in bytes.
         budget: usize,
     },
+    /// Several adapters of one request do not fit into the budget at once.
+    #[error(
+        "the {adapters} adapters of the request need {bytes} bytes, more than the budget of {budget} bytes for all adapters"
+    )]
+    TooLargeTogether {
+        /// How many different adapters the request asks.
+        adapters: usize,
+        /// The bytes that they need in memory.
+        bytes: usize,
+        /// The budget for all adapters, in bytes.
+        budget: usize,
+    },
     /// The adapter fits the budget, but adapters in use left too little of it for as long as the request could wait.
     #[error("adapter {name:?} needs {bytes} bytes, but adapters in use hold {held} of the budget of {budget} bytes")]
     Busy {
@@ -165,14 +177,17 @@ impl RegistryError {
     /// Whether the files themselves are at fault, so that reading them again gives the same error.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
-            Self::Invalid { source, .. } => !matches!(
-                &**source,
-                Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source)
-            ),
+            Self::Invalid { source, .. } => {
+                !matches!(
+                    &**source,
+                    Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source)
+                ) && !matches!(&**source, Error::Adapter(AdapterError::Tensor(_)))
+            }
             Self::OutsideRoot { .. }
             | Self::OtherBase { .. }
             | Self::Panicked { .. }
             | Self::TooLarge { .. }
+            | Self::TooLargeTogether { .. }
             | Self::NoRoom { .. }
             | Self::Changed { .. } => true,
             _ => false,

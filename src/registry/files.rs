@@ -38,6 +38,8 @@ pub(super) struct Folder {
 
 /// The files of one version, read whole.
 pub(super) struct Version {
+    /// The folder relative to the root, where it is looked for from now on.
+    pub(super) folder: PathBuf,
     pub(super) files: Files,
     pub(super) digest: [u8; 32],
     pub(super) stamp: Stamp,
@@ -63,11 +65,10 @@ impl Place<'_> {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(self.unreadable(file, error)),
         };
-        let upwards = |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
         let path = match plain_path(root, self.folder) {
             Some(path) => path,
             // Whoever asks must not learn what there is outside of the root.
-            None if self.folder.components().any(upwards) => match inside(root.join(self.folder), self.folder) {
+            None if self.folder.components().any(leads_upwards) => match inside(root.join(self.folder), self.folder) {
                 Ok(Some(path)) => path,
                 _ => {
                     let file = self.folder.display().to_string();
@@ -116,7 +117,18 @@ impl Place<'_> {
             return Err(self.changing());
         }
         let files = open.read().map_err(Error::Adapter).map_err(invalid)?;
-        Ok(Version { digest: files.digest(), files, stamp: folder.stamp })
+        Ok(Version { folder: self.lasting(folder), digest: files.digest(), files, stamp: folder.stamp })
+    }
+
+    /// The folder as it was given, so that links in it are followed again when they move. One that is absolute or leads upwards is resolved
+    /// once: without it, nobody could tell a folder that is gone from one outside of the root.
+    fn lasting(&self, folder: &Folder) -> PathBuf {
+        let given = || self.folder.to_owned();
+        if !self.folder.components().any(leads_upwards) {
+            return given();
+        }
+        let root = self.root.canonicalize();
+        root.ok().and_then(|root| folder.path.strip_prefix(root).ok().map(Path::to_owned)).unwrap_or_else(given)
     }
 
     pub(super) fn changing(&self) -> RegistryError {
@@ -173,6 +185,11 @@ impl Version {
 
 fn is_recent(stamp: &Stamp) -> bool {
     stamp.age().is_none_or(|age| age < COPYING)
+}
+
+/// Whether a part of a path may lead out of the folder that the path begins in.
+fn leads_upwards(part: Component<'_>) -> bool {
+    !matches!(part, Component::Normal(_) | Component::CurDir)
 }
 
 /// The path of `folder` in `root`, if none of its parts is a link or leads upwards.

@@ -4,12 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::RegistryError;
-use super::entry::{Found, Order, OrderKind, Outcome, Purpose, Work};
+use super::entry::{Failure, Found, Order, OrderKind, Outcome, Purpose, Work};
 use super::loader::{Job, Loader, Worker};
 use super::shared::Shared;
 use super::stamp::{Stamp, is_absent};
 use super::status::check;
+use super::{RegistryError, files};
 use crate::panics;
 
 impl Worker for Shared {
@@ -43,6 +43,10 @@ fn adapter(shared: &Arc<Shared>, name: &Arc<str>) {
     let result = catch_unwind(AssertUnwindSafe(|| perform(shared, name, &work))).unwrap_or_else(|panic| {
         Err(RegistryError::Panicked { name: (&**name).into(), reason: panics::message(&*panic) })
     });
+    let result = result.map_err(|error| {
+        let found = matches!(work.purpose, Purpose::Load).then(|| shared.place(name, &work.folder).find());
+        Failure { error, stamp: found.and_then(Result::ok).map(|folder| folder.stamp) }
+    });
     shared.with(|state| state.finish(name, work.purpose, result, Instant::now()));
 }
 
@@ -51,13 +55,13 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
     let place = shared.place(name, &work.folder);
     match &work.purpose {
         Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => {
-            return place.find().map(|_| Outcome::Exists);
+            return place.find().map(|folder| Outcome::Exists(Some(folder.stamp)));
         }
         // It is read once it is asked for.
         Purpose::Look if !work.resident => {
             return match place.find() {
                 Err(gone @ RegistryError::NotFound { .. }) => Err(gone),
-                _ => Ok(Outcome::Exists),
+                found => Ok(Outcome::Exists(found.ok().map(|folder| folder.stamp))),
             };
         }
         Purpose::Look => {
@@ -83,8 +87,8 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
         let checked = check(shared, place, &version);
         Some(checked.map_err(|error| finished(error, version.is_cut_short_yet()))?)
     };
-    let folder = work.folder.clone();
-    Ok(Outcome::Found(Box::new(Found { folder, stamp: version.stamp, digest: version.digest, checked })))
+    let files::Version { folder, stamp, digest, .. } = version;
+    Ok(Outcome::Found(Box::new(Found { folder, stamp, digest, checked })))
 }
 
 /// A cheap look at the files; `None` if they have to be read.

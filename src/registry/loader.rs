@@ -1,6 +1,7 @@
 //! The threads that read the disk: the only ones that wait for it. A few of them work at a time. A thread that the disk keeps for
 //! long, as on a dead network volume, no longer counts as one of these few, so that the adapters of other volumes still load. The
-//! number of all threads is bounded nonetheless.
+//! number of all threads is bounded nonetheless. Looks at files for which nobody waits come after all other jobs and have only a part of
+//! the threads, because every adapter of a dead volume is looked at, used or not.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,9 @@ const WORKING: usize = 4;
 
 /// The maximum number of threads, including those that the disk keeps.
 const MOST_THREADS: usize = 64;
+
+/// The maximum number of threads that look at files for which nobody waits, including those that the disk keeps.
+const MOST_LOOKING: usize = 16;
 
 /// A job that has taken this long is kept by the disk.
 const STUCK: Duration = Duration::from_secs(1);
@@ -39,6 +43,15 @@ pub(super) enum Job {
     List,
 }
 
+/// How urgent a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// Somebody waits for it.
+    Wanted,
+    /// Nobody waits for it.
+    Look,
+}
+
 /// Who does the jobs.
 pub(super) trait Worker: Send + Sync + 'static {
     /// The loader whose threads call [`Self::work`].
@@ -57,7 +70,11 @@ pub(super) struct Loader {
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    wanted: VecDeque<Job>,
+    /// The names of adapters to look at.
+    looks: VecDeque<Job>,
+    /// The number of threads that look.
+    looking: usize,
     idle: usize,
     /// The threads with a job, by number, and since when they have it.
     busy: BTreeMap<u64, Instant>,
@@ -72,14 +89,42 @@ impl Queue {
     /// Whether a further thread should work.
     fn wants_thread(&self, now: Instant) -> bool {
         let working = self.busy.values().filter(|since| now.duration_since(**since) < STUCK).count();
-        self.jobs.len() > self.idle && !self.stopped && working < WORKING && self.busy.len() < MOST_THREADS
+        self.ready() > self.idle && !self.stopped && working < WORKING && self.busy.len() < MOST_THREADS
+    }
+
+    /// The number of jobs that threads may take now.
+    fn ready(&self) -> usize {
+        self.wanted.len() + self.looks.len().min(MOST_LOOKING.saturating_sub(self.looking))
+    }
+
+    /// The next job, if a thread may take one.
+    fn pop(&mut self) -> Option<(Job, Urgency)> {
+        if let Some(job) = self.wanted.pop_front() {
+            return Some((job, Urgency::Wanted));
+        }
+        let job = self.looks.pop_front().filter(|_| self.looking < MOST_LOOKING)?;
+        self.looking += 1;
+        Some((job, Urgency::Look))
     }
 }
 
 impl Loader {
     /// Queues a job.
-    pub(super) fn push<W: Worker>(&self, worker: &Arc<W>, job: Job) {
-        lock(&self.queue).jobs.push_back(job);
+    pub(super) fn push<W: Worker>(&self, worker: &Arc<W>, job: Job, urgency: Urgency) {
+        let mut queue = lock(&self.queue);
+        match urgency {
+            Urgency::Wanted => {
+                // An adapter that waits to be looked at needs no look beside this job.
+                if let Job::Adapter(name) = &job {
+                    let is_same = |look: &Job| matches!(look, Job::Adapter(other) if other == name);
+                    let look = queue.looks.iter().position(is_same);
+                    look.and_then(|at| queue.looks.remove(at));
+                }
+                queue.wanted.push_back(job);
+            }
+            Urgency::Look => queue.looks.push_back(job),
+        }
+        drop(queue);
         self.wake.notify_one();
         self.staff(worker);
     }
@@ -110,11 +155,14 @@ impl Loader {
             let mut queue = lock(&self.queue);
             queue.busy.remove(&number);
             queue.idle += 1;
-            while queue.jobs.is_empty() && !queue.stopped && queue.idle <= WORKING {
+            while queue.ready() == 0 && !queue.stopped && queue.idle <= WORKING {
                 queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
             queue.idle -= 1;
-            let Some(job) = queue.jobs.pop_front().filter(|_| !queue.stopped) else { return };
+            if queue.stopped {
+                return;
+            }
+            let Some((job, urgency)) = queue.pop() else { return };
             queue.busy.insert(number, Instant::now());
             drop(queue);
             let is_root = matches!(job, Job::Root);
@@ -122,8 +170,12 @@ impl Loader {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Arc::clone(worker).work(job))) {
                 tracing::error!("reading the adapters' folder failed: {}", panics::message(&*panic));
             }
+            let mut queue = lock(&self.queue);
             if is_root {
-                lock(&self.queue).root = false;
+                queue.root = false;
+            }
+            if urgency == Urgency::Look {
+                queue.looking -= 1;
             }
         }
     }
@@ -136,7 +188,7 @@ impl Loader {
     /// Queues a look at the adapters' folder, unless one is under way.
     pub(super) fn look_at_root<W: Worker>(&self, worker: &Arc<W>) {
         if !std::mem::replace(&mut lock(&self.queue).root, true) {
-            self.push(worker, Job::Root);
+            self.push(worker, Job::Root, Urgency::Wanted);
         }
     }
 
@@ -155,7 +207,7 @@ impl Loader {
         queue.listing.push(reply);
         drop(queue);
         if first {
-            self.push(worker, Job::List);
+            self.push(worker, Job::List, Urgency::Wanted);
         }
     }
 
@@ -163,7 +215,8 @@ impl Loader {
     pub(super) fn stop(&self) {
         let mut queue = lock(&self.queue);
         queue.stopped = true;
-        queue.jobs.clear();
+        queue.wanted.clear();
+        queue.looks.clear();
         queue.listing.clear();
         drop(queue);
         self.wake.notify_all();
@@ -179,14 +232,23 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
 
-    /// Panics in looks at the adapters' folder and in lists, and tells the names of the other jobs.
+    /// Panics in looks at the adapters' folder and in lists, and tells the names of the other jobs. The disk keeps those whose name begins
+    /// with `dead` until the test has ended.
     struct Broken {
         loader: Loader,
         names: Mutex<Sender<Arc<str>>>,
+        disk: Mutex<()>,
+    }
+
+    impl Broken {
+        fn new() -> (Arc<Self>, Receiver<Arc<str>>) {
+            let (names, received) = channel();
+            (Arc::new(Self { loader: Loader::default(), names: Mutex::new(names), disk: Mutex::new(()) }), received)
+        }
     }
 
     impl Worker for Broken {
@@ -196,6 +258,7 @@ mod tests {
 
         fn work(self: Arc<Self>, job: Job) {
             match job {
+                Job::Adapter(name) if name.starts_with("dead") => drop(lock(&self.disk)),
                 Job::Adapter(name) => lock(&self.names).send(name).unwrap(),
                 Job::List => {
                     let _waiting = self.loader.take_listing();
@@ -208,8 +271,7 @@ mod tests {
 
     #[test]
     fn jobs_that_panic_leave_the_threads_and_what_is_queued() {
-        let (names, received) = channel();
-        let worker = Arc::new(Broken { loader: Loader::default(), names: Mutex::new(names) });
+        let (worker, received) = Broken::new();
         for _ in 0..2 * MOST_THREADS {
             let (reply, answer) = oneshot::channel();
             worker.loader.list(&worker, reply);
@@ -219,9 +281,41 @@ mod tests {
         while lock(&worker.loader.queue).root {
             thread::yield_now();
         }
-        worker.loader.push(&worker, Job::Adapter("a".into()));
+        worker.loader.push(&worker, Job::Adapter("a".into()), Urgency::Wanted);
         assert_eq!(&*received.recv().unwrap(), "a");
         assert!(lock(&worker.loader.queue).busy.len() <= WORKING);
         worker.loader.stop();
+    }
+
+    /// Every adapter of a dead volume is looked at. Those looks leave threads for what somebody waits for, also for adapters whose own
+    /// look is queued behind them.
+    #[test]
+    fn looks_that_the_disk_keeps_leave_threads_for_loads() {
+        let (worker, received) = Broken::new();
+        let dead = lock(&worker.disk);
+        for i in 0..2 * MOST_THREADS {
+            worker.loader.push(&worker, Job::Adapter(format!("dead{i}").into()), Urgency::Look);
+        }
+        worker.loader.push(&worker, Job::Adapter("alive".into()), Urgency::Look);
+        // A thread may start for each look that the disk keeps, once it has kept the ones before for long.
+        while lock(&worker.loader.queue).looking < MOST_LOOKING {
+            for since in lock(&worker.loader.queue).busy.values_mut() {
+                *since = since.checked_sub(STUCK).unwrap_or(*since);
+            }
+            worker.loader.staff(&worker);
+            thread::yield_now();
+        }
+        worker.loader.push(&worker, Job::Adapter("alive".into()), Urgency::Wanted);
+        while received.try_recv().is_err() {
+            for since in lock(&worker.loader.queue).busy.values_mut() {
+                *since = since.checked_sub(STUCK).unwrap_or(*since);
+            }
+            worker.loader.staff(&worker);
+            thread::yield_now();
+        }
+        assert_eq!(lock(&worker.loader.queue).looking, MOST_LOOKING);
+        assert_eq!(lock(&worker.loader.queue).looks.len(), 2 * MOST_THREADS - MOST_LOOKING);
+        worker.loader.stop();
+        drop(dead);
     }
 }

@@ -234,7 +234,8 @@ impl Registry {
     /// adapters do not wait for each other when memory is short.
     ///
     /// # Errors
-    /// As [`Registry::pin`], and [`RegistryError::Busy`] if the adapters do not stay in memory together.
+    /// As [`Registry::pin`]; [`RegistryError::TooLargeTogether`] if the adapters do not fit into memory at once, and [`RegistryError::Busy`]
+    /// if others leave them no room.
     pub async fn pin_all(self: &Arc<Self>, names: &[impl AsRef<str>]) -> Result<Vec<Pin>, RegistryError> {
         // Each round loads one adapter, and others may evict some of them again.
         let (mut loaded, mut last) = (None, "");
@@ -249,7 +250,7 @@ impl Registry {
             drop(pins);
             (loaded, last) = (Some(self.pin(missing).await?), missing);
         }
-        Err(self.shared.with(|state| state.busy_again(last)))
+        Err(self.shared.with(|state| state.not_together(names.iter().map(AsRef::as_ref), last)))
     }
 
     /// Whether an adapter can have this name: a folder's name, or two joined by `/`, which are not hidden.

@@ -6,6 +6,7 @@
 //! versions are in memory beside the budget; further adapters wait outside of it, in order, and are read when they get a place. New
 //! versions of adapters in memory have a head start.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,8 +147,20 @@ impl State {
         RegistryError::Busy { name: name.into(), bytes, held: self.residents.held(), budget: self.residents.budget() }
     }
 
+    /// The error where adapters of one request, all of which have been loaded, do not stay in memory together. `last` left it last.
+    pub(super) fn not_together<'a>(&self, names: impl Iterator<Item = &'a str>, last: &str) -> RegistryError {
+        let names: BTreeSet<&str> = names.collect();
+        let known = |name: &&str| self.entries.get(*name).and_then(|entry| entry.current.as_ref());
+        let bytes = names.iter().filter_map(known).map(|version| version.facts.bytes).sum();
+        let (adapters, budget) = (names.len(), self.residents.budget());
+        if bytes > budget {
+            return RegistryError::TooLargeTogether { adapters, bytes, budget };
+        }
+        self.busy_again(last)
+    }
+
     /// The error where an adapter that waited for room is not read again.
-    pub(super) fn busy_again(&self, name: &str) -> RegistryError {
+    fn busy_again(&self, name: &str) -> RegistryError {
         let current = self.entries.get(name).and_then(|entry| entry.current.as_ref());
         self.busy(name, current.map_or(0, |version| version.facts.bytes))
     }
@@ -324,7 +337,7 @@ impl State {
                 let entry = self.entry(name);
                 if error.is_lasting() {
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
-                    entry.problem = Some(Problem { stamp: None, reason: error.to_string() });
+                    entry.problem = Some(Problem { stamp, reason: error.to_string() });
                 }
                 let waiters = std::mem::take(&mut entry.waiters);
                 self.effects.extend(waiters.into_iter().map(|waiter| Effect::Answer(waiter, Err(error.clone()))));

@@ -48,7 +48,7 @@ impl Shared {
                     drop(waiter.send(taken.map(|taken| Pin::new(taken, Arc::clone(self) as Arc<dyn Holder>))))
                 }
                 Effect::Reply(reply, status) => drop(reply.send(*status)),
-                Effect::Run(name) => self.loader.push(self, Job::Adapter(name)),
+                Effect::Run(name, urgency) => self.loader.push(self, Job::Adapter(name), urgency),
                 Effect::Free(adapter) => drop(adapter),
                 Effect::Log(event) => event.log(),
             }
@@ -76,7 +76,7 @@ impl Shared {
             for (name, folder) in &found {
                 state.compare(name, &folder.stamp);
             }
-            let others = found.iter().filter(|(name, _)| !state.is_withdrawn(name));
+            let others = found.iter().filter(|(name, _)| !state.is_withdrawn(name) && !state.is_elsewhere(name));
             (state.snapshots(), others.map(|found| (found, state.snapshot(&found.0))).collect::<Vec<_>>())
         });
         let served = served.into_iter().map(|snapshot| (snapshot.name.to_string(), Status::from(snapshot)));

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::entry::{Claim, Entry, Order, OrderKind, Outcome, Outside, Purpose, Reply, Waiter, Work};
+use super::entry::{Claim, Entry, Failure, Order, OrderKind, Outcome, Outside, Purpose, Reply, Waiter, Work};
 use super::event::Event;
+use super::loader::Urgency;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
 use super::status::{Counters, Snapshot, Status, Tier};
@@ -45,7 +46,7 @@ pub(super) enum Effect {
     /// Answers an order.
     Reply(Reply, Box<Result<Status, RegistryError>>),
     /// Queues a job of this name.
-    Run(Arc<str>),
+    Run(Arc<str>, Urgency),
     /// Frees an adapter's memory.
     Free(Arc<Adapter>),
     Log(Event),
@@ -189,7 +190,7 @@ impl State {
             return self.withdraw(&Arc::from(name), order, now);
         }
         self.entry(name).orders.push_back(order);
-        self.queue(&Arc::from(name), now);
+        self.queue(&Arc::from(name), Urgency::Wanted, now);
     }
 
     /// Whether a name may be asked for at all.
@@ -249,19 +250,28 @@ impl State {
     /// What the job of this name has to do; `None` if nothing is left to do.
     pub(super) fn begin(&mut self, name: &str, now: Instant) -> Option<Work> {
         let entry = self.entries.get_mut(name)?;
+        if entry.running.is_some() {
+            // This one was queued again with more urgency, and the other one of the two has begun.
+            return None;
+        }
         entry.waiters.retain(|waiter| !waiter.is_closed());
         entry.orders.retain(|order| !order.reply.is_closed());
         let resident = entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key));
         let look = std::mem::take(&mut entry.look);
+        let load = !entry.waiters.is_empty() && !resident;
         let purpose = if entry.parked || self.stopped {
             None
+        } else if load && entry.ordered {
+            // Else orders that keep coming would hold up a load for ever.
+            Some(Purpose::Load)
         } else if let Some(order) = entry.orders.pop_front() {
             Some(Purpose::Order(order))
-        } else if !entry.waiters.is_empty() && !resident {
+        } else if load {
             Some(Purpose::Load)
         } else {
             (look && entry.current.is_some()).then_some(Purpose::Look)
         };
+        entry.ordered = matches!(purpose, Some(Purpose::Order(_)));
         let Some(purpose) = purpose else {
             entry.recalled = None;
             self.unqueue(name);
@@ -285,18 +295,15 @@ impl State {
     }
 
     /// Takes the result of a job.
-    pub(super) fn finish(
-        &mut self,
-        name: &Arc<str>,
-        purpose: Purpose,
-        result: Result<Outcome, RegistryError>,
-        now: Instant,
-    ) {
+    pub(super) fn finish(&mut self, name: &Arc<str>, purpose: Purpose, result: Result<Outcome, Failure>, now: Instant) {
         self.unqueue(name);
         match result {
             Ok(Outcome::Found(found)) => self.offer(name, *found, purpose, now),
             Ok(Outcome::Unknown) => {}
-            Ok(Outcome::Exists) => {
+            Ok(Outcome::Exists(stamp)) => {
+                if let Some((entry, stamp)) = self.entries.get_mut(name).zip(stamp) {
+                    entry.seen(&stamp);
+                }
                 if let Purpose::Order(order) = purpose {
                     match order.kind {
                         OrderKind::Describe => self.reply(name, order.reply),
@@ -305,7 +312,7 @@ impl State {
                 }
             }
             Ok(looked) => self.looked(name, looked, now),
-            Err(error) => self.fail(name, purpose, None, error, now),
+            Err(Failure { error, stamp }) => self.fail(name, purpose, stamp, error, now),
         }
         if let Some(entry) = self.entries.get_mut(name) {
             entry.recalled = None;
@@ -321,14 +328,19 @@ impl State {
         self.entries.entry(Arc::from(name)).or_insert_with(|| Entry::new(PathBuf::from(name)))
     }
 
-    /// Queues a job of this name, unless there is one.
-    pub(super) fn queue(&mut self, name: &Arc<str>, now: Instant) {
+    /// Queues a job of this name, unless there is one. One that waits among the looks is queued again once somebody waits for it.
+    pub(super) fn queue(&mut self, name: &Arc<str>, urgency: Urgency, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        if entry.queued.is_none() && !self.stopped {
-            entry.queued = Some(now);
-            self.queued += 1;
-            self.effects.push(Effect::Run(Arc::clone(name)));
+        let look = urgency == Urgency::Look;
+        let promoted = entry.queued_look && entry.running.is_none() && !look;
+        if (entry.queued.is_some() && !promoted) || self.stopped {
+            return;
         }
+        if entry.queued.replace(now).is_none() {
+            self.queued += 1;
+        }
+        entry.queued_look = look;
+        self.effects.push(Effect::Run(Arc::clone(name), urgency));
     }
 
     fn unqueue(&mut self, name: &str) {
@@ -354,15 +366,15 @@ impl State {
                 self.effects.push(Effect::Answer(waiter, Ok(taken)));
             }
         }
-        let wanted = !entry.orders.is_empty() || entry.look || (!entry.waiters.is_empty() && resident.is_none());
-        if wanted && !entry.parked {
-            self.queue(name, now);
+        let wanted = !entry.orders.is_empty() || (!entry.waiters.is_empty() && resident.is_none());
+        if (wanted || entry.look) && !entry.parked {
+            self.queue(name, if wanted { Urgency::Wanted } else { Urgency::Look }, now);
         }
     }
 
     /// Forgets a name of which nothing is known, so that names that clients make up take no memory.
     pub(super) fn prune(&mut self, name: &str, now: Instant) {
-        if self.entries.get(name).is_some_and(|entry| entry.is_idle(now)) {
+        if self.entries.get(name).is_some_and(|entry| entry.is_idle(name, now)) {
             self.entries.remove(name);
         }
     }
@@ -399,6 +411,11 @@ impl State {
     pub(super) fn snapshots(&self) -> Vec<Snapshot> {
         let served = self.entries.iter().filter(|(_, entry)| entry.current.is_some());
         served.filter_map(|(name, _)| self.snapshot(name)).collect()
+    }
+
+    /// Whether the folder `name` is not that of the adapter of this name, which a `PUT` put elsewhere.
+    pub(super) fn is_elsewhere(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.is_elsewhere(name))
     }
 
     /// Whether a `DELETE` took the adapter out of service.

@@ -65,7 +65,7 @@ impl World {
                 Effect::Answer(_, Ok(taken)) => self.pins.push(taken),
                 Effect::Answer(_, Err(error)) => self.errors.push(error),
                 Effect::Reply(_, reply) => self.replies.push(*reply),
-                Effect::Run(name) => self.jobs.push(name),
+                Effect::Run(name, _) => self.jobs.push(name),
                 Effect::Free(_) | Effect::Log(_) => {}
             }
         }
@@ -91,8 +91,8 @@ impl World {
         for name in std::mem::take(&mut self.jobs) {
             let Some(work) = self.state.begin(&name, now) else { continue };
             let outcome = match &work.purpose {
-                Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => Outcome::Exists,
-                Purpose::Look if !work.resident => Outcome::Exists,
+                Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => Outcome::Exists(None),
+                Purpose::Look if !work.resident => Outcome::Exists(None),
                 _ => Outcome::Found(Box::new(found(work.folder.clone(), numbers, digest))),
             };
             self.state.finish(&name, work.purpose, Ok(outcome), now);
@@ -322,6 +322,33 @@ fn delete_overtakes_a_put_that_reads() {
     assert!(world.state.taken("a").is_none());
 }
 
+/// Clients that ask for the status of an adapter again and again do not hold up those that ask for its answers.
+#[test]
+fn orders_and_loads_of_an_adapter_take_turns() {
+    let mut world = World::new(10);
+    for name in ["a", "b"] {
+        std::mem::forget(world.ask(name, 0));
+        world.run(10, 1, 0);
+        world.drop_pin(name, 0);
+    }
+    let (name, now) = (Arc::from("a"), world.at(1));
+    world.order("a", OrderKind::Describe, None, 1);
+    let _waiting = world.ask("a", 1);
+    let mut purposes = Vec::new();
+    for _ in 0..3 {
+        let work = world.state.begin(&name, now).unwrap();
+        world.order("a", OrderKind::Describe, None, 1);
+        let outcome = match work.purpose {
+            Purpose::Order(_) => Outcome::Exists(None),
+            _ => Outcome::Unknown,
+        };
+        purposes.push(matches!(work.purpose, Purpose::Load));
+        world.state.finish(&name, work.purpose, Ok(outcome), now);
+        world.settle();
+    }
+    assert_eq!(purposes, [false, true, false]);
+}
+
 /// Names that clients make up leave nothing behind.
 #[test]
 fn unknown_names_are_forgotten() {
@@ -330,7 +357,7 @@ fn unknown_names_are_forgotten() {
     assert!(waiting.is_some());
     let (name, now) = (world.jobs.pop().unwrap(), world.at(1));
     let work = world.state.begin(&name, now).unwrap();
-    world.state.finish(&name, work.purpose, Err(super::state::missing("nobody")), now);
+    world.state.finish(&name, work.purpose, Err(super::state::missing("nobody").into()), now);
     world.settle();
     assert!(matches!(world.errors[..], [RegistryError::NotFound { .. }]));
     assert!(world.state.entries.is_empty());

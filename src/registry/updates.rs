@@ -5,13 +5,14 @@
 //! turn, also those that were evicted: without their folder, they are in service no more. Polling sees every change on every file
 //! system, also on network volumes and behind links, where the system would send no notification.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::entry::{Entry, Outcome};
+use super::entry::Outcome;
 use super::event::Event;
+use super::loader::Urgency;
 use super::shared::Shared;
 use super::stamp::Stamp;
 use super::state::{Effect, State};
@@ -77,9 +78,9 @@ impl State {
 
     /// Forgets why loads failed once there are many of them: clients may make up names whose loads fail.
     fn forget(&mut self, now: Instant) {
-        let idle = self.entries.values().filter(|entry| entry.is_idle(now)).count();
+        let idle = self.entries.iter().filter(|(name, entry)| entry.is_idle(name, now)).count();
         if idle > MOST_FAILED {
-            self.entries.retain(|_, entry| !entry.is_idle(now));
+            self.entries.retain(|name, entry| !entry.is_idle(name, now));
         }
     }
 
@@ -88,7 +89,7 @@ impl State {
         let Some(entry) = self.entries.get_mut(name) else { return };
         if entry.current.is_some() && !entry.parked {
             entry.look = true;
-            self.queue(name, now);
+            self.queue(name, Urgency::Look, now);
         }
     }
 
@@ -118,10 +119,15 @@ impl State {
         }
     }
 
-    /// Has the files of the adapter in the folder `name` looked at, if `stamp` is not that of the version in service.
+    /// Has the files of the adapter in the folder `name` looked at, if `stamp` is not that of the version in service. The problem of an
+    /// adapter that is not in memory is gone with the files that had it.
     pub(super) fn compare(&mut self, name: &str, stamp: &Stamp) {
-        let Some(Entry { current: Some(version), folder, .. }) = self.entries.get(name) else { return };
-        if version.stamp != *stamp && *folder == Path::new(name) {
+        let Some(entry) = self.entries.get_mut(name).filter(|entry| !entry.is_elsewhere(name)) else { return };
+        let resident = entry.current.as_ref().is_some_and(|version| self.residents.contains(&version.key));
+        if !resident {
+            entry.seen(stamp);
+        }
+        if let Some(version) = entry.current.as_ref().filter(|version| version.stamp != *stamp) {
             let name = Arc::clone(&version.key.name);
             self.touch(&name);
         }

@@ -261,6 +261,7 @@ impl From<RegistryError> for ApiError {
             | RegistryError::TooManyLists { .. } => {
                 Self::Overloaded { reason: error.to_string(), retry_after: RETRY_SOON }
             }
+            RegistryError::TooLargeTogether { .. } => Self::Unprocessable(error.to_string()),
             RegistryError::TooLarge { .. } | RegistryError::NoRoom { .. } | RegistryError::OtherBase { .. } => {
                 Self::InvalidAdapter(error)
             }

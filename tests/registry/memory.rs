@@ -231,9 +231,15 @@ fn several_adapters_are_pinned_together_or_not_at_all() {
         });
         for thread in asked {
             let error = thread.join().unwrap();
-            assert!(matches!(error, RegistryError::Busy { bytes: 40, budget: 40, .. }), "{error:?}");
+            let never = RegistryError::TooLargeTogether { adapters: 2, bytes: 80, budget: 40 };
+            assert_eq!(error.to_string(), never.to_string(), "trying again would not help");
         }
     });
+    // Memory for both of them, but a request that runs holds a part of it.
+    let busy = World::new(25, &adapters);
+    let _held = busy.registry.get("c").unwrap();
+    let error = both(&busy, ["a", "b"]).unwrap_err();
+    assert!(matches!(error, RegistryError::Busy { bytes: 40, budget: 100, .. }), "{error:?}");
     assert_eq!(both(&world, ["a", "a"]).unwrap().len(), 2);
     assert!(matches!(both(&world, ["a", "nobody"]), Err(RegistryError::NotFound { .. })));
     // Memory for all.
@@ -245,6 +251,28 @@ fn several_adapters_are_pinned_together_or_not_at_all() {
     both(&world, ["a", "b"]).unwrap();
     both(&world, ["a", "c"]).unwrap();
     assert_eq!((world.loads(), world.registry.counters().hits), (3, 3));
+}
+
+/// What is told of an adapter that cannot be loaded again is no longer told once its files have changed, though nobody asks for it.
+#[test]
+fn problem_of_an_evicted_adapter_is_gone_with_its_files() {
+    let world = World::new(10, &[("a", "10"), ("b", "10")]);
+    world.registry.get("a").unwrap();
+    world.registry.get("b").unwrap();
+    replace(&world.root.join("a"), "nonsense");
+    wait_until("the load fails", || world.registry.get("a").is_err());
+    let listed = || world.registry.list().unwrap().into_iter().find(|status| status.name == "a").unwrap();
+    assert!(listed().problem.is_some() && world.describe("a").unwrap().problem.is_some());
+    replace(&world.root.join("a"), "10");
+    assert_eq!((listed().problem, world.describe("a").unwrap().problem), (None, None));
+    assert_eq!(world.parameters("a"), 10);
+    // The same for one that was never loaded.
+    write(&world.root.join("c"), "nonsense");
+    wait_until("the load fails", || matches!(world.registry.get("c"), Err(RegistryError::Invalid { .. })));
+    let listed = || world.registry.list().unwrap().into_iter().find(|status| status.name == "c").unwrap();
+    assert!(listed().problem.is_some());
+    replace(&world.root.join("c"), "10");
+    assert_eq!(listed().problem, None);
 }
 
 /// A version that could not be loaded again serves on, and others are evicted before it.

@@ -78,3 +78,33 @@ fn manual_updates_wait_for_a_put() {
     assert_eq!(world.put("a", "a", None).unwrap().generation, Some(3));
     assert_eq!((world.parameters("a"), world.describe("a").unwrap().problem), (12, None));
 }
+
+/// An adapter that a `PUT` put into another folder is gone with that folder, and comes back with it. Its own folder, which has other files,
+/// never answers for it unless a `PUT` says so.
+#[test]
+fn adapter_of_a_put_stays_with_its_folder() {
+    for updates in [Updates::Auto, Updates::Manual] {
+        for path in ["v2", "./v2", "b/../v2", "/"] {
+            let world =
+                World::with(100, &[("a", "10"), ("b", "11"), ("v2", "12")], |settings| settings.updates = updates);
+            let (folder, away) = (world.root.join("v2"), world.folder.path().join("away"));
+            let path = if path == "/" { folder.to_str().unwrap() } else { path };
+            for name in ["a", "alias"] {
+                assert_eq!(world.put(name, path, None).unwrap().bytes, Some(48), "{path}");
+            }
+            fs::rename(&folder, &away).unwrap();
+            let gone = |name| matches!(world.registry.get(name), Err(RegistryError::NotFound { .. }));
+            for name in ["a", "alias"] {
+                wait_until("it is gone", || gone(name));
+                assert!(matches!(world.describe(name), Err(RegistryError::NotFound { .. })), "{path}");
+            }
+            let names: Vec<_> = world.registry.list().unwrap().into_iter().map(|status| status.name).collect();
+            assert_eq!(names, ["b"], "{path}");
+            fs::rename(&away, &folder).unwrap();
+            for name in ["a", "alias"] {
+                assert_eq!(world.parameters(name), 12, "{path}");
+            }
+            assert_eq!(world.put("a", "a", None).unwrap().bytes, Some(40), "{path}");
+        }
+    }
+}
