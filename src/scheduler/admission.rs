@@ -171,8 +171,14 @@ impl Throughput {
     /// Seconds of work after which an earlier batch weighs a third.
     const MEMORY: f64 = 5.0;
 
-    /// Adds the measurement of a batch.
+    /// A batch counts as at most this many times slower than those before it.
+    const SLOWEST: u32 = 20;
+
+    /// Adds the measurement of a batch. One that took far too long counts only in part: the process may have been stopped meanwhile, as by a
+    /// debugger or while the machine slept, which says nothing about the device. A device that has become slow is learned within a few batches.
     pub(super) fn learn(&mut self, tokens: usize, took: Duration) {
+        let most = self.time_of(tokens).map_or(took, |expected| expected.saturating_mul(Self::SLOWEST));
+        let took = took.min(most);
         let keep = (-took.as_secs_f64() / Self::MEMORY).exp();
         self.tokens = self.tokens * keep + tokens as f64;
         self.seconds = self.seconds * keep + took.as_secs_f64();
@@ -404,5 +410,22 @@ mod tests {
             let (least, most) = (held.iter().min().copied(), held.iter().max().copied());
             prop_assert!(most <= least.map(|least| least + size), "{:?}", held);
         }
+    }
+    /// As after SIGSTOP and SIGCONT: a batch that seems to have taken a minute.
+    #[test]
+    fn pause_of_the_process_is_not_taken_for_a_slow_device() {
+        let mut throughput = Throughput::default();
+        for _ in 0..100 {
+            throughput.learn(100, Duration::from_millis(10));
+        }
+        throughput.learn(100, Duration::from_secs(60));
+        let rate = throughput.tokens_in(Duration::from_secs(1)).unwrap();
+        assert!(rate > 5000, "{rate}");
+        // A device that is slow from now on is learned.
+        for _ in 0..20 {
+            throughput.learn(100, Duration::from_secs(1));
+        }
+        let rate = throughput.tokens_in(Duration::from_secs(1)).unwrap();
+        assert!(rate < 200, "{rate}");
     }
 }

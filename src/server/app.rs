@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::bodies::Bodies;
+use super::classify::{MOST_BYTES, Strangers};
 use super::config::Config;
 use super::error::ApiError;
 use super::metrics::measured::Metrics;
@@ -17,6 +18,9 @@ use crate::logging::printable;
 use crate::registry::{self, Registry};
 use crate::scheduler::{Limits, Pipeline, Scheduler};
 
+/// What takes the memory that a body lacks.
+const OTHERS: &str = "the bodies of other requests";
+
 /// A server's configuration, base, adapters and worker.
 pub struct App {
     config: Config,
@@ -25,6 +29,9 @@ pub struct App {
     scheduler: Scheduler,
     tokenizing: Tokenizing,
     bodies: Arc<Bodies>,
+    small_bodies: Arc<Bodies>,
+    answers: Arc<Bodies>,
+    strangers: Strangers,
     draining: AtomicBool,
     started: SystemTime,
     metrics: Arc<Metrics>,
@@ -87,8 +94,9 @@ impl App {
         let scheduler = Scheduler::pipelined(limits, pipeline, begin, move |batch| measured.batch_ran(batch))
             .map_err(Error::Thread)?;
         let tokenizing = Tokenizing::new(config.payload_limit);
-        let bodies =
-            Arc::new(Bodies::new(config.body_memory.max(config.payload_limit.saturating_mul(Bodies::LARGEST))));
+        let bodies = Bodies::new(OTHERS, config.body_memory.max(config.payload_limit.saturating_mul(Bodies::LARGEST)));
+        let small_bodies = Bodies::new(OTHERS, (config.body_memory / 8).max(1 << 20));
+        let answers = Bodies::new("answers that clients have not read", config.body_memory.max(2 * MOST_BYTES));
         #[cfg(feature = "otlp")]
         let traces = config.otlp_endpoint.as_ref().map(Traces::to).transpose()?;
         Ok(Self {
@@ -97,7 +105,10 @@ impl App {
             registry,
             scheduler,
             tokenizing,
-            bodies,
+            bodies: Arc::new(bodies),
+            small_bodies: Arc::new(small_bodies),
+            answers: Arc::new(answers),
+            strangers: Strangers::new(),
             draining: AtomicBool::new(false),
             started: SystemTime::now(),
             metrics,
@@ -157,6 +168,21 @@ impl App {
     /// The memory for requests' bodies.
     pub(super) fn bodies(&self) -> &Arc<Bodies> {
         &self.bodies
+    }
+
+    /// The memory for small bodies.
+    pub(super) fn small_bodies(&self) -> &Arc<Bodies> {
+        &self.small_bodies
+    }
+
+    /// The memory for large answers.
+    pub(super) fn answers(&self) -> &Arc<Bodies> {
+        &self.answers
+    }
+
+    /// The hosts that name no adapter.
+    pub(super) fn strangers(&self) -> &Strangers {
+        &self.strangers
     }
 
     /// Whether the server is shutting down, or about to.

@@ -1,5 +1,6 @@
-//! Limits the memory for the bodies of all requests together (`--body-memory`). Room for a body is taken before the body is read, and
-//! is given back once its request is answered, because until then its texts are in memory as well.
+//! Limits the memory for the bodies of all requests together (`--body-memory`), and likewise for large answers. Room for a body is taken
+//! before the body is read, or as it arrives. It is given back once its request is answered, because until then its texts are in memory
+//! as well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +9,17 @@ use super::error::{ApiError, RETRY_SOON};
 
 /// The memory for bodies.
 pub(super) struct Bodies {
+    /// What takes the memory, for errors.
+    what: &'static str,
     limit: usize,
     taken: AtomicUsize,
 }
 
 /// There is no room for another body, or for more of this one.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the bodies of other requests take {taken} bytes; {wanted} more would exceed {limit}")]
+#[error("{what} take {taken} bytes; {wanted} more would exceed {limit}")]
 pub(super) struct NoRoom {
+    what: &'static str,
     taken: usize,
     wanted: usize,
     limit: usize,
@@ -38,9 +42,9 @@ impl Bodies {
     /// is unpacked, which grows to up to twice its content.
     pub(super) const LARGEST: usize = 3;
 
-    /// Memory for `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit, taken: AtomicUsize::new(0) }
+    /// Memory for `limit` bytes of `what`.
+    pub(super) fn new(what: &'static str, limit: usize) -> Self {
+        Self { what, limit, taken: AtomicUsize::new(0) }
     }
 
     /// Takes room for `bytes` bytes.
@@ -61,7 +65,7 @@ impl Room {
                 self.bytes.fetch_add(wanted, Ordering::Relaxed);
                 Ok(())
             }
-            Err(taken) => Err(NoRoom { taken, wanted, limit }),
+            Err(taken) => Err(NoRoom { what: self.bodies.what, taken, wanted, limit }),
         }
     }
 }
@@ -80,9 +84,10 @@ mod tests {
 
     #[test]
     fn room_is_bounded_and_given_back() {
-        let bodies = Arc::new(Bodies::new(100));
+        let bodies = Arc::new(Bodies::new("others", 100));
         let first = bodies.room(60).unwrap();
         let full = bodies.room(41).err().unwrap();
+        assert_eq!(full.to_string(), "others take 60 bytes; 41 more would exceed 100");
         assert_eq!((full.taken, full.wanted, full.limit), (60, 41, 100));
         let second = bodies.room(10).unwrap();
         second.grow_to(40).unwrap();

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use axum::body::{Body, Bytes, HttpBody};
 
 use super::bodies::NoRoom;
+use super::config::Config;
 use super::error::ApiError;
 use crate::logging::causes;
 
@@ -13,25 +14,24 @@ use crate::logging::causes;
 /// connection is closed while it still writes often does not read the answer.
 const DISCARD: usize = 16;
 
-/// The whole body, at most `limit` bytes, whatever its content type.
-pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-    let size = body.size_hint();
+/// The whole body, at most `--payload-limit` bytes, whatever its content type.
+pub(super) async fn read(mut body: Body, config: &Config) -> Result<Vec<u8>, ApiError> {
+    let (size, limit) = (body.size_hint(), config.payload_limit);
     // Such a body would not be read to its end, so that reading a part of it would not help the client.
     if size.lower() > (limit as u64).saturating_mul(DISCARD as u64) {
         return Err(ApiError::PayloadTooLarge { limit });
     }
-    // A vector that grows would take more memory than the body.
-    let known = size.exact().and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes <= limit);
-    let mut bytes = Vec::with_capacity(known.unwrap_or(0));
-    let (mut total, mut refused) = (0usize, None);
+    let known = size.exact().and_then(|bytes| usize::try_from(bytes).ok());
+    let mut bytes = Vec::new();
+    let mut total = 0usize;
     while let Some(data) = next(&mut body).await {
         let data = match data {
             Ok(data) => data,
             Err(error) => match causes(&error).find_map(|cause| cause.downcast_ref::<NoRoom>()) {
                 Some(full) => {
-                    bytes = Vec::new();
-                    refused = Some(*full);
-                    continue;
+                    let full = *full;
+                    discard_later(body, config);
+                    return Err(full.into());
                 }
                 None => return Err(ApiError::BadRequest(format!("reading the body: {error}"))),
             },
@@ -39,29 +39,39 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiErr
         total = total.saturating_add(data.len());
         if total > limit {
             bytes = Vec::new();
-        } else if refused.is_none() {
-            bytes.extend_from_slice(&data);
+        } else {
+            extend(&mut bytes, &data, known);
         }
         if total > limit.saturating_mul(DISCARD) {
             break;
         }
     }
-    match refused {
-        Some(full) => Err(full.into()),
-        None if total > limit => Err(ApiError::PayloadTooLarge { limit }),
-        None => Ok(bytes),
-    }
+    if total > limit { Err(ApiError::PayloadTooLarge { limit }) } else { Ok(bytes) }
 }
 
-/// Reads a body to its end and throws it away, for the same reason, up to the same size.
-pub(super) async fn discard(mut body: Body, limit: usize) {
-    let mut total = 0usize;
-    while let Some(Ok(data)) = next(&mut body).await {
-        total = total.saturating_add(data.len());
-        if total > limit.saturating_mul(DISCARD) {
-            return;
-        }
+/// Adds `data`. The capacity at most doubles, as the body's room does, and does not exceed the `known` size.
+fn extend(bytes: &mut Vec<u8>, data: &[u8], known: Option<usize>) {
+    let needed = bytes.len() + data.len();
+    if needed > bytes.capacity() {
+        let wanted = (2 * bytes.capacity()).min(known.unwrap_or(usize::MAX)).max(needed);
+        bytes.reserve_exact(wanted - bytes.len());
     }
+    bytes.extend_from_slice(data);
+}
+
+/// Reads a body to its end and throws it away, for the same reason, up to the same size, while its request is answered.
+pub(super) fn discard_later(mut body: Body, config: &Config) {
+    let limit = config.payload_limit.saturating_mul(DISCARD);
+    let discard = async move {
+        let mut total = 0usize;
+        while let Some(Ok(data)) = next(&mut body).await {
+            total = total.saturating_add(data.len());
+            if total > limit {
+                return;
+            }
+        }
+    };
+    tokio::spawn(tokio::time::timeout(config.request_timeout, discard));
 }
 
 /// The next bytes of the body; trailers are none.

@@ -1,4 +1,6 @@
-//! The layer that takes room for a request's body before the body is read.
+//! The layer that takes room for a request's body. A large body has its room before it is read: else many that arrive at once would fill the
+//! memory with parts, and none would be whole. Small bodies have memory of their own, where they take room as they arrive, so that clients
+//! that announce large bodies, and send nothing, hold up none of them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::EXPECT;
+use axum::http::header::{CONTENT_ENCODING, EXPECT};
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
@@ -16,6 +18,9 @@ use super::bodies::Room;
 use super::body;
 use super::error::ApiError;
 
+/// A body of at most this many bytes is small, unless it is compressed.
+const SMALL: usize = 64 * 1024;
+
 /// Takes room for the request's body, or refuses the request at once.
 pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let limit = app.config().payload_limit;
@@ -23,19 +28,24 @@ pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, nex
     let size = HttpBody::size_hint(&body);
     // What exceeds the limit is never kept.
     let known = size.exact().map(|bytes| usize::try_from(bytes).unwrap_or(limit).min(limit));
-    let room = match app.bodies().room(known.unwrap_or(0)) {
+    let is_small = known.is_some_and(|known| known <= SMALL) && !head.headers.contains_key(CONTENT_ENCODING);
+    let room = if is_small { app.small_bodies().room(0) } else { app.bodies().room(known.unwrap_or(0)) };
+    let room = match room {
         Ok(room) => Arc::new(room),
         Err(full) => {
             // The client may read the answer only after it has sent the whole body, unless it waits to be asked for it.
             if !head.headers.contains_key(EXPECT) {
-                tokio::spawn(tokio::time::timeout(app.config().request_timeout, body::discard(body, limit)));
+                body::discard_later(body, app.config());
             }
             return Err(full.into());
         }
     };
     let body = match known {
-        Some(_) => body,
-        None => Body::new(Counted { body, room: Arc::clone(&room), received: 0, limit, refused: false }),
+        Some(_) if !is_small => body,
+        _ => {
+            let most = known.unwrap_or(limit.saturating_mul(2));
+            Body::new(Counted { body, room: Arc::clone(&room), received: 0, most, refused: false })
+        }
     };
     // A body that grows when it is unpacked takes more room.
     head.extensions.insert(Arc::clone(&room));
@@ -44,12 +54,13 @@ pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, nex
     Ok(answer)
 }
 
-/// A body of unknown length, which takes room as it arrives.
+/// A small body, or one of unknown length, which takes room as it arrives.
 struct Counted {
     body: Body,
     room: Arc<Room>,
     received: usize,
-    limit: usize,
+    /// The most room that it takes.
+    most: usize,
     /// Whether there was no room for it. The rest of it is not kept, and takes none.
     refused: bool,
 }
@@ -68,7 +79,7 @@ impl HttpBody for Counted {
         {
             self.received = self.received.saturating_add(data.len());
             // A vector that grows has up to twice the capacity that it needs.
-            if let Err(full) = self.room.grow_to(self.received.min(self.limit).saturating_mul(2)) {
+            if let Err(full) = self.room.grow_to(self.received.saturating_mul(2).min(self.most)) {
                 self.refused = true;
                 return Poll::Ready(Some(Err(axum::Error::new(full))));
             }

@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `request` | what a request asks, whatever its shape was |
 //! | `run` | the one way from a checked request to logits |
+//! | `implied` | the adapter of a request that names none |
 //! | `answer` | makes labels, scores and headers of logits |
 //! | `json` | reads JSON strictly |
 //! | `shapes/` | the shapes that clients speak, one a file |
 
 mod answer;
+mod implied;
 pub(super) mod json;
 mod request;
 mod run;
@@ -22,8 +24,10 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 
 pub(super) use self::answer::{GENERATION, INFERENCE, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
+pub(super) use self::implied::Strangers;
 use self::request::{Adapters, ClassifyRequest};
-use self::run::run;
+pub(super) use self::run::MOST_BYTES;
+use self::run::{Outcome, run};
 use self::shapes::Shape;
 use self::shapes::polyrank::{self, ByAdapter};
 use self::shapes::router::{self, HostLabel};
@@ -61,8 +65,7 @@ pub(super) async fn classify(
     let request = body.parse(|body| polyrank::parse(body, name)).await?;
     let scoring = request.scoring;
     let outcome = run(&app, request, deadline).await?;
-    let lists = outcome.only().ranked(scoring)?;
-    Ok(answer::respond(&outcome, lists))
+    answer::respond(&app, outcome, move |outcome| answer::json(&outcome.only().ranked(scoring)?)).await
 }
 
 /// Classifies texts with several adapters, with the default adapter, or in vLLM's shape
@@ -85,8 +88,7 @@ pub(super) async fn bare(
         Bare::Several(request) => {
             let scoring = request.scoring;
             let outcome = run(&app, request, deadline).await?;
-            let lists = ByAdapter::new(&outcome, scoring)?;
-            Ok(answer::respond(&outcome, lists))
+            answer::respond(&app, outcome, move |outcome| answer::json(&ByAdapter::new(outcome, scoring)?)).await
         }
         Bare::Router(request) => predictions(&app, request, deadline).await,
         Bare::Vllm(request) => vllm_answer(&app, request, deadline, &id).await,
@@ -169,8 +171,8 @@ async fn predictions(
 ) -> Result<Response, ApiError> {
     let scoring = request.scoring;
     let outcome = run(app, request, deadline).await?;
-    let lists = outcome.only().ranked(scoring)?;
-    Ok(answer::respond(&outcome, Predictions::new(lists, one)))
+    let write = move |outcome: &Outcome| answer::json(&Predictions::new(outcome.only().ranked(scoring)?, one));
+    answer::respond(app, outcome, write).await
 }
 
 async fn vllm_answer(
@@ -181,8 +183,8 @@ async fn vllm_answer(
 ) -> Result<Response, ApiError> {
     let scoring = request.scoring;
     let outcome = run(app, request, deadline).await?;
-    let body = vllm::Answer::new(&outcome, scoring, id)?;
-    Ok(answer::respond(&outcome, body))
+    let id = id.clone();
+    answer::respond(app, outcome, move |outcome| answer::json(&vllm::Answer::new(outcome, scoring, &id)?)).await
 }
 
 /// The bodies of `POST /classify`.

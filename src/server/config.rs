@@ -75,7 +75,8 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = bytes,
           help_heading = "Limits")]
     pub payload_limit: usize,
-    /// Memory for the bodies of all requests together, in bytes, raised to three times --payload-limit; requests beyond that get 429
+    /// Memory for the bodies of all requests together, in bytes, raised to three times --payload-limit; requests beyond that get 429.
+    /// Bodies of up to 64 KiB have an eighth as much beside it, and answers that clients have not read as much, or 64 MiB
     #[arg(long, env = "POLYRANK_BODY_MEMORY", value_name = "BYTES", default_value = "32MiB", value_parser = bytes,
           help_heading = "Limits")]
     pub body_memory: usize,

@@ -16,7 +16,11 @@ use super::extract::blocking;
 
 /// The whole body of a request, unpacked. Only routes with a body read one, so that a client without a key cannot make the server wait
 /// for one.
-pub(super) struct Content(Vec<u8>);
+pub(super) struct Content {
+    bytes: Vec<u8>,
+    /// The room of the bytes, which they have until they are parsed, whatever becomes of their request.
+    room: Option<Arc<Room>>,
+}
 
 impl FromRequest<Arc<App>> for Content {
     type Rejection = ApiError;
@@ -25,11 +29,11 @@ impl FromRequest<Arc<App>> for Content {
         let limit = app.config().payload_limit;
         let is_gzip = is_gzip(&request)?;
         let room = request.extensions().get::<Arc<Room>>().cloned();
-        let bytes = body::read(request.into_body(), limit).await?;
+        let bytes = body::read(request.into_body(), app.config()).await?;
         if !is_gzip {
-            return Ok(Self(bytes));
+            return Ok(Self { bytes, room });
         }
-        blocking(move || unpack(&bytes, limit, room.as_deref())).await?.map(Self)
+        blocking(move || unpack(&bytes, limit, room.as_deref()).map(|bytes| Self { bytes, room })).await?
     }
 }
 
@@ -42,8 +46,14 @@ impl Content {
         self,
         parse: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let Self(body) = self;
-        if body.len() <= LARGE { parse(&body) } else { blocking(move || parse(&body)).await? }
+        if self.bytes.len() <= LARGE {
+            return parse(&self.bytes);
+        }
+        blocking(move || {
+            let Self { bytes, room: _room } = self;
+            parse(&bytes)
+        })
+        .await?
     }
 }
 

@@ -35,6 +35,10 @@ fn computes(app: &App) -> Result<(), ApiError> {
     if app.scheduler().device_lost() {
         return Err(ApiError::DeviceLost);
     }
+    // Only its own threads can have closed the queue then: one of them could not be started again.
+    if app.scheduler().is_draining() && !app.is_draining() {
+        return Err(ApiError::Unavailable("no thread runs forward passes any more".into()));
+    }
     app.scheduler().stalled().map_or(Ok(()), |time| Err(ApiError::Stalled(time)))
 }
 

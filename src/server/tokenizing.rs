@@ -1,5 +1,6 @@
 //! Limits how much text is tokenized at once. A tokenizer takes hundreds of bytes of memory for each byte of text, even if the text is
-//! truncated afterwards. So each request waits here for permits: one for each kibibyte of its text.
+//! truncated afterwards. So each request waits here for permits: one for each kibibyte of its text. Requests with little text have
+//! permits of their own, because large texts take seconds, and hold all of theirs meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +18,20 @@ const WAITING: usize = 4;
 /// Requests may always wait for this many permits together, because so few are soon free again.
 const FEWEST: usize = 1024;
 
-/// The permits: as many as the largest body needs.
+/// A request with at most this many bytes of text waits for no large one.
+const SMALL: usize = 16 * 1024;
+
+/// Bytes of text of small requests that are tokenized at once.
+const SMALL_AT_ONCE: usize = 8 * SMALL;
+
+/// The permits of small requests, and those of large ones: as many as the largest body needs.
 pub(super) struct Tokenizing {
+    small: Lane,
+    large: Lane,
+}
+
+/// Permits for requests that wait for each other.
+struct Lane {
     permits: Arc<Semaphore>,
     most: u32,
     /// The number of permits that requests wait for.
@@ -38,10 +51,9 @@ impl Drop for Waiting<'_> {
 }
 
 impl Tokenizing {
-    /// Permits for tokenizing `most` bytes at once.
+    /// Permits for tokenizing `most` bytes at once, beside those of small requests.
     pub(super) fn new(most: usize) -> Self {
-        let most = u32::try_from(most.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self { permits: Arc::new(Semaphore::new(most as usize)), most, waiting: AtomicUsize::new(0) }
+        Self { small: Lane::new(SMALL_AT_ONCE), large: Lane::new(most) }
     }
 
     /// Waits for permits for `bytes` bytes of text, first come first served. A request for more than all permits gets all of them.
@@ -49,6 +61,18 @@ impl Tokenizing {
     /// # Errors
     /// Too many requests wait already.
     pub(super) async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
+        let lane = if bytes <= SMALL { &self.small } else { &self.large };
+        lane.permit(bytes).await
+    }
+}
+
+impl Lane {
+    fn new(most: usize) -> Self {
+        let most = u32::try_from(most.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        Self { permits: Arc::new(Semaphore::new(most as usize)), most, waiting: AtomicUsize::new(0) }
+    }
+
+    async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
         let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.most);
         // This fails while other requests wait, so that no request overtakes another.
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(permits) {
@@ -77,9 +101,9 @@ mod tests {
 
     #[test]
     fn waits_for_permits_then_rejects() {
-        let tokenizing = Tokenizing::new(FEWEST * UNIT);
+        let lane = Lane::new(FEWEST * UNIT);
         let mut context = Context::from_waker(Waker::noop());
-        let mut now = |bytes: usize| match pin!(tokenizing.permit(bytes)).poll(&mut context) {
+        let mut now = |bytes: usize| match pin!(lane.permit(bytes)).poll(&mut context) {
             Poll::Ready(permit) => Some(permit),
             Poll::Pending => None,
         };
@@ -87,12 +111,12 @@ mod tests {
         // Dropping these futures ends their wait.
         assert!(now(1).is_none());
         assert!(now(1).is_none());
-        assert_eq!(tokenizing.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(lane.waiting.load(Ordering::Relaxed), 0);
 
         let mut context = Context::from_waker(Waker::noop());
-        let mut first = Box::pin(tokenizing.permit(FEWEST * UNIT));
+        let mut first = Box::pin(lane.permit(FEWEST * UNIT));
         assert!(first.as_mut().poll(&mut context).is_pending());
-        let mut others: Vec<_> = (0..3).map(|_| Box::pin(tokenizing.permit(FEWEST * UNIT))).collect();
+        let mut others: Vec<_> = (0..3).map(|_| Box::pin(lane.permit(FEWEST * UNIT))).collect();
         assert!(others.iter_mut().all(|other| other.as_mut().poll(&mut context).is_pending()));
         assert!(matches!(now(1), Some(Err(ApiError::Overloaded { .. }))));
         drop(others);
@@ -102,5 +126,18 @@ mod tests {
         assert!(now(1).is_none());
         assert!(matches!(first.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
         assert!(now(1).unwrap().is_ok());
+    }
+    #[test]
+    fn small_requests_wait_for_no_large_one() {
+        let tokenizing = Tokenizing::new(1 << 20);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut now = |bytes: usize| match pin!(tokenizing.permit(bytes)).poll(&mut context) {
+            Poll::Ready(permit) => permit.ok(),
+            Poll::Pending => None,
+        };
+        let _large = now(1 << 20).unwrap();
+        assert!(now(SMALL + 1).is_none());
+        let small: Vec<Permit> = std::iter::from_fn(|| now(SMALL)).collect();
+        assert_eq!(small.len() * SMALL, SMALL_AT_ONCE);
     }
 }

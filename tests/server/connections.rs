@@ -202,7 +202,7 @@ fn bodies_beyond_the_memory_are_refused_at_once() {
     let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1_800_000, 600_000)).start();
     let begin = || {
         let mut stream = connect(&server);
-        stream.write_all(format!("{}{}", head(body.len()), &body[..1000]).as_bytes()).unwrap();
+        stream.write_all(format!("{}{}", head(body.len()), &body[..body.len() - 1000]).as_bytes()).unwrap();
         stream
     };
     let mut slow: Vec<TcpStream> = (0..3).map(|_| begin()).collect();
@@ -218,12 +218,32 @@ fn bodies_beyond_the_memory_are_refused_at_once() {
     // Small bodies still have room, and slow clients are answered in the end.
     assert_eq!(server.classify("plain", TEXT).status, 200);
     for stream in &mut slow {
-        stream.write_all(&body.as_bytes()[1000..]).unwrap();
+        stream.write_all(&body.as_bytes()[body.len() - 1000..]).unwrap();
         assert!(read_answer(stream).0.starts_with("http/1.1 200"));
     }
     assert_eq!(server.classify("plain", &body).status, 200);
     let reply = server.raw(format!("{chunked}{chunk}").as_bytes());
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
+/// Clients that announce large bodies and send nothing hold up no small ones.
+#[test]
+fn bodies_that_are_only_announced_hold_up_no_small_ones() {
+    let body = format!(r#"{{"inputs": "good{}"}}"#, " ".repeat(500_000));
+    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (1_800_000, 600_000)).start();
+    let announced: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = connect(&server);
+            stream.write_all(head(body.len()).as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    wait_until(|| server.classify("plain", &body).status == 429);
+    let small = format!(r#"{{"inputs": "good{}"}}"#, " ".repeat(60_000));
+    for _ in 0..3 {
+        assert_eq!(server.classify("plain", &small).status, 200);
+    }
+    drop(announced);
 }
 
 /// Whatever its form is, a body of the allowed size has room on a server that has nothing else to do.
@@ -258,16 +278,16 @@ fn routes_without_a_body_wait_for_none() {
 /// A refused client that waits to be asked for its body is not asked.
 #[test]
 fn refused_bodies_are_not_asked_for() {
-    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (3000, 1000)).start();
+    let server = World::new().with(|config| (config.body_memory, config.payload_limit) = (600_000, 200_000)).start();
     let begin = || {
         let mut stream = connect(&server);
-        stream.write_all(head(900).as_bytes()).unwrap();
+        stream.write_all(head(190_000).as_bytes()).unwrap();
         stream
     };
     let mut slow = [begin(), begin(), begin()];
-    wait_until_full(&mut slow, begin, || server.classify("plain", " ".repeat(900)).status);
+    wait_until_full(&mut slow, begin, || server.classify("plain", " ".repeat(190_000)).status);
     let mut stream = connect(&server);
-    let asking = head(900).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+    let asking = head(190_000).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
     stream.write_all(asking.as_bytes()).unwrap();
     let (head, body) = read_answer(&mut stream);
     assert!(head.starts_with("http/1.1 429"), "{head}");

@@ -183,6 +183,19 @@ fn put_and_delete_change_what_is_served() {
     assert_eq!(server.classify("plain", TEXT).body, plain.body);
 }
 
+/// A host that named no adapter gets the default adapter's answers from memory. Once there is an adapter of its name, it gets that one's.
+#[test]
+fn adapter_that_a_host_names_is_found_once_it_is_there() {
+    let server = World::new().with(|config| config.default_adapter = Some("plain".into())).start();
+    let (plain, ragged) = (server.classify("plain", TEXT), server.classify("ragged", TEXT));
+    let by_host = || json!([server.post("/classify", &[("host", "fresh.models")], TEXT).body]);
+    for _ in 0..3 {
+        assert_eq!(by_host(), plain.body);
+    }
+    copy(&server.root.join("ragged"), &server.root.join("fresh"));
+    soon("the adapter of the host answers", || by_host() == ragged.body);
+}
+
 #[test]
 fn put_and_delete_exist_only_where_they_are_allowed() {
     let server = World::new().start();

@@ -1,13 +1,19 @@
 //! Makes answers of logits: labels with scores, and the headers that tell how the answer came about.
 
-use axum::Json;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::super::app::App;
+use super::super::bodies::Room;
 use super::super::error::ApiError;
+use super::super::extract::blocking;
 use super::super::times::Measured;
 use super::request::Scoring;
 use super::run::{AdapterLogits, Outcome};
@@ -85,15 +91,60 @@ impl AdapterLogits {
     }
 }
 
-/// The answer `body`, with the headers that describe `outcome`. Each adapter counts the request as answered.
-pub(super) fn respond(outcome: &Outcome, body: impl Serialize) -> Response {
+/// Answers of more logits are made on a thread for blocking work, so that other requests do not wait for it.
+const LARGE: usize = 4096;
+
+/// Answers of more bytes take room beside others, until the client has read them.
+const HELD: usize = 64 * 1024;
+
+/// An answer in memory, and its room.
+struct Held {
+    bytes: Vec<u8>,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The JSON of a body.
+pub(super) fn json(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(body).map_err(|error| ApiError::Internal(format!("the answer cannot be written: {error}")))
+}
+
+/// The answer whose JSON `write` makes of `outcome`, with the headers that describe it. Each adapter counts the request as answered.
+///
+/// # Errors
+/// Those of `write`, and where answers that clients have not read yet leave no room for this one.
+pub(super) async fn respond(
+    app: &Arc<App>,
+    outcome: Outcome,
+    write: impl FnOnce(&Outcome) -> Result<Vec<u8>, ApiError> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let large = outcome.logits() > LARGE;
+    let written = move || write(&outcome).map(|bytes| (outcome, bytes));
+    let (outcome, bytes) = if large { blocking(written).await?? } else { written()? };
+    let body = if bytes.len() > HELD {
+        // The bytes are dropped once they are written to the connection.
+        let _room = app.answers().room(bytes.len())?;
+        Body::from(Bytes::from_owner(Held { bytes, _room }))
+    } else {
+        Body::from(bytes)
+    };
+    Ok(described(&outcome, body))
+}
+
+fn described(outcome: &Outcome, body: Body) -> Response {
     for adapter in &outcome.adapters {
         adapter.pin.count_request();
     }
-    let mut response = Json(body).into_response();
+    let mut response = Response::new(body);
     response.extensions_mut().insert(Measured { tokens: outcome.tokens, times: outcome.times });
     let milliseconds = |time: std::time::Duration| HeaderValue::from(time.as_millis() as u64);
     let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(TRUNCATED, HeaderValue::from(outcome.truncated));
     headers.insert(TOKENS, HeaderValue::from(outcome.tokens));
     headers.insert(TOKENIZATION, milliseconds(outcome.times.tokenization));

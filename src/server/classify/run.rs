@@ -8,14 +8,18 @@ use super::super::deadline::Deadline;
 use super::super::error::ApiError;
 use super::super::extract::blocking;
 use super::super::times::Times;
+use super::implied;
 use super::request::{Adapters, ClassifyRequest, Scoring, Text};
 use crate::engine::Row;
-use crate::registry::{Pin, RegistryError};
+use crate::registry::Pin;
 use crate::scheduler::Request;
 use crate::text::{Encoded, Limit};
 
-/// The most scores of an answer, some 100 MB of JSON.
-const MOST_SCORES: usize = 1 << 21;
+/// The most bytes of an answer.
+pub(in crate::server) const MOST_BYTES: usize = 32 << 20;
+
+/// About the bytes of a label with its score, without its name.
+const SCORED: usize = 40;
 
 /// The logits of a request, and how they were computed.
 pub(super) struct Outcome {
@@ -40,6 +44,11 @@ impl Outcome {
     /// The result of the only adapter that the request asked.
     pub(super) fn only(&self) -> &AdapterLogits {
         &self.adapters[0]
+    }
+
+    /// The number of logits.
+    pub(super) fn logits(&self) -> usize {
+        self.adapters.iter().flat_map(|adapter| &adapter.logits).map(Vec::len).sum()
     }
 }
 
@@ -84,13 +93,18 @@ fn check_sizes(texts: &[Text], adapters: &Adapters, limit: usize) -> Result<(), 
 
 /// Refuses a request whose answer would take memory out of proportion.
 fn check_answer(texts: usize, pins: &[Pin], scoring: Scoring) -> Result<(), ApiError> {
-    let labels = |pin: &Pin| pin.adapter().info.labels.len().min(scoring.top);
-    let scores = texts * pins.iter().map(labels).sum::<usize>();
-    if scores <= MOST_SCORES {
+    let of = |pin: &Pin| {
+        let labels = &pin.adapter().info.labels;
+        let bytes = labels.iter().map(|label| label.len() + SCORED);
+        if scoring.top < labels.len() { bytes.max().unwrap_or(0) * scoring.top } else { bytes.sum() }
+    };
+    let bytes = pins.iter().map(of).sum::<usize>().saturating_mul(texts);
+    if bytes <= MOST_BYTES {
         return Ok(());
     }
-    let text =
-        format!("the answer would have {scores} scores: expected at most {MOST_SCORES}; ask fewer texts, or set top_k");
+    let text = format!(
+        "the answer would have about {bytes} bytes: expected at most {MOST_BYTES}; ask fewer texts, or set top_k"
+    );
     Err(ApiError::Unprocessable(text))
 }
 
@@ -98,29 +112,9 @@ fn check_answer(texts: usize, pins: &[Pin], scoring: Scoring) -> Result<(), ApiE
 async fn pin_all(app: &Arc<App>, adapters: Adapters) -> Result<Vec<Pin>, ApiError> {
     let names = match adapters {
         Adapters::Named(names) => names,
-        Adapters::Implied { host } => return Ok(vec![pin_implied(app, host).await?]),
+        Adapters::Implied { host } => return Ok(vec![implied::pin(app, host).await?]),
     };
     Ok(app.registry().pin_all(&names).await?)
-}
-
-/// Pins the adapter that the host names, or else the default adapter. Upper and lower case are the same in a host, so that the adapter
-/// may also have the host's name in lower case.
-async fn pin_implied(app: &Arc<App>, host: Option<String>) -> Result<Pin, ApiError> {
-    let lower = host.as_ref().map(|name| name.to_ascii_lowercase()).filter(|lower| host.as_ref() != Some(lower));
-    for name in host.iter().chain(&lower) {
-        match app.registry().pin(name).await {
-            // An adapter that was taken out of service is missed. Another one's answer would hide that.
-            Err(RegistryError::NotFound { .. }) if app.registry().is_withdrawn(name) => {
-                return Err(RegistryError::NotFound { name: name.clone() }.into());
-            }
-            Err(RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. }) => {}
-            found => return Ok(found?),
-        }
-    }
-    match &app.config().default_adapter {
-        Some(name) => Ok(app.registry().pin(name).await?),
-        None => Err(ApiError::NoAdapter { host }),
-    }
 }
 
 /// Tokenizes each text once, on a thread for blocking work.
