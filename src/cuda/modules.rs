@@ -64,10 +64,9 @@ fn function(device: &CudaDevice, name: &str, dtype: DType, shared: usize) -> Res
         return kernel.with_shared(shared);
     }
     if loaded.modules.is_empty() {
-        for image in KERNELS {
-            let module = device.cuda_stream().context().load_module(Ptx::from_binary(image.to_vec()));
-            loaded.modules.push(module.map_err(driver)?);
-        }
+        let load = |image: &&[u8]| device.cuda_stream().context().load_module(Ptx::from_binary(image.to_vec()));
+        // All or none: with some of them, kernels would be missing for as long as the process runs.
+        loaded.modules = KERNELS.iter().map(load).collect::<std::result::Result<_, _>>().map_err(driver)?;
     }
     let exported = exported(name, dtype)?;
     for module in &loaded.modules {

@@ -3,11 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CU_MEMHOSTALLOC_PORTABLE, CUevent_flags, CUmemPool_attribute_enum,
 };
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, PinnedHostSlice};
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, PinnedHostSlice};
 use candle_core::{CudaDevice, CudaStorage, Result};
 
 use super::span::Span;
@@ -38,25 +39,25 @@ pub(super) fn upload(device: &CudaDevice, words: &[u32]) -> Result<CudaStorage> 
     Ok(CudaStorage::wrap_cuda_slice(memory, device.clone()))
 }
 
-/// Page-locked memory, into which a device copies without the host's help, with the number of this device. It is never freed, because
-/// that would wait for the device.
-static FREE: Mutex<Vec<(usize, PinnedHostSlice<f32>)>> = Mutex::new(Vec::new());
+/// Page-locked memory, into which a device copies without the host's help, with this device. It is never freed, because that would wait
+/// for the device. A GPU that was opened twice is two devices, with a stream each.
+static FREE: Mutex<Vec<(DeviceId, PinnedHostSlice<f32>)>> = Mutex::new(Vec::new());
 
-/// A buffer that nobody else uses, with its device's number. When it is dropped, others may use it, on the same device.
-struct Buffer(usize, Option<PinnedHostSlice<f32>>);
+/// A buffer that nobody else uses, with its device. When it is dropped, others may use it, on the same device.
+struct Buffer(DeviceId, Option<PinnedHostSlice<f32>>);
 
 impl Buffer {
     /// A buffer of at least `count` elements.
-    fn of(context: &std::sync::Arc<CudaContext>, count: usize) -> Result<Self> {
+    fn of(device: &CudaDevice, count: usize) -> Result<Self> {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = context.ordinal();
-        if let Some(at) = free.iter().position(|(of, buffer)| *of == number && buffer.len() >= count) {
-            return Ok(Self(number, Some(free.swap_remove(at).1)));
+        let id = device.id();
+        if let Some(at) = free.iter().position(|(of, buffer)| *of == id && buffer.len() >= count) {
+            return Ok(Self(id, Some(free.swap_remove(at).1)));
         }
         let count = count.next_power_of_two().max(SMALLEST);
         // SAFETY: only what the device has written is read.
-        let buffer = unsafe { context.alloc_pinned_with_flags(count, CU_MEMHOSTALLOC_PORTABLE) };
-        Ok(Self(number, Some(buffer.map_err(driver)?)))
+        let buffer = unsafe { device.cuda_stream().context().alloc_pinned_with_flags(count, CU_MEMHOSTALLOC_PORTABLE) };
+        Ok(Self(id, Some(buffer.map_err(driver)?)))
     }
 }
 
@@ -81,7 +82,7 @@ impl Arriving {
         let stream = device.cuda_stream();
         stream.context().bind_to_thread().map_err(driver)?;
         let count = spans.iter().map(|span| span.count).sum();
-        let mut buffer = Buffer::of(stream.context(), count)?;
+        let mut buffer = Buffer::of(device, count)?;
         let memory = buffer.1.as_mut().map(PinnedHostSlice::as_mut_slice).transpose().map_err(driver)?;
         let mut rest = memory.unwrap_or_default();
         for span in spans {

@@ -184,7 +184,7 @@ print(":".join(sorted({path for base in {*site.getsitepackages(), *sys.path} for
   # On the CPU, kernels' tests run without a device's name: they emulate a GPU.
   local unit=(env)
   [ "$device" = cpu ] && unit=(env -u POLYRANK_TEST_DEVICE)
-  step tests:kernels 75 tests_in "${unit[@]}" "$bin/unit" ops::tests
+  step tests:kernels 75 tests_in "${unit[@]}" "$bin/unit" ops::tests cuda::
   step tests:goldens-f32 60 tests_in "$bin/main" parity::adapters_alone parity::packed parity::hidden parity::adapter_of prefix::short prefix::every
   step tests:goldens-half 45 tests_in "${halves[@]}" "$bin/main" parity::half_types
   step ceiling 30 python3 tests/gpu/peers.py ceiling "$bases/roberta-large" "${peer[@]}" "${ceiling[@]}" --seconds 1

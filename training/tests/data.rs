@@ -213,6 +213,10 @@ fn errors_name_malformed_data() {
         "train.tsv:4: unknown label \"oops\"; expected no, yes",
     );
     refused(
+        &[("train.tsv", "label\tsentence\n0\tx\n1\ty\n"), ("labels.txt", "\nneg\npos\n")],
+        "labels.txt:1: the line is blank, and \"neg\" comes after it",
+    );
+    refused(
         &[("train.tsv", "label\tsentence\na\tx\nb\ty\n"), ("labels.txt", "a\nb\na\n")],
         "labels.txt:3: the label \"a\" is listed twice",
     );
@@ -321,7 +325,7 @@ fn value_of_a_label_counts_and_not_its_spelling() {
         (&["1", "2"], "", VALUES, &["LABEL_0"], &[1.0, 2.0], "numbers read as the values of a regression"),
         (&["-1", "2.0"], "", VALUES, &["LABEL_0"], &[-1.0, 2.0], "the values of a regression"),
         (&["2.5", "5"], "similarity", None, &["similarity"], &[2.5, 5.0], "named similarity by labels.txt"),
-        (&["2.0", "5"], "similarity", None, &["similarity"], &[2.0, 5.0], "named similarity by labels.txt"),
+        (&["2.0", "5"], "similarity", VALUES, &["similarity"], &[2.0, 5.0], "named similarity by labels.txt"),
         (&["0.0", "1.0"], "neg pos", VALUES, &["LABEL_0"], &[0.0, 1.0], "ignores the names of labels.txt"),
     ];
     for &(labels, listed, problem, names, expected, reading) in values {
@@ -343,6 +347,8 @@ fn value_of_a_label_counts_and_not_its_spelling() {
         (&["0", "1", "4"], "1 2 3 4 5", None, "train.tsv:3: the label 1 is ambiguous"),
         (&["1.0", "0.0"], "1 0 other", CLASSES, "train.tsv:2: the label 1.0 is ambiguous"),
         // The labels fit neither as ids nor as names.
+        (&["0", "1"], "spam", None, "train.tsv:3: unknown label \"1\"; expected an id from 0 to 0"),
+        (&["0", "1"], "spam", None, "--problem-type regression"),
         (&["0", "2"], "neg pos", None, "train.tsv:3: unknown label \"2\"; expected an id from 0 to 1"),
         (&["0", "-1"], "neg pos", None, "unknown label \"-1\"; expected an id from 0 to 1"),
         (&["0.5", "1.5"], "neg pos", None, "train.tsv:2: unknown label \"0.5\"; expected neg, pos"),

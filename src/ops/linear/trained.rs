@@ -316,7 +316,9 @@ impl Group {
                 let [h, dh] = [small.address(0, column), small.address(1, column)];
                 let (a, bt) = (address(&typed.a)?, address(&typed.bt)?);
                 dots.push(blocks * tiles, |first| dot(&from, a, (h, columns), rank, None, typed.scale, first))?;
-                dots.push(blocks * tiles, |first| dot(&dy, bt, (dh, columns), rank, copy, typed.scale, first))?;
+                // Without a rank, there is still dY to copy.
+                let tiles_of_dy = tiles.max(usize::from(copy.is_some()));
+                dots.push(blocks * tiles_of_dy, |first| dot(&dy, bt, (dh, columns), rank, copy, typed.scale, first))?;
                 let [da, dbt] = [address(&trained.gradients[0])?, address(&trained.gradients[1])?];
                 let blocks = |width: usize| width.div_ceil(OUTER_COLUMNS) * tiles;
                 outers.push(blocks(width), |first| outer((dh, columns), &from, da, rank, first))?;

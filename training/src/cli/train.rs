@@ -147,6 +147,9 @@ impl Task {
         let (mut given, engine) = (self.given.clone(), &self.base.engine);
         let (rows, problem) = (self.data.train.len(), self.data.problem);
         if existing == Existing::Resume {
+            if !folders.run.exists() {
+                tell(format_args!("no run in {}: a new one begins", folders.run.display()));
+            }
             let (plans, epochs) = run::extended_from(&folders.run, given.epochs)?;
             given.epochs = epochs;
             // A list that is no part of the run's own is refused by name when the run is checked.

@@ -48,6 +48,9 @@ impl Classes {
     pub(super) fn expected(&self) -> String {
         const MOST: usize = 20;
         match self {
+            Self::Ids { names } if names.len() == 1 => {
+                "an id from 0 to 0; --problem-type regression reads numbers as values".to_owned()
+            }
             Self::Ids { names } => format!("an id from 0 to {}", names.len() - 1),
             Self::Names { names, .. } if names.len() > MOST => {
                 format!("{}, ... ({} names)", names[..MOST].join(", "), names.len())
@@ -78,15 +81,20 @@ pub(super) fn listed(path: &Path) -> Result<Option<Listed>, DataError> {
     if !path.exists() {
         return Ok(None);
     }
-    let mut names: Vec<String> = Vec::new();
+    let (mut names, mut blank): (Vec<String>, _) = (Vec::new(), None);
     for row in Records::open(path)? {
         let row = row?;
-        match row.text.trim() {
-            "" => {}
-            name if names.iter().any(|known| known == name) => {
+        match (row.text.trim(), blank) {
+            ("", _) => blank = blank.or(Some(row.line)),
+            (name, Some(blank)) => {
+                let reason =
+                    format!("the line is blank, and {name:?} comes after it: each line names the id of its place");
+                return Err(DataError::line(path, blank, reason));
+            }
+            (name, None) if names.iter().any(|known| known == name) => {
                 return Err(DataError::line(path, row.line, format!("the label {name:?} is listed twice")));
             }
-            name => names.push(name.to_owned()),
+            (name, None) => names.push(name.to_owned()),
         }
     }
     if names.is_empty() {

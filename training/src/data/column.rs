@@ -41,14 +41,9 @@ impl<'a> Column<'a> {
     /// Decides between classes and values, for which it returns `None`.
     pub(super) fn classes_or_values(&self, listed: Option<&Listed>) -> Result<Option<(Classes, String)>, DataError> {
         let one_name = |listed: &Listed| listed.names.len() == 1 && number(&listed.names[0]).is_none();
-        let differ = self.items.iter().any(|(_, label)| *label != self.items[0].1);
         if self.has_numbers(listed) {
             self.refuse_other_than_numbers()?;
-            let values = match listed {
-                Some(listed) => one_name(listed) && (differ || self.whole.is_none()),
-                None => self.whole.is_none(),
-            };
-            if values {
+            if self.whole.is_none() && listed.is_none_or(one_name) {
                 return Ok(None);
             }
         }

@@ -7,7 +7,6 @@
 //! | whole numbers in any spelling | those that a Parquet file states | ids |
 //! | whole numbers | all names are whole numbers, and every label is a name | names |
 //! | whole numbers | other names; as a name, a label has another id than as a number | refused: ambiguous |
-//! | whole numbers | one name, that of a regression | values |
 //! | whole numbers | other names, or none | ids |
 //! | numbers with a fraction | none, or one name | values |
 //! | anything else | any | names, in the order of `labels.txt`, or sorted |

@@ -177,7 +177,10 @@ impl Display for Report {
         writeln!(f)?;
         self.changes(f)?;
         for MetricReport { split, metric, fine_tuned, extracted, distilled } in &self.metrics {
-            let kept = |value: f64| format!("{value:.4} ({:.2} % kept)", 100.0 * value / fine_tuned);
+            let kept = |value: f64| match 100.0 * value / fine_tuned {
+                share if share.is_finite() => format!("{value:.4} ({share:.2} % kept)"),
+                _ => format!("{value:.4}"),
+            };
             write!(f, "\n{split} {metric}: fine-tuned {fine_tuned:.4}, extracted {}", kept(*extracted))?;
             if let Some(distilled) = distilled {
                 write!(f, ", distilled {}", kept(*distilled))?;
