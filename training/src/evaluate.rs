@@ -31,6 +31,9 @@ pub struct Evaluation {
     pub examples: usize,
     /// The value of each metric.
     pub metrics: BTreeMap<&'static str, f64>,
+    /// The metrics on further validation splits, by name (MNLI's `validation_mismatched`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub also: BTreeMap<String, BTreeMap<&'static str, f64>>,
     /// The numbers of parameters.
     pub parameters: Parameters,
     /// Warnings about the metrics, for the user.
@@ -141,6 +144,7 @@ pub fn evaluate(
         split: split.to_owned(),
         examples: examples.len(),
         metrics: metrics.map(|&metric| (metric.name(), score(metric, &logits, &targets))).collect(),
+        also: BTreeMap::new(),
         parameters: Parameters::of(export),
         warnings: warning.into_iter().collect(),
     })

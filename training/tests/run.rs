@@ -413,6 +413,11 @@ fn reports_both_validation_splits_of_mnli() {
         let (selected, also) = (&entry["metrics"]["accuracy"], &entry["also"]["validation_mismatched"]["accuracy"]);
         assert_eq!(selected.as_f64().unwrap() + also.as_f64().unwrap(), 1.0, "{entry}");
     }
+    let base = base_dir();
+    let json = fine(&["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (selected, also) = (&found["metrics"]["accuracy"], &found["also"]["validation_mismatched"]["accuracy"]);
+    assert_eq!(selected.as_f64().unwrap() + also.as_f64().unwrap(), 1.0, "{found}");
 }
 
 /// If the last step diverges, the run ends with an error and writes no adapter.

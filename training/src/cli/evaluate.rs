@@ -99,6 +99,12 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     let data = data_of(args, &source, export.info(), &run, facts.as_ref())?;
     tell_of(&data);
     let mut result = evaluate::evaluate(&engine, &export, &data, &args.split, args.max_length)?;
+    if args.split == "validation" {
+        for split in data.validation.iter().skip(1) {
+            let also = evaluate::evaluate(&engine, &export, &data, &split.name, args.max_length)?;
+            result.also.insert(also.split, also.metrics);
+        }
+    }
     result.parameters = recorded.unwrap_or(result.parameters);
     result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
     let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
