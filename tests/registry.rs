@@ -24,7 +24,8 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 /// A fake source that counts loads. `adapter_model.safetensors` holds the adapter's number of parameters as text. Words before the
-/// number make it `slow` (until the gate opens), `panic`, `told` (its size shows before it is loaded), or `of:NAME` (of another base). Any other content is malformed.
+/// number make it `slow` (until the gate opens), `panic`, `told` (its size shows before it is loaded), or `of:NAME` (of another base). Any
+/// other content is malformed.
 struct Counting {
     layout: Layout,
     loads: AtomicUsize,

@@ -70,8 +70,9 @@ pub(super) struct Loader {
 
 #[derive(Default)]
 struct Queue {
+    /// The jobs that somebody waits for.
     wanted: VecDeque<Job>,
-    /// The names of adapters to look at.
+    /// The other jobs: looks at adapters.
     looks: VecDeque<Job>,
     /// The number of threads that look.
     looking: usize,
@@ -102,7 +103,10 @@ impl Queue {
         if let Some(job) = self.wanted.pop_front() {
             return Some((job, Urgency::Wanted));
         }
-        let job = self.looks.pop_front().filter(|_| self.looking < MOST_LOOKING)?;
+        if self.looking >= MOST_LOOKING {
+            return None;
+        }
+        let job = self.looks.pop_front()?;
         self.looking += 1;
         Some((job, Urgency::Look))
     }
@@ -314,6 +318,9 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(lock(&worker.loader.queue).looking, MOST_LOOKING);
+        assert_eq!(lock(&worker.loader.queue).looks.len(), 2 * MOST_THREADS - MOST_LOOKING);
+        // A thread that finds no job that it may take leaves the looks.
+        assert!(lock(&worker.loader.queue).pop().is_none());
         assert_eq!(lock(&worker.loader.queue).looks.len(), 2 * MOST_THREADS - MOST_LOOKING);
         worker.loader.stop();
         drop(dead);

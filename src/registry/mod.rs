@@ -234,8 +234,8 @@ impl Registry {
     /// adapters do not wait for each other when memory is short.
     ///
     /// # Errors
-    /// As [`Registry::pin`]; [`RegistryError::TooLargeTogether`] if the adapters do not fit into memory at once, and [`RegistryError::Busy`]
-    /// if others leave them no room.
+    /// As [`Registry::pin`]; [`RegistryError::TooLargeTogether`] if the adapters do not fit into memory at once, and
+    /// [`RegistryError::Busy`] if others leave them no room.
     pub async fn pin_all(self: &Arc<Self>, names: &[impl AsRef<str>]) -> Result<Vec<Pin>, RegistryError> {
         // Each round loads one adapter, and others may evict some of them again.
         let (mut loaded, mut last) = (None, "");

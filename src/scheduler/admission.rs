@@ -174,8 +174,9 @@ impl Throughput {
     /// A batch counts as at most this many times slower than those before it.
     const SLOWEST: u32 = 20;
 
-    /// Adds the measurement of a batch. One that took far too long counts only in part: the process may have been stopped meanwhile, as by a
-    /// debugger or while the machine slept, which says nothing about the device. A device that has become slow is learned within a few batches.
+    /// Adds the measurement of a batch. One that took far too long counts only in part: the process may have been stopped meanwhile, as by
+    /// a debugger or while the machine slept, which says nothing about the device. That a device has become slow shows within a few
+    /// batches.
     pub(super) fn learn(&mut self, tokens: usize, took: Duration) {
         let most = self.time_of(tokens).map_or(took, |expected| expected.saturating_mul(Self::SLOWEST));
         let took = took.min(most);

@@ -1,6 +1,6 @@
-//! The layer that takes room for a request's body. A large body has its room before it is read: else many that arrive at once would fill the
-//! memory with parts, and none would be whole. Small bodies have memory of their own, where they take room as they arrive, so that clients
-//! that announce large bodies, and send nothing, hold up none of them.
+//! The layer that takes room for a request's body. A large body has its room before it is read: else many that arrive at once would
+//! fill the memory with parts, and none would be whole. Small bodies have memory of their own, where they take room as they arrive, so
+//! that clients that announce large bodies, and send nothing, hold up none of them.
 
 use std::pin::Pin;
 use std::sync::Arc;

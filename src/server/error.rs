@@ -33,7 +33,10 @@ pub enum ApiError {
     #[error("{0}")]
     UnknownAdapter(RegistryError),
     /// The request names no adapter, neither does its host, and there is no default adapter.
-    #[error("{}; name an adapter in the path (in `model` in the shape of vLLM), or start the server with --default-adapter", unnamed(host.as_deref()))]
+    #[error(
+        "{}; name an adapter in the path (in `model` in the shape of vLLM), or start the server with --default-adapter",
+        unnamed(host.as_deref())
+    )]
     NoAdapter {
         /// The first label of the request's host.
         host: Option<String>,

@@ -197,7 +197,7 @@ pub struct Settings {
     #[arg(long, env = "POLYRANK_TRAIN_ACCUMULATE", value_name = "N", default_value_t = 1, help_heading = "Optimiser")]
     #[serde(default = "one")]
     pub accumulate: usize,
-    /// End the run once this many epochs in a row were not better than the best, as --select best compares them [default: train all epochs].
+    /// End the run once this many epochs in a row were not better than the best (as --select best compares them) [default: train all].
     #[arg(long, env = "POLYRANK_TRAIN_PATIENCE", value_name = "EPOCHS", help_heading = "Optimiser")]
     pub patience: Option<usize>,
     /// The numbers of epochs that a longer run had before, comma-separated; --resume with more --epochs sets it.

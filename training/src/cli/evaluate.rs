@@ -164,8 +164,8 @@ fn data_of(
             _ => {
                 let data = TaskData::load(source, &DataOptions { hold_out: None, ..options })?;
                 tell(format_args!(
-                    "{}: these are not exactly the rows of which the adapter's run held out a share; all of them are evaluated, also those that it \
-                     trained on, if there are any",
+                    "{}: these are not exactly the rows of which the adapter's run held out a share; all of them are evaluated, \
+                     also those that it trained on, if there are any",
                     source.display()
                 ));
                 Ok(data)
