@@ -164,10 +164,10 @@ fn taken_port_and_missing_folder_are_told_before_the_base_is_fetched() {
     let (hub, endpoint) = silent_hub();
     let port = hub.local_addr().unwrap().port().to_string();
     let missing = goldens().join("missing");
-    for (port, adapters, part) in [
-        (&*port, &goldens(), format!("listening on 127.0.0.1:{port}: ")),
-        ("0", &missing, format!("{}: ", missing.display())),
-        ("0", &goldens().join("config.json"), "config.json: ".to_owned()),
+    for (port, adapters, part, hint) in [
+        (&*port, &goldens(), format!("listening on 127.0.0.1:{port}: "), "--port chooses another"),
+        ("0", &missing, format!("{}: ", missing.display()), "--adapters"),
+        ("0", &goldens().join("config.json"), "config.json: ".to_owned(), "--adapters"),
     ] {
         let mut server = Process::spawn(|command| {
             command.args(["--model-id", "org/name", "--port", port, "--adapters"]).arg(adapters);
@@ -176,7 +176,7 @@ fn taken_port_and_missing_folder_are_told_before_the_base_is_fetched() {
         let (status, log) = server.ended();
         assert_eq!(status.code(), Some(1), "{log}");
         let error = log.lines().last().unwrap();
-        assert!(error.starts_with("error: ") && error.contains(&part), "{log}");
+        assert!(error.starts_with("error: ") && error.contains(&part) && error.contains(hint), "{log}");
     }
 }
 

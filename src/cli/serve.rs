@@ -74,7 +74,13 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), Failure> {
     let (host, port) = (&*args.hostname, args.port);
     let listener = TcpListener::bind((host, port)).await.map_err(|error| {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        format!("listening on {host}:{port}: {error}")
+        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        let hint = if taken {
+            "; another program listens there; --port chooses another one, and 0 any that is free"
+        } else {
+            ""
+        };
+        format!("listening on {host}:{port}: {error}{hint}")
     })?;
     let address = listener.local_addr()?;
     tracing::info!("starting on {address}: /health answers, /ready will once the base is open");
@@ -94,7 +100,8 @@ fn open(
     let (opened, opening) = oneshot::channel();
     let work = move || -> Result<Arc<App>, Failure> {
         // A wrong folder is reported before a long download.
-        std::fs::read_dir(&config.adapters).map_err(Error::io(&config.adapters))?;
+        let folder = &config.adapters;
+        std::fs::read_dir(folder).map_err(|error| format!("--adapters {}: {error}", folder.display()))?;
         let engine = Arc::new(base.open()?);
         engine.warm_up()?;
         let app = Arc::new(App::new(engine, config)?);

@@ -152,7 +152,8 @@ fn positive() -> RangedU64ValueParser<usize> {
 
 /// Reads a number of bytes above 0, in the units of [`parse_size`].
 fn bytes(text: &str) -> Result<usize, String> {
-    let bytes = parse_size::parse_size(text).map_err(|error| error.to_string())?;
+    let bytes = parse_size::parse_size(text);
+    let bytes = bytes.map_err(|_| "expected a number of bytes, such as 4096, 512MiB or 2GB".to_owned())?;
     match usize::try_from(bytes) {
         Ok(0) => Err("must be above 0".into()),
         Ok(bytes) => Ok(bytes),
