@@ -4,12 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::RegistryError;
 use super::entry::{Failure, Found, Order, OrderKind, Outcome, Purpose, Work};
+use super::files::{Place, Version};
 use super::loader::{Job, Loader, Worker};
+use super::names::other_base;
 use super::shared::Shared;
 use super::stamp::{Stamp, is_absent};
-use super::status::check;
-use super::{RegistryError, files};
+use super::status::{Checked, Facts};
+use crate::adapter::AdapterError;
+use crate::engine::Error;
 use crate::panics;
 
 impl Worker for Shared {
@@ -87,8 +91,36 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
         let checked = check(shared, place, &version);
         Some(checked.map_err(|error| finished(error, version.is_cut_short_yet()))?)
     };
-    let files::Version { folder, stamp, digest, .. } = version;
+    let Version { folder, stamp, digest, .. } = version;
     Ok(Outcome::Found(Box::new(Found { folder, stamp, digest, checked })))
+}
+
+/// Checks a version that has been read: makes an adapter of its files. One that cannot fit into memory is refused before that.
+fn check(shared: &Shared, place: Place, version: &Version) -> Result<Checked, RegistryError> {
+    let Shared { source, budget, .. } = shared;
+    let least = source.least_bytes(&version.files);
+    if least > *budget {
+        return Err(RegistryError::TooLarge { name: place.name.into(), bytes: least, budget: *budget });
+    }
+    let adapter = source.load(&version.files).map_err(|error| match error {
+        Error::Adapter(AdapterError::DeviceMemory { needed, free }) => {
+            RegistryError::DeviceMemory { name: place.name.into(), needed, free }
+        }
+        error => place.invalid(error),
+    })?;
+    let warning = other_base(&adapter.info, &source.base_names());
+    if let Some(warning) = warning.clone().filter(|_| shared.strict_base) {
+        return Err(RegistryError::OtherBase { name: place.name.into(), warning });
+    }
+    let layout = source.layout();
+    let facts = Facts {
+        ranks: adapter.ranks(layout),
+        bytes: adapter.bytes(),
+        labels: adapter.info.labels.clone(),
+        first_active_site: adapter.first_active_site(layout).map(|site| layout.named(site)),
+        warning,
+    };
+    Ok(Checked { adapter, facts })
 }
 
 /// A cheap look at the files; `None` if they have to be read.

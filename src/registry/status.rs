@@ -4,13 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::RegistryError;
-use super::files::Place;
-use super::files::Version;
-use super::names::other_base;
-use super::shared::Shared;
-use crate::adapter::{Adapter, AdapterError, Ranks, Summary};
-use crate::engine::Error;
+use crate::adapter::{Adapter, Ranks, Summary};
 use crate::params::{Layout, NamedSite};
 
 /// Where an adapter is.
@@ -146,32 +140,4 @@ pub(super) struct Facts {
 pub(super) struct Checked {
     pub(super) adapter: Adapter,
     pub(super) facts: Facts,
-}
-
-/// Checks a version that has been read: makes an adapter of its files. One that cannot fit into memory is refused before that.
-pub(super) fn check(shared: &Shared, place: Place, version: &Version) -> Result<Checked, RegistryError> {
-    let Shared { source, budget, .. } = shared;
-    let least = source.least_bytes(&version.files);
-    if least > *budget {
-        return Err(RegistryError::TooLarge { name: place.name.into(), bytes: least, budget: *budget });
-    }
-    let adapter = source.load(&version.files).map_err(|error| match error {
-        Error::Adapter(AdapterError::DeviceMemory { needed, free }) => {
-            RegistryError::DeviceMemory { name: place.name.into(), needed, free }
-        }
-        error => place.invalid(error),
-    })?;
-    let warning = other_base(&adapter.info, &source.base_names());
-    if let Some(warning) = warning.clone().filter(|_| shared.strict_base) {
-        return Err(RegistryError::OtherBase { name: place.name.into(), warning });
-    }
-    let layout = source.layout();
-    let facts = Facts {
-        ranks: adapter.ranks(layout),
-        bytes: adapter.bytes(),
-        labels: adapter.info.labels.clone(),
-        first_active_site: adapter.first_active_site(layout).map(|site| layout.named(site)),
-        warning,
-    };
-    Ok(Checked { adapter, facts })
 }

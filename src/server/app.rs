@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::bodies::Bodies;
-use super::classify::{MOST_BYTES, Strangers};
 use super::config::Config;
 use super::error::ApiError;
 use super::metrics::measured::Metrics;
 use super::start_error::StartError;
+use super::strangers::Strangers;
 use super::tokenizing::{Permit, Tokenizing};
 #[cfg(feature = "otlp")]
 use super::traces::Traces;
@@ -96,7 +96,8 @@ impl App {
         let tokenizing = Tokenizing::new(config.payload_limit);
         let bodies = Bodies::new(OTHERS, config.body_memory.max(config.payload_limit.saturating_mul(Bodies::LARGEST)));
         let small_bodies = Bodies::new(OTHERS, (config.body_memory / 8).max(1 << 20));
-        let answers = Bodies::new("answers that clients have not read", config.body_memory.max(2 * MOST_BYTES));
+        let answers =
+            Bodies::new("answers that clients have not read", config.body_memory.max(2 * Bodies::LARGEST_ANSWER));
         #[cfg(feature = "otlp")]
         let traces = config.otlp_endpoint.as_ref().map(Traces::to).transpose()?;
         Ok(Self {

@@ -42,6 +42,9 @@ impl Bodies {
     /// is unpacked, which grows to up to twice its content.
     pub(super) const LARGEST: usize = 3;
 
+    /// The most bytes of an answer.
+    pub(super) const LARGEST_ANSWER: usize = 32 << 20;
+
     /// Memory for `limit` bytes of `what`.
     pub(super) fn new(what: &'static str, limit: usize) -> Self {
         Self { what, limit, taken: AtomicUsize::new(0) }

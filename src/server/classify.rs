@@ -24,9 +24,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 
 pub(super) use self::answer::{GENERATION, INFERENCE, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
-pub(super) use self::implied::Strangers;
 use self::request::{Adapters, ClassifyRequest};
-pub(super) use self::run::MOST_BYTES;
 use self::run::{Outcome, run};
 use self::shapes::Shape;
 use self::shapes::polyrank::{self, ByAdapter};

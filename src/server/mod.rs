@@ -29,6 +29,7 @@ mod routes;
 mod site;
 mod start_error;
 mod starting;
+mod strangers;
 mod stream;
 mod times;
 mod tokenizing;

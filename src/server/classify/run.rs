@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::app::App;
+use super::super::bodies::Bodies;
 use super::super::deadline::Deadline;
 use super::super::error::ApiError;
 use super::super::extract::blocking;
@@ -14,9 +15,6 @@ use crate::engine::Row;
 use crate::registry::Pin;
 use crate::scheduler::Request;
 use crate::text::{Encoded, Limit};
-
-/// The most bytes of an answer.
-pub(in crate::server) const MOST_BYTES: usize = 32 << 20;
 
 /// About the bytes of a label with its score, without its name.
 const SCORED: usize = 40;
@@ -99,12 +97,12 @@ fn check_answer(texts: usize, pins: &[Pin], scoring: Scoring) -> Result<(), ApiE
         if scoring.top < labels.len() { bytes.max().unwrap_or(0) * scoring.top } else { bytes.sum() }
     };
     let bytes = pins.iter().map(of).sum::<usize>().saturating_mul(texts);
-    if bytes <= MOST_BYTES {
+    let most = Bodies::LARGEST_ANSWER;
+    if bytes <= most {
         return Ok(());
     }
-    let text = format!(
-        "the answer would have about {bytes} bytes: expected at most {MOST_BYTES}; ask fewer texts, or set top_k"
-    );
+    let text =
+        format!("the answer would have about {bytes} bytes: expected at most {most}; ask fewer texts, or set top_k");
     Err(ApiError::Unprocessable(text))
 }
 
