@@ -96,6 +96,33 @@ fn standard_input_and_flags_give_the_same_answers() {
 }
 
 #[test]
+fn flags_name_the_columns_of_an_input() {
+    let csv = b"id,question,answer\n1,good,really\n";
+    let named = |flags: &[&str]| classify(&[&["--input", "-", "--input-format", "csv"], flags].concat(), csv);
+    assert_eq!(texts(&named(&["--text-column", "question"])), [("good".into(), None)]);
+    let pair = named(&["--text-column", "question", "--text-pair-column", "answer"]);
+    assert_eq!(texts(&pair), [("good".into(), Some("really".into()))]);
+    for (flags, column) in [(&["--text-column", "body"][..], "body"), (&[], "sentence")] {
+        let output = named(flags);
+        let line = one_line(&output);
+        assert!(line.contains(column) && line.contains("id, question, answer"), "{line}");
+    }
+    let without = classify(&["--input", "-", "--input-format", "txt", "--text-column", "question"], b"good\n");
+    assert!(one_line(&without).contains("column question is missing; found one text on each line"));
+    assert_eq!(classify(&["--text", "good", "--text-column", "question"], b"").status.code(), Some(2));
+}
+
+#[test]
+fn truncated_texts_are_told() {
+    let long = "good ".repeat(200);
+    let output = classify(&["--text", "good", "--text", &long], b"");
+    let lines: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines[0].get("truncated"), lines[1].get("truncated")), (None, Some(&true.into())));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "1 text is longer than 64 tokens, and truncated\n");
+}
+
+#[test]
 fn error_on_standard_input_names_the_format_flag() {
     let output = classify(&["--input", "-"], b"good\n");
     assert_eq!(output.status.code(), Some(1));

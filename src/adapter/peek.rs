@@ -10,7 +10,7 @@ use serde_json::json;
 use super::files::{Files, LABELS, OpenFiles};
 use super::labels::Labels;
 use super::read::{PREFIX, parse, refuse_deltas_of_classifier, short, tensors};
-use super::{Adapter, AdapterError, Ranks};
+use super::{Adapter, AdapterError, ProblemType, Ranks};
 use crate::base::architecture::{self, Architecture};
 use crate::base::{BaseConfig, MOST_LAYERS};
 use crate::params::{Backend, Dim, Layout, Module, Site};
@@ -39,6 +39,8 @@ pub struct Summary {
     pub ranks: Ranks,
     /// The names of the outputs, in order of id.
     pub labels: Vec<String>,
+    /// What the outputs mean, if the files say it.
+    pub problem_type: Option<ProblemType>,
     /// The first site that the adapter changes.
     pub first_active_site: Option<Site>,
 }
@@ -79,8 +81,9 @@ pub fn summary(dir: &Path, layout: &Layout) -> Result<Summary, AdapterError> {
         return Err(AdapterError::malformed(&header.file, reason));
     }
     let file = labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file).to_owned();
-    let labels = Labels::parse(labels.as_ref())?.names(&file, outputs)?;
-    Ok(Summary { ranks, labels, first_active_site: layout.sites().find(|&site| rank(site) > 0) })
+    let parsed = Labels::parse(labels.as_ref())?;
+    let first_active_site = layout.sites().find(|&site| rank(site) > 0);
+    Ok(Summary { ranks, labels: parsed.names(&file, outputs)?, problem_type: parsed.problem_type, first_active_site })
 }
 
 /// The layout of an adapter's base, as far as the adapter's own files show it:

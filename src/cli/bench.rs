@@ -16,7 +16,7 @@ use polyrank::text::Limit;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::texts::Format;
+use super::texts::InputArgs;
 use super::{BaseArgs, Failure, print};
 
 #[derive(Debug, Args)]
@@ -35,9 +35,8 @@ pub(super) struct BenchArgs {
     /// File of texts, as for `classify`; - reads standard input
     #[arg(long, value_name = "FILE", help_heading = "Texts")]
     input: PathBuf,
-    /// Format of --input [default: by the file's extension; jsonl for standard input]
-    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Texts")]
-    input_format: Option<Format>,
+    #[command(flatten)]
+    read: InputArgs,
     /// Maximum number of tokens in a batch
     #[arg(long, value_name = "N", default_value = "2048", help_heading = "Batching")]
     max_batch_tokens: NonZero<usize>,
@@ -97,7 +96,7 @@ struct Question {
 const ALONE: usize = 200;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let rows = Format::open(args.input_format, &args.input)?.collect::<Result<Vec<_>, _>>()?;
+    let rows = args.read.open(&args.input)?.collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() {
         return Err(format!("{}: the file has no texts", args.input.display()).into());
     }

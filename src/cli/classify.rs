@@ -13,7 +13,7 @@ use polyrank::scheduler;
 use polyrank::text::Limit;
 use serde::Serialize;
 
-use super::texts::Format;
+use super::texts::InputArgs;
 use super::{BaseArgs, Failure, no_adapter};
 
 /// The maximum number of tokens in a batch.
@@ -30,9 +30,8 @@ pub(super) struct ClassifyArgs {
     adapter: PathBuf,
     #[command(flatten)]
     texts: TextArgs,
-    /// Format of --input [default: by the file's extension; jsonl for standard input]
-    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "texts", help_heading = "Texts")]
-    input_format: Option<Format>,
+    #[command(flatten)]
+    read: InputArgs,
 }
 
 pub(super) const EXAMPLES: &str = "\
@@ -42,13 +41,20 @@ Examples:
   printf '%s\\n' '{\"text\": \"Where is my parcel?\"}' | polyrank classify --adapter adapters/intent --input -
   printf '%s\\n' 'Where is my parcel?' | polyrank classify --adapter adapters/intent --input - --input-format txt
 
-The columns or keys of an input are named sentence; or sentence1 and sentence2; or text and, for pairs, text_pair. Others are ignored.";
+The columns or keys of an input are named sentence; or sentence1 and sentence2; or text and, for pairs, text_pair; or as
+--text-column and --text-pair-column say. Others are ignored.";
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct TextArgs {
     /// A text; may be given several times
-    #[arg(long = "text", value_name = "T", allow_hyphen_values = true, help_heading = "Texts")]
+    #[arg(
+        long = "text",
+        value_name = "T",
+        allow_hyphen_values = true,
+        conflicts_with_all = ["input_format", "text_column", "text_pair_column"],
+        help_heading = "Texts"
+    )]
     texts: Vec<String>,
     /// File of texts: .tsv, .csv, .json, .jsonl, .parquet or .txt (one text on each line); - reads standard input
     #[arg(long, value_name = "FILE", help_heading = "Texts")]
@@ -69,13 +75,16 @@ struct OutputLine<'a> {
     #[serde(flatten)]
     text: &'a Text,
     labels: Vec<Scored>,
+    /// Whether the text was longer than the base allows, so that its end had no effect.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
 }
 
 pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
     // The file's header is read before the base is loaded, so that a wrong file fails at once.
     let mut texts: Box<dyn Iterator<Item = Result<Text, Failure>>> = match &args.texts.input {
         Some(file) => {
-            let rows = Format::open(args.input_format, file)?;
+            let rows = args.read.open(file)?;
             Box::new(rows.map(|row| row.map(|row| Text { text: row.text, text_pair: row.pair })))
         }
         None => Box::new(args.texts.texts.iter().map(|text| Ok(Text { text: text.clone(), text_pair: None }))),
@@ -84,26 +93,34 @@ pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
     let adapter = engine.load_adapter(&args.adapter).map_err(|error| no_adapter(&args.adapter, error))?;
     let adapter = Arc::new(adapter);
     let mut out = BufWriter::new(io::stdout().lock());
+    let mut truncated = 0;
     loop {
         let some = texts.by_ref().take(TEXTS_AT_ONCE).collect::<Result<Vec<_>, _>>()?;
         if some.is_empty() {
-            return Ok(());
+            break;
         }
         let scored = score(&engine, &adapter, &some).map_err(|error| format!("{}: {error}", args.adapter.display()))?;
-        for (text, labels) in some.iter().zip(scored) {
-            serde_json::to_writer(&mut out, &OutputLine { text, labels }).map_err(io::Error::from)?;
+        for line in scored {
+            serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
             out.write_all(b"\n")?;
+            truncated += usize::from(line.truncated);
         }
         out.flush()?;
     }
+    if truncated > 0 {
+        let (texts, longest) = (if truncated == 1 { "text is" } else { "texts are" }, engine.max_length());
+        let _ = writeln!(io::stderr(), "{truncated} {texts} longer than {longest} tokens, and truncated");
+    }
+    Ok(())
 }
 
-/// The labels of each text, in the order of the texts.
-fn score(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Text]) -> Result<Vec<Vec<Scored>>, Failure> {
+/// A line for each text, in the order of the texts.
+fn score<'a>(engine: &Engine, adapter: &Arc<Adapter>, texts: &'a [Text]) -> Result<Vec<OutputLine<'a>>, Failure> {
     let limit = Limit { max_length: None, truncate: true, side: None };
-    let mut waiting = VecDeque::with_capacity(texts.len());
+    let (mut waiting, mut truncated) = (VecDeque::with_capacity(texts.len()), Vec::with_capacity(texts.len()));
     for text in texts {
         let text = engine.encode(&text.text, text.text_pair.as_deref(), &limit)?;
+        truncated.push(text.truncated);
         waiting.push_back(Row { text, adapter: Arc::clone(adapter) });
     }
     let function = Function::of(adapter);
@@ -112,7 +129,9 @@ fn score(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Text]) -> Result<Vec<
         let rows: Vec<Row> = scheduler::take(&mut waiting, BATCH_TOKENS, |row| row.text.ids.len());
         for logits in engine.logits(&rows)? {
             let labels = rank(&adapter.info.labels, &logits, function, usize::MAX);
-            scored.push(labels.ok_or_else(|| format!("the logits of {:?} are {logits:?}", texts[scored.len()].text))?);
+            let (text, truncated) = (&texts[scored.len()], truncated[scored.len()]);
+            let labels = labels.ok_or_else(|| format!("the logits of {:?} are {logits:?}", text.text))?;
+            scored.push(OutputLine { text, labels, truncated });
         }
     }
     Ok(scored)

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
-use polyrank::text::records::{Record, Records};
+use clap::{Args, ValueEnum};
+use polyrank::text::records::{ColumnNames, Record, Records};
 
 use super::Failure;
 
@@ -25,24 +25,39 @@ pub(super) enum Format {
 /// The path that stands for standard input.
 const STDIN: &str = "-";
 
+/// How `--input` is read.
+#[derive(Debug, Args)]
+pub(super) struct InputArgs {
+    /// Format of --input [default: by the file's extension; jsonl for standard input]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Texts")]
+    input_format: Option<Format>,
+    /// Column of the texts [default: sentence, sentence1 or text]; with this flag, second texts need --text-pair-column
+    #[arg(long, value_name = "NAME", help_heading = "Texts")]
+    text_column: Option<String>,
+    /// Column of the second texts [default: sentence2 or text_pair]
+    #[arg(long, value_name = "NAME", help_heading = "Texts")]
+    text_pair_column: Option<String>,
+}
+
 /// Records of texts.
 pub(super) type Texts = Box<dyn Iterator<Item = Result<Record, Failure>>>;
 
-impl Format {
+impl InputArgs {
     /// Opens `input`, where `-` is standard input, and reads its header. Without a format, a file's extension decides, and standard
     /// input is read as JSON lines.
-    pub(super) fn open(format: Option<Self>, input: &Path) -> Result<Texts, Failure> {
-        let (rows, format) = match (format, input == Path::new(STDIN)) {
-            (None, false) => (Records::open(input), None),
-            (Some(format), false) => (Records::open_as(input, format.extension()), None),
-            (Some(Self::Parquet), true) => {
+    pub(super) fn open(&self, input: &Path) -> Result<Texts, Failure> {
+        let names = ColumnNames { label: None, text: self.text_column.clone(), pair: self.text_pair_column.clone() };
+        let (rows, format) = match (self.input_format, input == Path::new(STDIN)) {
+            (None, false) => (Records::select(input, &names, false), None),
+            (Some(format), false) => (Records::open_as(input, format.extension(), &names), None),
+            (Some(Format::Parquet), true) => {
                 return Err(
                     "Parquet cannot be read from standard input, because its reader begins at the file's end: name a file".into()
                 );
             }
             (format, true) => {
-                let format = format.unwrap_or(Self::Jsonl);
-                (Records::open_as(input, format.extension()), Some(format))
+                let format = format.unwrap_or(Format::Jsonl);
+                (Records::open_as(input, format.extension(), &names), Some(format))
             }
         };
         let told = move |error: polyrank::text::records::RecordsError| -> Failure {
@@ -53,7 +68,9 @@ impl Format {
         };
         Ok(Box::new(rows.map_err(told)?.map(move |row| row.map_err(told))))
     }
+}
 
+impl Format {
     fn extension(self) -> &'static str {
         match self {
             Self::Tsv => "tsv",

@@ -117,6 +117,7 @@ fn check(shared: &Shared, place: Place, version: &Version) -> Result<Checked, Re
         ranks: adapter.ranks(layout),
         bytes: adapter.bytes(),
         labels: adapter.info.labels.clone(),
+        problem_type: adapter.info.problem_type,
         first_active_site: adapter.first_active_site(layout).map(|site| layout.named(site)),
         warning,
     };

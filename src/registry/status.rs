@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::adapter::{Adapter, Ranks, Summary};
+use crate::adapter::{Adapter, ProblemType, Ranks, Summary};
 use crate::params::{Layout, NamedSite};
 
 /// Where an adapter is.
@@ -41,6 +41,9 @@ pub struct Status {
     pub bytes: Option<usize>,
     /// The names of the outputs, in order of id; `None` if the files show none.
     pub labels: Option<Vec<String>>,
+    /// What its outputs mean; `None` if the files do not say.
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "single_label_classification"))]
+    pub problem_type: Option<ProblemType>,
     /// The first site that it changes; `None` also for an adapter that has only a head.
     pub first_active_site: Option<NamedSite>,
     /// Why the files on disk, or a newer version of them, are not served.
@@ -61,6 +64,7 @@ impl Status {
             ranks: None,
             bytes: None,
             labels: None,
+            problem_type: None,
             first_active_site: None,
             problem: None,
             warning: None,
@@ -72,6 +76,7 @@ impl Status {
         if let Some(summary) = summary.filter(|_| self.generation.is_none()) {
             self.ranks = Some(summary.ranks.clone());
             self.labels = Some(summary.labels.clone());
+            self.problem_type = summary.problem_type;
             self.first_active_site = summary.first_active_site.map(|site| layout.named(site));
         }
         self
@@ -102,6 +107,7 @@ impl From<Snapshot> for Status {
             ranks: facts.map(|facts| facts.ranks.clone()),
             bytes: facts.map(|facts| facts.bytes),
             labels: facts.map(|facts| facts.labels.clone()),
+            problem_type: facts.and_then(|facts| facts.problem_type),
             first_active_site: facts.and_then(|facts| facts.first_active_site),
             problem,
             warning: facts.and_then(|facts| facts.warning.clone()),
@@ -132,6 +138,7 @@ pub(super) struct Facts {
     pub(super) ranks: Ranks,
     pub(super) bytes: usize,
     pub(super) labels: Vec<String>,
+    pub(super) problem_type: Option<ProblemType>,
     pub(super) first_active_site: Option<NamedSite>,
     pub(super) warning: Option<String>,
 }

@@ -139,6 +139,7 @@ fn found(folder: PathBuf, numbers: usize, digest: u8) -> Found {
         ranks: Ranks(Vec::new()),
         bytes: adapter.bytes(),
         labels: Vec::new(),
+        problem_type: None,
         first_active_site: None,
         warning: None,
     };

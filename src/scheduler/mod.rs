@@ -5,7 +5,7 @@
 //! | `admission` | decides which requests are accepted: the queue has room, no adapter takes more than its share, and the answer comes before the deadline (pure functions) |
 //! | `charge` | the rule of what a request is charged, in tokens (pure functions) |
 //! | `policy` | decides which texts run next, fairly between adapters; states the bounds (pure functions) |
-//! | `recent` | which adapters had requests lately |
+//! | `arrivals` | how often adapters had requests lately, and how long a batch may be beside them |
 //! | `front` | batches for commands that classify without a server (pure functions) |
 //! | `reply` | collects the logits of a request's texts into its answer |
 //! | `queue` | the waiting requests, under one lock |
@@ -22,6 +22,8 @@
 #[cfg(feature = "server")]
 mod admission;
 #[cfg(feature = "server")]
+mod arrivals;
+#[cfg(feature = "server")]
 mod charge;
 mod front;
 #[cfg(feature = "server")]
@@ -32,8 +34,6 @@ mod policy;
 mod progress;
 #[cfg(feature = "server")]
 mod queue;
-#[cfg(feature = "server")]
-mod recent;
 #[cfg(feature = "server")]
 mod reply;
 #[cfg(feature = "server")]

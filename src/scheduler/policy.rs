@@ -24,9 +24,9 @@
 //! # Batches
 //!
 //! A batch takes one round, or one part of a split one. It takes more only while it is smaller than [`Budget::target`], so that a long
-//! queue of one flow does not make batches, and with them everyone's wait, longer than is useful. The target is 0 while a flow that had
-//! work lately has none, so that a busy flow alone does not fill a batch just before that flow is back. Nothing waits for a batch to fill
-//! up.
+//! queue of one flow does not make batches, and with them everyone's wait, longer than is useful. The target is small while flows
+//! that have no work are asked often, so that a busy flow alone does not fill a batch just before they are back (`arrivals`). Nothing
+//! waits for a batch to fill up.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

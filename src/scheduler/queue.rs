@@ -5,20 +5,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Candidate, Load, Refused, Throughput};
+use super::arrivals::{Arrivals, BATCH_TIME};
 use super::charge;
 use super::pipeline::Pipeline;
 use super::policy::{Budget, FairQueue, Part, QUANTUM, TURN};
 use super::progress::Progress;
-use super::recent::Recent;
 use super::reply::{Answer, Departures, Interest, PendingReply, ReplySlot};
 use crate::adapter::Adapter;
 use crate::engine::{Row, micro_batches};
 use crate::registry::Pin;
-
-/// Batches take further rounds until all that are begun at a time would run for this long. Longer batches are hardly faster, and all
-/// requests wait for them. A batch takes only one round while a flow that had requests lately has none: its next request would wait for
-/// the whole batch.
-const BATCH_TIME: Duration = Duration::from_millis(30);
 
 /// The rows of one request, which are accepted together and answered once.
 #[derive(Debug, Default)]
@@ -117,7 +112,7 @@ pub(super) struct Queue {
 
 struct State {
     waiting: FairQueue<Flow, Waiting, Work>,
-    recent: Recent<Flow>,
+    arrivals: Arrivals<Flow>,
     throughput: Throughput,
     /// The batches that run, by their numbers, which grow.
     running: BTreeMap<u64, Run>,
@@ -137,7 +132,7 @@ impl Queue {
     pub(super) fn new(admission: Admission, pipeline: Pipeline) -> Self {
         let state = State {
             waiting: FairQueue::new(QUANTUM, TURN),
-            recent: Recent::new(),
+            arrivals: Arrivals::new(),
             throughput: Throughput::default(),
             running: BTreeMap::new(),
             batches: 0,
@@ -200,7 +195,7 @@ impl Queue {
             self.check(&mut state, &flow, tokens, deadline)?;
             state.earliest = state.earliest.into_iter().chain(deadline).min();
             let (reply, parts, answer) = self.parts(request, groups, &adapters);
-            state.recent.note(flow.clone(), Instant::now());
+            state.arrivals.note(flow.clone(), Instant::now());
             state.waiting.push(flow, Waiting { reply, deadline, adapters }, parts);
             self.changed.notify_one();
             Ok(answer)
@@ -371,14 +366,10 @@ impl State {
 
     /// Takes the next batch.
     fn take(&mut self, most: usize, pipeline: &Pipeline, now: Instant) -> (Vec<Entry>, Run) {
-        let one_round = self.recent.any_away(now, |flow| self.waiting.held(flow) > 0);
-        let target = if one_round {
-            pipeline.least
-        } else {
-            let useful = self.throughput.tokens_in(BATCH_TIME / pipeline.passes as u32).unwrap_or(0);
-            useful.max(micro_batches::TOKENS).max(pipeline.least)
-        };
-        let work = self.waiting.take(Budget { most, target });
+        let time = self.arrivals.batch_time(now, |flow| self.waiting.held(flow) > 0);
+        let useful = self.throughput.tokens_in(time / pipeline.passes as u32).unwrap_or(0);
+        let least = if time < BATCH_TIME { 0 } else { micro_batches::TOKENS };
+        let work = self.waiting.take(Budget { most, target: useful.max(least).max(pipeline.least) });
         let run = Run {
             tokens: work.iter().map(|work| work.cost).sum(),
             adapters: work.iter().flat_map(|work| work.adapters.iter().cloned()).collect(),

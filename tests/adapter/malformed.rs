@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
-use polyrank::adapter::{Adapter, AdapterError, Change, layout_of, read, summary};
+use polyrank::adapter::{Adapter, AdapterError, Change, ProblemType, layout_of, read, summary};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
@@ -509,6 +509,7 @@ proptest! {
 fn head_that_cannot_lie_in_its_file_is_refused_without_its_tensors() {
     let layout = layout();
     let golden = summary(&golden("ragged"), &layout).unwrap();
+    assert_eq!(golden.problem_type, Some(ProblemType::SingleLabelClassification));
     for outputs in [golden.labels.len() + 1_000_000, 4_000_000_000_000_000, 1_000_000_000_000_000_000, usize::MAX] {
         let header = json!({CLASSIFIER: {"dtype": "F32", "shape": [outputs, layout.hidden], "data_offsets": [0, 0]}});
         let header = header.to_string();

@@ -79,12 +79,12 @@ fn list_shows_what_is_known_without_loading() {
         serde_json::to_value(&list).unwrap(),
         serde_json::json!([
             {"name": "a", "tier": "disk", "pinned": false, "requests": 0, "generation": null, "ranks": null, "bytes": null,
-             "labels": null, "first_active_site": null, "problem": null, "warning": null},
+             "labels": null, "problem_type": null, "first_active_site": null, "problem": null, "warning": null},
             {"name": "b", "tier": "memory", "pinned": false, "requests": 1, "generation": 1, "ranks": {"query": [0, 1]},
-             "bytes": 40, "labels": ["yes"], "first_active_site": {"layer": 1, "module": "attention.self.query"},
-             "problem": null, "warning": null},
+             "bytes": 40, "labels": ["yes"], "problem_type": null,
+             "first_active_site": {"layer": 1, "module": "attention.self.query"}, "problem": null, "warning": null},
             {"name": "bad", "tier": "disk", "pinned": false, "requests": 0, "generation": null, "ranks": null, "bytes": null,
-             "labels": null, "first_active_site": null, "problem": null, "warning": null},
+             "labels": null, "problem_type": null, "first_active_site": null, "problem": null, "warning": null},
         ])
     );
     // Describing an adapter loads it. The facts about an evicted adapter stay known.

@@ -119,21 +119,34 @@ fn rows_of_one_text_run_in_one_batch() {
 
 /// A busy adapter fills batches, except while another adapter that was just answered may be back.
 #[test]
-fn batch_is_small_while_another_adapter_may_be_back() {
-    let (scheduler, gate) = Gate::start(Limits { queued_tokens: 10_000, ..ROOMY });
+fn batch_is_small_while_another_adapter_is_asked_often() {
+    let (scheduler, gate) = Gate::start(Limits { queued_tokens: 1_000_000, ..ROOMY });
     let (busy, other) = (adapter(), adapter());
     let first = scheduler.submit(vec![row(1, 10, &busy)]).unwrap();
     gate.began();
-    let many = scheduler.submit((0..500).map(|id| row(id, 10, &busy)).collect::<Vec<_>>()).unwrap();
+    let many = scheduler.submit((0..9000).map(|id| row(id, 10, &busy)).collect::<Vec<_>>()).unwrap();
     gate.pass();
     let full = gate.began();
     assert!(full.len() >= 13, "rounds until the batch has at least 128 tokens: {full:?}");
-    let light = scheduler.submit(vec![row(1000, 10, &other)]).unwrap();
+    let light = scheduler.submit(vec![row(9000, 10, &other)]).unwrap();
     gate.pass();
     let batch = gate.began();
-    assert!(batch.contains(&1000) && batch.len() >= 13, "both wait: {batch:?}");
+    assert!(batch.contains(&9000) && batch.len() >= 13, "both wait: {batch:?}");
     gate.pass();
     light.wait_blocking().unwrap();
+    let alone = gate.began();
+    assert!(alone.len() >= 13, "one request a second is no reason for small batches: {alone:?}");
+    // So many that the time between two of them is that of a few tokens.
+    let often: Vec<_> = (0..20_000).map(|id| scheduler.submit(vec![row(10_000 + id, 1, &other)]).unwrap()).collect();
+    let mut left = often.len();
+    while left > 0 {
+        gate.pass();
+        left -= gate.began().iter().filter(|&&id| id >= 10_000).count();
+    }
+    gate.pass();
+    for light in often {
+        light.wait_blocking().unwrap();
+    }
     let alone = gate.began();
     assert!(
         alone.len() <= 7,

@@ -247,6 +247,11 @@ fn adapters_are_listed_as_models_of_the_base() {
     let names: Vec<&Value> = models.iter().map(|model| &model["id"]).collect();
     let adapters = server.get("/adapters").body;
     assert_eq!(names, adapters.as_array().unwrap().iter().map(|adapter| &adapter["name"]).collect::<Vec<_>>());
+    let find = |name: &str| adapters.as_array().unwrap().iter().find(|adapter| adapter["name"] == name).unwrap();
+    for ragged in [find("ragged"), &server.get("/adapters/ragged").body] {
+        assert_eq!(ragged["problem_type"], "single_label_classification");
+    }
+    assert_eq!(find("absent")["problem_type"], Value::Null, "its config.json does not say");
     for model in &models {
         assert_eq!(
             (&model["object"], &model["parent"], &model["owned_by"]),

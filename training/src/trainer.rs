@@ -167,6 +167,12 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// The number of texts of train that are longer than the settings allow, and are truncated.
+    #[must_use]
+    pub fn truncated(&self) -> usize {
+        self.texts.iter().filter(|text| text.truncated).count()
+    }
+
     /// Starts from the variables of a checkpoint of another run, with moments and a learning rate that start anew. A run that continues
     /// has variables of its own and ignores them.
     ///

@@ -70,6 +70,16 @@ pub(crate) fn read(path: &Path) -> Vec<u8> {
 }
 
 #[test]
+fn truncated_texts_are_told() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    let output = polyrank_train(&train(from, to, &["--epochs", "1", "--max-length", "6"]));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("48 of 48 texts of train are longer than 6 tokens, and are truncated\n"), "{told}");
+}
+
+#[test]
 fn run_reaches_its_ratio_and_its_checkpoint_gives_the_same_adapter() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let output = room.path().join("adapter");

@@ -98,12 +98,13 @@ impl Records {
         }
     }
 
-    /// Opens a file in the format of `extension`, whatever its name is. The path `-` is standard input, except for Parquet.
+    /// Opens a file in the format of `extension`, whatever its name is, to read the columns that `names` gives. The path `-` is standard
+    /// input, except for Parquet.
     ///
     /// # Errors
-    /// As [`Self::open`].
-    pub fn open_as(path: &Path, extension: &str) -> Result<Self, RecordsError> {
-        Self::read(path, extension, &ColumnNames::default(), false)
+    /// As [`Self::select`].
+    pub fn open_as(path: &Path, extension: &str, names: &ColumnNames) -> Result<Self, RecordsError> {
+        Self::read(path, extension, names, false)
     }
 
     fn read(path: &Path, extension: &str, names: &ColumnNames, labelled: bool) -> Result<Self, RecordsError> {
@@ -112,7 +113,7 @@ impl Records {
             "csv" => Box::new(csv::rows(path, decoded(path)?, names, labelled)?),
             "jsonl" | "json" => json::rows(Lines::open(path)?, names.clone(), labelled)?,
             "parquet" => Box::new(parquet::rows(path, names, labelled)?),
-            "txt" => Box::new(plain(Lines::open(path)?)),
+            "txt" => Box::new(plain(path, names)?),
             _ => return Err(RecordsError::Format { path: path.to_owned() }),
         }))
     }
@@ -126,12 +127,25 @@ impl Iterator for Records {
     }
 }
 
-/// Reads one text from each line.
-fn plain(mut lines: Lines) -> impl Iterator<Item = Result<Record, RecordsError>> + Send {
-    std::iter::from_fn(move || {
+/// Reads one text from each line. There are no columns.
+fn plain(
+    path: &Path,
+    names: &ColumnNames,
+) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
+    if let Some(column) = names.text.as_ref().or(names.pair.as_ref()) {
+        return Err(RecordsError::Column {
+            path: path.to_owned(),
+            line: None,
+            column: column.clone(),
+            found: "one text on each line".to_owned(),
+            expected: "a format with columns",
+        });
+    }
+    let mut lines = Lines::open(path)?;
+    Ok(std::iter::from_fn(move || {
         let line = lines.next_line().transpose()?;
         Some(line.map(|(line, text)| Record { line, label: None, text: text.to_owned(), pair: None }))
-    })
+    }))
 }
 
 #[cfg(test)]

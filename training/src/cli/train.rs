@@ -135,6 +135,12 @@ impl Task {
             schedule: settings.schedule(rows, self.data.problem, engine),
             accumulate: settings.accumulate,
         });
+        let (truncated, longest) = (trainer.truncated(), settings.longest(engine));
+        if truncated > 0 {
+            tell(format_args!(
+                "{truncated} of {rows} texts of train are longer than {longest} tokens, and are truncated"
+            ));
+        }
         let stop = || self.stop.load(Ordering::Relaxed);
         let chosen = trainer.run(locked.run(), &Control::new(&self.run_settings, &stop))?;
         export(&self.base, settings, &self.facts, &chosen, &folders.output)?;
