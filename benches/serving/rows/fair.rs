@@ -1,10 +1,11 @@
-//! One adapter that is asked ten times as often as all others together: what the others' requests feel.
+//! One adapter that is asked ten times as often as all others together: what the others' requests feel. And one that is busy beside
+//! one that is asked once a second: what the busy one loses.
 //!
 //! "Ten times" is measured twice. With clients: each other adapter has one client, who asks again as soon as it has its answer, and the
 //! one has ten times as many clients. With rates: the others ask at a fixed rate far below the capacity, and the one at ten times that
 //! rate, which is more than the capacity.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -37,6 +38,18 @@ fn choose(questions: usize, busy: f64, seed: u64) -> impl FnMut() -> usize + 'st
     }
 }
 
+/// Chooses random questions of the busy adapter, and each second one of another adapter.
+fn choose_rarely(questions: usize) -> impl FnMut() -> usize + 'static {
+    let (mut busy, mut other, mut last) = (choose(questions, 1.0, 1), choose(questions, 0.0, 1), Instant::now());
+    move || {
+        let rare = last.elapsed() >= Duration::from_secs(1);
+        if rare {
+            last = Instant::now();
+        }
+        if rare { other() } else { busy() }
+    }
+}
+
 pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     let folder = world.folder()?;
     let names = adapters::write_many(world, folder.path(), "adapter", ADAPTERS)?;
@@ -44,7 +57,7 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
     warm(&server, world, &names)?;
     let asking = Asking::in_turn(server.address, all_questions(world, &names));
     let count = asking.questions.len();
-    let slice = Duration::from_secs(world.seconds(120)) / (6 * ROUNDS) as u32;
+    let slice = Duration::from_secs(world.seconds(120)) / (9 * ROUNDS) as u32;
 
     let (others, busy) =
         (asking.clone().choosing(choose(count, 0.0, 1)), asking.clone().choosing(choose(count, 1.0, 2)));
@@ -58,12 +71,33 @@ pub(crate) fn measure(world: &World) -> Result<Vec<Line>, Failure> {
         let (busy, rate) = if with { (TIMES as f64 / times, rate * times) } else { (0.0, rate) };
         load::open(&asking.clone().choosing(choose(count, busy, seed)), rate, slice, seed)
     })?;
+    let rarely = in_turn(|with, _| {
+        let both = asking.clone().choosing(choose_rarely(count));
+        load::closed(if with { &both } else { &busy }, CONNECTIONS, slice)
+    })?;
     server.stop(&world.options.dumps)?;
     let beside = format!("the others ask {rate:.0} times a second, {:.0} % of the capacity", 100.0 * SHARE);
     Ok(vec![
         line("clients", &clients, &format!("{} and {} clients", ADAPTERS - 1, TIMES * (ADAPTERS - 1))),
         line("rates", &rates, &beside),
+        busy_line(&rarely),
     ])
+}
+
+fn busy_line(Slices(slices): &Slices) -> Line {
+    let [alone, both, control] = [0, 1, 2].map(|i| slices[i].rate());
+    Line {
+        what: "a busy adapter beside one that is asked once a second: texts a second against alone".into(),
+        measured: format!("{:.1} %", 200.0 * both / (alone + control)),
+        goal: "",
+        met: None,
+        beside: format!(
+            "{both:.0} against {alone:.0}; control {:.1} %; the other's longest answer {:.0} ms of {}",
+            100.0 * control / alone,
+            slices[1].p99(is_of_others),
+            slices[1].samples.iter().filter(|sample| is_of_others(sample.question)).count(),
+        ),
+    }
 }
 
 /// Slices without the busy adapter, with it, and without it again, which is the control.
