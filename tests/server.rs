@@ -367,8 +367,8 @@ fn reports_its_settings_and_adapters() {
         &json!({"name": "plain", "tier": "disk", "pinned": false, "requests": 0, "generation": null, "bytes": null,
         "ranks": {"query": [4, 4, 4], "key": [0, 0, 0], "value": [4, 4, 4], "attention output": [0, 0, 0],
                   "intermediate": [4, 4, 4], "output": [0, 0, 0]},
-        "labels": ["LABEL_0", "LABEL_1"], "first_active_site": {"layer": 0, "module": "attention.self.query"},
-        "problem": null, "warning": null})
+        "labels": ["LABEL_0", "LABEL_1"], "problem_type": null,
+        "first_active_site": {"layer": 0, "module": "attention.self.query"}, "problem": null, "warning": null})
     );
     assert_eq!((&of("onelabel")["tier"], &of("onelabel")["labels"]), (&json!("memory"), &json!(["similarity"])));
 

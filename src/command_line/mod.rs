@@ -1,7 +1,8 @@
-//! What the command lines of `polyrank` and `polyrank-train` share: which variables of the environment count, and the files that are
-//! generated from the description of a command line.
+//! What the command lines of `polyrank` and `polyrank-train` share: which variables of the environment count, suggestions for
+//! misspelt names, and the files that are generated from the description of a command line.
 
 mod environment;
+mod suggestion;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,6 +11,7 @@ use clap::Command;
 use clap_complete::Shell;
 
 pub use self::environment::{Ignored, tolerant};
+pub use self::suggestion::suggestion;
 
 /// The command line without the values of environment variables, which its help would show: they may be secrets, and manual pages must
 /// not depend on the machine on which they are written.

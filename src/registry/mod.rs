@@ -295,6 +295,8 @@ impl Registry {
     /// # Errors
     /// See [`RegistryError`]. What was in service before serves on.
     pub async fn put(&self, name: &str, folder: &Path, expected: Option<Expected>) -> Result<Status, RegistryError> {
+        // `./NAME` is the same folder as `NAME`, and must count as the adapter's own.
+        let folder = folder.strip_prefix(".").ok().filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(folder);
         self.order(name, OrderKind::Put(folder.to_owned()), expected).await
     }
 

@@ -108,3 +108,18 @@ fn adapter_of_a_put_stays_with_its_folder() {
         }
     }
 }
+
+/// A folder that is back is listed before anybody asks for it, however a `PUT` has spelt it.
+#[test]
+fn adapter_of_a_put_into_its_own_folder_is_listed_as_others_are() {
+    let world = World::new(100, &[("a", "10")]);
+    for path in ["a", "./a", "././a/"] {
+        assert_eq!(world.put("a", path, None).unwrap().bytes, Some(40), "{path}");
+        let (folder, away) = (world.root.join("a"), world.folder.path().join("away"));
+        fs::rename(&folder, &away).unwrap();
+        wait_until("it is gone", || matches!(world.registry.get("a"), Err(RegistryError::NotFound { .. })));
+        fs::rename(&away, &folder).unwrap();
+        let names: Vec<_> = world.registry.list().unwrap().into_iter().map(|status| status.name).collect();
+        assert_eq!(names, ["a"], "{path}");
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use polyrank::adapter::Adapter;
+use polyrank::adapter::{Adapter, ProblemType};
 use polyrank::encoder::{Head, Hooks, Packed};
 use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::engine::{Engine, Row};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
 use crate::method::Export;
-use crate::metric::{metrics_for, score};
+use crate::metric::{Counts, counts, metrics_for, score};
 
 /// The maximum number of tokens in a batch, on the CPU and on a GPU.
 const BATCH_TOKENS: [usize; 2] = [2048, 32_768];
@@ -31,6 +31,9 @@ pub struct Evaluation {
     pub examples: usize,
     /// The value of each metric.
     pub metrics: BTreeMap<&'static str, f64>,
+    /// Precision, recall and F1 of each label, in order of id; empty for a regression.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_label: Vec<LabelScores>,
     /// The metrics on further validation splits, by name (MNLI's `validation_mismatched`).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, BTreeMap<&'static str, f64>>,
@@ -39,6 +42,33 @@ pub struct Evaluation {
     /// Warnings about the metrics, for the user.
     #[serde(skip)]
     pub warnings: Vec<String>,
+}
+
+/// How well one label is found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LabelScores {
+    /// The label's name.
+    pub label: String,
+    /// As [`Counts::precision`].
+    pub precision: f64,
+    /// As [`Counts::recall`].
+    pub recall: f64,
+    /// As [`Counts::f1`].
+    pub f1: f64,
+    /// The number of rows that have the label.
+    pub support: usize,
+}
+
+impl LabelScores {
+    fn new(label: &str, counts: Counts) -> Self {
+        Self {
+            label: label.to_owned(),
+            precision: counts.precision(),
+            recall: counts.recall(),
+            f1: counts.f1(),
+            support: counts.expected,
+        }
+    }
 }
 
 /// The numbers of parameters of what was evaluated.
@@ -139,11 +169,13 @@ pub fn evaluate(
     let mut logits = logits(engine, export, &texts)?;
     logits.iter_mut().for_each(|logits| *logits = places.iter().map(|&place| logits[place]).collect());
     let metrics = metrics_for(&data.task, data.problem).iter();
+    let labels = data.labels.iter().filter(|_| data.problem != ProblemType::Regression);
     Ok(Evaluation {
         task: data.task.clone(),
         split: split.to_owned(),
         examples: examples.len(),
         metrics: metrics.map(|&metric| (metric.name(), score(metric, &logits, &targets))).collect(),
+        per_label: labels.zip(counts(&logits, &targets)).map(|(label, of)| LabelScores::new(label, of)).collect(),
         also: BTreeMap::new(),
         parameters: Parameters::of(export),
         warnings: warning.into_iter().collect(),

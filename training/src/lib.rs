@@ -22,7 +22,6 @@
 //! | [`fine_tuned`] | a fine-tuned `transformers` classifier: encoder, head and labels |
 //! | [`extract`] | a fine-tuned classifier as an adapter of its base |
 //! | `json_lines` | reads and writes files with one JSON object a line |
-//! | [`suggestion`] | suggests a known name for one that is not known |
 //! | [`error`] | the errors of training |
 //!
 //! The runtime never depends on this crate. SoRA's gates exist here only, because pruning folds them into the weights.
@@ -46,6 +45,5 @@ pub mod run;
 pub mod schedule;
 pub mod settings;
 pub mod stepper;
-pub mod suggestion;
 pub mod sweep;
 pub mod trainer;

@@ -69,7 +69,11 @@ pub fn score(metric: Metric, logits: &[Vec<f32>], targets: &[Target]) -> f64 {
         Metric::F1 => f1(&pairs(logits, targets)),
         Metric::Matthews => matthews(&pairs(logits, targets)),
         Metric::F1Micro => {
-            let sum = |sum: Counts, of: Counts| Counts { right: sum.right + of.right, all: sum.all + of.all };
+            let sum = |sum: Counts, of: Counts| Counts {
+                right: sum.right + of.right,
+                found: sum.found + of.found,
+                expected: sum.expected + of.expected,
+            };
             counts(logits, targets).into_iter().fold(Counts::default(), sum).f1()
         }
         Metric::F1Macro => {
@@ -102,27 +106,51 @@ fn above_zero(logits: &[f32]) -> impl Iterator<Item = usize> + '_ {
     logits.iter().enumerate().filter(|(_, logit)| **logit > 0.0).map(|(label, _)| label)
 }
 
-/// How often a label was found in rows that have it, and how often it was found or expected.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counts {
-    right: usize,
-    all: usize,
+/// The numbers of rows in which a label was found or expected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows that have the label, and for which it was found.
+    pub right: usize,
+    /// Rows for which it was found.
+    pub found: usize,
+    /// Rows that have it.
+    pub expected: usize,
 }
 
 impl Counts {
-    fn f1(self) -> f64 {
-        ratio(2 * self.right, self.all)
+    /// The share of the rows for which the label was found that have it; 0 if it was never found.
+    #[must_use]
+    pub fn precision(self) -> f64 {
+        ratio(self.right, self.found)
+    }
+
+    /// The share of the rows with the label for which it was found; 0 if no row has it.
+    #[must_use]
+    pub fn recall(self) -> f64 {
+        ratio(self.right, self.expected)
+    }
+
+    /// The harmonic mean of precision and recall; 0 if the label is neither found nor expected.
+    #[must_use]
+    pub fn f1(self) -> f64 {
+        ratio(2 * self.right, self.found + self.expected)
     }
 }
 
-/// The counts of each label.
-fn counts(logits: &[Vec<f32>], targets: &[Target]) -> Vec<Counts> {
+/// The counts of each label for `logits [examples][labels]`. No label is expected of a [`Target::Value`].
+#[must_use]
+pub fn counts(logits: &[Vec<f32>], targets: &[Target]) -> Vec<Counts> {
     let mut counts = vec![Counts::default(); logits.first().map_or(0, Vec::len)];
     for (logits, target) in logits.iter().zip(targets) {
-        target.classes().iter().for_each(|&label| counts[label].all += 1);
-        for label in above_zero(logits) {
-            counts[label].all += 1;
+        target.classes().iter().for_each(|&label| counts[label].expected += 1);
+        let mut found = |label: usize| {
+            counts[label].found += 1;
             counts[label].right += usize::from(target.classes().contains(&label));
+        };
+        match target {
+            Target::Class(_) => found(argmax(logits)),
+            Target::Classes(_) => above_zero(logits).for_each(found),
+            Target::Value(_) => {}
         }
     }
     counts

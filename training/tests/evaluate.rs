@@ -104,6 +104,10 @@ fn labels_match_by_name_or_by_id() {
     let output = learnt(data.path(), room.path(), &[]);
     let found = evaluate(&output, data.path(), &[]);
     assert_eq!(accuracy(&found), (12, 1.0));
+    assert!(found.get("per_label").is_none());
+    let labels = evaluate(&output, data.path(), &["--per-label"])["per_label"].clone();
+    let scores = |label| serde_json::json!({"label": label, "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 6});
+    assert_eq!(labels, serde_json::json!([scores("bad"), scores("good")]));
     let rows = String::from_utf8(read(&data.path().join("validation.tsv"))).unwrap();
     let renamed = |bad: &str, good: &str| {
         let dir = TempDir::new().unwrap();

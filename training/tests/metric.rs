@@ -5,7 +5,7 @@
 use polyrank::adapter::ProblemType;
 use polyrank_training::data::Target;
 use polyrank_training::loss::TaskLoss;
-use polyrank_training::metric::{Metric, mean_loss, metrics_for, score};
+use polyrank_training::metric::{Metric, counts, mean_loss, metrics_for, score};
 
 fn classes(metric: Metric, wanted: &[usize], found: &[usize], labels: usize) -> f64 {
     let logits: Vec<Vec<f32>> =
@@ -66,6 +66,29 @@ fn metrics_of_several_labels_equal_scikit_learn() {
 }
 
 /// Both losses of several labels are those of one formula, on the host and as tensors.
+/// `precision_recall_fscore_support` of scikit-learn 1.9 with `zero_division=0` and the labels 0 to 3.
+#[test]
+fn scores_of_each_label_equal_scikit_learn() {
+    let (wanted, found) = ([0, 0, 1, 1, 1, 2, 2, 0], [0, 1, 1, 1, 0, 0, 2, 0]);
+    let logits: Vec<Vec<f32>> =
+        found.iter().map(|&found| (0..4).map(|i| f32::from(u8::from(i == found))).collect()).collect();
+    let targets: Vec<Target> = wanted.into_iter().map(Target::Class).collect();
+    let expected = [
+        (0.5, 2.0 / 3.0, 4.0 / 7.0, 3),
+        (2.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0, 3),
+        (1.0, 0.5, 2.0 / 3.0, 2),
+        (0.0, 0.0, 0.0, 0),
+    ];
+    let counts = counts(&logits, &targets);
+    assert_eq!(counts.len(), expected.len());
+    for (counts, (precision, recall, f1, support)) in counts.into_iter().zip(expected) {
+        close(counts.precision(), precision);
+        close(counts.recall(), recall);
+        close(counts.f1(), f1);
+        assert_eq!(counts.expected, support);
+    }
+}
+
 #[test]
 fn validation_loss_equals_the_training_loss() {
     let logits = vec![vec![0.5, -300.0, 2.0], vec![0.0, 0.75, 300.0]];

@@ -77,6 +77,9 @@ pub(super) struct EvaluateArgs {
     /// Precision of the base's matrix products.
     #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = "Device")]
     dtype: Precision,
+    /// Tell precision, recall and F1 of each label, too.
+    #[arg(long)]
+    per_label: bool,
     /// Print the JSON on one line.
     #[arg(long)]
     json: bool,
@@ -104,6 +107,9 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
             let also = evaluate::evaluate(&engine, &export, &data, &split.name, args.max_length)?;
             result.also.insert(also.split, also.metrics);
         }
+    }
+    if !args.per_label {
+        result.per_label.clear();
     }
     result.parameters = recorded.unwrap_or(result.parameters);
     result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));

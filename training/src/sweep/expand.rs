@@ -13,7 +13,7 @@ use super::flags::Flags;
 use super::spec::{Section, Spec};
 use crate::error::Error;
 use crate::settings::{DataSettings, MethodName};
-use crate::suggestion::suggestion;
+use polyrank::command_line::suggestion;
 
 /// A run of a sweep.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::flags::Flags;
 use crate::error::Error;
-use crate::suggestion::suggestion;
+use polyrank::command_line::suggestion;
 
 /// The keys that only the top of the file has.
 const TOP: [&str; 7] = ["output", "data_root", "tasks", "methods", "method", "task", "variant"];
