@@ -449,3 +449,41 @@ fn second_signal_ends_the_process_at_once() {
     assert_eq!((status.code(), status.signal()), (Some(1), None), "{log}");
     assert!(log.contains("stopped by a second signal"), "{log}");
 }
+
+/// The Deployment of examples/kubernetes, with paths of this machine.
+#[test]
+fn arguments_of_the_kubernetes_example_serve() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes/serve.yaml");
+    let yaml = std::fs::read_to_string(file).unwrap();
+    let mut lines = yaml.lines().map(str::trim).skip_while(|line| *line != "args:").skip(1);
+    let args: Vec<&str> = lines.by_ref().map_while(|line| line.strip_prefix("- ")).collect();
+    assert_eq!((args.first(), args.len()), (Some(&"serve"), 10), "{args:?}");
+    let room = tempfile::tempdir().unwrap();
+    let (key, base) = (room.path().join("api-key"), goldens());
+    std::fs::write(&key, "secret\n").unwrap();
+    let (key, base) = (key.to_str().unwrap(), base.to_str().unwrap());
+    let own = [("port", "0"), ("model-id", base), ("adapters", base), ("api-key-file", key), ("shutdown-delay", "1s")];
+    let mut server = Process::spawn(|command| {
+        for arg in &args[1..] {
+            let (flag, value) = arg.strip_prefix("--").unwrap().split_once('=').unzip();
+            let flag = flag.unwrap_or(&arg[2..]);
+            match (own.iter().find(|(name, _)| *name == flag), value) {
+                (Some((_, value)), _) => command.arg(format!("--{flag}={value}")),
+                (None, Some(value)) => command.arg(format!("--{flag}={value}")),
+                (None, None) => command.arg(format!("--{flag}")),
+            };
+        }
+    });
+    let address = server.address();
+    server.line("listening on");
+    assert!(get(&address, "/health").starts_with("HTTP/1.1 200"));
+    assert!(get(&address, "/ready").starts_with("HTTP/1.1 200"));
+    assert!(classify(&address, "wrong").starts_with("HTTP/1.1 401"));
+    assert!(classify(&address, "secret").starts_with("HTTP/1.1 200"));
+    let grace = yaml.lines().find_map(|line| line.trim().strip_prefix("terminationGracePeriodSeconds: ")).unwrap();
+    let delay = args.iter().find_map(|arg| arg.strip_prefix("--shutdown-delay=")?.strip_suffix('s')).unwrap();
+    let [grace, delay]: [u64; 2] = [grace, delay].map(|seconds| seconds.parse().unwrap());
+    assert!(grace > delay + 30 + 1, "the delay, the time-out of requests, and a second");
+    server.signal("TERM");
+    assert!(server.ended().0.success());
+}

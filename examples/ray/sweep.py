@@ -13,11 +13,16 @@ import ray
 # The error of polyrank-train where another process trains in the folder: that of a worker which Ray has lost, but which still runs.
 BUSY = "another process trains here"
 
+# The list says all settings. Those of a machine's environment would change the runs, but for how they are carried out.
+SETTINGS = "POLYRANK_TRAIN_"
+CARRIED_OUT = {SETTINGS + name for name in ("DEVICE", "CHECKPOINT_EVERY", "KEEP_CHECKPOINTS", "LOG_EVERY")}
+
 
 def run(job, program, directory, cpus):
     """Runs one job to its end and returns its result. A job that was begun elsewhere continues."""
     command = [program, *job["command"][1:]]
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(cpus)}
+    kept = {name: value for name, value in os.environ.items() if name in CARRIED_OUT or not name.startswith(SETTINGS)}
+    environment = {**kept, "RAYON_NUM_THREADS": str(cpus)}
     while True:
         done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
         if done.returncode == 0 or BUSY not in done.stderr:

@@ -12,6 +12,8 @@ pub(super) enum Event {
     Swapped { key: Key, before: u64, bytes: usize },
     /// A version left memory for another.
     Evicted { key: Key },
+    /// An adapter that was asked cannot be loaded.
+    Failed { name: Arc<str>, reason: String },
     /// A newer version on disk is not served.
     Refused { name: Arc<str>, reason: String },
     /// An adapter's folder is gone, or it was taken out of service by a request.
@@ -38,6 +40,7 @@ impl Event {
             Self::Evicted { key } => {
                 tracing::debug!(adapter = &*key.name, generation = key.generation, "evicted");
             }
+            Self::Failed { name, reason } => tracing::warn!(adapter = &**name, reason, "cannot be loaded"),
             Self::Refused { name, reason } => {
                 tracing::warn!(adapter = &**name, reason, "a newer version on disk is not served");
             }

@@ -331,15 +331,22 @@ impl State {
             Purpose::Load => {
                 if matches!(error, RegistryError::NotFound { .. }) {
                     self.retire(name);
-                } else {
-                    self.counters.failed_loads += 1;
                 }
+                // Files that are still copied, and memory that is in use, are no faults of an adapter.
+                let waits = matches!(error, RegistryError::Changing { .. } | RegistryError::Busy { .. });
+                self.counters.failed_loads += u64::from(!waits && !matches!(error, RegistryError::NotFound { .. }));
                 let entry = self.entry(name);
+                let mut told = true;
                 if error.is_lasting() {
+                    let reason = error.to_string();
+                    told = entry.problem.as_ref().is_some_and(|problem| problem.reason == reason);
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
-                    entry.problem = Some(Problem { stamp, reason: error.to_string() });
+                    entry.problem = Some(Problem { stamp, reason });
                 }
                 let waiters = std::mem::take(&mut entry.waiters);
+                if !told {
+                    self.effects.push(Effect::Log(Event::Failed { name: Arc::clone(name), reason: error.to_string() }));
+                }
                 self.effects.extend(waiters.into_iter().map(|waiter| Effect::Answer(waiter, Err(error.clone()))));
             }
         }

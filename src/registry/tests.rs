@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use tokio::sync::oneshot;
 
-use super::entry::{Found, Order, OrderKind, Outcome, Purpose};
+use super::entry::{Failure, Found, Order, OrderKind, Outcome, Purpose};
+use super::event::Event;
 use super::pin::Taken;
 use super::stamp::Stamp;
 use super::state::{Asked, Effect, State};
@@ -29,13 +30,23 @@ struct World {
     errors: Vec<RegistryError>,
     replies: Vec<Result<Status, RegistryError>>,
     jobs: Vec<Arc<str>>,
+    /// What the log tells of failed loads.
+    failed: Vec<String>,
 }
 
 impl World {
     fn new(budget: usize) -> Self {
         let settings = Settings { budget: budget * 4, room_wait: Duration::from_secs(1), ..Settings::default() };
         let (state, start) = (State::new(&settings, Tier::Memory), Instant::now());
-        Self { state, start, pins: Vec::new(), errors: Vec::new(), replies: Vec::new(), jobs: Vec::new() }
+        Self {
+            state,
+            start,
+            pins: Vec::new(),
+            errors: Vec::new(),
+            replies: Vec::new(),
+            jobs: Vec::new(),
+            failed: Vec::new(),
+        }
     }
 
     /// Memory for one adapter, which a holds; b waits in the line. Outside of it wait, from milliseconds 2 to 4: c, which is asked for,
@@ -66,6 +77,7 @@ impl World {
                 Effect::Answer(_, Err(error)) => self.errors.push(error),
                 Effect::Reply(_, reply) => self.replies.push(*reply),
                 Effect::Run(name, _) => self.jobs.push(name),
+                Effect::Log(Event::Failed { reason, .. }) => self.failed.push(reason),
                 Effect::Free(_) | Effect::Log(_) => {}
             }
         }
@@ -191,6 +203,31 @@ fn names_of_failed_loads_are_forgotten() {
     assert_eq!(world.state.entries.len(), MOST_FAILED + 1);
     world.tick(1001);
     assert_eq!(world.state.entries.len(), 0);
+}
+
+/// An adapter that is asked again and again must not fill the log.
+#[test]
+fn failed_loads_are_told_once_for_each_reason() {
+    let mut world = World::new(10);
+    let mut fail = |error: RegistryError, at: u64| {
+        let _waiter = world.ask("a", at);
+        let now = world.at(at);
+        for name in std::mem::take(&mut world.jobs) {
+            let work = world.state.begin(&name, now).unwrap();
+            world.state.finish(&name, work.purpose, Err(Failure::from(error.clone())), now);
+            world.settle();
+        }
+        (world.failed.len(), world.state.counters.failed_loads)
+    };
+    let large = |bytes| RegistryError::TooLarge { name: "a".into(), bytes, budget: 40 };
+    assert_eq!(fail(large(44), 0), (1, 1));
+    assert_eq!(fail(large(44), 2000), (1, 2), "the same reason");
+    assert_eq!(fail(large(48), 4000), (2, 3), "the files have changed");
+    assert_eq!(
+        fail(RegistryError::Changing { name: "a".into() }, 6000),
+        (2, 3),
+        "a copy that is not complete is no fault"
+    );
 }
 
 #[test]

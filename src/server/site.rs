@@ -21,6 +21,8 @@ use super::{routes, starting};
 #[derive(Default)]
 pub(super) struct Site {
     open: OnceLock<(Arc<App>, TowerToHyperService<Router>)>,
+    /// Whether the server is about to end.
+    announced: AtomicBool,
     draining: AtomicBool,
     /// Requests in progress that arrived before the shutdown.
     requests: AtomicUsize,
@@ -56,7 +58,7 @@ impl Site {
             Some((_, router)) => router.call(request).await?,
             None => starting::answer(request.uri().path()),
         };
-        if self.draining.load(Ordering::Relaxed) {
+        if self.announced.load(Ordering::Relaxed) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         drop(counted);
@@ -72,15 +74,16 @@ impl Site {
         (!self.draining.load(Ordering::SeqCst)).then_some(counted)
     }
 
-    /// Says in `/ready` that the server is about to end. It still accepts requests.
+    /// Says in `/ready` that the server is about to end. It still accepts requests, but each answer closes its connection, so that
+    /// clients with open connections look for another server before this one refuses them.
     pub(super) fn announce(&self) {
+        self.announced.store(true, Ordering::SeqCst);
         if let Some((app, _)) = self.open.get() {
             app.drain();
         }
     }
 
-    /// Accepts no more requests: `/ready` says so, and each answer closes its connection. Returns once every request that arrived
-    /// before is answered.
+    /// Accepts no more requests, and returns once every request that arrived before is answered.
     pub(super) async fn drain(&self) {
         self.announce();
         self.draining.store(true, Ordering::SeqCst);

@@ -334,7 +334,7 @@ fn requests_during_the_shutdown_delay_are_answered() {
     assert_error(&server.get("/ready"), 503, "Draining", "");
     assert_eq!(server.get("/health").status, 200);
     let answer = server.classify("plain", TEXT);
-    assert_eq!((answer.status, answer.header("connection")), (200, None));
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "clients look for another server");
     server.ended();
     assert!(begun.elapsed() >= ms(1500), "{:?}", begun.elapsed());
 }

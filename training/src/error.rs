@@ -42,6 +42,9 @@ pub enum Error {
     /// The output folder has no run to continue.
     #[error("{0} has no run to continue; --overwrite replaces an adapter")]
     NoRun(PathBuf),
+    /// The run cannot be continued.
+    #[error("the checkpoints of the run in {0} are gone, so that it cannot be continued; --overwrite trains anew")]
+    NoCheckpoint(PathBuf),
     /// A file to be overwritten belongs to neither an adapter nor a run.
     #[error("{0} belongs to neither an adapter nor a run: --overwrite does not replace it")]
     Foreign(PathBuf),

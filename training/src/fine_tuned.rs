@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, ProblemType, read_labels};
 use polyrank::base::{ModelError, Weights};
 use polyrank::encoder::Head;
@@ -63,6 +64,24 @@ impl FineTuned {
             1 => ProblemType::Regression,
             _ => ProblemType::SingleLabelClassification,
         })
+    }
+
+    /// The model with outputs that mean what the user says.
+    ///
+    /// # Errors
+    /// The folder says otherwise, or the model has not the one output of a regression.
+    pub fn with_problem(self, problem: ProblemType) -> Result<Self, Error> {
+        let expected = self.problem_type.unwrap_or(match (problem, self.labels.len()) {
+            (ProblemType::Regression, outputs) if outputs != 1 => self.problem(),
+            _ => problem,
+        });
+        if problem != expected {
+            let name = |problem: ProblemType| problem.to_possible_value().map(|value| value.get_name().to_owned());
+            let [expected, found] = [expected, problem].map(|problem| name(problem).unwrap_or_default());
+            let reason = format!("--problem-type: expected {expected}, as {} says, found {found}", self.dir.display());
+            return Err(Error::Settings(reason));
+        }
+        Ok(Self { problem_type: Some(problem), ..self })
     }
 
     /// The model as an adapter of its own encoder: the head alone. With [`Self::engine`] it gives the model's logits.

@@ -41,8 +41,18 @@ pub(crate) fn write<T: Serialize>(path: &Path, lines: impl IntoIterator<Item = T
 
 /// Adds a line to the file, which is created if it does not exist.
 pub(crate) fn append(path: &Path, line: &impl Serialize) -> Result<(), Error> {
+    appended(path, line).map(drop)
+}
+
+/// As [`append`], and waits until the line is on the disk, where it survives a power cut.
+pub(crate) fn append_durably(path: &Path, line: &impl Serialize) -> Result<(), Error> {
+    appended(path, line)?.sync_data().map_err(Error::io(path))
+}
+
+fn appended(path: &Path, line: &impl Serialize) -> Result<fs::File, Error> {
     let mut file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
-    file.write_all(encode(path, line)?.as_bytes()).map_err(Error::io(path))
+    file.write_all(encode(path, line)?.as_bytes()).map_err(Error::io(path))?;
+    Ok(file)
 }
 
 fn encode(path: &Path, line: &impl Serialize) -> Result<String, Error> {

@@ -75,12 +75,14 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
             let (begun_with, begun_on) = recorded(run)?;
             begun_on.check_base(run, &facts.base)?;
             same(&run.join(CONFIG), &config::continued_as(begun_with, settings), settings)?;
-            same(&run.join(FACTS), &begun_on, facts)
+            same(&run.join(FACTS), &begun_on, facts)?;
+            // Otherwise it would begin again from the first step, and lose its log.
+            let lost = checkpoint::last(run)?.is_none() && (epochs(run)? > 1 || has_exported(folders));
+            if lost { Err(Error::NoCheckpoint(run.clone())) } else { Ok(()) }
         }
         Existing::Resume if in_output.iter().any(|name| name != run) => Err(Error::NoRun(output.clone())),
         Existing::Overwrite => {
-            let (labels, adapter) = (output.join("config.json"), output.join("adapter_config.json"));
-            let exported = adapter.exists() || is_export(output);
+            let (labels, exported) = (output.join("config.json"), has_adapter(output));
             let ours = |path: &PathBuf| [CONFIG, FACTS, LOCK].iter().any(|name| *path == run.join(name));
             if labels.exists() && !exported {
                 return Err(Error::Foreign(labels));
@@ -90,6 +92,21 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
         }
         _ => Ok(()),
     }
+}
+
+/// The number of complete lines in the log of the run in the folder `run`. The last epoch may have no checkpoint.
+fn epochs(run: &Path) -> Result<usize, Error> {
+    Ok(read(&run.join(LOG), |text| Ok(text.matches('\n').count()))?.unwrap_or(0))
+}
+
+/// Whether the adapter, or what another method leaves, is this run's own.
+fn has_exported(Folders { output, run }: &Folders) -> bool {
+    has_adapter(output) && !run.join(REPLACING).exists()
+}
+
+/// Whether an adapter, or what another method leaves, is in the folder `output`.
+fn has_adapter(output: &Path) -> bool {
+    output.join("adapter_config.json").exists() || is_export(output)
 }
 
 /// Whether `dir` holds what a run has left. Its `config.json` has our own key.
@@ -159,7 +176,7 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
         }
     }
     let replaces = existing == Existing::Overwrite || config::is_longer(run, config.settings)?;
-    if replaces && (output.join("adapter_config.json").exists() || is_export(output)) {
+    if replaces && has_adapter(output) {
         let path = run.join(REPLACING);
         atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
     }

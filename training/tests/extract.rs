@@ -183,6 +183,27 @@ fn command_writes_an_adapter_that_the_runtime_serves() {
 }
 
 #[test]
+fn problem_type_that_the_model_does_not_state_may_be_given() {
+    let (room, several) = (TempDir::new().unwrap(), ["--problem-type", "multi_label_classification"]);
+    let unstated = changed("config.json", |mut config| {
+        config.as_object_mut().unwrap().remove("problem_type");
+        config
+    });
+    let output = room.path().join("adapter");
+    fine(&args(unstated.path(), &output, &several));
+    let adapter = engine().load_adapter(&output).unwrap();
+    assert_eq!(adapter.info.problem_type, Some(ProblemType::MultiLabelClassification));
+    let stated = changed("config.json", |mut config| {
+        config["problem_type"] = json!("single_label_classification");
+        config
+    });
+    let none = room.path().join("none");
+    let words = "--problem-type: expected single_label_classification, as ";
+    refused(&args(stated.path(), &none, &several), 1, words);
+    refused(&args(unstated.path(), &none, &["--problem-type", "regression"]), 1, words);
+}
+
+#[test]
 fn distillation_brings_the_adapter_closer_and_needs_no_labels() {
     let (task, room) = (data(), TempDir::new().unwrap());
     // The task's own labels are others than the model's.

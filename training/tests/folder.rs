@@ -66,6 +66,13 @@ fn resume_needs_a_run() {
     let resume = train(from, to, &["--resume", "--epochs", "1"]);
     // `--resume` in an empty folder starts a run, so that a job that is restarted uses the same command each time.
     fine(&resume);
+    // Without its checkpoints, a run would begin anew.
+    let log = read(&output.join("run/log.jsonl"));
+    for checkpoint in names(&output.join("run")).iter().filter(|name| name.starts_with("checkpoint-")) {
+        fs::remove_dir_all(output.join("run").join(checkpoint)).unwrap();
+    }
+    refused(&resume, 1, "the checkpoints of the run in");
+    assert_eq!(read(&output.join("run/log.jsonl")), log);
     fs::remove_dir_all(output.join("run")).unwrap();
     let before = read(&output.join(ADAPTER[1]));
     refused(&resume, 1, "has no run to continue");

@@ -284,7 +284,10 @@ fn prints_how_labels_were_read() {
     let output = polyrank_train(&train(from, to.to_str().unwrap(), &["--epochs", "1"]));
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("labels: whole numbers read as ids without names (4 classes)\n"), "{told}");
-    assert!(told.contains("warning: no row of ") && told.contains("2 of the 4 classes: LABEL_0, LABEL_2;"), "{told}");
+    assert!(
+        told.contains("warning: no training row of ") && told.contains("2 of the 4 classes: LABEL_0, LABEL_2;"),
+        "{told}"
+    );
     let weights = train(from, "/nowhere/at/all", &["--class-weights", "good=2"]);
     refused(&weights, 1, "--class-weights: expected an id from 0 to 3, found \"good\"");
 }

@@ -132,6 +132,15 @@ fn sweep_killed_and_stopped_under_way_gives_the_same_results() {
     let message = told(command(&room, "whole").output().unwrap(), 0);
     assert!(message.contains("8 runs, 8 of them finished") && !message.contains("started"), "{message}");
     assert_eq!(read(&whole.join("results.jsonl")), before);
+    // A finished run is not begun anew without its checkpoints.
+    let (run, away) = (whole.join("first/lora-r4-s0/run"), room.path().join("checkpoints"));
+    std::fs::create_dir(&away).unwrap();
+    let checkpoints: Vec<String> = names(&run).into_iter().filter(|name| name.starts_with("checkpoint-")).collect();
+    checkpoints.iter().for_each(|name| std::fs::rename(run.join(name), away.join(name)).unwrap());
+    let log = read(&run.join("log.jsonl"));
+    told(command(&room, "whole").output().unwrap(), 0);
+    assert_eq!((read(&whole.join("results.jsonl")), read(&run.join("log.jsonl"))), (before.clone(), log));
+    checkpoints.iter().for_each(|name| std::fs::rename(away.join(name), run.join(name)).unwrap());
     // A finished run is not replaced by one with another setting.
     file(&room, "seeds = [0]\nalpha = 3");
     let message = told(command(&room, "whole").output().unwrap(), 1);
@@ -207,6 +216,13 @@ fn reported(room: &TempDir, runs: &Path) {
         link(runs, "first/up");
         link(&runs.join("first"), "again");
     }
+    // This run was trained again since its line was written.
+    let text = String::from_utf8(read(&runs.join("results.jsonl"))).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = lines.iter_mut().find(|line| line["name"] == "second/lora-r4-s1").unwrap();
+    line["parameters"] = json!(line["parameters"].as_u64().unwrap() + 1);
+    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(runs.join("results.jsonl"), lines).unwrap();
     let output = room.path().join("report");
     let command = ["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()];
     std::fs::create_dir(&output).unwrap();
@@ -220,6 +236,7 @@ fn reported(room: &TempDir, runs: &Path) {
     for words in [
         "from 7 runs and 1 schedules",
         "- not finished and left out: second/sora-r4-s1\n",
+        "- without the metrics on test in results.jsonl, which are of an earlier training: second/lora-r4-s1\n",
         "## Table 1: methods by tasks (validation)",
         "## Table 1: methods by tasks (test)",
         "| method | parameters | paper's count | first (accuracy) | second (accuracy) | average |",

@@ -8,6 +8,7 @@ use polyrank::adapter::Adapter;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
 use polyrank::inspect;
+use polyrank::logging::printable;
 use polyrank::params::{DeviceName, Precision};
 use polyrank::text::records::RecordsError;
 use polyrank::text::{Encoded, Limit};
@@ -156,21 +157,31 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
     let (engine, fine) = (&base.engine, open_fine_tuned(args, &base)?);
     let data = args.source()?.map(|path| read(args, &path, engine, &fine)).transpose()?;
     // The labels of the data are compared with those of the model before any work is done.
-    let of_fine = scores(args, data.as_ref(), &fine.engine, &fine.export())?;
+    let (of_fine, warnings) = scores(args, data.as_ref(), &fine.engine, &fine.export())?;
+    warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
     let budget = args.budget(engine);
     let extraction = extract::extract((&base.dir, engine), &fine, budget, &args.model_id)?;
     let comparison = Comparison::new(&fine, compared(args, data.as_ref(), engine)?)?;
     let (changes, all_lost) = reverted(engine, &extraction, &comparison)?;
-    let of_extracted = scores(args, data.as_ref(), engine, &Export::Adapter(extraction.adapter.clone()))?;
+    let cut = Export::Adapter(extraction.adapter.clone());
+    let of_extracted = scores(args, data.as_ref(), engine, &cut)?.0;
     let extracted = comparison.adapter(engine, &extraction.adapter)?;
     let linears = LinearsReport::new(engine.layout(), &extraction);
     let distilled = match &data {
-        Some(data) if args.epochs > 0 => Some(distilled(args, data, engine, &fine, extraction.adapter.clone())?),
+        Some(data) if args.epochs > 0 => {
+            let distilled = distilled(args, data, engine, &fine, extraction.adapter.clone());
+            Some(distilled.or_else(|error| {
+                // What took most of the time is not lost with it.
+                export::write(&args.output, engine, &cut, &base.dir)?;
+                tell(format_args!("{} has the adapter as it was before distillation", args.output.display()));
+                Err(error)
+            })?)
+        }
         _ => None,
     };
     let adapter = distilled.as_ref().map_or(&extraction.adapter, |distilled| &distilled.adapter);
     let last = Export::Adapter(adapter.clone());
-    let of_distilled = scores(args, data.as_ref(), engine, &last)?;
+    let of_distilled = scores(args, data.as_ref(), engine, &last)?.0;
     export::write(&args.output, engine, &last, &base.dir)?;
     let metric = |i: usize| MetricReport {
         split: args.split.clone(),
@@ -203,13 +214,17 @@ fn open_fine_tuned(args: &ExtractArgs, base: &Base) -> Result<FineTuned, Error> 
     let dir = base::ensure(&args.model)?;
     extract::check_shape(base.engine.config(), &dir)?;
     let cache = Sources::from_env().ok().map(|sources| sources.home);
-    FineTuned::open(&dir, base.engine.backend().clone(), Precision::F32, cache)
+    let fine = FineTuned::open(&dir, base.engine.backend().clone(), Precision::F32, cache)?;
+    match args.data_settings.problem_type {
+        Some(problem) => fine.with_problem(problem),
+        None => Ok(fine),
+    }
 }
 
 /// Reads the data, with its labels if it has a column of them.
 fn read(args: &ExtractArgs, path: &Path, engine: &Engine, fine: &FineTuned) -> Result<Data, Error> {
     let options = args.data_settings.options(args.seed);
-    let options = DataOptions { problem: options.problem.or(Some(fine.problem())), ..options };
+    let options = DataOptions { problem: Some(fine.problem()), ..options };
     let (texts, task) = match TaskData::load(path, &options) {
         Ok(data) => {
             tell_of(&data);
@@ -231,11 +246,16 @@ fn read(args: &ExtractArgs, path: &Path, engine: &Engine, fine: &FineTuned) -> R
     Ok(Data { train: encoded(&texts.train)?, validation: encoded(&texts.validation)?, task })
 }
 
-/// The metrics of an adapter on the split of `--split`, in the task's order; none without labels.
-fn scores(args: &ExtractArgs, data: Option<&Data>, engine: &Engine, export: &Export) -> Result<Scores, Error> {
-    let Some(task) = data.and_then(|data| data.task.as_ref()) else { return Ok(Vec::new()) };
+/// The metrics of an adapter on the split of `--split`, in the task's order, and the warnings about them; none without labels.
+fn scores(
+    args: &ExtractArgs,
+    data: Option<&Data>,
+    engine: &Engine,
+    export: &Export,
+) -> Result<(Scores, Vec<String>), Error> {
+    let Some(task) = data.and_then(|data| data.task.as_ref()) else { return Ok((Vec::new(), Vec::new())) };
     let evaluation = evaluate::evaluate(engine, export, task, &args.split, None)?;
-    Ok(evaluation.metrics.into_iter().collect())
+    Ok((evaluation.metrics.into_iter().collect(), evaluation.warnings))
 }
 
 /// The texts on which logits are compared: validation texts of the data, or random ones.

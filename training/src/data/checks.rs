@@ -25,7 +25,7 @@ impl TaskData {
         })
     }
 
-    /// Adds warnings about the classes of the training rows.
+    /// Adds warnings about the classes of the training rows, without those that are held out or cut off.
     pub(super) fn warn(&mut self, path: &Path) {
         const MOST: usize = 5;
         if self.problem == ProblemType::Regression {
@@ -38,7 +38,7 @@ impl TaskData {
             let more = if absent.len() > MOST { ", ..." } else { "" };
             let (count, named) = (absent.len(), absent[..absent.len().min(MOST)].join(", "));
             self.warnings.push(format!(
-                "no row of {} has {count} of the {all} classes: {named}{more}; each still gets an output",
+                "no training row of {} has {count} of the {all} classes: {named}{more}; each still gets an output",
                 path.display()
             ));
         }

@@ -242,7 +242,6 @@ impl TaskData {
         };
         if options.labels.is_none() {
             data.check_classes(&found[0], "every row")?;
-            data.warn(&found[0]);
         }
         if one {
             if !trained {
@@ -258,6 +257,9 @@ impl TaskData {
         if let Some(most) = options.max_train_samples.filter(|most| most.get() < data.train.len()) {
             data.train.truncate(most.get());
             data.check_classes(&found[0], "every row up to --max-train-samples")?;
+        }
+        if options.labels.is_none() {
+            data.warn(&found[0]);
         }
         if let Some(asked) = &options.class_weights {
             data.class_weights = weights::resolve(asked, &data.meaning, &data.train)?;

@@ -27,6 +27,7 @@ mod tree;
 mod write;
 
 pub use self::statistics::Statistic;
+pub(crate) use self::trained::is_exported;
 pub(crate) use self::trained::text;
 pub use self::trained::{EpochLine, Exported, StepLine, TrainedRun};
 pub(crate) use self::tree::RESULTS;

@@ -174,7 +174,7 @@ pub(crate) fn text(value: &toml::Value) -> String {
 }
 
 /// Whether the run in `output` has written its result: weights lie there, and they are its own.
-pub(super) fn is_exported(output: &Path) -> Result<bool, Error> {
+pub(crate) fn is_exported(output: &Path) -> Result<bool, Error> {
     if output.join("run/replacing").exists() {
         return Ok(false);
     }

@@ -27,6 +27,8 @@ pub(super) struct Tree {
     pub(super) gone: Vec<String>,
     /// The names of runs of which neither folders nor results tell the settings. Older versions wrote such results.
     pub(super) unknown: Vec<String>,
+    /// The names of runs that were trained again after their test metrics were recorded, which are left out.
+    pub(super) retrained: Vec<String>,
     pub(super) schedules: Vec<Schedule>,
     /// While folders are read: those that were, without links in their paths, because a link may lead to a run in the tree.
     seen: BTreeSet<PathBuf>,
@@ -42,6 +44,15 @@ impl Tree {
         let found: BTreeSet<String> = tree.runs.iter().map(|(name, _)| name).chain(&tree.unfinished).cloned().collect();
         for (name, run) in recorded {
             if found.contains(&name) {
+                let of_folder = tree.runs.iter().find(|(other, _)| *other == name);
+                let chosen = |run: &TrainedRun| {
+                    run.exported.as_ref().map(|found| (found.epoch, found.metrics.clone(), found.parameters))
+                };
+                if of_folder.zip(run.as_ref()).is_some_and(|((_, now), before)| chosen(now) != chosen(before))
+                    && tree.tests.remove(&name).is_some()
+                {
+                    tree.retrained.push(name);
+                }
                 continue;
             }
             match run {

@@ -102,6 +102,10 @@ fn notes(tree: &Tree, groups: &[Group<'_>]) -> Vec<String> {
         notes
             .push(format!("left out, because results.jsonl does not have their settings: {}", tree.unknown.join(", ")));
     }
+    if !tree.retrained.is_empty() {
+        let names = tree.retrained.join(", ");
+        notes.push(format!("without the metrics on test in results.jsonl, which are of an earlier training: {names}"));
+    }
     if !tree.unfinished.is_empty() {
         notes.push(format!("not finished and left out: {}", tree.unfinished.join(", ")));
     }

@@ -72,5 +72,6 @@ impl Display for Epoch {
 /// # Errors
 /// The file cannot be written.
 pub fn log(run: &Path, epoch: &Epoch) -> Result<(), Error> {
-    json_lines::append(&run.join(LOG), epoch)
+    // The checkpoint that follows is on the disk for certain. Without its line, the run could not count as finished.
+    json_lines::append_durably(&run.join(LOG), epoch)
 }

@@ -94,7 +94,13 @@ impl Expander<'_> {
         let mut jobs = Vec::new();
         for task in &spec.tasks {
             for method in &spec.methods {
+                let mut as_given = false;
                 for &variant in &variants {
+                    // Variants that concern other methods only are one and the same run of this one.
+                    let variant = variant.filter(|(_, section)| concerns(section, method));
+                    if variant.is_none() && std::mem::replace(&mut as_given, true) {
+                        continue;
+                    }
                     let mut section = spec.all.clone();
                     section = section.under(&of_method(&spec.by_method, method)?);
                     section = section.under(&named(&spec.by_task, task));
@@ -223,6 +229,13 @@ fn of_method(sections: &[(String, Section)], method: &str) -> Result<Section, St
     }
 }
 
+/// Whether a section says anything about the runs of a method, which lacks some settings.
+fn concerns(section: &Section, method: &str) -> bool {
+    let Section { ranks, seeds, data, settings } = section;
+    let rank = ranks.is_some() && has(method, "rank");
+    rank || seeds.is_some() || data.is_some() || settings.iter().any(|(setting, _)| has(method, setting))
+}
+
 /// Whether a method has a setting. An unknown method is refused elsewhere.
 fn has(method: &str, setting: &str) -> bool {
     let methods = MethodName::from_str(method, false).ok().zip(MethodName::with(setting));
@@ -336,6 +349,17 @@ mod tests {
         let given = |name: &str| jobs.iter().find(|job| job.name == name).unwrap().command[6..].join(" ");
         assert_eq!(given("a/bitfit-s0"), "--method bitfit --seed 0 --epochs 1 --resume");
         assert_eq!(given("a/lora-r4-s0"), "--method lora --rank 4 --seed 0 --alpha 8 --epochs 1 --resume");
+    }
+
+    /// Otherwise, copies of a run would count as seeds.
+    #[test]
+    fn variants_that_concern_other_methods_make_one_run() {
+        let text = "data_root = \"data\"\ntasks = [\"a\"]\nmethods = [\"lora\", \"bitfit\"]\n[variant.qk]\nranks = [4]\n\
+                    target_modules = [\"query\", \"key\"]\n[variant.all]\nranks = [2]\n[variant.long]\nepochs = 9\n";
+        let jobs = jobs(text).unwrap();
+        let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+        let expected = ["lora-r2-all-s0", "lora-r8-long-s0", "lora-r4-qk-s0", "bitfit-s0", "bitfit-long-s0"];
+        assert_eq!(names, expected.map(|name| format!("a/{name}")));
     }
 
     #[test]

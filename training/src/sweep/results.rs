@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::Job;
+use crate::checkpoint;
 use crate::error::Error;
 use crate::json_lines;
-use crate::report::{Exported, RESULTS, TrainedRun};
+use crate::report::{Exported, RESULTS, TrainedRun, is_exported};
 use crate::run;
 
 /// The results of a sweep, locked for this process.
@@ -53,8 +54,13 @@ impl Results {
     }
 }
 
+/// Whether the run has written its result. Its checkpoints may be gone: they take most of its space.
 fn is_finished(output: &Path) -> bool {
-    TrainedRun::read(output).is_ok_and(|run| run.exported.is_some())
+    let without_checkpoints = || checkpoint::last(&output.join("run")).is_ok_and(|last| last.is_none());
+    match TrainedRun::read(output) {
+        Ok(run) => run.exported.is_some() || (without_checkpoints() && is_exported(output).unwrap_or(false)),
+        Err(_) => false,
+    }
 }
 
 /// The lines of results by the names of their runs; none if the file does not exist.
