@@ -479,7 +479,9 @@ fn arguments_of_the_kubernetes_example_serve() {
     assert!(get(&address, "/health").starts_with("HTTP/1.1 200"));
     assert!(get(&address, "/ready").starts_with("HTTP/1.1 200"));
     assert!(classify(&address, "wrong").starts_with("HTTP/1.1 401"));
-    assert!(classify(&address, "secret").starts_with("HTTP/1.1 200"));
+    // The goldens name another base, and `--strict-base` is among the arguments.
+    let strict = classify(&address, "secret");
+    assert!(strict.starts_with("HTTP/1.1 422") && strict.contains("base"), "{strict}");
     let grace = yaml.lines().find_map(|line| line.trim().strip_prefix("terminationGracePeriodSeconds: ")).unwrap();
     let delay = args.iter().find_map(|arg| arg.strip_prefix("--shutdown-delay=")?.strip_suffix('s')).unwrap();
     let [grace, delay]: [u64; 2] = [grace, delay].map(|seconds| seconds.parse().unwrap());
