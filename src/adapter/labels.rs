@@ -20,9 +20,9 @@ pub(super) struct Labels {
 }
 
 /// The most outputs of a head.
-const MOST_LABELS: usize = 1 << 16;
+pub const MOST_LABELS: usize = 1 << 16;
 /// The most bytes of all names together.
-const LONGEST_NAMES: usize = 1 << 20;
+pub const LONGEST_NAMES: usize = 1 << 20;
 
 /// The names by id, and the key that they were read from.
 #[derive(Debug)]

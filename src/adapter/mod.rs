@@ -17,7 +17,7 @@ pub use error::{AdapterError, BaseNames};
 pub(crate) use files::Bytes;
 pub use files::{Files, NAMES, OpenFiles};
 pub use instead::instead;
-pub use labels::{classifier_config, read_labels};
+pub use labels::{LONGEST_NAMES, MOST_LABELS, classifier_config, read_labels};
 pub use peek::{Summary, layout_of, peek, summary};
 #[cfg(fuzzing)]
 pub(crate) use read::parse;

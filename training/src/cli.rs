@@ -130,11 +130,11 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ Error::Stopped { .. }) => {
-            tell(interrupt::resume_message(&error, std::env::args()));
+            tell(interrupt::resume_message(&error, interrupt::arguments()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(Error::SweepStopped { finished, all }) => {
-            tell(interrupt::continue_message(finished, all, std::env::args()));
+            tell(interrupt::continue_message(finished, all, interrupt::arguments()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {

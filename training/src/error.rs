@@ -56,6 +56,16 @@ pub enum Error {
         "{0}: the data has changed since this run held out a share of it: give --validation-split and --seed, or a validation file"
     )]
     HeldOut(PathBuf),
+    /// A run cannot be continued with another output folder that has files.
+    #[error("--resume: the run in {run} writes to {before}; this call writes to {now}, which is not empty")]
+    OtherOutput {
+        /// The run's folder.
+        run: PathBuf,
+        /// The folder that it began with.
+        before: PathBuf,
+        /// The folder of this call.
+        now: PathBuf,
+    },
     /// A run cannot be continued with other settings, another base or other data.
     #[error("--resume: {path}: the run was started with {entry} = {before}; this call has {now}")]
     OtherRun {

@@ -189,6 +189,13 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
     const MOST: usize = 5;
     let places: Vec<Option<usize>> = data.iter().map(|name| adapter.iter().position(|other| other == name)).collect();
     let nameless = |names: &[String]| names.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
+    let numbers = || adapter.iter().map(|name| name.parse::<usize>()).collect::<Result<Vec<_>, _>>();
+    if data.len() > 1 && nameless(data) && numbers().is_ok_and(|names| !names.into_iter().eq(0..data.len())) {
+        return Err(Error::Settings(format!(
+            "the labels of the data are whole numbers, which may be ids or the adapter's names {adapter:?}; labels.txt with these names \
+             decides"
+        )));
+    }
     if data.len() == 1 || (places.iter().all(Option::is_none) && (nameless(data) || nameless(adapter))) {
         let guessed = data.len() > 1 && nameless(adapter) && !nameless(data);
         let warning = guessed.then(|| {

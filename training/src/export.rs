@@ -71,7 +71,7 @@ pub fn from_checkpoint(
 /// A file cannot be read, written or removed.
 pub fn write(dir: &Path, engine: &Engine, export: &Export, base: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    let (config, before) = (base_config(base)?, run::is_export(dir));
+    let (config, ours) = (base_config(base)?, run::is_export(dir));
     let (kept, others) = match export {
         Export::Adapter(adapter) => {
             adapter::write(dir, engine.layout(), adapter, &config)?;
@@ -86,7 +86,9 @@ pub fn write(dir: &Path, engine: &Engine, export: &Export, base: &Path) -> Resul
             (&bottlenecks::FILES[..], [&adapter::NAMES[..], &model::FILES])
         }
     };
-    let others = others.into_iter().flatten().filter(|name| before && **name != CONFIG && !kept.contains(name));
+    // An adapter that another program wrote would be read instead of the new export. Its other files are not ours to remove.
+    let goes = |name: &&&str| **name != CONFIG && !kept.contains(name) && (ours || adapter::NAMES.contains(name));
+    let others = others.into_iter().flatten().filter(goes);
     for path in others.map(|name| dir.join(name)) {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(&path)(error)),

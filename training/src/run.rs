@@ -4,6 +4,7 @@
 mod config;
 mod epoch;
 mod facts;
+mod output;
 mod steps;
 
 use std::fs::{self, File, TryLockError};
@@ -28,9 +29,12 @@ const FACTS: &str = "task.json";
 const LOG: &str = "log.jsonl";
 /// The process that trains holds a lock on this file.
 const LOCK: &str = "lock";
-/// While this file exists, the adapter beside the run is that of an earlier run, or of this one before it was made longer. The run will
-/// replace it.
+/// While this file exists, the adapter beside the run is that of an earlier run or, if the file says [`SHORTER`], of this one before it
+/// was made longer. The run will replace it.
 const REPLACING: &str = "replacing";
+const SHORTER: &str = "shorter";
+/// The folder that the adapter of a run in another folder is written to.
+const OUTPUT: &str = "output";
 
 /// What to do with an output folder that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +76,7 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
         Existing::Refuse if !in_output.is_empty() => Err(Error::OutputExists(output.clone())),
         Existing::Refuse if !in_run.is_empty() => Err(Error::OutputExists(run.clone())),
         Existing::Resume if run.join(CONFIG).exists() || checkpoint::last(run)?.is_some() => {
+            output::check(folders)?;
             let (begun_with, begun_on) = recorded(run)?;
             begun_on.check_base(run, &facts.base)?;
             same(&run.join(CONFIG), &config::continued_as(begun_with, settings), settings)?;
@@ -153,7 +158,7 @@ impl LockedRun {
 /// Whether a run writes files or folders with this name.
 fn is_of_run(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    [CONFIG, FACTS, LOG, STEPS, REPLACING].contains(&&*name) || checkpoint::is_checkpoint(&name)
+    [CONFIG, FACTS, LOG, STEPS, REPLACING, OUTPUT].contains(&&*name) || checkpoint::is_checkpoint(&name)
 }
 
 /// Creates the run's folder, or removes another run's files from it. Call [`check`] first. An adapter that is to be replaced stays, and
@@ -175,11 +180,13 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
             remove_run(&usual)?;
         }
     }
-    let replaces = existing == Existing::Overwrite || config::is_longer(run, config.settings)?;
-    if replaces && has_adapter(output) {
-        let path = run.join(REPLACING);
-        atomic_file::write(&path, &[]).map_err(Error::io(&path))?;
+    let (overwrites, path) = (existing == Existing::Overwrite, run.join(REPLACING));
+    let longer = !overwrites && !path.exists() && config::is_longer(run, config.settings)?;
+    if (overwrites || longer) && has_adapter(output) {
+        let of: &str = if longer { SHORTER } else { "" };
+        atomic_file::write(&path, of.as_bytes()).map_err(Error::io(&path))?;
     }
+    output::write(folders)?;
     checkpoint::sweep(run)?;
     // A continued run keeps its facts. The configuration, which marks the folder as a run, is written last.
     if !run.join(CONFIG).exists() {

@@ -130,7 +130,10 @@ pub struct Stage {
     pub parameters: usize,
     /// The same as the paper counts them: `2 * hidden` for each rank.
     pub paper_parameters: usize,
-    /// The metrics on rows of train.
+    /// The number of rows of train on which its metrics are computed. Schedules of earlier versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_sample: Option<usize>,
+    /// The metrics on these rows of train.
     pub train: BTreeMap<String, f64>,
     /// The metrics on validation.
     pub validation: BTreeMap<String, f64>,
@@ -275,6 +278,7 @@ mod tests {
             epochs: 5,
             parameters,
             paper_parameters: 2 * parameters,
+            train_sample: Some(30),
             train: metrics(metric),
             validation: metrics(metric / 2.0),
             percent: Percent { parameters: None, train: None, validation: None },

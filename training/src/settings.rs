@@ -5,6 +5,8 @@ mod check;
 mod data;
 mod run;
 
+use std::collections::BTreeSet;
+
 use clap::{Args, ValueEnum};
 use polyrank::adapter::ProblemType;
 use polyrank::engine::Engine;
@@ -70,6 +72,13 @@ impl MethodName {
             _ => None,
         }
     }
+
+    /// Whether the method with the name `method` has the setting with the name `setting`. An unknown method has all.
+    #[must_use]
+    pub fn has(method: &str, setting: &str) -> bool {
+        let methods = Self::from_str(method, false).ok().zip(Self::with(setting));
+        methods.is_none_or(|(method, methods)| methods.contains(&method))
+    }
 }
 
 /// Which epoch becomes the adapter.
@@ -110,10 +119,10 @@ pub struct Settings {
     #[arg(long, env = "POLYRANK_TRAIN_GATE", value_enum, help_heading = "Method")]
     pub gate: Option<GateRule>,
     /// Share of the adapter's parameters to keep [default: 0.65].
-    #[arg(long, env = "POLYRANK_TRAIN_TARGET_RATIO", conflicts_with_all = ["xi", "lambda", "target_params"], help_heading = "Method")]
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_RATIO", help_heading = "Method")]
     pub target_ratio: Option<f64>,
     /// Constant threshold, instead of a ratio.
-    #[arg(long, env = "POLYRANK_TRAIN_XI", conflicts_with = "lambda", help_heading = "Method")]
+    #[arg(long, env = "POLYRANK_TRAIN_XI", help_heading = "Method")]
     pub xi: Option<f64>,
     /// Threshold as learning rate times lambda, instead of a ratio.
     #[arg(long, env = "POLYRANK_TRAIN_LAMBDA", help_heading = "Method")]
@@ -122,7 +131,7 @@ pub struct Settings {
     #[arg(long, env = "POLYRANK_TRAIN_SPARSE_LAMBDA", help_heading = "Method")]
     pub sparse_lambda: Option<f64>,
     /// Number of the adapter's parameters to keep, without the head, instead of a ratio.
-    #[arg(long, env = "POLYRANK_TRAIN_TARGET_PARAMS", conflicts_with_all = ["xi", "lambda"], help_heading = "Method")]
+    #[arg(long, env = "POLYRANK_TRAIN_TARGET_PARAMS", help_heading = "Method")]
     pub target_params: Option<usize>,
     /// How much earlier shallow layers lose their ranks, so that adapters share more of the base's first layers. 0 removes ranks by
     /// their effect alone; with 100, a layer is nearly empty before the next one loses a rank.
@@ -227,13 +236,13 @@ impl Settings {
             _ => None,
         };
         Self {
-            gate: Some(self.gate()),
+            gate: self.of(MethodName::Sora, self.gate()),
             target_ratio: ratio,
             target_params: self.target_params.filter(|_| gated),
             depth_bias: if gated { self.depth_bias } else { 0.0 },
             xi: self.xi.filter(|_| gated),
             lambda: self.lambda.filter(|_| gated),
-            sparse_lambda: Some(if gated { self.sparse_lambda() } else { 0.0 }),
+            sparse_lambda: self.of(MethodName::Sora, self.sparse_lambda()),
             epochs: Some(epochs),
             batch_size: Some(batch_size),
             lr: Some(lr),
@@ -435,7 +444,20 @@ impl Settings {
         if self.target_modules.is_empty() {
             return Ok((0..modules.len()).collect());
         }
-        self.target_modules.iter().map(find).collect()
+        let mut found = self.target_modules.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        // A module that is named twice is adapted once.
+        let mut seen = BTreeSet::new();
+        found.retain(|&module| seen.insert(module));
+        Ok(found)
+    }
+
+    /// The flag that gives the rank `rank` of the factors, for messages.
+    fn rank_flag(&self, rank: usize) -> &'static str {
+        match self.init_rank {
+            _ if rank == self.rank => "--rank",
+            Some(_) => "--init-rank",
+            None => "--init-rank, by default one and a half times --rank",
+        }
     }
 
     /// The shapes of low-rank factors.
@@ -443,7 +465,7 @@ impl Settings {
         let modules = self.modules(engine)?;
         let sizes = modules.iter().map(|&module| &engine.layout().modules[module]);
         let most = sizes.map(|module| module.in_features.min(module.out_features)).max().unwrap_or(0);
-        check::rank_at_most(most, rank)?;
+        check::rank_at_most(self.rank_flag(rank), most, rank)?;
         Ok(LowRankSettings { rank, alpha: self.alpha, modules, labels, seed: self.seed })
     }
 }

@@ -97,6 +97,22 @@ fn adapters_labels_replace_a_training_file() {
     assert!(matches!(nothing, DataError::NoData(_)), "{nothing}");
 }
 
+/// Postcodes, for example.
+#[test]
+fn names_keep_their_leading_zeros() {
+    let options = DataOptions { problem: Some(ProblemType::SingleLabelClassification), ..options() };
+    let read = |rows: &str| TaskData::load(folder(&[("train.tsv", rows)]).path(), &options).unwrap().labels;
+    assert_eq!(read("label\tsentence\n01001\tx\n02139\ty\n10001\tz\n"), ["01001", "02139", "10001"]);
+    assert_eq!(read("label\tsentence\n-1.0\tx\n-1\ty\n2e4\tz\n"), ["-1", "20000"]);
+}
+
+#[test]
+fn more_names_than_an_adapter_can_have_are_refused_before_training() {
+    let rows: String = (0..20).map(|i| format!("{i}{}\tx\n", "a".repeat(60_000))).collect();
+    let error = load(&[("train.tsv", &format!("label\tsentence\n{rows}"))]).unwrap_err();
+    assert!(error.to_string().ends_with("labels: expected at most 1048576 bytes of names, found 1200030"), "{error}");
+}
+
 #[test]
 fn held_out_split_is_seeded_and_keeps_every_row_once() {
     let rows: String = (0..40).map(|i| format!("{}\ttext {i}\n", i % 2)).collect();

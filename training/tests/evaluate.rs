@@ -9,7 +9,7 @@ use polyrank::text::Limit;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::run::{data, fine, log, read, refused, train};
+use super::run::{data, fine, log, polyrank_train, read, refused, train};
 use super::{base_dir, engine};
 
 /// The command's arguments for the adapter in `to` and the data in `from`.
@@ -66,6 +66,9 @@ fn evaluates_the_held_out_rows() {
     }
     // It is no longer known which rows were trained on.
     fs::remove_dir_all(output.join("run")).unwrap();
+    let one = polyrank_train(&args(&output, &file, &[]));
+    let told = String::from_utf8_lossy(&one.stderr).into_owned();
+    assert!(told.contains("train.tsv: all rows are evaluated, also those that the adapter was trained on"), "{told}");
     refused(
         &args(&output, data.path(), &[]),
         1,
@@ -121,6 +124,30 @@ fn labels_match_by_name_or_by_id() {
     // In sorted order, these names would swap the classes.
     refused(&args(&output, renamed("z_no", "a_yes").path(), &[]), 1, "labels differ");
     refused(&args(&output, renamed("bad", "a_yes").path(), &[]), 1, "labels differ");
+}
+
+/// The whole numbers of the data are names, as `labels.txt` said in training. Without the file, they could be ids.
+#[test]
+fn whole_numbers_are_the_names_of_the_adapters_labels() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    for name in ["train.tsv", "validation.tsv"] {
+        let rows = String::from_utf8(read(&data.path().join(name))).unwrap();
+        fs::write(data.path().join(name), rows.replace("bad\t", "1\t").replace("good\t", "2\t")).unwrap();
+    }
+    let labels = data.path().join("labels.txt");
+    fs::write(&labels, "1\n2\n3\n").unwrap();
+    let output = learnt(data.path(), room.path(), &[]);
+    let found = evaluate(&output, data.path(), &[]);
+    assert_eq!(accuracy(&found), (12, 1.0));
+    fs::remove_file(&labels).unwrap();
+    assert_eq!(evaluate(&output, data.path(), &[])["metrics"], found["metrics"]);
+    // Both readings fit here, and differ.
+    let validation = data.path().join("validation.tsv");
+    let rows = String::from_utf8(read(&validation)).unwrap();
+    for name in ["train.tsv", "validation.tsv"] {
+        fs::write(data.path().join(name), rows.replace("1\t", "0\t").replace("2\t", "1\t")).unwrap();
+    }
+    refused(&args(&output, data.path(), &[]), 1, "train.tsv:2: the label 1 is ambiguous");
 }
 
 /// As in `transformers`.

@@ -225,6 +225,8 @@ fn distillation_brings_the_adapter_closer_and_needs_no_labels() {
         };
         fs::create_dir_all(task.path().join("plain")).unwrap();
         fs::write(task.path().join("plain").join(file), format!("sentence\n{}", with(|_| ""))).unwrap();
+        fs::create_dir_all(task.path().join("marked")).unwrap();
+        fs::write(task.path().join("marked").join(file), format!("label\tsentence\n{}", with(|_| "-1\t"))).unwrap();
         let labelled = with(|i| ["negative\t", "neutral\t", "positive\t"][i % 3]);
         fs::write(&path, format!("label\tsentence\n{labelled}")).unwrap();
     }
@@ -242,6 +244,8 @@ fn distillation_brings_the_adapter_closer_and_needs_no_labels() {
     }
     // Labels change nothing but that metrics are printed.
     assert_eq!((&plain["distilled"], &plain["metrics"]), (&labelled["distilled"], &json!([])));
+    // Nor does the mark of rows without a label.
+    assert_eq!(run(&task.path().join("marked"), "marked")["distilled"], plain["distilled"]);
     assert_eq!(labelled["metrics"][0]["metric"], "accuracy");
     assert!(labelled["metrics"][0]["distilled"].is_f64());
     let adapter = engine().load_adapter(&room.path().join("plain")).unwrap();

@@ -197,6 +197,15 @@ fn run_dir_holds_the_log_and_the_checkpoints() {
         ["config.toml", "log.jsonl", "task.json", "checkpoint-2"].iter().all(|name| files.contains(&(*name).into()))
     );
     fine(&strs(&args(&["--resume"])));
+    // A mistyped output replaces no other adapter; an empty one gets the run's.
+    let other = room.path().join("other");
+    let mut mistyped = strs(&args(&["--resume"]));
+    *mistyped.iter_mut().find(|arg| **arg == to).unwrap() =
+        Box::leak(other.to_string_lossy().into_owned().into_boxed_str());
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("config.json"), "{}").unwrap();
+    refused(&mistyped, 1, "other, which is not empty");
+    assert_eq!(names(&other), ["config.json"]);
     // With `--run-dir`, `evaluate` finds the rows that the run held out.
     let evaluate = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
     refused(&evaluate, 1, "no labelled split \"validation\"");

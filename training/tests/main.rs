@@ -12,6 +12,7 @@ mod host;
 mod hub;
 mod methods;
 mod metric;
+mod resume;
 mod run;
 mod schedule;
 mod serve;

@@ -162,6 +162,33 @@ fn check_folder(method: &str, output: &Path) {
     }
 }
 
+/// Nothing is known about the importance of ranks after one step: as many as asked for stay.
+#[test]
+fn adalora_of_one_step_keeps_ranks() {
+    let (room, data) = (TempDir::new().unwrap(), data(&KINDS[0]));
+    let output = room.path().join("a");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    fine(&[
+        "train",
+        "--model-id",
+        base(),
+        "--method",
+        "adalora",
+        "--data",
+        from,
+        "--output",
+        to,
+        "--rank",
+        "4",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "24",
+    ]);
+    let ranks = engine().load_adapter(&output).unwrap().ranks(engine().layout());
+    assert!(ranks.0.iter().flat_map(|(_, ranks)| ranks).all(|rank| *rank == 4), "{ranks:?}");
+}
+
 /// A folder holds one export, also after it has been replaced by one of another kind.
 #[test]
 fn another_method_replaces_the_whole_export() {
@@ -176,6 +203,18 @@ fn another_method_replaces_the_whole_export() {
         fine(&args);
         assert_eq!(names(&output), files(method), "{method}");
     }
+    // An adapter that another program wrote, with a file that no method writes.
+    fs::write(output.join("config.json"), "{\"model_type\": \"bert\"}").unwrap();
+    fs::write(output.join("README.md"), "").unwrap();
+    for method in ["bitfit", "adapter"] {
+        fs::write(output.join("adapter_config.json"), "{}").unwrap();
+        fs::write(output.join("adapter_model.safetensors"), "").unwrap();
+        fs::write(output.join("config.json"), "{\"model_type\": \"bert\"}").unwrap();
+        fine(&[&arguments(method, data.path(), &output)[..], &["--overwrite"]].concat());
+        let mine = |name: &String| !["adapter_config.json", "adapter_model.safetensors"].contains(&name.as_str());
+        assert!(names(&output).iter().all(mine) && output.join("README.md").exists(), "{:?}", names(&output));
+    }
+    fine(&[&arguments("lora", data.path(), &output)[..], &["--overwrite"]].concat());
     fs::write(output.join("config.json"), "{\"model_type\": \"bert\"}").unwrap();
     fs::remove_file(output.join("adapter_config.json")).unwrap();
     let args = [&arguments("lora", data.path(), &output)[..], &["--overwrite"]].concat();
@@ -308,13 +347,14 @@ fn a_setting_of_another_method_is_refused() {
         ("lora", "--tinit", "0.1", "--tinit: expected with the method adalora, found lora"),
         ("adapter", "--bottleneck", "0", "--bottleneck: expected 1 or more, found 0"),
         ("adalora", "--init-rank", "3", "--init-rank: expected at least the rank 4, found 3"),
-        ("adalora", "--init-rank", "999", "--rank: expected at most"),
+        ("adalora", "--init-rank", "999", "--init-rank: expected at most"),
         ("adalora", "--tinit", "0.6", "--tinit and --tfinal: expected shares whose sum is below 1, found 0.6 and 0.5"),
         ("adalora", "--tfinal", "2", "--tfinal: expected from 0 to 1, found 2"),
         ("adalora", "--delta-t", "0", "--delta-t: expected 1 or more, found 0"),
         ("adalora", "--orth-reg-weight", "nan", "--orth-reg-weight: expected 0 or a positive number, found NaN"),
         ("dylora", "--export-rank", "5", "--export-rank: expected at most the rank 4, found 5"),
         ("full", "--dtype", "int8", "--dtype: expected f32 with the method full"),
+        ("full", "--dtype", "bf16", "--dtype: expected f32 with the method full on a CPU"),
     ] {
         let mut args = arguments(method, data.path(), &output);
         if let Some(at) = args.iter().position(|arg| *arg == flag) {

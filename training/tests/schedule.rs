@@ -79,19 +79,33 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
         assert_eq!(log(&parted.join(stage)), log(&whole.join(stage)));
     }
     // A schedule may be made longer, but its finished stages must have the same thresholds.
-    let other = schedule(from, whole.to_str().unwrap(), &["--xi-max", "0.05", "--spacing", "exp", "--resume"]);
+    let other = schedule(from, whole.to_str().unwrap(), &[&more[..], &["--spacing", "exp", "--resume"]].concat());
     refused(&other, 1, "the run was started with xi = 0.03; this call has 0.022");
+    let other = schedule(from, whole.to_str().unwrap(), &["--xi-max", "0.05", "--train-sample", "20", "--resume"]);
+    refused(&other, 1, "schedule.jsonl: the run was started with train_sample = 30; this call has 20");
+    // Only the last stage is continued, so that the others need no checkpoints.
+    std::fs::remove_dir_all(whole.join("stage-0/run/checkpoint-2")).unwrap();
+    let longer = ["--xi-max", "0.07", "--train-sample", "30", "--resume"];
+    fine(&schedule(from, whole.to_str().unwrap(), &longer));
+    assert_eq!((stages(&whole).len(), &stages(&whole)[..3]), (4, &found[..]));
     refused(&schedule(from, whole.to_str().unwrap(), &more), 1, "is not empty");
     let overwrite = ["--xi-max", "0.05", "--overwrite", "--target-modules", "nope"];
     refused(&schedule(from, whole.to_str().unwrap(), &overwrite), 1, "unknown module \"nope\"");
-    assert_eq!(stages(&whole).len(), 3, "nothing was removed");
+    assert_eq!(stages(&whole).len(), 4, "nothing was removed");
     std::fs::write(whole.join("notes.txt"), "mine").unwrap();
     refused(
         &schedule(from, whole.to_str().unwrap(), &["--xi-max", "0.05", "--overwrite"]),
         1,
         "notes.txt belongs to neither",
     );
-    assert_eq!(stages(&whole).len(), 3, "nothing was removed");
+    assert_eq!(stages(&whole).len(), 4, "nothing was removed");
+    // What a call leaves that is killed while it removes stages is replaced, too.
+    std::fs::remove_file(whole.join("notes.txt")).unwrap();
+    std::fs::remove_file(whole.join("stage-1/adapter_config.json")).unwrap();
+    std::fs::remove_dir_all(whole.join("stage-2")).unwrap();
+    std::fs::create_dir(whole.join("stage-2")).unwrap();
+    fine(&schedule(from, whole.to_str().unwrap(), &[&more[..], &["--overwrite"]].concat()));
+    assert_eq!(stages(&whole), found);
 }
 
 /// The schedule, which is replaced here, ends once no gate is left.

@@ -132,6 +132,44 @@ fn file_with_an_unknown_key_or_a_wrong_type_is_refused_by_name() {
     assert!(told(&missing, &[], None).contains("/nowhere/settings.toml: "));
 }
 
+/// Of settings that exclude each other, a flag replaces those of variables.
+#[test]
+fn flag_replaces_the_variables_that_it_excludes() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    command.args(train(from, to, &["--epochs", "1", "--target-ratio", "0.5"])).env("POLYRANK_HOME", super::home());
+    command.env("POLYRANK_TRAIN_XI", "1e-3").env("POLYRANK_TRAIN_DATASET", "no/such");
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let config: toml::Table = String::from_utf8(read(&output.join("run/config.toml"))).unwrap().parse().unwrap();
+    assert_eq!((config["target_ratio"].as_float(), config.get("xi"), config.get("dataset")), (Some(0.5), None, None));
+    // What a file says about adaptive gates goes with its ratio.
+    let file = output.join("run/config.toml");
+    let again = room.path().join("again");
+    let more = ["--config", file.to_str().unwrap(), "--xi", "1e-3"];
+    fine(&train(from, again.to_str().unwrap(), &more));
+    let config: toml::Table = String::from_utf8(read(&again.join("run/config.toml"))).unwrap().parse().unwrap();
+    let gate = (config["gate"].as_str(), config["sparse_lambda"].as_float());
+    assert_eq!((gate, config["xi"].as_float()), ((Some("authors"), Some(10.0)), Some(1e-3)));
+}
+
+/// The recorded settings of one method are no settings of another.
+#[test]
+fn settings_of_a_method_without_gates_have_none() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &["--epochs", "1", "--method", "lora"]));
+    let path = output.join("run/config.toml");
+    let text = String::from_utf8(read(&path)).unwrap();
+    assert!(!text.contains("gate") && !text.contains("sparse_lambda"), "{text}");
+    // Runs of earlier versions, which recorded them, can be continued.
+    std::fs::write(&path, format!("gate = \"adaptive\"\nsparse_lambda = 0.0\n{text}")).unwrap();
+    let more = ["--epochs", "1", "--method", "lora", "--resume"];
+    fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &more));
+}
+
 #[test]
 fn flag_replaces_any_threshold_of_the_file() {
     let (data, room) = (data(), TempDir::new().unwrap());
@@ -161,8 +199,8 @@ fn settings_of_gates_are_ignored_without_gates_unless_a_flag_gives_them() {
     let flags = ["--config", config.to_str().unwrap(), "--epochs", "1"];
     fine(&train(data.path().to_str().unwrap(), output.to_str().unwrap(), &flags));
     let found = stored(&output);
-    assert!(!["xi", "gate_lr", "target_ratio"].iter().any(|name| found.contains(&format!("\n{name} "))), "{found}");
-    assert!(found.contains("\nsparse_lambda = 0.0\n"), "{found}");
+    let of_gates = ["xi", "gate", "gate_lr", "target_ratio", "sparse_lambda"];
+    assert!(!of_gates.iter().any(|name| found.contains(&format!("\n{name} "))), "{found}");
     let by_flag = told(&["--gate-lr", "0.1"], &[], Some("method = \"lora\""));
     assert!(by_flag.contains("--gate-lr: expected with the method sora, found lora"), "{by_flag}");
     let by_variable = told(&["--method", "lora"], &[("POLYRANK_TRAIN_GATE_LR", "0.1")], None);

@@ -132,6 +132,20 @@ fn sweep_killed_and_stopped_under_way_gives_the_same_results() {
     let message = told(command(&room, "whole").output().unwrap(), 0);
     assert!(message.contains("8 runs, 8 of them finished") && !message.contains("started"), "{message}");
     assert_eq!(read(&whole.join("results.jsonl")), before);
+    // A run on data that has changed since is not taken for finished.
+    let train = room.path().join("data/first/train.tsv");
+    let rows = String::from_utf8(read(&train)).unwrap();
+    std::fs::write(&train, rows.replace("plot and", "plot or")).unwrap();
+    let message = told(command(&room, "whole").output().unwrap(), 1);
+    let refused =
+        "failed: first/lora-r4-s0: --resume: whole/first/lora-r4-s0/run/task.json: the run was started with train = ";
+    assert!(
+        message.contains("8 runs, 4 of them finished; 4 were finished with other settings")
+            && message.contains(refused),
+        "{message}"
+    );
+    assert_eq!(read(&whole.join("results.jsonl")), before);
+    std::fs::write(&train, rows).unwrap();
     // A finished run is not begun anew without its checkpoints.
     let (run, away) = (whole.join("first/lora-r4-s0/run"), room.path().join("checkpoints"));
     std::fs::create_dir(&away).unwrap();
@@ -198,7 +212,7 @@ fn reported(room: &TempDir, runs: &Path) {
     let schedule = runs.join("curves/first");
     std::fs::create_dir_all(&schedule).unwrap();
     let stage = |stage: usize, parameters: usize| {
-        json!({"stage": stage, "xi": 1e-4, "epochs": 1, "parameters": parameters, "paper_parameters": parameters, "train": {}, "validation": {},
+        json!({"stage": stage, "xi": 1e-4, "epochs": 1, "parameters": parameters, "paper_parameters": parameters, "train": {}, "validation": {"accuracy": 0.75},
                "percent": {"parameters": 100.0, "train": 100.0, "validation": 100.0}})
     };
     std::fs::write(schedule.join("schedule.jsonl"), format!("{}\n{}\n", stage(0, 1000), stage(1, 500))).unwrap();
@@ -243,6 +257,7 @@ fn reported(room: &TempDir, runs: &Path) {
         "| LoRA, r = 4 |",
         "| SoRA, r = 4 |",
         "## Table 4: seconds an epoch",
+        "| first | 1 | 1.00e-4 | 500 | 500 | 100.0 | 100.0 | 100.0 | accuracy=0.7500 |",
         "![Figure 2: compression](compression.svg)",
         "![Training on first](training-first.svg)",
     ] {

@@ -160,6 +160,14 @@ fn data_of(
         labels: Some(info.labels.clone()),
         max_train_samples: None,
     };
+    if facts.is_none() && !by_hand && source.is_file() && args.split == "validation" {
+        tell(format_args!(
+            "{}: all rows are evaluated, also those that the adapter was trained on, if there are any; it has no run in {} that says which \
+             rows were held out",
+            source.display(),
+            run.display()
+        ));
+    }
     let (Some(facts), Some(_), false) = (facts, of_run, by_hand) else {
         return Ok(TaskData::load(source, &options)?);
     };

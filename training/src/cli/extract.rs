@@ -24,6 +24,7 @@ use polyrank_training::method::Export;
 use polyrank_training::settings::{DEFAULT_LENGTH, DataSettings, source};
 use polyrank_training::{evaluate, export};
 
+use super::layers::Given;
 use super::{Base, open, print, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
@@ -42,7 +43,7 @@ const COMPARED: usize = 512;
 const TEXTS: &str = "texts";
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new(TEXTS).args(["data", "dataset"]))]
+#[command(group = ArgGroup::new(TEXTS).args(["data", "dataset"]).multiple(true))]
 pub(super) struct ExtractArgs {
     /// The base: a folder, a hub id or default.
     #[arg(long, value_name = "M", default_value = "default")]
@@ -69,7 +70,7 @@ pub(super) struct ExtractArgs {
     #[arg(long, requires = TEXTS, help_heading = "Data")]
     max_length: Option<usize>,
     #[command(flatten)]
-    data_settings: DataSettings,
+    data_settings: Given<DataSettings>,
     /// Passes over the training texts in distillation; 0 does not distil.
     #[arg(long, default_value_t = 3, requires = TEXTS, help_heading = "Distillation")]
     epochs: usize,
@@ -102,8 +103,10 @@ impl ExtractArgs {
         if !(self.target_ratio > 0.0 && self.target_ratio <= 1.0) {
             return wrong("--target-ratio", "above 0 and at most 1", self.target_ratio.to_string());
         }
-        self.data_settings.check()?;
-        if let Some(weights) = &self.data_settings.class_weights {
+        self.data_settings.values.check()?;
+        if let Some(weights) =
+            self.data_settings.values.class_weights.as_ref().filter(|_| self.data_settings.is_flag("class_weights"))
+        {
             return wrong("--class-weights", "none, because distillation has no labels", weights.clone());
         }
         if self.batch_size == 0 {
@@ -122,7 +125,9 @@ impl ExtractArgs {
 
     /// The folder or file of the data, if any is given.
     fn source(&self) -> Result<Option<PathBuf>, Error> {
-        let dataset = self.data_settings.of_hub();
+        // A flag replaces a variable.
+        let counts = self.data.is_none() || self.data_settings.is_flag("dataset");
+        let dataset = self.data_settings.values.of_hub().filter(|_| counts);
         if self.data.is_none() && dataset.is_none() {
             Ok(None)
         } else {
@@ -215,7 +220,7 @@ fn open_fine_tuned(args: &ExtractArgs, base: &Base) -> Result<FineTuned, Error> 
     extract::check_shape(base.engine.config(), &dir)?;
     let cache = Sources::from_env().ok().map(|sources| sources.home);
     let fine = FineTuned::open(&dir, base.engine.backend().clone(), Precision::F32, cache)?;
-    match args.data_settings.problem_type {
+    match args.data_settings.values.problem_type {
         Some(problem) => fine.with_problem(problem),
         None => Ok(fine),
     }
@@ -223,18 +228,23 @@ fn open_fine_tuned(args: &ExtractArgs, base: &Base) -> Result<FineTuned, Error> 
 
 /// Reads the data, with its labels if it has a column of them.
 fn read(args: &ExtractArgs, path: &Path, engine: &Engine, fine: &FineTuned) -> Result<Data, Error> {
-    let options = args.data_settings.options(args.seed);
-    let options = DataOptions { problem: Some(fine.problem()), ..options };
+    let options = args.data_settings.values.options(args.seed);
+    let options = DataOptions { problem: Some(fine.problem()), class_weights: None, ..options };
     let (texts, task) = match TaskData::load(path, &options) {
         Ok(data) => {
             tell_of(&data);
             (Texts::of(&data), Some(data))
         }
         // The column is missing. If the user named it, that is an error.
-        Err(DataError::Records(RecordsError::Column { column, .. }))
-            if column == "label" && args.data_settings.label_column.is_none() =>
+        Err(DataError::Records(RecordsError::Column { path: file, column, .. }))
+            if column == "label" && args.data_settings.values.label_column.is_none() =>
         {
-            tell("labels: none; the data has no column label");
+            tell(format_args!("labels: none are used; {} has no column label", file.display()));
+            (Texts::load(path, &options)?, None)
+        }
+        // Rows without labels may have a mark in their place, such as GLUE's -1.
+        Err(error @ DataError::OneClass { .. }) => {
+            tell(format_args!("labels: none are used; {}", printable(&error.to_string())));
             (Texts::load(path, &options)?, None)
         }
         Err(error) => return Err(error.into()),

@@ -22,6 +22,11 @@ pub(super) fn flag() -> Result<Arc<AtomicBool>, Error> {
     Ok(stop)
 }
 
+/// The arguments of this call. What is no Unicode in a path is replaced, since it is only printed.
+pub(super) fn arguments() -> impl Iterator<Item = String> {
+    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())
+}
+
 /// The message about a stopped run: where it stopped, and the command that continues it.
 pub(super) fn resume_message(stopped: &Error, args: impl Iterator<Item = String>) -> String {
     let mut command: Vec<String> = args.filter(|arg| arg != "--overwrite").map(|arg| quoted(&arg)).collect();

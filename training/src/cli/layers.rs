@@ -17,7 +17,8 @@ use toml::{Table, Value};
 /// Settings as clap read them, and where the value of each is from.
 #[derive(Debug, Clone)]
 pub(super) struct Given<T> {
-    values: T,
+    /// The settings.
+    pub(super) values: T,
     /// Each setting's name, and the source of its value; `None` if it has no value.
     sources: Vec<(String, Option<ValueSource>)>,
 }
@@ -51,6 +52,11 @@ impl<T> Given<T> {
         self.sources.iter().find(|(other, _)| other == name).and_then(|(_, source)| *source)
     }
 
+    /// Whether a flag gives the setting.
+    pub(super) fn is_flag(&self, name: &str) -> bool {
+        self.source(name) == Some(ValueSource::CommandLine)
+    }
+
     /// Whether a flag or an environment variable gives the setting.
     fn overrides(&self, name: &str) -> bool {
         matches!(self.source(name), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
@@ -58,6 +64,22 @@ impl<T> Given<T> {
 }
 
 impl<T: Clone + Serialize + DeserializeOwned> Given<T> {
+    /// These settings without the values of `names` that variables give. The settings have no defaults.
+    fn less_variables(&self, names: &[&str]) -> Result<Self, Error> {
+        let mut left = self.clone();
+        let mut all = Table::try_from(&self.values).map_err(|error| Error::Settings(error.to_string()))?;
+        let dropped = left
+            .sources
+            .iter_mut()
+            .filter(|(name, source)| names.contains(&name.as_str()) && *source == Some(ValueSource::EnvVariable));
+        for (name, source) in dropped {
+            all.remove(name.as_str());
+            *source = None;
+        }
+        left.values = all.try_into().map_err(|error: toml::de::Error| Error::Settings(error.to_string()))?;
+        Ok(left)
+    }
+
     /// These settings, where values of the file replace defaults.
     fn over(&self, file: &ConfigFile) -> Result<T, Error> {
         let replaces = |(name, value): (&String, &Value)| {
@@ -107,6 +129,10 @@ impl ConfigFile {
 
 /// The settings of which only one may be given.
 const THRESHOLDS: [&str; 4] = ["target_ratio", "target_params", "xi", "lambda"];
+/// The thresholds that adaptive gates do not have.
+const CONSTANT: [&str; 2] = ["xi", "lambda"];
+/// The settings of data on the hub, which `--data` replaces.
+const DATASET: [&str; 3] = ["dataset", "dataset_config", "dataset_revision"];
 
 /// All settings of a run that a file may give, as clap read them, and the file.
 #[derive(Debug, Clone, Args)]
@@ -134,18 +160,30 @@ pub(super) struct Resolved {
 }
 
 impl Layers {
-    /// Puts the settings in the file under those that a flag or an environment variable gives, and checks the result.
+    /// Puts the settings in the file under those that a flag or an environment variable gives, and checks the result. `has_data` is
+    /// whether `--data` is given.
     ///
     /// # Errors
     /// The file cannot be read, is not TOML, or has an unknown key or a value of a wrong type; or a value is invalid.
-    pub(super) fn resolve(&self) -> Result<Resolved, Error> {
+    pub(super) fn resolve(&self, has_data: bool) -> Result<Resolved, Error> {
         let Self { config, settings, data, run } = self;
+        let by_flag = THRESHOLDS.iter().any(|name| settings.is_flag(name));
+        let settings = &if by_flag { settings.less_variables(&THRESHOLDS)? } else { settings.clone() };
+        let of_hub = data.source("dataset") == Some(ValueSource::EnvVariable);
+        let data = &if has_data && of_hub { data.less_variables(&DATASET)? } else { data.clone() };
         let mut file = config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         let all = settings.sources.iter().chain(&data.sources).chain(&run.sources);
         file.check_keys(&all.map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
-        // A threshold by a flag or a variable replaces any kind of threshold in the file.
+        // A threshold by a flag or a variable replaces any kind of threshold in the file, and the gates that cannot have it.
         if THRESHOLDS.iter().any(|name| settings.overrides(name)) {
             file.entries.retain(|name, _| !THRESHOLDS.contains(&name));
+        }
+        let adaptive = file.entries.get("gate").and_then(Value::as_str) == Some("adaptive");
+        if adaptive && CONSTANT.iter().any(|name| settings.overrides(name)) {
+            file.entries.retain(|name, _| !["gate", "sparse_lambda"].contains(&name));
+        }
+        if has_data && file.entries.contains_key("dataset") {
+            file.entries.retain(|name, _| !DATASET.contains(&name));
         }
         // TOML cannot hold a number that is too large. The check says what is wrong with such a number.
         let settings_of_all = settings.over(&file).or_else(|error| settings.values.check().and(Err(error)))?;
@@ -153,7 +191,7 @@ impl Layers {
         // A variable or a file may serve several runs, so that it may have settings that a method ignores. A flag may not.
         let method = resolved.settings.method;
         let names = settings.sources.iter().map(|(name, _)| name.as_str());
-        for name in names.filter(|name| settings.source(name) == Some(ValueSource::CommandLine)) {
+        for name in names.filter(|name| settings.is_flag(name)) {
             if let Some(methods) = MethodName::with(name).filter(|methods| !methods.contains(&method)) {
                 let (flag, found) = (name.replace('_', "-"), method.name());
                 let expected: Vec<String> = methods.iter().map(|method| method.name()).collect();
@@ -162,6 +200,7 @@ impl Layers {
             }
         }
         resolved.settings.check()?;
+        resolved.settings.check_on(resolved.run.device)?;
         resolved.data.check()?;
         resolved.run.check()?;
         Ok(resolved)

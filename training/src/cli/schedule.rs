@@ -123,6 +123,11 @@ impl<'a> Stages<'a> {
         sampled.train.truncate(args.train_sample);
         let primary = metrics_for(&task.data.task, task.data.problem)[0].name();
         let finished = schedule::read(&path)?;
+        let (count, before) = (sampled.train.len(), finished.iter().find_map(|stage| stage.train_sample));
+        if let Some(before) = before.filter(|before| *before != count) {
+            let (before, now) = (before.to_string(), count.to_string());
+            return Err(Error::OtherRun { path, entry: "train_sample".to_owned(), before, now });
+        }
         tell(schedule::header(primary));
         Ok(Self { task, sampled, primary, output, existing, finished, last: None })
     }
@@ -132,11 +137,12 @@ impl<'a> Stages<'a> {
     fn make(&mut self, number: usize, settings: &Settings) -> Result<bool, Error> {
         let folders = Folders::new(&folder(self.output, number), None);
         if self.finished.len() > number {
-            run::check(&folders, Existing::Resume, settings, &self.task.facts)?;
-            self.last = checkpoint::last(&folders.run)?;
-            if self.last.is_none() {
-                return Err(Error::NoRun(folders.output));
+            match run::check(&folders, Existing::Resume, settings, &self.task.facts) {
+                // Only the last stage is continued. The checkpoints of the others may be gone.
+                Err(Error::NoCheckpoint(_)) if self.finished.len() > number + 1 => {}
+                checked => checked?,
             }
+            self.last = checkpoint::last(&folders.run)?;
         } else {
             let checkpoint = self.task.train(settings, &folders, self.existing, self.last.as_deref())?;
             let stage = self.measure(number, settings, &checkpoint)?;
@@ -163,6 +169,7 @@ impl<'a> Stages<'a> {
             epochs: progress.epoch,
             parameters: adapter.delta_parameters(),
             paper_parameters: adapter.paper_parameters(base.engine.layout()),
+            train_sample: Some(self.sampled.train.len()),
             train: self.metrics(&export, "train", settings)?,
             validation: self.metrics(&export, "validation", settings)?,
             percent: Percent { parameters: None, train: None, validation: None },
@@ -186,11 +193,13 @@ fn remove(output: &Path) -> Result<(), Error> {
     if !output.exists() {
         return Ok(());
     }
-    let entries = fs::read_dir(output).map_err(Error::io(output))?;
-    let paths = entries.map(|entry| Ok(entry.map_err(Error::io(output))?.path())).collect::<Result<Vec<_>, Error>>()?;
+    let paths = inside(output)?;
+    // A call that was killed here may have left an empty folder.
+    let is_empty = |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     let is_stage = |path: &&PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.strip_prefix("stage-").is_some_and(|number| number.parse::<usize>().is_ok()) && path.join("run").is_dir()
+        let numbered = name.strip_prefix("stage-").is_some_and(|number| number.parse::<usize>().is_ok());
+        numbered && (path.join("run").is_dir() || is_empty(path))
     };
     if let Some(foreign) = paths.iter().find(|path| !is_stage(path) && !path.ends_with(schedule::SCHEDULE)) {
         return Err(Error::Foreign(foreign.clone()));
@@ -199,8 +208,24 @@ fn remove(output: &Path) -> Result<(), Error> {
         run::check_idle(&stage.join("run"))?;
     }
     for path in paths {
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.map_err(Error::io(&path))?;
+        if path.is_dir() {
+            // The run marks the folder as a stage, and goes last, so that a call after a kill knows what it may remove.
+            let mut parts = inside(&path)?;
+            parts.sort_by_key(|part| part.ends_with("run"));
+            parts.iter().try_for_each(|part| removed(part))?;
+        }
+        removed(&path)?;
     }
     Ok(())
+}
+
+/// The files and folders in `folder`.
+fn inside(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+    entries.map(|entry| Ok(entry.map_err(Error::io(folder))?.path())).collect()
+}
+
+/// Removes a file, or a folder with all that is in it.
+fn removed(path: &Path) -> Result<(), Error> {
+    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(Error::io(path))
 }

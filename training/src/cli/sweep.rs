@@ -27,7 +27,7 @@ A sweep's file has tasks, methods, ranks and seeds, and any setting of train:
   target_ratio = 0.65
   [variant.qv]                 # settings that belong together; each run has one variant
   target_modules = [\"query\", \"value\"]
-  ranks = [24]                 # \"none\" for methods without ranks
+  ranks = [24]
 Stronger sections replace weaker ones: a variant's, a task's, a method's, the top.
 
 Each run is the folder OUTPUT/TASK/METHOD-rRANK[-SETTINGS]-sSEED, its messages are in the file of the same name with .log, and

@@ -80,7 +80,8 @@ impl TrainArgs {
 
     /// Reads the settings and the data, and opens the base.
     pub(super) fn open(&self) -> Result<Task, Error> {
-        let Resolved { settings: given, data: data_settings, run: run_settings } = self.layers.resolve()?;
+        let Resolved { settings: given, data: data_settings, run: run_settings } =
+            self.layers.resolve(self.data.is_some())?;
         let source = source(self.data.as_deref(), data_settings.of_hub())?;
         let data = TaskData::load(&source, &data_settings.options(given.seed))?;
         tell_of(&data);

@@ -3,11 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use polyrank::adapter::ProblemType;
+use polyrank::adapter::{LONGEST_NAMES, MOST_LABELS, ProblemType};
 
 use super::{DataError, TaskData};
 
 impl TaskData {
+    /// Refuses more labels, or longer names, than an adapter can have.
+    pub(super) fn check_labels(&self, path: &Path) -> Result<(), DataError> {
+        let bytes = self.labels.iter().map(String::len).sum();
+        let limits = [("labels", MOST_LABELS, self.labels.len()), ("bytes of names", LONGEST_NAMES, bytes)];
+        match limits.into_iter().find(|(_, most, found)| found > most) {
+            Some((what, most, found)) => Err(DataError::Labels { path: path.to_owned(), what, most, found }),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses training rows that all have the same label or labels. `rows` says which rows are left.
     pub(super) fn check_classes(&self, path: &Path, rows: &'static str) -> Result<(), DataError> {
         let Some(first) = self.train.first().filter(|_| self.problem != ProblemType::Regression) else { return Ok(()) };

@@ -132,13 +132,20 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// The different labels, sorted. Numbers with equal values count once, with their first spelling.
+    /// The different labels, sorted. Numbers with equal values count once, without a fraction or an exponent; but where some have leading
+    /// zeros, such as postcodes, all are names as they are spelt.
     fn sorted(&self) -> Vec<String> {
-        let Some(values) = &self.whole else {
-            let names: BTreeSet<&str> = self.items.iter().map(|(_, label)| *label).collect();
-            return names.into_iter().map(str::to_owned).collect();
-        };
-        let values: BTreeSet<i128> = values.iter().copied().collect();
-        values.into_iter().map(|value| value.to_string()).collect()
+        let is_code =
+            |label: &str| label.len() > 1 && label.starts_with('0') && label.bytes().all(|c| c.is_ascii_digit());
+        match &self.whole {
+            Some(values) if !self.items.iter().any(|(_, label)| is_code(label)) => {
+                let values: BTreeSet<i128> = values.iter().copied().collect();
+                values.into_iter().map(|value| value.to_string()).collect()
+            }
+            _ => {
+                let names: BTreeSet<&str> = self.items.iter().map(|(_, label)| *label).collect();
+                names.into_iter().map(str::to_owned).collect()
+            }
+        }
     }
 }

@@ -106,6 +106,18 @@ pub enum DataError {
         /// The known labels.
         expected: String,
     },
+    /// There are more labels than an adapter can have.
+    #[error("{path}: labels: expected at most {most} {what}, found {found}")]
+    Labels {
+        /// The training file.
+        path: PathBuf,
+        /// What is counted.
+        what: &'static str,
+        /// The largest number.
+        most: usize,
+        /// The number in the data.
+        found: usize,
+    },
     /// All rows have the same label, or the same labels.
     #[error("{path}: {rows} has {labels}: expected rows that differ")]
     OneClass {

@@ -46,6 +46,7 @@ use self::classes::Listed;
 use self::files::{TEST, TRAIN, VALIDATION};
 use self::labelled::Labelled;
 use self::labels::Labels;
+use self::spelling::whole;
 
 /// The expected answer to a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,7 +157,7 @@ pub struct TaskData {
 }
 
 /// Options for reading a task's data.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct DataOptions {
     /// The name of the task; by default the folder's name.
     pub task: Option<String>,
@@ -200,9 +201,14 @@ impl Found {
             None => return Err(DataError::NoTrain(source.to_owned())),
         };
         let listed = match listed {
-            None => classes::stated(&files[0], &options.columns)?.or_else(|| if trained { None } else { known() }),
+            None => classes::stated(&files[0], &options.columns)?,
             listed => listed,
         };
+        // A training file decides what its labels mean, without an adapter. If the adapter's names are whole numbers, those in the file
+        // may be these names, though, as `labels.txt` said when it was trained.
+        let numbers = |names: &[String]| names.iter().all(|name| whole(name).is_some());
+        let asked = options.labels.as_deref().is_some_and(|names| !trained || numbers(names));
+        let listed = listed.or_else(|| if asked { known() } else { None });
         Ok(Self { files, trained, listed })
     }
 }
@@ -241,6 +247,7 @@ impl TaskData {
             meaning: labels,
         };
         if options.labels.is_none() {
+            data.check_labels(&found[0])?;
             data.check_classes(&found[0], "every row")?;
         }
         if one {

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::Statistic;
 use super::trained::{Exported, TrainedRun, text};
-use crate::settings::{DataSettings, RunSettings, Settings};
+use crate::settings::{DataSettings, MethodName, RunSettings, Settings};
 
 /// Settings that do not tell runs apart: a seed, a path to the base (its fingerprint counts), and those with a place of their own.
 /// Neither do those of how a run is carried out.
@@ -143,7 +143,7 @@ impl Facts {
         for name in names.into_iter().filter(|name| !apart(name)) {
             let of = |run: &TrainedRun| OF_RANK.contains(&name.as_str()).then(|| run.setting("rank"));
             for task in &tasks {
-                let of_task = runs.iter().filter(|(_, run)| run.task == *task);
+                let of_task = runs.iter().filter(|(_, run)| run.task == *task && concerns(run, name));
                 let settings = of_task.map(|(_, run)| {
                     ((run.setting("method"), &run.base, run.examples, of(run)), facts.setting(run, name))
                 });
@@ -171,7 +171,7 @@ impl Facts {
         if self.examples.get(&run.task).is_some_and(|most| run.examples < *most) {
             rest.push(format!("{} examples", run.examples));
         }
-        for (_, name) in self.varying.iter().filter(|(task, _)| *task == run.task) {
+        for (_, name) in self.varying.iter().filter(|(task, name)| *task == run.task && concerns(run, name)) {
             rest.extend(self.setting(run, name).map(|value| format!("{} {value}", name.replace('_', " "))));
         }
         let modules = run.settings.get("target_modules").and_then(Value::as_array);
@@ -187,6 +187,11 @@ impl Facts {
             rank: rank.filter(|_| exported.paper.is_some()),
         }
     }
+}
+
+/// Whether a setting is one of the run's method. Earlier versions recorded some settings of other methods, too.
+fn concerns(run: &TrainedRun, setting: &str) -> bool {
+    MethodName::has(&run.setting("method"), setting)
 }
 
 /// Whether a key has several values.

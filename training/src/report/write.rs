@@ -8,6 +8,7 @@ use polyrank::atomic_file;
 
 use super::figure::{self, Figure};
 use super::group::{Group, groups};
+use super::schedule;
 use super::table::{Csv, Table, plain};
 use super::tables;
 use super::tree::Tree;
@@ -47,6 +48,7 @@ pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
         tables::ranks(&groups),
         tables::modules(&groups),
         tables::seconds(&groups),
+        schedule::table(&tree.schedules),
     ];
     let tables: Vec<Table> = tables.into_iter().flatten().collect();
     let figures: Vec<Figure> = figure::all(&groups, &tree.schedules);

@@ -10,7 +10,7 @@ use polyrank::atomic_file;
 use super::{CONFIG, Facts, read};
 use crate::checkpoint;
 use crate::error::Error;
-use crate::settings::{DataSettings, RunSettings, Settings};
+use crate::settings::{DataSettings, MethodName, RunSettings, Settings};
 
 /// Everything that `train` can be given by a file, with every default in its place. As the file of `--config`, `config.toml` repeats
 /// the run.
@@ -54,6 +54,10 @@ fn settings(run: &Path) -> Result<Option<Settings>, Error> {
     Ok(settings.map(|mut settings: Settings| {
         // A run from before this setting had dropout from its first step.
         settings.dropout_after.get_or_insert(0);
+        // Earlier versions recorded gates of methods that have none.
+        if settings.method != MethodName::Sora {
+            (settings.gate, settings.sparse_lambda) = (None, None);
+        }
         settings
     }))
 }

@@ -7,7 +7,7 @@ use polyrank::text::records::ColumnNames;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{FACTS, REPLACING, read};
+use super::{FACTS, REPLACING, SHORTER, read};
 use crate::data::{Example, HoldOut, Target, TaskData};
 use crate::error::Error;
 
@@ -75,7 +75,8 @@ impl Facts {
     /// # Errors
     /// As [`Self::read`].
     pub fn of_adapter(run: &Path) -> Result<Option<Self>, Error> {
-        if run.join(REPLACING).exists() { Ok(None) } else { Self::read(run) }
+        let replacing: Option<bool> = read(&run.join(REPLACING), |text| Ok(text != SHORTER))?;
+        if replacing == Some(true) { Ok(None) } else { Self::read(run) }
     }
 
     /// Whether the rows held out of `data` are those of this run.

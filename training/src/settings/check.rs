@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use polyrank::params::Precision;
+use polyrank::params::{DeviceName, Precision};
 
 use super::{MethodName, Select, Settings};
 use crate::error::Error;
@@ -97,6 +97,21 @@ impl Settings {
         }
     }
 
+    /// Checks that the precision has an effect on `device`. On a CPU, only weights that stay as they are have one of their own.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn check_on(&self, device: DeviceName) -> Result<(), Error> {
+        if self.method == MethodName::Full && self.dtype == Precision::Bf16 && device == DeviceName::Cpu {
+            return wrong(
+                "--dtype",
+                "f32 with the method full on a CPU, which multiplies trained weights in f32",
+                "bf16",
+            );
+        }
+        Ok(())
+    }
+
     /// Checks the numbers of epochs of a run that was made longer.
     fn check_plans(&self) -> Result<(), Error> {
         let plans: Vec<usize> = self.extended_from.iter().copied().chain(self.epochs).collect();
@@ -140,9 +155,9 @@ impl Settings {
 }
 
 /// Checks that `rank` is at most `most`.
-pub(super) fn rank_at_most(most: usize, rank: usize) -> Result<(), Error> {
+pub(super) fn rank_at_most(flag: &str, most: usize, rank: usize) -> Result<(), Error> {
     if rank > most {
-        return wrong("--rank", format_args!("at most {most}, the smaller side of the adapted linears"), rank);
+        return wrong(flag, format_args!("at most {most}, the smaller side of the adapted linears"), rank);
     }
     Ok(())
 }

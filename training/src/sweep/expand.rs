@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use polyrank::params::{DeviceName, Precision};
 use serde::Serialize;
 use serde_json::Map;
@@ -106,8 +105,8 @@ impl Expander<'_> {
                     section = section.under(&named(&spec.by_task, task));
                     section = variant.map_or(section.clone(), |(_, variant)| section.under(variant));
                     // What holds for several methods may have settings that one of them lacks.
-                    section.settings.retain(|(setting, _)| has(method, setting));
-                    if !has(method, "rank") {
+                    section.settings.retain(|(setting, _)| MethodName::has(method, setting));
+                    if !MethodName::has(method, "rank") {
                         section.ranks = Some(Vec::new());
                     }
                     let data = self.data(task, section.data.as_deref())?;
@@ -219,7 +218,7 @@ fn of_method(sections: &[(String, Section)], method: &str) -> Result<Section, St
     let section = named(sections, method);
     let ranks = section.ranks.as_ref().filter(|ranks| !ranks.is_empty()).map(|_| ("rank", "ranks"));
     let settings = section.settings.iter().map(|(setting, _)| (setting.as_str(), setting.as_str()));
-    match settings.chain(ranks).find(|(setting, _)| !has(method, setting)) {
+    match settings.chain(ranks).find(|(setting, _)| !MethodName::has(method, setting)) {
         Some((setting, key)) => {
             let methods: Vec<String> =
                 MethodName::with(setting).into_iter().flatten().map(|method| method.name()).collect();
@@ -232,14 +231,8 @@ fn of_method(sections: &[(String, Section)], method: &str) -> Result<Section, St
 /// Whether a section says anything about the runs of a method, which lacks some settings.
 fn concerns(section: &Section, method: &str) -> bool {
     let Section { ranks, seeds, data, settings } = section;
-    let rank = ranks.is_some() && has(method, "rank");
-    rank || seeds.is_some() || data.is_some() || settings.iter().any(|(setting, _)| has(method, setting))
-}
-
-/// Whether a method has a setting. An unknown method is refused elsewhere.
-fn has(method: &str, setting: &str) -> bool {
-    let methods = MethodName::from_str(method, false).ok().zip(MethodName::with(setting));
-    methods.is_none_or(|(method, methods)| methods.contains(&method))
+    let rank = ranks.is_some() && MethodName::has(method, "rank");
+    rank || seeds.is_some() || data.is_some() || settings.iter().any(|(setting, _)| MethodName::has(method, setting))
 }
 
 /// All combinations of the settings' values.

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `spec` | the file, and its settings in layers: for all runs, for a method, for a task, for a variant |
 //! | `expand` | the runs that follow from it, each with its name and its command |
+//! | `data` | the data of the runs, each file read once |
 //! | `flags` | settings as flags of `train`, known from their declaration |
 //! | `results` | `results.jsonl`, with a line for each finished run |
 //! | `runner` | runs processes within a number of cores |
@@ -27,6 +28,7 @@
 //! epochs = 20
 //! ```
 
+mod data;
 mod expand;
 mod flags;
 mod process;

@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+#[cfg(unix)]
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -14,6 +16,9 @@ use crate::run::check_idle;
 
 /// Threads of a process: the variable that rayon reads.
 const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// The exit code of a run that a signal stopped.
+const STOPPED: i32 = 130;
 
 /// The file of what a run prints.
 pub(super) fn log_path(job: &Job) -> PathBuf {
@@ -51,7 +56,7 @@ pub(super) fn evaluate(exe: &Path, job: &Job, threads: usize) -> Result<Child, E
 /// it without a checkpoint.
 fn start(mut command: Command, exe: &Path, threads: usize) -> Result<Child, Error> {
     #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.process_group(0);
     for variable in variables() {
         command.env_remove(variable);
     }
@@ -68,6 +73,16 @@ pub(super) fn ask_to_stop(child: &mut Child) {
     }
     #[cfg(not(unix))]
     let _ = child.kill();
+}
+
+/// Whether a process ended because it was asked to. One that does not listen for signals yet, because it is still starting, is ended by
+/// the signal itself.
+pub(super) fn was_stopped(status: ExitStatus) -> bool {
+    #[cfg(unix)]
+    let signalled = status.signal() == Some(rustix::process::Signal::INT.as_raw());
+    #[cfg(not(unix))]
+    let signalled = false;
+    signalled || status.code() == Some(STOPPED)
 }
 
 /// Whether another process trains in the job's folder, such as one whose sweep was killed.

@@ -39,6 +39,11 @@ impl Results {
         self.lines.get(&job.name).is_some_and(same) && TrainedRun::is_at(&job.output) && is_finished(&job.output)
     }
 
+    /// Whether the run has finished, with whatever command and data.
+    pub(super) fn knows(&self, job: &Job) -> bool {
+        self.lines.contains_key(&job.name)
+    }
+
     /// Writes the line of a run that has finished, with its metrics on the test split, if the task has one. Runs that are no longer in
     /// the sweep keep their lines, after the others.
     pub(super) fn put(&mut self, jobs: &[Job], job: &Job, test: Option<Value>) -> Result<(), Error> {

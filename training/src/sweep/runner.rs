@@ -1,6 +1,5 @@
 //! Runs the jobs of a sweep as processes, within a number of cores.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -10,17 +9,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::data::Data;
 use super::expand::check_data;
 use super::results::Results;
 use super::screen::{Row, Screen, State};
 use super::{Job, Spec, process};
-use crate::data::{DataError, TaskData};
 use crate::error::Error;
 
 /// The time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(100);
-/// The exit code of a run that a signal stopped.
-const STOPPED: i32 = 130;
 
 /// How much of the machine a sweep takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +73,15 @@ pub fn run(spec: &Spec, jobs: &[Job], runs: &Path, budget: Budget, stop: &Atomic
     check_data(&spec.path, jobs)?;
     let exe = std::env::current_exe().map_err(Error::io(Path::new("the program's own file")))?;
     let results = Results::open(runs)?;
+    let mut data = Data::default();
+    // A run on data that has changed since is started again, and says so itself.
+    let mut is_finished = |job: &Job| results.has(job) && data.is_unchanged(job).unwrap_or(false);
     let states: Vec<State> =
-        jobs.iter().map(|job| if results.has(job) { State::Finished } else { State::Waiting }).collect();
-    let screen = Screen::new(jobs, &states, budget.at_once.get());
-    Runner { exe, jobs, budget, results, states, active: Vec::new(), tests: BTreeMap::new(), screen }.run(stop)
+        jobs.iter().map(|job| if is_finished(job) { State::Finished } else { State::Waiting }).collect();
+    let changed =
+        jobs.iter().zip(&states).filter(|(job, state)| **state == State::Waiting && results.knows(job)).count();
+    let screen = Screen::new(jobs, &states, changed, budget.at_once.get());
+    Runner { exe, jobs, budget, results, states, active: Vec::new(), data, screen }.run(stop)
 }
 
 /// A process that runs.
@@ -99,8 +101,7 @@ struct Runner<'a> {
     /// The state of each job.
     states: Vec<State>,
     active: Vec<Active>,
-    /// Whether the data in a folder has a test split with labels.
-    tests: BTreeMap<PathBuf, bool>,
+    data: Data,
     screen: Screen,
 }
 
@@ -181,7 +182,7 @@ impl Runner<'_> {
         let jobs = self.jobs;
         let job = &jobs[ended.job];
         if !status.success() {
-            let stopped = stopping && (ended.tests || status.code() == Some(STOPPED));
+            let stopped = stopping && (ended.tests || process::was_stopped(status));
             let state = if stopped { State::Waiting } else { State::Failed(process::reason(job, status)) };
             self.set(ended.job, state);
             return Ok(None);
@@ -221,22 +222,11 @@ impl Runner<'_> {
 
     /// Starts the evaluation of the job on the test split; `None` if its data has none.
     fn test(&mut self, job: &Job) -> Result<Option<Child>, Error> {
-        if self.has_test(job)? { process::evaluate(&self.exe, job, self.budget.threads()).map(Some) } else { Ok(None) }
-    }
-
-    /// Whether the job's data has a test split with labels.
-    fn has_test(&mut self, job: &Job) -> Result<bool, Error> {
-        if let Some(has) = self.tests.get(&job.data) {
-            return Ok(*has);
+        if self.data.has_test(job)? {
+            process::evaluate(&self.exe, job, self.budget.threads()).map(Some)
+        } else {
+            Ok(None)
         }
-        let data = TaskData::load(&job.data, &job.reading.options(job.facts.seed))?;
-        let has = match data.split("test") {
-            Ok(_) => true,
-            Err(DataError::NoSplit { .. }) => false,
-            Err(error) => return Err(error.into()),
-        };
-        self.tests.insert(job.data.clone(), has);
-        Ok(has)
     }
 
     fn set(&mut self, job: usize, state: State) {

@@ -43,7 +43,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn new(jobs: &[Job], states: &[State], at_once: usize) -> Self {
+    /// Tells how many runs there are. `changed` of those that wait were finished by an earlier call with another command or other data.
+    pub(super) fn new(jobs: &[Job], states: &[State], changed: usize, at_once: usize) -> Self {
         let table = MultiProgress::new();
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
         let line = |_| table.add(ProgressBar::new(0).with_style(style.clone()));
@@ -51,7 +52,11 @@ impl Screen {
         let width = jobs.iter().map(|job| job.name.chars().count()).max().unwrap_or(0).max(3);
         let before = states.iter().filter(|state| **state == State::Finished).count();
         let screen = Self { table, lines, width, started: Instant::now(), drawn: None, before };
-        screen.print(&format!("{} runs, {before} of them finished", jobs.len()));
+        let earlier = match changed {
+            0 => String::new(),
+            changed => format!("; {changed} were finished with other settings or data, and go on if these allow it"),
+        };
+        screen.print(&format!("{} runs, {before} of them finished{earlier}", jobs.len()));
         screen
     }
 

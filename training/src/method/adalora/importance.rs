@@ -102,6 +102,14 @@ impl Importance {
     }
 }
 
+/// Which ranks survive when `budget` of them are left and nothing is known about their importance: as many of each site, the first ones.
+/// This is so in a run of a step or two, because `lambda` starts at 0. PEFT removes all of them there.
+#[must_use]
+pub(super) fn first(sites: usize, rank: usize, budget: usize) -> Vec<bool> {
+    let of_site = |site: usize| budget / sites + usize::from(site < budget % sites);
+    (0..sites * rank).map(|i| i % rank < of_site(i / rank)).collect()
+}
+
 /// Which ranks survive when `budget` of them are left, by their importance. As in PEFT, ranks that are as important as the most important
 /// of those that go, go too.
 #[must_use]

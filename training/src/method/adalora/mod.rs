@@ -35,6 +35,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 pub use self::budget::Budget;
 use self::flat::Flat;
+use self::importance::first;
 pub use self::importance::{Importance, survivors};
 pub use self::orthogonality::{Side, orthogonality};
 use super::folded::folded;
@@ -144,7 +145,12 @@ impl AdaLora {
     /// The ranks that survive when `budget` ranks are left, `[sites, rank]`, 1 or 0.
     fn choose(&self, budget: usize) -> Result<Option<Tensor>> {
         let Some(importance) = &self.importance else { return Ok(None) };
-        let mask = survivors(&self.flat.scores(&importance.elements()?)?, budget);
+        let scores = self.flat.scores(&importance.elements()?)?;
+        let mask = if scores.iter().all(|score| *score == 0.0) {
+            first(self.values.len(), self.flat.rank(), budget)
+        } else {
+            survivors(&scores, budget)
+        };
         let mask: Vec<f32> = mask.into_iter().map(|stays| if stays { 1.0 } else { 0.0 }).collect();
         let shape = (self.values.len(), self.flat.rank());
         Tensor::from_vec(mask, shape, self.low_rank.backend.device()).map(Some)

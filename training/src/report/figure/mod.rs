@@ -22,6 +22,8 @@ mod rank_map;
 mod svg;
 mod training;
 
+use std::collections::BTreeSet;
+
 use self::canvas::Canvas;
 use super::group::Group;
 use super::schedule::Schedule;
@@ -55,7 +57,21 @@ pub(super) fn all(groups: &[Group<'_>], schedules: &[Schedule]) -> Vec<Figure> {
     let mut figures: Vec<Figure> = compression::figure(schedules).into_iter().collect();
     figures.extend(rank_map::figures(groups));
     figures.extend(training::figures(groups));
+    name_apart(&mut figures);
     figures
+}
+
+/// Numbers the names that several figures have: `a-b` of the task `a_b` becomes `a-b-2`.
+fn name_apart(figures: &mut [Figure]) {
+    let mut taken = BTreeSet::new();
+    for figure in figures {
+        let name = figure.name.clone();
+        let mut number = 1;
+        while !taken.insert(figure.name.clone()) {
+            number += 1;
+            figure.name = format!("{name}-{number}");
+        }
+    }
 }
 
 /// A label as part of a file's name: `SoRA, r = 8` becomes `sora-r-8`.
@@ -113,6 +129,7 @@ mod tests {
             epochs: 1,
             parameters,
             paper_parameters: parameters,
+            train_sample: None,
             train: BTreeMap::new(),
             validation: BTreeMap::new(),
             percent: Percent { parameters: None, train: Some(percent), validation: (stage > 0).then_some(percent) },
