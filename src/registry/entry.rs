@@ -4,16 +4,19 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::pin::Pin;
 use super::residents::Key;
 use super::stamp::Stamp;
-use super::status::{Checked, Facts, Status};
+use super::status::{Cause, Checked, Facts, Status};
 use super::{Expected, RegistryError};
 use crate::adapter::Adapter;
+
+/// Files that have changed for this long are told. Before that, a new version is on its way.
+const LONG_CHANGE: Duration = Duration::from_secs(1);
 
 /// A caller that waits for a pin.
 pub(super) type Waiter = oneshot::Sender<Result<Pin, RegistryError>>;
@@ -52,6 +55,8 @@ pub(super) struct Entry {
     pub(super) problem: Option<Problem>,
     /// The state of the files that differ from those in service, and since when they have been in it.
     pub(super) change: Option<(Stamp, Instant)>,
+    /// Since when the files differ from those in service, while there is a change.
+    pub(super) changing: Option<Instant>,
     /// Whether its files are to be looked at.
     pub(super) look: bool,
     /// Whether it is in the list of names that were used since the last tick.
@@ -70,7 +75,14 @@ pub(super) struct Version {
 /// Why files on disk are not served, and which files these are.
 pub(super) struct Problem {
     pub(super) stamp: Option<Stamp>,
+    pub(super) cause: Cause,
     pub(super) reason: String,
+}
+
+impl Problem {
+    pub(super) fn new(stamp: Option<Stamp>, error: &RegistryError) -> Self {
+        Self { stamp, cause: Cause::of(error), reason: error.to_string() }
+    }
 }
 
 /// A request to change or describe what is in service.
@@ -198,6 +210,7 @@ impl Entry {
             recalled: None,
             failed: None,
             problem: None,
+            changing: None,
             change: None,
             look: false,
             touched: false,
@@ -222,6 +235,13 @@ impl Entry {
     /// name: only a `PUT` may exchange them.
     pub(super) fn is_elsewhere(&self, name: &str) -> bool {
         self.folder != Path::new(name)
+    }
+
+    /// Whether a newer version has not been served for long because its files still change. One that waits for room in memory has been
+    /// read.
+    pub(super) fn changes(&self) -> bool {
+        let long = self.changing.is_some_and(|since| since.elapsed() >= LONG_CHANGE);
+        self.current.is_some() && self.change.is_some() && !self.parked && long
     }
 
     /// Notes that the files of a problem have changed since: they may be repaired.

@@ -81,6 +81,8 @@ struct Queue {
     busy: BTreeMap<u64, Instant>,
     last_thread: u64,
     listing: Vec<ListReply>,
+    /// Whether a list is queued or running. A disk that does not answer keeps one thread with lists, and not one for each caller.
+    list: bool,
     /// Whether a look at the adapters' folder is queued or running.
     root: bool,
     stopped: bool,
@@ -169,7 +171,7 @@ impl Loader {
             let Some((job, urgency)) = queue.pop() else { return };
             queue.busy.insert(number, Instant::now());
             drop(queue);
-            let is_root = matches!(job, Job::Root);
+            let (is_root, is_list) = (matches!(job, Job::Root), matches!(job, Job::List));
             // The thread and its place among the busy ones outlive a job that panics.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Arc::clone(worker).work(job))) {
                 tracing::error!("reading the adapters' folder failed: {}", panics::message(&*panic));
@@ -177,6 +179,13 @@ impl Loader {
             let mut queue = lock(&self.queue);
             if is_root {
                 queue.root = false;
+            }
+            if is_list {
+                // Who asked while it was made may have to see what has changed since.
+                queue.list = !queue.listing.is_empty();
+                if queue.list {
+                    queue.wanted.push_back(Job::List);
+                }
             }
             if urgency == Urgency::Look {
                 queue.looking -= 1;
@@ -196,9 +205,13 @@ impl Loader {
         }
     }
 
-    /// Queues a list of all adapters, unless one is queued.
+    /// Queues a list of all adapters, unless one is queued or running. Another one follows a running one.
     pub(super) fn list<W: Worker>(&self, worker: &Arc<W>, reply: ListReply) {
         let mut queue = lock(&self.queue);
+        if queue.listing.len() >= MOST_LISTING {
+            // Callers give up in the end.
+            queue.listing.retain(|reply| !reply.is_closed());
+        }
         if queue.listing.len() >= MOST_LISTING || queue.stopped {
             let full = RegistryError::TooManyLists { limit: MOST_LISTING };
             let error = if queue.stopped { RegistryError::Stopped } else { full };
@@ -207,7 +220,7 @@ impl Loader {
             let _ = reply.send(Err(error));
             return;
         }
-        let first = queue.listing.is_empty();
+        let first = !std::mem::replace(&mut queue.list, true);
         queue.listing.push(reply);
         drop(queue);
         if first {
@@ -240,8 +253,8 @@ mod tests {
 
     use super::*;
 
-    /// Panics in looks at the adapters' folder and in lists, and tells the names of the other jobs. The disk keeps those whose name begins
-    /// with `dead` until the test has ended.
+    /// Panics in looks at the adapters' folder and in lists, and tells the names of the other jobs. The disk keeps lists
+    /// and those whose name begins with `dead` while the test locks it.
     struct Broken {
         loader: Loader,
         names: Mutex<Sender<Arc<str>>>,
@@ -266,6 +279,7 @@ mod tests {
                 Job::Adapter(name) => lock(&self.names).send(name).unwrap(),
                 Job::List => {
                     let _waiting = self.loader.take_listing();
+                    drop(lock(&self.disk));
                     panic!("a list that fails");
                 }
                 Job::Root => panic!("a look that fails"),
@@ -288,6 +302,33 @@ mod tests {
         worker.loader.push(&worker, Job::Adapter("a".into()), Urgency::Wanted);
         assert_eq!(&*received.recv().unwrap(), "a");
         assert!(lock(&worker.loader.queue).busy.len() <= WORKING);
+        worker.loader.stop();
+    }
+
+    /// Whoever lists a dead volume waits for the one list that the disk keeps, or for the one after it.
+    #[test]
+    fn lists_that_the_disk_keeps_take_one_thread() {
+        let (worker, received) = Broken::new();
+        let dead = lock(&worker.disk);
+        let mut answers = Vec::new();
+        for number in 0..2 * MOST_THREADS {
+            let (reply, answer) = oneshot::channel();
+            worker.loader.list(&worker, reply);
+            answers.push(answer);
+            while number == 0 && lock(&worker.loader.queue).wanted.len() == 1 {
+                thread::yield_now();
+            }
+            for since in lock(&worker.loader.queue).busy.values_mut() {
+                *since = since.checked_sub(STUCK).unwrap_or(*since);
+            }
+        }
+        assert!(lock(&worker.loader.queue).wanted.is_empty());
+        worker.loader.push(&worker, Job::Adapter("alive".into()), Urgency::Wanted);
+        assert_eq!(&*received.recv().unwrap(), "alive");
+        assert!(lock(&worker.loader.queue).last_thread <= 2, "a thread for the lists, and one for the adapter");
+        drop(dead);
+        // All callers hear of the lists, which fail here.
+        answers.into_iter().for_each(|answer| assert!(answer.blocking_recv().is_err()));
         worker.loader.stop();
     }
 

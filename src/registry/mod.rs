@@ -51,6 +51,7 @@ pub use self::error::{RegistryError, is_fault_of_file};
 pub use self::pin::Pin;
 use self::shared::Shared;
 use self::state::{Asked, State};
+pub(crate) use self::status::Cause;
 pub use self::status::{Counters, Status, Tier};
 use crate::adapter::{Adapter, Files};
 use crate::engine::{Engine, Error};
@@ -339,6 +340,13 @@ impl Registry {
         let mut statuses: Vec<_> = self.shared.with(|state| state.snapshots()).into_iter().map(Status::from).collect();
         statuses.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         statuses
+    }
+
+    /// The adapters in service of which the files on disk are not served, in order of name, and why.
+    pub(crate) fn unserved(&self) -> Vec<(Arc<str>, Cause)> {
+        let mut unserved = self.shared.with(|state| state.unserved());
+        unserved.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        unserved
     }
 
     /// The status of one adapter. An adapter that was never loaded is loaded.

@@ -338,10 +338,10 @@ impl State {
                 let entry = self.entry(name);
                 let mut told = true;
                 if error.is_lasting() {
-                    let reason = error.to_string();
-                    told = entry.problem.as_ref().is_some_and(|problem| problem.reason == reason);
+                    let problem = Problem::new(stamp, &error);
+                    told = entry.problem.as_ref().is_some_and(|before| before.reason == problem.reason);
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
-                    entry.problem = Some(Problem { stamp, reason });
+                    entry.problem = Some(problem);
                 }
                 let waiters = std::mem::take(&mut entry.waiters);
                 if !told {
@@ -363,12 +363,13 @@ impl State {
         let stamp = stamp.or(entry.change.map(|(stamp, _)| stamp));
         entry.change = None;
         if matches!(error, RegistryError::Busy { .. } | RegistryError::DeviceMemory { .. }) {
-            entry.problem = Some(Problem { stamp: None, reason: error.to_string() });
+            entry.problem = Some(Problem::new(None, &error));
         }
         // Other errors, such as files that change again or a disk that fails, may be gone at the next look.
         if error.is_lasting() {
-            let reason = error.to_string();
-            entry.problem = Some(Problem { stamp, reason: reason.clone() });
+            let problem = Problem::new(stamp, &error);
+            let reason = problem.reason.clone();
+            entry.problem = Some(problem);
             if let Some(version) = &entry.current {
                 self.residents.set_unreadable(&version.key, true);
             }

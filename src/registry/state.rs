@@ -17,7 +17,7 @@ use super::event::Event;
 use super::loader::Urgency;
 use super::pin::{Pin, Taken};
 use super::residents::{Key, Residents};
-use super::status::{Counters, Snapshot, Status, Tier};
+use super::status::{Cause, Counters, Snapshot, Status, Tier};
 use super::{RegistryError, Settings, Updates, files};
 use crate::adapter::Adapter;
 
@@ -392,6 +392,7 @@ impl State {
         let (name, entry) = self.entries.get_key_value(name)?;
         let version = entry.current.as_ref();
         let problem = entry.problem.as_ref().map(|problem| problem.reason.clone());
+        let problem = problem.or_else(|| entry.changes().then(|| changing(name).to_string()));
         if version.is_none() && problem.is_none() {
             return None;
         }
@@ -413,6 +414,16 @@ impl State {
         served.filter_map(|(name, _)| self.snapshot(name)).collect()
     }
 
+    /// The adapters in service of which the files on disk are not served, and why.
+    pub(super) fn unserved(&self) -> Vec<(Arc<str>, Cause)> {
+        let served = self.entries.iter().filter(|(_, entry)| entry.current.is_some());
+        let cause = |entry: &Entry| match &entry.problem {
+            Some(problem) => Some(problem.cause),
+            None => entry.changes().then_some(Cause::Changing),
+        };
+        served.filter_map(|(name, entry)| Some((Arc::clone(name), cause(entry)?))).collect()
+    }
+
     /// Whether the folder `name` is not that of the adapter of this name, which a `PUT` put elsewhere.
     pub(super) fn is_elsewhere(&self, name: &str) -> bool {
         self.entries.get(name).is_some_and(|entry| entry.is_elsewhere(name))
@@ -422,6 +433,10 @@ impl State {
     pub(super) fn is_withdrawn(&self, name: &str) -> bool {
         self.entries.get(name).is_some_and(|entry| entry.withdrawn)
     }
+}
+
+fn changing(name: &str) -> RegistryError {
+    RegistryError::Changing { name: name.into() }
 }
 
 pub(super) fn missing(name: &str) -> RegistryError {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::RegistryError;
 use crate::adapter::{Adapter, ProblemType, Ranks, Summary};
 use crate::params::{Layout, NamedSite};
 
@@ -80,6 +81,43 @@ impl Status {
             self.first_active_site = summary.first_active_site.map(|site| layout.named(site));
         }
         self
+    }
+}
+
+/// Why the files of an adapter on disk are not served, in a word for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// They have not stopped changing.
+    Changing,
+    /// There is no room for them in memory.
+    Memory,
+    /// They wait for a `PUT`.
+    Manual,
+    /// They cannot be served.
+    Invalid,
+}
+
+impl Cause {
+    pub(super) fn of(error: &RegistryError) -> Self {
+        match error {
+            RegistryError::Changing { .. } => Self::Changing,
+            RegistryError::Busy { .. } | RegistryError::DeviceMemory { .. } | RegistryError::NoRoom { .. } => {
+                Self::Memory
+            }
+            RegistryError::TooLarge { .. } => Self::Memory,
+            RegistryError::Changed { .. } => Self::Manual,
+            _ => Self::Invalid,
+        }
+    }
+
+    /// The value of the metrics' label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Changing => "changing",
+            Self::Memory => "memory",
+            Self::Manual => "manual",
+            Self::Invalid => "invalid",
+        }
     }
 }
 

@@ -138,6 +138,9 @@ impl State {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match outcome {
             Outcome::Changing(stamp) => {
+                if entry.change.is_none() {
+                    entry.changing = Some(now);
+                }
                 let since = entry.change.filter(|(before, _)| *before == stamp).map_or(now, |(_, since)| since);
                 entry.change = Some((stamp, since));
                 self.touch(name);

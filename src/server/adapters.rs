@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::app::App;
 use super::classify::json;
 use super::content::Content;
-use super::error::{ApiError, Errors};
+use super::error::{ApiError, Errors, ListErrors};
 use super::extract::path;
 use crate::registry::{Expected, Registry, RegistryError, Status};
 
@@ -29,7 +29,7 @@ pub(super) fn methods(app: &App) -> MethodRouter<Arc<App>> {
 /// In order of name. None is loaded for it.
 #[utoipa::path(
     get, path = "/adapters", tag = "adapters",
-    responses((status = 200, description = "All adapters", body = Vec<Status>), Errors)
+    responses((status = 200, description = "All adapters", body = Vec<Status>), ListErrors)
 )]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>>, ApiError> {
     Ok(Json(app.registry().listed().await?))

@@ -1,6 +1,7 @@
 //! The layer that takes room for a request's body. A large body has its room before it is read: else many that arrive at once would
 //! fill the memory with parts, and none would be whole. Small bodies have memory of their own, where they take room as they arrive, so
-//! that clients that announce large bodies, and send nothing, hold up none of them.
+//! that clients that announce large bodies, and send nothing, hold up none of them. Tiny bodies take none: they are no larger than what a
+//! connection may have read anyway, and clients that send small bodies slowly do not hold them up.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use super::error::ApiError;
 
 /// A body of at most this many bytes is small, unless it is compressed.
 const SMALL: usize = 64 * 1024;
+/// A small body of at most this many bytes is tiny.
+const TINY: usize = 16 * 1024;
 
 /// Takes room for the request's body, or refuses the request at once.
 pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
@@ -41,7 +44,7 @@ pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, nex
         }
     };
     let body = match known {
-        Some(_) if !is_small => body,
+        Some(known) if !is_small || known <= TINY => body,
         _ => {
             let most = known.unwrap_or(limit.saturating_mul(2));
             Body::new(Counted { body, room: Arc::clone(&room), received: 0, most, refused: false })

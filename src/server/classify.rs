@@ -12,6 +12,7 @@
 mod answer;
 mod implied;
 pub(super) mod json;
+pub(super) mod list;
 mod request;
 mod run;
 pub(super) mod shapes;

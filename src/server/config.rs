@@ -18,6 +18,9 @@ use crate::scheduler::Patience;
 
 pub use super::cors::Origin;
 
+/// The most texts that `--max-client-batch-size` may allow in a request, and the most adapters.
+pub(super) const MOST_TEXTS: usize = 1 << 14;
+
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
@@ -68,8 +71,8 @@ pub struct Config {
           help_heading = "Batching")]
     pub max_queued_tokens: usize,
     /// Maximum number of texts in a request, and of adapters that it asks
-    #[arg(long, env = "POLYRANK_MAX_CLIENT_BATCH_SIZE", value_name = "N", default_value = "32", value_parser = positive(),
-          help_heading = "Limits")]
+    #[arg(long, env = "POLYRANK_MAX_CLIENT_BATCH_SIZE", value_name = "N", default_value = "32",
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST_TEXTS as u64), help_heading = "Limits")]
     pub max_client_batch_size: usize,
     /// Maximum size of a request's body in bytes: 2000000, 4MiB
     #[arg(long, env = "POLYRANK_PAYLOAD_LIMIT", value_name = "BYTES", default_value = "2000000", value_parser = bytes,

@@ -8,6 +8,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::classify::{GENERATION, INFERENCE, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
+use super::config::Config;
 use super::context::TOTAL_TIME;
 use super::request_id::REQUEST_ID;
 
@@ -44,16 +45,22 @@ impl FromStr for Origin {
     }
 }
 
-/// The layer for these origins; `None` if there are none.
-pub(super) fn layer(origins: &[Origin]) -> Option<CorsLayer> {
+/// The layer for the origins of these settings; `None` if there are none.
+pub(super) fn layer(config: &Config) -> Option<CorsLayer> {
+    let origins = &config.cors_allow_origin;
     if origins.is_empty() {
         return None;
+    }
+    let mut methods = vec![Method::GET, Method::POST];
+    // Without a key, any page that its user opens could replace adapters. A key is known only to the pages that may.
+    if config.key().is_some() {
+        methods.extend([Method::PUT, Method::DELETE]);
     }
     let all = origins.iter().any(|origin| origin.0 == "*");
     let origins = origins.iter().map(|origin| origin.0.clone());
     let layer = CorsLayer::new()
         .allow_origin(if all { AllowOrigin::any() } else { AllowOrigin::list(origins) })
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_methods(methods)
         // A wildcard would not allow `Authorization`.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED)

@@ -1,5 +1,6 @@
 //! Every error that a client may see, and the one table of their statuses.
 
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use axum::Json;
@@ -156,12 +157,37 @@ impl ApiError {
         }
     }
 
-    /// The text that the client gets.
+    /// The text that the client gets. It may quote what the client sent, of which it repeats no more than fits.
     fn message(&self) -> String {
         match self {
             Self::Internal(_) => "internal error; the server's log has the cause".into(),
-            error => error.to_string(),
+            error => {
+                let mut text = Cut(String::new());
+                // It fails where the text is cut.
+                let _ = write!(text, "{error}");
+                text.0
+            }
         }
+    }
+}
+
+/// The most bytes of an error's text, besides the mark of a cut.
+const LONGEST: usize = 2000;
+
+/// A text that ends with `...` where it would be longer than [`LONGEST`].
+struct Cut(String);
+
+impl fmt::Write for Cut {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let room = LONGEST.saturating_sub(self.0.len());
+        if part.len() <= room {
+            self.0.push_str(part);
+            return Ok(());
+        }
+        let end = (0..=room).rev().find(|&end| part.is_char_boundary(end)).unwrap_or(0);
+        self.0.push_str(&part[..end]);
+        self.0.push_str("...");
+        Err(fmt::Error)
     }
 }
 
@@ -242,6 +268,24 @@ pub(super) enum Errors {
     #[response(status = 500)]
     Internal(ErrorBody),
     /// Shutting down, timed out, or not ready; `Retry-After` tells when to try again
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}
+
+/// The errors of a route that lists adapters, for the OpenAPI document.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it only describes the table of `ApiError::status`")]
+pub(super) enum ListErrors {
+    /// No API key, or a wrong one
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// Too many clients wait for a list
+    #[response(status = 429)]
+    Overloaded(ErrorBody),
+    /// A bug
+    #[response(status = 500)]
+    Internal(ErrorBody),
+    /// Shutting down, timed out, not ready, or the adapters' folder cannot be read
     #[response(status = 503)]
     Unavailable(ErrorBody),
 }
@@ -345,6 +389,17 @@ mod tests {
         assert_eq!(status(io(IoError::from_raw_os_error(24))), 503);
         assert_eq!(status(io(ErrorKind::OutOfMemory.into())), 503);
         assert_eq!(status(AdapterError::Tensor(candle_core::Error::Msg("out of memory".into()))), 500);
+    }
+
+    #[test]
+    fn long_names_are_not_repeated_whole() {
+        for (name, most) in [("\u{7f}".repeat(1 << 20), LONGEST + 3), ("ä".repeat(1500), LONGEST + 3)] {
+            let error = ApiError::from(RegistryError::NotFound { name });
+            let text = error.message();
+            assert!(text.len() <= most && text.len() > most - 20 && text.ends_with("..."), "{}", text.len());
+        }
+        let short = ApiError::Unprocessable("a".repeat(LONGEST));
+        assert_eq!(short.message().len(), LONGEST);
     }
 
     #[test]

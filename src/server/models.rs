@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::app::App;
-use super::error::{ApiError, Errors};
+use super::error::{ApiError, ListErrors};
 
 /// The list of models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,7 +37,7 @@ pub(super) struct Model {
 /// Lists the adapters in OpenAI's shape
 #[utoipa::path(
     get, path = "/v1/models", operation_id = "models", tag = "other shapes",
-    responses((status = 200, description = "All adapters, in order of name", body = Models), Errors)
+    responses((status = 200, description = "All adapters, in order of name", body = Models), ListErrors)
 )]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
     let adapters = app.registry().listed().await?;

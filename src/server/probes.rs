@@ -13,7 +13,7 @@ use super::error::{ApiError, ErrorBody};
 /// The state of the process.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Health {
-    /// `ok` or `ready`.
+    /// `ok` or `ready`; `starting` before the base is open.
     status: &'static str,
 }
 
@@ -122,7 +122,8 @@ pub(super) struct Info {
     get, path = "/info", tag = "server",
     responses(
         (status = 200, description = "Settings", body = Info),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody)
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 503, description = "The base is not open yet", body = ErrorBody)
     )
 )]
 pub(super) async fn info(State(app): State<Arc<App>>) -> Json<Info> {

@@ -17,7 +17,7 @@ use super::{
 
 /// All routes over `app`. A path with a slash at its end is the path without it.
 pub(super) fn router(app: Arc<App>) -> Router {
-    let cors = cors::layer(&app.config().cors_allow_origin);
+    let cors = cors::layer(app.config());
     let routes = Router::new()
         .route("/classify", post(classify::bare))
         .route("/classify/{*adapter}", post(classify::classify))

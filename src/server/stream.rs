@@ -37,9 +37,9 @@ pub(super) struct Phase(Arc<AtomicU8>);
 const HEAD: u8 = 0;
 /// A request was received, and is being answered.
 const REQUEST: u8 = 1;
-/// An answer is ready to be written.
+/// An answer is ready, and not all of it is written.
 const ANSWER: u8 = 2;
-/// The client has sent nothing since the last answer.
+/// The client has sent nothing since the last answer was written.
 const IDLE: u8 = 3;
 
 impl Phase {
@@ -99,6 +99,12 @@ impl<S> Stream<S> {
             // As if the client had closed it.
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_deadline(context));
+        Poll::Ready(Err(ErrorKind::TimedOut.into()))
+    }
+
+    /// Ready once the deadline has passed, at which the task is woken.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // The deadline moves with every request. The timer follows only once it fires too early, or would fire too late.
         if self.timer.is_elapsed() || self.timer.deadline() > self.deadline {
             self.timer.as_mut().reset(self.deadline);
@@ -106,10 +112,19 @@ impl<S> Stream<S> {
         loop {
             ready!(self.timer.as_mut().poll(context));
             if Instant::now() >= self.deadline {
-                return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+                return Poll::Ready(());
             }
             self.timer.as_mut().reset(self.deadline);
         }
+    }
+
+    /// All of an answer is written: the client may be idle from now on.
+    fn answered(&mut self, context: &mut Context<'_>) {
+        self.phase.set(IDLE);
+        self.deadline = Instant::now() + self.limits.idle;
+        // hyper may not read again until the client sends something, so that the timer has to wake it. The timer may have fired while the
+        // request was answered. The deadline has not passed yet.
+        let _ = self.poll_deadline(context);
     }
 
     /// The result of a write, which must not wait for too long.
@@ -121,8 +136,8 @@ impl<S> Stream<S> {
             return Poll::Ready(Err(ErrorKind::TimedOut.into()));
         }
         self.blocked = None;
-        if matches!(self.phase.get(), ANSWER | IDLE) {
-            self.phase.set(IDLE);
+        if self.phase.get() == IDLE {
+            // The answer has further parts.
             self.deadline = Instant::now() + self.limits.idle;
         }
         result
@@ -198,7 +213,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        // hyper flushes once it has written all that there is.
+        if self.phase.get() == ANSWER && matches!(flushed, Poll::Ready(Ok(()))) {
+            self.answered(context);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -221,4 +241,61 @@ fn refusal(head: &[u8], line: bool) -> Option<Vec<u8>> {
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}");
     Some(format!("{head}\r\nconnection: close\r\n\r\n{body}").into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A client that sends nothing, and takes 50 bytes at a time.
+    struct Client;
+
+    impl AsyncRead for Client {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Client {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len().min(50)))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn read(stream: &mut Stream<Client>) -> io::Result<()> {
+        let mut bytes = [0; 1];
+        poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut ReadBuf::new(&mut bytes))).await
+    }
+
+    /// A client that takes its answer slowly is not idle.
+    #[tokio::test]
+    async fn idle_time_begins_with_the_end_of_an_answer() {
+        let limits = Limits { head: SHORT, idle: SHORT, write: LONG, closing: Arc::default() };
+        let mut stream = Stream::new(Client, limits);
+        stream.phase().answer();
+        let written = poll_fn(|context| Pin::new(&mut stream).poll_write(context, &[1; 100])).await;
+        assert_eq!(written.unwrap(), 50);
+        assert!(timeout(5 * SHORT, read(&mut stream)).await.is_err(), "the rest is not written yet");
+        // The timer of the head has fired meanwhile.
+        poll_fn(|context| Pin::new(&mut stream).poll_flush(context)).await.unwrap();
+        let idle = timeout(LONG, read(&mut stream)).await.unwrap();
+        assert_eq!(idle.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
 }

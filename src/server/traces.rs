@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use axum::extract::MatchedPath;
-use axum::http::Uri;
+use axum::http::{Method, Uri};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
@@ -64,10 +64,26 @@ impl Traces {
         Traced {
             tracer: &self.tracer,
             parent: TraceContextPropagator::new().extract(&HeaderExtractor(request.headers())),
-            name: format!("{} {route}", request.method()),
+            name: format!("{} {route}", method(request.method())),
             path: request.uri().path().to_owned(),
         }
     }
+}
+
+/// The name of a standard method. A client may make up others.
+fn method(method: &Method) -> &str {
+    const STANDARD: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    if STANDARD.contains(method) { method.as_str() } else { "other" }
 }
 
 impl Traced<'_> {
@@ -135,7 +151,15 @@ impl HttpClient for Client {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[test]
+    fn methods_that_clients_make_up_have_one_name() {
+        let made_up = Method::from_bytes(b"AAAA1").unwrap();
+        assert_eq!((method(&Method::PATCH), method(&made_up)), ("PATCH", "other"));
+    }
 
     #[test]
     fn endpoint_without_a_path_gets_the_usual_one() {

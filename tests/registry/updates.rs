@@ -123,6 +123,22 @@ fn folder_that_changes_is_not_loaded() {
     assert_eq!(world.parameters("a"), 10);
 }
 
+/// Until the files of a new version have stopped changing, it is told why the old one is served.
+#[test]
+fn version_that_is_still_copied_is_told() {
+    let world = World::new(100, &[("a", "10")]);
+    world.registry.get("a").unwrap();
+    let problem = || world.registry.statuses().remove(0).problem;
+    assert_eq!(problem(), None);
+    let model = std::cell::Cell::new(11);
+    wait_until("the change is told", || {
+        model.set(if model.get() == 11 { 12 } else { 11 });
+        replace(&world.root.join("a"), &model.get().to_string());
+        problem().is_some_and(|problem| problem == "the files of adapter \"a\" are still changing")
+    });
+    wait_until("the new version is served", || world.parameters("a") == model.get() && problem().is_none());
+}
+
 /// The weights come last, or only in part. A safetensors file says how long it is.
 #[test]
 fn folder_that_is_half_copied_is_not_loaded() {

@@ -71,6 +71,19 @@ fn idle_connections_outlive_the_request_timeout() {
     assert!(waited < ms(10_000), "{waited:?}");
 }
 
+/// The limit of a head passes while the request is answered.
+#[test]
+fn idle_connections_are_closed_after_a_request_that_timed_out() {
+    let gate = Gate::default();
+    let world = World::new().with(|config| (config.request_timeout, config.keep_alive_timeout) = (ms(300), ms(1000)));
+    let server = world.start_with(gate.forward());
+    let mut stream = connect(&server);
+    stream.write_all(request().as_bytes()).unwrap();
+    assert!(read_answer(&mut stream).0.starts_with("http/1.1 503"));
+    assert!(closed_after(&mut stream) < ms(10_000));
+    gate.open();
+}
+
 #[test]
 fn half_sent_heads_are_closed_at_the_request_timeout() {
     let server =
@@ -244,6 +257,25 @@ fn bodies_that_are_only_announced_hold_up_no_small_ones() {
         assert_eq!(server.classify("plain", &small).status, 200);
     }
     drop(announced);
+}
+
+/// Small bodies that never end hold up no tiny ones.
+#[test]
+fn small_bodies_that_stall_hold_up_no_tiny_ones() {
+    let small = format!(r#"{{"inputs": "good{}"}}"#, " ".repeat(60_000));
+    let server = World::new().with(|config| config.body_memory = 1).start();
+    let stalled: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = connect(&server);
+            stream.write_all(format!("{}{}", head(small.len()), &small[..small.len() - 1]).as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    wait_until(|| server.classify("plain", &small).status == 429);
+    for _ in 0..3 {
+        assert_eq!(server.classify("plain", TEXT).status, 200);
+    }
+    drop(stalled);
 }
 
 /// Whatever its form is, a body of the allowed size has room on a server that has nothing else to do.

@@ -119,6 +119,24 @@ fn head(server: &Running, request: &str, lines: &str) -> String {
     reply.split("\r\n\r\n").next().unwrap().to_lowercase()
 }
 
+/// A client could fill the memory with errors that repeat what it has sent compressed.
+#[test]
+fn errors_repeat_no_long_names() {
+    let server = World::new().start();
+    let name = "\u{7f}".repeat(900_000);
+    for (path, body, status) in [
+        ("/v1/classify", serde_json::json!({"model": name, "input": "a"}), 404),
+        ("/classify", serde_json::json!({"adapters": [name, name], "inputs": "a"}), 422),
+        ("/classify/plain", serde_json::json!({"inputs": "a", "parameters": {"function_to_apply": name}}), 422),
+        ("/classify/plain", serde_json::json!({"inputs": "a", "parameters": {name.as_str(): 1}}), 400),
+    ] {
+        let reply = server.post(path, &[], body.to_string());
+        assert_eq!(reply.status, status);
+        let length = reply.body.to_string().len();
+        assert!(length < 5000, "{path}: {length} bytes");
+    }
+}
+
 #[test]
 fn only_listed_origins_may_use_the_server() {
     let preflight =
@@ -151,6 +169,13 @@ fn only_listed_origins_may_use_the_server() {
 
     let open = World::new().with(|config| config.cors_allow_origin = vec![origin("*")]).start();
     assert!(head(&open, "GET /health", "Origin: https://a.b\r\n").contains("access-control-allow-origin: *"));
+    // Pages may replace adapters only where they need a key for it.
+    let methods = |server: &Running, origin: &str| {
+        let reply = head(server, "OPTIONS /adapters/plain", &format!("Origin: {origin}\r\n{preflight}"));
+        reply.lines().find_map(|line| line.strip_prefix("access-control-allow-methods: ").map(str::to_owned)).unwrap()
+    };
+    assert_eq!(methods(&open, "https://a.b"), "get,post");
+    assert_eq!(methods(&server, "https://app.example"), "get,post,put,delete");
 }
 
 /// The program on a free port, which ends when dropped.

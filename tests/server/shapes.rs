@@ -295,7 +295,7 @@ fn every_route_refuses_malformed_bodies() {
             r#"{"model": "plain", "input": [[1]]}"#,
             400,
             "BadRequest",
-            "input: expected a string or a list",
+            "input[0]: invalid type: sequence, expected a string",
         ),
         ("/v1/classify", r#"{"model": "plain", "input": ["a", "b", "c"]}"#, 413, "TooManyTexts", "3 texts"),
         ("/v1/classify", r#"{"model": "../plain", "input": "a"}"#, 404, "UnknownAdapter", "plain"),

@@ -185,12 +185,13 @@ impl Scrape {
             let labels = [("adapter", &*resident.name), ("generation", &generation), ("pinned", pinned)];
             ConstGauge::new(1u64).encode(family.encode_family(&labels)?)?;
         }
-        let help = "1 for each adapter of which a newer version on disk is not served: it is broken (updates=auto), or waits for a PUT \
-                    (updates=manual); GET /adapters/{name} says why";
+        let help = "1 for each adapter of which a newer version on disk is not served, because it is invalid, its files still change \
+                    (changing), there is no room for it (memory), or it waits for a PUT (manual); GET /adapters/{name} says more";
         let updates = if self.snapshot.manual { "manual" } else { "auto" };
         let mut family = out.encode_descriptor("polyrank_adapter_update_refused", help, None, MetricType::Gauge)?;
-        for name in &self.snapshot.refused {
-            ConstGauge::new(1u64).encode(family.encode_family(&[("adapter", &**name), ("updates", updates)])?)?;
+        for (name, cause) in &self.snapshot.unserved {
+            let labels = [("adapter", &**name), ("updates", updates), ("reason", cause.name())];
+            ConstGauge::new(1u64).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
@@ -239,7 +240,7 @@ mod tests {
 
     use super::super::sources::Resident;
     use super::*;
-    use crate::registry::Counters;
+    use crate::registry::{Cause, Counters};
 
     fn exposition(snapshot: Snapshot) -> String {
         Arc::new(Metrics::new()).exposition(snapshot, Format::Text).unwrap()
@@ -255,7 +256,7 @@ mod tests {
             adapter_bytes_limit: 1000,
             counters: Counters { hits: 1, loads: 2, failed_loads: 3, swaps: 4, refused_updates: 5, evictions: 6 },
             residents: vec![resident("a\"\\\n", 1), resident("b", 2)],
-            refused: vec!["b".into()],
+            unserved: vec![("b".into(), Cause::Invalid)],
             stalled: Some(Duration::from_millis(1500)),
             ..Snapshot::default()
         });
@@ -271,7 +272,7 @@ mod tests {
             "polyrank_adapter_memory_limit_bytes 1000\n",
             "polyrank_adapter_resident{adapter=\"a\\\"\\\\\\n\",generation=\"1\",pinned=\"false\"} 1\n",
             "polyrank_adapter_resident{adapter=\"b\",generation=\"2\",pinned=\"true\"} 1\n",
-            "polyrank_adapter_update_refused{adapter=\"b\",updates=\"auto\"} 1\n",
+            "polyrank_adapter_update_refused{adapter=\"b\",updates=\"auto\",reason=\"invalid\"} 1\n",
             "polyrank_worker_stalled_seconds 1.5\n",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

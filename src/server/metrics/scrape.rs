@@ -9,9 +9,19 @@ use axum::http::{HeaderMap, HeaderName};
 use super::exposition::Format;
 use super::sources::Snapshot;
 use crate::server::app::App;
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, ErrorBody};
 
-/// `GET /metrics`: OpenMetrics for a client that accepts it, else Prometheus's text format 0.0.4.
+/// Tells what the server measures
+///
+/// OpenMetrics for a client that accepts it, else Prometheus's text format 0.0.4.
+#[utoipa::path(
+    get, path = "/metrics", tag = "server",
+    responses(
+        (status = 200, description = "The metrics", body = String, content_type = "text/plain"),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 503, description = "The base is not open yet", body = ErrorBody)
+    )
+)]
 pub(in crate::server) async fn metrics(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

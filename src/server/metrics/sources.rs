@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::registry::{Counters, Status, Tier, Updates};
+use crate::registry::{Cause, Counters, Status, Tier, Updates};
 use crate::server::app::App;
 
 /// An adapter in memory.
@@ -37,9 +37,9 @@ pub(super) struct Snapshot {
     pub(super) adapter_bytes_limit: usize,
     pub(super) counters: Counters,
     pub(super) residents: Vec<Resident>,
-    /// Adapters of which a newer version on disk is not served.
-    pub(super) refused: Vec<String>,
-    /// Whether these wait for a PUT (`--adapter-updates manual`). Otherwise they are broken.
+    /// Adapters of which a newer version on disk is not served, and why.
+    pub(super) unserved: Vec<(Arc<str>, Cause)>,
+    /// Whether new versions wait for a PUT (`--adapter-updates manual`).
     pub(super) manual: bool,
 }
 
@@ -47,10 +47,7 @@ impl Snapshot {
     /// The state of `app` now.
     pub(super) fn of(app: &App) -> Self {
         let (config, registry, scheduler) = (app.config(), app.registry(), app.scheduler());
-        let statuses = registry.statuses();
-        let refused = statuses.iter().filter(|status| status.problem.is_some()).map(|status| status.name.clone());
-        let refused = refused.collect();
-        let in_memory = statuses.into_iter().filter(|status| status.tier != Tier::Disk);
+        let in_memory = registry.statuses().into_iter().filter(|status| status.tier != Tier::Disk);
         let resident = |status: Status| {
             Some(Resident { generation: status.generation?, name: status.name, pinned: status.pinned })
         };
@@ -68,7 +65,7 @@ impl Snapshot {
             adapter_bytes_limit: config.adapter_memory,
             counters: registry.counters(),
             residents: in_memory.filter_map(resident).collect(),
-            refused,
+            unserved: registry.unserved(),
             manual: config.adapter_updates == Updates::Manual,
         }
     }

@@ -9,6 +9,7 @@ pub(in crate::server) mod vllm;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::super::config::MOST_TEXTS;
 use super::super::error::ApiError;
 use super::json;
 
@@ -21,6 +22,11 @@ pub(super) enum Shape {
     Router,
     /// `input`, and mostly `model`.
     Vllm,
+}
+
+/// The error for a list of more texts than any server allows.
+fn too_many(texts: usize) -> ApiError {
+    ApiError::TooManyTexts { texts, limit: MOST_TEXTS }
 }
 
 /// The keys that tell the shapes apart. Null counts as absent.

@@ -14,13 +14,16 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::super::super::config::MOST_TEXTS;
 use super::super::super::error::ApiError;
 use super::super::json::{self, Object, positive};
+use super::super::list::List;
 use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
 use super::super::run::Outcome;
+use super::too_many;
 use crate::engine::score::{Function, Scored};
 
-/// The body after its types are checked and before its values are.
+/// A request in the project's own shape.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = ClassifyBody)]
 pub(in crate::server) struct Body {
@@ -29,8 +32,8 @@ pub(in crate::server) struct Body {
     #[schema(value_type = Option<Parameters>)]
     parameters: Option<Object<Parameters>>,
     /// The adapters to ask; only for `POST /classify`, where the path names none.
-    #[schema(min_items = 1)]
-    adapters: Option<Vec<String>>,
+    #[schema(min_items = 1, value_type = Option<Vec<String>>)]
+    adapters: Option<List<String>>,
     #[serde(default, rename = "adapter", deserialize_with = "no_adapter")]
     #[schema(ignore)]
     _adapter: (),
@@ -86,7 +89,8 @@ pub(in crate::server::classify) fn parse(body: &[u8], adapter: String) -> Result
 /// Reads the body of `POST /classify` with `adapters`.
 pub(in crate::server::classify) fn parse_several(body: &[u8]) -> Result<ClassifyRequest, ApiError> {
     let mut body: Body = json::read(body)?;
-    let names = body.adapters.take().unwrap_or_default();
+    let names = body.adapters.take().map_or(Ok(Vec::new()), List::all);
+    let names = names.map_err(|adapters| ApiError::TooManyAdapters { adapters, limit: MOST_TEXTS })?;
     if names.is_empty() {
         return Err(ApiError::Unprocessable("adapters: expected at least one name".into()));
     }
@@ -100,9 +104,12 @@ pub(in crate::server::classify) fn parse_several(body: &[u8]) -> Result<Classify
 impl Body {
     /// Checks the values. The second result is whether `inputs` is one text rather than a list.
     pub(super) fn checked(self, adapters: Adapters) -> Result<(ClassifyRequest, bool), ApiError> {
-        let Inputs { texts, one } = self.inputs;
+        let Inputs { texts, one, count } = self.inputs;
         if texts.is_empty() {
             return Err(ApiError::Unprocessable("inputs: expected at least one text".into()));
+        }
+        if count > texts.len() {
+            return Err(too_many(count));
         }
         let Parameters { top_k, max_length, function_to_apply, truncation } =
             self.parameters.map(|Object(parameters)| parameters).unwrap_or_default();
@@ -152,6 +159,8 @@ pub(in crate::server) struct Inputs {
     texts: Vec<Text>,
     /// Whether it was one text, and no list.
     one: bool,
+    /// The number of all texts, of which not all may be kept.
+    count: usize,
 }
 
 /// An element of `inputs`: a string, or an object with `text` and `text_pair`.
@@ -186,22 +195,19 @@ impl<'de, const LIST: bool> Visitor<'de> for InputVisitor<LIST> {
     }
 
     fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Inputs, E> {
-        Ok(Inputs { texts: vec![Text::single(text)], one: true })
+        Ok(Inputs { texts: vec![Text::single(text)], one: true, count: 1 })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Inputs, A::Error> {
-        Ok(Inputs { texts: vec![Text::deserialize(MapAccessDeserializer::new(map))?], one: true })
+        Ok(Inputs { texts: vec![Text::deserialize(MapAccessDeserializer::new(map))?], one: true, count: 1 })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Inputs, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Inputs, A::Error> {
         if !LIST {
             return Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self));
         }
-        let mut texts = Vec::new();
-        while let Some(Input(text)) = list.next_element()? {
-            texts.push(text);
-        }
-        Ok(Inputs { texts, one: false })
+        let List { kept, count } = List::read(list)?;
+        Ok(Inputs { texts: kept.into_iter().map(|Input(text)| text).collect(), one: false, count })
     }
 }
 

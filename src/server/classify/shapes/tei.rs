@@ -6,7 +6,9 @@ use utoipa::ToSchema;
 
 use super::super::super::error::ApiError;
 use super::super::json;
+use super::super::list::{self, List, OneOrMany};
 use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
+use super::too_many;
 use crate::engine::score::Function;
 use crate::text::TruncationSide;
 
@@ -14,7 +16,9 @@ use crate::text::TruncationSide;
 #[derive(Deserialize, ToSchema)]
 #[schema(as = PredictBody)]
 pub(in crate::server) struct Body {
-    inputs: Inputs,
+    /// A text, a pair (a list of two strings), or a batch (a list of lists of one or two strings).
+    #[schema(schema_with = list::lists)]
+    inputs: OneOrMany<OneOrMany<String>>,
     /// Whether to answer with logits instead of scores.
     raw_scores: Option<bool>,
     /// Whether to truncate texts that are too long, or to refuse them; the server's setting by default.
@@ -24,32 +28,13 @@ pub(in crate::server) struct Body {
     truncation_direction: Option<String>,
 }
 
-/// A text, a pair (a list of two strings), or a batch (a list of lists of one or two strings).
-#[derive(Deserialize, ToSchema)]
-#[schema(as = PredictInputs)]
-#[serde(untagged, expecting = "expected a string, a list of one or two strings, or a list of such lists")]
-pub(in crate::server) enum Inputs {
-    /// One text.
-    Text(String),
-    /// One text or a pair.
-    Sequence(Vec<String>),
-    /// A batch.
-    Batch(Vec<Vec<String>>),
-}
-
 /// Reads the body. The second result is whether the request is for one text (or pair) rather than for a batch.
 pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Result<(ClassifyRequest, bool), ApiError> {
     let Body { inputs, raw_scores, truncate, truncation_direction } = json::read(body)?;
     let side = truncation_direction.as_deref().map(side).transpose()?;
     let (texts, one) = match inputs {
-        Inputs::Text(text) => (vec![Text::single(text)], true),
-        Inputs::Sequence(texts) if texts.is_empty() => return Err(empty()),
-        Inputs::Sequence(texts) => (vec![sequence("inputs", texts)?], true),
-        Inputs::Batch(batch) => {
-            let numbered = batch.into_iter().enumerate();
-            let texts = numbered.map(|(index, texts)| sequence(&format!("inputs[{index}]"), texts));
-            (texts.collect::<Result<_, _>>()?, false)
-        }
+        OneOrMany::One(text) => (vec![Text::single(text)], true),
+        OneOrMany::Many(list) => texts(list)?,
     };
     let scoring = Scoring::all(raw_scores.unwrap_or(false).then_some(Function::Identity));
     Ok((ClassifyRequest { texts, adapters, scoring, truncate, side, max_length: None }, one))
@@ -63,13 +48,30 @@ fn side(direction: &str) -> Result<TruncationSide, ApiError> {
     }
 }
 
-fn empty() -> ApiError {
-    ApiError::Unprocessable("inputs: expected at least one text".into())
+/// The texts of a list: a pair if its elements are strings, and a batch if they are lists.
+fn texts(list: List<OneOrMany<String>>) -> Result<(Vec<Text>, bool), ApiError> {
+    let (mut strings, mut lists) = (Vec::new(), Vec::new());
+    let count = list.count;
+    for (index, element) in list.kept.into_iter().enumerate() {
+        match element {
+            OneOrMany::One(text) => strings.push(text),
+            OneOrMany::Many(texts) => lists.push(sequence(&format!("inputs[{index}]"), texts.kept, texts.count)?),
+        }
+    }
+    match (strings.is_empty(), lists.is_empty()) {
+        (true, true) => Err(ApiError::Unprocessable("inputs: expected at least one text".into())),
+        (false, true) => Ok((vec![sequence("inputs", strings, count)?], true)),
+        (true, false) if count > lists.len() => Err(too_many(count)),
+        (true, false) => Ok((lists, false)),
+        (false, false) => {
+            let text = "inputs: expected a string, a list of one or two strings, or a list of such lists";
+            Err(ApiError::BadRequest(text.into()))
+        }
+    }
 }
 
-/// A list of one text or of a pair.
-fn sequence(path: &str, texts: Vec<String>) -> Result<Text, ApiError> {
-    let found = texts.len();
+/// A list of one text or of a pair, which had `found` elements.
+fn sequence(path: &str, texts: Vec<String>, found: usize) -> Result<Text, ApiError> {
     let mut texts = texts.into_iter();
     match (texts.next(), texts.next(), texts.next()) {
         (Some(text), pair, None) => Ok(Text { text, pair }),
@@ -131,7 +133,8 @@ mod tests {
             (r#"{"inputs": ["a", "b", "c"]}"#, 422, "inputs: expected one string or a pair, found 3"),
             (r#"{"inputs": [["a"], []]}"#, 422, "inputs[1]: expected one string or a pair, found 0"),
             (r#"{"inputs": ["a", ["b"]]}"#, 400, "inputs: expected a string, a list of one or two strings"),
-            (r#"{"inputs": {"text": "a"}}"#, 400, "inputs: expected a string, a list of one or two strings"),
+            (r#"{"inputs": {"text": "a"}}"#, 400, "inputs: invalid type: map, expected a string or a list"),
+            (r#"{"inputs": [["a", 1]]}"#, 400, "inputs[0][1]: invalid type: integer `1`, expected a string"),
             ("{}", 400, "missing field `inputs`"),
         ] {
             let error = read(body).unwrap_err();

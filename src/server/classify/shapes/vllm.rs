@@ -10,9 +10,11 @@ use utoipa::ToSchema;
 use super::super::super::error::ApiError;
 use super::super::super::request_id::RequestId;
 use super::super::json::{self, positive};
+use super::super::list::{self, OneOrMany};
 use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
 use super::super::run::Outcome;
 use super::router::HostLabel;
+use super::too_many;
 use crate::engine::score::Function;
 
 /// The body.
@@ -21,7 +23,9 @@ use crate::engine::score::Function;
 pub(in crate::server) struct Body {
     /// The adapter; by default the one that the request's host names, or the default adapter.
     model: Option<String>,
-    input: Input,
+    /// One text, or a list of texts.
+    #[schema(schema_with = list::strings)]
+    input: OneOrMany<String>,
     /// The maximum number of tokens of a text, or -1 for the base's maximum; longer texts are truncated.
     #[schema(value_type = Option<i64>, minimum = -1)]
     truncate_prompt_tokens: Option<Number>,
@@ -30,17 +34,6 @@ pub(in crate::server) struct Body {
     use_activation: Option<bool>,
     /// Only true is supported.
     add_special_tokens: Option<bool>,
-}
-
-/// One text, or a list of texts.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = VllmInput)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
-pub(in crate::server) enum Input {
-    /// One text.
-    Text(String),
-    /// Texts.
-    Texts(Vec<String>),
 }
 
 /// The answer.
@@ -92,8 +85,8 @@ pub(in crate::server) struct Usage {
 pub(in crate::server::classify) fn parse(body: &[u8], host: HostLabel) -> Result<ClassifyRequest, ApiError> {
     let Body { model, input, truncate_prompt_tokens, use_activation, add_special_tokens } = json::read(body)?;
     let texts: Vec<Text> = match input {
-        Input::Text(text) => vec![Text::single(text)],
-        Input::Texts(texts) => texts.into_iter().map(Text::single).collect(),
+        OneOrMany::One(text) => vec![Text::single(text)],
+        OneOrMany::Many(texts) => texts.all().map_err(too_many)?.into_iter().map(Text::single).collect(),
     };
     if texts.is_empty() {
         return Err(ApiError::Unprocessable("input: expected at least one text".into()));
@@ -172,7 +165,7 @@ mod tests {
         for (body, status, part) in [
             (r#"{"model": "m"}"#, 400, "missing field `input`"),
             (r#"{"model": 1, "input": "a"}"#, 400, "model: invalid type"),
-            (r#"{"model": "m", "input": [1, 2]}"#, 400, "input: expected a string or a list of strings"),
+            (r#"{"model": "m", "input": [1, 2]}"#, 400, "input[0]: invalid type: integer `1`, expected a string"),
             (r#"{"model": "m", "input": []}"#, 422, "input: expected at least one text"),
             (r#"{"model": "m", "input": "a", "truncate_prompt_tokens": 0}"#, 422, "truncate_prompt_tokens: expected"),
             (r#"{"model": "m", "input": "a", "truncate_prompt_tokens": -2}"#, 422, "truncate_prompt_tokens: expected"),
