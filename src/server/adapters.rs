@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -17,6 +17,7 @@ use super::classify::json;
 use super::content::Content;
 use super::error::{ApiError, Errors, ListErrors};
 use super::extract::path;
+use super::held;
 use crate::registry::{Expected, Registry, RegistryError, Status};
 
 /// The methods of `/adapters/{name}`. Those that change what is served exist only with `--allow-adapter-updates`.
@@ -31,8 +32,8 @@ pub(super) fn methods(app: &App) -> MethodRouter<Arc<App>> {
     get, path = "/adapters", tag = "adapters",
     responses((status = 200, description = "All adapters", body = Vec<Status>), ListErrors)
 )]
-pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<Status>>, ApiError> {
-    Ok(Json(app.registry().listed().await?))
+pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    held::answer(&app, &app.registry().listed().await?)
 }
 
 /// Describes an adapter

@@ -36,6 +36,7 @@ use super::content::Content;
 use super::deadline::Deadline;
 use super::error::{ApiError, Errors};
 use super::extract::path;
+use super::held;
 use super::request_id::RequestId;
 use crate::engine::score::Scored;
 
@@ -64,7 +65,7 @@ pub(super) async fn classify(
     let request = body.parse(|body| polyrank::parse(body, name)).await?;
     let scoring = request.scoring;
     let outcome = run(&app, request, deadline).await?;
-    answer::respond(&app, outcome, move |outcome| answer::json(&outcome.only().ranked(scoring)?)).await
+    answer::respond(&app, outcome, move |outcome| held::json(&outcome.only().ranked(scoring)?)).await
 }
 
 /// Classifies texts with several adapters, with the default adapter, or in vLLM's shape
@@ -87,7 +88,7 @@ pub(super) async fn bare(
         Bare::Several(request) => {
             let scoring = request.scoring;
             let outcome = run(&app, request, deadline).await?;
-            answer::respond(&app, outcome, move |outcome| answer::json(&ByAdapter::new(outcome, scoring)?)).await
+            answer::respond(&app, outcome, move |outcome| held::json(&ByAdapter::new(outcome, scoring)?)).await
         }
         Bare::Router(request) => predictions(&app, request, deadline).await,
         Bare::Vllm(request) => vllm_answer(&app, request, deadline, &id).await,
@@ -170,7 +171,7 @@ async fn predictions(
 ) -> Result<Response, ApiError> {
     let scoring = request.scoring;
     let outcome = run(app, request, deadline).await?;
-    let write = move |outcome: &Outcome| answer::json(&Predictions::new(outcome.only().ranked(scoring)?, one));
+    let write = move |outcome: &Outcome| held::json(&Predictions::new(outcome.only().ranked(scoring)?, one));
     answer::respond(app, outcome, write).await
 }
 
@@ -183,7 +184,7 @@ async fn vllm_answer(
     let scoring = request.scoring;
     let outcome = run(app, request, deadline).await?;
     let id = id.clone();
-    answer::respond(app, outcome, move |outcome| answer::json(&vllm::Answer::new(outcome, scoring, &id)?)).await
+    answer::respond(app, outcome, move |outcome| held::json(&vllm::Answer::new(outcome, scoring, &id)?)).await
 }
 
 /// The bodies of `POST /classify`.

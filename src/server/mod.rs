@@ -17,6 +17,7 @@ mod cors;
 mod deadline;
 mod error;
 mod extract;
+mod held;
 mod key;
 mod late;
 mod metrics;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::app::App;
 use super::error::{ApiError, ListErrors};
+use super::held;
 
 /// The list of models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -39,11 +40,11 @@ pub(super) struct Model {
     get, path = "/v1/models", operation_id = "models", tag = "other shapes",
     responses((status = 200, description = "All adapters, in order of name", body = Models), ListErrors)
 )]
-pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
+pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let adapters = app.registry().listed().await?;
     let created = app.started().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let model =
         |id| Model { id, object: "model", created, owned_by: "polyrank", parent: app.config().model_id.clone() };
     let data = adapters.into_iter().map(|status| model(status.name)).collect();
-    Ok(Json(Models { object: "list", data }))
+    held::answer(&app, &Models { object: "list", data })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
@@ -11,9 +11,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::super::app::App;
-use super::super::bodies::Room;
 use super::super::error::ApiError;
 use super::super::extract::blocking;
+use super::super::held;
 use super::super::times::Measured;
 use super::request::Scoring;
 use super::run::{AdapterLogits, Outcome};
@@ -94,26 +94,6 @@ impl AdapterLogits {
 /// Answers of more logits are made on a thread for blocking work, so that other requests do not wait for it.
 const LARGE: usize = 4096;
 
-/// Answers of more bytes take room beside others, until the client has read them.
-const HELD: usize = 64 * 1024;
-
-/// An answer in memory, and its room.
-struct Held {
-    bytes: Vec<u8>,
-    _room: Room,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// The JSON of a body.
-pub(super) fn json(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
-    serde_json::to_vec(body).map_err(|error| ApiError::Internal(format!("the answer cannot be written: {error}")))
-}
-
 /// The answer whose JSON `write` makes of `outcome`, with the headers that describe it. Each adapter counts the request as answered.
 ///
 /// # Errors
@@ -126,13 +106,7 @@ pub(super) async fn respond(
     let large = outcome.logits() > LARGE;
     let written = move || write(&outcome).map(|bytes| (outcome, bytes));
     let (outcome, bytes) = if large { blocking(written).await?? } else { written()? };
-    let body = if bytes.len() > HELD {
-        // The bytes are dropped once they are written to the connection.
-        let _room = app.answers().room(bytes.len())?;
-        Body::from(Bytes::from_owner(Held { bytes, _room }))
-    } else {
-        Body::from(bytes)
-    };
+    let body = held::body(app, bytes)?;
     Ok(described(&outcome, body))
 }
 
