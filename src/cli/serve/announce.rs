@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use polyrank::base;
+use polyrank::logging::printable;
 use polyrank::server::App;
 
 /// The file that makes a folder an adapter.
@@ -37,6 +38,10 @@ pub(super) fn announce(app: &App) {
     } else if found.adapters.is_empty() {
         tracing::warn!("{}: no adapter yet: no subfolder has an {ADAPTER}", root.display());
     }
+    if !found.outside.is_empty() {
+        let names = printable(&found.outside.join(", "));
+        tracing::warn!("{}: links that lead outside of this folder are not served: {names}", root.display());
+    }
 }
 
 /// The subfolders of a folder of adapters.
@@ -46,19 +51,23 @@ struct Found {
     others: usize,
     /// The names of the first adapters.
     adapters: Vec<String>,
+    /// The names of links before these that lead to adapters outside of the folder.
+    outside: Vec<String>,
 }
 
 impl Found {
     fn in_folder(root: &Path) -> io::Result<Self> {
-        let folders = subfolders(root)?;
-        let (mut adapters, mut others) = (Vec::new(), 0);
+        let (folders, inside) = (subfolders(root)?, root.canonicalize()?);
+        let (mut adapters, mut outside, mut others) = (Vec::new(), Vec::new(), 0);
         for (i, name) in folders.iter().enumerate() {
             if adapters.len() == NAMED {
                 others = folders.len() - i;
                 break;
             }
-            if root.join(name).join(ADAPTER).is_file() {
-                adapters.push(name.clone());
+            let folder = root.join(name);
+            if folder.join(ADAPTER).is_file() {
+                let is_inside = folder.canonicalize().is_ok_and(|folder| folder.starts_with(&inside));
+                if is_inside { &mut adapters } else { &mut outside }.push(name.clone());
                 continue;
             }
             // PEFT saves further adapters of one model into subfolders of the first one's. A folder that cannot be read has none.
@@ -66,7 +75,7 @@ impl Found {
             let inner = inner.into_iter().find(|inner| root.join(name).join(inner).join(ADAPTER).is_file());
             adapters.extend(inner.map(|inner| format!("{name}/{inner}")));
         }
-        Ok(Self { others, adapters })
+        Ok(Self { others, adapters, outside })
     }
 
     /// The number of adapters, or the most that there can be, and the first ones' names.
@@ -112,11 +121,20 @@ mod tests {
             fs::create_dir_all(root.path().join(name)).unwrap();
         }
         fs::write(root.path().join("file"), "").unwrap();
-        assert_eq!(found(), Found { others: 0, adapters: vec![] });
+        assert_eq!(found(), Found::default());
         for name in [".hidden", "a", "b", "group/inner"] {
             fs::write(root.path().join(name).join(ADAPTER), "{}").unwrap();
         }
         assert_eq!(found().told(), "3 (a, b, group/inner)");
+        #[cfg(unix)]
+        {
+            let elsewhere = tempfile::tempdir().unwrap();
+            fs::write(elsewhere.path().join(ADAPTER), "{}").unwrap();
+            let link = root.path().join("away");
+            std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+            assert_eq!((found().outside, found().adapters.len()), (vec!["away".to_owned()], 3));
+            fs::remove_file(link).unwrap();
+        }
         for number in 0..2000 {
             let dir = root.path().join(format!("many{number}"));
             fs::create_dir(&dir).unwrap();
