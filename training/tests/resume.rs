@@ -79,6 +79,28 @@ fn resumed_run_removes_the_checkpoints_that_a_killed_one_left() {
     assert_eq!(names(&killed.join("run")), kept);
 }
 
+/// What a process leaves that is killed in the third epoch continues to the same result, with every method.
+#[test]
+fn every_method_continues_exactly() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let base = base_dir();
+    for method in ["sora", "lora", "adalora", "dylora", "bitfit", "adapter", "full"] {
+        let output = room.path().join(method);
+        let mut args = vec!["train", "--model-id", base.to_str().unwrap(), "--data", data.path().to_str().unwrap()];
+        args.extend(["--output", output.to_str().unwrap(), "--method", method, "--epochs", "4", "--batch-size", "8"]);
+        args.extend(["--lr", "3e-3", "--seed", "5", "--select", "last", "--keep-checkpoints"]);
+        fine(&args);
+        let weights = names(&output).into_iter().find(|name| name.ends_with(".safetensors")).unwrap();
+        let whole = (read(&output.join(&weights)), log(&output));
+        std::fs::remove_file(output.join(&weights)).unwrap();
+        for epoch in [3, 4] {
+            std::fs::remove_dir_all(output.join(format!("run/checkpoint-{epoch}"))).unwrap();
+        }
+        fine(&[&args[..], &["--resume"]].concat());
+        assert!((read(&output.join(&weights)), log(&output)) == whole, "{method}");
+    }
+}
+
 /// A signal ends the run after a step, and the program prints how to continue. Continued from that step, the run gives the same result.
 #[cfg(unix)]
 #[test]
