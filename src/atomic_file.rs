@@ -11,30 +11,33 @@ use tempfile::{Builder, NamedTempFile};
 pub const PREFIX: &str = ".writing-";
 
 /// Creates an empty temporary file in the folder of `path`, for [`publish`] to rename. The umask alone decides who may read it, because
-/// a server may run as another user. It is locked while it is written, so that [`is_abandoned`] can tell whether its writer lives.
+/// a server may run as another user. It is locked while it is written, so that [`writer_of`] can tell whether its writer lives.
 ///
 /// # Errors
 /// The file cannot be created.
 pub fn begin(path: &Path) -> io::Result<NamedTempFile> {
-    loop {
-        let file = create_in_folder_of(path)?;
-        if hold(&file) {
-            return Ok(file);
-        }
-    }
+    create(path.parent().unwrap_or(Path::new("")), PREFIX)
 }
 
-fn create_in_folder_of(path: &Path) -> io::Result<NamedTempFile> {
+/// Creates an empty file in `folder`, of which no other process has the name, which begins with `prefix`. Like that of [`begin`], it is
+/// locked, and the umask decides who may read it.
+///
+/// # Errors
+/// The file cannot be created.
+pub fn create(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let mut builder = Builder::new();
-    builder.prefix(PREFIX);
+    builder.prefix(prefix);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(folder) => builder.tempfile_in(folder),
-        None => builder.tempfile_in("."),
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        if hold(&file) {
+            return Ok(file);
+        }
     }
 }
 
@@ -69,16 +72,27 @@ pub fn hold(file: &NamedTempFile) -> bool {
     }
 }
 
-/// Whether the process that wrote the file at `path`, and held a lock on it meanwhile, has ended. `None` if the file's state is unknown,
-/// because it cannot be opened or its file system has no locks.
+/// The process that writes a file, and holds a lock on it meanwhile.
+#[derive(Debug)]
+pub enum Writer {
+    /// It works on the file.
+    Lives,
+    /// It has ended. The lock on the file is ours until this value is dropped, so that no other process takes it for its own while it is
+    /// removed.
+    Gone(File),
+    /// It is not known, because the file cannot be opened or its file system has no locks.
+    Unknown,
+}
+
+/// Looks whether the process that writes the file at `path` has ended.
 #[must_use]
-pub fn is_abandoned(path: &Path) -> Option<bool> {
-    let file = File::open(path).ok()?;
+pub fn writer_of(path: &Path) -> Writer {
+    let Ok(file) = File::open(path) else { return Writer::Unknown };
     match file.try_lock() {
-        // The file may have been renamed, and another one may have its name.
-        Ok(()) => Some(is_at(&file, path)),
-        Err(TryLockError::WouldBlock) => Some(false),
-        Err(TryLockError::Error(_)) => None,
+        Ok(()) if is_at(&file, path) => Writer::Gone(file),
+        // The file has been renamed, and another one may have its name.
+        Ok(()) | Err(TryLockError::WouldBlock) => Writer::Lives,
+        Err(TryLockError::Error(_)) => Writer::Unknown,
     }
 }
 

@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use polyrank::adapter::{Adapter, Change};
 use polyrank::cuda;
-use polyrank::encoder::{HeadJob, Identity, Packed};
+use polyrank::encoder::{HeadJob, Hooks, Identity, Packed};
 use polyrank::engine::{Engine, Row};
-use polyrank::params::{Backend, DeviceName, Form, Precision};
+use polyrank::params::{Backend, DeviceName, Form, Frozen, Precision};
 use polyrank::text::{Encoded, Limit};
 use serde_json::Value;
 
@@ -137,6 +137,37 @@ fn token_ids_equal_transformers() {
             assert!(!typed || text.type_ids == list("type_ids"), "{base}: {}", expected["text"]);
             assert_eq!(text.truncated, expected["truncated"].as_bool().unwrap());
         }
+    }
+}
+
+/// Replaces one parameter by the base's own, times 1.5.
+struct Scaled<'a>(&'a Frozen);
+
+impl Hooks for Scaled<'_> {
+    fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        if name == self.0.name() { Ok(Some((self.0.tensor()?.to_dtype(DType::F32)? * 1.5)?)) } else { Ok(None) }
+    }
+}
+
+/// An encoder keeps products of its own parameters from one batch to the next, but none of those that hooks replace.
+#[test]
+fn replaced_parameters_count_whatever_ran_before() {
+    for base in BASES {
+        let [used, new] = [(); 2].map(|()| Golden::open(base, &Backend::cpu()));
+        let batch = Packed::new(&used.texts()[..2]);
+        let run = |golden: &Golden, hooks: &dyn Hooks| {
+            let hidden = golden.engine.encoder().forward(&batch, hooks).unwrap();
+            hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let own = run(&used, &Identity);
+        let mut changed = 0;
+        for (before, after) in used.engine.encoder().parameters().iter().zip(new.engine.encoder().parameters()) {
+            let found = run(&used, &Scaled(before));
+            assert_eq!(found, run(&new, &Scaled(after)), "{base}: {}", before.name());
+            changed += usize::from(found != own);
+        }
+        assert!(changed > 10, "{base}: {changed}");
+        assert_eq!(run(&new, &Identity), own, "{base}");
     }
 }
 

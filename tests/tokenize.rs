@@ -27,7 +27,7 @@ fn with_config(config: Option<&str>) -> TempDir {
 const WORDS: usize = 117;
 
 fn inputs(positions: usize, words: usize) -> BaseInputs<'static> {
-    BaseInputs { model_type: "bert", tokenizer_class: None, positions, longest: positions, words }
+    BaseInputs { model_type: "bert", tokenizer_class: None, positions, longest: positions, words, segments: Some(2) }
 }
 
 fn open(dir: &Path, positions: usize, words: usize) -> Result<Tokenizer, TokenizeError> {
@@ -143,6 +143,17 @@ fn refuses_token_without_embedding() {
         }
         other => panic!("{other:?}"),
     }
+    // The second text of a pair is in the segment 1.
+    for (segments, fits) in [(Some(1), false), (Some(2), true), (None, true)] {
+        let base = BaseInputs { segments, ..inputs(16, WORDS) };
+        let opened = Tokenizer::open(&golden("bert"), &base).unwrap();
+        assert!(opened.encode("good", None, &limit(None, true)).is_ok());
+        match opened.encode("good", Some("film"), &limit(None, true)) {
+            Ok(_) => assert!(fits),
+            Err(TokenizeError::Segment { segment: 1, segments: 1 }) => assert!(!fits),
+            other => panic!("{other:?}"),
+        }
+    }
     let enough = open(&golden("bert"), 16, largest as usize + 1).unwrap();
     assert_eq!(enough.encode("good film", None, &limit(None, true)).unwrap(), known);
 }
@@ -224,6 +235,7 @@ fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
             positions: 512,
             longest: 512,
             words: 100_000,
+            segments: None,
         };
         let opened = Tokenizer::open(dir.path(), &base).unwrap_or_else(|error| panic!("{name}: {error}"));
         let cut = case["cut"].as_u64().map(|cut| cut as usize);

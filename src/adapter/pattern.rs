@@ -230,6 +230,7 @@ struct Select {
 
 impl Select {
     fn new(file: &Path, config: &PeftConfig) -> Result<Self, AdapterError> {
+        few(file, "layers_pattern", config.layers_pattern.len())?;
         let patterns = config.layers_pattern.iter().filter(|pattern| !pattern.is_empty());
         let mut layer_of: Vec<String> =
             patterns.map(|pattern| format!(r"^(?:(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.)")).collect();

@@ -126,6 +126,7 @@ impl BaseConfig {
             positions: self.positions(),
             longest: self.longest_text(),
             words: self.vocab_size,
+            segments: Some(self.type_vocab_size).filter(|segments| *segments > 1),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-use crate::atomic_file;
+use crate::atomic_file::{self, Writer};
 
 /// The configuration. It is fetched first, so that an unsupported base is rejected before its weights are fetched.
 pub(super) const CONFIG: &str = "config.json";
@@ -99,12 +99,10 @@ pub(super) fn sweep(folder: &Path) {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
         if [SINGLE, atomic_file::PREFIX].iter().any(|prefix| name.starts_with(prefix)) {
-            if atomic_file::is_abandoned(&path).unwrap_or_else(|| is_old(&entry)) {
-                let _ = fs::remove_file(path);
-            }
+            remove_abandoned(&path, || is_old(&entry));
         } else if name.starts_with(PARTIAL) {
-            if is_old(&entry) && atomic_file::is_abandoned(&path) != Some(false) {
-                let _ = fs::remove_file(path);
+            if is_old(&entry) {
+                remove_abandoned(&path, || true);
             }
         } else if name.starts_with(STAGING) {
             sweep_staging(&entry, folder, name.strip_suffix(LOCK).unwrap_or(&name));
@@ -116,14 +114,32 @@ pub(super) fn sweep(folder: &Path) {
 fn sweep_staging(entry: &DirEntry, models: &Path, name: &str) {
     let (folder, lock) = (models.join(name), models.join(format!("{name}{LOCK}")));
     // A folder without a lock is left where its pull was stopped while it removed both.
-    let abandoned = match atomic_file::is_abandoned(&lock) {
-        None if lock.exists() => is_old(entry),
-        abandoned => abandoned.unwrap_or(true),
+    let writer = atomic_file::writer_of(&lock);
+    let abandoned = match &writer {
+        Writer::Gone(_) => true,
+        Writer::Lives => false,
+        Writer::Unknown => !lock.exists() || is_old(entry),
     };
     if abandoned {
         let _ = fs::remove_dir_all(folder);
         let _ = fs::remove_file(lock);
     }
+    // Held until here: a pull that has just created its lock must not take it while the folder is removed.
+    drop(writer);
+}
+
+/// Removes a file whose writer has ended. Where that is not known, `otherwise` decides.
+fn remove_abandoned(path: &Path, otherwise: impl FnOnce() -> bool) {
+    let writer = atomic_file::writer_of(path);
+    let abandoned = match &writer {
+        Writer::Gone(_) => true,
+        Writer::Lives => false,
+        Writer::Unknown => otherwise(),
+    };
+    if abandoned {
+        let _ = fs::remove_file(path);
+    }
+    drop(writer);
 }
 
 /// Whether it was changed long ago.

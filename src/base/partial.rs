@@ -1,7 +1,7 @@
 //! A partially downloaded file, kept so that the next attempt can resume it, if the hub states the file's version.
 
 use std::cell::Cell;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::ModelError;
 use super::digest::hex;
 use super::files::{PARTIAL, SINGLE};
 use super::progress::Progress;
-use crate::atomic_file::is_at;
+use crate::atomic_file::{self, is_at};
 
 /// The downloaded part of one version of one file. It is locked, so that simultaneous pulls do not write to the same file.
 pub(super) struct Partial {
@@ -50,33 +50,22 @@ impl Partial {
     /// If the folder cannot be written to.
     pub(super) fn of(models: &Path, from: &str, etag: Option<&str>) -> Result<Self, ModelError> {
         let name = hex(&Sha256::digest(format!("{from}\n{}", etag.unwrap_or_default())));
-        let single = || {
-            let me = (std::process::id(), std::thread::current().id());
-            models.join(format!("{SINGLE}{}-{}-{:?}", &name[..24], me.0, me.1))
-        };
-        let mut alone = etag.is_none();
-        let mut path = if alone { single() } else { models.join(format!("{PARTIAL}{}", &name[..24])) };
-        loop {
-            // A file with this process's number in its name may be left over from an earlier process, so it is truncated.
-            let open = OpenOptions::new().create(true).truncate(alone).read(true).write(true).open(&path);
+        let path = models.join(format!("{PARTIAL}{}", &name[..24]));
+        while etag.is_some() {
+            let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
             let file = open.map_err(ModelError::io(&path))?;
             match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => {
-                    return Ok(Self::at(path, file, etag.is_some(), alone));
-                }
+                Ok(()) if is_at(&file, &path) => return Ok(Self::at(path, file, true, false)),
                 // Another pull published the file between the two calls, so try again.
                 Ok(()) => {}
-                // Another pull is downloading this file, so this one uses a file of its own.
-                Err(TryLockError::WouldBlock) => {
-                    (path, alone) = (single(), true);
-                }
-                // Not all file systems have locks. Then nobody knows whether another pull downloads it.
-                Err(TryLockError::Error(_)) if !alone => {
-                    (path, alone) = (single(), true);
-                }
-                Err(TryLockError::Error(_)) => return Ok(Self::at(path, file, etag.is_some(), true)),
+                // Another pull is downloading this file, or nobody knows, because not all file systems have locks.
+                Err(_) => break,
             }
         }
+        // A file of its own. Its name is random: pulls in two containers may have one process number.
+        let file = atomic_file::create(models, &format!("{SINGLE}{}-", &name[..24])).map_err(ModelError::io(models))?;
+        let (file, path) = file.keep().map_err(|error| ModelError::io(models)(error.error))?;
+        Ok(Self::at(path, file, etag.is_some(), true))
     }
 
     fn at(path: PathBuf, file: File, resumes: bool, single: bool) -> Self {
@@ -123,8 +112,12 @@ impl Partial {
             Err(Side::Reader(error)) => return Err(fetch(error.to_string())),
             Err(Side::Writer(error)) => return Err(io()(error)),
         };
+        let length = file.metadata().map_err(io())?.len();
         match bytes.filter(|&expected| expected != copied) {
             Some(expected) => Err(fetch(format!("expected {expected} bytes, received {copied}"))),
+            None if length != begun + copied => {
+                Err(fetch(format!("expected a file of {} bytes, found {length}", begun + copied)))
+            }
             // Synced before the rename that makes the file visible, so that a crash does not leave an empty file there.
             None => file.sync_all().map_err(io()),
         }

@@ -170,7 +170,11 @@ impl Layer {
 
     /// The base's own projections of the whole table; `None` where the hooks replace the table or a linear.
     fn known(&self, relative: &Relative, hooks: &dyn Hooks) -> Result<[Option<Tensor>; 2]> {
-        if !relative.frozen {
+        let mut frozen = relative.frozen;
+        for (linear, _) in self.projections().into_iter().zip(self.sides).filter(|(_, side)| *side) {
+            frozen = frozen && linear.is_frozen(hooks)?;
+        }
+        if !frozen {
             return Ok([None, None]);
         }
         if let Some(known) = self.known.get() {
@@ -178,16 +182,10 @@ impl Layer {
         }
         let mut made = [None, None];
         for side in (0..2).filter(|&side| self.sides[side]) {
-            made[side] = self.projections()[side].bare(&relative.whole, hooks)?;
+            // A copy, because it outlives the batch's memory.
+            made[side] = Some(self.projections()[side].bare(&relative.whole, hooks)?.force_contiguous()?);
         }
-        // Kept only if no hook replaces them, because then they are the same for every batch.
-        if made.iter().zip(self.sides).all(|(made, side)| made.is_some() == side) {
-            // Copies, because these outlive the batch's memory.
-            let [keys, queries] = made.map(|made| made.map(|made| made.force_contiguous()).transpose());
-            let copied = [keys?, queries?];
-            return Ok(self.known.get_or_init(|| copied).clone());
-        }
-        Ok(made)
+        Ok(self.known.get_or_init(|| made).clone())
     }
 }
 

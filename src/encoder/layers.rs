@@ -15,6 +15,11 @@ pub(crate) fn resolve(frozen: &Frozen, hooks: &dyn Hooks) -> Result<Param> {
     })
 }
 
+/// Whether the hooks leave the base's parameter as it is.
+pub(crate) fn is_frozen(frozen: &Frozen, hooks: &dyn Hooks) -> Result<bool> {
+    Ok(hooks.parameter(frozen.name())?.is_none())
+}
+
 /// `h` after the dropout that the hooks apply at `point`.
 pub(crate) fn dropped(h: Tensor, point: DropPoint, ops: &dyn Ops, hooks: &dyn Hooks) -> Result<Tensor> {
     match hooks.dropout(point) {
@@ -140,6 +145,10 @@ struct Bias {
 }
 
 impl Bias {
+    fn is_frozen(&self, hooks: &dyn Hooks) -> Result<bool> {
+        Ok(!self.biased || is_frozen(&self.frozen, hooks)?)
+    }
+
     fn resolve(&self, hooks: &dyn Hooks) -> Result<Param> {
         if self.biased { resolve(&self.frozen, hooks) } else { Ok(Param::Frozen(self.frozen.clone())) }
     }
@@ -182,13 +191,14 @@ impl Linear {
         }
     }
 
-    /// The base's own `x W^T + b`, or `None` if the hooks replace the weight or the bias.
-    pub(crate) fn bare(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Option<Tensor>> {
-        let linear = self.with(Added::Nothing, false, hooks)?;
-        match (&linear.weight, &linear.bias) {
-            (Param::Frozen(_), Param::Frozen(_)) => only(self.ops.linears(x, &[linear])?).map(Some),
-            _ => Ok(None),
-        }
+    /// Whether the weight and the bias are the base's own.
+    pub(crate) fn is_frozen(&self, hooks: &dyn Hooks) -> Result<bool> {
+        Ok(is_frozen(&self.weight, hooks)? && self.bias.is_frozen(hooks)?)
+    }
+
+    /// The base's own `x W^T + b`, for a linear that [`Self::is_frozen`].
+    pub(crate) fn bare(&self, x: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
+        only(self.ops.linears(x, &[self.with(Added::Nothing, false, hooks)?])?)
     }
 
     /// The result for `x` without deltas of segments. `known` is the result of [`Self::bare`] for `x`, if it has been computed.
@@ -313,6 +323,11 @@ impl Norm {
     /// The norm of `h + residual`, both `[T, hidden]`.
     pub(crate) fn forward(&self, h: &Tensor, residual: &Tensor, hooks: &dyn Hooks) -> Result<Tensor> {
         self.of(h, Some(residual), hooks)
+    }
+
+    /// Whether the weight and the bias are the base's own.
+    pub(crate) fn is_frozen(&self, hooks: &dyn Hooks) -> Result<bool> {
+        Ok(is_frozen(&self.weight, hooks)? && self.bias.is_frozen(hooks)?)
     }
 
     /// The norm of `x [T, hidden]`.

@@ -218,6 +218,9 @@ pub(super) fn is_name(name: &str) -> bool {
     }
 }
 
+/// The longest name of a folder that file systems have, in bytes. A client may ask for any name.
+const LONGEST_NAME: usize = 255;
+
 /// Whether `name` is exactly one component of a path and not hidden. Volumes of Kubernetes' ConfigMaps have hidden folders beside the
 /// adapters (`..data`, `..2026_01_01`), as do version control and interrupted pulls.
 fn is_plain(name: &str) -> bool {
@@ -225,6 +228,7 @@ fn is_plain(name: &str) -> bool {
     let first = components.next();
     matches!(first, Some(Component::Normal(only)) if only == name)
         && components.next().is_none()
+        && name.len() <= LONGEST_NAME
         && !name.starts_with('.')
         && !name.contains(['\\', '\0'])
 }
@@ -275,6 +279,8 @@ mod tests {
 
     #[test]
     fn accepts_only_plain_names() {
+        let (longest, too_long) = ("a".repeat(LONGEST_NAME), "a".repeat(LONGEST_NAME + 1));
+        assert!(is_plain(&longest) && !is_plain(&too_long));
         for name in ["a", "a b", "sst-2", "a..", "a.b", "日本"] {
             assert!(is_plain(name), "{name:?}");
         }

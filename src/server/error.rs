@@ -359,6 +359,7 @@ impl From<TokenizeError> for ApiError {
             TokenizeError::TooLong { .. }
             | TokenizeError::Limit { .. }
             | TokenizeError::Word { .. }
+            | TokenizeError::Segment { .. }
             | TokenizeError::Nothing
             | TokenizeError::Text(_) => Self::Unprocessable(error.to_string()),
             TokenizeError::File { .. } | TokenizeError::Unsupported { .. } => Self::Internal(error.to_string()),

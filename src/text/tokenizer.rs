@@ -69,6 +69,14 @@ pub enum TokenizeError {
         /// The number of rows of the base's word embeddings.
         words: usize,
     },
+    /// The tokenizer put a token into a segment for which the base has no embedding.
+    #[error("a token of the text is in the segment {segment}: expected one of the base's {segments}")]
+    Segment {
+        /// The token's segment.
+        segment: u32,
+        /// The number of rows of the base's embeddings of segments.
+        segments: usize,
+    },
     /// The text is empty and the tokenizer adds no special tokens, so that there is nothing to classify.
     #[error("the text has no tokens, and this base's tokenizer adds none")]
     Nothing,
@@ -113,6 +121,8 @@ pub struct Tokenizer {
     longest: usize,
     /// The number of rows of the base's word embeddings.
     words: usize,
+    /// As in [`BaseInputs`].
+    segments: Option<usize>,
     /// The side at which texts are truncated if a [`Limit`] names none.
     side: TruncationSide,
     /// Whether the model gets the tokenizer's type ids. Otherwise they are all 0.
@@ -132,6 +142,9 @@ pub struct BaseInputs<'a> {
     pub longest: usize,
     /// The number of rows of the word embeddings. Token ids must be below it.
     pub words: usize,
+    /// The number of rows of the embeddings of segments, below which segments must be; `None` if there are none, or one row, which all
+    /// segments share.
+    pub segments: Option<usize>,
 }
 
 impl Tokenizer {
@@ -206,6 +219,7 @@ impl Tokenizer {
             max_length: base.positions.min(stated),
             longest: base.longest,
             words: base.words,
+            segments: base.segments,
             side: match cut.as_deref() {
                 None | Some("right") => TruncationSide::Right,
                 Some("left") => TruncationSide::Left,
@@ -258,12 +272,17 @@ impl Tokenizer {
         if whole.is_empty() {
             return Err(TokenizeError::Nothing);
         }
-        // Such a token would make the forward pass of the whole batch fail.
+        // Such tokens would make the forward pass of the whole batch fail.
         if let Some(&token) = whole.get_ids().iter().find(|&&token| token as usize >= self.words) {
             let content = self.inner.id_to_token(token).unwrap_or_default();
             return Err(TokenizeError::Word { content, token, words: self.words });
         }
         let type_ids = if self.typed { whole.get_type_ids().to_vec() } else { vec![0; whole.len()] };
+        if let Some(segments) = self.segments
+            && let Some(&segment) = type_ids.iter().find(|&&segment| segment as usize >= segments)
+        {
+            return Err(TokenizeError::Segment { segment, segments });
+        }
         Ok(Encoded { ids: whole.get_ids().to_vec(), type_ids, truncated })
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::SystemTime;
 
-use super::super::partial::Partial;
+use super::super::partial::{Fill, Partial};
 use super::*;
 use crate::base::files::{ADAPTER, CONFIG, OPTIONAL, REQUIRED};
 use crate::base::recipe::{DEFAULT, Wheel, pinned};
@@ -241,23 +241,23 @@ fn checks_digests_of_renamed_repositories() {
     });
 }
 
-/// A file left by an earlier process with the same number must not be resumed.
+/// Threads and processes, of which two may have one number in two containers, do not write to each other's files.
 #[test]
-fn does_not_resume_leftovers_of_other_processes() {
-    let mut files = files();
-    files.insert("tokenizer.json", Answer { headers: vec![("etag", "\"version-1\"".to_owned())], ..ok("{\"a\": 1}") });
-    let hub = Hub::start(files);
-    let models = hub.sources.models();
-    fs::create_dir_all(&models).unwrap();
-    let from = format!("{}/org/name/resolve/main/tokenizer.json", hub.sources.endpoint);
-    let first = Partial::of(&models, &from, Some("\"version-1\"")).unwrap();
-    let me = (std::process::id(), std::thread::current().id());
-    let names_before = names(&models);
-    let beside = format!("{}-{}-{:?}", names_before[0].replace(".partial-", ".single-"), me.0, me.1);
-    fs::write(models.join(beside), "garbage!").unwrap();
-    let dir = hub.pull(&PLAIN).unwrap();
-    assert_eq!(fs::read_to_string(dir.join("tokenizer.json")).unwrap(), "{\"a\": 1}");
-    drop(first);
+fn simultaneous_downloads_have_files_of_their_own() {
+    let models = tempfile::tempdir().unwrap();
+    for etag in [Some("\"version-1\""), None] {
+        let partials: Vec<Partial> = (0..3).map(|_| Partial::of(models.path(), "x/y", etag).unwrap()).collect();
+        let text = |i: usize| format!("file {i}");
+        for (i, partial) in partials.iter().enumerate() {
+            let whole = Fill { append: false, bytes: None };
+            partial.fill("x/y", text(i).as_bytes(), whole, &()).unwrap();
+        }
+        for (i, partial) in partials.iter().enumerate() {
+            let path = models.path().join(i.to_string());
+            partial.publish(&path).unwrap();
+            assert_eq!(fs::read_to_string(path).unwrap(), text(i));
+        }
+    }
 }
 
 #[test]

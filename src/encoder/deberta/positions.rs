@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use candle_core::{Result, Tensor};
 
 use super::super::Hooks;
-use super::super::layers::{Loader, Norm, resolve};
+use super::super::layers::{Loader, Norm, is_frozen, resolve};
 use crate::base::architecture::deberta::Settings;
 use crate::base::{BaseConfig, ModelError};
 use crate::ops::Ops;
@@ -39,10 +39,12 @@ impl Positions {
 
     /// The relative positions of a batch whose longest text has `longest` tokens.
     pub(super) fn relative(&self, longest: usize, hooks: &dyn Hooks) -> Result<Relative> {
-        let whole = self.whole(hooks)?;
-        // A trained table or norm changes at every step, so its projections are not kept.
-        let (slice, frozen) = (self.slice(longest), !whole.track_op());
-        Ok(Relative { slice, frozen, whole, copies: RefCell::default() })
+        let frozen = is_frozen(&self.table, hooks)?
+            && match &self.norm {
+                Some(norm) => norm.is_frozen(hooks)?,
+                None => true,
+            };
+        Ok(Relative { slice: self.slice(longest), frozen, whole: self.whole(hooks)?, copies: RefCell::default() })
     }
 
     fn slice(&self, longest: usize) -> TableSlice {
@@ -83,7 +85,7 @@ impl TableSlice {
 pub(super) struct Relative {
     pub(super) slice: TableSlice,
     pub(super) whole: Tensor,
-    /// Whether the table is frozen.
+    /// Whether the table and its norm are the base's own, so that its projections are the same for every batch.
     pub(super) frozen: bool,
     /// Copies of the batch's rows, one after another, made once for all layers.
     copies: RefCell<Option<Tensor>>,
