@@ -140,13 +140,32 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    let as_json = cli.command.logs_as_json();
     match run(cli.command, &ignored) {
         Ok(()) => ExitCode::SUCCESS,
         // The program that reads our output ended early, as `head` does.
         Err(failure) if is_broken_pipe(&*failure) => ExitCode::SUCCESS,
         Err(failure) => {
-            logging::print(&format!("error: {}", in_one_line(&*failure)));
+            let error = in_one_line(&*failure);
+            if as_json {
+                // Who reads the log expects JSON, also of the line that says why the server ended.
+                tracing::error!("{error}");
+                logging::flush();
+            } else {
+                logging::print(&format!("error: {error}"));
+            }
             ExitCode::FAILURE
+        }
+    }
+}
+
+impl Command {
+    /// Whether it logs lines of JSON.
+    fn logs_as_json(&self) -> bool {
+        match self {
+            #[cfg(feature = "server")]
+            Self::Serve(args) => args.json_output,
+            _ => false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The program `polyrank` as a user runs it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -120,6 +120,41 @@ fn truncated_texts_are_told() {
         stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines[0].get("truncated"), lines[1].get("truncated")), (None, Some(&true.into())));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "1 text is longer than 64 tokens, and truncated\n");
+}
+
+/// Texts that are there are answered while others are still awaited.
+#[test]
+fn texts_are_answered_as_they_come() {
+    let (home, base, adapter) = (TempDir::new().unwrap(), golden(""), golden("ragged"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank"));
+    command.args(["classify", "--model-id", base.to_str().unwrap(), "--adapter", adapter.to_str().unwrap()]);
+    command.args(["--input", "-"]).env("POLYRANK_HOME", home.path());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for text in ["good", "bad"] {
+        writeln!(input, "{{\"text\": \"{text}\"}}").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["text"], text);
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+/// A malformed row costs no answer to the rows before it.
+#[test]
+fn rows_before_a_malformed_one_are_answered() {
+    let output = classify(&["--input", "-"], b"{\"text\": \"good\"}\n{\"text\": \"bad\"}\n{\"txt\": \"c\"}\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 2);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("standard input:3: "));
+}
+
+#[test]
+fn negative_number_is_a_value_and_no_flag() {
+    let output = run(&["serve", "--adapters", "a", "--max-batch-tokens", "-1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("invalid value '-1' for '--max-batch-tokens"));
 }
 
 #[test]

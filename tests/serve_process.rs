@@ -191,6 +191,20 @@ fn base_that_cannot_be_opened_ends_the_process() {
     assert!(log.lines().last().unwrap().starts_with("error: ") && log.contains("config.json"), "{log}");
 }
 
+/// Also the last line, which says why it ended, is JSON where the log is.
+#[test]
+fn error_that_ends_the_process_is_json_where_the_log_is() {
+    let empty = tempfile::tempdir().unwrap();
+    let mut server = Process::spawn(|command| {
+        command.arg("--model-id").arg(empty.path()).args(["--port", "0", "--json-output", "--adapters"]).arg(goldens());
+    });
+    let (status, log) = server.ended();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(last["level"], "ERROR", "{log}");
+    assert!(last.to_string().contains("config.json"), "{log}");
+}
+
 #[test]
 fn start_says_what_is_served() {
     let mut server = Process::with(&["--port", "0", "--preload", "plain,ragged"]);

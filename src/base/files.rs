@@ -92,6 +92,16 @@ impl Staging {
     }
 }
 
+/// The endings of files beside a base of which none is made: weights of other programs, and texts for people.
+const OTHERS: [&str; 7] = ["h5", "msgpack", "onnx", "ot", "gguf", "md", "py"];
+
+/// Whether a base may be made of the file at `path`, with others. Subfolders, such as those of adapters, and links that lead nowhere are
+/// no part of a base.
+pub(super) fn may_be_of_base(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    path.is_file() && !OTHERS.contains(&ending)
+}
+
 /// Removes what interrupted pulls, or interrupted writers of other files, left behind in a folder of the cache. Whoever still works on
 /// a file or folder holds a lock. Anything that cannot be removed stays.
 pub(super) fn sweep(folder: &Path) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::cache::Sources;
 use super::dataset::{self, Dataset};
-use super::files::{Staging, is_adapter, is_base, is_dataset};
+use super::files::{Staging, is_adapter, is_base, is_dataset, may_be_of_base};
 use super::progress::Progress;
 use super::recipe::Recipe;
 use super::{ModelError, convert, hub, wheel};
@@ -71,7 +71,7 @@ pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Re
     fs::create_dir(&copy).map_err(ModelError::io(&copy))?;
     for entry in fs::read_dir(from).map_err(ModelError::io(from))? {
         let path = entry.map_err(ModelError::io(from))?.path();
-        if path.is_file() {
+        if may_be_of_base(&path) {
             let to = copy.join(path.file_name().unwrap_or_default());
             fs::copy(&path, &to).map_err(ModelError::io(&path))?;
             atomic_file::restore_mode_and_sync(&to).map_err(ModelError::io(&to))?;

@@ -163,13 +163,16 @@ pub fn pull_adapter(id: &str) -> Result<PathBuf, ModelError> {
     Sources::from_env()?.adapter(id, &Bar::default())
 }
 
-/// A digest of the names, sizes and times of the files in `dir`.
+/// A digest of the names, sizes and times of the files in `dir` of which a base may be made.
 fn state_of(dir: &Path) -> Result<String, ModelError> {
     let (dir, mut files) = (&*dir.canonicalize().map_err(ModelError::io(dir))?, Vec::new());
     for entry in std::fs::read_dir(dir).map_err(ModelError::io(dir))? {
         let entry = entry.map_err(ModelError::io(dir))?;
         // The metadata of a link's target, because the target is what is read.
         let path = entry.path();
+        if !files::may_be_of_base(&path) {
+            continue;
+        }
         let metadata = std::fs::metadata(&path).map_err(ModelError::io(&path))?;
         files.push(format!("{path:?} {:?}", weights::state(&metadata)));
     }

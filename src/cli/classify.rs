@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use clap::Args;
 use polyrank::adapter::Adapter;
@@ -82,20 +84,26 @@ struct OutputLine<'a> {
 
 pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
     // The file's header is read before the base is loaded, so that a wrong file fails at once.
-    let mut texts: Box<dyn Iterator<Item = Result<Text, Failure>>> = match &args.texts.input {
+    let texts: Box<dyn Iterator<Item = Result<Text, Failure>> + Send> = match &args.texts.input {
         Some(file) => {
             let rows = args.read.open(file)?;
             Box::new(rows.map(|row| row.map(|row| Text { text: row.text, text_pair: row.pair })))
         }
-        None => Box::new(args.texts.texts.iter().map(|text| Ok(Text { text: text.clone(), text_pair: None }))),
+        None => {
+            let texts = args.texts.texts.clone().into_iter();
+            Box::new(texts.map(|text| Ok(Text { text, text_pair: None })))
+        }
     };
     let engine = args.base.open()?;
     let adapter = engine.load_adapter(&args.adapter).map_err(|error| no_adapter(&args.adapter, error))?;
     let adapter = Arc::new(adapter);
     let mut out = BufWriter::new(io::stdout().lock());
     let mut truncated = 0;
-    loop {
-        let some = texts.by_ref().take(TEXTS_AT_ONCE).collect::<Result<Vec<_>, _>>()?;
+    let texts = read_ahead(texts)?;
+    let mut failed = None;
+    while failed.is_none() {
+        let (some, error) = next(&texts);
+        failed = error;
         if some.is_empty() {
             break;
         }
@@ -111,7 +119,37 @@ pub(super) fn classify(args: &ClassifyArgs) -> Result<(), Failure> {
         let (texts, longest) = (if truncated == 1 { "text is" } else { "texts are" }, engine.max_length());
         let _ = writeln!(io::stderr(), "{truncated} {texts} longer than {longest} tokens, and truncated");
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+/// Reads texts on a thread of its own, so that those that are there are answered while others are still awaited.
+fn read_ahead(
+    texts: impl Iterator<Item = Result<Text, Failure>> + Send + 'static,
+) -> Result<Receiver<Result<Text, Failure>>, Failure> {
+    let (sender, receiver) = mpsc::sync_channel(TEXTS_AT_ONCE);
+    thread::Builder::new().name("polyrank-read".into()).spawn(move || {
+        for text in texts {
+            // The receiver is gone once the program ends early.
+            if sender.send(text).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// The next texts: the first one is awaited, and those that are there come with it. An error ends them; the texts before it count.
+fn next(texts: &Receiver<Result<Text, Failure>>) -> (Vec<Text>, Option<Failure>) {
+    let mut some = Vec::new();
+    let mut text = texts.recv().ok();
+    while let Some(Ok(next)) = text {
+        some.push(next);
+        if some.len() == TEXTS_AT_ONCE {
+            return (some, None);
+        }
+        text = texts.try_recv().ok();
+    }
+    (some, text.and_then(Result::err))
 }
 
 /// A line for each text, in the order of the texts.

@@ -40,7 +40,7 @@ pub(super) struct InputArgs {
 }
 
 /// Records of texts.
-pub(super) type Texts = Box<dyn Iterator<Item = Result<Record, Failure>>>;
+pub(super) type Texts = Box<dyn Iterator<Item = Result<Record, Failure>> + Send>;
 
 impl InputArgs {
     /// Opens `input`, where `-` is standard input, and reads its header. Without a format, a file's extension decides, and standard

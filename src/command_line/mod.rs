@@ -14,10 +14,16 @@ pub use self::environment::{Ignored, tolerant};
 pub use self::suggestion::suggestion;
 
 /// The command line without the values of environment variables, which its help would show: they may be secrets, and manual pages must
-/// not depend on the machine on which they are written.
+/// not depend on the machine on which they are written. A negative number is the value of its flag, which says what it expects, and no
+/// unknown flag.
 #[must_use]
 pub fn without_values(command: Command) -> Command {
-    command.mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
+    command.mut_subcommands(|command| {
+        command.mut_args(|arg| {
+            let takes = arg.get_action().takes_values();
+            arg.hide_env_values(true).allow_negative_numbers(takes)
+        })
+    })
 }
 
 /// Writes a completion script for `shell` to standard output.

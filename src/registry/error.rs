@@ -51,8 +51,8 @@ pub enum RegistryError {
         name: String,
         /// The file, the tensor, and the expected and found values; paths are relative to the root.
         reason: String,
-        /// The original error.
-        source: Arc<Error>,
+        /// The original error. It is no cause to tell beside the reason: it is the same, with whole paths.
+        error: Arc<Error>,
     },
     /// The adapter names another base, and the registry was opened with [`super::Settings::strict_base`].
     #[error("adapter {name:?}: {warning}")]
@@ -177,7 +177,7 @@ impl RegistryError {
     /// Whether the files themselves are at fault, so that reading them again gives the same error.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
-            Self::Invalid { source, .. } => {
+            Self::Invalid { error: source, .. } => {
                 !matches!(
                     &**source,
                     Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source)

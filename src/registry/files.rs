@@ -146,7 +146,7 @@ impl Place<'_> {
         if reason.chars().count() > LONGEST_REASON {
             reason = reason.chars().take(LONGEST_REASON).chain("...".chars()).collect();
         }
-        RegistryError::Invalid { name: self.name.into(), reason, source: Arc::new(source) }
+        RegistryError::Invalid { name: self.name.into(), reason, error: Arc::new(source) }
     }
 
     /// The error for a file that cannot be read. `file` is relative to the root.

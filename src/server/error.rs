@@ -312,7 +312,7 @@ impl From<RegistryError> for ApiError {
             RegistryError::TooLarge { .. } | RegistryError::NoRoom { .. } | RegistryError::OtherBase { .. } => {
                 Self::InvalidAdapter(error)
             }
-            RegistryError::Invalid { source, .. } => match &**source {
+            RegistryError::Invalid { error: cause, .. } => match &**cause {
                 Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source) => {
                     Self::Unavailable(error.to_string())
                 }
@@ -376,7 +376,7 @@ mod tests {
     use super::*;
 
     fn status(source: AdapterError) -> u16 {
-        let error = RegistryError::Invalid { name: "a".into(), reason: String::new(), source: Arc::new(source.into()) };
+        let error = RegistryError::Invalid { name: "a".into(), reason: String::new(), error: Arc::new(source.into()) };
         ApiError::from(error).status().0.as_u16()
     }
 

@@ -376,6 +376,7 @@ impl Settings {
                 Box::new(bitfit)
             }
             MethodName::Adapter => {
+                check::bottleneck_at_most(engine.config().hidden_size, self.bottleneck())?;
                 Box::new(BottleneckAdapter::new(layout, self.bottleneck(), self.seed, head()?, backend)?)
             }
             MethodName::Full => Box::new(full(encoder, head()?)?),

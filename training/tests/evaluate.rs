@@ -95,6 +95,19 @@ fn every_labelled_file_of_the_folder_is_a_split() {
     {
         refused(&args(&output, alone.path(), &["--split", split]), 1, words);
     }
+    // The column of labels has another name.
+    let named = TempDir::new().unwrap();
+    fs::write(named.path().join("test.tsv"), "category\tsentence\ngood\tthe plot\n").unwrap();
+    refused(
+        &args(&output, named.path(), &["--split", "test"]),
+        1,
+        "test.tsv: no row has a label; --label-column names",
+    );
+    evaluate(&output, named.path(), &["--split", "test", "--label-column", "category"]);
+    // A file of texts has no column of labels.
+    let texts = named.path().join("texts.txt");
+    fs::write(&texts, "the plot\n").unwrap();
+    refused(&args(&output, &texts, &[]), 1, "texts.txt: column label is missing; found one text on each line");
     // The test file has no labels, as in GLUE.
     let unlabelled = TempDir::new().unwrap();
     fs::write(unlabelled.path().join("test.tsv"), "label\tsentence\n-1\tthe plot\n").unwrap();

@@ -174,6 +174,11 @@ fn command_writes_an_adapter_that_the_runtime_serves() {
     let logits = evaluate::logits(&base, &Export::Adapter(adapter), &texts(&base, &expected)).unwrap();
     logits_close(&logits, &golden["logits"], "the written adapter");
     refused(&args(&model_dir, &output, &[]), 1, "is not empty");
+    // What cannot be written is told before the work.
+    let file = room.path().join("file");
+    fs::write(&file, "").unwrap();
+    refused(&args(&model_dir, &file.join("below"), &[]), 1, "file: ");
+    refused(&args(&model_dir, &room.path().join("none"), &["--text-column", "a"]), 1, "--text-column: expected --data");
     let other = room.path().join("other");
     let text = fine(&args(&model_dir, &other, &["--target-params", "1000"]));
     for words in ["budget 1000 parameters, 3.1 % of the base's", "embeddings: stay those of the base  ", "written to"] {

@@ -145,6 +145,27 @@ fn flag_replaces_the_variables_that_it_excludes() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let config: toml::Table = String::from_utf8(read(&output.join("run/config.toml"))).unwrap().parse().unwrap();
     assert_eq!((config["target_ratio"].as_float(), config.get("xi"), config.get("dataset")), (Some(0.5), None, None));
+    // The same for a schedule, which sets the thresholds itself, and for switches, which variables give in any spelling.
+    let curve = room.path().join("curve");
+    let more = ["--epochs", "1", "--stage-epochs", "1", "--xi0", "1e-3", "--xi-max", "1e-3", "--xi-step", "1"];
+    let mut args = train(from, curve.to_str().unwrap(), &more);
+    args[0] = "schedule";
+    for (variable, value) in
+        [("XI", "0.1"), ("TARGET_RATIO", "0.3"), ("METHOD", "lora"), ("GATE", "adaptive"), ("PATIENCE", "2")]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+        command.args(&args).arg("--overwrite").env("POLYRANK_HOME", super::home());
+        command.env(format!("POLYRANK_TRAIN_{variable}"), value).env("POLYRANK_TRAIN_KEEP_CHECKPOINTS", "yes");
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{variable}: {}", String::from_utf8_lossy(&done.stderr));
+        let config = String::from_utf8(read(&curve.join("stage-0/run/config.toml"))).unwrap();
+        let config: toml::Table = config.parse().unwrap();
+        assert_eq!((config["xi"].as_float(), config["gate"].as_str()), (Some(1e-3), Some("authors")), "{variable}");
+        assert_eq!(config["keep_checkpoints"].as_bool(), Some(true));
+    }
+    let of_train = output.join("run/config.toml");
+    fine(&[&args[..], &["--overwrite", "--config", of_train.to_str().unwrap()]].concat());
+    refused(&[&args[..], &["--overwrite", "--select", "best"]].concat(), 1, "expected no --select");
     // What a file says about adaptive gates goes with its ratio.
     let file = output.join("run/config.toml");
     let again = room.path().join("again");

@@ -218,6 +218,11 @@ fn reported(room: &TempDir, runs: &Path) {
     std::fs::write(schedule.join("schedule.jsonl"), format!("{}\n{}\n", stage(0, 1000), stage(1, 500))).unwrap();
     let steps = |step| json!({"step": step, "epoch": 1, "loss": 0.5, "rate": 1e-3, "xi": 1e-4, "mean_rank": 4.0});
     std::fs::write(runs.join("first/sora-r4-s0/run/steps.jsonl"), format!("{}\n{}\n", steps(1), steps(10))).unwrap();
+    // A run that cannot be read is left out.
+    let broken = runs.join("second/broken");
+    let copied = Command::new("cp").arg("-r").arg(runs.join("second/lora-r4-s0")).arg(&broken).status();
+    assert!(copied.unwrap().success());
+    std::fs::write(broken.join("adapter_model.safetensors"), "short").unwrap();
     let unfinished = runs.join("second/sora-r4-s1");
     std::fs::rename(unfinished.join("adapter_model.safetensors"), unfinished.join("moved")).unwrap();
     // A run may lie elsewhere, behind a link. Links up and to other runs of the tree change nothing.
@@ -250,6 +255,7 @@ fn reported(room: &TempDir, runs: &Path) {
     for words in [
         "from 7 runs and 1 schedules",
         "- not finished and left out: second/sora-r4-s1\n",
+        "- cannot be read and left out: second/broken: ",
         "- without the metrics on test in results.jsonl, which are of an earlier training: second/lora-r4-s1\n",
         "## Table 1: methods by tasks (validation)",
         "## Table 1: methods by tasks (test)",

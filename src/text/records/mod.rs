@@ -113,7 +113,7 @@ impl Records {
             "csv" => Box::new(csv::rows(path, decoded(path)?, names, labelled)?),
             "jsonl" | "json" => json::rows(Lines::open(path)?, names.clone(), labelled)?,
             "parquet" => Box::new(parquet::rows(path, names, labelled)?),
-            "txt" => Box::new(plain(path, names)?),
+            "txt" => Box::new(plain(path, names, labelled)?),
             _ => return Err(RecordsError::Format { path: path.to_owned() }),
         }))
     }
@@ -131,12 +131,14 @@ impl Iterator for Records {
 fn plain(
     path: &Path,
     names: &ColumnNames,
+    labelled: bool,
 ) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
-    if let Some(column) = names.text.as_ref().or(names.pair.as_ref()) {
+    let named = names.text.as_ref().or(names.pair.as_ref()).or(names.label.as_ref()).map(String::as_str);
+    if let Some(column) = named.or(labelled.then_some("label")) {
         return Err(RecordsError::Column {
             path: path.to_owned(),
             line: None,
-            column: column.clone(),
+            column: column.to_owned(),
             found: "one text on each line".to_owned(),
             expected: "a format with columns",
         });

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use polyrank::adapter::Adapter;
+use polyrank::atomic_file;
 use polyrank::base::{self, Sources};
 use polyrank::engine::Engine;
 use polyrank::inspect;
@@ -109,6 +110,14 @@ impl ExtractArgs {
         {
             return wrong("--class-weights", "none, because distillation has no labels", weights.clone());
         }
+        if let (None, false, Some(name)) = (&self.data, self.data_settings.is_flag("dataset"), self.data_flags().next())
+        {
+            return wrong(
+                &format!("--{}", name.replace('_', "-")),
+                "--data or --dataset beside it",
+                "neither".to_owned(),
+            );
+        }
         if self.batch_size == 0 {
             return wrong("--batch-size", "1 or more", "0".to_owned());
         }
@@ -120,14 +129,20 @@ impl ExtractArgs {
         if self.output.is_dir() && fs::read_dir(&self.output).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Error::Settings(format!("{} is not empty", self.output.display())));
         }
-        Ok(())
+        // What takes long is not lost because it cannot be written.
+        let folder = self.output.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        atomic_file::create(folder, atomic_file::PREFIX).map(drop).map_err(Error::io(folder))
+    }
+
+    /// The settings of the data that flags give. Variables are for training.
+    fn data_flags(&self) -> impl Iterator<Item = &str> {
+        self.data_settings.flags().filter(|name| !["task", "problem_type"].contains(name))
     }
 
     /// The folder or file of the data, if any is given.
     fn source(&self) -> Result<Option<PathBuf>, Error> {
-        // A flag replaces a variable.
-        let counts = self.data.is_none() || self.data_settings.is_flag("dataset");
-        let dataset = self.data_settings.values.of_hub().filter(|_| counts);
+        // A variable is for training, and does not decide whether there is data.
+        let dataset = self.data_settings.values.of_hub().filter(|_| self.data_settings.is_flag("dataset"));
         if self.data.is_none() && dataset.is_none() {
             Ok(None)
         } else {
@@ -220,7 +235,7 @@ fn open_fine_tuned(args: &ExtractArgs, base: &Base) -> Result<FineTuned, Error> 
     extract::check_shape(base.engine.config(), &dir)?;
     let cache = Sources::from_env().ok().map(|sources| sources.home);
     let fine = FineTuned::open(&dir, base.engine.backend().clone(), Precision::F32, cache)?;
-    match args.data_settings.values.problem_type {
+    match args.data_settings.values.problem_type.filter(|_| args.data_settings.is_flag("problem_type")) {
         Some(problem) => fine.with_problem(problem),
         None => Ok(fine),
     }

@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use polyrank::command_line::suggestion;
 use polyrank_training::error::Error;
+use polyrank_training::method::sora::GateRule;
 use polyrank_training::settings::{DataSettings, MethodName, RunSettings, Settings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,6 +51,12 @@ impl<T: Args> FromArgMatches for Given<T> {
 impl<T> Given<T> {
     fn source(&self, name: &str) -> Option<ValueSource> {
         self.sources.iter().find(|(other, _)| other == name).and_then(|(_, source)| *source)
+    }
+
+    /// The names of the settings that flags give.
+    pub(super) fn flags(&self) -> impl Iterator<Item = &str> {
+        let flags = self.sources.iter().filter(|(_, source)| *source == Some(ValueSource::CommandLine));
+        flags.map(|(name, _)| name.as_str())
     }
 
     /// Whether a flag gives the setting.
@@ -131,6 +138,8 @@ impl ConfigFile {
 const THRESHOLDS: [&str; 4] = ["target_ratio", "target_params", "xi", "lambda"];
 /// The thresholds that adaptive gates do not have.
 const CONSTANT: [&str; 2] = ["xi", "lambda"];
+/// The settings that a schedule decides for its stages.
+const OF_STAGES: [&str; 5] = ["target_ratio", "target_params", "xi", "lambda", "patience"];
 /// The settings of data on the hub, which `--data` replaces.
 const DATASET: [&str; 3] = ["dataset", "dataset_config", "dataset_revision"];
 
@@ -166,6 +175,31 @@ impl Layers {
     /// # Errors
     /// The file cannot be read, is not TOML, or has an unknown key or a value of a wrong type; or a value is invalid.
     pub(super) fn resolve(&self, has_data: bool) -> Result<Resolved, Error> {
+        self.resolved(has_data, false)
+    }
+
+    /// The same for a schedule, which sets the thresholds of its stages itself: variables and a file may serve it and `train`, and what
+    /// they say about these settings does not count.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub(super) fn resolve_for_schedule(&self, has_data: bool) -> Result<Resolved, Error> {
+        if self.settings.is_flag("select") {
+            let reason = "schedule: expected no --select, because each stage keeps its last epoch";
+            return Err(Error::Settings(reason.to_owned()));
+        }
+        let mut layers = self.clone();
+        layers.settings = layers.settings.less_variables(&OF_STAGES)?;
+        if !layers.settings.is_flag("method") {
+            layers.settings.values.method = MethodName::Sora;
+        }
+        if !layers.settings.is_flag("gate") && layers.settings.values.gate == Some(GateRule::Adaptive) {
+            layers.settings = layers.settings.less_variables(&["gate"])?;
+        }
+        layers.resolved(has_data, true)
+    }
+
+    fn resolved(&self, has_data: bool, of_stages: bool) -> Result<Resolved, Error> {
         let Self { config, settings, data, run } = self;
         let by_flag = THRESHOLDS.iter().any(|name| settings.is_flag(name));
         let settings = &if by_flag { settings.less_variables(&THRESHOLDS)? } else { settings.clone() };
@@ -181,6 +215,12 @@ impl Layers {
         let adaptive = file.entries.get("gate").and_then(Value::as_str) == Some("adaptive");
         if adaptive && CONSTANT.iter().any(|name| settings.overrides(name)) {
             file.entries.retain(|name, _| !["gate", "sparse_lambda"].contains(&name));
+        }
+        if of_stages {
+            file.entries.retain(|name, _| name != "method" && !OF_STAGES.contains(&name));
+            if adaptive {
+                file.entries.retain(|name, _| !["gate", "sparse_lambda"].contains(&name));
+            }
         }
         if has_data && file.entries.contains_key("dataset") {
             file.entries.retain(|name, _| !DATASET.contains(&name));

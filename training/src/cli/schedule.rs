@@ -71,7 +71,7 @@ pub(super) fn schedule(args: &ScheduleArgs) -> Result<(), Error> {
     if args.train.has_run_dir() {
         return Err(Error::Settings("--run-dir: expected none, because each stage has a folder of its own".to_owned()));
     }
-    let task = args.train.open()?;
+    let task = args.train.open_for_schedule()?;
     schedule::check(&task.given)?;
     let mut stages = Stages::open(&task, args)?;
     for (number, xi) in thresholds.into_iter().enumerate() {

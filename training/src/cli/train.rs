@@ -79,9 +79,17 @@ impl TrainArgs {
     }
 
     /// Reads the settings and the data, and opens the base.
-    pub(super) fn open(&self) -> Result<Task, Error> {
-        let Resolved { settings: given, data: data_settings, run: run_settings } =
-            self.layers.resolve(self.data.is_some())?;
+    fn open(&self) -> Result<Task, Error> {
+        self.task(self.layers.resolve(self.data.is_some())?)
+    }
+
+    /// The same for a schedule.
+    pub(super) fn open_for_schedule(&self) -> Result<Task, Error> {
+        self.task(self.layers.resolve_for_schedule(self.data.is_some())?)
+    }
+
+    fn task(&self, resolved: Resolved) -> Result<Task, Error> {
+        let Resolved { settings: given, data: data_settings, run: run_settings } = resolved;
         let source = source(self.data.as_deref(), data_settings.of_hub())?;
         let data = TaskData::load(&source, &data_settings.options(given.seed))?;
         tell_of(&data);

@@ -56,6 +56,12 @@ pub enum DataError {
         /// The training file.
         path: PathBuf,
     },
+    /// No row of a test file has a label.
+    #[error("{path}: no row has a label; --label-column names the column of labels, if its name is not label")]
+    Unlabelled {
+        /// The file.
+        path: PathBuf,
+    },
     /// The weights of classes are malformed, or do not fit the labels.
     #[error("--class-weights: expected {expected}, found {found:?}")]
     ClassWeights {

@@ -38,6 +38,11 @@ impl Labelled {
         }
     }
 
+    /// Whether nothing is in the place of the row's label.
+    pub(super) fn is_blank(&self) -> bool {
+        matches!(&self.label, Spelt::One(label) if label.is_empty())
+    }
+
     /// The one label of the row.
     pub(super) fn one(&self) -> Result<&str, DataError> {
         match &self.label {

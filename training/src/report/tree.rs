@@ -21,6 +21,8 @@ pub(super) struct Tree {
     pub(super) runs: Vec<(String, TrainedRun)>,
     /// The names of the others.
     pub(super) unfinished: Vec<String>,
+    /// The names of runs that cannot be read, and why.
+    pub(super) broken: Vec<(String, String)>,
     /// While folders are read: the names of finished runs whose last checkpoints are gone.
     unreadable: Vec<String>,
     /// The names of those finished runs whose folders, or their last checkpoints, are gone. A sweep's results tell of them.
@@ -85,14 +87,14 @@ impl Tree {
             return Ok(());
         }
         if TrainedRun::is_at(folder) {
-            let run = TrainedRun::read(folder)?;
             let name = name(root, folder);
-            if run.exported.is_some() {
-                self.runs.push((name, run));
-            } else if is_exported(folder)? {
-                self.unreadable.push(name);
-            } else {
-                self.unfinished.push(name);
+            match TrainedRun::read(folder).and_then(|run| Ok((is_exported(folder)?, run))) {
+                // One broken run of many is no reason for no report.
+                Err(error) if folder != root => self.broken.push((name, error.to_string())),
+                Err(error) => return Err(error),
+                Ok((_, run)) if run.exported.is_some() => self.runs.push((name, run)),
+                Ok((true, _)) => self.unreadable.push(name),
+                Ok((false, _)) => self.unfinished.push(name),
             }
             return Ok(());
         }

@@ -108,6 +108,7 @@ fn notes(tree: &Tree, groups: &[Group<'_>]) -> Vec<String> {
         let names = tree.retrained.join(", ");
         notes.push(format!("without the metrics on test in results.jsonl, which are of an earlier training: {names}"));
     }
+    notes.extend(tree.broken.iter().map(|(name, reason)| format!("cannot be read and left out: {name}: {reason}")));
     if !tree.unfinished.is_empty() {
         notes.push(format!("not finished and left out: {}", tree.unfinished.join(", ")));
     }

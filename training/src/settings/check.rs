@@ -162,6 +162,14 @@ pub(super) fn rank_at_most(flag: &str, most: usize, rank: usize) -> Result<(), E
     Ok(())
 }
 
+/// Checks that a bottleneck is at most as wide as the base.
+pub(super) fn bottleneck_at_most(width: usize, bottleneck: usize) -> Result<(), Error> {
+    if bottleneck > width {
+        return wrong("--bottleneck", format_args!("at most {width}, the width of the base"), bottleneck);
+    }
+    Ok(())
+}
+
 /// Checks that the number of parameters to keep, if it is given, is from `least` to `all`.
 pub(super) fn target_params(least: usize, all: usize, kept: Option<usize>) -> Result<(), Error> {
     match kept {

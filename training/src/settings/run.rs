@@ -2,6 +2,7 @@
 //! continued with others.
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use polyrank::params::DeviceName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -12,7 +13,7 @@ use crate::error::Error;
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 pub struct RunSettings {
     /// Keep the checkpoints of all epochs, not only the best and the last.
-    #[arg(long, env = "POLYRANK_TRAIN_KEEP_CHECKPOINTS", help_heading = "Run")]
+    #[arg(long, env = "POLYRANK_TRAIN_KEEP_CHECKPOINTS", value_parser = BoolishValueParser::new(), help_heading = "Run")]
     pub keep_checkpoints: bool,
     /// Where to compute: cpu, cuda or cuda:N.
     #[arg(long, env = "POLYRANK_TRAIN_DEVICE", default_value = "cpu", help_heading = "Device")]
