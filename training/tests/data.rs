@@ -97,6 +97,14 @@ fn adapters_labels_replace_a_training_file() {
     assert!(matches!(nothing, DataError::NoData(_)), "{nothing}");
 }
 
+/// The files are read more than once.
+#[cfg(unix)]
+#[test]
+fn pipe_is_no_data() {
+    let error = TaskData::load(std::path::Path::new("/dev/null"), &options()).unwrap_err();
+    assert_eq!(error.to_string(), "/dev/null: expected a folder or a regular file");
+}
+
 /// Postcodes, for example.
 #[test]
 fn names_keep_their_leading_zeros() {

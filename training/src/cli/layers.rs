@@ -121,6 +121,27 @@ impl ConfigFile {
         Ok(Self { path: path.to_owned(), entries })
     }
 
+    /// Drops the entries `names`.
+    fn drop(&mut self, names: &[&str]) {
+        self.entries.retain(|name, _| !names.contains(&name.as_str()));
+    }
+
+    /// Drops what stronger layers replace, besides settings of the same name. A threshold replaces any kind of threshold, and the gates
+    /// that cannot have it. The stages of a schedule have thresholds of their own.
+    fn drop_replaced(&mut self, stronger: &Given<Settings>, of_stages: bool) {
+        let constant = of_stages || CONSTANT.iter().any(|name| stronger.overrides(name));
+        if constant && self.entries.get("gate").and_then(Value::as_str) == Some("adaptive") {
+            self.drop(&["gate", "sparse_lambda"]);
+        }
+        if THRESHOLDS.iter().any(|name| stronger.overrides(name)) {
+            self.drop(&THRESHOLDS);
+        }
+        if of_stages {
+            self.drop(&OF_STAGES);
+            self.drop(&["method"]);
+        }
+    }
+
     /// Refuses a key that is not in `accepted`.
     fn check_keys(&self, accepted: &[&str]) -> Result<(), Error> {
         match self.entries.keys().find(|key| !accepted.contains(&key.as_str())) {
@@ -208,22 +229,9 @@ impl Layers {
         let mut file = config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         let all = settings.sources.iter().chain(&data.sources).chain(&run.sources);
         file.check_keys(&all.map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
-        // A threshold by a flag or a variable replaces any kind of threshold in the file, and the gates that cannot have it.
-        if THRESHOLDS.iter().any(|name| settings.overrides(name)) {
-            file.entries.retain(|name, _| !THRESHOLDS.contains(&name));
-        }
-        let adaptive = file.entries.get("gate").and_then(Value::as_str) == Some("adaptive");
-        if adaptive && CONSTANT.iter().any(|name| settings.overrides(name)) {
-            file.entries.retain(|name, _| !["gate", "sparse_lambda"].contains(&name));
-        }
-        if of_stages {
-            file.entries.retain(|name, _| name != "method" && !OF_STAGES.contains(&name));
-            if adaptive {
-                file.entries.retain(|name, _| !["gate", "sparse_lambda"].contains(&name));
-            }
-        }
+        file.drop_replaced(settings, of_stages);
         if has_data && file.entries.contains_key("dataset") {
-            file.entries.retain(|name, _| !DATASET.contains(&name));
+            file.drop(&DATASET);
         }
         // TOML cannot hold a number that is too large. The check says what is wrong with such a number.
         let settings_of_all = settings.over(&file).or_else(|error| settings.values.check().and(Err(error)))?;

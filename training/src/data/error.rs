@@ -12,6 +12,9 @@ pub enum DataError {
     /// The folder or file does not exist.
     #[error("{0}: no such folder or file")]
     NoFolder(PathBuf),
+    /// It is no folder, and no file that can be read several times, such as a pipe.
+    #[error("{0}: expected a folder or a regular file")]
+    NoRegularFile(PathBuf),
     /// The folder has no training file.
     #[error(
         "{0}: expected train.tsv, train.csv, train.jsonl, train.json or train.parquet; for a file of another name, give --data FILE"
@@ -179,6 +182,11 @@ fn hint(split: &str) -> &'static str {
 }
 
 impl DataError {
+    /// The error of a path that is neither a folder nor a regular file.
+    pub(super) fn unusable(source: &Path) -> Self {
+        if source.exists() { Self::NoRegularFile(source.to_owned()) } else { Self::NoFolder(source.to_owned()) }
+    }
+
     /// The error of a row whose `label` is not one of the `expected` ones.
     pub(super) fn unknown(row: &Labelled, label: &str, expected: &str) -> Self {
         Self::UnknownLabel {

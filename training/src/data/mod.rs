@@ -221,7 +221,7 @@ impl TaskData {
     pub fn load(source: &Path, options: &DataOptions) -> Result<Self, DataError> {
         let one = source.is_file();
         if !one && !source.is_dir() {
-            return Err(DataError::NoFolder(source.to_owned()));
+            return Err(DataError::unusable(source));
         }
         options.hold_out.map_or(Ok(()), HoldOut::check)?;
         let Found { files: found, trained, listed } = Found::of(source, options)?;

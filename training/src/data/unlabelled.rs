@@ -42,7 +42,7 @@ impl Texts {
     pub fn load(source: &Path, options: &DataOptions) -> Result<Self, DataError> {
         let one = source.is_file();
         if !one && !source.is_dir() {
-            return Err(DataError::NoFolder(source.to_owned()));
+            return Err(DataError::unusable(source));
         }
         options.hold_out.map_or(Ok(()), HoldOut::check)?;
         let files = if one { vec![source.to_owned()] } else { of_split(source, TRAIN)? };
