@@ -346,7 +346,7 @@ fn a_setting_of_another_method_is_refused() {
         ("lora", "--bottleneck", "8", "--bottleneck: expected with the method adapter, found lora"),
         ("lora", "--tinit", "0.1", "--tinit: expected with the method adalora, found lora"),
         ("adapter", "--bottleneck", "0", "--bottleneck: expected 1 or more, found 0"),
-        ("adapter", "--bottleneck", "2000000", "--bottleneck: expected at most 32, the width of the base"),
+        ("adapter", "--bottleneck", "2000000", "--bottleneck: expected at most 128, four times the width of the base"),
         ("lora", "--lr", "-1", "--lr: expected a positive number, found -1"),
         ("adalora", "--init-rank", "3", "--init-rank: expected at least the rank 4, found 3"),
         ("adalora", "--init-rank", "999", "--init-rank: expected at most"),

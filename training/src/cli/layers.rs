@@ -123,7 +123,7 @@ impl ConfigFile {
 
     /// Drops the entries `names`.
     fn drop(&mut self, names: &[&str]) {
-        self.entries.retain(|name, _| !names.contains(&name.as_str()));
+        self.entries.retain(|name, _| !names.contains(&name));
     }
 
     /// Drops what stronger layers replace, besides settings of the same name. A threshold replaces any kind of threshold, and the gates

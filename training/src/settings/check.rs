@@ -162,10 +162,12 @@ pub(super) fn rank_at_most(flag: &str, most: usize, rank: usize) -> Result<(), E
     Ok(())
 }
 
-/// Checks that a bottleneck is at most as wide as the base.
+/// Checks that a bottleneck is at most four times as wide as the base, whose width is `width`: a wider one is a mistake that would take all
+/// memory.
 pub(super) fn bottleneck_at_most(width: usize, bottleneck: usize) -> Result<(), Error> {
-    if bottleneck > width {
-        return wrong("--bottleneck", format_args!("at most {width}, the width of the base"), bottleneck);
+    let most = 4 * width;
+    if bottleneck > most {
+        return wrong("--bottleneck", format_args!("at most {most}, four times the width of the base"), bottleneck);
     }
     Ok(())
 }
