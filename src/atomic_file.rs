@@ -84,6 +84,17 @@ pub enum Writer {
     Unknown,
 }
 
+impl Writer {
+    /// Whether it has ended. Where that is not known, `otherwise` decides.
+    pub fn has_ended(&self, otherwise: impl FnOnce() -> bool) -> bool {
+        match self {
+            Self::Lives => false,
+            Self::Gone(_) => true,
+            Self::Unknown => otherwise(),
+        }
+    }
+}
+
 /// Looks whether the process that writes the file at `path` has ended.
 #[must_use]
 pub fn writer_of(path: &Path) -> Writer {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-use crate::atomic_file::{self, Writer};
+use crate::atomic_file;
 
 /// The configuration. It is fetched first, so that an unsupported base is rejected before its weights are fetched.
 pub(super) const CONFIG: &str = "config.json";
@@ -125,12 +125,7 @@ fn sweep_staging(entry: &DirEntry, models: &Path, name: &str) {
     let (folder, lock) = (models.join(name), models.join(format!("{name}{LOCK}")));
     // A folder without a lock is left where its pull was stopped while it removed both.
     let writer = atomic_file::writer_of(&lock);
-    let abandoned = match &writer {
-        Writer::Gone(_) => true,
-        Writer::Lives => false,
-        Writer::Unknown => !lock.exists() || is_old(entry),
-    };
-    if abandoned {
+    if writer.has_ended(|| !lock.exists() || is_old(entry)) {
         let _ = fs::remove_dir_all(folder);
         let _ = fs::remove_file(lock);
     }
@@ -141,12 +136,7 @@ fn sweep_staging(entry: &DirEntry, models: &Path, name: &str) {
 /// Removes a file whose writer has ended. Where that is not known, `otherwise` decides.
 fn remove_abandoned(path: &Path, otherwise: impl FnOnce() -> bool) {
     let writer = atomic_file::writer_of(path);
-    let abandoned = match &writer {
-        Writer::Gone(_) => true,
-        Writer::Lives => false,
-        Writer::Unknown => otherwise(),
-    };
-    if abandoned {
+    if writer.has_ended(otherwise) {
         let _ = fs::remove_file(path);
     }
     drop(writer);
