@@ -340,7 +340,17 @@ template <> inline f16 from_float<f16>(float x) {
   const uint32_t steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(magnitude, -unit)));
   return {static_cast<uint16_t>(sign | (unit == -24 ? steps : ((unit + 24) << 10) + steps))};
 }
-template <int BYTES> void copy(void* to, const void* from) { std::memcpy(to, from, BYTES); }
+// A GPU stops at a vector that does not lie at a multiple of its size.
+inline void demand_aligned(const void* address, size_t bytes, const char* what) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes == 0) return;
+  fprintf(stderr, "kernel: %s at an address that is not aligned\n", what);
+  abort();
+}
+template <int BYTES> void copy(void* to, const void* from) {
+  demand_aligned(to, BYTES, "copy");
+  demand_aligned(from, BYTES, "copy");
+  std::memcpy(to, from, BYTES);
+}
 
 template <class T> struct Pair;
 // See `mma` in kernel.cuh. The products are those of f32.
@@ -369,10 +379,7 @@ template <bool TRANSPOSED, class T> void load_matrices(Pair<T>& a, Pair<T>& b, P
   const auto element = [](unsigned matrix, unsigned row, unsigned column) {
     const T* address;
     std::memcpy(&address, on_host::words(8 * matrix + row), sizeof address);
-    if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
-      fprintf(stderr, "kernel: load_matrices of a row that is not aligned\n");
-      abort();
-    }
+    demand_aligned(address, 16, "load_matrices");
     return address[column];
   };
   Pair<T>* const pairs[4] = {&a, &b, &c, &d};
@@ -388,10 +395,8 @@ template <bool TRANSPOSED, class T> void load_matrices(Pair<T>& a, Pair<T>& b, P
 
 // See `copy_async` in kernel.cuh.
 inline void copy_async(void* to, const void* from, bool inside) {
-  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (inside && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
-    fprintf(stderr, "kernel: copy_async between addresses that are not aligned\n");
-    abort();
-  }
+  demand_aligned(to, 16, "copy_async");
+  if (inside) demand_aligned(from, 16, "copy_async");
   on_host::machine->copies[on_host::machine->now].begun.push_back({to, from, inside});
 }
 inline void end_group_of_copies() {
