@@ -1,4 +1,4 @@
-// What all kernels share: element types, loads of several elements, reductions, products of tiles, and how a kernel is exported.
+// What all kernels share: element types, loads of several elements, reductions, hashes, products of tiles, and how a kernel is exported.
 //
 // A kernel is a function `template <class T> __device__ void body(const Params& p)`, where T is the type of the activations. KERNELS
 // exports it once for each type, with the suffixes that `cuda::Kernel` adds. The same source is compiled by nvcc for a GPU and, behind
@@ -106,6 +106,24 @@ __device__ inline float block_sum(float x, float* scratch) {
   if (lane == 0) scratch[warp] = x;
   __syncthreads();
   return warp_sum(lane < warps ? scratch[lane] : 0.f);
+}
+
+// The last of `count` items whose `first` is at most `block`. Items are in ascending order of their first block.
+template <class Item> __device__ inline const Item* find(const Item* items, uint32_t count, uint32_t block) {
+  uint32_t low = 0, high = count;
+  while (high - low > 1) {
+    const uint32_t middle = (low + high) / 2;
+    if (items[middle].first <= block) low = middle; else high = middle;
+  }
+  return items + low;
+}
+
+// SplitMix64, as `ops::splitmix` computes it.
+__device__ inline uint64_t splitmix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
 }
 
 // Two neighbouring elements, the unit in which threads hold tiles.

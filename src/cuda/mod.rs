@@ -2,7 +2,7 @@
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `kernel.cuh` | what the kernels' sources share |
+//! | `kernel.cuh`, `operands.cuh` | what the kernels' sources share; operands of products of tiles |
 //! | `memory.rs` | tensors as kernels read and write them, and small tables that are uploaded once for all layers of a batch |
 //! | `pass.rs` | memory for the small tensors of a pass, cut from large pieces |
 //! | `kernel.rs` | a kernel's parameters, the sizes of its launch, and its name |

@@ -1,11 +1,11 @@
-// Tiles of matrices in shared memory, as attention reads them: loads and stores, the operands of `mma`, the online softmax, and the
+// Tiles of matrices in shared memory, as attention reads them: loads and stores, products, the online softmax, and the
 // dropout mask.
 //
 // A tile has rows of D elements, the head size rounded up to a size for which there is a kernel. What lies beyond the head size, and
 // rows beyond the text, are 0. Rows lie `STRIDE<D>` elements apart, so that the rows which a warp reads at once lie in different banks.
 #pragma once
 
-#include "kernel.cuh"
+#include "operands.cuh"
 
 namespace attention {
 
@@ -86,42 +86,6 @@ __device__ void store_rows(const Rows<T>& rows, int from, int end, const float (
   }
 }
 
-// The operand a [16, 16] of `mma`, whose rows are rows of a tile.
-template <int D, class T> __device__ inline void load_a(Pair<T> (&a)[4], const T* tile) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (sizeof(T) == 2) {
-    load_matrices<false>(a[0], a[1], a[2], a[3], tile + lane % 16 * STRIDE<D> + lane / 16 * 8);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; i++) a[i] = load_pair(tile + (g + i % 2 * 8) * STRIDE<D> + i / 2 * 8 + 2 * t);
-  }
-}
-
-// Two operands b [16, 8] of `mma`, whose 16 columns are rows of a tile: for products with the tile's transpose.
-template <int D, class T> __device__ inline void load_b(Pair<T> (&b)[2][2], const T* tile) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (sizeof(T) == 2) {
-    load_matrices<false>(b[0][0], b[0][1], b[1][0], b[1][1], tile + (lane % 8 + lane / 16 * 8) * STRIDE<D> + lane / 8 % 2 * 8);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; i++) b[i / 2][i % 2] = load_pair(tile + (g + i / 2 * 8) * STRIDE<D> + i % 2 * 8 + 2 * t);
-  }
-}
-
-// Two operands b [16, 8] of `mma`, whose 16 rows are rows of a tile: for products with the tile itself.
-template <int D, class T> __device__ inline void load_b_rows(Pair<T> (&b)[2][2], const T* tile) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (sizeof(T) == 2) {
-    load_matrices<true>(b[0][0], b[0][1], b[1][0], b[1][1], tile + lane % 16 * STRIDE<D> + lane / 16 * 8);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const T* at = tile + (i % 2 * 8 + 2 * t) * STRIDE<D> + i / 2 * 8 + g;
-      b[i / 2][i % 2] = {at[0], at[STRIDE<D>]};
-    }
-  }
-}
-
 // The warp's rows of a tile as operands, for all D columns. They stay in registers if they have at most WIDEST columns of 16 bits, and
 // are read again otherwise.
 template <class T, int D, int WIDEST> struct Operand {
@@ -132,18 +96,18 @@ template <class T, int D, int WIDEST> struct Operand {
   __device__ explicit Operand(const T* tile) : tile(tile) {
     if constexpr (KEPT)
 #pragma unroll
-      for (int k = 0; k < D / 16; k++) load_a<D>(kept[k], tile + 16 * k);
+      for (int k = 0; k < D / 16; k++) load_a(kept[k], tile + 16 * k, STRIDE<D>);
   }
   // sums [16, 8 N] += the rows times the transpose of 8 N rows of another tile.
   template <int N> __device__ void multiply(float (&sums)[N][4], const T* other) const {
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
       Pair<T> a[4];
-      if constexpr (!KEPT) load_a<D>(a, tile + 16 * k);
+      if constexpr (!KEPT) load_a(a, tile + 16 * k, STRIDE<D>);
 #pragma unroll
       for (int n = 0; n < N / 2; n++) {
         Pair<T> b[2][2];
-        load_b<D>(b, other + 16 * n * STRIDE<D> + 16 * k);
+        load_b(b, other + 16 * n * STRIDE<D> + 16 * k, STRIDE<D>);
         if constexpr (KEPT) {
           mma(sums[2 * n], kept[k], b[0]);
           mma(sums[2 * n + 1], kept[k], b[1]);
@@ -169,7 +133,7 @@ template <int D, class T> __device__ inline void multiply_rows(float (&sums)[D /
 #pragma unroll
   for (int n = 0; n < D / 16; n++) {
     Pair<T> b[2][2];
-    load_b_rows<D>(b, tile + 16 * n);
+    load_b_rows(b, tile + 16 * n, STRIDE<D>);
     mma(sums[2 * n], a, b[0]);
     mma(sums[2 * n + 1], a, b[1]);
   }
@@ -221,14 +185,6 @@ struct OnlineSoftmax {
   // The logarithm to base 2 of the sum of `2^score` over all keys of a row.
   __device__ float log_sum(int half) const { return most[half] + log2f(sum[half]); }
 };
-
-// SplitMix64, as `ops::splitmix` computes it.
-__device__ inline uint64_t splitmix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
 
 // The dropout mask of the weights of one head of one text, as `attention::mask` computes it.
 struct Mask {

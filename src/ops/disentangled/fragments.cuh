@@ -1,49 +1,13 @@
-// Operands of `mma` from rows in shared memory, and sums along diagonals of products.
+// Sums along diagonals of products.
 //
 // With relative positions, a tile of scores has 16 queries (rows r) and 16 keys (columns x). A query or a key is multiplied with 32
 // neighbouring distances, and the score at (r, x) takes the product with the distance `x + 15 - r`. Threads exchange these products
 // directly, so that they never leave the registers.
 #pragma once
 
-#include "kernel.cuh"
+#include "operands.cuh"
 
 namespace disentangled {
-
-// The operand a [16, 16], whose rows are rows in memory, `stride` apart.
-template <class T> __device__ inline void load_a(Pair<T> (&a)[4], const T* rows, int stride) {
-  const int lane = threadIdx.x % 32;
-  if constexpr (sizeof(T) == 2) {
-    load_matrices<false>(a[0], a[1], a[2], a[3], rows + lane % 16 * stride + lane / 16 * 8);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; i++) a[i] = load_pair(rows + (lane / 4 + i % 2 * 8) * stride + i / 2 * 8 + lane % 4 * 2);
-  }
-}
-
-// Two operands b [16, 8], whose 16 columns are rows in memory.
-template <class T> __device__ inline void load_b(Pair<T> (&b)[2][2], const T* rows, int stride) {
-  const int lane = threadIdx.x % 32;
-  if constexpr (sizeof(T) == 2) {
-    load_matrices<false>(b[0][0], b[0][1], b[1][0], b[1][1], rows + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; i++) b[i / 2][i % 2] = load_pair(rows + (lane / 4 + i / 2 * 8) * stride + i % 2 * 8 + lane % 4 * 2);
-  }
-}
-
-// Two operands b [16, 8], whose 16 rows are rows in memory.
-template <class T> __device__ inline void load_b_rows(Pair<T> (&b)[2][2], const T* rows, int stride) {
-  const int lane = threadIdx.x % 32;
-  if constexpr (sizeof(T) == 2) {
-    load_matrices<true>(b[0][0], b[0][1], b[1][0], b[1][1], rows + lane % 16 * stride + lane / 16 * 8);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const T* at = rows + (i % 2 * 8 + lane % 4 * 2) * stride + i / 2 * 8 + lane / 4;
-      b[i / 2][i % 2] = {at[0], at[stride]};
-    }
-  }
-}
 
 // Two results [16, 8] of `mma`, side by side.
 using Square = float[2][4];
@@ -89,17 +53,6 @@ __device__ inline void add_from_rows(Square& s, const Square& upper, const Squar
       s[n][e] += __shfl_sync(0xffffffffu, near ? rows[n + 1] : rows[n + 2], from);
       s[n][2 + e] += __shfl_sync(0xffffffffu, near ? rows[n] : rows[n + 1], from);
     }
-}
-
-// 2^x to about 2^-22.
-__device__ inline float fast_exp2(float x) {
-#ifdef __CUDACC__
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return exp2f(x);
-#endif
 }
 
 }  // namespace disentangled

@@ -167,14 +167,14 @@ struct Softmax {
       for (int n = 0; n < KEYS / 8; n++) largest = fmaxf(largest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-      factor[half] = fast_exp2(most[half] - largest);
+      factor[half] = power_of_two(most[half] - largest);
       most[half] = largest;
       sum[half] *= factor[half];
 #pragma unroll
       for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; e++) {
-          s[n][e] = fast_exp2(s[n][e] - largest);
+          s[n][e] = power_of_two(s[n][e] - largest);
           sum[half] += s[n][e];
         }
     }

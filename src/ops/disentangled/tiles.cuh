@@ -125,14 +125,6 @@ __device__ void multiply(float (&sums)[N][4], const T* a, int a_stride, const T*
   }
 }
 
-// SplitMix64, as `ops::splitmix`.
-__device__ inline uint64_t splitmix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-  return x ^ x >> 31;
-}
-
 // The dropout of the weights of one head of one text. `mask` in attention/mod.rs.
 struct Mask {
   uint64_t seed;

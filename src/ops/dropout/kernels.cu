@@ -12,20 +12,12 @@ struct DropoutParams {
   float kept;      // the factor of the others
 };
 
-// SplitMix64, as `splitmix` in mod.rs.
-__device__ inline uint64_t dropout_hash(uint64_t x) {
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
 template <class T, bool FAST> __device__ void dropout_eight(const DropoutParams& p, uint64_t first) {
   const uint32_t count = min(uint64_t(8), p.count - first);
   float x[8];
   load_some<FAST>(reinterpret_cast<const T*>(p.x) + first, count, x);
 #pragma unroll
-  for (uint32_t i = 0; i < 8; i++) x[i] *= uint32_t(dropout_hash(p.seed + first + i) >> 32) >= p.bound ? p.kept : 0.f;
+  for (uint32_t i = 0; i < 8; i++) x[i] *= uint32_t(splitmix(p.seed + first + i) >> 32) >= p.bound ? p.kept : 0.f;
   store_some<FAST>(reinterpret_cast<T*>(p.y) + first, count, x);
 }
 

@@ -1,4 +1,4 @@
-// What the shrink and the expand share: loads and stores of some elements, and the search for a block's item.
+// What the shrink and the expand share: loads and stores of some elements.
 #pragma once
 
 #include "kernel.cuh"
@@ -35,16 +35,6 @@ template <bool FAST, class T> __device__ inline void store_some(T* to, int valid
 template <class T> __device__ inline Eight<T> zeros() {
   const Pair<T> zero = make_pair<T>(0.f, 0.f);
   return {{zero, zero, zero, zero}};
-}
-
-// The last of `count` items whose `first` is at most `block`. Items are in ascending order of their first block.
-template <class Item> __device__ inline const Item* find(const Item* items, uint32_t count, uint32_t block) {
-  uint32_t low = 0, high = count;
-  while (high - low > 1) {
-    const uint32_t middle = (low + high) / 2;
-    if (items[middle].first <= block) low = middle; else high = middle;
-  }
-  return items + low;
 }
 
 }  // namespace linear

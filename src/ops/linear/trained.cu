@@ -11,13 +11,6 @@ constexpr int TASKS = 8;
 // The number of ranks in a tile: the columns of H that a block computes or reads.
 constexpr int RANKS = 8;
 
-// The last of `count` tasks whose `first` is at most `block`.
-template <class Task> __device__ inline const Task& find(const Task* tasks, uint32_t count, uint32_t block) {
-  uint32_t i = 0;
-  while (i + 1 < count && tasks[i + 1].first <= block) i++;
-  return tasks[i];
-}
-
 // ---- h = scale * x m^T
 
 // The number of rows of x that a block reads.
@@ -76,7 +69,7 @@ __device__ inline void dot_columns(const DotTask& task, uint32_t row, uint32_t r
 template <class T> __device__ void dots_body(const DotParams& p) {
   SHARED_MEMORY(memory);
   float* scratch = reinterpret_cast<float*>(memory);  // [WARPS][DOT_ROWS][RANKS]
-  const DotTask& task = find(p.tasks, p.count, blockIdx.x);
+  const DotTask& task = *find(p.tasks, p.count, blockIdx.x);
   const uint32_t tiles = max(1u, (task.rank + RANKS - 1) / RANKS), block = blockIdx.x - task.first;
   const uint32_t tile = block % tiles, row = block / tiles * DOT_ROWS, rows = min(uint32_t(DOT_ROWS), p.rows - row);
   float sums[DOT_ROWS][RANKS] = {};
@@ -196,7 +189,7 @@ template <class T> __device__ void outer_body(const OuterParams& p) {
     return;
   }
   float* scratch = reinterpret_cast<float*>(memory);  // [WARPS][RANKS][OUTER_COLUMNS]
-  const OuterTask& task = find(p.tasks, p.count, blockIdx.x);
+  const OuterTask& task = *find(p.tasks, p.count, blockIdx.x);
   const uint32_t tiles = (task.rank + RANKS - 1) / RANKS, block = blockIdx.x - task.first;
   const uint32_t tile = block % tiles, first = block / tiles * OUTER_COLUMNS;
   const uint32_t own = threadIdx.x % LANES * 8;
