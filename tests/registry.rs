@@ -24,8 +24,8 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 /// A fake source that counts loads. `adapter_model.safetensors` holds the adapter's number of parameters as text. Words before the
-/// number make it `slow` (until the gate opens), `panic`, `told` (its size shows before it is loaded), or `of:NAME` (of another base). Any
-/// other content is malformed.
+/// number make it `slow` (until the gate opens), `panic`, `lost` (the device is lost), `told` (its size shows before it is loaded), or
+/// `of:NAME` (of another base). Any other content is malformed.
 struct Counting {
     layout: Layout,
     loads: AtomicUsize,
@@ -53,6 +53,10 @@ impl Source for Counting {
         match words {
             "slow" => drop(self.gate.1.wait_while(self.gate.0.lock().unwrap(), |open| !*open).unwrap()),
             "panic" => panic!("told to"),
+            "lost" => {
+                let [source, first] = ["an illegal address", "a copy"].map(|text| candle_core::Error::Msg(text.into()));
+                return Err(Error::DeviceLost { source, first: Box::new(first.into()) });
+            }
             _ => {}
         }
         // Of the two sites, the second has a delta of 4 parameters. The head has the other parameters.

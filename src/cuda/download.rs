@@ -78,16 +78,16 @@ mod tests {
 
     use super::*;
 
-    use crate::params::DeviceName;
+    use crate::cuda::test_device;
 
     fn counted(count: usize, device: &Device) -> Tensor {
         Tensor::arange(0f32, count as f32, device).unwrap()
     }
 
-    /// On the CPU, and on a GPU where the build and the machine have one. Two downloads are begun before the first is waited for.
+    /// On the CPU, and on the device that the environment names. Two downloads are begun before the first is waited for.
     #[test]
     fn each_tensor_arrives_in_its_own_order() {
-        for device in [Some(Device::Cpu), DeviceName::Cuda(0).open().ok()].into_iter().flatten() {
+        for device in [Some(Device::Cpu), test_device()].into_iter().flatten() {
             super::super::prepare(&device).unwrap();
             let counted = |count| counted(count, &device);
             let flat = counted(9);

@@ -202,7 +202,10 @@ mod cublas {
                 CUBLAS_GEMM_DEFAULT_TENSOR_OP,
             )
         };
-        result.map_err(Error::wrap)
+        result.map_err(|error| {
+            let product = format!("cuBLAS: [{}, {}] of {:?} times [{1}, {}]", a.rows, a.columns, a.dtype, b.columns);
+            Error::wrap(error).context(product)
+        })
     }
 
     fn operand(factor: Factor) -> Result<(cublasOperation_t, cudaDataType_t, c_int)> {

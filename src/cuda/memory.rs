@@ -249,8 +249,11 @@ pub(crate) struct Table {
     tensor: Tensor,
 }
 
-/// The number of tables that are kept for later layers: more than a pass uses.
+/// The number of tables that are kept for later layers.
 const KEPT: usize = 64;
+
+/// The most words that all kept tables have together: 16 MB. A long text's rotary angles take 2 MB.
+const KEPT_WORDS: usize = 4 << 20;
 
 /// A table that was uploaded, by its content and device.
 struct Kept {
@@ -275,7 +278,13 @@ impl Table {
         }
         let tensor = upload(words, device)?;
         recent.push_front(Kept { words: words.into(), tensor: tensor.clone() });
-        recent.truncate(KEPT);
+        let mut words = 0;
+        let fits = |kept: &&Kept| {
+            words += kept.words.len();
+            words <= KEPT_WORDS
+        };
+        let kept = recent.iter().take(KEPT).take_while(fits).count();
+        recent.truncate(kept);
         Ok(Self { tensor })
     }
 

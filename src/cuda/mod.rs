@@ -48,3 +48,11 @@ pub(crate) use pass::Pass;
 pub(crate) use recorded::recorded;
 pub use upload::UploadError;
 pub(crate) use upload::upload;
+
+/// The device that the variable `POLYRANK_TEST_DEVICE` names, such as `cuda`, if it is set. A device that cannot be opened fails the test.
+#[cfg(test)]
+pub(crate) fn test_device() -> Option<candle_core::Device> {
+    #![allow(clippy::unwrap_used)]
+    let name = std::env::var("POLYRANK_TEST_DEVICE").ok()?;
+    Some(name.parse::<crate::params::DeviceName>().unwrap().open().unwrap())
+}

@@ -102,7 +102,13 @@ pub(super) unsafe fn launch<P: Params>(
     let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel's only argument is `params`, whose layout `Params` promises; its module is never unloaded. The caller promises
     // that the parameters are this kernel's and that their addresses are valid.
-    unsafe { launch_kernel(function, (x, y, z), threads, shared, stream.cu_stream(), &mut arguments) }.map_err(driver)
+    unsafe { launch_kernel(function, (x, y, z), threads, shared, stream.cu_stream(), &mut arguments) }.map_err(
+        |error| {
+            let launch =
+                format!("{name} {dtype:?}, {x} x {y} x {z} blocks of {} threads, {shared} bytes", grid.threads);
+            driver(error).context(launch)
+        },
+    )
 }
 
 /// The address of a storage's first element.

@@ -43,13 +43,13 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::params::DeviceName;
+    use crate::cuda::test_device;
 
-    /// On the CPU, and on a GPU where the build and the machine have one. The uploads have several parts, the last of which is not full,
+    /// On the CPU, and on the device that the environment names. The uploads have several parts, the last of which is not full,
     /// and memory of dropped tensors is used again.
     #[test]
     fn uploads_of_several_threads_arrive_whole() {
-        for device in [Some(Device::Cpu), DeviceName::Cuda(0).open().ok()].into_iter().flatten() {
+        for device in [Some(Device::Cpu), test_device()].into_iter().flatten() {
             thread::scope(|scope| {
                 for thread in 0..3_u32 {
                     let device = &device;

@@ -27,8 +27,13 @@ pub enum Error {
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
     /// The device fails every call since an operation on it failed.
-    #[error("the device is lost: {0}")]
-    DeviceLost(#[source] candle_core::Error),
+    #[error("the device is lost: {source} (after: {first})")]
+    DeviceLost {
+        /// What the device answers to every call.
+        source: candle_core::Error,
+        /// The error of the operation that failed.
+        first: Box<Error>,
+    },
     /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -64,7 +69,10 @@ pub enum Error {
 impl Error {
     /// This error of an operation on `device`, or that the device is lost.
     pub(super) fn on(self, device: &Device) -> Self {
-        cuda::check(device).map_or_else(Self::DeviceLost, |()| self)
+        match cuda::check(device) {
+            Ok(()) => self,
+            Err(source) => Self::DeviceLost { source, first: Box::new(self) },
+        }
     }
 
     /// Converts the system's error for `path` into an error that names the path.

@@ -33,7 +33,7 @@ pub use self::mixed::Mixed;
 pub use self::pending::Pending;
 use self::pending::{Queued, in_order};
 use self::plan::{Plan, Question, Readout, Sizes};
-use crate::adapter::{self, Adapter, Files};
+use crate::adapter::{self, Adapter, AdapterError, Files};
 use crate::base::{self, Base, BaseConfig};
 use crate::cuda::{self, Download};
 use crate::encoder::{self, Encoder, HeadJob, Packed};
@@ -200,7 +200,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::load_adapter`].
     pub fn parse_adapter(&self, files: &Files) -> Result<Adapter, Error> {
-        Ok(adapter::over(files, self.layout(), &self.base, &self.backend)?)
+        adapter::over(files, self.layout(), &self.base, &self.backend).map_err(|error| match error {
+            AdapterError::Tensor(_) => Error::from(error).on(self.device()),
+            error => error.into(),
+        })
     }
 
     /// The names by which the base is known: its own, and the one that its configuration keeps from `transformers`.

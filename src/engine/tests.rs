@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 
 use super::*;
-use crate::params::DeviceName;
 
 const BASES: [&str; 4] = ["bert", "encoders/mpnet", "encoders/deberta", "encoders/modernbert"];
 
@@ -14,10 +13,10 @@ fn folder(base: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(base)
 }
 
-/// The device of `POLYRANK_TEST_DEVICE`, such as `cuda`, if it is set.
+/// The device that the environment names, else a GPU's form on the CPU.
 fn cuda() -> Backend {
-    if let Ok(name) = std::env::var("POLYRANK_TEST_DEVICE") {
-        return Backend::native(name.parse::<DeviceName>().unwrap().open().unwrap());
+    if let Some(device) = cuda::test_device() {
+        return Backend::native(device);
     }
     cuda::run_on_host(polyrank_on_host::launch);
     Backend::cuda_on_host()

@@ -9,11 +9,11 @@ use crate::adapter::{Adapter, AdapterInfo, AdapterWeights, Change};
 use crate::params::{Delta, Dim};
 use crate::text::Encoded;
 
-/// The number of tokens of the text.
-const TOKENS: usize = 8;
+/// The passes: how many texts, and their tokens. Large batches have other kernels than small ones.
+const PASSES: [(usize, usize); 2] = [(1, 8), (32, 128)];
 
 impl Engine {
-    /// Runs a small pass on a GPU, so that its kernels and handles are loaded before the first request. On the CPU there is nothing to
+    /// Runs a small and a large pass on a GPU, so that its kernels and handles are loaded before the first request. On the CPU there is nothing to
     /// load.
     ///
     /// # Errors
@@ -22,11 +22,24 @@ impl Engine {
         if self.backend.on_host() {
             return Ok(());
         }
-        let text = Encoded { ids: vec![0; TOKENS], type_ids: vec![0; TOKENS], truncated: false };
         // One text of two adapters also forks.
-        let [one, other] =
-            [self.zeros()?, self.zeros()?].map(|zeros| Row { text: text.clone(), adapter: Arc::new(zeros) });
-        self.logits(&[one, other]).map(drop)
+        let adapters = [Arc::new(self.zeros()?), Arc::new(self.zeros()?)];
+        for (texts, tokens) in PASSES {
+            let tokens = tokens.min(self.config().longest_text());
+            // Texts that are equal run once.
+            let texts = (0..texts as u32).map(|text| Encoded {
+                ids: (0..tokens as u32).map(|token| (text + token) % self.config().vocab_size as u32).collect(),
+                type_ids: vec![0; tokens],
+                truncated: false,
+            });
+            let rows: Vec<Row> = texts
+                .flat_map(|text| {
+                    adapters.each_ref().map(|adapter| Row { text: text.clone(), adapter: Arc::clone(adapter) })
+                })
+                .collect();
+            self.logits(&rows)?;
+        }
+        Ok(())
     }
 
     /// An adapter that changes nothing, with a delta at every site of the first layer and all tensors of a head.

@@ -181,7 +181,7 @@ impl RegistryError {
                 !matches!(
                     &**source,
                     Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source)
-                ) && !matches!(&**source, Error::Adapter(AdapterError::Tensor(_)))
+                ) && !matches!(&**source, Error::Adapter(AdapterError::Tensor(_)) | Error::DeviceLost { .. })
             }
             Self::OutsideRoot { .. }
             | Self::OtherBase { .. }

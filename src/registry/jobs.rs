@@ -106,7 +106,13 @@ fn check(shared: &Shared, place: Place, version: &Version) -> Result<Checked, Re
         Error::Adapter(AdapterError::DeviceMemory { needed, free }) => {
             RegistryError::DeviceMemory { name: place.name.into(), needed, free }
         }
-        error => place.invalid(error),
+        error => {
+            if matches!(error, Error::DeviceLost { .. }) {
+                tracing::error!(adapter = place.name, "{error}");
+                shared.on_device_lost.get().into_iter().for_each(|callback| callback());
+            }
+            place.invalid(error)
+        }
     })?;
     let warning = other_base(&adapter.info, &source.base_names());
     if let Some(warning) = warning.clone().filter(|_| shared.strict_base) {

@@ -290,6 +290,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Sets what happens when a load finds the device lost. Only the first call counts.
+    pub fn on_device_lost(&self, callback: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.on_device_lost.set(Box::new(callback));
+    }
+
     /// Puts the adapter in `folder` into service as `name`, whatever was in service before. `folder` is relative to the root, and must
     /// lie inside it. It may be the folder that is in service already.
     ///

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use super::files;
@@ -26,13 +26,24 @@ pub(super) struct Shared {
     pub(super) loader: Loader,
     /// What the files of adapters that were never loaded show, by folder.
     summaries: Mutex<HashMap<PathBuf, (Stamp, Option<Summary>)>>,
+    /// Called when a load finds the device lost.
+    pub(super) on_device_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Shared {
     pub(super) fn new(source: Arc<dyn Source>, root: PathBuf, strict_base: bool, state: State) -> Self {
         let budget = state.residents.budget();
         let (state, summaries) = (Mutex::new(state), Mutex::default());
-        Self { source, root, strict_base, budget, state, loader: Loader::default(), summaries }
+        Self {
+            source,
+            root,
+            strict_base,
+            budget,
+            state,
+            loader: Loader::default(),
+            summaries,
+            on_device_lost: OnceLock::new(),
+        }
     }
 
     /// Changes the state, and then does outside of its lock what the change asks for.

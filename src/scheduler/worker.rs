@@ -168,6 +168,12 @@ impl Scheduler {
         self.queue.progress.lost.load(Ordering::Relaxed)
     }
 
+    /// What tells the scheduler that others have found the device lost.
+    pub fn device_lost_teller(&self) -> impl Fn() + Send + Sync + use<> {
+        let queue = Arc::clone(&self.queue);
+        move || queue.progress.lost.store(true, Ordering::Relaxed)
+    }
+
     /// Sets what happens once a stalled forward pass is given up, or the device is lost. A pass cannot be interrupted, and a device not
     /// be opened again, so that only the end of the process helps. Only the first call counts.
     pub fn on_stall(&self, callback: impl Fn() + Send + Sync + 'static) {
@@ -324,7 +330,7 @@ impl<B: Fn(&BatchReport)> Finisher<'_, B> {
         let began = self.last.replace(ended).map_or(at, |last| last.max(at));
         let took = ended.saturating_duration_since(began);
         if let Err(Failed::Forward(error)) = &outcome
-            && matches!(**error, Error::DeviceLost(_))
+            && matches!(**error, Error::DeviceLost { .. })
         {
             self.queue.progress.lost.store(true, Ordering::Relaxed);
         }

@@ -93,6 +93,7 @@ impl App {
         let measured = Arc::clone(&metrics);
         let scheduler = Scheduler::pipelined(limits, pipeline, begin, move |batch| measured.batch_ran(batch))
             .map_err(Error::Thread)?;
+        registry.on_device_lost(scheduler.device_lost_teller());
         let tokenizing = Tokenizing::new(config.payload_limit);
         let bodies = Bodies::new(OTHERS, config.body_memory.max(config.payload_limit.saturating_mul(Bodies::LARGEST)));
         let small_bodies = Bodies::new(OTHERS, (config.body_memory / 8).max(1 << 20));

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What PyTorch, transformers and PEFT need for what the bench `gpu` measures, as one JSON object for each measurement.
 
-    peers.py ROW MODEL_DIR [--device cuda] [--dtype bf16] [--texts 256] [--length 128|sst2] [--adapters 32] [--seconds 4]
+    peers.py ROW MODEL_DIR [--device cuda] [--dtype bf16] [--texts 256] [--length 128|sst2 ...] [--adapters 32] [--seconds 4]
 
     ceiling     the rate of a square matrix product (MODEL_DIR is ignored); --size is its width
-    mixed       a batch of texts of several adapters: by `adapter_names`, or adapter after adapter where PEFT cannot mix (DeBERTa)
+    mixed       a batch of texts of several adapters, for each length: by `adapter_names`, or adapter after adapter where PEFT cannot mix (DeBERTa)
     latency     one text on the merged model under `torch.compile`
     attention   DeBERTa's attention without its linears, on texts of 128 tokens
     delta       the low-rank deltas of the bench's row `delta`: by cuBLAS's grouped product (on a GPU), and all padded to one rank
@@ -98,17 +98,17 @@ class Peer:
 
     def tell(self, row, **measured):
         args = self.args
-        line = {"row": row, "base": args.model.name, "device": args.device, "dtype": args.dtype, "length": args.length}
+        line = {"row": row, "base": args.model.name, "device": args.device, "dtype": args.dtype, "length": args.length[0]}
         print(json.dumps(line | measured), flush=True)
 
     def model(self):
         model = AutoModelForSequenceClassification.from_pretrained(self.args.model, num_labels=2, dtype=self.dtype)
         return model.to(self.args.device).eval()
 
-    def lengths(self, count):
+    def lengths(self, count, length):
         """As the bench draws them: `benches/gpu/options.rs`."""
-        if self.args.length != "sst2":
-            return [int(self.args.length)] * count
+        if length != "sst2":
+            return [int(length)] * count
         dice = lambda: self.rng.randint(2, 22) + self.rng.randint(2, 22)
         return [dice() + (self.rng.randint(5, 16) if self.rng.random() < 0.05 else 0) for _ in range(count)]
 
@@ -148,8 +148,13 @@ class Peer:
         return model.to(self.args.device, self.dtype).eval(), names
 
     def mixed(self):
+        # Loading the adapters takes longer than the measurements.
         model, names = self.adapted()
-        lengths = self.lengths(self.args.texts)
+        for length in self.args.length:
+            self.mixed_of(model, names, length)
+
+    def mixed_of(self, model, names, length):
+        lengths = self.lengths(self.args.texts, length)
         inputs = self.inputs(lengths)
         owners = [names[i % len(names)] for i in range(len(lengths))]
         by_name = {name: torch.tensor([i for i, owner in enumerate(owners) if owner == name]) for name in dict.fromkeys(owners)}
@@ -169,10 +174,10 @@ class Peer:
         with torch.inference_mode():
             times = self.measure(one_by_one if deberta else together, warm=1)
         self.tell("peer-mixed", how="one by one" if deberta else "adapter_names", adapters=len(names), texts=len(lengths),
-                  tokens=sum(lengths), seconds=times[len(times) // 2])  # fmt: skip
+                  tokens=sum(lengths), seconds=times[len(times) // 2], length=length)  # fmt: skip
 
     def latency(self):
-        model, inputs = self.model(), self.inputs(self.lengths(1))
+        model, inputs = self.model(), self.inputs(self.lengths(1, self.args.length[0]))
 
         def median(model, warm):
             def run():
@@ -251,7 +256,7 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bf16", choices=["bf16", "f16", "f32"])
     parser.add_argument("--texts", type=int, default=256)
-    parser.add_argument("--length", default="128")
+    parser.add_argument("--length", nargs="+", default=["128"])
     parser.add_argument("--adapters", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--size", type=int, default=8192)

@@ -1,5 +1,7 @@
 //! Loads: slow, failing and repaired adapters.
 
+use std::sync::mpsc::channel;
+
 use super::*;
 
 #[test]
@@ -47,6 +49,18 @@ fn panic_while_loading_is_an_error_of_that_adapter() {
     assert_eq!(world.parameters("b"), 10);
     write(&world.root.join("a"), "12");
     wait_until("it is read again", || world.registry.get("a").is_ok());
+}
+
+#[test]
+fn load_that_finds_the_device_lost_is_told_and_tried_again() {
+    let world = World::new(100, &[("a", "lost 10")]);
+    let (told_sender, told) = channel();
+    world.registry.on_device_lost(move || told_sender.send(()).unwrap());
+    let error = world.registry.get("a").unwrap_err();
+    assert!(matches!(&error, RegistryError::Invalid { error, .. } if matches!(**error, Error::DeviceLost { .. })));
+    told.recv().unwrap();
+    // The files are not to blame.
+    wait_until("it is read again", || world.registry.get("a").is_err() && told.try_recv().is_ok());
 }
 
 #[test]

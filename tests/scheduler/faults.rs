@@ -61,7 +61,10 @@ fn lost_device_is_told_and_given_up() {
     let patience = Patience { least: Duration::from_millis(100), ..ROOMY.patience };
     let forward = |rows: &[Row]| match rows[0].text.ids[0] {
         1 => Err(candle_core::Error::Msg("no".into()).into()),
-        2 => Err(Error::DeviceLost(candle_core::Error::Msg("an illegal address".into()))),
+        2 => {
+            let [source, first] = ["an illegal address", "a product"].map(|text| candle_core::Error::Msg(text.into()));
+            Err(Error::DeviceLost { source, first: Box::new(first.into()) })
+        }
         _ => echo(rows),
     };
     let scheduler = Scheduler::start(Limits { patience, ..ROOMY }, forward, |_| ()).unwrap();
@@ -72,7 +75,8 @@ fn lost_device_is_told_and_given_up() {
     assert!(!scheduler.device_lost(), "any other failure is only that of its batch");
     assert!(given_up.recv_timeout(Duration::from_millis(300)).is_err());
     let failure = fails(2);
-    assert!(matches!(&failure, Failed::Forward(error) if error.to_string().contains("lost: an illegal address")));
+    let told = failure.to_string();
+    assert!(told.contains("lost: an illegal address (after: tensor operation: a product)"), "{told}");
     assert!(scheduler.device_lost());
     given_up.recv().unwrap();
     assert!(given_up.recv_timeout(Duration::from_millis(300)).is_err(), "called once");

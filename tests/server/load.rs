@@ -246,7 +246,10 @@ fn health_fails_while_the_forward_pass_stalls() {
 
 #[test]
 fn probes_fail_once_the_device_is_lost() {
-    let lost = |_: &[Row]| Err(Error::DeviceLost(candle_core::Error::Msg("an illegal address".into())));
+    let lost = |_: &[Row]| {
+        let [source, first] = ["an illegal address", "a product"].map(|text| candle_core::Error::Msg(text.into()));
+        Err(Error::DeviceLost { source, first: Box::new(first.into()) })
+    };
     let server = World::new().start_with(lost);
     assert_eq!((server.get("/health").status, server.get("/ready").status), (200, 200));
     assert_error(&server.classify("plain", TEXT), 500, "Internal", "internal error");

@@ -4,23 +4,16 @@
 use std::sync::OnceLock;
 
 use super::*;
-use crate::params::DeviceName;
-
-/// The variable that names the GPU, such as `cuda`. Without it, the kernels run on the CPU.
-const VARIABLE: &str = "POLYRANK_TEST_DEVICE";
+use crate::cuda;
 
 /// Operations on another device.
 #[derive(Debug)]
 pub(super) struct OnDevice(Backend);
 
-/// The GPU's operations on the device that the variable names, if it is set. A device that cannot be opened fails the test.
+/// The GPU's operations on the device that the environment names ([`cuda::test_device`]). Without one, the kernels run on the CPU.
 pub(super) fn asked() -> Option<&'static OnDevice> {
     static ASKED: OnceLock<Option<OnDevice>> = OnceLock::new();
-    let open = || {
-        let name = std::env::var(VARIABLE).ok()?;
-        Some(OnDevice(Backend::native(name.parse::<DeviceName>().unwrap().open().unwrap())))
-    };
-    ASKED.get_or_init(open).as_ref()
+    ASKED.get_or_init(|| cuda::test_device().map(|device| OnDevice(Backend::native(device)))).as_ref()
 }
 
 /// The device of the GPU's operations: the CPU where their kernels run there.
