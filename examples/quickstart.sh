@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows the whole way to served adapters: builds, pulls the default base, trains and prunes three SoRA adapters on examples/data,
-# shows their ranks, serves them and classifies texts over HTTP. Needs cargo and python3.
+# shows their ranks, serves them and classifies texts over HTTP. Needs Rust 1.89 or later, and python3.
 #   usage: quickstart.sh [--once]        with --once, the server stops after the answers
 #   environment: PORT (8080; 0 chooses a free one), PROFILE (dev, which `cargo test` reuses; or release), CARGO_TARGET_DIR
 set -euo pipefail
@@ -68,6 +68,7 @@ for task in intent sentiment urgency; do
   echo "  curl -s $url/classify/$task -H 'content-type: application/json' -d '{\"inputs\": \"Where is my order?\"}'"
 done
 if [ "${1:-}" != --once ]; then
+  echo "Open $url in a browser for a page with the adapters and their ranks."
   echo "Serving at $url until Ctrl-C."
   wait "$server"
 fi

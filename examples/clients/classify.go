@@ -51,7 +51,8 @@ func post(address string, question, answer any) error {
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 4 {
-		log.Fatal("usage: classify URL TEXT ADAPTER...")
+		log.Print("usage: classify URL TEXT ADAPTER...")
+		os.Exit(2)
 	}
 	server, text, adapters := os.Args[1], os.Args[2], os.Args[3:]
 	output := json.NewEncoder(os.Stdout)

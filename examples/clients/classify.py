@@ -15,6 +15,9 @@ from huggingface_hub import InferenceClient
 
 
 def main():
+    if len(sys.argv) < 4:
+        print(__doc__.strip(), file=sys.stderr)
+        sys.exit(2)
     url, text, *adapters = sys.argv[1:]
     key = os.environ.get("POLYRANK_API_KEY")
 
@@ -30,7 +33,8 @@ def main():
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=30,
     )
-    answer.raise_for_status()
+    if not answer.ok:
+        sys.exit(f"{answer.status_code} {answer.reason}: {answer.text}")
     print(json.dumps(answer.json()))
 
 

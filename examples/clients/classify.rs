@@ -9,16 +9,29 @@
 
 use std::env;
 use std::error::Error;
+use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = env::args().skip(1);
-    let usage = "usage: client URL TEXT ADAPTER...";
-    let (url, text) = (arguments.next().ok_or(usage)?, arguments.next().ok_or(usage)?);
-    let adapters: Vec<String> = arguments.collect();
-    let first = adapters.first().ok_or(usage)?;
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [url, text, adapters @ ..] = &arguments[..] else { return usage() };
+    let Some(first) = adapters.first() else { return usage() };
+    match classify(url, text, first, adapters) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
+fn usage() -> ExitCode {
+    eprintln!("usage: client URL TEXT ADAPTER...");
+    ExitCode::from(2)
+}
+
+fn classify(url: &str, text: &str, first: &str, adapters: &[String]) -> Result<(), Box<dyn Error>> {
     // One list of labels for each text.
     let labels =
         post(&format!("{url}/classify/{}", escaped(first)), &json!({"inputs": text, "parameters": {"top_k": 1}}))?;
@@ -34,10 +47,15 @@ fn escaped(name: &str) -> impl std::fmt::Display + '_ {
 }
 
 fn post(url: &str, question: &Value) -> Result<Value, Box<dyn Error>> {
-    let mut request = ureq::post(url).header("content-type", "application/json");
+    // An answer with an error's status has a message in its body.
+    let request = ureq::post(url).config().http_status_as_error(false).build();
+    let mut request = request.header("content-type", "application/json");
     if let Ok(key) = env::var("POLYRANK_API_KEY") {
         request = request.header("authorization", format!("Bearer {key}"));
     }
     let mut answer = request.send(question.to_string())?;
+    if !answer.status().is_success() {
+        return Err(format!("{}: {}", answer.status(), answer.body_mut().read_to_string()?).into());
+    }
     Ok(serde_json::from_reader(answer.body_mut().as_reader())?)
 }

@@ -2,6 +2,7 @@
 # Classifies a text with curl: by one adapter, and by several in one request.
 #   usage: classify.sh URL TEXT ADAPTER...        POLYRANK_API_KEY is sent if it is set
 set -euo pipefail
+[ $# -ge 3 ] || { sed -n '3s/^# *//p' "$0" >&2; exit 2; }
 url=$1 text=$2
 shift 2
 
