@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         adapters.push(Arc::new(engine.load_adapter(Path::new(dir))?));
     }
 
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let texts = io::stdin().lines().collect::<Result<Vec<String>, _>>()?;
     let mut rows = Vec::new();
     for text in &texts {

@@ -61,6 +61,23 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     publish(file, path)
 }
 
+/// Removes what writers that have ended, such as killed ones, left in the folder `folder`.
+///
+/// # Errors
+/// The folder cannot be read, or a file cannot be removed.
+pub fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in folder.read_dir()? {
+        let path = entry?.path();
+        let is_begun = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX));
+        let writer = if is_begun { writer_of(&path) } else { Writer::Lives };
+        if writer.has_ended(|| false) {
+            std::fs::remove_file(&path)?;
+        }
+        drop(writer);
+    }
+    Ok(())
+}
+
 /// Locks a new file. False if another process has found it without a lock first, and removes it as abandoned.
 #[must_use]
 pub fn hold(file: &NamedTempFile) -> bool {

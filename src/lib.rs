@@ -21,7 +21,7 @@
 //! let sentiment = Arc::new(engine.load_adapter(&dir.join("ragged"))?);
 //! let topic = Arc::new(engine.load_adapter(&dir.join("bighead"))?);
 //!
-//! let limit = Limit { max_length: None, truncate: true, side: None };
+//! let limit = Limit::TRUNCATE;
 //! let mut rows = Vec::new();
 //! for text in ["the film was great", "the plot was boring"] {
 //!     let text = engine.encode(text, None, &limit)?;

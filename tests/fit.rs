@@ -49,7 +49,7 @@ fn open(dir: &Path) -> Engine {
 }
 
 fn answer(engine: &Engine, adapter: Adapter) -> Vec<f32> {
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let text = engine.encode("the plot was not very good", None, &limit).unwrap();
     engine.logits(&[Row { text, adapter: Arc::new(adapter) }]).unwrap().remove(0)
 }

@@ -60,7 +60,7 @@ fn tokenizers_of_older_repositories_give_the_expected_ids() {
         let engine = Engine::open(&dir, &Device::Cpu).unwrap();
         for (text, ids) in expected["texts"].as_array().unwrap().iter().zip(expected["ids"][name].as_array().unwrap()) {
             let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
-            let limit = Limit { max_length: None, truncate: true, side: None };
+            let limit = Limit::TRUNCATE;
             let found = engine.encode(text.as_str().unwrap(), None, &limit).unwrap();
             // A text that is longer than the positions is truncated, and ends in the last special token.
             let most = engine.max_length().min(ids.len());
@@ -309,7 +309,7 @@ fn mpnet_vocabulary_gives_the_expected_ids() {
     let converted = ensure(&home, dir.path()).unwrap();
     let engine = Engine::open(&converted, &Device::Cpu).unwrap();
     for text in json("expected.json")["texts"].as_array().unwrap() {
-        let limit = Limit { max_length: None, truncate: true, side: None };
+        let limit = Limit::TRUNCATE;
         let found = engine.encode(text["text"].as_str().unwrap(), text["text_pair"].as_str(), &limit).unwrap();
         assert_eq!(serde_json::json!(found.ids), text["ids"], "{}", text["text"]);
     }
@@ -361,7 +361,7 @@ fn added_tokens_keep_their_ids() {
         config["vocab_size"] = 200.into();
         let config = polyrank::base::BaseConfig::parse(&converted.join("config.json"), config).unwrap();
         let tokenizer = polyrank::text::Tokenizer::open(&converted, &config.tokenizer_inputs()).unwrap();
-        tokenizer.encode(text, None, &Limit { max_length: None, truncate: true, side: None }).unwrap().ids
+        tokenizer.encode(text, None, &Limit::TRUNCATE).unwrap().ids
     };
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     write("added_tokens.json", r#"{"<ent>": 117}"#);

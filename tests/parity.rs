@@ -98,7 +98,7 @@ impl Golden {
         texts
             .iter()
             .map(|text| {
-                let limit = Limit { max_length: None, truncate: true, side: None };
+                let limit = Limit::TRUNCATE;
                 self.engine.encode(text["text"].as_str().unwrap(), text["text_pair"].as_str(), &limit).unwrap()
             })
             .collect()

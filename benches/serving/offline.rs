@@ -23,7 +23,7 @@ pub(crate) type Answer = Vec<(String, f32)>;
 
 /// The first `count` texts, tokenized.
 pub(crate) fn encoded(world: &World, count: usize) -> Result<Vec<Encoded>, Failure> {
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let encode = |text: &String| Ok(world.engine.encode(text, None, &limit)?);
     world.texts.iter().take(count).map(encode).collect()
 }

@@ -21,6 +21,6 @@ pub use labels::{LONGEST_NAMES, MOST_LABELS, classifier_config, read_labels};
 pub use peek::{Summary, layout_of, peek, summary};
 #[cfg(fuzzing)]
 pub(crate) use read::parse;
-pub use read::{over, read, read_over};
+pub use read::{over, read};
 pub use value::{Adapter, AdapterInfo, AdapterWeights, Change, ProblemType, Ranks};
 pub use write::write;

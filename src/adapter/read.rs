@@ -42,30 +42,17 @@ pub(super) const PREFIX: &str = "base_model.model.";
 ///
 /// # Errors
 /// A part of the adapter is malformed, missing, superfluous or not supported; the error names the file and the part. An adapter with a
-/// delta of a linear of the head needs [`read_over`]. An adapter is never loaded in part.
+/// delta of a linear of the head needs [`over`]. An adapter is never loaded in part.
 pub fn read(dir: &Path, layout: &Layout, backend: impl Into<Backend>) -> Result<Adapter, AdapterError> {
     parse(&Files::read(dir)?, layout, None, &backend.into())
 }
 
-/// As [`read`], for `base`. If the adapter records a fingerprint, it is compared with that of `base` first, so that a wrong base is
-/// reported as such and not as a wrong shape. A delta of a linear of the head (BERT's pooler) is added to the base's weight, and the
-/// sum becomes part of the adapter.
+/// As [`read`], for `base` and for files that have been read. If the adapter records a fingerprint, it is compared with that of `base`
+/// first, so that a wrong base is reported as such and not as a wrong shape. A delta of a linear of the head (BERT's pooler) is added to
+/// the base's weight, and the sum becomes part of the adapter.
 ///
 /// # Errors
 /// As [`read`], and [`AdapterError::WrongBase`].
-pub fn read_over(
-    dir: &Path,
-    layout: &Layout,
-    base: &Base,
-    backend: impl Into<Backend>,
-) -> Result<Adapter, AdapterError> {
-    over(&Files::read(dir)?, layout, base, backend)
-}
-
-/// As [`read_over`], for files that have been read.
-///
-/// # Errors
-/// As [`read_over`].
 pub fn over(files: &Files, layout: &Layout, base: &Base, backend: impl Into<Backend>) -> Result<Adapter, AdapterError> {
     if let Some(labels) = &files.labels
         && let Some(expected) = Labels::parse(Some(labels))?.polyrank.base_fingerprint

@@ -74,12 +74,12 @@ impl BaseConfig {
     /// As for [`Self::read`].
     pub fn parse(path: &Path, value: Value) -> Result<Self, ModelError> {
         let json = |source| ModelError::Config { path: path.to_owned(), source };
-        let raw: Map<String, Value> = serde_json::from_value(value).map_err(json)?;
+        let raw: Map<String, Value> = from_value(value).map_err(json)?;
         // First of all, because the names of the other keys depend on the architecture.
         let architecture = architecture(path, &raw)?;
         let raw = translated(raw, architecture);
         served(path, &raw, architecture)?;
-        let mut config: Self = serde_json::from_value(Value::Object(raw.clone())).map_err(json)?;
+        let mut config: Self = from_value(Value::Object(raw.clone())).map_err(json)?;
         (config.architecture, config.raw, config.path) = (architecture, raw, path.to_owned());
         config.check()?;
         Ok(config)
@@ -146,7 +146,7 @@ impl BaseConfig {
         // Null means that a key is absent.
         let said = self.raw.iter().filter(|(_, value)| !value.is_null());
         let said: Map<String, Value> = said.map(|(key, value)| (key.clone(), value.clone())).collect();
-        serde_json::from_value(Value::Object(said)).map_err(json)
+        from_value(Value::Object(said)).map_err(json)
     }
 
     /// Rejects a value that no encoder can have, unless `holds`.
@@ -193,11 +193,21 @@ impl BaseConfig {
         if self.architecture.model_type.contains("roberta")
             && let Some(padding) = self.pad_token_id
         {
-            self.demand((-1..MOST as i64).contains(&padding), "pad_token_id", format!("-1 to {}", MOST - 1), padding)?;
+            let most = self.max_position_embeddings as i64 - 2;
+            self.demand((-1..=most).contains(&padding), "pad_token_id", format!("-1 to {most}"), padding)?;
         }
         let eps = self.layer_norm_eps;
         self.demand(eps > 0.0 && eps < 1.0, "layer_norm_eps", "more than 0 and less than 1".to_owned(), eps)
     }
+}
+
+/// Reads a value of a file. The error names the key.
+fn from_value<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (key, error) = (error.path().to_string(), error.into_inner());
+        // A missing key is named by the error itself.
+        if key == "." { error } else { serde::de::Error::custom(format!("{key}: {error}")) }
+    })
 }
 
 /// A placeholder until the configuration's own architecture is known.
@@ -259,6 +269,7 @@ fn served(path: &Path, raw: &Map<String, Value>, architecture: &Architecture) ->
         // The exact GELU, with erf. `gelu_new` and similar functions are approximations.
         ("hidden_act", Value::from("gelu")),
         ("is_decoder", Value::from(false)),
+        ("is_causal", Value::from(false)),
     ];
     for (key, expected) in everywhere.into_iter().chain((architecture.only)()) {
         // Null means that a key is absent. `gelu_python` is the same function as `gelu`.

@@ -206,6 +206,25 @@ fn suggested(id: &Option<String>) -> String {
 }
 
 impl ModelError {
+    /// This error of a file below the folder `from`, told of the same file below `to`.
+    pub(super) fn told_of(mut self, from: &Path, to: &Path) -> Self {
+        if let Self::Io { path, .. }
+        | Self::Config { path, .. }
+        | Self::Value { path, .. }
+        | Self::Unsupported { path, .. }
+        | Self::Header { path, .. }
+        | Self::MissingTensor { path, .. }
+        | Self::Duplicate { path, .. }
+        | Self::Shape { path, .. }
+        | Self::Dtype { path, .. }
+        | Self::Convert { path, .. } = &mut self
+            && let Ok(file) = path.strip_prefix(from)
+        {
+            *path = to.join(file);
+        }
+        self
+    }
+
     /// Makes an error for `map_err` from an error of reading or writing `path`.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Io { path: path.to_owned(), source }

@@ -8,7 +8,7 @@ use super::dataset::{self, Dataset};
 use super::files::{Staging, is_adapter, is_base, is_dataset, may_be_of_base};
 use super::progress::Progress;
 use super::recipe::Recipe;
-use super::{ModelError, convert, hub, wheel};
+use super::{BaseConfig, ModelError, convert, hub, wheel};
 use crate::atomic_file;
 
 /// Fetches a base into a temporary folder in the cache, checks it, and moves it to its final folder, which is returned.
@@ -65,6 +65,8 @@ pub(super) fn pull_dataset(
 
 /// Converts the base in the folder `from` to the folder `target` in the cache. The files in `from` are not changed.
 pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Result<(), ModelError> {
+    // A base that is not supported is refused before its files are copied.
+    BaseConfig::read(from)?;
     let models = sources.models();
     let staging = Staging::begin(&models).map_err(ModelError::io(&models))?;
     let copy = staging.path().join("base");
@@ -77,8 +79,8 @@ pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Re
             atomic_file::restore_mode_and_sync(&to).map_err(ModelError::io(&to))?;
         }
     }
-    convert::complete(&copy)?;
-    atomic_file::sync_folder(&copy).map_err(ModelError::io(&copy))?;
+    // The user knows their own folder, and not the copy, which is gone by then.
+    convert::complete(&copy).map_err(|error| error.told_of(&copy, from))?;
     publish(&copy, target, &staging.path().join("replaced"), is_base)
 }
 
@@ -115,13 +117,16 @@ fn unreachable(recipe: &Recipe, failures: &[ModelError]) -> ModelError {
 /// Moves `fetched` to `target` by a rename. An incomplete folder at `target` is first moved to `replaced`, so that processes that
 /// have mapped its files keep them.
 fn publish(fetched: &Path, target: &Path, replaced: &Path, is_whole: fn(&Path) -> bool) -> Result<(), ModelError> {
+    let sync = |folder: &Path| atomic_file::sync_folder(folder).map_err(ModelError::io(folder));
+    // After a power failure, the folder is there with all of its files, or not at all.
+    sync(fetched)?;
     if target.exists() && !is_whole(target) {
         fs::rename(target, replaced).map_err(ModelError::io(target))?;
     }
     match fs::rename(fetched, target) {
         // Another pull finished first.
         Err(_) if is_whole(target) => Ok(()),
-        done => done.map_err(ModelError::io(target)),
+        done => done.map_err(ModelError::io(target)).and_then(|()| target.parent().map_or(Ok(()), sync)),
     }
 }
 

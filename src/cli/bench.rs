@@ -173,7 +173,7 @@ impl Latency {
 /// Answers all questions in batches of at most `limit` tokens, as the server would. Returns the number of their tokens.
 fn answer(engine: &Engine, questions: &[Question], limit: usize) -> Result<usize, Failure> {
     let encode = |question: &Question| {
-        let cut = Limit { max_length: None, truncate: true, side: None };
+        let cut = Limit::TRUNCATE;
         let text = engine.encode(&question.text, question.pair.as_deref(), &cut)?;
         Ok(Row { text, adapter: Arc::clone(&question.adapter) })
     };

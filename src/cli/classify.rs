@@ -154,7 +154,7 @@ fn next(texts: &Receiver<Result<Text, Failure>>) -> (Vec<Text>, Option<Failure>)
 
 /// A line for each text, in the order of the texts.
 fn score<'a>(engine: &Engine, adapter: &Arc<Adapter>, texts: &'a [Text]) -> Result<Vec<OutputLine<'a>>, Failure> {
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let (mut waiting, mut truncated) = (VecDeque::with_capacity(texts.len()), Vec::with_capacity(texts.len()));
     for text in texts {
         let text = engine.encode(&text.text, text.text_pair.as_deref(), &limit)?;

@@ -84,7 +84,10 @@ async fn listen_and_serve(args: ServeArgs) -> Result<(), Failure> {
     })?;
     let address = listener.local_addr()?;
     tracing::info!("starting on {address}: /health answers, /ready will once the base is open");
-    let config = Config { model_id: args.base.model_id.clone(), ..args.config };
+    let id = &args.base.model_id;
+    // `default` stands for a repository of the hub.
+    let model_id = polyrank::base::repository(id).map_or_else(|| id.clone(), |(id, _)| id);
+    let config = Config { model_id, ..args.config };
     let opening = open(args.base, config.clone(), address)?;
     server::serve(listener, &config, opening, stop).await?;
     tracing::info!("stopped");

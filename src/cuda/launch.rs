@@ -24,12 +24,6 @@ pub fn run_on_host(launch: HostLaunch) {
     HOST.get_or_init(|| launch);
 }
 
-/// Whether [`run_on_host`] has been called.
-#[must_use]
-pub fn runs_on_host() -> bool {
-    HOST.get().is_some()
-}
-
 #[cfg(test)]
 thread_local! {
     /// The number of launches on this thread.

@@ -41,7 +41,7 @@ pub(crate) use gemm::{Factor, gemm};
 pub(crate) use kernel::{Grid, Params};
 #[cfg(test)]
 pub(crate) use launch::LAUNCHES;
-pub use launch::{HostLaunch, run_on_host, runs_on_host};
+pub use launch::{HostLaunch, run_on_host};
 pub(crate) use launch::{Place, launch};
 pub(crate) use memory::{Matrix, Output, Room, Table, address, check, most_shared, prepare, room};
 pub(crate) use pass::Pass;

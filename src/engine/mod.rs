@@ -62,7 +62,7 @@ const GPU_MICRO_BATCH_TOKENS: usize = 32_768;
 /// let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert"));
 /// let engine = Engine::open(dir, Backend::cpu())?;
 /// let adapter = Arc::new(engine.load_adapter(&dir.join("ragged"))?);
-/// let text = engine.encode("the film was great", None, &Limit { max_length: None, truncate: true, side: None })?;
+/// let text = engine.encode("the film was great", None, &Limit::TRUNCATE)?;
 /// let logits = engine.logits(&[Row { text, adapter: Arc::clone(&adapter) }])?;
 /// assert_eq!(logits[0].len(), adapter.info.labels.len());
 /// # Ok(())

@@ -24,7 +24,7 @@ fn cuda() -> Backend {
 
 /// Every text for every adapter of `base`, so that texts are shared and adapters are neighbours, and a text without tokens.
 fn rows(engine: &Engine, base: &str) -> Vec<Row> {
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let mut texts = ["the film was great", "great", "the plot was boring and the film was long"]
         .map(|text| engine.encode(text, None, &limit).unwrap())
         .to_vec();
@@ -73,7 +73,7 @@ fn passes_that_overlap_answer_as_on_the_cpu() {
 fn micro_batches_of_a_gpu_answer_as_one() {
     for base in BASES {
         let engine = Engine::open(&folder(base), cuda()).unwrap();
-        let limit = Limit { max_length: None, truncate: true, side: None };
+        let limit = Limit::TRUNCATE;
         let adapters: Vec<_> = rows(&engine, base).into_iter().map(|row| row.adapter).take(5).collect();
         let row = |i: usize| Row {
             text: engine.encode(&"great ".repeat(i + 1), None, &limit).unwrap(),

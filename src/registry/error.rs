@@ -173,16 +173,47 @@ fn generation(found: Option<u64>) -> String {
     found.map_or("no version in service".into(), |generation| format!("generation {generation}"))
 }
 
+/// What is at fault where an adapter cannot be made of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The files.
+    Files,
+    /// The disk, or a machine that is out of memory or of file handles.
+    Machine,
+    /// The base or the device.
+    Engine,
+}
+
+impl Fault {
+    /// What is at fault for an error of [`super::Source::load`].
+    #[must_use]
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source) => Self::Machine,
+            Error::Adapter(AdapterError::Tensor(_)) => Self::Engine,
+            Error::Adapter(_) => Self::Files,
+            _ => Self::Engine,
+        }
+    }
+}
+
 impl RegistryError {
+    /// Whether a load that ends like this has failed. It has not where the adapter does not exist, is still written, or waits for room.
+    pub(super) fn is_failed_load(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotFound { .. }
+                | Self::Changing { .. }
+                | Self::Busy { .. }
+                | Self::DeviceMemory { .. }
+                | Self::Stale { .. }
+        )
+    }
+
     /// Whether the files themselves are at fault, so that reading them again gives the same error.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
-            Self::Invalid { error: source, .. } => {
-                !matches!(
-                    &**source,
-                    Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source)
-                ) && !matches!(&**source, Error::Adapter(AdapterError::Tensor(_)) | Error::DeviceLost { .. })
-            }
+            Self::Invalid { error, .. } => Fault::of(error) == Fault::Files,
             Self::OutsideRoot { .. }
             | Self::OtherBase { .. }
             | Self::Panicked { .. }
@@ -195,9 +226,8 @@ impl RegistryError {
     }
 }
 
-/// Whether the file is at fault, rather than the machine, which may be out of memory or of file handles.
-#[must_use]
-pub fn is_fault_of_file(error: &std::io::Error) -> bool {
+/// Whether the file is at fault, rather than the machine.
+fn is_fault_of_file(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(
         error.kind(),

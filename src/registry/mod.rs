@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use self::entry::{Order, OrderKind};
-pub use self::error::{RegistryError, is_fault_of_file};
+pub use self::error::{Fault, RegistryError};
 pub use self::pin::Pin;
 use self::shared::Shared;
 use self::state::{Asked, State};

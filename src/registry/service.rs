@@ -320,8 +320,8 @@ impl State {
         }
         match purpose {
             Purpose::Order(order) => {
-                let counts = matches!(order.kind, OrderKind::Put(_)) && !matches!(error, RegistryError::Stale { .. });
-                self.counters.failed_loads += u64::from(counts);
+                let is_failed = matches!(order.kind, OrderKind::Put(_)) && error.is_failed_load();
+                self.counters.failed_loads += u64::from(is_failed);
                 if matches!((&order.kind, &error), (OrderKind::Describe, RegistryError::NotFound { .. })) {
                     self.retire(name);
                 }
@@ -332,9 +332,7 @@ impl State {
                 if matches!(error, RegistryError::NotFound { .. }) {
                     self.retire(name);
                 }
-                // Files that are still copied, and memory that is in use, are no faults of an adapter.
-                let waits = matches!(error, RegistryError::Changing { .. } | RegistryError::Busy { .. });
-                self.counters.failed_loads += u64::from(!waits && !matches!(error, RegistryError::NotFound { .. }));
+                self.counters.failed_loads += u64::from(error.is_failed_load());
                 let entry = self.entry(name);
                 let mut told = true;
                 if error.is_lasting() {

@@ -295,10 +295,11 @@ impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
     /// Grants at once what flows would be granted in the coming rounds in which none of them could send.
     fn skip_idle_rounds(&mut self) {
         let quantum = self.quantum;
-        let rounds = |flow: &Flow<R, P>| Some(flow.next_cost()?.saturating_sub(flow.deficit).div_ceil(quantum));
+        let granted = |flow: &Flow<R, P>| granted(flow.crowded, quantum);
+        let rounds = |flow: &Flow<R, P>| Some(flow.next_cost()?.saturating_sub(flow.deficit).div_ceil(granted(flow)));
         let idle = self.flows.values().filter_map(rounds).min().unwrap_or(0).saturating_sub(1);
         for flow in self.flows.values_mut() {
-            flow.deficit = flow.deficit.saturating_add(idle.saturating_mul(quantum));
+            flow.deficit = flow.deficit.saturating_add(idle.saturating_mul(granted(flow)));
         }
     }
 

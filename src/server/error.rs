@@ -10,10 +10,9 @@ use serde::Serialize;
 use thiserror::Error;
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::adapter::AdapterError;
 use crate::engine::Error;
 use crate::logging::printable;
-use crate::registry::{RegistryError, is_fault_of_file};
+use crate::registry::{Fault, RegistryError};
 use crate::scheduler::{Failed, Refused};
 use crate::text::TokenizeError;
 
@@ -312,14 +311,10 @@ impl From<RegistryError> for ApiError {
             RegistryError::TooLarge { .. } | RegistryError::NoRoom { .. } | RegistryError::OtherBase { .. } => {
                 Self::InvalidAdapter(error)
             }
-            RegistryError::Invalid { error: cause, .. } => match &**cause {
-                Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source) => {
-                    Self::Unavailable(error.to_string())
-                }
-                // Not the adapter's fault: the base or the device failed.
-                Error::Adapter(AdapterError::Tensor(_)) => Self::Internal(error.to_string()),
-                Error::Adapter(_) => Self::InvalidAdapter(error),
-                _ => Self::Internal(error.to_string()),
+            RegistryError::Invalid { error: cause, .. } => match Fault::of(cause) {
+                Fault::Files => Self::InvalidAdapter(error),
+                Fault::Machine => Self::Unavailable(error.to_string()),
+                Fault::Engine => Self::Internal(error.to_string()),
             },
         }
     }
@@ -374,6 +369,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::adapter::AdapterError;
 
     fn status(source: AdapterError) -> u16 {
         let error = RegistryError::Invalid { name: "a".into(), reason: String::new(), error: Arc::new(source.into()) };

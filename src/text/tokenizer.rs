@@ -96,6 +96,11 @@ pub struct Limit {
     pub side: Option<TruncationSide>,
 }
 
+impl Limit {
+    /// The base's own limit and side. Longer texts are truncated.
+    pub const TRUNCATE: Self = Self { max_length: None, truncate: true, side: None };
+}
+
 /// The side of a text at which tokens are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TruncationSide {
@@ -173,7 +178,7 @@ impl Tokenizer {
     /// fail each request.
     fn try_out(&self, dir: &Path) -> Result<(), TokenizeError> {
         for pair in [None, Some("b")] {
-            let limit = Limit { max_length: None, truncate: true, side: None };
+            let limit = Limit::TRUNCATE;
             // Other errors are no mistakes of the file: the base may be too short for a pair, or have no token for these letters.
             if let Err(TokenizeError::Text(reason)) = self.encode("a", pair, &limit) {
                 return Err(file(&dir.join("tokenizer.json"))(reason));

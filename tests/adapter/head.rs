@@ -22,7 +22,7 @@ fn goldens(name: &str) -> PathBuf {
 fn answers(engine: &Engine, dir: &Path, golden: &Value) -> Vec<Vec<f32>> {
     let adapter = Arc::new(engine.load_adapter(dir).unwrap());
     let row = |text: &Value| {
-        let limit = Limit { max_length: None, truncate: true, side: None };
+        let limit = Limit::TRUNCATE;
         let text = engine.encode(text["text"].as_str().unwrap(), text["text_pair"].as_str(), &limit).unwrap();
         Row { text, adapter: Arc::clone(&adapter) }
     };

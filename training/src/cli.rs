@@ -148,6 +148,7 @@ pub(crate) fn main() -> ExitCode {
 fn command() -> clap::Command {
     command_line::without_values(Cli::command())
         .mut_subcommand("extract", |extract| extract.mut_arg("class_weights", |weights| weights.hide(true)))
+        .mut_subcommand("schedule", schedule::without_what_it_refuses)
 }
 
 /// A base and its folder.

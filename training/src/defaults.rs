@@ -91,7 +91,7 @@ impl Schedule {
     }
 }
 
-/// The plan of a run, printed as `246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015`.
+/// The plan of a run, printed as `246 rows, 20 epochs of 16 steps (320 in all), batch size 16, rate 0.0015`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     /// Records of training data.
@@ -107,11 +107,18 @@ impl Display for Plan {
         let Self { rows, schedule: Schedule { epochs, batch_size, lr }, accumulate } = self;
         let steps = rows.div_ceil(batch_size.saturating_mul(*accumulate).max(1));
         let all = steps * epochs;
-        write!(f, "{rows} rows, {epochs} epochs of {steps} steps ({all} steps), batch size {batch_size}")?;
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let (epoch_s, step_s) = (plural(*epochs), plural(steps));
+        write!(
+            f,
+            "{rows} rows, {epochs} epoch{epoch_s} of {steps} step{step_s} ({all} in all), batch size {batch_size}"
+        )?;
         if *accumulate > 1 {
             write!(f, " x {accumulate}")?;
         }
-        write!(f, ", rate {lr}")
+        // Rates that follow from the base's width have more digits than a person wants to read.
+        let shown = format!("{lr:.2e}").parse::<f64>().unwrap_or(*lr);
+        write!(f, ", rate {shown}")
     }
 }
 
@@ -145,8 +152,8 @@ mod tests {
     #[test]
     fn plan_shows_its_steps() {
         let plan = Plan { rows: 246, schedule: Schedule::new(246, ONE, 384, None, Rates::LORA), accumulate: 1 };
-        assert_eq!(plan.to_string(), "246 rows, 20 epochs of 16 steps (320 steps), batch size 16, rate 0.0015");
+        assert_eq!(plan.to_string(), "246 rows, 20 epochs of 16 steps (320 in all), batch size 16, rate 0.0015");
         let plan = Plan { accumulate: 4, ..plan };
-        assert_eq!(plan.to_string(), "246 rows, 20 epochs of 4 steps (80 steps), batch size 16 x 4, rate 0.0015");
+        assert_eq!(plan.to_string(), "246 rows, 20 epochs of 4 steps (80 in all), batch size 16 x 4, rate 0.0015");
     }
 }

@@ -36,6 +36,9 @@ pub enum Error {
     /// Settings are invalid, or contradict each other.
     #[error("{0}")]
     Settings(String),
+    /// The output folder of a command that replaces nothing is not empty.
+    #[error("{0} is not empty")]
+    NotEmpty(PathBuf),
     /// The output folder is not empty.
     #[error("{0} is not empty: continue its run with --resume, or replace it with --overwrite")]
     OutputExists(PathBuf),
@@ -48,8 +51,8 @@ pub enum Error {
     /// A file to be overwritten belongs to neither an adapter nor a run.
     #[error("{0} belongs to neither an adapter nor a run: --overwrite does not replace it")]
     Foreign(PathBuf),
-    /// Another process trains in the same folder.
-    #[error("{0}: another process trains here")]
+    /// Another process trains in the same folder, or writes to it.
+    #[error("{0}: another process trains here, or writes its result")]
     Busy(PathBuf),
     /// The held-out rows of the data are no longer those of the run.
     #[error(

@@ -4,6 +4,7 @@
 mod config;
 mod epoch;
 mod facts;
+mod locked_output;
 mod output;
 mod steps;
 
@@ -16,8 +17,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::config::{Config, extended_from, recorded};
+pub(crate) use self::epoch::ranks;
 pub use self::epoch::{Epoch, Scores, log};
 pub use self::facts::{Facts, Part};
+pub use self::locked_output::LockedOutput;
 use self::steps::STEPS;
 pub use self::steps::{StepEntry, log_step};
 use crate::checkpoint;
@@ -121,8 +124,19 @@ pub fn is_export(dir: &Path) -> bool {
     config.is_ok_and(|config| config.flatten().is_some_and(|config| config.get("polyrank").is_some()))
 }
 
-/// The files in the folder `dir`; none if it does not exist.
-fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+/// Checks that the folder `output` is empty, or does not exist.
+///
+/// # Errors
+/// It is not, or cannot be read.
+pub fn check_empty(output: &Path) -> Result<(), Error> {
+    if names(output)?.is_empty() { Ok(()) } else { Err(Error::NotEmpty(output.to_owned())) }
+}
+
+/// The files and folders in the folder `dir`; none if it does not exist.
+///
+/// # Errors
+/// It cannot be read.
+pub fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.map(|entry| Ok(entry.map_err(Error::io(dir))?.path())).collect(),
         Err(source) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -130,10 +144,11 @@ fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// A run's folder, locked for this process.
+/// A run's folder and that of its result, locked for this process.
 #[must_use]
 pub struct LockedRun {
     run: PathBuf,
+    _output: LockedOutput,
     /// Dropping the file releases its lock.
     _lock: File,
 }
@@ -169,7 +184,12 @@ fn is_of_run(path: &Path) -> bool {
 pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Facts) -> Result<LockedRun, Error> {
     let Folders { output, run } = folders;
     fs::create_dir_all(run).map_err(Error::io(run))?;
-    let locked = LockedRun { run: run.to_owned(), _lock: lock(run)? };
+    let lock_of_run = lock(run)?;
+    let locked = LockedRun { run: run.to_owned(), _output: LockedOutput::new(output)?, _lock: lock_of_run };
+    if existing == Existing::Refuse && has_adapter(output) {
+        // Another command has written it in the meantime.
+        return Err(Error::OutputExists(output.clone()));
+    }
     if existing == Existing::Overwrite {
         remove_run(run)?;
         // The adapter's usual place for its run would tell of a run that is not its own.
@@ -188,6 +208,7 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
     }
     output::write(folders)?;
     checkpoint::sweep(run)?;
+    atomic_file::sweep(run).map_err(Error::io(run))?;
     // A continued run keeps its facts. The configuration, which marks the folder as a run, is written last.
     if !run.join(CONFIG).exists() {
         let path = run.join(FACTS);

@@ -85,7 +85,7 @@ impl MethodName {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
-    /// The best by the first metric on validation and, where that is equal, by the loss; of the epochs that have reached the target.
+    /// The best by the first metric on validation and, where that is equal, by the loss; of the epochs that end once the ranks are final.
     #[default]
     Best,
     /// The last.
@@ -215,6 +215,7 @@ pub struct Settings {
         env = "POLYRANK_TRAIN_EXTENDED_FROM",
         value_name = "EPOCHS",
         value_delimiter = ',',
+        hide = true,
         help_heading = "Optimiser"
     )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

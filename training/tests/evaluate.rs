@@ -202,7 +202,7 @@ fn f1_is_that_of_the_datas_class_1() {
 
     let engine = engine();
     let adapter = Arc::new(engine.load_adapter(&output).unwrap());
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let encode = |text| Row { text: engine.encode(text, None, &limit).unwrap(), adapter: Arc::clone(&adapter) };
     let logits = engine.logits(&rows.iter().map(|(_, text)| encode(text)).collect::<Vec<_>>()).unwrap();
     assert_eq!(adapter.info.labels, ["bad", "good"]);

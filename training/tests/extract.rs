@@ -40,7 +40,7 @@ fn model() -> FineTuned {
 }
 
 fn texts(engine: &Engine, expected: &Value) -> Vec<Encoded> {
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let encode = |text: &Value| engine.encode(text["text"].as_str().unwrap(), text["text_pair"].as_str(), &limit);
     expected["texts"].as_array().unwrap().iter().map(|text| encode(text).unwrap()).collect()
 }
@@ -419,7 +419,7 @@ fn adapters_of_full_rank_equal_the_model_on_every_architecture() {
         let of_base = source.join("../tests/goldens/encoders").join(name);
         let extraction = extract((&of_base, &base), &model, usize::MAX, "base").unwrap();
         assert!(lost(&extraction.changes).is_empty(), "{name}: {:?}", extraction.changes);
-        let limit = Limit { max_length: None, truncate: true, side: None };
+        let limit = Limit::TRUNCATE;
         let texts = ["the film was great", "the plot"].map(|text| base.encode(text, None, &limit).unwrap());
         let comparison = Comparison::new(&model, texts.to_vec()).unwrap();
         let effect = comparison.adapter(&base, &extraction.adapter).unwrap();

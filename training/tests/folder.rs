@@ -150,7 +150,7 @@ fn number_of_threads_does_not_change_a_run() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let engine = engine();
     let rows = String::from_utf8(read(&data.path().join("train.tsv"))).unwrap();
-    let limit = polyrank::text::Limit { max_length: None, truncate: true, side: None };
+    let limit = polyrank::text::Limit::TRUNCATE;
     let tokens = rows.lines().skip(1).map(|row| {
         let (_, text) = row.split_once('\t').unwrap();
         engine.encode(text, None, &limit).unwrap().ids.len()

@@ -260,7 +260,7 @@ fn pass_logits(engine: &Engine, method: &dyn Method, texts: &[Encoded]) -> Vec<f
 }
 
 fn texts(engine: &Engine) -> Vec<Encoded> {
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     ["the plot was very good", "not good"].map(|text| engine.encode(text, None, &limit).unwrap()).to_vec()
 }
 

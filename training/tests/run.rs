@@ -248,7 +248,7 @@ fn pruning_changes_outputs_by_rounding_only() {
         }
         trainable.var.set(&Tensor::from_vec(values, shape, engine.device()).unwrap()).unwrap();
     }
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let text = engine.encode("the plot was not very good", None, &limit).unwrap();
     let batch = Packed::new([&text]);
     let pass = method.pass().unwrap();
@@ -293,9 +293,7 @@ fn trains_on_the_int8_base_that_serves() {
     assert!(accuracies.contains(&served), "{served} is none of {accuracies:?}");
     let logits = |precision| {
         let engine = Engine::prepacked(&base_dir(), &Device::Cpu, precision, None).unwrap();
-        let text = engine
-            .encode("the plot was not very good", None, &Limit { max_length: None, truncate: true, side: None })
-            .unwrap();
+        let text = engine.encode("the plot was not very good", None, &Limit::TRUNCATE).unwrap();
         let adapter = Arc::new(engine.load_adapter(&output).unwrap());
         engine.logits(&[Row { text, adapter }]).unwrap()
     };

@@ -150,7 +150,7 @@ fn several_labels_are_trained_evaluated_and_classified() {
     // Scores are sigmoids: they do not add up to 1.
     let engine = engine();
     let adapter = Arc::new(engine.load_adapter(&output).unwrap());
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let text = engine.encode("the plot good not of", None, &limit).unwrap();
     let logits = engine.logits(&[Row { text, adapter: Arc::clone(&adapter) }]).unwrap();
     let scores = rank(&adapter.info.labels, &logits[0], Function::of(&adapter), 2).unwrap();

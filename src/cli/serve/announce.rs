@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use polyrank::base;
 use polyrank::logging::printable;
+use polyrank::registry::Registry;
 use polyrank::server::App;
 
 /// The file that makes a folder an adapter.
@@ -21,10 +21,9 @@ pub(super) fn announce(app: &App) {
         Ok(found) => found,
         Err(error) => return tracing::warn!("{}: {error}", root.display()),
     };
-    let base = base::repository(&config.model_id).map_or_else(|| config.model_id.clone(), |(id, _)| id);
     let preloaded = if config.preload.is_empty() { "none".to_owned() } else { config.preload.join(", ") };
     tracing::info!(
-        base,
+        base = config.model_id,
         dtype = engine.precision().name(),
         device = engine.backend().name(),
         adapters = found.told(),
@@ -44,11 +43,11 @@ pub(super) fn announce(app: &App) {
     }
 }
 
-/// The subfolders of a folder of adapters.
+/// The first adapters in a folder of adapters.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    /// The number of subfolders that were not looked at, because there are names enough.
-    others: usize,
+    /// Whether there may be others, which were not looked for.
+    others: bool,
     /// The names of the first adapters.
     adapters: Vec<String>,
     /// The names of links before these that lead to adapters outside of the folder.
@@ -57,34 +56,39 @@ struct Found {
 
 impl Found {
     fn in_folder(root: &Path) -> io::Result<Self> {
-        let (folders, inside) = (subfolders(root)?, root.canonicalize()?);
-        let (mut adapters, mut outside, mut others) = (Vec::new(), Vec::new(), 0);
-        for (i, name) in folders.iter().enumerate() {
-            if adapters.len() == NAMED {
-                others = folders.len() - i;
-                break;
-            }
-            let folder = root.join(name);
-            if folder.join(ADAPTER).is_file() {
-                let is_inside = folder.canonicalize().is_ok_and(|folder| folder.starts_with(&inside));
-                if is_inside { &mut adapters } else { &mut outside }.push(name.clone());
-                continue;
-            }
+        let inside = root.canonicalize()?;
+        let mut found = Self::default();
+        for name in subfolders(root)? {
             // PEFT saves further adapters of one model into subfolders of the first one's. A folder that cannot be read has none.
-            let inner = subfolders(&root.join(name)).unwrap_or_default();
-            let inner = inner.into_iter().find(|inner| root.join(name).join(inner).join(ADAPTER).is_file());
-            adapters.extend(inner.map(|inner| format!("{name}/{inner}")));
+            let inner = if root.join(&name).is_symlink() {
+                Vec::new()
+            } else {
+                subfolders(&root.join(&name)).unwrap_or_default()
+            };
+            let inner: Vec<String> = inner.into_iter().map(|inner| format!("{name}/{inner}")).collect();
+            for name in std::iter::once(name).chain(inner) {
+                let folder = root.join(&name);
+                if !Registry::is_name(&name) || !folder.join(ADAPTER).is_file() {
+                    continue;
+                }
+                if found.adapters.len() == NAMED {
+                    found.others = true;
+                    return Ok(found);
+                }
+                let is_inside = folder.canonicalize().is_ok_and(|folder| folder.starts_with(&inside));
+                if is_inside { &mut found.adapters } else { &mut found.outside }.push(name);
+            }
         }
-        Ok(Self { others, adapters, outside })
+        Ok(found)
     }
 
-    /// The number of adapters, or the most that there can be, and the first ones' names.
+    /// The number of adapters, or that there are more than those that are named, and the first ones' names.
     fn told(&self) -> String {
         let names = self.adapters.join(", ");
         match (self.adapters.len(), self.others) {
             (0, _) => "none".to_owned(),
-            (found, 0) => format!("{found} ({names})"),
-            (found, others) => format!("up to {} ({names}, ...)", found + others),
+            (found, false) => format!("{found} ({names})"),
+            (found, true) => format!("more than {found} ({names}, ...)"),
         }
     }
 }
@@ -135,11 +139,17 @@ mod tests {
             assert_eq!((found().outside, found().adapters.len()), (vec!["away".to_owned()], 3));
             fs::remove_file(link).unwrap();
         }
+        // PEFT saves an adapter inside another; and several may lie in a folder that is none.
+        for name in ["b/c", "group/other"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+            fs::write(root.path().join(name).join(ADAPTER), "{}").unwrap();
+        }
+        assert_eq!(found().told(), "5 (a, b, b/c, group/inner, group/other)");
         for number in 0..2000 {
             let dir = root.path().join(format!("many{number}"));
             fs::create_dir(&dir).unwrap();
             fs::write(dir.join(ADAPTER), "{}").unwrap();
         }
-        assert_eq!(found().told(), "up to 2003 (a, b, group/inner, many0, many1, ...)");
+        assert_eq!(found().told(), "more than 5 (a, b, b/c, group/inner, group/other, ...)");
     }
 }

@@ -50,10 +50,12 @@ impl Positions {
     fn slice(&self, longest: usize) -> TableSlice {
         let farthest = longest.saturating_sub(1) as i64;
         let last = 2 * self.span as i64 - 1;
-        let row = |distance| (self.buckets.of(distance) + self.span as i64).clamp(0, last) as usize;
-        let first = row(-farthest);
-        let distances: Vec<usize> = (-farthest..=farthest).map(|distance| row(distance) - first).collect();
-        TableSlice { first, rows: distances.last().map_or(0, |last| last + 1), distances }
+        let row = |distance| self.buckets.of(distance).saturating_add(self.span as i64).clamp(0, last) as usize;
+        let all: Vec<usize> = (-farthest..=farthest).map(row).collect();
+        // The last distance need not have the last row: some configurations have buckets that run backwards.
+        let first = all.iter().copied().min().unwrap_or(0);
+        let distances: Vec<usize> = all.into_iter().map(|row| row - first).collect();
+        TableSlice { first, rows: distances.iter().max().map_or(0, |last| last + 1), distances }
     }
 
     /// The whole table after its norm, `[2 span, hidden]`.
@@ -130,14 +132,35 @@ impl Buckets {
         }
         let (far, mid) = (distance.unsigned_abs() as f32, middle as f32);
         let widest = ((self.reach as f64 - 1.0) / middle as f64) as f32;
-        let log = ((far / mid).ln() / widest.ln() * (mid - 1.0)).ceil() as i64 + middle;
-        log * distance.signum()
+        let log = ((far / mid).ln() / widest.ln() * (mid - 1.0)).ceil() + mid;
+        // What is not finite becomes the least integer in PyTorch, whatever its sign.
+        if log.is_finite() { log as i64 * distance.signum() } else { i64::MIN }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::Buckets;
+
+    /// `make_log_bucket_position(distances, size, reach)`, computed by transformers 5.23.0. Where the reach is less than half of the
+    /// buckets, they run backwards; where it is one more, they are infinite.
+    #[test]
+    fn buckets_of_a_short_reach_match_transformers() {
+        const LEAST: i64 = i64::MIN;
+        let small: Vec<i64> = (0..12).collect();
+        let large = [100, 128, 129, 130, 200, 300, 511];
+        let cases: [(usize, usize, &[i64], &[i64]); 4] = [
+            (256, 64, &large, &[100, 128, 127, 126, 49, -24, -120]),
+            (8, 5, &small, &[0, 1, 2, 3, 4, LEAST, LEAST, LEAST, LEAST, LEAST, LEAST, LEAST]),
+            (8, 3, &small, &[0, 1, 2, 3, 4, 4, 3, 2, 1, 1, 1, 0]),
+            (8, 1, &small, &[0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4]),
+        ];
+        for (size, reach, distances, expected) in cases {
+            let buckets = Buckets { size, reach };
+            let found: Vec<i64> = distances.iter().map(|&distance| buckets.of(distance)).collect();
+            assert_eq!(found, expected, "{buckets:?}");
+        }
+    }
 
     /// `make_log_bucket_position(torch.arange(512), 256, 512)`, and the same for small tables, computed by transformers 5.23.0. The
     /// file lists the bucket of each distance.

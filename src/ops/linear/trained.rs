@@ -173,7 +173,7 @@ fn together(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
         let dys = std::mem::replace(&mut *all_left.lock().unwrap_or_else(PoisonError::into_inner), none.clone());
         Ok([group.backward(&dys, x.track_op())?, None])
     };
-    // SAFETY: nothing reads the element that no kernel has written.
+    // SAFETY: nothing reads the element that no kernel has written; the gradients that arrive for it are zeros.
     let joint = unsafe { recorded("trained-linears", [x, &anchor], Output::new(1, DType::F32, x.device())?, back)? };
     let each = outputs.into_iter().enumerate().map(|(i, y)| {
         let left = left.clone();
@@ -182,7 +182,7 @@ fn together(x: &Tensor, linears: &[Linear]) -> Result<Vec<Tensor>> {
             let first = left.iter().all(Option::is_none);
             left[i] = Some(dy.clone());
             // Some gradient must arrive, whatever its value.
-            Ok([first.then(|| joint.detach())])
+            Ok([first.then(|| joint.zeros_like()).transpose()?])
         };
         // SAFETY: `forward` has launched the kernels.
         unsafe { recorded("trained-linear", [&joint], y, back) }

@@ -31,8 +31,7 @@ fn copy(from: &str, to: &Path) {
 }
 
 fn logits(engine: &Engine, adapter: &Arc<Adapter>) -> Vec<u32> {
-    let text =
-        engine.encode("the film was great", None, &Limit { max_length: None, truncate: true, side: None }).unwrap();
+    let text = engine.encode("the film was great", None, &Limit::TRUNCATE).unwrap();
     let logits = engine.logits(&[Row { text, adapter: Arc::clone(adapter) }]).unwrap();
     logits[0].iter().map(|logit| logit.to_bits()).collect()
 }
@@ -119,5 +118,6 @@ fn full_device_is_told_with_its_numbers_and_tried_again() {
         matches!(&error, RegistryError::DeviceMemory { name, needed: 100, free: 10 } if name == "ragged"),
         "{error}"
     );
+    assert_eq!(registry.counters().failed_loads, 0, "memory that is in use is no fault of an adapter");
     assert!(registry.get("ragged").is_ok());
 }

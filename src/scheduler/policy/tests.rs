@@ -22,6 +22,26 @@ fn tokens(batch: &[(Name, usize)]) -> usize {
     batch.iter().map(|(_, cost)| cost).sum()
 }
 
+/// Texts that are longer than what a visit grants, so that most rounds send nothing.
+#[test]
+fn crowded_flow_gets_half_of_what_others_get_of_long_texts() {
+    for cost in [100, 200, 256] {
+        let mut queue = FairQueue::new(QUANTUM, TURN);
+        push(&mut queue, 0, 0, &vec![cost; 2000]);
+        let mut sent = [0usize; 2];
+        for request in 1..=500 {
+            while queue.held(&1) < cost + 1 {
+                push(&mut queue, 1, request, &[cost]);
+            }
+            for ((flow, ..), cost) in queue.take(Budget { most: 4096, target: 1 }) {
+                sent[flow] += cost;
+            }
+        }
+        let times = sent[1] as f64 / sent[0] as f64;
+        assert!((1.8..2.4).contains(&times), "{cost}: {sent:?}");
+    }
+}
+
 #[test]
 fn large_request_does_not_block_small_ones_of_its_flow() {
     let mut queue = FairQueue::new(10, 10);

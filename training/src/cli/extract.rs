@@ -1,6 +1,5 @@
 //! `polyrank-train extract`: writes a fine-tuned classifier as an adapter of its base.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
@@ -23,7 +22,7 @@ use polyrank_training::extract::{self, Budget, Extraction};
 use polyrank_training::fine_tuned::FineTuned;
 use polyrank_training::method::Export;
 use polyrank_training::settings::{DEFAULT_LENGTH, DataSettings, source};
-use polyrank_training::{evaluate, export};
+use polyrank_training::{evaluate, export, run};
 
 use super::layers::Given;
 use super::{Base, open, print, tell, tell_of};
@@ -126,9 +125,7 @@ impl ExtractArgs {
                 return wrong(flag, "a positive number", size.to_string());
             }
         }
-        if self.output.is_dir() && fs::read_dir(&self.output).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::Settings(format!("{} is not empty", self.output.display())));
-        }
+        run::check_empty(&self.output)?;
         // What takes long is not lost because it cannot be written.
         let folder = self.output.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
         atomic_file::create(folder, atomic_file::PREFIX).map(drop).map_err(Error::io(folder))
@@ -179,6 +176,8 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
     // The labels of the data are compared with those of the model before any work is done.
     let (of_fine, warnings) = scores(args, data.as_ref(), &fine.engine, &fine.export())?;
     warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
+    let _output = run::LockedOutput::new(&args.output)?;
+    run::check_empty(&args.output)?;
     let budget = args.budget(engine);
     let extraction = extract::extract((&base.dir, engine), &fine, budget, &args.model_id)?;
     let comparison = Comparison::new(&fine, compared(args, data.as_ref(), engine)?)?;

@@ -1,6 +1,5 @@
 //! `polyrank-train prune`: writes a checkpoint as an adapter.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -43,12 +42,12 @@ pub(super) fn prune(args: &PruneArgs) -> Result<(), Error> {
     if let Some(model_id) = &args.model_id {
         settings.model_id.clone_from(model_id);
     }
-    if args.output.is_dir() && fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::Settings(format!("{} is not empty", args.output.display())));
-    }
+    run::check_empty(&args.output)?;
     let dir = base::ensure(&settings.model_id)?;
     let engine = Engine::open(&dir, &Device::Cpu)?;
     facts.check_base(&run, engine.base_fingerprint())?;
+    let _output = run::LockedOutput::new(&args.output)?;
+    run::check_empty(&args.output)?;
     export(&Base { dir, engine }, &settings, &facts, &checkpoint, &args.output)
 }
 

@@ -32,8 +32,19 @@ The first stage trains for --epochs at --xi0. Each later stage goes on from ther
 learning rate, with the warm-up, and Adam's moments start anew. Each stage keeps its last epoch, in a folder stage-N that is like
 the output of train. schedule.jsonl has a line for each finished stage. The schedule ends early once no gate is left.
 
-Flags of train apply to all stages, except --xi, --lambda, --target-ratio, --target-params, --select, --patience and --run-dir. Gates
-are the authors' or, with --gate paper, the paper's; both with a constant threshold in each stage.";
+Flags of train apply to all stages, except those that choose a threshold, an epoch or the run's folder. Gates are the authors' or, with
+--gate paper, the paper's; both with a constant threshold in each stage.";
+
+/// The settings of training that stages decide themselves.
+const REFUSED: [&str; 7] = ["xi", "lambda", "target_ratio", "target_params", "select", "patience", "run_dir"];
+
+/// Shows only what the command accepts.
+pub(super) fn without_what_it_refuses(command: clap::Command) -> clap::Command {
+    let hidden = REFUSED.into_iter().fold(command, |command, name| command.mut_arg(name, |arg| arg.hide(true)));
+    hidden.mut_arg("gate", |gate| {
+        gate.help("How gates are trained: paper or authors [default: authors]").hide_possible_values(true)
+    })
+}
 
 #[derive(Debug, Args)]
 pub(super) struct ScheduleArgs {
@@ -104,7 +115,7 @@ impl<'a> Stages<'a> {
     fn open(task: &'a Task, args: &'a ScheduleArgs) -> Result<Self, Error> {
         let (output, mut existing) = (args.train.output(), args.train.existing());
         let path = output.join(schedule::SCHEDULE);
-        let is_empty = !output.exists() || fs::read_dir(output).map_err(Error::io(output))?.next().is_none();
+        let is_empty = run::names(output)?.is_empty();
         match existing {
             Existing::Refuse if !is_empty => return Err(Error::OutputExists(output.to_owned())),
             Existing::Resume if !is_empty && !path.exists() && !folder(output, 0).exists() => {
@@ -193,9 +204,9 @@ fn remove(output: &Path) -> Result<(), Error> {
     if !output.exists() {
         return Ok(());
     }
-    let paths = inside(output)?;
+    let paths = run::names(output)?;
     // A call that was killed here may have left an empty folder.
-    let is_empty = |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let is_empty = |path: &Path| path.is_dir() && run::names(path).is_ok_and(|names| names.is_empty());
     let is_stage = |path: &&PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let numbered = name.strip_prefix("stage-").is_some_and(|number| number.parse::<usize>().is_ok());
@@ -210,19 +221,13 @@ fn remove(output: &Path) -> Result<(), Error> {
     for path in paths {
         if path.is_dir() {
             // The run marks the folder as a stage, and goes last, so that a call after a kill knows what it may remove.
-            let mut parts = inside(&path)?;
+            let mut parts = run::names(&path)?;
             parts.sort_by_key(|part| part.ends_with("run"));
             parts.iter().try_for_each(|part| removed(part))?;
         }
         removed(&path)?;
     }
     Ok(())
-}
-
-/// The files and folders in `folder`.
-fn inside(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
-    entries.map(|entry| Ok(entry.map_err(Error::io(folder))?.path())).collect()
 }
 
 /// Removes a file, or a folder with all that is in it.

@@ -13,13 +13,24 @@ const EXTENSIONS: [&str; 5] = ["tsv", "csv", "jsonl", "json", "parquet"];
 
 /// The files of the first existing split other than train.
 pub(super) fn any(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
-    for name in VALIDATION.into_iter().chain([TEST]) {
+    match validation(dir)? {
+        Some((_, files)) => Ok(files),
+        None => match of_split(dir, TEST)? {
+            files if files.is_empty() => Err(DataError::NoData(dir.to_owned())),
+            files => Ok(files),
+        },
+    }
+}
+
+/// The name and the files of the split by which the best epoch is selected, if there is one.
+pub(super) fn validation(dir: &Path) -> Result<Option<(&'static str, Vec<PathBuf>)>, DataError> {
+    for name in VALIDATION {
         let found = of_split(dir, name)?;
         if !found.is_empty() {
-            return Ok(found);
+            return Ok(Some((name, found)));
         }
     }
-    Err(DataError::NoData(dir.to_owned()))
+    Ok(None)
 }
 
 /// The files of a split: `NAME.EXTENSION`, or the parts `NAME-00000-of-00002.EXTENSION` and so on, as the hub has them, in order. None if

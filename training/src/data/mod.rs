@@ -279,12 +279,8 @@ impl TaskData {
 
     /// Reads the validation files of a folder, if there are any.
     fn read_validation(&mut self) -> Result<(), DataError> {
-        for name in VALIDATION {
-            if self.validation.is_empty()
-                && let Some(split) = self.read(name)?
-            {
-                self.validation.push(split);
-            }
+        if let Some((name, _)) = files::validation(&self.source)? {
+            self.validation.extend(self.read(name)?);
         }
         if self.validation.first().is_some_and(|split| split.name == "validation_matched") {
             let mismatched = self.read("validation_mismatched")?;

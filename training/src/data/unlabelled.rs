@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use polyrank::text::records::Records;
 
-use super::files::{TRAIN, VALIDATION, of_split};
+use super::files::{self, TRAIN, of_split};
 use super::{DataError, DataOptions, HoldOut, TaskData};
 
 /// A text, or a pair of texts.
@@ -48,11 +48,8 @@ impl Texts {
         let files = if one { vec![source.to_owned()] } else { of_split(source, TRAIN)? };
         let Some(path) = files.first().cloned() else { return Err(DataError::NoTrain(source.to_owned())) };
         let mut texts = Self { train: read(&files, options)?, validation: Vec::new() };
-        for name in VALIDATION.into_iter().filter(|_| !one) {
-            let files = of_split(source, name)?;
-            if texts.validation.is_empty() && !files.is_empty() {
-                texts.validation = read(&files, options)?;
-            }
+        if !one && let Some((_, files)) = files::validation(source)? {
+            texts.validation = read(&files, options)?;
         }
         if let (true, Some(hold_out)) = (texts.validation.is_empty(), options.hold_out) {
             texts.validation = hold_out.take(&mut texts.train, &path)?;

@@ -62,7 +62,7 @@ pub(super) fn check_tokenizer(base_dir: &Path, base: &Engine, fine: &FineTuned) 
         let (expected, found) = (count(&expected), count(&found));
         return Err(other(&file, "model.vocab", expected, format!("other words ({found})")));
     }
-    let limit = Limit { max_length: None, truncate: true, side: None };
+    let limit = Limit::TRUNCATE;
     let upper = upper_case(expected.as_ref());
     let [expected, found] =
         [base.encode(PROBE, Some(&upper), &limit)?, fine.engine.encode(PROBE, Some(&upper), &limit)?];

@@ -122,7 +122,7 @@ impl<'a> Comparison<'a> {
 /// # Errors
 /// The tokenizer does not tokenize an empty text.
 pub fn random_texts(engine: &Engine, seed: u64) -> Result<Vec<Encoded>, Error> {
-    let empty = engine.encode("", None, &Limit { max_length: None, truncate: true, side: None })?;
+    let empty = engine.encode("", None, &Limit::TRUNCATE)?;
     let (mut rng, words) = (StdRng::seed_from_u64(seed), engine.config().vocab_size as u32);
     let [texts, tokens] = RANDOM;
     let tokens = tokens.min(engine.max_length().saturating_sub(empty.ids.len()));

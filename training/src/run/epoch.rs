@@ -62,8 +62,16 @@ impl Display for Epoch {
                 write!(f, ", {split} {name} {value:.4}")?;
             }
         }
-        let (kept, speed) = (100.0 * self.kept, self.tokens_per_second);
-        write!(f, ", mean rank {:.2}, {kept:.1} % kept, {speed:.0} tokens/s", self.mean_rank)
+        write!(f, "{}, {:.0} tokens/s", ranks(self.mean_rank, self.kept), self.tokens_per_second)
+    }
+}
+
+/// The mean rank and the share of the gates that are kept, after a comma; empty for a method without ranks, which keeps everything.
+pub(crate) fn ranks(mean_rank: f64, kept: f64) -> String {
+    if mean_rank == 0.0 && kept == 1.0 {
+        String::new()
+    } else {
+        format!(", mean rank {mean_rank:.2}, {:.1} % kept", 100.0 * kept)
     }
 }
 

@@ -207,7 +207,13 @@ impl Runner<'_> {
         }
         let test = if ended.tests {
             let text = process::output_of(&mut ended.child).map_err(Error::io(&process::log_path(job)))?;
-            serde_json::from_str::<Value>(&text).ok().map(|found| found["metrics"].clone())
+            match serde_json::from_str::<Value>(&text) {
+                Ok(found) => Some(found["metrics"].clone()),
+                Err(error) => {
+                    self.set(ended.job, State::Failed(format!("evaluate printed no JSON: {error}")));
+                    return Ok(None);
+                }
+            }
         } else {
             None
         };

@@ -144,7 +144,6 @@ impl Trainer<'_> {
     /// The progress bar's message, with the metric of the last epoch.
     fn message(&self, loss: f32, report: &Report) -> String {
         let metric = self.last.map_or(String::new(), |last| format!(", {} {last:.3}", self.metrics[0].name()));
-        let (rank, kept) = (report.mean_rank(), 100.0 * report.kept);
-        format!("loss {loss:.3}{metric}, mean rank {rank:.2}, {kept:.1} % kept")
+        format!("loss {loss:.3}{metric}{}", run::ranks(report.mean_rank(), report.kept))
     }
 }
