@@ -9,14 +9,13 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_ENCODING, EXPECT};
+use axum::http::header::CONTENT_ENCODING;
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 
 use super::app::App;
 use super::bodies::Room;
-use super::body;
 use super::error::ApiError;
 
 /// A body of at most this many bytes is small, unless it is compressed.
@@ -33,16 +32,7 @@ pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, nex
     let known = size.exact().map(|bytes| usize::try_from(bytes).unwrap_or(limit).min(limit));
     let is_small = known.is_some_and(|known| known <= SMALL) && !head.headers.contains_key(CONTENT_ENCODING);
     let room = if is_small { app.small_bodies().room(0) } else { app.bodies().room(known.unwrap_or(0)) };
-    let room = match room {
-        Ok(room) => Arc::new(room),
-        Err(full) => {
-            // The client may read the answer only after it has sent the whole body, unless it waits to be asked for it.
-            if !head.headers.contains_key(EXPECT) {
-                body::discard_later(body, app.config());
-            }
-            return Err(full.into());
-        }
-    };
+    let room = Arc::new(room?);
     let body = match known {
         Some(known) if !is_small || known <= TINY => body,
         _ => {

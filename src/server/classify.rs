@@ -148,6 +148,9 @@ pub(super) async fn predict(
 }
 
 /// Classifies texts in the shape of text-embeddings-inference, with the adapter of the host or the default adapter
+///
+/// The body names no adapter: it is the one that the first label of the `Host` names, or the server's default adapter. Without either,
+/// use `/predict/{adapter}`.
 #[utoipa::path(
     post, path = "/predict", tag = "other shapes", request_body = tei::Body,
     responses((status = 200, description = "Labels, best first", body = Predictions), Errors)

@@ -36,6 +36,7 @@ mod times;
 mod tokenizing;
 #[cfg(feature = "otlp")]
 mod traces;
+mod unread;
 
 use std::convert::Infallible;
 use std::future::{Future, ready};

@@ -3,14 +3,15 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::State;
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::response::{Html, IntoResponse};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{HeaderBuilder, RefOr, Required};
 use utoipa::{Modify, OpenApi, PartialSchema};
 
 use super::app::App;
+use super::page::Page;
 use super::{adapters, classify, metrics, models, probes};
 
 /// What applies to every route.
@@ -137,8 +138,8 @@ fn json(document: &utoipa::openapi::OpenApi) -> String {
     serde_json::to_string(document).unwrap_or_else(|_| "{}".into())
 }
 
-/// `GET /docs`: one file, which fetches nothing but the document.
+/// `GET /docs`: one file, which fetches nothing but the document and the list of adapters.
 pub(super) async fn docs() -> impl IntoResponse {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
-    ([(CONTENT_SECURITY_POLICY, policy)], Html(include_str!("openapi/docs.html")))
+    static DOCS: LazyLock<Page> = LazyLock::new(|| Page::new(include_str!("openapi/docs.html")));
+    DOCS.answer()
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use candle_core::Device;
@@ -268,9 +269,11 @@ impl Gate {
     }
 }
 
-/// Waits until another thread makes a condition true.
+/// Waits until another thread makes a condition true. It fails where that takes so long that it would never happen.
 pub(super) fn wait_until(mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
     while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "still waiting after two minutes");
         thread::yield_now();
     }
 }

@@ -148,12 +148,12 @@ fn page_lists_adapters_and_answers_a_link() {
             "<title>polyrank</title>",
             // The base, a row with a rank map, and labels of an adapter that was loaded before.
             "base <b>tiny</b>",
-            "<span class=\"name mono cut\">ragged</span><span class=\"labels cut\">negative, neutral, positive</span>",
+            "<span class=\"name mono cut\">ragged</span><span class=\"labels cut\"><bdi>negative</bdi>, <bdi>neutral</bdi>, ",
             "<svg class=\"map\"",
             // Both adapters' results, with bars. All of a softmax's labels lie in [0, 1].
-            "<h3 class=\"mono cut\">bighead</h3>",
+            ">bighead</h3>",
             "All 17 labels",
-            "<h3 class=\"mono cut\">&lt;b&gt;hostile&lt;</h3>",
+            ">&lt;b&gt;hostile&lt;</h3>",
             "class=\"bar best\"",
             // The hostile label is text.
             "&lt;img src=x onerror=document.title='broken'&gt;",

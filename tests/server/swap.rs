@@ -247,11 +247,8 @@ fn reasons_of_refused_adapters_are_short() {
     copy(&server.root.join("plain"), &server.root.join("long"));
     let config = serde_json::json!({"peft_type": "x".repeat(1 << 20)}).to_string();
     fs::write(server.root.join("long/adapter_config.json"), config).unwrap();
-    let mut answer = server.classify("long", TEXT);
-    while answer.status == 503 {
-        thread::sleep(Duration::from_millis(100));
-        answer = server.classify("long", TEXT);
-    }
+    wait_until(|| server.classify("long", TEXT).status != 503);
+    let answer = server.classify("long", TEXT);
     assert_eq!(answer.status, 422, "{answer:?}");
     assert!(answer.body["error"].as_str().unwrap().len() < 1200);
 }

@@ -11,26 +11,40 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-const PAGE: &str = include_str!("page.html");
+/// A page of one file.
+pub(super) struct Page {
+    html: &'static str,
+    /// Allows the page's own script and style, and requests to this server. Nothing else runs, and text never becomes markup.
+    policy: String,
+}
 
-/// Allows the page's own script and style, and requests to this server. Nothing else runs, and text never becomes markup.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let (script, style) = (hash(PAGE, "script"), hash(PAGE, "style"));
-    format!(
-        "default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; img-src data:; base-uri 'none'; \
-         form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-});
+impl Page {
+    /// The page `html`, which has one `script` and one `style`, without attributes.
+    pub(super) fn new(html: &'static str) -> Self {
+        let (script, style) = (hash(html, "script"), hash(html, "style"));
+        let policy = format!(
+            "default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; img-src data:; base-uri 'none'; \
+             form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+        );
+        Self { html, policy }
+    }
+
+    /// The answer to a request for it.
+    pub(super) fn answer(&'static self) -> impl IntoResponse {
+        let headers = [
+            (CONTENT_SECURITY_POLICY, self.policy.as_str()),
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (REFERRER_POLICY, "no-referrer"),
+            (CACHE_CONTROL, "no-cache"),
+        ];
+        (headers, Html(self.html))
+    }
+}
 
 /// `GET /`.
 pub(super) async fn page() -> impl IntoResponse {
-    let headers = [
-        (CONTENT_SECURITY_POLICY, POLICY.as_str()),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (REFERRER_POLICY, "no-referrer"),
-        (CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, Html(PAGE))
+    static PAGE: LazyLock<Page> = LazyLock::new(|| Page::new(include_str!("page.html")));
+    PAGE.answer()
 }
 
 /// The hash of the text inside the page's only element `tag`, as a content security policy names it.
@@ -48,9 +62,12 @@ mod tests {
     fn policy_names_the_hash_of_script_and_style() {
         assert_eq!(hash("<b>abc</b>", "b"), "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
         let nothing = hash("", "script");
-        for tag in ["script", "style"] {
-            assert_eq!(PAGE.matches(&format!("<{tag}")).count(), 1, "{tag}");
-            assert!(POLICY.contains(&hash(PAGE, tag)) && hash(PAGE, tag) != nothing, "{tag}");
+        for html in [include_str!("page.html"), include_str!("../openapi/docs.html")] {
+            let page = Page::new(html);
+            for tag in ["script", "style"] {
+                assert_eq!(html.matches(&format!("<{tag}")).count(), 1, "{tag}");
+                assert!(page.policy.contains(&hash(html, tag)) && hash(html, tag) != nothing, "{tag}");
+            }
         }
     }
 }
