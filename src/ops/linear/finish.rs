@@ -178,7 +178,7 @@ unsafe impl Params for ShrinkParams {}
 // SAFETY: the struct is that of the kernel.
 unsafe impl Params for ExpandParams {}
 
-// Kernels may have 4 KiB of parameters.
+// Kernels may have 4 KiB of parameters on all drivers, and 32 KiB since CUDA 12.1.
 const _: () = assert!(size_of::<ShrinkParams>() <= 4096 && size_of::<ExpandParams>() <= 4096);
 
 /// Finishes up to [`TARGETS`] outputs, which were computed from the same x. Returns `h = scale * x A^T` of all deltas, one after the
