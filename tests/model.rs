@@ -52,12 +52,35 @@ fn reads_configuration() {
 }
 
 #[test]
+fn errors_of_values_name_their_keys() {
+    for (key, value) in
+        [("hidden_size", json!("16")), ("type_vocab_size", json!(-1)), ("hidden_dropout_prob", json!([]))]
+    {
+        let dir = configured(|config| config[key] = value.clone());
+        let error = BaseConfig::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("config.json: {key}: invalid")), "{error}");
+    }
+    let dir = configured(|config| config.as_object_mut().unwrap().retain(|key, _| key != "hidden_size"));
+    let error = BaseConfig::read(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("missing field `hidden_size`"), "{error}");
+    let rope = json!({"full_attention": {"rope_type": "yarn"}});
+    let modern = json!({
+        "model_type": "modernbert", "vocab_size": 1, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "intermediate_size": 8, "rope_parameters": rope,
+    });
+    let config = BaseConfig::parse(Path::new("config.json"), modern).unwrap();
+    let error = polyrank::base::layout(&config).unwrap_err().to_string();
+    assert!(error.contains("rope_parameters.full_attention.rope_type: unknown variant `yarn`"), "{error}");
+}
+
+#[test]
 fn refuses_unsupported_features_by_key() {
     for (key, value) in [
         ("model_type", json!("gpt2")),
         ("hidden_act", json!("gelu_new")),
         ("position_embedding_type", json!("relative_key")),
         ("is_decoder", json!(true)),
+        ("is_causal", json!(true)),
     ] {
         let dir = configured(|config| config[key] = value.clone());
         match BaseConfig::read(dir.path()) {

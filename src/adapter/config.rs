@@ -225,7 +225,11 @@ impl Raw<'_> {
         }
         self.only("task_type", |value| value == "SEQ_CLS")?;
         self.only("bias", |value| value == "none")?;
-        self.only("fan_in_fan_out", |_| self.is_off("fan_in_fan_out"))?;
+        // PEFT turns it off where it adapts an `nn.Linear`, and bases have no other linears.
+        self.only("fan_in_fan_out", |value| value == true || self.is_off("fan_in_fan_out"))?;
+        if !self.is_off("fan_in_fan_out") {
+            tracing::warn!(file = %self.file.display(), "fan_in_fan_out is ignored, as in PEFT: the base's linears are not transposed");
+        }
         self.only("init_lora_weights", |value| {
             let method = value.as_str().unwrap_or_default().to_lowercase();
             !CHANGES_BASE.iter().any(|name| method.starts_with(name))

@@ -187,7 +187,7 @@ fn sketch(architecture: &Architecture, shapes: &[(&str, Vec<usize>)], sizes: Siz
         .map(|(s, _)| *s)
         .collect();
     let config = json!({
-        "model_type": architecture.model_type, "vocab_size": 1, "num_attention_heads": 1, "max_position_embeddings": 1,
+        "model_type": architecture.model_type, "vocab_size": 1, "num_attention_heads": 1, "max_position_embeddings": 512,
         "hidden_size": sizes.hidden, "num_hidden_layers": sizes.layers, "intermediate_size": sizes.wide,
         "embedding_size": sizes.hidden, "relative_attention": !sides.is_empty(), "pos_att_type": sides,
         "classifier_bias": has("head.dense.bias"), "norm_bias": has("head.norm.bias"),

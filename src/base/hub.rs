@@ -217,8 +217,9 @@ impl<'a> Hub<'a> {
         Ok(true)
     }
 
-    /// Remembers the commit of the first file, and returns what the hub states about a file, such as a big file's SHA-256. The hub sends this with the redirect to the file, so that
-    /// redirect is not followed. A redirect within the hub that states nothing, as after a rename of the repository, is followed.
+    /// Remembers the commit of the first file, and returns what the hub states about a file, such as a big file's SHA-256. The hub
+    /// states it in the redirect to the file, so that this redirect is not followed. A redirect that states nothing, as after a rename
+    /// of the repository, is followed.
     fn stated(&self, from: &str) -> Result<Stated, ModelError> {
         let head = |address: &str| -> Result<Response<Body>, ModelError> {
             let request = self.agent.head(address).config().max_redirects(0).max_redirects_will_error(false).build();

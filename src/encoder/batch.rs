@@ -41,7 +41,7 @@ impl Packed {
     /// The number of tokens of the longest text.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
+        crate::ops::longest(&self.offsets)
     }
 
     /// The position of each token in its own text, `[T]`.

@@ -16,7 +16,7 @@ pub enum DropPoint {
     Embeddings,
     /// After the attention's output linear of a layer, before the residual.
     AttentionOutput(usize),
-    /// After the feed-forward's output linear of a layer, before the residual.
+    /// At the feed-forward's output linear of a layer: after it and before the residual; in ModernBERT, on its input.
     Output(usize),
     /// The attention weights of a layer.
     Attention(usize),

@@ -350,3 +350,8 @@ impl Ops for Cpu {
         dropout::cpu(h, dropout)
     }
 }
+
+/// The number of tokens of the longest text at `offsets`.
+pub(crate) fn longest(offsets: &[usize]) -> usize {
+    offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
+}

@@ -22,7 +22,8 @@ pub struct Request {
     pub rows: Vec<Row>,
     /// Keep the rows' adapters in memory until all rows have run, and tell the adapters' names.
     pub pins: Vec<Pin>,
-    /// When the answer is of no more use. The queue's own time-out applies as well.
+    /// When the answer is of no more use: the request is then dropped from the queue. The queue's own time-out is only compared with the
+    /// estimated wait when the request is accepted.
     pub deadline: Option<Instant>,
 }
 

@@ -1,5 +1,6 @@
 //! The errors of training.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::AdapterError;
@@ -190,6 +191,14 @@ impl Error {
     pub fn malformed(path: &Path, reason: impl ToString) -> Self {
         Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
     }
+}
+
+/// The error of a flag, or of a setting that the flag stands for, with another value than one that is `expected`.
+///
+/// # Errors
+/// Always.
+pub fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
+    Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
 }
 
 impl From<AdapterError> for Error {

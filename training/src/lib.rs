@@ -46,4 +46,5 @@ pub mod schedule;
 pub mod settings;
 pub mod stepper;
 pub mod sweep;
+pub mod toml_file;
 pub mod trainer;

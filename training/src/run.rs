@@ -82,6 +82,8 @@ pub fn check(folders: &Folders, existing: Existing, settings: &Settings, facts: 
             output::check(folders)?;
             let (begun_with, begun_on) = recorded(run)?;
             begun_on.check_base(run, &facts.base)?;
+            // The base is the same, whatever it is called now: a folder may have moved, or be named from another directory.
+            let begun_with = Settings { model_id: settings.model_id.clone(), ..begun_with };
             same(&run.join(CONFIG), &config::continued_as(begun_with, settings), settings)?;
             same(&run.join(FACTS), &begun_on, facts)?;
             // Otherwise it would begin again from the first step, and lose its log.
@@ -183,9 +185,10 @@ fn is_of_run(path: &Path) -> bool {
 /// Another process trains there, or a file cannot be written or removed.
 pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Facts) -> Result<LockedRun, Error> {
     let Folders { output, run } = folders;
+    // This comes first, because it leaves no file behind where it fails.
+    let locked_output = LockedOutput::new(output)?;
     fs::create_dir_all(run).map_err(Error::io(run))?;
-    let lock_of_run = lock(run)?;
-    let locked = LockedRun { run: run.to_owned(), _output: LockedOutput::new(output)?, _lock: lock_of_run };
+    let locked = LockedRun { run: run.to_owned(), _output: locked_output, _lock: lock(run)? };
     if existing == Existing::Refuse && has_adapter(output) {
         // Another command has written it in the meantime.
         return Err(Error::OutputExists(output.clone()));

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, wrong};
 use crate::json_lines;
 use crate::method::sora::GateRule;
 use crate::settings::{MethodName, Select, Settings};
@@ -218,10 +218,6 @@ pub fn read(path: &Path) -> Result<Vec<Stage>, Error> {
 /// The file cannot be written.
 pub fn write(path: &Path, stages: &[Stage]) -> Result<(), Error> {
     json_lines::write(path, stages)
-}
-
-fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
-    Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
 }
 
 #[cfg(test)]

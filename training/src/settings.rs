@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
 pub use self::run::RunSettings;
 use crate::defaults::{Rates, Schedule};
-use crate::error::Error;
+use crate::error::{Error, wrong};
 use crate::method::adalora::{AdaLora, AdaLoraSettings};
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
 use crate::method::{BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, TrainedHead, bitfit, full};
@@ -372,7 +372,7 @@ impl Settings {
             MethodName::BitFit => {
                 let bitfit = bitfit(encoder, head()?)?;
                 if bitfit.report()?.parameters == 0 {
-                    return check::wrong("--method bitfit", "a base with biases", "one without");
+                    return wrong("--method bitfit", "a base with biases", "one without");
                 }
                 Box::new(bitfit)
             }
@@ -416,7 +416,7 @@ impl Settings {
         match self.threshold() {
             Threshold::Ratio(ratio) if ratio * (all as f64) < least as f64 => {
                 let share = least as f64 / all as f64;
-                check::wrong(
+                wrong(
                     "--target-ratio",
                     format_args!("{share:.5} or more, which is one rank of the smallest linear"),
                     ratio,

@@ -177,7 +177,7 @@ fn command_writes_an_adapter_that_the_runtime_serves() {
     // What cannot be written is told before the work.
     let file = room.path().join("file");
     fs::write(&file, "").unwrap();
-    refused(&args(&model_dir, &file.join("below"), &[]), 1, "file: ");
+    refused(&args(&model_dir, &file.join("below"), &[]), 1, "file/below: ");
     refused(&args(&model_dir, &room.path().join("none"), &["--text-column", "a"]), 1, "--text-column: expected --data");
     let other = room.path().join("other");
     let text = fine(&args(&model_dir, &other, &["--target-params", "1000"]));

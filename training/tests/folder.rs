@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use polyrank_training::run::LockedOutput;
 use tempfile::TempDir;
 
 use super::run::{data, fine, log, names, read, refused, train};
@@ -94,6 +95,29 @@ fn only_one_process_trains_in_a_folder() {
     assert_eq!(names(&output.join("run")), left);
     drop(lock);
     fine(&train(from, to, &["--epochs", "1", "--overwrite"]));
+}
+
+/// Each of two runs has its own folder, and both would write to one.
+#[test]
+#[cfg(unix)]
+fn only_one_command_writes_to_a_folder() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let (output, run, pruned) = (room.path().join("adapter"), room.path().join("run"), room.path().join("pruned"));
+    let [from, to, run, pruned] = [data.path(), &output, &run, &pruned].map(|path| path.to_str().unwrap());
+    let first = LockedOutput::new(&output).unwrap();
+    let busy = "adapter: another process trains here, or writes its result";
+    refused(&train(from, to, &["--epochs", "1", "--run-dir", run]), 1, busy);
+    assert!(names(&output).is_empty());
+    drop(first);
+    assert!(!output.exists());
+    fine(&train(from, to, &["--epochs", "1", "--run-dir", run]));
+    let checkpoint = format!("{run}/checkpoint-1");
+    let prune = ["prune", &checkpoint, "--output", pruned];
+    let first = LockedOutput::new(Path::new(pruned)).unwrap();
+    refused(&prune, 1, "pruned: another process");
+    drop(first);
+    fine(&prune);
+    refused(&prune, 1, "pruned is not empty");
 }
 
 /// The base may have moved, the command may run inside the checkpoint's folder, and other users can read the files.

@@ -31,7 +31,7 @@ pub(super) struct Output {
     pub(super) out: usize,
 }
 
-// SAFETY: tasks write disjoint spans, which `Prepacked::apply` promises.
+// SAFETY: tasks write disjoint spans, which their callers promise: `Prepacked::apply` and the products of stored weights.
 unsafe impl Send for Output {}
 // SAFETY: tasks write disjoint spans, as for `Send`, and nothing is read through the pointer.
 unsafe impl Sync for Output {}

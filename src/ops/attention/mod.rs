@@ -12,7 +12,7 @@ pub(super) use cuda::cuda;
 pub(super) use fused::{Keys, MAX_FUSED_LEN, Positions, TextAttention, pack, packed_row, rows_per_block};
 pub(super) use reference::reference;
 
-use super::{Dropout, splitmix};
+use super::{Dropout, longest, splitmix};
 
 /// The parameters of a batch's attention.
 #[derive(Debug, Clone)]
@@ -61,9 +61,4 @@ impl Heads<'_> {
 pub(in crate::ops) fn mask(dropout: Dropout, text: usize, head: usize, start: usize) -> impl Iterator<Item = f32> {
     let seed = splitmix(dropout.seed ^ splitmix((text as u64) << 32 | head as u64));
     Dropout { seed, ..dropout }.mask(start as u64)
-}
-
-/// The number of tokens of the longest text at `offsets`.
-fn longest(offsets: &[usize]) -> usize {
-    offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0)
 }

@@ -144,7 +144,7 @@ fn positions_backward(attention: &Attention, positions: &Tensor, inputs: Inputs,
         return positions.zeros_like();
     }
     let hidden = attention.dims.hidden;
-    let longest = how.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
+    let longest = crate::ops::longest(&how.offsets);
     let tiles = longest.div_ceil(TILE);
     let (parts, texts) = (Table::new(&sets.parts, device)?, Table::new(&sets.texts, device)?);
     let by_distance = Output::new((sets.parts.len() * 2 * tiles * TILE, hidden), DType::F32, device)?;

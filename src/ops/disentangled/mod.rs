@@ -19,7 +19,7 @@ pub(super) use {
     reference::{attend as attend_reference, scores as scores_reference},
 };
 
-use super::Dropout;
+use super::{Dropout, longest};
 
 /// The rows of positions that a text uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Disentangled {
         if !spans || k.dims() != q.dims() || self.heads == 0 || !hidden.is_multiple_of(self.heads) || width != hidden {
             bail!("disentangled: q {q:?}, k {k:?}, positions {p:?}, offsets {:?}, {} heads", self.offsets, self.heads);
         }
-        let longest = self.offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
+        let longest = longest(&self.offsets);
         let starts = self.texts.iter().flat_map(|text| [text.keys, text.queries]).flatten();
         if starts.max().is_some_and(|start| start + self.rows > rows)
             || self.distances.len() + 1 < 2 * longest

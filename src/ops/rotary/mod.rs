@@ -43,7 +43,7 @@ impl Rotary {
             bail!("rotary: offsets {offsets:?} decrease");
         }
         let half = size / 2;
-        let longest = offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
+        let longest = super::longest(offsets);
         // All in f32, as in `transformers`.
         let frequency = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / size as f32);
         let frequencies: Vec<f32> = (0..half).map(frequency).collect();

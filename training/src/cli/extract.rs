@@ -13,7 +13,7 @@ use polyrank::params::{DeviceName, Precision};
 use polyrank::text::records::RecordsError;
 use polyrank::text::{Encoded, Limit};
 use polyrank_training::data::{DataError, DataOptions, TaskData, Text, Texts};
-use polyrank_training::error::Error;
+use polyrank_training::error::{Error, wrong};
 use polyrank_training::extract::change::Change;
 use polyrank_training::extract::distill::{DistillSettings, Distilled, Taught, distill};
 use polyrank_training::extract::effect::{Comparison, Effect, random_texts};
@@ -97,9 +97,6 @@ pub(super) struct ExtractArgs {
 impl ExtractArgs {
     /// Checks the values that depend on nothing else.
     fn check(&self) -> Result<(), Error> {
-        let wrong = |flag: &str, expected: &str, found: String| {
-            Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
-        };
         if !(self.target_ratio > 0.0 && self.target_ratio <= 1.0) {
             return wrong("--target-ratio", "above 0 and at most 1", self.target_ratio.to_string());
         }

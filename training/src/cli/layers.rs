@@ -1,7 +1,6 @@
 //! Settings in layers, from the strongest: flags, environment variables, the file of `--config`, defaults. clap reads all but the file,
 //! whose values are put between the variables and the defaults here.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::error::Error as ClapError;
@@ -11,6 +10,7 @@ use polyrank::command_line::suggestion;
 use polyrank_training::error::Error;
 use polyrank_training::method::sora::GateRule;
 use polyrank_training::settings::{DataSettings, MethodName, RunSettings, Settings};
+use polyrank_training::toml_file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -113,12 +113,7 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(Error::io(path))?;
-        let entries = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            Error::malformed(path, format!("line {line}: {}", error.message()))
-        })?;
-        Ok(Self { path: path.to_owned(), entries })
+        Ok(Self { path: path.to_owned(), entries: toml_file::read(path)? })
     }
 
     /// Drops the entries `names`.

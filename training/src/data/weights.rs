@@ -29,6 +29,9 @@ pub(super) fn resolve(asked: &str, labels: &Labels, train: &[Example]) -> Result
     Ok(counts.iter().map(weight).collect())
 }
 
+/// The largest weight that can be given. The sum over a batch must stay finite.
+const LARGEST: f64 = 1e9;
+
 fn named(asked: &str, classes: &Classes) -> Result<Vec<f64>, DataError> {
     let mut weights = vec![None; classes.names().len()];
     let mut rest = asked;
@@ -36,12 +39,15 @@ fn named(asked: &str, classes: &Classes) -> Result<Vec<f64>, DataError> {
         let (class, after) = class_of(rest, classes)?;
         let (weight, next) = after.split_once(',').map_or((after, None), |(weight, next)| (weight, Some(next)));
         match weight.trim().parse::<f64>() {
-            Ok(weight) if weight > 0.0 && weight.is_finite() => {
+            Ok(weight) if weight > 0.0 && weight <= LARGEST => {
                 if weights[class].replace(weight).is_some() {
                     return Err(wrong("each class once", format!("{} twice", classes.names()[class])));
                 }
             }
-            _ => return Err(wrong(format!("a positive number for {}", classes.names()[class]), weight)),
+            _ => {
+                let expected = format!("a positive number of at most {LARGEST:e} for {}", classes.names()[class]);
+                return Err(wrong(expected, weight));
+            }
         }
         let Some(next) = next else { break };
         rest = next;
@@ -114,9 +120,10 @@ mod tests {
             ("", "--class-weights: expected balanced or NAME=W,NAME=W, found \"\""),
             ("Balanced", "expected balanced or NAME=W,NAME=W, found \"Balanced\""),
             ("c=1", "expected a, a=1,b, b, 7, found \"c\""),
-            ("b=0", "expected a positive number for b, found \"0\""),
-            ("b=x,a=1", "expected a positive number for b, found \"x\""),
-            ("b=inf", "expected a positive number for b, found \"inf\""),
+            ("b=0", "expected a positive number of at most 1e9 for b, found \"0\""),
+            ("b=x,a=1", "expected a positive number of at most 1e9 for b, found \"x\""),
+            ("b=inf", "expected a positive number of at most 1e9 for b, found \"inf\""),
+            ("b=1e308", "expected a positive number of at most 1e9 for b, found \"1e308\""),
             ("b=1,b=2", "expected each class once, found \"b twice\""),
             ("b=1,", "expected balanced or NAME=W,NAME=W, found \"\""),
         ] {

@@ -1,7 +1,7 @@
 //! The lock on the folder to which a command writes its result.
 
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use polyrank::atomic_file;
 
@@ -13,6 +13,8 @@ use crate::error::Error;
 pub struct LockedOutput {
     /// The folder itself: no file for the lock is left in it.
     _folder: Option<File>,
+    /// Its path, if it was created.
+    created: Option<PathBuf>,
 }
 
 impl LockedOutput {
@@ -21,10 +23,18 @@ impl LockedOutput {
     /// # Errors
     /// Another process writes there, or the folder cannot be created or read.
     pub fn new(output: &Path) -> Result<Self, Error> {
+        let created = (!output.exists()).then(|| output.to_owned());
         fs::create_dir_all(output).map_err(Error::io(output))?;
-        let folder = lock(output)?;
+        let locked = Self { _folder: lock(output)?, created };
         atomic_file::sweep(output).map_err(Error::io(output))?;
-        Ok(Self { _folder: folder })
+        Ok(locked)
+    }
+}
+
+impl Drop for LockedOutput {
+    /// A command that failed leaves no folder behind. One that holds files is not removed.
+    fn drop(&mut self) {
+        let _ = self.created.as_ref().map(fs::remove_dir);
     }
 }
 
@@ -58,6 +68,7 @@ mod tests {
         let killed = output.join(".writing-abc");
         fs::write(&killed, "x").unwrap();
         drop(first);
+        assert!(output.exists(), "a file is in it");
         let _second = LockedOutput::new(&output).unwrap();
         assert!(!killed.exists(), "its writer has ended");
         assert!(written.path().exists(), "its writer lives");

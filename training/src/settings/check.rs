@@ -1,18 +1,16 @@
 //! The limits of settings that do not depend on the data or the base.
 
-use std::fmt::Display;
-
 use polyrank::params::{DeviceName, Precision};
 
 use super::{MethodName, Select, Settings};
-use crate::error::Error;
+use crate::error::{Error, wrong};
 use crate::method::sora::GateRule;
 
 /// The largest count: products of counts do not overflow.
 pub(super) const MOST: usize = u32::MAX as usize;
 
 /// The largest whole number in TOML, in which a run's settings are stored.
-const LARGEST_SEED: u64 = i64::MAX as u64;
+const LARGEST: u64 = i64::MAX as u64;
 
 impl Settings {
     /// Checks the values that do not depend on the data or the base. The value of a default is not checked.
@@ -43,8 +41,11 @@ impl Settings {
         if let Some(epochs) = self.dropout_after.filter(|epochs| *epochs > MOST) {
             return wrong("--dropout-after", format_args!("at most {MOST}"), epochs);
         }
-        if self.seed > LARGEST_SEED {
-            return wrong("--seed", format_args!("at most {LARGEST_SEED}"), self.seed);
+        let large = [("--seed", Some(self.seed)), ("--target-params", self.target_params.map(|kept| kept as u64))];
+        for (flag, number) in given(large) {
+            if number > LARGEST {
+                return wrong(flag, format_args!("at most {LARGEST}"), number);
+            }
         }
         for (flag, size) in given([("--lr", self.lr), ("--alpha", Some(self.alpha)), ("--clip", Some(self.clip))]) {
             if !(size > 0.0 && size.is_finite()) {
@@ -185,8 +186,4 @@ pub(super) fn target_params(least: usize, all: usize, kept: Option<usize>) -> Re
 /// Those of `values` that are not left to their defaults.
 fn given<T, const N: usize>(values: [(&'static str, Option<T>); N]) -> impl Iterator<Item = (&'static str, T)> {
     values.into_iter().filter_map(|(flag, value)| Some((flag, value?)))
-}
-
-pub(super) fn wrong<T>(flag: &str, expected: impl Display, found: impl Display) -> Result<T, Error> {
-    Err(Error::Settings(format!("{flag}: expected {expected}, found {found}")))
 }

@@ -9,9 +9,8 @@ use polyrank::base::{self, Dataset};
 use polyrank::text::records::ColumnNames;
 use serde::{Deserialize, Serialize};
 
-use super::check::wrong;
 use crate::data::{DataOptions, HoldOut};
-use crate::error::Error;
+use crate::error::{Error, wrong};
 
 /// The default share of the training rows that is held out.
 pub const VALIDATION_SPLIT: f64 = 0.1;

@@ -6,8 +6,8 @@ use clap::builder::BoolishValueParser;
 use polyrank::params::DeviceName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::check::{self, wrong};
-use crate::error::Error;
+use super::check;
+use crate::error::{Error, wrong};
 
 /// How a run is carried out.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]

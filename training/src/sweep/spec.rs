@@ -1,12 +1,12 @@
 //! The file of a sweep.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
 use super::flags::Flags;
 use crate::error::Error;
+use crate::toml_file;
 use polyrank::command_line::suggestion;
 
 /// The keys that only the top of the file has.
@@ -70,11 +70,7 @@ impl Spec {
     /// # Errors
     /// The file cannot be read or is not TOML, or a key is unknown or has a value that it cannot have.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(Error::io(path))?;
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            Error::malformed(path, format!("line {line}: {}", error.message()))
-        })?;
+        let table = toml_file::read(path)?;
         Reader { flags: Flags::new() }.spec(path, &table).map_err(|reason| Error::malformed(path, reason))
     }
 }
