@@ -16,7 +16,7 @@ use polyrank::adapter::{Adapter, AdapterInfo, AdapterWeights, Files};
 use polyrank::engine::{Error, Pending, Row};
 use polyrank::params::{Backend, Layout};
 use polyrank::registry::{Registry, RegistryError, Source};
-use polyrank::scheduler::{BatchReport, Failed, Limits, Patience, Pipeline, Refused, Request, Scheduler, take};
+use polyrank::scheduler::{BatchReport, Failed, Limits, Pipeline, Refused, Request, Scheduler, StallTimeouts, take};
 use polyrank::text::Encoded;
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ const ROOMY: Limits = Limits {
     batch_tokens: 1000,
     queued_tokens: 1000,
     timeout: HOUR,
-    patience: Patience { times: 20, least: HOUR, unknown: HOUR, grace: HOUR },
+    stall_timeouts: StallTimeouts { times: 20, least: HOUR, unknown: HOUR, grace: HOUR },
 };
 
 fn adapter() -> Arc<Adapter> {

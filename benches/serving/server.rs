@@ -14,7 +14,7 @@ use crate::common::Failure;
 use crate::options::Options;
 
 /// How long a start or an end may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lines of the log that are kept.
 const LINES: usize = 40;
@@ -65,7 +65,7 @@ impl Server {
                 }
             }
         });
-        match listening.recv_timeout(PATIENCE) {
+        match listening.recv_timeout(START_TIMEOUT) {
             Ok(address) => Ok(Self { child, address, log }),
             Err(_) => {
                 let _ = child.kill();
@@ -115,7 +115,7 @@ impl Server {
         if !told.success() {
             return Err("kill -TERM failed".into());
         }
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < START_TIMEOUT {
             if let Some(status) = self.child.try_wait()? {
                 let failed = || format!("the server ended with {status}: {}", self.log().join("; "));
                 return if status.success() { Ok(begun.elapsed()) } else { Err(failed().into()) };

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::ModelError;
 use super::digest::hex;
-use crate::cuda::{Room, room};
+use crate::cuda::{DeviceMemory, memory_of};
 use crate::params::{Backend, Data, Frozen, Prepacked};
 
 /// The prepacked weights of a base, by their names in a classifier's checkpoint.
@@ -73,7 +73,7 @@ impl Weights {
     /// # Errors
     /// If they do not fit; the error has the numbers.
     pub fn check_room(&self, backend: &Backend) -> Result<(), ModelError> {
-        let Some(Room { free, total }) = room(backend.device())? else { return Ok(()) };
+        let Some(DeviceMemory { free, total }) = memory_of(backend.device())? else { return Ok(()) };
         let needed = self.bytes_in(backend.dtype());
         if needed > free {
             let (path, dtype) = (self.path.clone(), backend.dtype().as_str());

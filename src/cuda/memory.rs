@@ -35,7 +35,7 @@ fn start(storage: &Storage) -> Result<u64> {
 
 /// The memory of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct DeviceMemory {
     /// The bytes that are free now.
     pub(crate) free: usize,
     /// All bytes.
@@ -43,11 +43,11 @@ pub(crate) struct Room {
 }
 
 /// The memory of a GPU; `None` for the CPU.
-pub(crate) fn room(device: &Device) -> Result<Option<Room>> {
+pub(crate) fn memory_of(device: &Device) -> Result<Option<DeviceMemory>> {
     match Place::of(device)? {
         Place::Host(_) => Ok(None),
         #[cfg(feature = "cuda")]
-        Place::Gpu(device) => super::modules::room(device).map(Some),
+        Place::Gpu(device) => super::modules::memory_of(device).map(Some),
     }
 }
 

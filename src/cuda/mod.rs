@@ -43,7 +43,7 @@ pub(crate) use kernel::{Grid, Params};
 pub(crate) use launch::LAUNCHES;
 pub use launch::{HostLaunch, run_on_host};
 pub(crate) use launch::{Place, launch};
-pub(crate) use memory::{Matrix, Output, Room, Table, address, check, most_shared, prepare, room};
+pub(crate) use memory::{DeviceMemory, Matrix, Output, Table, address, check, memory_of, most_shared, prepare};
 pub(crate) use pass::Pass;
 pub(crate) use recorded::recorded;
 pub use upload::UploadError;

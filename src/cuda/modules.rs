@@ -13,7 +13,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::{CudaDevice, CudaStorage, DType, Result, bail};
 
-use super::Room;
+use super::DeviceMemory;
 use super::kernel::{Grid, Params, exported};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -125,9 +125,9 @@ pub(super) fn start(storage: &CudaStorage) -> Result<u64> {
 }
 
 /// The memory of `device`.
-pub(super) fn room(device: &CudaDevice) -> Result<Room> {
+pub(super) fn memory_of(device: &CudaDevice) -> Result<DeviceMemory> {
     let (free, total) = device.cuda_stream().context().mem_get_info().map_err(driver)?;
-    Ok(Room { free, total })
+    Ok(DeviceMemory { free, total })
 }
 
 /// The most shared memory that a block can have on `device`, in bytes.

@@ -38,7 +38,7 @@ struct Resident {
 
 /// Whether there is room for a further version.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum Fit {
     /// It fits once these versions are evicted. Nobody uses them.
     Now(Vec<Key>),
     /// It fits once the pins of these versions are gone.
@@ -110,7 +110,7 @@ impl Residents {
 
     /// Whether `bytes` more fit into the budget, and what has to leave for it. `replaced` is the version that the new one replaces,
     /// which leaves first; after it, the least recently used leave first, and those that cannot be loaded again last.
-    pub(super) fn room(&self, bytes: usize, replaced: Option<&Key>) -> Room {
+    pub(super) fn fit(&self, bytes: usize, replaced: Option<&Key>) -> Fit {
         // Versions out of service leave by themselves.
         let retired = self.versions.iter().filter(|(_, resident)| resident.retired);
         let leaving: usize = retired.map(|(_, resident)| resident.adapter.bytes()).sum();
@@ -133,9 +133,9 @@ impl Residents {
             if left + bytes <= self.budget { Ok(keys) } else { Err(left) }
         };
         match (fit(self.bytes, true), fit(self.bytes - leaving, false)) {
-            (Ok(keys), _) => Room::Now(keys),
-            (Err(_), Ok(keys)) => Room::Later(keys),
-            (Err(_), Err(held)) => Room::Never(held),
+            (Ok(keys), _) => Fit::Now(keys),
+            (Err(_), Ok(keys)) => Fit::Later(keys),
+            (Err(_), Err(held)) => Fit::Never(held),
         }
     }
 

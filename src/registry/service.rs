@@ -1,7 +1,7 @@
 //! How a version comes into service and leaves it.
 //!
 //! A version that was read is offered here. If it does not fit into memory because adapters in use hold their room, it waits in a
-//! line. Its turn is certain: once it has waited for [`PATIENCE`], the least recently used adapters that would make room for it get no
+//! line. Its turn is certain: once it has waited for [`ROOM_TIMEOUT`], the least recently used adapters that would make room for it get no
 //! new pins. Their requests wait until the version has come in, and then wait in the same line. The line is short, because its
 //! versions are in memory beside the budget; further adapters wait outside of it, in order, and are read when they get a place. New
 //! versions of adapters in memory have a head start.
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Claim, Found, Order, OrderKind, Outside, Problem, Purpose, Reply, Version};
 use super::event::Event;
-use super::residents::{Key, Room};
+use super::residents::{Fit, Key};
 use super::stamp::Stamp;
 use super::state::{Effect, FAILED_FOR, State, missing};
 use super::status::{Status, Tier};
 use super::{RegistryError, Updates};
 
 /// A version that has waited this long for room gets it: adapters in use get no new pins then.
-const PATIENCE: Duration = Duration::from_millis(100);
+const ROOM_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The maximum number of versions that wait for room. They are in memory already, beside the budget, and have at most half of its
 /// bytes, unless there is only one.
@@ -97,11 +97,11 @@ impl State {
         } else {
             // Nobody passes a version that has waited for long.
             let urgent = self.claims.front().is_some_and(|front| front.drains);
-            match self.room(&claim) {
-                Room::Now(victims) if !urgent => return self.commit(claim, victims, now),
-                Room::Never(held) => RegistryError::NoRoom { name, bytes, held, budget },
+            match self.fit(&claim) {
+                Fit::Now(victims) if !urgent => return self.commit(claim, victims, now),
+                Fit::Never(held) => RegistryError::NoRoom { name, bytes, held, budget },
                 // Nobody passes those who wait outside.
-                Room::Now(_) | Room::Later(_)
+                Fit::Now(_) | Fit::Later(_)
                     if self.has_place(bytes) && (recalled.is_some() || self.outside.is_empty()) =>
                 {
                     self.entry(&name).parked = true;
@@ -111,23 +111,23 @@ impl State {
                     self.claims.insert((behind + 1).min(self.claims.len()), claim);
                     return self.admit(now);
                 }
-                Room::Now(_) | Room::Later(_) if self.outside.len() < MOST_OUTSIDE => {
+                Fit::Now(_) | Fit::Later(_) if self.outside.len() < MOST_OUTSIDE => {
                     self.entry(&name).parked = true;
                     let turn = self.turn(&claim);
                     let Claim { name, purpose, asked, .. } = claim;
                     let place = self.outside.partition_point(|other| other.turn <= turn);
                     return self.outside.insert(place, Outside { name, bytes, purpose, asked, turn });
                 }
-                Room::Now(_) | Room::Later(_) => self.busy(&claim.name, bytes),
+                Fit::Now(_) | Fit::Later(_) => self.busy(&claim.name, bytes),
             }
         };
         let stamp = Some(claim.stamp);
         self.fail(&Arc::clone(&claim.name), claim.purpose, stamp, error, now);
     }
 
-    fn room(&self, claim: &Claim) -> Room {
+    fn fit(&self, claim: &Claim) -> Fit {
         let current = self.entries.get(&claim.name).and_then(|entry| entry.current.as_ref());
-        self.residents.room(claim.facts.bytes, current.map(|version| &version.key))
+        self.residents.fit(claim.facts.bytes, current.map(|version| &version.key))
     }
 
     /// The time by which a version has its turn: the earliest first.
@@ -217,13 +217,13 @@ impl State {
         while let Some(mut claim) = self.claims.pop_front() {
             let unwanted = matches!(claim.purpose, Purpose::Load)
                 && self.entry(&claim.name).waiters.iter().all(|waiter| waiter.is_closed());
-            let room = self.room(&claim);
+            let fit = self.fit(&claim);
             let [waited, whole] = [claim.since, claim.asked].map(|since| now.saturating_duration_since(since));
-            if let Room::Later(victims) = &room
+            if let Fit::Later(victims) = &fit
                 && !unwanted
                 && whole < self.room_wait
             {
-                if waited >= PATIENCE && !claim.drains {
+                if waited >= ROOM_TIMEOUT && !claim.drains {
                     self.residents.drain(victims);
                     claim.drains = true;
                 }
@@ -232,14 +232,14 @@ impl State {
             self.entry(&claim.name).parked = false;
             let drained = if claim.drains { self.residents.undrain() } else { Vec::new() };
             let (name, bytes, budget) = (Arc::clone(&claim.name), claim.facts.bytes, self.residents.budget());
-            match room {
+            match fit {
                 _ if unwanted => {}
-                Room::Now(victims) => self.commit(claim, victims, now),
-                Room::Later(_) => {
+                Fit::Now(victims) => self.commit(claim, victims, now),
+                Fit::Later(_) => {
                     let error = self.busy(&name, bytes);
                     self.fail(&name, claim.purpose, Some(claim.stamp), error, now);
                 }
-                Room::Never(held) => {
+                Fit::Never(held) => {
                     let error = RegistryError::NoRoom { name: (&*name).into(), bytes, held, budget };
                     self.fail(&name, claim.purpose, Some(claim.stamp), error, now);
                 }

@@ -160,7 +160,7 @@ fn found(folder: PathBuf, numbers: usize, digest: u8) -> Found {
 }
 
 #[test]
-fn pinned_adapter_is_drained_after_the_patience_and_not_before() {
+fn pinned_adapter_is_drained_after_the_timeout_and_not_before() {
     let mut world = World::new(10);
     let _a = world.ask("a", 0);
     world.run(10, 1, 0);

@@ -53,6 +53,6 @@ pub use queue::Request;
 #[cfg(feature = "server")]
 pub use reply::{Answer, Answered, Failed};
 #[cfg(feature = "server")]
-pub use watchdog::Patience;
+pub use watchdog::StallTimeouts;
 #[cfg(feature = "server")]
 pub use worker::{BatchReport, Limits, Scheduler};

@@ -19,7 +19,7 @@ use super::stacks;
 
 /// How long a forward pass may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct StallTimeouts {
     /// A pass has stalled once it takes this many times as long as its tokens take at the measured speed.
     pub times: u32,
     /// A pass that takes less than this has never stalled.
@@ -30,7 +30,7 @@ pub struct Patience {
     pub grace: Duration,
 }
 
-impl Default for Patience {
+impl Default for StallTimeouts {
     fn default() -> Self {
         Self {
             times: 20,
@@ -49,7 +49,7 @@ enum Verdict {
     Hopeless,
 }
 
-impl Patience {
+impl StallTimeouts {
     /// The verdict on a step that should take the time `expected`, and has taken the time `ran`.
     fn verdict(&self, expected: Option<Duration>, ran: Duration) -> Verdict {
         let limit = expected.map_or(self.unknown, |time| time.saturating_mul(self.times).max(self.least));
@@ -84,7 +84,7 @@ impl Watch {
     }
 
     /// Looks at the worker after a tick. Returns the verdict if it has changed.
-    fn look(&mut self, progress: &Progress, patience: &Patience, tick: Duration) -> Option<Verdict> {
+    fn look(&mut self, progress: &Progress, stall_timeouts: &StallTimeouts, tick: Duration) -> Option<Verdict> {
         let steps = progress.steps.load(Ordering::Acquire);
         if steps == self.steps && progress.busy.load(Ordering::Relaxed) {
             self.ran = self.ran.saturating_add(tick);
@@ -92,7 +92,7 @@ impl Watch {
             (self.steps, self.ran) = (steps, Duration::ZERO);
         }
         let expected = progress.expected.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis);
-        let verdict = patience.verdict(expected, self.ran);
+        let verdict = stall_timeouts.verdict(expected, self.ran);
         let stalled = if verdict == Verdict::Fine { 0 } else { milliseconds(self.ran).max(1) };
         progress.stalled.store(stalled, Ordering::Relaxed);
         (std::mem::replace(&mut self.verdict, verdict) != verdict).then_some(verdict)
@@ -109,13 +109,13 @@ pub(super) struct Watchdog {
 
 impl Watchdog {
     /// Watches the worker of `queue`.
-    pub(super) fn start(queue: Arc<Queue>, patience: Patience) -> std::io::Result<Self> {
+    pub(super) fn start(queue: Arc<Queue>, stall_timeouts: StallTimeouts) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
         let callback = Arc::new(OnceLock::new());
         let (reports, received) = sync_channel(2);
-        thread::Builder::new().name("watchdog-log".into()).spawn(move || log(&received, &patience))?;
+        thread::Builder::new().name("watchdog-log".into()).spawn(move || log(&received, &stall_timeouts))?;
         let called = Arc::clone(&callback);
-        let watch = move || watch(&queue.progress, &patience, &stopped, &reports, &called);
+        let watch = move || watch(&queue.progress, &stall_timeouts, &stopped, &reports, &called);
         thread::Builder::new().name("watchdog".into()).spawn(watch)?;
         Ok(Self { _stop: stop, callback })
     }
@@ -128,12 +128,12 @@ impl Watchdog {
 
 fn watch(
     progress: &Progress,
-    patience: &Patience,
+    stall_timeouts: &StallTimeouts,
     stopped: &Receiver<()>,
     reports: &SyncSender<(Verdict, Duration)>,
     callback: &OnceLock<Callback>,
 ) {
-    let (mut watch, tick) = (Watch::new(), patience.tick());
+    let (mut watch, tick) = (Watch::new(), stall_timeouts.tick());
     // Whether the last look gave the pass up. It may still have ended before the next one.
     let mut hopeless = false;
     let call = || callback.get().into_iter().for_each(|callback| callback());
@@ -144,7 +144,7 @@ fn watch(
             lost = true;
             call();
         }
-        let verdict = watch.look(progress, patience, tick);
+        let verdict = watch.look(progress, stall_timeouts, tick);
         let Some(verdict) = verdict else {
             // The report has been logged in the tick between.
             if std::mem::take(&mut hopeless) {
@@ -158,12 +158,12 @@ fn watch(
     }
 }
 
-fn log(reports: &Receiver<(Verdict, Duration)>, patience: &Patience) {
+fn log(reports: &Receiver<(Verdict, Duration)>, stall_timeouts: &StallTimeouts) {
     for (verdict, ran) in reports {
         match verdict {
             Verdict::Fine => tracing::warn!("the forward pass that stalled has ended"),
             Verdict::Stalled => {
-                let grace = patience.grace;
+                let grace = stall_timeouts.grace;
                 tracing::error!("the forward pass has stalled: it takes {ran:?}; it is given up in {grace:?}");
                 stacks::log();
             }
@@ -180,22 +180,22 @@ mod tests {
 
     #[test]
     fn verdict_follows_the_expected_time() {
-        let patience = Patience::default();
+        let stall_timeouts = StallTimeouts::default();
         let verdicts = |expected: Option<u64>, seconds: [u64; 3]| {
-            seconds.map(|ran| patience.verdict(expected.map(Duration::from_secs), Duration::from_secs(ran)))
+            seconds.map(|ran| stall_timeouts.verdict(expected.map(Duration::from_secs), Duration::from_secs(ran)))
         };
         let all = [Verdict::Fine, Verdict::Stalled, Verdict::Hopeless];
         assert_eq!(verdicts(Some(0), [9, 10, 40]), all);
         assert_eq!(verdicts(Some(2), [39, 69, 70]), all);
         assert_eq!(verdicts(None, [59, 60, 90]), all);
-        assert_eq!(patience.verdict(Some(Duration::MAX), Duration::from_secs(u64::MAX / 2)), Verdict::Fine);
+        assert_eq!(stall_timeouts.verdict(Some(Duration::MAX), Duration::from_secs(u64::MAX / 2)), Verdict::Fine);
     }
 
     #[test]
     fn watch_counts_only_the_ticks_of_one_busy_step() {
-        let (progress, patience) = (Progress::default(), Patience::default());
+        let (progress, stall_timeouts) = (Progress::default(), StallTimeouts::default());
         let mut watch = Watch::new();
-        let mut look = |ticks: u32| (0..ticks).filter_map(|_| watch.look(&progress, &patience, SECOND)).last();
+        let mut look = |ticks: u32| (0..ticks).filter_map(|_| watch.look(&progress, &stall_timeouts, SECOND)).last();
         assert_eq!(look(1000), None, "nothing to do");
         progress.begin(Some(Duration::from_millis(1)));
         assert_eq!(look(10), None);
@@ -212,7 +212,7 @@ mod tests {
     fn pass_that_ends_once_it_is_given_up_ends_nothing() {
         // It is given up as soon as it has taken a second. The next look is a second later.
         let (unknown, grace) = (SECOND, Duration::ZERO);
-        let patience = Patience { times: 1, least: 10 * SECOND, unknown, grace };
+        let stall_timeouts = StallTimeouts { times: 1, least: 10 * SECOND, unknown, grace };
         let (progress, callback) = (Progress::default(), OnceLock::new());
         let call: Callback = Box::new(|| panic!("given up"));
         let _ = callback.set(call);
@@ -220,8 +220,8 @@ mod tests {
         let (reports, received) = sync_channel(2);
         progress.begin(None);
         thread::scope(|scope| {
-            let (progress, patience, callback) = (&progress, &patience, &callback);
-            let watching = scope.spawn(move || watch(progress, patience, &stopped, &reports, callback));
+            let (progress, stall_timeouts, callback) = (&progress, &stall_timeouts, &callback);
+            let watching = scope.spawn(move || watch(progress, stall_timeouts, &stopped, &reports, callback));
             assert_eq!(received.recv().map(|(verdict, _)| verdict), Ok(Verdict::Hopeless));
             progress.rest();
             assert_eq!(received.recv().map(|(verdict, _)| verdict), Ok(Verdict::Fine));

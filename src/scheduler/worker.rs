@@ -15,7 +15,7 @@ use super::admission::{Admission, Refused};
 use super::pipeline::Pipeline;
 use super::queue::{Batch, Entry, Queue, Request, Running};
 use super::reply::{Answer, Failed, Pass, ReplySlot};
-use super::watchdog::{Patience, Watchdog};
+use super::watchdog::{StallTimeouts, Watchdog};
 use crate::engine::{Error, Pending, Row};
 use crate::panics;
 
@@ -29,7 +29,7 @@ pub struct Limits {
     /// How long a request may take. A request that could not be answered in this time is refused at once.
     pub timeout: Duration,
     /// How long a forward pass may take.
-    pub patience: Patience,
+    pub stall_timeouts: StallTimeouts,
 }
 
 /// A batch that has run.
@@ -86,7 +86,7 @@ impl Scheduler {
     ) -> std::io::Result<Self> {
         let admission = Admission { limit: limits.queued_tokens, timeout: limits.timeout };
         let queue = Arc::new(Queue::new(admission, pipeline));
-        let watchdog = Watchdog::start(Arc::clone(&queue), limits.patience)?;
+        let watchdog = Watchdog::start(Arc::clone(&queue), limits.stall_timeouts)?;
         let worker = Arc::new(Handle::default());
         let post = Post {
             queue: Arc::clone(&queue),

@@ -87,7 +87,7 @@ impl App {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
             timeout: config.request_timeout,
-            patience: config.patience,
+            stall_timeouts: config.stall_timeouts,
         };
         let metrics = Arc::new(Metrics::new());
         let measured = Arc::clone(&metrics);

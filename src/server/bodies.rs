@@ -1,4 +1,4 @@
-//! Limits the memory for the bodies of all requests together (`--body-memory`), and likewise for large answers. Room for a body is taken
+//! Limits the memory for the bodies of all requests together (`--body-memory`), and likewise for large answers. Permit for a body is taken
 //! before the body is read, or as it arrives. It is given back once its request is answered, because until then its texts are in memory
 //! as well.
 
@@ -18,27 +18,27 @@ pub(super) struct Bodies {
 /// There is no room for another body, or for more of this one.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("{what} take {taken} bytes; {wanted} more would exceed {limit}")]
-pub(super) struct NoRoom {
+pub(super) struct NoPermit {
     what: &'static str,
     taken: usize,
     wanted: usize,
     limit: usize,
 }
 
-impl From<NoRoom> for ApiError {
-    fn from(full: NoRoom) -> Self {
+impl From<NoPermit> for ApiError {
+    fn from(full: NoPermit) -> Self {
         Self::Overloaded { reason: full.to_string(), retry_after: RETRY_SOON }
     }
 }
 
-/// The room that one body has, until it is dropped.
-pub(super) struct Room {
+/// The permit of one body to take memory, until it is dropped.
+pub(super) struct Permit {
     bodies: Arc<Bodies>,
     bytes: AtomicUsize,
 }
 
 impl Bodies {
-    /// The room that the largest body takes, as a multiple of `--payload-limit`: one that is compressed, and the buffer in which it
+    /// The memory that the largest body takes, as a multiple of `--payload-limit`: one that is compressed, and the buffer in which it
     /// is unpacked, which grows to up to twice its content.
     pub(super) const LARGEST: usize = 3;
 
@@ -50,16 +50,16 @@ impl Bodies {
         Self { what, limit, taken: AtomicUsize::new(0) }
     }
 
-    /// Takes room for `bytes` bytes.
-    pub(super) fn room(self: &Arc<Self>, bytes: usize) -> Result<Room, NoRoom> {
-        let room = Room { bodies: Arc::clone(self), bytes: AtomicUsize::new(0) };
-        room.grow_to(bytes).map(|()| room)
+    /// A permit for `bytes` bytes.
+    pub(super) fn permit(self: &Arc<Self>, bytes: usize) -> Result<Permit, NoPermit> {
+        let permit = Permit { bodies: Arc::clone(self), bytes: AtomicUsize::new(0) };
+        permit.grow_to(bytes).map(|()| permit)
     }
 }
 
-impl Room {
-    /// Takes more room, so that there are `bytes` bytes.
-    pub(super) fn grow_to(&self, bytes: usize) -> Result<(), NoRoom> {
+impl Permit {
+    /// Extends the permit to `bytes` bytes.
+    pub(super) fn grow_to(&self, bytes: usize) -> Result<(), NoPermit> {
         let limit = self.bodies.limit;
         let wanted = bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
         let more = |taken: usize| taken.checked_add(wanted).filter(|taken| *taken <= limit);
@@ -68,12 +68,12 @@ impl Room {
                 self.bytes.fetch_add(wanted, Ordering::Relaxed);
                 Ok(())
             }
-            Err(taken) => Err(NoRoom { what: self.bodies.what, taken, wanted, limit }),
+            Err(taken) => Err(NoPermit { what: self.bodies.what, taken, wanted, limit }),
         }
     }
 }
 
-impl Drop for Room {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.bodies.taken.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
     }
@@ -88,11 +88,11 @@ mod tests {
     #[test]
     fn room_is_bounded_and_given_back() {
         let bodies = Arc::new(Bodies::new("others", 100));
-        let first = bodies.room(60).unwrap();
-        let full = bodies.room(41).err().unwrap();
+        let first = bodies.permit(60).unwrap();
+        let full = bodies.permit(41).err().unwrap();
         assert_eq!(full.to_string(), "others take 60 bytes; 41 more would exceed 100");
         assert_eq!((full.taken, full.wanted, full.limit), (60, 41, 100));
-        let second = bodies.room(10).unwrap();
+        let second = bodies.permit(10).unwrap();
         second.grow_to(40).unwrap();
         // It never shrinks.
         second.grow_to(5).unwrap();
@@ -101,6 +101,6 @@ mod tests {
         second.grow_to(100).unwrap();
         drop(second);
         assert_eq!(bodies.taken.load(Ordering::Relaxed), 0);
-        assert!(bodies.room(usize::MAX).is_err());
+        assert!(bodies.permit(usize::MAX).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use axum::body::{Body, Bytes, HttpBody};
 
-use super::bodies::NoRoom;
+use super::bodies::NoPermit;
 use super::config::Config;
 use super::error::ApiError;
 use crate::logging::causes;
@@ -21,7 +21,7 @@ pub(super) async fn read(mut body: Body, config: &Config) -> Result<Vec<u8>, Api
     while let Some(data) = next(&mut body).await {
         let data = match data {
             Ok(data) => data,
-            Err(error) => match causes(&error).find_map(|cause| cause.downcast_ref::<NoRoom>()) {
+            Err(error) => match causes(&error).find_map(|cause| cause.downcast_ref::<NoPermit>()) {
                 Some(full) => return Err((*full).into()),
                 None => return Err(ApiError::BadRequest(format!("reading the body: {error}"))),
             },

@@ -14,7 +14,7 @@ use super::key::{KeyParser, key_file};
 use super::start_error::StartError;
 use crate::registry::Updates;
 
-use crate::scheduler::Patience;
+use crate::scheduler::StallTimeouts;
 
 pub use super::cors::Origin;
 
@@ -29,7 +29,7 @@ pub struct Config {
     pub model_id: String,
     /// How long a forward pass may take before the watchdog reports it.
     #[arg(skip)]
-    pub patience: Patience,
+    pub stall_timeouts: StallTimeouts,
     /// Folder of adapters: each subfolder that holds an adapter_config.json is an adapter
     #[arg(long, env = "POLYRANK_ADAPTERS", value_name = "DIR", help_heading = "Adapters")]
     pub adapters: PathBuf,

@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_ENCODING;
 use flate2::read::MultiGzDecoder;
 
 use super::app::App;
-use super::bodies::Room;
+use super::bodies::Permit;
 use super::body;
 use super::error::ApiError;
 use super::extract::blocking;
@@ -18,8 +18,8 @@ use super::extract::blocking;
 /// for one.
 pub(super) struct Content {
     bytes: Vec<u8>,
-    /// The room of the bytes, which they have until they are parsed, whatever becomes of their request.
-    room: Option<Arc<Room>>,
+    /// The permit for the bytes, which they have until they are parsed, whatever becomes of their request.
+    permit: Option<Arc<Permit>>,
 }
 
 impl FromRequest<Arc<App>> for Content {
@@ -28,12 +28,12 @@ impl FromRequest<Arc<App>> for Content {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let limit = app.config().payload_limit;
         let is_gzip = is_gzip(&request)?;
-        let room = request.extensions().get::<Arc<Room>>().cloned();
+        let permit = request.extensions().get::<Arc<Permit>>().cloned();
         let bytes = body::read(request.into_body(), app.config()).await?;
         if !is_gzip {
-            return Ok(Self { bytes, room });
+            return Ok(Self { bytes, permit });
         }
-        blocking(move || unpack(&bytes, limit, room.as_deref()).map(|bytes| Self { bytes, room })).await?
+        blocking(move || unpack(&bytes, limit, permit.as_deref()).map(|bytes| Self { bytes, permit })).await?
     }
 }
 
@@ -50,7 +50,7 @@ impl Content {
             return parse(&self.bytes);
         }
         blocking(move || {
-            let Self { bytes, room: _room } = self;
+            let Self { bytes, permit: _permit } = self;
             parse(&bytes)
         })
         .await?
@@ -74,11 +74,11 @@ fn is_gzip(request: &Request) -> Result<bool, ApiError> {
     }
 }
 
-/// How many bytes are unpacked before more room is taken for them.
+/// How many bytes are unpacked before the permit for them is extended.
 const PIECE: u64 = 64 * 1024;
 
-/// Unpacks at most `limit` bytes, and takes room for them beside that of the packed ones.
-fn unpack(packed: &[u8], limit: usize, room: Option<&Room>) -> Result<Vec<u8>, ApiError> {
+/// Unpacks at most `limit` bytes, which the permit then covers beside the packed ones.
+fn unpack(packed: &[u8], limit: usize, permit: Option<&Permit>) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     let mut decoder = MultiGzDecoder::new(packed);
     loop {
@@ -86,8 +86,8 @@ fn unpack(packed: &[u8], limit: usize, room: Option<&Room>) -> Result<Vec<u8>, A
         if bytes.len() > limit {
             return Err(ApiError::PayloadTooLarge { limit });
         }
-        if let Some(room) = room {
-            room.grow_to(packed.len() + bytes.capacity())?;
+        if let Some(permit) = permit {
+            permit.grow_to(packed.len() + bytes.capacity())?;
         }
         if read.map_err(|error| ApiError::BadRequest(format!("the body is not gzip: {error}")))? == 0 {
             return Ok(bytes);

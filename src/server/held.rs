@@ -1,4 +1,4 @@
-//! Bodies of answers, of which large ones take room beside others until their clients have read them.
+//! Bodies of answers, of which large ones take a permit for memory until their clients have read them.
 
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -8,16 +8,16 @@ use hyper::body::Bytes;
 use serde::Serialize;
 
 use super::app::App;
-use super::bodies::Room;
+use super::bodies::Permit;
 use super::error::ApiError;
 
-/// Answers of more bytes take room.
+/// Answers of more bytes take a permit.
 const HELD: usize = 64 * 1024;
 
-/// An answer in memory, and its room.
+/// An answer in memory, and its permit.
 struct Held {
     bytes: Vec<u8>,
-    _room: Room,
+    _permit: Permit,
 }
 
 impl AsRef<[u8]> for Held {
@@ -35,8 +35,8 @@ pub(super) fn body(app: &App, bytes: Vec<u8>) -> Result<Body, ApiError> {
         return Ok(Body::from(bytes));
     }
     // The bytes are dropped once they are written to the connection.
-    let _room = app.answers().room(bytes.len())?;
-    Ok(Body::from(Bytes::from_owner(Held { bytes, _room })))
+    let _permit = app.answers().permit(bytes.len())?;
+    Ok(Body::from(Bytes::from_owner(Held { bytes, _permit })))
 }
 
 /// `value` as bytes of JSON.

@@ -12,7 +12,8 @@ use tower_http::normalize_path::NormalizePath;
 use super::app::App;
 use super::error::ApiError;
 use super::{
-    adapters, auth, body_room, classify, context, cors, deadline, late, metrics, models, openapi, page, probes, unread,
+    adapters, auth, body_permit, classify, context, cors, deadline, draining, metrics, models, openapi, page, probes,
+    unread,
 };
 
 /// All routes over `app`. A path with a slash at its end is the path without it.
@@ -40,8 +41,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         // `Content` reads the body, and applies the limit.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(Arc::clone(&app), body_room::take_room))
-        .layer(from_fn(late::refuse_late))
+        .layer(from_fn_with_state(Arc::clone(&app), body_permit::take_permit))
+        .layer(from_fn(draining::refuse_while_draining))
         .layer(from_fn_with_state(Arc::clone(&app), deadline::enforce))
         .layer(from_fn_with_state(Arc::clone(&app), auth::check))
         // Outside of the others, so that refused keys and time-outs are counted.

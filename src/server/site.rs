@@ -13,7 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use super::app::App;
-use super::late::Late;
+use super::draining::WhileDraining;
 use super::stream::Phase;
 use super::{routes, starting};
 
@@ -52,7 +52,7 @@ impl Site {
         phase.request();
         let counted = self.count();
         if counted.is_none() {
-            request.extensions_mut().insert(Late);
+            request.extensions_mut().insert(WhileDraining);
         }
         let mut response = match self.open.get() {
             Some((_, router)) => router.call(request).await?,

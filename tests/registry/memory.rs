@@ -108,7 +108,7 @@ fn eviction_is_fair_to_a_rare_adapter() {
             let (began, before) = (Instant::now(), answered.load(Ordering::Relaxed));
             let pin = world.registry.get("b").unwrap();
             assert_eq!(pin.name(), "b");
-            // At most the patience, what runs, and the reading; a loaded machine takes longer.
+            // At most the timeout, what runs, and the reading; a loaded machine takes longer.
             assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
             drop(pin);
             wait_until("a has its turn again", || answered.load(Ordering::Relaxed) > before + 4);

@@ -58,7 +58,7 @@ fn worker_that_panics_fails_its_batch_and_is_replaced() {
 /// Every pass fails from then on, and only a new process can open the device again.
 #[test]
 fn lost_device_is_told_and_given_up() {
-    let patience = Patience { least: Duration::from_millis(100), ..ROOMY.patience };
+    let stall_timeouts = StallTimeouts { least: Duration::from_millis(100), ..ROOMY.stall_timeouts };
     let forward = |rows: &[Row]| match rows[0].text.ids[0] {
         1 => Err(candle_core::Error::Msg("no".into()).into()),
         2 => {
@@ -67,7 +67,7 @@ fn lost_device_is_told_and_given_up() {
         }
         _ => echo(rows),
     };
-    let scheduler = Scheduler::start(Limits { patience, ..ROOMY }, forward, |_| ()).unwrap();
+    let scheduler = Scheduler::start(Limits { stall_timeouts, ..ROOMY }, forward, |_| ()).unwrap();
     let (given_up_sender, given_up) = channel();
     scheduler.on_stall(move || given_up_sender.send(()).unwrap());
     let fails = |id| scheduler.submit(vec![row(id, 2, &adapter())]).unwrap().wait_blocking().unwrap_err();
@@ -84,13 +84,13 @@ fn lost_device_is_told_and_given_up() {
 
 #[test]
 fn stalled_forward_pass_is_told_and_given_up() {
-    let patience = Patience {
+    let stall_timeouts = StallTimeouts {
         least: Duration::from_millis(100),
         unknown: Duration::from_millis(100),
         grace: Duration::from_millis(100),
         times: 2,
     };
-    let (scheduler, gate) = Gate::start(Limits { patience, ..ROOMY });
+    let (scheduler, gate) = Gate::start(Limits { stall_timeouts, ..ROOMY });
     let (given_up_sender, given_up) = channel();
     scheduler.on_stall(move || given_up_sender.send(()).unwrap());
     let a = adapter();
@@ -98,7 +98,7 @@ fn stalled_forward_pass_is_told_and_given_up() {
     gate.began();
     assert_eq!(scheduler.stalled(), None);
     given_up.recv().unwrap();
-    assert!(scheduler.stalled().unwrap() >= patience.least);
+    assert!(scheduler.stalled().unwrap() >= stall_timeouts.least);
     gate.pass();
     first.wait_blocking().unwrap();
     while scheduler.stalled().is_some() {

@@ -150,9 +150,9 @@ fn panic_in_the_report_of_a_pass_fails_its_batch_alone() {
 /// Requests that come meanwhile do not hide a pass that stands still.
 #[test]
 fn stalled_pass_is_told_while_another_begins() {
-    let patience =
-        Patience { least: Duration::from_millis(100), unknown: Duration::from_millis(100), grace: HOUR, times: 2 };
-    let (scheduler, gpu) = Gpu::start(Limits { batch_tokens: 4, patience, ..ROOMY }, |_| ());
+    let stall_timeouts =
+        StallTimeouts { least: Duration::from_millis(100), unknown: Duration::from_millis(100), grace: HOUR, times: 2 };
+    let (scheduler, gpu) = Gpu::start(Limits { batch_tokens: 4, stall_timeouts, ..ROOMY }, |_| ());
     let a = adapter();
     let first = scheduler.submit(vec![row(1, 4, &a)]).unwrap();
     gpu.began();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use polyrank::scheduler::Patience;
+use polyrank::scheduler::StallTimeouts;
 
 use super::*;
 
@@ -230,8 +230,8 @@ fn one_connection_serves_many_requests() {
 fn health_fails_while_the_forward_pass_stalls() {
     let gate = Gate::default();
     let time = Duration::from_millis(50);
-    let patience = Patience { times: 2, least: time, unknown: time, grace: Duration::from_secs(3600) };
-    let server = World::new().with(|config| config.patience = patience).start_with(gate.forward());
+    let stall_timeouts = StallTimeouts { times: 2, least: time, unknown: time, grace: Duration::from_secs(3600) };
+    let server = World::new().with(|config| config.stall_timeouts = stall_timeouts).start_with(gate.forward());
     thread::scope(|scope| {
         let running = scope.spawn(|| server.classify("plain", TEXT));
         gate.began();

@@ -1,6 +1,6 @@
-//! The layer that takes room for a request's body. A large body has its room before it is read: else many that arrive at once would
-//! fill the memory with parts, and none would be whole. Small bodies have memory of their own, where they take room as they arrive, so
-//! that clients that announce large bodies, and send nothing, hold up none of them. Tiny bodies take none: they are no larger than what a
+//! The layer that takes a permit for the memory of a request's body. A large body has its permit before it is read: else many that arrive at once would
+//! fill the memory with parts, and none would be whole. Small bodies have memory of their own, where they are counted as they arrive, so
+//! that clients that announce large bodies, and send nothing, hold up none of them. Tiny bodies need none: they are no larger than what a
 //! connection may have read anyway, and clients that send small bodies slowly do not hold them up.
 
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use axum::response::Response;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 
 use super::app::App;
-use super::bodies::Room;
+use super::bodies::Permit;
 use super::error::ApiError;
 
 /// A body of at most this many bytes is small, unless it is compressed.
@@ -23,38 +23,42 @@ const SMALL: usize = 64 * 1024;
 /// A small body of at most this many bytes is tiny.
 const TINY: usize = 16 * 1024;
 
-/// Takes room for the request's body, or refuses the request at once.
-pub(super) async fn take_room(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
+/// Takes a permit for the request's body, or refuses the request at once.
+pub(super) async fn take_permit(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let limit = app.config().payload_limit;
     let (mut head, body) = request.into_parts();
     let size = HttpBody::size_hint(&body);
     // What exceeds the limit is never kept.
     let known = size.exact().map(|bytes| usize::try_from(bytes).unwrap_or(limit).min(limit));
     let is_small = known.is_some_and(|known| known <= SMALL) && !head.headers.contains_key(CONTENT_ENCODING);
-    let room = if is_small { app.small_bodies().room(0) } else { app.bodies().room(known.unwrap_or(0)) };
-    let room = Arc::new(room?);
+    let bodies = if is_small { app.small_bodies() } else { app.bodies() };
+    let permit = Arc::new(bodies.permit(if is_small { 0 } else { known.unwrap_or(0) })?);
     let body = match known {
         Some(known) if !is_small || known <= TINY => body,
         _ => {
             let most = known.unwrap_or(limit.saturating_mul(2));
-            Body::new(Counted { body, room: Arc::clone(&room), received: 0, most, refused: false })
+            Body::new(Counted { body, permit: Arc::clone(&permit), received: 0, most, refused: false })
         }
     };
-    // A body that grows when it is unpacked takes more room.
-    head.extensions.insert(Arc::clone(&room));
+    // The permit of a body that grows when it is unpacked grows, too.
+    head.extensions.insert(Arc::clone(&permit));
     let answer = next.run(Request::from_parts(head, body)).await;
-    drop(room);
+    drop(permit);
     Ok(answer)
 }
 
-/// A small body, or one of unknown length, which takes room as it arrives.
+/// A small body, or one of unknown length, which is counted as it arrives.
 struct Counted {
     body: Body,
-    room: Arc<Room>,
+    permit: Arc<Permit>,
     received: usize,
-    /// The most room that it takes.
+    /// The most memory that it takes.
     most: usize,
-    /// Whether there was no room for it. The rest of it is not kept, and takes none.
+    /// Whether there was no memory for it. The rest of it is not kept, and takes none.
     refused: bool,
 }
 
@@ -72,7 +76,7 @@ impl HttpBody for Counted {
         {
             self.received = self.received.saturating_add(data.len());
             // A vector that grows has up to twice the capacity that it needs.
-            if let Err(full) = self.room.grow_to(self.received.saturating_mul(2).min(self.most)) {
+            if let Err(full) = self.permit.grow_to(self.received.saturating_mul(2).min(self.most)) {
                 self.refused = true;
                 return Poll::Ready(Some(Err(axum::Error::new(full))));
             }
