@@ -126,7 +126,7 @@ pub(super) struct Work {
 }
 
 /// What a job found.
-pub(super) enum Outcome {
+pub(super) enum JobOutcome {
     /// The files are those in service.
     Same,
     /// The files are those that were refused before.

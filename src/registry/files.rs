@@ -37,7 +37,7 @@ pub(super) struct Folder {
 }
 
 /// The files of one version, read whole.
-pub(super) struct Version {
+pub(super) struct ReadVersion {
     /// The folder relative to the root, where it is looked for from now on.
     pub(super) folder: PathBuf,
     pub(super) files: Files,
@@ -88,7 +88,7 @@ impl Place<'_> {
 
     /// Reads the files as one version: once they have stopped changing, and only if none of them changed meanwhile. `before` is the
     /// version in service.
-    pub(super) fn read(&self, before: Option<&Stamp>) -> Result<Version, RegistryError> {
+    pub(super) fn read(&self, before: Option<&Stamp>) -> Result<ReadVersion, RegistryError> {
         let folder = self.settled(before)?;
         let result = self.read_folder(&folder);
         // An error may come from files that were replaced under the reader's hands.
@@ -110,14 +110,14 @@ impl Place<'_> {
         if self.find()? == folder { Ok(folder) } else { Err(self.changing()) }
     }
 
-    fn read_folder(&self, folder: &Folder) -> Result<Version, RegistryError> {
+    fn read_folder(&self, folder: &Folder) -> Result<ReadVersion, RegistryError> {
         let invalid = |error| self.invalid(error);
         let open = OpenFiles::open(&folder.path).map_err(Error::Adapter).map_err(invalid)?;
         if Stamp::of_open(&open) != folder.stamp {
             return Err(self.changing());
         }
         let files = open.read().map_err(Error::Adapter).map_err(invalid)?;
-        Ok(Version { folder: self.lasting(folder), digest: files.digest(), files, stamp: folder.stamp })
+        Ok(ReadVersion { folder: self.lasting(folder), digest: files.digest(), files, stamp: folder.stamp })
     }
 
     /// The folder as it was given, so that links in it are followed again when they move. One that is absolute or leads upwards is resolved
@@ -176,7 +176,7 @@ impl Place<'_> {
     }
 }
 
-impl Version {
+impl ReadVersion {
     /// Whether a file ends too early, and has changed so recently that the rest may still be copied.
     pub(super) fn is_cut_short_yet(&self) -> bool {
         is_recent(&self.stamp) && self.files.is_cut_short()

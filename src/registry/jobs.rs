@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::RegistryError;
-use super::entry::{Failure, Found, Order, OrderKind, Outcome, Purpose, Work};
-use super::files::{Place, Version};
+use super::entry::{Failure, Found, JobOutcome, Order, OrderKind, Purpose, Work};
+use super::files::{Place, ReadVersion};
 use super::loader::{Job, Loader, Worker};
 use super::names::other_base;
 use super::shared::Shared;
@@ -55,17 +55,17 @@ fn adapter(shared: &Arc<Shared>, name: &Arc<str>) {
 }
 
 /// Reads what a job needs from the disk.
-fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, RegistryError> {
+fn perform(shared: &Shared, name: &str, work: &Work) -> Result<JobOutcome, RegistryError> {
     let place = shared.place(name, &work.folder);
     match &work.purpose {
         Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => {
-            return place.find().map(|folder| Outcome::Exists(Some(folder.stamp)));
+            return place.find().map(|folder| JobOutcome::Exists(Some(folder.stamp)));
         }
         // It is read once it is asked for.
         Purpose::Look if !work.resident => {
             return match place.find() {
                 Err(gone @ RegistryError::NotFound { .. }) => Err(gone),
-                found => Ok(Outcome::Exists(found.ok().map(|folder| folder.stamp))),
+                found => Ok(JobOutcome::Exists(found.ok().map(|folder| folder.stamp))),
             };
         }
         Purpose::Look => {
@@ -83,7 +83,7 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
     let version = place.read(work.stamp.as_ref()).map_err(|error| finished(error, place.lacks_weights_yet()))?;
     let same = work.digest == Some(version.digest);
     if same && matches!(work.purpose, Purpose::Look) {
-        return Ok(Outcome::Rewritten(version.stamp));
+        return Ok(JobOutcome::Rewritten(version.stamp));
     }
     let checked = if same && work.resident {
         None
@@ -91,12 +91,12 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<Outcome, Registry
         let checked = check(shared, place, &version);
         Some(checked.map_err(|error| finished(error, version.is_cut_short_yet()))?)
     };
-    let Version { folder, stamp, digest, .. } = version;
-    Ok(Outcome::Found(Box::new(Found { folder, stamp, digest, checked })))
+    let ReadVersion { folder, stamp, digest, .. } = version;
+    Ok(JobOutcome::Found(Box::new(Found { folder, stamp, digest, checked })))
 }
 
 /// Checks a version that has been read: makes an adapter of its files. One that cannot fit into memory is refused before that.
-fn check(shared: &Shared, place: Place, version: &Version) -> Result<Checked, RegistryError> {
+fn check(shared: &Shared, place: Place, version: &ReadVersion) -> Result<Checked, RegistryError> {
     let Shared { source, budget, .. } = shared;
     let least = source.least_bytes(&version.files);
     if least > *budget {
@@ -131,20 +131,20 @@ fn check(shared: &Shared, place: Place, version: &Version) -> Result<Checked, Re
 }
 
 /// A cheap look at the files; `None` if they have to be read.
-fn seen(shared: &Shared, work: &Work) -> Option<Outcome> {
+fn seen(shared: &Shared, work: &Work) -> Option<JobOutcome> {
     let Ok(stamp) = Stamp::of(&shared.root.join(&work.folder)) else {
         // The disk fails at the moment. The version in memory serves on.
-        return Some(Outcome::Unknown);
+        return Some(JobOutcome::Unknown);
     };
     if work.stamp == Some(stamp) {
-        return Some(Outcome::Same);
+        return Some(JobOutcome::Same);
     }
     if work.refused == Some(stamp) {
-        return Some(Outcome::StillRefused);
+        return Some(JobOutcome::StillRefused);
     }
     let quiet = stamp.quiet(work.stamp.as_ref());
     match work.change {
         Some((before, since)) if before == stamp && since.elapsed() >= quiet => None,
-        _ => Some(Outcome::Changing(stamp)),
+        _ => Some(JobOutcome::Changing(stamp)),
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::entry::{Claim, Entry, Failure, Order, OrderKind, Outcome, Outside, Purpose, Reply, Waiter, Work};
+use super::entry::{Claim, Entry, Failure, JobOutcome, Order, OrderKind, Outside, Purpose, Reply, Waiter, Work};
 use super::event::Event;
 use super::loader::Urgency;
 use super::pin::{Pin, Taken};
@@ -295,12 +295,18 @@ impl State {
     }
 
     /// Takes the result of a job.
-    pub(super) fn finish(&mut self, name: &Arc<str>, purpose: Purpose, result: Result<Outcome, Failure>, now: Instant) {
+    pub(super) fn finish(
+        &mut self,
+        name: &Arc<str>,
+        purpose: Purpose,
+        result: Result<JobOutcome, Failure>,
+        now: Instant,
+    ) {
         self.unqueue(name);
         match result {
-            Ok(Outcome::Found(found)) => self.offer(name, *found, purpose, now),
-            Ok(Outcome::Unknown) => {}
-            Ok(Outcome::Exists(stamp)) => {
+            Ok(JobOutcome::Found(found)) => self.offer(name, *found, purpose, now),
+            Ok(JobOutcome::Unknown) => {}
+            Ok(JobOutcome::Exists(stamp)) => {
                 if let Some((entry, stamp)) = self.entries.get_mut(name).zip(stamp) {
                     entry.seen(&stamp);
                 }

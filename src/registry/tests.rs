@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use tokio::sync::oneshot;
 
-use super::entry::{Failure, Found, Order, OrderKind, Outcome, Purpose};
+use super::entry::{Failure, Found, JobOutcome, Order, OrderKind, Purpose};
 use super::event::Event;
 use super::pin::Taken;
 use super::stamp::Stamp;
@@ -103,9 +103,9 @@ impl World {
         for name in std::mem::take(&mut self.jobs) {
             let Some(work) = self.state.begin(&name, now) else { continue };
             let outcome = match &work.purpose {
-                Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => Outcome::Exists(None),
-                Purpose::Look if !work.resident => Outcome::Exists(None),
-                _ => Outcome::Found(Box::new(found(work.folder.clone(), numbers, digest))),
+                Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => JobOutcome::Exists(None),
+                Purpose::Look if !work.resident => JobOutcome::Exists(None),
+                _ => JobOutcome::Found(Box::new(found(work.folder.clone(), numbers, digest))),
             };
             self.state.finish(&name, work.purpose, Ok(outcome), now);
             self.settle();
@@ -353,7 +353,7 @@ fn delete_overtakes_a_put_that_reads() {
     let work = world.state.begin(&name, now).unwrap();
     world.order("a", OrderKind::Delete, Some(1), 2);
     assert!(matches!(&world.replies[..], [Ok(status)] if status.generation == Some(1)));
-    let outcome = Outcome::Found(Box::new(found("b".into(), 10, 2)));
+    let outcome = JobOutcome::Found(Box::new(found("b".into(), 10, 2)));
     world.state.finish(&name, work.purpose, Ok(outcome), now);
     world.settle();
     assert!(matches!(&world.replies[..], [_, Err(RegistryError::Stale { found: None, .. })]));
@@ -377,8 +377,8 @@ fn orders_and_loads_of_an_adapter_take_turns() {
         let work = world.state.begin(&name, now).unwrap();
         world.order("a", OrderKind::Describe, None, 1);
         let outcome = match work.purpose {
-            Purpose::Order(_) => Outcome::Exists(None),
-            _ => Outcome::Unknown,
+            Purpose::Order(_) => JobOutcome::Exists(None),
+            _ => JobOutcome::Unknown,
         };
         purposes.push(matches!(work.purpose, Purpose::Load));
         world.state.finish(&name, work.purpose, Ok(outcome), now);

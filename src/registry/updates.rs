@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::entry::Outcome;
+use super::entry::JobOutcome;
 use super::event::Event;
 use super::loader::Urgency;
 use super::shared::Shared;
@@ -134,10 +134,10 @@ impl State {
     }
 
     /// Notes the state of an adapter's files.
-    pub(super) fn looked(&mut self, name: &Arc<str>, outcome: Outcome, now: Instant) {
+    pub(super) fn looked(&mut self, name: &Arc<str>, outcome: JobOutcome, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match outcome {
-            Outcome::Changing(stamp) => {
+            JobOutcome::Changing(stamp) => {
                 if entry.change.is_none() {
                     entry.changing = Some(now);
                 }
@@ -145,11 +145,11 @@ impl State {
                 entry.change = Some((stamp, since));
                 self.touch(name);
             }
-            Outcome::StillRefused => entry.change = None,
+            JobOutcome::StillRefused => entry.change = None,
             outcome => {
                 if let Some(version) = &mut entry.current {
                     self.residents.set_unreadable(&version.key, false);
-                    if let Outcome::Rewritten(stamp) = outcome {
+                    if let JobOutcome::Rewritten(stamp) = outcome {
                         version.stamp = stamp;
                     }
                 }

@@ -36,7 +36,7 @@ impl From<Vec<Row>> for Request {
 
 /// The requests that wait for the same adapter, whatever its version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Flow {
+enum FlowKey {
     /// The adapter has this name.
     Name(Arc<str>),
     /// An adapter without a pin, by its address.
@@ -44,7 +44,7 @@ enum Flow {
 }
 
 /// What the queue knows of a waiting request.
-struct Waiting {
+struct QueuedRequest {
     reply: Arc<PendingReply>,
     deadline: Option<Instant>,
     adapters: Names,
@@ -112,8 +112,8 @@ pub(super) struct Queue {
 }
 
 struct State {
-    waiting: FairQueue<Flow, Waiting, Work>,
-    arrivals: Arrivals<Flow>,
+    waiting: FairQueue<FlowKey, QueuedRequest, Work>,
+    arrivals: Arrivals<FlowKey>,
     throughput: Throughput,
     /// The batches that run, by their numbers, which grow.
     running: BTreeMap<u64, Run>,
@@ -161,11 +161,17 @@ impl Queue {
         tokens: usize,
         deadline: Option<Instant>,
     ) -> Result<(), Refused> {
-        let flow = Flow::Name(adapter.unwrap_or_default().into());
+        let flow = FlowKey::Name(adapter.unwrap_or_default().into());
         self.check(&mut self.lock(), &flow, tokens, deadline)
     }
 
-    fn check(&self, state: &mut State, flow: &Flow, tokens: usize, deadline: Option<Instant>) -> Result<(), Refused> {
+    fn check(
+        &self,
+        state: &mut State,
+        flow: &FlowKey,
+        tokens: usize,
+        deadline: Option<Instant>,
+    ) -> Result<(), Refused> {
         if !state.open {
             return Err(Refused::Draining);
         }
@@ -186,7 +192,7 @@ impl Queue {
         let tokens = groups.iter().map(|group| group.cost).sum();
         let mut seen = HashSet::new();
         let new = request.rows.iter().filter(|row| seen.insert(Arc::as_ptr(&row.adapter)));
-        let flows: Vec<Flow> = new.map(|row| flow(&row.adapter, &names)).collect();
+        let flows: Vec<FlowKey> = new.map(|row| flow(&row.adapter, &names)).collect();
         let adapters: Names = names.into_iter().map(|(_, name)| name).collect();
         let deadline = request.deadline;
 
@@ -197,7 +203,7 @@ impl Queue {
             state.earliest = state.earliest.into_iter().chain(deadline).min();
             let (reply, parts, answer) = self.parts(request, groups, &adapters);
             state.arrivals.note(flow.clone(), Instant::now());
-            state.waiting.push(flow, Waiting { reply, deadline, adapters }, parts);
+            state.waiting.push(flow, QueuedRequest { reply, deadline, adapters }, parts);
             self.changed.notify_one();
             Ok(answer)
         } else if state.open {
@@ -333,10 +339,10 @@ impl Queue {
     }
 }
 
-fn flow(adapter: &Arc<Adapter>, names: &[(*const Adapter, Arc<str>)]) -> Flow {
+fn flow(adapter: &Arc<Adapter>, names: &[(*const Adapter, Arc<str>)]) -> FlowKey {
     let address = Arc::as_ptr(adapter);
     let name = names.iter().find(|(pinned, _)| *pinned == address);
-    name.map_or(Flow::Address(address as usize), |(_, name)| Flow::Name(Arc::clone(name)))
+    name.map_or(FlowKey::Address(address as usize), |(_, name)| FlowKey::Name(Arc::clone(name)))
 }
 
 impl State {
@@ -345,7 +351,7 @@ impl State {
         Load { waiting: self.waiting.tokens(), running, throughput: self.throughput }
     }
 
-    fn candidate(&self, flow: &Flow, tokens: usize, time: Option<Duration>) -> Candidate {
+    fn candidate(&self, flow: &FlowKey, tokens: usize, time: Option<Duration>) -> Candidate {
         Candidate { tokens, held: self.waiting.held(flow), ahead: self.waiting.ahead(flow, tokens), time }
     }
 
@@ -386,7 +392,7 @@ impl State {
             return false;
         }
         let (mut expired, mut withdrawn, mut earliest) = (0, 0, None);
-        self.waiting.retain(|Waiting { reply, deadline, .. }| match reply.interest() {
+        self.waiting.retain(|QueuedRequest { reply, deadline, .. }| match reply.interest() {
             Interest::Answered => false,
             // A client may have given up for the same reason.
             _ if deadline.is_some_and(|deadline| deadline <= now) => {

@@ -41,7 +41,7 @@ pub(super) async fn take_permit(
         Some(known) if !is_small || known <= TINY => body,
         _ => {
             let most = known.unwrap_or(limit.saturating_mul(2));
-            Body::new(Counted { body, permit: Arc::clone(&permit), received: 0, most, refused: false })
+            Body::new(CountedBody { body, permit: Arc::clone(&permit), received: 0, most, refused: false })
         }
     };
     // The permit of a body that grows when it is unpacked grows, too.
@@ -52,7 +52,7 @@ pub(super) async fn take_permit(
 }
 
 /// A small body, or one of unknown length, which is counted as it arrives.
-struct Counted {
+struct CountedBody {
     body: Body,
     permit: Arc<Permit>,
     received: usize,
@@ -62,7 +62,7 @@ struct Counted {
     refused: bool,
 }
 
-impl HttpBody for Counted {
+impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

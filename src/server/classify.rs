@@ -26,7 +26,7 @@ use axum::response::Response;
 
 pub(super) use self::answer::{GENERATION, INFERENCE, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
 use self::request::{Adapters, ClassifyRequest};
-use self::run::{Outcome, run};
+use self::run::{RequestLogits, run};
 use self::shapes::Shape;
 use self::shapes::polyrank::{self, ByAdapter};
 use self::shapes::router::{self, HostLabel};
@@ -174,7 +174,7 @@ async fn predictions(
 ) -> Result<Response, ApiError> {
     let scoring = request.scoring;
     let outcome = run(app, request, deadline).await?;
-    let write = move |outcome: &Outcome| held::json(&Predictions::new(outcome.only().ranked(scoring)?, one));
+    let write = move |outcome: &RequestLogits| held::json(&Predictions::new(outcome.only().ranked(scoring)?, one));
     answer::respond(app, outcome, write).await
 }
 

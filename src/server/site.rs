@@ -67,10 +67,10 @@ impl Site {
     }
 
     /// Counts a request, unless the shutdown has begun.
-    fn count(&self) -> Option<Counted<'_>> {
+    fn count(&self) -> Option<RequestInProgress<'_>> {
         // It counts before it looks, so that the shutdown waits for whatever it lets in.
         self.requests.fetch_add(1, Ordering::SeqCst);
-        let counted = Counted(self);
+        let counted = RequestInProgress(self);
         (!self.draining.load(Ordering::SeqCst)).then_some(counted)
     }
 
@@ -111,9 +111,9 @@ impl Site {
 }
 
 /// A request in progress.
-struct Counted<'a>(&'a Site);
+struct RequestInProgress<'a>(&'a Site);
 
-impl Drop for Counted<'_> {
+impl Drop for RequestInProgress<'_> {
     fn drop(&mut self) {
         if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.answered.notify_one();

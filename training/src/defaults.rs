@@ -33,14 +33,14 @@ const MANY: usize = 3000;
 
 /// A method's default learning rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rates {
+pub struct PeakRates {
     /// The rate on a narrow base.
     pub narrow: f64,
     /// The most from 3,000 rows, but for regression.
     pub many: f64,
 }
 
-impl Rates {
+impl PeakRates {
     /// Of methods that train few parameters.
     pub const FEW_PARAMETERS: Self = Self::same(1e-3);
     /// Of SoRA, LoRA and DyLoRA.
@@ -57,7 +57,7 @@ impl Rates {
 
 /// The epochs, batch size and learning rate of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Schedule {
+pub struct Hyperparameters {
     /// Passes over the training data.
     pub epochs: usize,
     /// The number of texts in a step.
@@ -66,11 +66,11 @@ pub struct Schedule {
     pub lr: f64,
 }
 
-impl Schedule {
+impl Hyperparameters {
     /// The defaults for `rows` rows of training data and a base of width `hidden`, with the user's batch size, if there is one. `rates`
     /// are the method's.
     #[must_use]
-    pub fn new(rows: usize, problem: ProblemType, hidden: usize, batch_size: Option<usize>, rates: Rates) -> Self {
+    pub fn new(rows: usize, problem: ProblemType, hidden: usize, batch_size: Option<usize>, rates: PeakRates) -> Self {
         let batch_size = batch_size.unwrap_or(match rows {
             ..MANY => 16,
             _ => 32,
@@ -97,14 +97,14 @@ pub struct Plan {
     /// Records of training data.
     pub rows: usize,
     /// Epochs, batch size and learning rate.
-    pub schedule: Schedule,
+    pub hyperparameters: Hyperparameters,
     /// The number of batches in a step.
     pub accumulate: usize,
 }
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { rows, schedule: Schedule { epochs, batch_size, lr }, accumulate } = self;
+        let Self { rows, hyperparameters: Hyperparameters { epochs, batch_size, lr }, accumulate } = self;
         let steps = rows.div_ceil(batch_size.saturating_mul(*accumulate).max(1));
         let all = steps * epochs;
         let plural = |count: usize| if count == 1 { "" } else { "s" };
@@ -116,7 +116,7 @@ impl Display for Plan {
         if *accumulate > 1 {
             write!(f, " x {accumulate}")?;
         }
-        // Rates that follow from the base's width have more digits than a person wants to read.
+        // PeakRates that follow from the base's width have more digits than a person wants to read.
         let shown = format!("{lr:.2e}").parse::<f64>().unwrap_or(*lr);
         write!(f, ", rate {shown}")
     }
@@ -126,14 +126,15 @@ impl Display for Plan {
 mod tests {
     use polyrank::adapter::ProblemType;
 
-    use super::{Plan, Rates, Schedule};
+    use super::{Hyperparameters, PeakRates, Plan};
 
     const ONE: ProblemType = ProblemType::SingleLabelClassification;
 
     #[test]
     fn small_tasks_get_small_batches_and_wide_bases_small_rates() {
         let of = |rows, hidden| {
-            let Schedule { epochs, batch_size, lr } = Schedule::new(rows, ONE, hidden, None, Rates::LORA);
+            let Hyperparameters { epochs, batch_size, lr } =
+                Hyperparameters::new(rows, ONE, hidden, None, PeakRates::LORA);
             (epochs, batch_size, lr)
         };
         assert_eq!(of(246, 384), (20, 16, 1.5e-3));
@@ -142,16 +143,23 @@ mod tests {
         assert_eq!(of(67_349, 768), (3, 32, 5e-4));
         assert_eq!(of(67_349, 1024), (3, 32, 3.75e-4));
         assert_eq!(of(0, 384).0, 20);
-        assert_eq!(Schedule::new(5000, ONE, 384, Some(64), Rates::LORA).epochs, 13);
-        assert_eq!(Schedule::new(5749, ProblemType::Regression, 384, None, Rates::LORA).lr, 1e-3);
-        assert_eq!(Schedule::new(8551, ONE, 384, None, Rates::ADALORA).lr, 5e-3);
-        assert_eq!(Schedule::new(67_349, ONE, 768, None, Rates::FULL).lr, 5e-5);
-        assert_eq!(Schedule::new(144, ProblemType::MultiLabelClassification, 384, None, Rates::LORA).epochs, 60);
+        assert_eq!(Hyperparameters::new(5000, ONE, 384, Some(64), PeakRates::LORA).epochs, 13);
+        assert_eq!(Hyperparameters::new(5749, ProblemType::Regression, 384, None, PeakRates::LORA).lr, 1e-3);
+        assert_eq!(Hyperparameters::new(8551, ONE, 384, None, PeakRates::ADALORA).lr, 5e-3);
+        assert_eq!(Hyperparameters::new(67_349, ONE, 768, None, PeakRates::FULL).lr, 5e-5);
+        assert_eq!(
+            Hyperparameters::new(144, ProblemType::MultiLabelClassification, 384, None, PeakRates::LORA).epochs,
+            60
+        );
     }
 
     #[test]
     fn plan_shows_its_steps() {
-        let plan = Plan { rows: 246, schedule: Schedule::new(246, ONE, 384, None, Rates::LORA), accumulate: 1 };
+        let plan = Plan {
+            rows: 246,
+            hyperparameters: Hyperparameters::new(246, ONE, 384, None, PeakRates::LORA),
+            accumulate: 1,
+        };
         assert_eq!(plan.to_string(), "246 rows, 20 epochs of 16 steps (320 in all), batch size 16, rate 0.0015");
         let plan = Plan { accumulate: 4, ..plan };
         assert_eq!(plan.to_string(), "246 rows, 20 epochs of 4 steps (80 in all), batch size 16 x 4, rate 0.0015");

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
 pub use self::run::RunSettings;
-use crate::defaults::{Rates, Schedule};
+use crate::defaults::{Hyperparameters, PeakRates};
 use crate::error::{Error, wrong};
 use crate::method::adalora::{AdaLora, AdaLoraSettings};
 use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
@@ -230,7 +230,7 @@ impl Settings {
     /// These settings with every default in its place, for `rows` rows of training data and the base of `engine`.
     #[must_use]
     pub fn resolved(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Self {
-        let Schedule { epochs, batch_size, lr } = self.schedule(rows, problem, engine);
+        let Hyperparameters { epochs, batch_size, lr } = self.hyperparameters(rows, problem, engine);
         let gated = self.method == MethodName::Sora;
         let ratio = match self.threshold() {
             Threshold::Ratio(ratio) if gated => Some(ratio),
@@ -263,18 +263,18 @@ impl Settings {
 
     /// Epochs, batch size and learning rate, for `rows` rows of training data.
     #[must_use]
-    pub fn schedule(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Schedule {
+    pub fn hyperparameters(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Hyperparameters {
         let rates = match self.method {
-            MethodName::Sora | MethodName::Lora | MethodName::DyLora => Rates::LORA,
-            MethodName::AdaLora => Rates::ADALORA,
-            MethodName::BitFit | MethodName::Adapter => Rates::FEW_PARAMETERS,
-            MethodName::Full => Rates::FULL,
+            MethodName::Sora | MethodName::Lora | MethodName::DyLora => PeakRates::LORA,
+            MethodName::AdaLora => PeakRates::ADALORA,
+            MethodName::BitFit | MethodName::Adapter => PeakRates::FEW_PARAMETERS,
+            MethodName::Full => PeakRates::FULL,
         };
         let width = engine.config().hidden_size;
-        let default = Schedule::new(rows, problem, width, self.batch_size, rates);
+        let default = Hyperparameters::new(rows, problem, width, self.batch_size, rates);
         let rows_of_step = default.batch_size.saturating_mul(self.accumulate);
-        let by_steps = || Schedule::new(rows, problem, width, Some(rows_of_step), rates).epochs;
-        Schedule {
+        let by_steps = || Hyperparameters::new(rows, problem, width, Some(rows_of_step), rates).epochs;
+        Hyperparameters {
             epochs: self.epochs.unwrap_or_else(by_steps),
             batch_size: default.batch_size,
             lr: self.lr.unwrap_or(default.lr),
@@ -355,7 +355,7 @@ impl Settings {
         let shape = |rank| self.low_rank(engine, labels, rank);
         Ok(match self.method {
             MethodName::Sora => {
-                let (shape, sora) = (shape(self.rank)?, self.sora(self.schedule(rows, problem, engine).lr));
+                let (shape, sora) = (shape(self.rank)?, self.sora(self.hyperparameters(rows, problem, engine).lr));
                 self.check_target(engine, &shape)?;
                 Box::new(Sora::new(layout, &shape, sora, backend)?)
             }

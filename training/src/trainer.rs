@@ -134,8 +134,8 @@ impl<'a> Trainer<'a> {
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let validation = validation_splits(engine, data, longest)?;
-        let schedule = settings.schedule(data.train.len(), data.problem, engine);
-        let extent = Extent::new(data.train.len(), &schedule, settings);
+        let hyperparameters = settings.hyperparameters(data.train.len(), data.problem, engine);
+        let extent = Extent::new(data.train.len(), &hyperparameters, settings);
         let rule = Rule {
             weight_decay: settings.weight_decay,
             eps: 1e-8,
@@ -154,7 +154,7 @@ impl<'a> Trainer<'a> {
         let stepper = Stepper { engine, method, optimizer, loss, workers };
         Ok(Self {
             settings,
-            lr: schedule.lr,
+            lr: hyperparameters.lr,
             extent,
             data,
             stepper,

@@ -16,7 +16,8 @@ use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::adalora::{AdaLora, AdaLoraSettings};
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
 use polyrank_training::method::{
-    BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, Rates, Sora, StepDropout, TrainedHead, bitfit, full,
+    BottleneckAdapter, DropoutRates, DyLora, Lora, LowRankSettings, Method, Sora, StepDropout, TrainedHead, bitfit,
+    full,
 };
 use polyrank_training::optim::{Optimizer, Rule};
 use polyrank_training::settings::Settings;
@@ -114,7 +115,7 @@ fn batch(engine: &Engine) -> (Vec<Encoded>, Vec<Target>) {
 fn train(stepper: &mut Stepper, steps: usize, dropout: f64) -> Vec<f32> {
     let (texts, targets) = batch(stepper.engine);
     let texts: Vec<&Encoded> = texts.iter().collect();
-    let rates = Rates { hidden: dropout, attention: dropout, head: dropout, head_input: dropout };
+    let rates = DropoutRates { hidden: dropout, attention: dropout, head: dropout, head_input: dropout };
     let step = |_| {
         let dropout = StepDropout { rates, seed: stepper.optimizer.done as u64 };
         let loss = stepper.step(&Batch { texts: &texts, targets: &targets }, dropout, 5e-3).unwrap();

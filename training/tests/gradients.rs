@@ -10,7 +10,9 @@ use polyrank::text::Encoded;
 use polyrank_training::data::Target;
 use polyrank_training::loss::TaskLoss;
 use polyrank_training::method::sora::{GateRule, SoraSettings, Threshold};
-use polyrank_training::method::{LowRankSettings, Method, Rates, Sora, StepDropout, TrainedHead, TrainingPass, full};
+use polyrank_training::method::{
+    DropoutRates, LowRankSettings, Method, Sora, StepDropout, TrainedHead, TrainingPass, full,
+};
 use polyrank_training::optim::Variable;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -129,7 +131,7 @@ fn gradients_equal_slopes() {
 /// All passes of a step have the same masks, so that the loss is a fixed function. The backward pass uses the same masks.
 #[test]
 fn gradients_equal_slopes_under_dropout() {
-    let rates = Rates { hidden: 0.2, attention: 0.2, head: 0.2, head_input: 0.2 };
+    let rates = DropoutRates { hidden: 0.2, attention: 0.2, head: 0.2, head_input: 0.2 };
     for engine in [engine(), Engine::open(&base_dir(), Backend::reference(Device::Cpu)).unwrap()] {
         check(&engine, &anywhere(&engine), StepDropout { rates, seed: 41 });
     }
@@ -137,7 +139,7 @@ fn gradients_equal_slopes_under_dropout() {
 
 #[test]
 fn gradients_of_every_architecture_equal_slopes() {
-    let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
+    let rates = DropoutRates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
     for backend in &backends()[..2] {
         for name in ENCODERS {
             let engine = encoder_on(name, backend);
@@ -150,7 +152,7 @@ fn gradients_of_every_architecture_equal_slopes() {
 /// The kernels are too slow on the CPU for slopes.
 #[test]
 fn gradients_of_every_architecture_on_a_gpu_equal_the_reference() {
-    let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
+    let rates = DropoutRates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
     let [_, reference, gpu] = backends();
     for name in ENCODERS {
         let [expected, found] = [&reference, &gpu].map(|backend| {
@@ -179,7 +181,7 @@ fn gradients_of_every_architecture_on_a_gpu_equal_the_reference() {
 /// rank left.
 #[test]
 fn gradients_of_remaining_ranks_do_not_depend_on_those_that_are_gone() {
-    let rates = Rates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
+    let rates = DropoutRates { hidden: 0.1, attention: 0.1, head: 0.1, head_input: 0.1 };
     for backend in backends() {
         let engine = Engine::open(&base_dir(), &backend).unwrap();
         let whole = anywhere(&engine);

@@ -16,7 +16,7 @@ use super::super::extract::blocking;
 use super::super::held;
 use super::super::times::Measured;
 use super::request::Scoring;
-use super::run::{AdapterLogits, Outcome};
+use super::run::{AdapterLogits, RequestLogits};
 use crate::engine::score::{Function, Scored, rank};
 
 /// The number of truncated texts.
@@ -100,8 +100,8 @@ const LARGE: usize = 4096;
 /// Those of `write`, and where answers that clients have not read yet leave no room for this one.
 pub(super) async fn respond(
     app: &Arc<App>,
-    outcome: Outcome,
-    write: impl FnOnce(&Outcome) -> Result<Vec<u8>, ApiError> + Send + 'static,
+    outcome: RequestLogits,
+    write: impl FnOnce(&RequestLogits) -> Result<Vec<u8>, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let large = outcome.logits() > LARGE;
     let written = move || write(&outcome).map(|bytes| (outcome, bytes));
@@ -110,7 +110,7 @@ pub(super) async fn respond(
     Ok(described(&outcome, body))
 }
 
-fn described(outcome: &Outcome, body: Body) -> Response {
+fn described(outcome: &RequestLogits, body: Body) -> Response {
     for adapter in &outcome.adapters {
         adapter.pin.count_request();
     }

@@ -20,7 +20,7 @@ use crate::text::{Encoded, Limit};
 const SCORED: usize = 40;
 
 /// The logits of a request, and how they were computed.
-pub(super) struct Outcome {
+pub(super) struct RequestLogits {
     /// The result of each adapter, in the order of the request; at least one.
     pub(super) adapters: Vec<AdapterLogits>,
     /// The number of tokens, where each text counts once.
@@ -38,7 +38,7 @@ pub(super) struct AdapterLogits {
     pub(super) logits: Vec<Vec<f32>>,
 }
 
-impl Outcome {
+impl RequestLogits {
     /// The result of the only adapter that the request asked.
     pub(super) fn only(&self) -> &AdapterLogits {
         &self.adapters[0]
@@ -55,7 +55,11 @@ impl Outcome {
 /// # Errors
 /// Too many texts or adapters, an adapter that is unknown or cannot be served, a full queue, texts that cannot be tokenized, or a
 /// failed forward pass.
-pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Deadline) -> Result<Outcome, ApiError> {
+pub(super) async fn run(
+    app: &Arc<App>,
+    request: ClassifyRequest,
+    deadline: Deadline,
+) -> Result<RequestLogits, ApiError> {
     let ClassifyRequest { texts, adapters, scoring, truncate, side, max_length } = request;
     check_sizes(&texts, &adapters, app.config().max_client_batch_size)?;
     // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
@@ -74,7 +78,7 @@ pub(super) async fn run(app: &Arc<App>, request: ClassifyRequest, deadline: Dead
     let answered = app.scheduler().submit(request)?.wait().await?;
     app.metrics().request_ran(tokenization, answered.queued, answered.computed);
     let times = Times { begun, tokenization, queue: answered.queued, inference: answered.computed };
-    Ok(Outcome { adapters: by_adapter(pins, answered.logits, texts), tokens, truncated, times })
+    Ok(RequestLogits { adapters: by_adapter(pins, answered.logits, texts), tokens, truncated, times })
 }
 
 fn check_sizes(texts: &[Text], adapters: &Adapters, limit: usize) -> Result<(), ApiError> {

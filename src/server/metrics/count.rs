@@ -13,14 +13,14 @@ use super::requests::Route;
 use crate::server::app::App;
 
 /// Counts a request when it is dropped. A request is abandoned unless its outcome is known by then.
-struct Counted<'a> {
+struct CountedRequest<'a> {
     route: &'a Route,
     in_flight: &'a Gauge,
     begun: Instant,
     outcome: Outcome,
 }
 
-impl Drop for Counted<'_> {
+impl Drop for CountedRequest<'_> {
     fn drop(&mut self) {
         self.in_flight.dec();
         self.route.outcomes[self.outcome as usize].inc();
@@ -37,7 +37,7 @@ pub(in crate::server) async fn count(State(app): State<Arc<App>>, request: Reque
     let route = requests.route(request.method().as_str(), path);
     requests.in_flight.inc();
     let (in_flight, begun) = (&requests.in_flight, Instant::now());
-    let mut counted = Counted { route, in_flight, begun, outcome: Outcome::Abandoned };
+    let mut counted = CountedRequest { route, in_flight, begun, outcome: Outcome::Abandoned };
     let response = next.run(request).await;
     counted.outcome = Outcome::of(&response);
     response

@@ -141,7 +141,7 @@ impl Task {
         let locked = run::begin(folders, existing, &config, &self.facts)?;
         tell(Plan {
             rows,
-            schedule: settings.schedule(rows, self.data.problem, engine),
+            hyperparameters: settings.hyperparameters(rows, self.data.problem, engine),
             accumulate: settings.accumulate,
         });
         let (truncated, longest) = (trainer.truncated(), settings.longest(engine));

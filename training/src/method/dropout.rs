@@ -9,7 +9,7 @@ use super::Pass;
 
 /// The dropout probabilities of the base's configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Rates {
+pub struct DropoutRates {
     /// The rate for hidden states.
     pub hidden: f64,
     /// The rate for attention weights.
@@ -24,7 +24,7 @@ pub struct Rates {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepDropout {
     /// The dropout probabilities.
-    pub rates: Rates,
+    pub rates: DropoutRates,
     /// The seed for this run, step and micro-batch.
     pub seed: u64,
 }

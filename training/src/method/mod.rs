@@ -53,7 +53,7 @@ use polyrank::encoder::Head;
 pub use adapter::BottleneckAdapter;
 pub use bitfit::bitfit;
 pub use bottleneck::{Bottleneck, Bottlenecks, sites};
-pub use dropout::{Rates, StepDropout, TrainingPass};
+pub use dropout::{DropoutRates, StepDropout, TrainingPass};
 pub use dylora::{DyLora, first_ranks};
 pub use export::{Export, Model};
 pub use full::full;

@@ -15,7 +15,7 @@ use super::{Control, Trainer};
 use crate::checkpoint::PartialEpoch;
 use crate::data::Target;
 use crate::error::Error;
-use crate::method::{Rates, Report, StepDropout};
+use crate::method::{DropoutRates, Report, StepDropout};
 use crate::run::{self, StepEntry};
 use crate::stepper::Batch;
 
@@ -102,14 +102,14 @@ impl Trainer<'_> {
         self.stepper.step_over(&batches.collect::<Vec<_>>(), dropout, rate)
     }
 
-    fn rates(&self) -> Rates {
+    fn rates(&self) -> DropoutRates {
         let config = self.stepper.engine.config();
         if self.progress.epoch < self.settings.dropout_after(self.extent.first) {
-            return Rates::default();
+            return DropoutRates::default();
         }
         match self.settings.dropout {
-            Some(p) => Rates { hidden: p, attention: p, head: p, head_input: p },
-            None => Rates {
+            Some(p) => DropoutRates { hidden: p, attention: p, head: p, head_input: p },
+            None => DropoutRates {
                 hidden: config.hidden_dropout_prob,
                 attention: config.attention_probs_dropout_prob,
                 head: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),

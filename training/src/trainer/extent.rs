@@ -1,6 +1,6 @@
 //! How many steps a run has, and the learning rate in each of them.
 
-use crate::defaults::Schedule;
+use crate::defaults::Hyperparameters;
 use crate::optim::linear_rate;
 use crate::settings::Settings;
 
@@ -20,14 +20,14 @@ pub(super) struct Extent {
 
 impl Extent {
     /// The extent of a run over `rows` rows.
-    pub(super) fn new(rows: usize, schedule: &Schedule, settings: &Settings) -> Self {
-        let rows_per_step = schedule.batch_size.saturating_mul(settings.accumulate).max(1);
-        let mut plans = settings.extended_from.iter().copied().chain([schedule.epochs]);
+    pub(super) fn new(rows: usize, hyperparameters: &Hyperparameters, settings: &Settings) -> Self {
+        let rows_per_step = hyperparameters.batch_size.saturating_mul(settings.accumulate).max(1);
+        let mut plans = settings.extended_from.iter().copied().chain([hyperparameters.epochs]);
         Self {
-            rows_per_batch: schedule.batch_size.max(1),
+            rows_per_batch: hyperparameters.batch_size.max(1),
             rows_per_step,
             steps_per_epoch: rows.div_ceil(rows_per_step),
-            first: plans.next().unwrap_or(schedule.epochs),
+            first: plans.next().unwrap_or(hyperparameters.epochs),
             later: plans.collect(),
         }
     }

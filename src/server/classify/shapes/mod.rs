@@ -1,5 +1,5 @@
 //! The shapes of requests and answers that clients of other servers speak. Each file translates one shape to a
-//! [`ClassifyRequest`](super::request::ClassifyRequest), and an [`Outcome`](super::run::Outcome) back.
+//! [`ClassifyRequest`](super::request::ClassifyRequest), and [`RequestLogits`](super::run::RequestLogits) back.
 
 pub(in crate::server) mod polyrank;
 pub(in crate::server) mod router;

@@ -19,7 +19,7 @@ use super::super::super::error::ApiError;
 use super::super::json::{self, Object, positive};
 use super::super::list::List;
 use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
-use super::super::run::Outcome;
+use super::super::run::RequestLogits;
 use super::too_many;
 use crate::engine::score::{Function, Scored};
 
@@ -125,7 +125,7 @@ impl Body {
 pub(in crate::server::classify) struct ByAdapter(Vec<(String, Vec<Vec<Scored>>)>);
 
 impl ByAdapter {
-    pub(in crate::server::classify) fn new(outcome: &Outcome, scoring: Scoring) -> Result<Self, ApiError> {
+    pub(in crate::server::classify) fn new(outcome: &RequestLogits, scoring: Scoring) -> Result<Self, ApiError> {
         let of = |adapter: &super::super::run::AdapterLogits| Ok((adapter.pin.name().into(), adapter.ranked(scoring)?));
         outcome.adapters.iter().map(of).collect::<Result<_, _>>().map(Self)
     }

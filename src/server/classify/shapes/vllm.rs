@@ -12,7 +12,7 @@ use super::super::super::request_id::RequestId;
 use super::super::json::{self, positive};
 use super::super::list::{self, OneOrMany};
 use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
-use super::super::run::Outcome;
+use super::super::run::RequestLogits;
 use super::router::HostLabel;
 use super::too_many;
 use crate::engine::score::Function;
@@ -107,7 +107,7 @@ pub(in crate::server::classify) fn parse(body: &[u8], host: HostLabel) -> Result
 impl Answer {
     /// The answer to the request `id`.
     pub(in crate::server::classify) fn new(
-        outcome: &Outcome,
+        outcome: &RequestLogits,
         scoring: Scoring,
         id: &RequestId,
     ) -> Result<Self, ApiError> {
