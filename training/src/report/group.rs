@@ -41,7 +41,7 @@ pub(super) struct Group<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
     /// The place of the method in tables.
-    place: usize,
+    pub(super) place: usize,
     pub(super) method: String,
     /// The settings that tell groups of one method apart, without rank and modules: `lr 0.001`.
     pub(super) rest: String,

@@ -27,16 +27,23 @@ pub(super) struct Csv {
 }
 
 impl Table {
-    /// The table in Markdown, with its title. The first column is aligned to the left, the others to the right.
+    /// The table in Markdown, with its title. Columns of numbers are aligned to the right, the first one and those of text to the left.
     pub(super) fn markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
             format!("| {} |\n", cells.join(" | "))
         };
-        let rule: Vec<&str> = (0..self.head.len()).map(|i| if i == 0 { "---" } else { "---:" }).collect();
+        let is_text = |i: usize| i == 0 || self.rows.iter().any(|row| !is_number(&row[i]));
+        let rule: Vec<&str> = (0..self.head.len()).map(|i| if is_text(i) { "---" } else { "---:" }).collect();
         let rows: String = self.rows.iter().map(|row| line(row)).collect();
         format!("## {}\n\n{}\n\n{}| {} |\n{rows}", self.title, self.note, line(&self.head), rule.join(" | "))
     }
+}
+
+/// Whether a cell begins with a number, or is empty.
+fn is_number(cell: &str) -> bool {
+    let digits = cell.trim_start_matches(['*', '-', '+']);
+    cell.is_empty() || cell == MISSING || digits.starts_with(|first: char| first.is_ascii_digit())
 }
 
 impl Csv {

@@ -60,7 +60,7 @@ pub(in crate::report) fn figure(schedules: &[Schedule]) -> Option<Figure> {
         title: "Figure 2: compression".to_owned(),
         note:
             "Each point is a stage of Algorithm 1. The metrics on training data (memorisation) and on validation data \
-               (generalisation) are in percent of stage 0's."
+               (generalisation) are in percent of stage 0's. A stage without parameters has no place on the axis."
                 .to_owned(),
         canvas,
     })

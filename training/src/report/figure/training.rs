@@ -1,10 +1,11 @@
 //! Loss, threshold and mean rank over the steps of runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::axis::Axis;
 use super::canvas::{Anchor, Canvas};
 use super::chart::{Key, Line, Panel, legend};
+use super::color::Color;
 use super::palette::{self, INK};
 use super::{Figure, slug};
 use crate::report::group::{Group, tasks};
@@ -31,22 +32,20 @@ pub(in crate::report) fn figures(groups: &[Group<'_>]) -> Vec<Figure> {
 fn figure(groups: &[Group<'_>], task: &str) -> Option<Figure> {
     let logged = |group: &&Group<'_>| group.task == task && group.runs.iter().any(|(_, run, _)| !run.steps.is_empty());
     let groups: Vec<&Group<'_>> = groups.iter().filter(logged).collect();
+    let styles = styles(&groups);
     let panels: Vec<(Quantity, Vec<Line>)> = QUANTITIES
         .into_iter()
-        .map(|quantity| (quantity, lines(&groups, quantity.2, quantity.1 == LOSS)))
+        .map(|quantity| (quantity, lines(&groups, &styles, quantity.2, quantity.1 == LOSS)))
         .filter(|(_, lines)| lines.iter().any(|line| !line.points.is_empty()))
         .collect();
     let steps = groups.iter().flat_map(|group| group.runs.iter().flat_map(|(_, run, _)| &run.steps));
-    let x = Axis::exact(steps.map(|step| step.step as f64))?;
+    let x = Axis::exact(steps.map(|step| step.step as f64).chain([0.0]))?;
     if panels.is_empty() {
         return None;
     }
     let labels: Vec<String> = groups.iter().map(|group| group.kind.label()).collect();
-    let key = |(i, label)| {
-        let (color, dashed) = palette::line(i);
-        Key { label, color, dashed }
-    };
-    let keys: Vec<Key<'_>> = labels.iter().map(String::as_str).enumerate().map(key).collect();
+    let key = |(label, &(color, dashed))| Key { label, color, dashed };
+    let keys: Vec<Key<'_>> = labels.iter().map(String::as_str).zip(&styles).map(key).collect();
     let width = LEFT + PANEL.0 + 40.0;
     let top = 56.0 + legend(None, (20.0, 56.0), width - 40.0, &keys) + 24.0;
     let height = top + panels.len() as f32 * (PANEL.1 + GAP) - GAP + 56.0;
@@ -68,15 +67,28 @@ fn figure(groups: &[Group<'_>], task: &str) -> Option<Figure> {
     })
 }
 
+/// The colour of each group, and whether its line is dashed. A method has the same colour in the figures of all tasks, unless one task
+/// has several groups of it.
+fn styles(groups: &[&Group<'_>]) -> Vec<(Color, bool)> {
+    let places: BTreeSet<usize> = groups.iter().map(|group| group.kind.place).collect();
+    let apart = places.len() == groups.len();
+    let place = |(i, group): (usize, &&Group<'_>)| if apart { group.kind.place } else { i };
+    groups.iter().enumerate().map(place).map(palette::line).collect()
+}
+
 /// A line for each group that has the quantity.
-fn lines(groups: &[&Group<'_>], quantity: fn(&StepLine) -> Option<f64>, smooth: bool) -> Vec<Line> {
-    let line = |(place, group): (usize, &&Group<'_>)| {
-        let (color, dashed) = palette::line(place);
+fn lines(
+    groups: &[&Group<'_>],
+    styles: &[(Color, bool)],
+    quantity: fn(&StepLine) -> Option<f64>,
+    smooth: bool,
+) -> Vec<Line> {
+    let line = |(group, &(color, dashed)): (&&Group<'_>, &(Color, bool))| {
         let mean = mean(group, quantity);
         let points = if smooth { smoothed(&mean) } else { mean };
         Line { points, color, width: 1.8, dashed, marked: false }
     };
-    groups.iter().enumerate().map(line).collect()
+    groups.iter().zip(styles).map(line).collect()
 }
 
 /// The mean over the group's runs, at the steps that all of them have logged.
