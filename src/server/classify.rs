@@ -99,7 +99,7 @@ pub(super) async fn bare(
 enum Bare {
     Several(ClassifyRequest),
     /// With whether the request is for one text.
-    Router((ClassifyRequest, bool)),
+    Router(ClassifyRequest),
     Vllm(ClassifyRequest),
 }
 
@@ -166,15 +166,11 @@ pub(super) async fn bare_predict(
     predictions(&app, request, deadline).await
 }
 
-/// Runs a request for one adapter, and answers with a flat list if the request is for `one` text.
-async fn predictions(
-    app: &Arc<App>,
-    (request, one): (ClassifyRequest, bool),
-    deadline: Deadline,
-) -> Result<Response, ApiError> {
-    let scoring = request.scoring;
+/// Runs a request for one adapter.
+async fn predictions(app: &Arc<App>, request: ClassifyRequest, deadline: Deadline) -> Result<Response, ApiError> {
+    let (scoring, form) = (request.scoring, request.form);
     let outcome = run(app, request, deadline).await?;
-    let write = move |outcome: &RequestLogits| held::json(&Predictions::new(outcome.only().ranked(scoring)?, one));
+    let write = move |outcome: &RequestLogits| held::json(&Predictions::new(outcome.only().ranked(scoring)?, form));
     answer::respond(app, outcome, write).await
 }
 

@@ -15,7 +15,7 @@ use super::super::error::ApiError;
 use super::super::extract::blocking;
 use super::super::held;
 use super::super::times::Measured;
-use super::request::Scoring;
+use super::request::{Form, Scoring};
 use super::run::{AdapterLogits, RequestLogits};
 use crate::engine::score::{Function, Scored, rank};
 
@@ -43,10 +43,10 @@ pub(in crate::server) enum Predictions {
 }
 
 impl Predictions {
-    /// The flat list if the request had `one` text and no list.
-    pub(super) fn new(mut lists: Vec<Vec<Scored>>, one: bool) -> Self {
+    /// The labels of each text, in the form of the request.
+    pub(super) fn new(mut lists: Vec<Vec<Scored>>, form: Form) -> Self {
         match lists.pop() {
-            Some(list) if one => Self::One(list),
+            Some(list) if form == Form::One => Self::One(list),
             last => {
                 lists.extend(last);
                 Self::Each(lists)

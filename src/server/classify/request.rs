@@ -34,6 +34,7 @@ impl Text {
 pub(super) struct ClassifyRequest {
     /// The texts, at least one. Each text is asked of each adapter.
     pub(super) texts: Vec<Text>,
+    pub(super) form: Form,
     pub(super) adapters: Adapters,
     pub(super) scoring: Scoring,
     /// Whether to truncate texts that are too long.
@@ -42,6 +43,15 @@ pub(super) struct ClassifyRequest {
     pub(super) side: Option<TruncationSide>,
     /// The maximum number of tokens of a text.
     pub(super) max_length: Option<usize>,
+}
+
+/// How the texts were given. The answer has the same form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One text or pair, and no list. Its labels are a flat list.
+    One,
+    /// A list of texts, each with a list of labels.
+    List,
 }
 
 /// The adapters that a request asks.

@@ -60,7 +60,7 @@ pub(super) async fn run(
     request: ClassifyRequest,
     deadline: Deadline,
 ) -> Result<RequestLogits, ApiError> {
-    let ClassifyRequest { texts, adapters, scoring, truncate, side, max_length } = request;
+    let ClassifyRequest { texts, form: _, adapters, scoring, truncate, side, max_length } = request;
     check_sizes(&texts, &adapters, app.config().max_client_batch_size)?;
     // First of all: no permit is held while an adapter is loaded, and where there is none, trying again would not help.
     let pins = pin_all(app, adapters).await?;

@@ -18,7 +18,7 @@ use super::super::super::config::MOST_TEXTS;
 use super::super::super::error::ApiError;
 use super::super::json::{self, Object, positive};
 use super::super::list::List;
-use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
+use super::super::request::{Adapters, ClassifyRequest, Form, Scoring, Text};
 use super::super::run::RequestLogits;
 use super::too_many;
 use crate::engine::score::{Function, Scored};
@@ -83,7 +83,7 @@ pub(in crate::server::classify) fn parse(body: &[u8], adapter: String) -> Result
         let text = "adapters: the path names the adapter already; several adapters are asked through POST /classify";
         return Err(ApiError::Unprocessable(text.into()));
     }
-    body.checked(Adapters::Named(vec![adapter])).map(|(request, _)| request)
+    body.checked(Adapters::Named(vec![adapter]))
 }
 
 /// Reads the body of `POST /classify` with `adapters`.
@@ -98,13 +98,13 @@ pub(in crate::server::classify) fn parse_several(body: &[u8]) -> Result<Classify
     if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
         return Err(ApiError::Unprocessable(format!("adapters: {twice:?} is listed more than once")));
     }
-    body.checked(Adapters::Named(names)).map(|(request, _)| request)
+    body.checked(Adapters::Named(names))
 }
 
 impl Body {
-    /// Checks the values. The second result is whether `inputs` is one text rather than a list.
-    pub(super) fn checked(self, adapters: Adapters) -> Result<(ClassifyRequest, bool), ApiError> {
-        let Inputs { texts, one, count } = self.inputs;
+    /// Checks the values.
+    pub(super) fn checked(self, adapters: Adapters) -> Result<ClassifyRequest, ApiError> {
+        let Inputs { texts, form, count } = self.inputs;
         if texts.is_empty() {
             return Err(ApiError::Unprocessable("inputs: expected at least one text".into()));
         }
@@ -117,7 +117,7 @@ impl Body {
         let function = function_to_apply.as_deref().map(function).transpose()?;
         let max_length = max_length.map(|number| positive("parameters.max_length", &number)).transpose()?;
         let scoring = Scoring { function, top };
-        Ok((ClassifyRequest { texts, adapters, scoring, truncate: truncation, side: None, max_length }, one))
+        Ok(ClassifyRequest { texts, form, adapters, scoring, truncate: truncation, side: None, max_length })
     }
 }
 
@@ -157,8 +157,7 @@ fn function(name: &str) -> Result<Function, ApiError> {
 /// `inputs`: one text or a list of texts.
 pub(in crate::server) struct Inputs {
     texts: Vec<Text>,
-    /// Whether it was one text, and no list.
-    one: bool,
+    form: Form,
     /// The number of all texts, of which not all may be kept.
     count: usize,
 }
@@ -195,11 +194,11 @@ impl<'de, const LIST: bool> Visitor<'de> for InputVisitor<LIST> {
     }
 
     fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Inputs, E> {
-        Ok(Inputs { texts: vec![Text::single(text)], one: true, count: 1 })
+        Ok(Inputs { texts: vec![Text::single(text)], form: Form::One, count: 1 })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Inputs, A::Error> {
-        Ok(Inputs { texts: vec![Text::deserialize(MapAccessDeserializer::new(map))?], one: true, count: 1 })
+        Ok(Inputs { texts: vec![Text::deserialize(MapAccessDeserializer::new(map))?], form: Form::One, count: 1 })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Inputs, A::Error> {
@@ -207,7 +206,7 @@ impl<'de, const LIST: bool> Visitor<'de> for InputVisitor<LIST> {
             return Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self));
         }
         let List { kept, count } = List::read(list)?;
-        Ok(Inputs { texts: kept.into_iter().map(|Input(text)| text).collect(), one: false, count })
+        Ok(Inputs { texts: kept.into_iter().map(|Input(text)| text).collect(), form: Form::List, count })
     }
 }
 

@@ -13,8 +13,8 @@ use super::super::json;
 use super::super::request::{Adapters, ClassifyRequest};
 use super::polyrank::Body;
 
-/// Reads the body. The second result is whether `inputs` is one text rather than a list.
-pub(in crate::server::classify) fn parse(body: &[u8], host: HostLabel) -> Result<(ClassifyRequest, bool), ApiError> {
+/// Reads the body.
+pub(in crate::server::classify) fn parse(body: &[u8], host: HostLabel) -> Result<ClassifyRequest, ApiError> {
     json::read::<Body>(body)?.checked(Adapters::Implied { host: host.0 })
 }
 

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::super::super::error::ApiError;
 use super::super::json;
 use super::super::list::{self, List, OneOrMany};
-use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
+use super::super::request::{Adapters, ClassifyRequest, Form, Scoring, Text};
 use super::too_many;
 use crate::engine::score::Function;
 use crate::text::TruncationSide;
@@ -28,16 +28,16 @@ pub(in crate::server) struct Body {
     truncation_direction: Option<String>,
 }
 
-/// Reads the body. The second result is whether the request is for one text (or pair) rather than for a batch.
-pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Result<(ClassifyRequest, bool), ApiError> {
+/// Reads the body.
+pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Result<ClassifyRequest, ApiError> {
     let Body { inputs, raw_scores, truncate, truncation_direction } = json::read(body)?;
     let side = truncation_direction.as_deref().map(side).transpose()?;
-    let (texts, one) = match inputs {
-        OneOrMany::One(text) => (vec![Text::single(text)], true),
+    let (texts, form) = match inputs {
+        OneOrMany::One(text) => (vec![Text::single(text)], Form::One),
         OneOrMany::Many(list) => texts(list)?,
     };
     let scoring = Scoring::all(raw_scores.unwrap_or(false).then_some(Function::Identity));
-    Ok((ClassifyRequest { texts, adapters, scoring, truncate, side, max_length: None }, one))
+    Ok(ClassifyRequest { texts, form, adapters, scoring, truncate, side, max_length: None })
 }
 
 fn side(direction: &str) -> Result<TruncationSide, ApiError> {
@@ -49,7 +49,7 @@ fn side(direction: &str) -> Result<TruncationSide, ApiError> {
 }
 
 /// The texts of a list: a pair if its elements are strings, and a batch if they are lists.
-fn texts(list: List<OneOrMany<String>>) -> Result<(Vec<Text>, bool), ApiError> {
+fn texts(list: List<OneOrMany<String>>) -> Result<(Vec<Text>, Form), ApiError> {
     let (mut strings, mut lists) = (Vec::new(), Vec::new());
     let count = list.count;
     for (index, element) in list.kept.into_iter().enumerate() {
@@ -60,9 +60,9 @@ fn texts(list: List<OneOrMany<String>>) -> Result<(Vec<Text>, bool), ApiError> {
     }
     match (strings.is_empty(), lists.is_empty()) {
         (true, true) => Err(ApiError::Unprocessable("inputs: expected at least one text".into())),
-        (false, true) => Ok((vec![sequence("inputs", strings, count)?], true)),
+        (false, true) => Ok((vec![sequence("inputs", strings, count)?], Form::One)),
         (true, false) if count > lists.len() => Err(too_many(count)),
-        (true, false) => Ok((lists, false)),
+        (true, false) => Ok((lists, Form::List)),
         (false, false) => {
             let text = "inputs: expected a string, a list of one or two strings, or a list of such lists";
             Err(ApiError::BadRequest(text.into()))
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    fn read(body: &str) -> Result<(ClassifyRequest, bool), ApiError> {
+    fn read(body: &str) -> Result<ClassifyRequest, ApiError> {
         parse(body.as_bytes(), Adapters::Named(vec!["plain".into()]))
     }
 
@@ -95,21 +95,21 @@ mod tests {
     fn lists_mean_pairs_and_lists_of_lists_batches() {
         let pair = |text: &str, pair: &str| Text { text: text.into(), pair: Some(pair.into()) };
         let single = |text: &str| Text::single(text.into());
-        for (inputs, texts, one) in [
-            (r#""a""#, vec![single("a")], true),
-            (r#"["a"]"#, vec![single("a")], true),
-            (r#"["a", "b"]"#, vec![pair("a", "b")], true),
-            (r#"[["a"], ["b", "c"]]"#, vec![single("a"), pair("b", "c")], false),
+        for (inputs, texts, form) in [
+            (r#""a""#, vec![single("a")], Form::One),
+            (r#"["a"]"#, vec![single("a")], Form::One),
+            (r#"["a", "b"]"#, vec![pair("a", "b")], Form::One),
+            (r#"[["a"], ["b", "c"]]"#, vec![single("a"), pair("b", "c")], Form::List),
         ] {
-            let (request, found) = read(&format!(r#"{{"inputs": {inputs}}}"#)).unwrap();
-            assert_eq!((request.texts, found), (texts, one), "{inputs}");
+            let request = read(&format!(r#"{{"inputs": {inputs}}}"#)).unwrap();
+            assert_eq!((request.texts, request.form), (texts, form), "{inputs}");
         }
     }
 
     #[test]
     fn options_are_read_or_refused_by_name() {
         let options = r#"{"inputs": "a", "raw_scores": true, "truncate": false, "truncation_direction": "Right"}"#;
-        let (request, _) = read(options).unwrap();
+        let request = read(options).unwrap();
         assert_eq!((request.scoring, request.truncate), (Scoring::all(Some(Function::Identity)), Some(false)));
         assert_eq!(request.side, Some(TruncationSide::Right));
         for (direction, side) in [
@@ -119,7 +119,7 @@ mod tests {
             ("null", None),
         ] {
             let body = format!(r#"{{"inputs": "a", "truncation_direction": {direction}}}"#);
-            assert_eq!(read(&body).unwrap().0.side, side);
+            assert_eq!(read(&body).unwrap().side, side);
         }
         for (body, status, part) in [
             (

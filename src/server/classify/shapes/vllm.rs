@@ -11,7 +11,7 @@ use super::super::super::error::ApiError;
 use super::super::super::request_id::RequestId;
 use super::super::json::{self, positive};
 use super::super::list::{self, OneOrMany};
-use super::super::request::{Adapters, ClassifyRequest, Scoring, Text};
+use super::super::request::{Adapters, ClassifyRequest, Form, Scoring, Text};
 use super::super::run::RequestLogits;
 use super::router::HostLabel;
 use super::too_many;
@@ -101,7 +101,7 @@ pub(in crate::server::classify) fn parse(body: &[u8], host: HostLabel) -> Result
     };
     let adapters = model.map_or(Adapters::Implied { host: host.0 }, |name| Adapters::Named(vec![name]));
     let scoring = Scoring::all(use_activation.is_some_and(|activation| !activation).then_some(Function::Identity));
-    Ok(ClassifyRequest { texts, adapters, scoring, truncate, side: None, max_length })
+    Ok(ClassifyRequest { texts, form: Form::List, adapters, scoring, truncate, side: None, max_length })
 }
 
 impl Answer {
