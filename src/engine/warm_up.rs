@@ -13,8 +13,8 @@ use crate::text::Encoded;
 const PASSES: [(usize, usize); 2] = [(1, 8), (32, 128)];
 
 impl Engine {
-    /// Runs a small and a large pass on a GPU, so that its kernels and handles are loaded before the first request. On the CPU there is nothing to
-    /// load.
+    /// Runs a small and a large pass on a GPU, so that its kernels and handles are loaded before the first request. On the CPU there is
+    /// nothing to load.
     ///
     /// # Errors
     /// If an operation fails.

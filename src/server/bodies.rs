@@ -1,6 +1,6 @@
-//! Limits the memory for the bodies of all requests together (`--body-memory`), and likewise for large answers. Permit for a body is taken
-//! before the body is read, or as it arrives. It is given back once its request is answered, because until then its texts are in memory
-//! as well.
+//! Limits the memory for the bodies of all requests together (`--body-memory`), and likewise for large answers. A body takes its permit
+//! before it is read, or as it arrives. It is given back once its request is answered, because until then its texts are in memory as
+//! well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -34,7 +34,7 @@ pub(super) async fn read(mut body: Body, config: &Config) -> Result<Vec<u8>, Api
     Ok(bytes)
 }
 
-/// Adds `data`. The capacity at most doubles, as the body's room does, and does not exceed the `known` size.
+/// Adds `data`. The capacity at most doubles, as its permit does, and does not exceed the `known` size.
 fn extend(bytes: &mut Vec<u8>, data: &[u8], known: Option<usize>) {
     let needed = bytes.len() + data.len();
     if needed > bytes.capacity() {

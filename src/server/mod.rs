@@ -153,7 +153,7 @@ impl Connections {
         http.header_read_timeout(None).max_buf_size(READ_BUFFER);
         let (request, idle) = (config.request_timeout, config.keep_alive_timeout);
         let limits = Limits { head: request, idle, write: request, closing: Arc::default() };
-        Self { http, limits, site: Arc::default(), graceful: GracefulShutdown::new() }
+        Self { http, limits, site: Arc::new(Site::new(config)), graceful: GracefulShutdown::new() }
     }
 
     /// Serves a connection in a task of its own.

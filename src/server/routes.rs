@@ -13,7 +13,6 @@ use super::app::App;
 use super::error::ApiError;
 use super::{
     adapters, auth, body_permit, classify, context, cors, deadline, draining, metrics, models, openapi, page, probes,
-    unread,
 };
 
 /// All routes over `app`. A path with a slash at its end is the path without it.
@@ -48,7 +47,6 @@ pub(super) fn router(app: Arc<App>) -> Router {
         // Outside of the others, so that refused keys and time-outs are counted.
         .layer(from_fn_with_state(Arc::clone(&app), metrics::count::count))
         .layer(from_fn_with_state(Arc::clone(&app), context::attach))
-        .layer(from_fn_with_state(Arc::clone(&app), unread::discard))
         .with_state(app);
     // Layers of a router see a request after its route is chosen, so that the path must change before the router.
     let router = Router::new().fallback_service(NormalizePath::trim_trailing_slash(routes));

@@ -13,13 +13,16 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use super::app::App;
+use super::config::Config;
 use super::draining::WhileDraining;
 use super::stream::Phase;
+use super::unread::{Limits, Rest};
 use super::{routes, starting};
 
 /// What all connections share.
-#[derive(Default)]
 pub(super) struct Site {
+    /// How much of bodies that no answer needs is read.
+    discard: Limits,
     open: OnceLock<(Arc<App>, TowerToHyperService<Router>)>,
     /// Whether the server is about to end.
     announced: AtomicBool,
@@ -31,6 +34,18 @@ pub(super) struct Site {
 }
 
 impl Site {
+    /// Nothing is open yet.
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            discard: Limits::new(config),
+            open: OnceLock::new(),
+            announced: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+            answered: Notify::new(),
+        }
+    }
+
     /// Serves all routes from now on.
     pub(super) fn open(&self, app: Arc<App>) {
         let router = TowerToHyperService::new(routes::router(Arc::clone(&app)));
@@ -54,10 +69,12 @@ impl Site {
         if counted.is_none() {
             request.extensions_mut().insert(WhileDraining);
         }
+        let (request, rest) = Rest::of(request);
         let mut response = match self.open.get() {
             Some((_, router)) => router.call(request).await?,
             None => starting::answer(request.uri().path()),
         };
+        rest.discard(&mut response, self.discard, &phase);
         if self.announced.load(Ordering::Relaxed) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -31,7 +31,14 @@ pub(super) struct Limits {
 
 /// What a connection does. The stream and the service of a connection, which run in one task, tell it to each other.
 #[derive(Clone, Default)]
-pub(super) struct Phase(Arc<AtomicU8>);
+pub(super) struct Phase(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    phase: AtomicU8,
+    /// Whether the rest of a body is read after its request was answered.
+    discards: AtomicBool,
+}
 
 /// The client sends a request's head. A new connection begins with this.
 const HEAD: u8 = 0;
@@ -53,12 +60,21 @@ impl Phase {
         self.set(ANSWER);
     }
 
+    /// Whether the rest of the body is still read, whatever happens to its request. What arrives then is no new head.
+    pub(super) fn discard(&self, discards: bool) {
+        self.0.discards.store(discards, Ordering::Relaxed);
+    }
+
     fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Relaxed);
+        self.0.phase.store(phase, Ordering::Relaxed);
     }
 
     fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+        self.0.phase.load(Ordering::Relaxed)
+    }
+
+    fn discards(&self) -> bool {
+        self.0.discards.load(Ordering::Relaxed)
     }
 }
 
@@ -157,9 +173,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
         }
         let received = buffer.filled().get(before..).unwrap_or_default();
         if !received.is_empty() && self.phase.get() == IDLE {
-            self.phase.set(HEAD);
-            self.deadline = Instant::now() + self.limits.head;
-            self.line = false;
+            if self.phase.discards() {
+                self.deadline = Instant::now() + self.limits.idle;
+            } else {
+                self.phase.set(HEAD);
+                self.deadline = Instant::now() + self.limits.head;
+                self.line = false;
+            }
         }
         if self.phase.get() == HEAD {
             self.line |= received.contains(&b'\n');

@@ -1,7 +1,6 @@
-//! The outermost layer: what happens to the rest of a body when a request is answered before all of it was read, because its key or path
-//! is wrong, there is no room for it, or it is too large. A connection that closes while the client still writes often takes the answer
-//! with it, and a client that uses connections again would lose its next request. So the rest is read and thrown away while the request
-//! is answered; or the answer says that the connection closes.
+//! What happens to the rest of a body when a request is answered before all of it was read, because its key or path is wrong, there is
+//! no memory for it, or it is too large. A connection that closes while the client still writes often takes the answer with it, and a
+//! client that uses connections again would lose its next request. So the rest is read and thrown away while the request is answered.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,57 +8,92 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
-use axum::http::HeaderValue;
 use axum::http::header::{CONNECTION, EXPECT};
-use axum::middleware::Next;
-use axum::response::Response;
-use hyper::body::{Frame, SizeHint};
+use axum::http::{HeaderMap, HeaderValue, Request, Response, Version};
+use hyper::body::{Frame, Incoming, SizeHint};
 
-use super::app::App;
 use super::body;
+use super::config::Config;
+use super::stream::Phase;
 
-/// A body of at most this many times the limit is read to its end.
+/// How much of a body is read to its end, as a multiple of the largest body that is wanted.
 const DISCARD: usize = 16;
 
-/// Lets the request be answered, and deals with what is left of its body.
-pub(super) async fn discard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if HttpBody::is_end_stream(request.body()) {
-        return next.run(request).await;
-    }
-    let (head, body) = request.into_parts();
-    // A client that waits to be asked for its body has sent none of it.
-    let waits = head.headers.contains_key(EXPECT);
-    let shared = Shared(Arc::new(Mutex::new(Slot { body, begun: false })));
-    let mut answer = next.run(Request::from_parts(head, Body::new(Shared(Arc::clone(&shared.0))))).await;
-    let (left, begun) = shared.take();
-    if !left.is_end_stream() {
-        let most = app.config().payload_limit.saturating_mul(DISCARD);
-        if (waits && !begun) || left.size_hint().lower() > most as u64 {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        } else {
-            tokio::spawn(read_on(left, most, app.config().request_timeout));
-        }
-    }
-    answer
+/// How much is read and thrown away, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    bytes: usize,
+    time: Duration,
 }
 
-/// Reads at most `most` bytes for at most this time, and throws them away.
-async fn read_on(mut body: Body, most: usize, at_most: Duration) {
+impl Limits {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { bytes: config.payload_limit.saturating_mul(DISCARD), time: config.request_timeout }
+    }
+}
+
+/// The body of a request that is being answered. What is left of it can be taken back from whoever reads it.
+pub(super) struct Rest {
+    /// `None` if there is no body.
+    body: Option<Shared>,
+    /// Whether the client waits to be asked for the body.
+    waits: bool,
+}
+
+impl Rest {
+    /// The request, of whose body the rest can be discarded later.
+    pub(super) fn of(request: Request<Incoming>) -> (Request<Body>, Self) {
+        let waits = request.version() > Version::HTTP_10 && waits(request.headers());
+        if request.body().is_end_stream() {
+            return (request.map(|_| Body::empty()), Self { body: None, waits });
+        }
+        let mut shared = None;
+        let request = request.map(|body| {
+            let slot = Arc::new(Mutex::new(Slot { body: Body::new(body), begun: false }));
+            shared = Some(Shared(Arc::clone(&slot)));
+            Body::new(Shared(slot))
+        });
+        (request, Self { body: shared, waits })
+    }
+
+    /// Reads what is left of the body, besides, and throws it away. If the client is not asked for its body, or all of it would be too
+    /// much, the answer says that the connection closes.
+    pub(super) fn discard(self, answer: &mut Response<Body>, limits: Limits, phase: &Phase) {
+        let Some((body, begun)) = self.body.map(|shared| shared.take()).filter(|(body, _)| !body.is_end_stream())
+        else {
+            return;
+        };
+        let asked = begun || !self.waits;
+        if !asked || body.size_hint().lower() > limits.bytes as u64 {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if asked {
+            phase.discard(true);
+            tokio::spawn(read_on(body, limits, phase.clone()));
+        }
+    }
+}
+
+fn waits(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Reads and throws away what `limits` allow. Whoever sends more, or is slower, loses the connection.
+async fn read_on(mut body: Body, Limits { bytes, time }: Limits, phase: Phase) {
     let discard = async {
         let mut total = 0usize;
         while let Some(Ok(data)) = body::next(&mut body).await {
             total = total.saturating_add(data.len());
-            if total > most {
+            if total > bytes {
                 return;
             }
         }
     };
-    // Whoever is too slow loses the connection.
-    let _ = tokio::time::timeout(at_most, discard).await;
+    let _ = tokio::time::timeout(time, discard).await;
+    phase.discard(false);
 }
 
-/// A body that this layer can take back from whoever reads it.
+/// A body that can be taken back from whoever reads it.
 struct Shared(Arc<Mutex<Slot>>);
 
 struct Slot {

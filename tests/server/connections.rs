@@ -112,6 +112,12 @@ fn connections_outlive_bodies_that_are_not_needed() {
         (with_key("POST /classify/plain", asking, 50_001), "413"),
         (with_key("POST /nowhere", asking, 100), "404"),
     ];
+    // Whoever does not wait sends the body, which is read.
+    let mut stream = connect(&server);
+    let other = with_key("POST /nowhere", "Expect: 100-continue, other\r\n", 40_000);
+    stream.write_all(format!("{other}{}", " ".repeat(40_000)).as_bytes()).unwrap();
+    let (answer, _) = read_answer(&mut stream);
+    assert!(answer.starts_with("http/1.1 404") && !answer.contains("connection: close"), "{answer}");
     for (head, status) in closing {
         let mut stream = connect(&server);
         stream.write_all(head.as_bytes()).unwrap();
@@ -119,6 +125,30 @@ fn connections_outlive_bodies_that_are_not_needed() {
         assert!(answer.starts_with(&format!("http/1.1 {status}")), "{head}: {answer}");
         assert!(answer.contains("connection: close"), "{head}: {answer}");
     }
+}
+
+/// The rest of a body is no head, whose limit is shorter than that of an idle connection.
+#[test]
+fn connections_stay_idle_after_a_body_that_was_not_needed() {
+    let world = World::new().with(|config| {
+        (config.request_timeout, config.keep_alive_timeout, config.payload_limit) = (ms(1000), ms(8000), 50_000);
+    });
+    let server = world.start();
+    let mut stream = connect(&server);
+    stream.write_all(head(150_000).as_bytes()).unwrap();
+    let (answer, _) = read_answer(&mut stream);
+    assert!(answer.starts_with("http/1.1 413"), "{answer}");
+    stream.write_all(&[b'\n'; 150_000]).unwrap();
+    thread::sleep(ms(2500));
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let (answer, _) = read_answer(&mut stream);
+    assert!(answer.starts_with("http/1.1 200"), "{answer}");
+    // A client that does not send the rest loses the connection, and no other request waits for it.
+    let mut stream = connect(&server);
+    stream.write_all(head(150_000).as_bytes()).unwrap();
+    read_answer(&mut stream);
+    let waited = closed_after(&mut stream);
+    assert!(waited < ms(8000), "{waited:?}");
 }
 
 /// The limit of a head passes while the request is answered.

@@ -116,7 +116,7 @@ impl Display for Plan {
         if *accumulate > 1 {
             write!(f, " x {accumulate}")?;
         }
-        // PeakRates that follow from the base's width have more digits than a person wants to read.
+        // Rates that follow from the base's width have more digits than a person wants to read.
         let shown = format!("{lr:.2e}").parse::<f64>().unwrap_or(*lr);
         write!(f, ", rate {shown}")
     }

@@ -134,13 +134,19 @@ pub fn check_empty(output: &Path) -> Result<(), Error> {
     if names(output)?.is_empty() { Ok(()) } else { Err(Error::NotEmpty(output.to_owned())) }
 }
 
-/// The files and folders in the folder `dir`; none if it does not exist.
+/// The files and folders in the folder `dir`; none if it does not exist. Files that are being written have no names yet.
 ///
 /// # Errors
 /// It cannot be read.
 pub fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let is_written = |path: &PathBuf| {
+        !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(atomic_file::PREFIX.as_bytes()))
+    };
     match fs::read_dir(dir) {
-        Ok(entries) => entries.map(|entry| Ok(entry.map_err(Error::io(dir))?.path())).collect(),
+        Ok(entries) => {
+            let paths = entries.map(|entry| Ok(entry.map_err(Error::io(dir))?.path()));
+            paths.filter(|path| path.as_ref().map_or(true, is_written)).collect()
+        }
         Err(source) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(Error::io(dir)(source)),
     }

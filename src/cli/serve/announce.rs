@@ -71,12 +71,14 @@ impl Found {
                 if !Registry::is_name(&name) || !folder.join(ADAPTER).is_file() {
                     continue;
                 }
-                if found.adapters.len() == NAMED {
+                if !folder.canonicalize().is_ok_and(|folder| folder.starts_with(&inside)) {
+                    found.outside.push(name);
+                } else if found.adapters.len() == NAMED {
                     found.others = true;
                     return Ok(found);
+                } else {
+                    found.adapters.push(name);
                 }
-                let is_inside = folder.canonicalize().is_ok_and(|folder| folder.starts_with(&inside));
-                if is_inside { &mut found.adapters } else { &mut found.outside }.push(name);
             }
         }
         Ok(found)

@@ -108,12 +108,14 @@ struct Stages<'a> {
     finished: Vec<Stage>,
     /// The checkpoint of the last stage.
     last: Option<PathBuf>,
+    _output: run::LockedOutput,
 }
 
 impl<'a> Stages<'a> {
     /// Reads what an earlier call has finished, or removes it with `--overwrite`, and prints the head of the table.
     fn open(task: &'a Task, args: &'a ScheduleArgs) -> Result<Self, Error> {
         let (output, mut existing) = (args.train.output(), args.train.existing());
+        let locked = run::LockedOutput::new(output)?;
         let path = output.join(schedule::SCHEDULE);
         let is_empty = run::names(output)?.is_empty();
         match existing {
@@ -140,7 +142,7 @@ impl<'a> Stages<'a> {
             return Err(Error::OtherRun { path, entry: "train_sample".to_owned(), before, now });
         }
         tell(schedule::header(primary));
-        Ok(Self { task, sampled, primary, output, existing, finished, last: None })
+        Ok(Self { task, sampled, primary, output, existing, finished, last: None, _output: locked })
     }
 
     /// Trains stage `number` from the stage before it, unless it is finished, and prints its row of the table. Returns whether a gate is
