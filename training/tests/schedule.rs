@@ -89,6 +89,12 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
     fine(&schedule(from, whole.to_str().unwrap(), &longer));
     assert_eq!((stages(&whole).len(), &stages(&whole)[..3]), (4, &found[..]));
     refused(&schedule(from, whole.to_str().unwrap(), &more), 1, "is not empty");
+    #[cfg(unix)]
+    {
+        let _other = polyrank_training::run::LockedOutput::new(&whole).unwrap();
+        let overwrite = ["--xi-max", "0.05", "--overwrite"];
+        refused(&schedule(from, whole.to_str().unwrap(), &overwrite), 1, "whole: another process");
+    }
     let overwrite = ["--xi-max", "0.05", "--overwrite", "--target-modules", "nope"];
     refused(&schedule(from, whole.to_str().unwrap(), &overwrite), 1, "unknown module \"nope\"");
     assert_eq!(stages(&whole).len(), 4, "nothing was removed");
