@@ -41,16 +41,10 @@ Examples:
   polyrank serve --adapters adapters
   polyrank classify --adapter adapters/intent --text 'Where is my parcel?'
 
-Adapters are trained with polyrank-train.
+Adapters are trained with polyrank-train.";
 
-Environment:
-  POLYRANK_HOME     Folder of pulled bases [default: the platform's folder for caches]
-  HF_ENDPOINT       Address of the hub
-  HF_TOKEN          Token sent to the hub
-  HF_HUB_OFFLINE    1 never asks the hub
-  RAYON_NUM_THREADS Threads [default: all cores]
-  RUST_LOG          What is logged [default: warn,polyrank=info]
-  POLYRANK_*        Options of serve and others, such as POLYRANK_PORT; their --help names them";
+/// The variables that only this program has.
+const VARIABLES: &str = "POLYRANK_*        Options of serve and others, such as POLYRANK_PORT; their --help names them";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -181,7 +175,7 @@ impl Command {
 
 /// The description of the command line.
 fn command() -> clap::Command {
-    command_line::without_values(Cli::command())
+    command_line::without_values(command_line::with_environment(Cli::command(), VARIABLES))
 }
 
 /// The commands of `polyrank-train`.

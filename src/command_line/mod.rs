@@ -13,6 +13,23 @@ use clap_complete::Shell;
 pub use self::environment::{Ignored, tolerant};
 pub use self::suggestion::suggestion;
 
+/// The variables that both programs have, for their help.
+const ENVIRONMENT: &str = "\
+Environment:
+  POLYRANK_HOME     Folder of pulled bases [default: the platform's folder for caches]
+  HF_ENDPOINT       Address of the hub
+  HF_TOKEN          Token sent to the hub
+  HF_HUB_OFFLINE    1 never asks the hub
+  RAYON_NUM_THREADS Threads [default: all cores]
+  RUST_LOG          What is logged [default: warn,polyrank=info]";
+
+/// The command line, whose help ends with the variables of both programs and `own`, a line for those that only this one has.
+#[must_use]
+pub fn with_environment(command: Command, own: &str) -> Command {
+    let before = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    command.after_help(format!("{before}\n\n{ENVIRONMENT}\n  {own}"))
+}
+
 /// The command line without the values of environment variables, which its help would show: they may be secrets, and manual pages must
 /// not depend on the machine on which they are written. A negative number is the value of its flag, which says what it expects, and no
 /// unknown flag.

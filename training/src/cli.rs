@@ -42,16 +42,10 @@ Examples:
   polyrank-train evaluate --adapter adapters/sentiment --data tasks/sentiment --split test
   polyrank-train sweep examples/sweep/paper.toml --data-root data/glue --output runs/table1
   polyrank-train report runs/table1 --output reports/table1
-  polyrank-train extract --model models/sentiment-minilm --output adapters/sentiment
+  polyrank-train extract --model models/sentiment-minilm --output adapters/sentiment";
 
-Environment:
-  POLYRANK_HOME     Folder of pulled bases [default: the platform's folder for caches]
-  HF_ENDPOINT       Address of the hub
-  HF_TOKEN          Token sent to the hub
-  HF_HUB_OFFLINE    1 never asks the hub
-  RAYON_NUM_THREADS Threads [default: all cores]
-  RUST_LOG          What is logged [default: warn,polyrank=info]
-  POLYRANK_TRAIN_*  Settings of a run, such as POLYRANK_TRAIN_RANK; train --help names them";
+/// The variables that only this program has.
+const VARIABLES: &str = "POLYRANK_TRAIN_*  Settings of a run, such as POLYRANK_TRAIN_RANK; train --help names them";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -146,7 +140,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// The description of the command line. `extract` reads data as `train` does, but refuses weights of classes.
 fn command() -> clap::Command {
-    command_line::without_values(Cli::command())
+    command_line::without_values(command_line::with_environment(Cli::command(), VARIABLES))
         .mut_subcommand("extract", |extract| extract.mut_arg("class_weights", |weights| weights.hide(true)))
         .mut_subcommand("schedule", schedule::without_what_it_refuses)
 }
