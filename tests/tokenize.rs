@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use polyrank::base::architecture::architecture;
 use polyrank::text::{BaseInputs, Limit, TokenizeError, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -27,7 +28,14 @@ fn with_config(config: Option<&str>) -> TempDir {
 const WORDS: usize = 117;
 
 fn inputs(positions: usize, words: usize) -> BaseInputs<'static> {
-    BaseInputs { model_type: "bert", tokenizer_class: None, positions, longest: positions, words, segments: Some(2) }
+    BaseInputs {
+        own_class: "BertTokenizer",
+        tokenizer_class: None,
+        positions,
+        longest: positions,
+        words,
+        segments: Some(2),
+    }
 }
 
 fn open(dir: &Path, positions: usize, words: usize) -> Result<Tokenizer, TokenizeError> {
@@ -230,7 +238,7 @@ fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
         }
         let config = files.get("config.json").cloned().unwrap_or_else(|| read("config.json"));
         let base = BaseInputs {
-            model_type: config["model_type"].as_str().unwrap(),
+            own_class: architecture(config["model_type"].as_str().unwrap()).unwrap().tokenizer_class,
             tokenizer_class: config["tokenizer_class"].as_str(),
             positions: 512,
             longest: 512,
@@ -258,7 +266,7 @@ fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
 /// releases follow the class.
 #[test]
 fn errors_name_parts_in_which_releases_differ() {
-    let refused = |base: &str, model_type: &'static str, config: Value, edits: Value, key: &str| {
+    let refused = |base: &str, own_class: &'static str, config: Value, edits: Value, key: &str| {
         let dir = tempfile::tempdir().unwrap();
         let mut tokenizer: Value =
             serde_json::from_slice(&fs::read(golden(base).join("tokenizer.json")).unwrap()).unwrap();
@@ -267,7 +275,7 @@ fn errors_name_parts_in_which_releases_differ() {
         }
         fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-        let inputs = BaseInputs { model_type, ..inputs(512, WORDS) };
+        let inputs = BaseInputs { own_class, ..inputs(512, WORDS) };
         match Tokenizer::open(dir.path(), &inputs).map(|tokenizer| tokenizer.max_length()) {
             Err(TokenizeError::Unsupported { key: found, .. }) => assert_eq!(found, key),
             other => panic!("{key}: {other:?}"),
@@ -279,24 +287,24 @@ fn errors_name_parts_in_which_releases_differ() {
         Tokenizer::open(dir.path(), &inputs).unwrap();
     };
     let none = || json!({});
-    let bert = |edits: Value, key: &str| refused("bert", "bert", none(), edits, key);
+    let bert = |edits: Value, key: &str| refused("bert", "BertTokenizer", none(), edits, key);
     bert(json!({"/normalizer": {"type": "Lowercase"}}), "normalizer: type");
     bert(json!({"/normalizer": null}), "normalizer: type");
     bert(json!({"/normalizer/clean_text": false}), "normalizer: clean_text");
     bert(json!({"/pre_tokenizer": {"type": "Whitespace"}}), "pre_tokenizer");
     bert(json!({"/model/max_input_chars_per_word": 50}), "model: max_input_chars_per_word");
     bert(json!({"/model/continuing_subword_prefix": "@@"}), "model: continuing_subword_prefix");
-    refused("encoders/roberta", "bert", none(), none(), "normalizer: type");
-    refused("encoders/roberta", "roberta", none(), json!({"/normalizer": {"type": "NFC"}}), "normalizer");
+    refused("encoders/roberta", "BertTokenizer", none(), none(), "normalizer: type");
+    refused("encoders/roberta", "RobertaTokenizer", none(), json!({"/normalizer": {"type": "NFC"}}), "normalizer");
     refused(
         "encoders/roberta",
-        "roberta",
+        "RobertaTokenizer",
         none(),
         json!({"/pre_tokenizer/use_regex": false}),
         "pre_tokenizer: use_regex",
     );
     let merges = json!({"/model/ignore_merges": true});
-    refused("encoders/roberta", "roberta", none(), merges, "model: ignore_merges");
+    refused("encoders/roberta", "RobertaTokenizer", none(), merges, "model: ignore_merges");
     // As it is, such a file may not even open.
     for (pointer, value, key) in [
         ("/model/end_of_word_suffix", json!("</w>"), "model: end_of_word_suffix"),
@@ -310,7 +318,7 @@ fn errors_name_parts_in_which_releases_differ() {
         *tokenizer.pointer_mut(pointer).unwrap() = value;
         fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         fs::write(dir.path().join("tokenizer_config.json"), "{}").unwrap();
-        let found = Tokenizer::open(dir.path(), &BaseInputs { model_type: "roberta", ..inputs(512, WORDS) });
+        let found = Tokenizer::open(dir.path(), &BaseInputs { own_class: "RobertaTokenizer", ..inputs(512, WORDS) });
         match found.map(|tokenizer| tokenizer.max_length()) {
             Err(TokenizeError::Unsupported { key: found, .. }) => assert_eq!(found, key),
             other => panic!("{key}: {other:?}"),
@@ -318,22 +326,28 @@ fn errors_name_parts_in_which_releases_differ() {
     }
     refused(
         "encoders/mpnet",
-        "mpnet",
+        "MPNetTokenizer",
         none(),
         json!({"/normalizer/handle_chinese_chars": false}),
         "normalizer: handle_chinese_chars",
     );
     let normalizer = |kind: &str| json!({"/normalizer": {"type": kind}});
-    refused("encoders/deberta", "deberta-v2", none(), normalizer("Lowercase"), "normalizer: \"Lowercase\"");
-    refused("encoders/deberta", "deberta-v2", none(), normalizer("NFKC"), "normalizer: \"NFKC\"");
-    refused("encoders/xlm-roberta", "xlm-roberta", none(), normalizer("Lowercase"), "normalizer: \"Lowercase\"");
+    refused("encoders/deberta", "DebertaV2Tokenizer", none(), normalizer("Lowercase"), "normalizer: \"Lowercase\"");
+    refused("encoders/deberta", "DebertaV2Tokenizer", none(), normalizer("NFKC"), "normalizer: \"NFKC\"");
+    refused(
+        "encoders/xlm-roberta",
+        "XLMRobertaTokenizer",
+        none(),
+        normalizer("Lowercase"),
+        "normalizer: \"Lowercase\"",
+    );
     let other = json!({"/normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}});
-    refused("encoders/xlm-roberta", "xlm-roberta", none(), other, "normalizer: Replace: pattern");
+    refused("encoders/xlm-roberta", "XLMRobertaTokenizer", none(), other, "normalizer: Replace: pattern");
     let split = json!({"/normalizer": null, "/pre_tokenizer": {"type": "Whitespace"}});
-    refused("encoders/xlm-roberta", "xlm-roberta", none(), split.clone(), "pre_tokenizer: \"Whitespace\"");
-    refused("encoders/deberta", "deberta-v2", none(), split, "pre_tokenizer: \"Whitespace\"");
+    refused("encoders/xlm-roberta", "XLMRobertaTokenizer", none(), split.clone(), "pre_tokenizer: \"Whitespace\"");
+    refused("encoders/deberta", "DebertaV2Tokenizer", none(), split, "pre_tokenizer: \"Whitespace\"");
     for class in ["BertJapaneseTokenizer", "CamembertTokenizerFast"] {
-        refused("bert", "bert", json!({"tokenizer_class": class}), none(), "tokenizer_class");
+        refused("bert", "BertTokenizer", json!({"tokenizer_class": class}), none(), "tokenizer_class");
     }
 }
 
@@ -343,7 +357,7 @@ fn merges_are_never_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(golden("encoders/roberta/tokenizer.json")).unwrap();
     let mut tokenizer: Value = serde_json::from_slice(&whole).unwrap();
-    let roberta = || BaseInputs { model_type: "roberta", ..inputs(512, 1 << 16) };
+    let roberta = || BaseInputs { own_class: "RobertaTokenizer", ..inputs(512, 1 << 16) };
     let plain = Tokenizer::open(&golden("encoders/roberta"), &roberta()).unwrap();
     let text = "the plot of the film was good and the actors were great";
     let expected = plain.encode(text, None, &limit(None, false)).unwrap().ids;

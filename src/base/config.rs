@@ -121,7 +121,7 @@ impl BaseConfig {
     #[must_use]
     pub fn tokenizer_inputs(&self) -> BaseInputs<'_> {
         BaseInputs {
-            model_type: &self.model_type,
+            own_class: self.architecture.tokenizer_class,
             tokenizer_class: self.raw.get("tokenizer_class").and_then(Value::as_str),
             positions: self.positions(),
             longest: self.longest_text(),

@@ -32,8 +32,9 @@ pub(crate) fn complete(dir: &Path) -> Result<(), ModelError> {
         weights(dir)?;
     }
     if !dir.join(TOKENIZER).is_file() {
-        let model_type = BaseConfig::read(dir)?.model_type;
-        let json = tokenizer_files::tokenizer(dir, &model_type)?;
+        let config = BaseConfig::read(dir)?;
+        let older = config.architecture().older_tokenizer.as_ref();
+        let json = tokenizer_files::tokenizer(dir, &config.model_type, older)?;
         let path = dir.join(TOKENIZER);
         let bytes = json.to_string();
         tokenizers::Tokenizer::from_bytes(&bytes)

@@ -25,35 +25,38 @@ const BPE: [&str; 2] = ["vocab.json", "merges.txt"];
 /// The files from which a tokenizer can be made.
 pub(super) const SOURCES: [&str; 5] = [SPM, XLM_SPM, WORD_PIECE, BPE[0], BPE[1]];
 
-/// Makes the tokenizer from the files in `dir`, for a base of `model_type`.
+/// The files that an architecture's tokenizer had before there was a `tokenizer.json`.
+pub(crate) struct OlderFiles {
+    names: &'static [&'static str],
+    /// Makes `tokenizer.json` from those in a folder.
+    convert: fn(&Path) -> Result<Value, ModelError>,
+}
+
+impl OlderFiles {
+    pub(crate) const BERT: Self = Self { names: &[WORD_PIECE], convert: |dir| word_piece(dir, &SpecialTokens::BERT) };
+    pub(crate) const DEBERTA: Self = Self { names: &[SPM], convert: deberta };
+    pub(crate) const MPNET: Self = Self { names: &[WORD_PIECE], convert: |dir| word_piece(dir, &SpecialTokens::MPNET) };
+    pub(crate) const ROBERTA: Self = Self { names: &BPE, convert: byte_level };
+    pub(crate) const XLM_ROBERTA: Self = Self { names: &[XLM_SPM], convert: xlm_roberta };
+}
+
+/// Makes the tokenizer of a base of `model_type` from its `older` files in `dir`.
 ///
 /// # Errors
 /// If files are missing, malformed or of an unsupported kind.
-pub(super) fn tokenizer(dir: &Path, model_type: &str) -> Result<Value, ModelError> {
-    let there = |name: &str| dir.join(name).is_file();
-    match model_type {
-        "deberta-v2" if there(SPM) => deberta(dir),
-        "xlm-roberta" if there(XLM_SPM) => xlm_roberta(dir),
-        "bert" | "distilbert" | "electra" if there(WORD_PIECE) => word_piece(dir, &BERT_TOKENS),
-        "mpnet" if there(WORD_PIECE) => word_piece(dir, &MPNET_TOKENS),
-        "roberta" if there(BPE[0]) && there(BPE[1]) => byte_level(dir),
-        _ => {
-            let own = match model_type {
-                "deberta-v2" => SPM.to_owned(),
-                "xlm-roberta" => XLM_SPM.to_owned(),
-                "roberta" => BPE.join(" and "),
-                "modernbert" => "no other file".to_owned(),
-                _ => WORD_PIECE.to_owned(),
-            };
-            let found: Vec<&str> = SOURCES.into_iter().filter(|name| there(name)).collect();
-            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-            let reason = format!(
-                "expected tokenizer.json, or for {model_type} {own}, found {found}; the tokenizer's save_pretrained of transformers \
-                 writes a tokenizer.json"
-            );
-            Err(ModelError::Convert { path: dir.to_owned(), reason })
-        }
+pub(super) fn tokenizer(dir: &Path, model_type: &str, older: Option<&OlderFiles>) -> Result<Value, ModelError> {
+    let there = |name: &&str| dir.join(name).is_file();
+    if let Some(older) = older.filter(|older| older.names.iter().all(there)) {
+        return (older.convert)(dir);
     }
+    let own = older.map_or_else(|| "no other file".to_owned(), |older| older.names.join(" and "));
+    let found: Vec<&str> = SOURCES.into_iter().filter(there).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    let reason = format!(
+        "expected tokenizer.json, or for {model_type} {own}, found {found}; the tokenizer's save_pretrained of transformers writes a \
+         tokenizer.json"
+    );
+    Err(ModelError::Convert { path: dir.to_owned(), reason })
 }
 
 /// Reads the settings files beside the tokenizer.
@@ -279,31 +282,6 @@ struct SpecialTokens {
     pair: (bool, u32),
 }
 
-/// Those of `BertConverter`.
-const BERT_TOKENS: SpecialTokens = SpecialTokens {
-    first: "[CLS]",
-    last: "[SEP]",
-    padding: "[PAD]",
-    unknown: "[UNK]",
-    mask: "[MASK]",
-    mask_takes_space: false,
-    pair: (false, 1),
-};
-
-/// Those of `MPNetTokenizer`, which does not number segments.
-const MPNET_TOKENS: SpecialTokens = SpecialTokens {
-    first: "<s>",
-    last: "</s>",
-    padding: "<pad>",
-    unknown: "[UNK]",
-    mask: "<mask>",
-    mask_takes_space: true,
-    pair: (true, 0),
-};
-
-/// Those of `RobertaConverter`.
-const ROBERTA_TOKENS: SpecialTokens = SpecialTokens { unknown: "<unk>", pair: (true, 0), ..MPNET_TOKENS };
-
 /// The special tokens found in a vocabulary: those of the settings, or else the architecture's own.
 struct Found {
     /// The tokens as `tokenizer.json` lists them. A token of the settings that is not in the vocabulary gets its id when the
@@ -315,6 +293,31 @@ struct Found {
 }
 
 impl SpecialTokens {
+    /// Those of `BertConverter`.
+    const BERT: Self = Self {
+        first: "[CLS]",
+        last: "[SEP]",
+        padding: "[PAD]",
+        unknown: "[UNK]",
+        mask: "[MASK]",
+        mask_takes_space: false,
+        pair: (false, 1),
+    };
+
+    /// Those of `MPNetTokenizer`, which does not number segments.
+    const MPNET: Self = Self {
+        first: "<s>",
+        last: "</s>",
+        padding: "<pad>",
+        unknown: "[UNK]",
+        mask: "<mask>",
+        mask_takes_space: true,
+        pair: (true, 0),
+    };
+
+    /// Those of `RobertaConverter`.
+    const ROBERTA: Self = Self { unknown: "<unk>", ..Self::MPNET };
+
     /// Finds the special tokens' ids with `find`, in the vocabulary of the file at `path`.
     ///
     /// # Errors
@@ -401,7 +404,7 @@ fn byte_level(dir: &Path) -> Result<Value, ModelError> {
     let merges = lines.map(|line| line.split_once(' ').ok_or_else(|| malformed(line)));
     let merges: Vec<(&str, &str)> = merges.collect::<Result<_, _>>()?;
     let side = side(dir)?;
-    let Found { listed, ends, .. } = ROBERTA_TOKENS.find(&side, &vocab_path, |token| id_of(&vocab, token))?;
+    let Found { listed, ends, .. } = SpecialTokens::ROBERTA.find(&side, &vocab_path, |token| id_of(&vocab, token))?;
     let prefix = says(&side, "add_prefix_space", false)?;
     let post = ends.map_or(Value::Null, |[first, last]| {
         json!({"type": "RobertaProcessing", "sep": last, "cls": first, "trim_offsets": true, "add_prefix_space": prefix})

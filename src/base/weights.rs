@@ -14,6 +14,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
+use super::architecture::{ARCHITECTURES, Architecture};
 use super::digest::hex;
 use crate::cuda::{DeviceMemory, memory_of};
 use crate::params::{Backend, Data, Frozen, Prepacked};
@@ -195,15 +196,13 @@ pub(super) fn map(file: &File) -> std::io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
-/// The prefixes that classifiers put before the names of their encoder.
-const PREFIXES: [&str; 7] = ["bert.", "roberta.", "electra.", "distilbert.", "deberta.", "mpnet.", "model."];
-
 /// The prefixes of names in bare encoders. Poolers and heads, which differ between copies, have others.
 const ENCODER: [&str; 6] = ["embeddings.", "embeddings_project.", "encoder.", "transformer.", "layers.", "final_norm."];
 
 /// The tensor's current name in a bare encoder.
 fn canonical(name: &str) -> String {
-    let name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let bare = |known: &Architecture| name.strip_prefix(known.prefix())?.strip_prefix('.');
+    let name = ARCHITECTURES.iter().find_map(bare).unwrap_or(name);
     match name.rsplit_once('.') {
         Some((module, "gamma")) => format!("{module}.weight"),
         Some((module, "beta")) => format!("{module}.bias"),

@@ -11,5 +11,6 @@ pub mod records;
 mod tokenizer;
 
 pub use encoded::Encoded;
+pub(crate) use tokenizer::AS_IT_IS;
 pub use tokenizer::{BaseInputs, Limit, TokenizeError, Tokenizer, TruncationSide};
 pub(crate) use tokenizer::{SIDE_FILES, Side, Token, template};

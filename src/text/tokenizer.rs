@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokenizers::tokenizer::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 use tokenizers::utils::truncation::truncate_encodings;
 
+pub(crate) use class::AS_IT_IS;
 use class::Class;
 pub(crate) use class::template;
 use side::SpecialTokens;
@@ -137,8 +138,8 @@ pub struct Tokenizer {
 /// What a tokenizer needs to know about its base.
 #[derive(Debug, Clone, Copy)]
 pub struct BaseInputs<'a> {
-    /// The architecture, which decides the tokenizer's class if no file names one.
-    pub model_type: &'a str,
+    /// The class of the base's architecture, which counts if no file names one. If it uses `tokenizer.json` as it is, no file is asked.
+    pub own_class: &'static str,
     /// The class that the base's configuration names.
     pub tokenizer_class: Option<&'a str>,
     /// The number of tokens for which the base was made, which bounds a text unless a [`Limit`] says more.

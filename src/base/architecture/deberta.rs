@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::post_norm::{BERT, Names, modules};
 use super::{Activation, Architecture, Family, HeadSpec};
+use crate::base::tokenizer_files::OlderFiles;
 use crate::base::{BaseConfig, ModelError};
 use crate::params::{Input, Layout, Module};
 
@@ -17,7 +18,11 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     has_positions: |config| config.own::<Settings>().is_ok_and(|settings| settings.position_biased_input),
     layout,
     family: Family::Deberta,
+    tokenizer_class: "DebertaV2Tokenizer",
+    older_tokenizer: Some(OlderFiles::DEBERTA),
 };
+
+pub(super) const PREFIX: &str = "deberta";
 
 pub(crate) const NAMES: Names = Names {
     linears: [
@@ -148,7 +153,7 @@ pub(crate) fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelEr
     tables.extend(settings.relative_attention.then(|| "deberta.encoder.rel_embeddings".to_owned()));
     tables.extend((settings.conv_kernel_size > 0).then(|| "deberta.encoder.conv.conv".to_owned()));
     Ok(Layout {
-        prefix: "deberta",
+        prefix: PREFIX,
         stack: "encoder.layer",
         layers: config.num_hidden_layers,
         modules,

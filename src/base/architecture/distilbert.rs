@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::post_norm::{Names, PostNormSpec};
 use super::{Activation, Architecture, Family, HeadSpec};
+use crate::base::tokenizer_files::OlderFiles;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "distilbert",
@@ -27,6 +28,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
+    tokenizer_class: "BertTokenizer",
+    older_tokenizer: Some(OlderFiles::BERT),
 };
 
 static SPEC: PostNormSpec = PostNormSpec {

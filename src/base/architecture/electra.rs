@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::post_norm::{BERT, PostNormSpec};
 use super::{Activation, Architecture, Family, HeadSpec, absolute};
+use crate::base::tokenizer_files::OlderFiles;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "electra",
@@ -16,6 +17,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
+    tokenizer_class: "BertTokenizer",
+    older_tokenizer: Some(OlderFiles::BERT),
 };
 
 static SPEC: PostNormSpec = PostNormSpec {

@@ -33,6 +33,7 @@ pub(crate) use self::head::{Activation, HeadSpec};
 pub(crate) use self::post_norm::{
     ATTENTION_OUTPUT, INTERMEDIATE, KEY, Names, OUTPUT, PostNormSpec, QUERY, Relative, VALUE,
 };
+use super::tokenizer_files::OlderFiles;
 use super::{BaseConfig, ModelError};
 use crate::params::Layout;
 
@@ -66,6 +67,21 @@ pub struct Architecture {
     pub layout: fn(&BaseConfig) -> Result<Layout, ModelError>,
     /// The encoder that runs it.
     pub(crate) family: Family,
+    /// The class of `transformers` that makes its tokenizer if no file names one.
+    pub tokenizer_class: &'static str,
+    /// The files that its tokenizer had before there was a `tokenizer.json`; `None` if it is younger than that.
+    pub(crate) older_tokenizer: Option<OlderFiles>,
+}
+
+impl Architecture {
+    /// What a classifier's checkpoint puts before the names of the encoder's tensors, such as `bert`.
+    pub(crate) fn prefix(&self) -> &'static str {
+        match self.family {
+            Family::PostNorm(spec) => spec.prefix,
+            Family::Deberta => deberta::PREFIX,
+            Family::ModernBert => modernbert::PREFIX,
+        }
+    }
 }
 
 /// Other kinds of positions, which older releases of `transformers` know for some architectures, are not supported.

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{Activation, Architecture, Family, HeadSpec};
 use crate::base::{BaseConfig, ModelError};
 use crate::params::{Input, Layout, Module};
+use crate::text::AS_IT_IS;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "modernbert",
@@ -24,7 +25,12 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     has_positions: |_| false,
     layout,
     family: Family::ModernBert,
+    // `transformers` ignores the class that a ModernBERT names.
+    tokenizer_class: AS_IT_IS,
+    older_tokenizer: None,
 };
+
+pub(super) const PREFIX: &str = "model";
 
 pub(crate) const QKV: usize = 0;
 pub(crate) const ATTENTION_OUTPUT: usize = 1;
@@ -172,7 +178,7 @@ pub(crate) fn layout(config: &BaseConfig) -> std::result::Result<Layout, ModelEr
     let module =
         |name, label, in_features, out_features, input| Module { name, label, in_features, out_features, input };
     Ok(Layout {
-        prefix: "model",
+        prefix: PREFIX,
         stack: "layers",
         layers: config.num_hidden_layers,
         modules: vec![

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::post_norm::{Names, PostNormSpec, Relative};
 use super::{Architecture, Family, HeadSpec};
+use crate::base::tokenizer_files::OlderFiles;
 use crate::base::{BaseConfig, ModelError};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -21,6 +22,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
+    tokenizer_class: "MPNetTokenizer",
+    older_tokenizer: Some(OlderFiles::MPNET),
 };
 
 /// `MPNetEmbeddings` counts positions from this id, whatever `pad_token_id` says.

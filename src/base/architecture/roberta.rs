@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::post_norm::{BERT, PostNormSpec};
 use super::{Architecture, Family, HeadSpec, absolute};
+use crate::base::tokenizer_files::OlderFiles;
 
 pub(super) const ROBERTA: Architecture = Architecture {
     model_type: "roberta",
@@ -15,10 +16,17 @@ pub(super) const ROBERTA: Architecture = Architecture {
     has_positions: |_| true,
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
+    tokenizer_class: "RobertaTokenizer",
+    older_tokenizer: Some(OlderFiles::ROBERTA),
 };
 
 /// The same encoder under another name, with another tokenizer.
-pub(super) const XLM_ROBERTA: Architecture = Architecture { model_type: "xlm-roberta", ..ROBERTA };
+pub(super) const XLM_ROBERTA: Architecture = Architecture {
+    model_type: "xlm-roberta",
+    tokenizer_class: "XLMRobertaTokenizer",
+    older_tokenizer: Some(OlderFiles::XLM_ROBERTA),
+    ..ROBERTA
+};
 
 static SPEC: PostNormSpec = PostNormSpec {
     prefix: "roberta",

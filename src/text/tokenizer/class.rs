@@ -10,7 +10,7 @@ use super::side::{Side, Token};
 use super::{BaseInputs, TokenizeError, file};
 
 /// A class that uses `tokenizer.json` as it is.
-const AS_IT_IS: &str = "PreTrainedTokenizerFast";
+pub(crate) const AS_IT_IS: &str = "PreTrainedTokenizerFast";
 
 /// All classes that use `tokenizer.json` as it is.
 const PLAIN: [&str; 4] = [AS_IT_IS, "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"];
@@ -59,16 +59,7 @@ impl Class {
     /// The rules of the class are not implemented.
     pub(super) fn of(side: &Side, base: &BaseInputs) -> Result<Self, TokenizeError> {
         let named = side.get::<String>("tokenizer_class")?.or_else(|| base.tokenizer_class.map(str::to_owned));
-        let own = match base.model_type {
-            "mpnet" => "MPNetTokenizer",
-            "roberta" => "RobertaTokenizer",
-            "xlm-roberta" => "XLMRobertaTokenizer",
-            "deberta-v2" => "DebertaV2Tokenizer",
-            // `transformers` ignores the class that a ModernBERT names.
-            "modernbert" => AS_IT_IS,
-            _ => "BertTokenizer",
-        };
-        let named = named.filter(|_| own != AS_IT_IS).unwrap_or_else(|| own.to_owned());
+        let named = named.filter(|_| base.own_class != AS_IT_IS).unwrap_or_else(|| base.own_class.to_owned());
         let name = if PLAIN.contains(&&*named) { &named } else { named.strip_suffix("Fast").unwrap_or(&named) };
         let (rules, typed) = match name {
             "BertTokenizer"
