@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{HeaderBuilder, RefOr, Required};
 use utoipa::{Modify, OpenApi, PartialSchema};
@@ -76,20 +77,18 @@ impl Modify for Headers {
                     operation
                         .parameters
                         .get_or_insert_default()
-                        .extend(REQUEST.map(|header| RefOr::T(parameter(header))));
+                        .extend(REQUEST.map(|header| RefOr::T(header.of_request())));
                 }
                 for (status, response) in &mut operation.responses.responses {
                     let RefOr::T(response) = response else { continue };
                     let of_answer = match status.as_str() {
                         "200" if classifies => &ANSWER[..],
-                        "200" if path == "/adapters/{name}" => &[("etag", "The generation in service, in quotes")],
-                        "429" | "503" => &[("retry-after", "Seconds after which to try again")],
+                        "200" if path == "/adapters/{name}" => &[ETAG],
+                        "429" | "503" => &[RETRY_AFTER],
                         _ => &[],
                     };
-                    for (name, about) in of_answer {
-                        let header =
-                            HeaderBuilder::new().schema(Some(String::schema())).description(Some(*about)).build();
-                        response.headers.insert((*name).to_owned(), header.into());
+                    for header in of_answer {
+                        response.headers.insert(header.name.to_owned(), header.of_response().into());
                     }
                 }
             }
@@ -97,28 +96,62 @@ impl Modify for Headers {
     }
 }
 
+/// A header.
+struct Header {
+    name: &'static str,
+    about: &'static str,
+    /// The least whole number that it may have; `None` if it is text.
+    least: Option<i64>,
+}
+
+impl Header {
+    const fn text(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, least: None }
+    }
+
+    const fn number(name: &'static str, about: &'static str, least: i64) -> Self {
+        Self { name, about, least: Some(least) }
+    }
+
+    fn schema(&self) -> RefOr<Schema> {
+        let number = |least| ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).into();
+        self.least.map_or_else(String::schema, number)
+    }
+
+    fn of_request(&self) -> Parameter {
+        let parameter = ParameterBuilder::new().name(self.name).parameter_in(ParameterIn::Header);
+        parameter.schema(Some(self.schema())).description(Some(self.about)).required(Required::False).build()
+    }
+
+    fn of_response(&self) -> utoipa::openapi::Header {
+        HeaderBuilder::new().schema(Some(self.schema())).description(Some(self.about)).build()
+    }
+}
+
+const ETAG: Header = Header::text("etag", "The generation in service, in quotes");
+const RETRY_AFTER: Header = Header::number("retry-after", "Seconds after which to try again", 0);
+
 /// The headers of requests to classify texts.
-const REQUEST: [(&str, &str); 2] = [
-    ("x-request-id", "An id, which the answer repeats"),
-    ("x-request-timeout-ms", "How long the client waits; a request that cannot be answered by then is refused"),
+const REQUEST: [Header; 2] = [
+    Header::text("x-request-id", "An id, which the answer repeats"),
+    Header::number(
+        "x-request-timeout-ms",
+        "How long the client waits; a request that cannot be answered by then is refused",
+        1,
+    ),
 ];
 
 /// The headers of answers to texts.
-const ANSWER: [(&str, &str); 8] = [
-    ("x-request-id", "The request's id"),
-    ("x-adapter-generation", "The version of the adapter that answered; a=3,b=7 for several"),
-    ("x-truncated", "The number of texts that were truncated"),
-    ("x-compute-tokens", "The number of tokens"),
-    ("x-total-time", "Milliseconds until the answer"),
-    ("x-tokenization-time", "Milliseconds"),
-    ("x-queue-time", "Milliseconds"),
-    ("x-inference-time", "Milliseconds"),
+const ANSWER: [Header; 8] = [
+    Header::text("x-request-id", "The request's id"),
+    Header::text("x-adapter-generation", "The version of the adapter that answered; a=3,b=7 for several"),
+    Header::number("x-truncated", "The number of texts that were truncated", 0),
+    Header::number("x-compute-tokens", "The number of tokens", 0),
+    Header::number("x-total-time", "Milliseconds until the answer", 0),
+    Header::number("x-tokenization-time", "Milliseconds", 0),
+    Header::number("x-queue-time", "Milliseconds", 0),
+    Header::number("x-inference-time", "Milliseconds", 0),
 ];
-
-fn parameter((name, about): (&str, &str)) -> Parameter {
-    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).schema(Some(String::schema()));
-    parameter.description(Some(about)).required(Required::False).build()
-}
 
 /// `GET /api-doc/openapi.json`. It shows the methods that change adapters only where the server allows them.
 pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {

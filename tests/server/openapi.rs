@@ -59,8 +59,36 @@ fn documented_headers_are_sent() {
             !headers.is_empty() && headers.keys().all(|name| answer.header(name).is_some()),
             "{answer:?} {headers:?}"
         );
+        for (name, header) in headers.iter().filter(|(_, header)| header["schema"]["type"] == "integer") {
+            assert!(answer.header(name).unwrap().parse::<u64>().is_ok(), "{name}: {answer:?} {header}");
+        }
     }
-    assert_eq!(document["paths"]["/classify"]["post"]["parameters"][0]["name"], "x-request-id");
+    let parameters = &document["paths"]["/classify"]["post"]["parameters"];
+    assert_eq!(parameters[0]["name"], "x-request-id");
+    assert_eq!(parameters[1]["schema"], json!({"type": "integer", "minimum": 1}));
+}
+
+/// Lists of strings are a text or a pair on TEI's routes, and lists of such lists batches.
+#[test]
+fn schema_of_tei_has_the_lists_that_are_read() {
+    let server = World::new().start();
+    let document = server.get("/api-doc/openapi.json").body;
+    let schema = &document["components"]["schemas"]["PredictBody"]["properties"]["inputs"];
+    let string = json!({"type": "string"});
+    let sequence = json!({"type": "array", "items": string, "minItems": 1, "maxItems": 2});
+    assert_eq!(
+        schema["oneOf"],
+        json!([string, sequence, {"type": "array", "items": sequence, "minItems": 1}]),
+        "{schema}"
+    );
+    for (inputs, status) in [(json!(["a", "b"]), 200), (json!([["a", "b"], ["c"]]), 200), (json!(["a", "b", "c"]), 422)]
+    {
+        assert_eq!(
+            server.post("/predict/plain", &[], json!({"inputs": inputs}).to_string()).status,
+            status,
+            "{inputs}"
+        );
+    }
 }
 
 #[test]

@@ -216,9 +216,12 @@ fn reported(room: &TempDir, runs: &Path) {
                "percent": {"parameters": 100.0, "train": 100.0, "validation": 100.0}})
     };
     std::fs::write(schedule.join("schedule.jsonl"), format!("{}\n{}\n", stage(0, 1000), stage(1, 500))).unwrap();
+    // A schedule and a run that cannot be read are left out.
+    let torn = runs.join("curves/torn");
+    std::fs::create_dir(&torn).unwrap();
+    std::fs::write(torn.join("schedule.jsonl"), "{\"stage\": \n{}\n").unwrap();
     let steps = |step| json!({"step": step, "epoch": 1, "loss": 0.5, "rate": 1e-3, "xi": 1e-4, "mean_rank": 4.0});
     std::fs::write(runs.join("first/sora-r4-s0/run/steps.jsonl"), format!("{}\n{}\n", steps(1), steps(10))).unwrap();
-    // A run that cannot be read is left out.
     let broken = runs.join("second/broken");
     let copied = Command::new("cp").arg("-r").arg(runs.join("second/lora-r4-s0")).arg(&broken).status();
     assert!(copied.unwrap().success());
@@ -255,6 +258,7 @@ fn reported(room: &TempDir, runs: &Path) {
     for words in [
         "from 7 runs and 1 schedules",
         "- not finished and left out: second/sora-r4-s1\n",
+        "- cannot be read and left out: curves/torn: ",
         "- cannot be read and left out: second/broken: ",
         "- without the metrics on test in results.jsonl, which are of an earlier training: second/lora-r4-s1\n",
         "## Table 1: methods by tasks (validation)",

@@ -104,17 +104,17 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
 
 /// The schema of a string or a list of strings.
 pub(super) fn strings() -> RefOr<Schema> {
-    one_or_many(String::schema())
+    OneOfBuilder::new().item(String::schema()).item(list_of(String::schema())).into()
 }
 
-/// The schema of a string, a list of strings, or a list of lists of them.
+/// The schema of a string, a list of one or two strings, or a list of such lists.
 pub(super) fn lists() -> RefOr<Schema> {
-    one_or_many(strings())
+    let sequence = || list_of(String::schema()).max_items(Some(2));
+    OneOfBuilder::new().item(String::schema()).item(sequence()).item(list_of(sequence())).into()
 }
 
-fn one_or_many(element: RefOr<Schema>) -> RefOr<Schema> {
-    let list = ArrayBuilder::new().items(element).min_items(Some(1));
-    OneOfBuilder::new().item(String::schema()).item(list).into()
+fn list_of(element: impl Into<RefOr<Schema>>) -> ArrayBuilder {
+    ArrayBuilder::new().items(element.into()).min_items(Some(1))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(super) struct Tree {
     pub(super) runs: Vec<(String, TrainedRun)>,
     /// The names of the others.
     pub(super) unfinished: Vec<String>,
-    /// The names of runs that cannot be read, and why.
+    /// The names of runs and schedules that cannot be read, and why.
     pub(super) broken: Vec<(String, String)>,
     /// While folders are read: the names of finished runs whose last checkpoints are gone.
     unreadable: Vec<String>,
@@ -83,7 +83,10 @@ impl Tree {
         }
         if Schedule::is_at(folder) {
             // Its stages are not runs to compare with others.
-            self.schedules.push(Schedule::read(folder)?);
+            match Schedule::read(folder) {
+                Err(error) if folder != root => self.broken.push((name(root, folder), error.to_string())),
+                schedule => self.schedules.push(schedule?),
+            }
             return Ok(());
         }
         if TrainedRun::is_at(folder) {
