@@ -1,5 +1,6 @@
 //! Turns a text or a pair into token ids, as the fast tokenizers of `transformers` do.
 
+mod beginning;
 mod class;
 mod side;
 
@@ -131,6 +132,8 @@ pub struct Tokenizer {
     segments: Option<usize>,
     /// The side at which texts are truncated if a [`Limit`] names none.
     side: TruncationSide,
+    /// Whether the tokens of a text's beginning are the text's first tokens.
+    splits_words: bool,
     /// Whether the model gets the tokenizer's type ids. Otherwise they are all 0.
     typed: bool,
 }
@@ -203,6 +206,7 @@ impl Tokenizer {
         for key in ["truncation", "padding"] {
             whole[key] = Value::Null;
         }
+        let splits_words = beginning::splits_words(&whole);
         let mut inner: tokenizers::Tokenizer = serde_json::from_value(whole).map_err(file(&path))?;
         let there: HashSet<String> = inner.get_added_vocabulary().get_vocab().keys().cloned().collect();
         let special = SpecialTokens { defaults: &defaults, flags: &|key, token| class.flags(key, token) };
@@ -210,6 +214,8 @@ impl Tokenizer {
         if let Some(frame) = class.frame(&side, |token| inner.token_to_id(token))? {
             inner.with_post_processor(Some(frame));
         }
+        let joins = |token: &String| token.contains(char::is_whitespace);
+        let splits_words = splits_words && !inner.get_added_vocabulary().get_vocab().keys().any(joins);
         inner.set_encode_special_tokens(side.get("split_special_tokens")?.unwrap_or(false));
         for (token, id) in inner.get_added_vocabulary().get_vocab().iter().filter(|(_, id)| **id as usize >= base.words)
         {
@@ -233,6 +239,7 @@ impl Tokenizer {
                     return Err(file(settings)(format!("truncation_side: expected left or right, found {other}")));
                 }
             },
+            splits_words,
             typed: class.gives_types(&side)?,
         };
         if tokenizer.max_length <= tokenizer.special(false) {
@@ -261,15 +268,16 @@ impl Tokenizer {
         if max_length <= special || max_length > self.longest {
             return Err(TokenizeError::Limit { least: special + 1, most: self.longest, found: max_length });
         }
-        let first = self.bare(text, 0)?;
-        let second = pair.map(|pair| self.bare(pair, 1)).transpose()?;
+        let side = limit.side.unwrap_or(self.side);
+        let (first, second) =
+            self.texts(text, pair, limit.truncate && side == TruncationSide::Right, max_length - special)?;
         let tokens = first.len() + second.as_ref().map_or(0, Encoding::len) + special;
         let truncated = tokens > max_length;
         if truncated && !limit.truncate {
             return Err(TokenizeError::TooLong { tokens, max_length });
         }
         let cut = TruncationParams {
-            direction: limit.side.unwrap_or(self.side).into(),
+            direction: side.into(),
             max_length: max_length - special,
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
@@ -297,11 +305,38 @@ impl Tokenizer {
         self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 
-    /// Tokenizes a text without special tokens, all in one segment.
-    fn bare(&self, text: &str, segment: u32) -> Result<Encoding, TokenizeError> {
-        let mut encoding = self.inner.encode_fast(text, false).map_err(failed)?;
-        encoding.set_type_ids(vec![segment; encoding.len()]);
-        Ok(encoding)
+    /// Tokenizes a text and a pair without special tokens. If the end of what is longer than `room` tokens is cut off next, it may be left
+    /// out here already: then all that is sure of a text with more than `room` tokens is that it is longer.
+    fn texts(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        cuts: bool,
+        room: usize,
+    ) -> Result<(Encoding, Option<Encoding>), TokenizeError> {
+        let enough = if cuts && self.splits_words { room } else { usize::MAX };
+        let both = |enough| -> Result<_, TokenizeError> {
+            Ok((self.bare(text, 0, enough)?, pair.map(|pair| self.bare(pair, 1, enough)).transpose()?))
+        };
+        let (first, second) = both(enough)?;
+        // Of two long texts, the longer one keeps the odd token.
+        if room % 2 == 1 && first.len() > enough && second.as_ref().is_some_and(|second| second.len() > enough) {
+            return both(usize::MAX);
+        }
+        Ok((first, second))
+    }
+
+    /// Tokenizes a text without special tokens, all in one segment. More than `enough` tokens need not be all.
+    fn bare(&self, text: &str, segment: u32, enough: usize) -> Result<Encoding, TokenizeError> {
+        let mut found = Encoding::default();
+        for beginning in beginning::beginnings(text, enough) {
+            found = self.inner.encode_fast(beginning, false).map_err(failed)?;
+            if found.len() > enough {
+                break;
+            }
+        }
+        found.set_type_ids(vec![segment; found.len()]);
+        Ok(found)
     }
 
     /// Truncates the texts and adds the special tokens.
