@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, Files};
+use polyrank::adapter::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, Files, OpenFiles};
 use polyrank::engine::Error;
 use polyrank::params::{Delta, Input, Layout, Module};
 use polyrank::registry::{Expected, Registry, RegistryError, Settings, Source, Status, Tier, Updates};
@@ -24,14 +24,16 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 /// A fake source that counts loads. `adapter_model.safetensors` holds the adapter's number of parameters as text. Words before the
-/// number make it `slow` (until the gate opens), `panic`, `lost` (the device is lost), `told` (its size shows before it is loaded), or
-/// `of:NAME` (of another base). Any other content is malformed.
+/// number make it `slow` (until the gate opens), `panic`, `lost` (the device is lost), or `of:NAME` (of another base). Any other content is
+/// malformed. What a file has beyond [`TOLD`] bytes is the number of parameters that it shows before it is read.
 struct Counting {
     layout: Layout,
     loads: AtomicUsize,
     gate: (Mutex<bool>, Condvar),
     bases: Vec<String>,
 }
+
+const TOLD: u64 = 1000;
 
 impl Counting {
     /// Lets slow adapters load.
@@ -76,10 +78,8 @@ impl Source for Counting {
         })
     }
 
-    fn least_bytes(&self, files: &Files) -> usize {
-        let text = String::from_utf8_lossy(files.weights());
-        let told = text.trim().strip_prefix("told ").and_then(|number| number.parse::<usize>().ok());
-        told.map_or(0, |parameters| 4 * parameters)
+    fn least_bytes(&self, files: &OpenFiles) -> Result<usize, AdapterError> {
+        Ok(files.size().checked_sub(TOLD).map_or(0, |parameters| 4 * parameters as usize))
     }
 
     fn layout(&self) -> &Layout {

@@ -1,10 +1,10 @@
 //! Reads the three files of an adapter's folder as bytes.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata as Header;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -74,13 +74,6 @@ impl Files {
     #[must_use]
     pub fn weights_path(&self) -> &Path {
         &self.weights.file
-    }
-
-    /// The number of elements of all tensors, from the head of the weights file; 0 for a malformed file.
-    #[must_use]
-    pub fn elements(&self) -> usize {
-        let tensors = SafeTensors::deserialize(self.weights());
-        tensors.map_or(0, |tensors| tensors.iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>()).sum())
     }
 
     /// The SHA-256 digest of the three files. It tells versions of an adapter apart.
@@ -158,6 +151,30 @@ impl OpenFiles {
         [Some(&self.config.metadata), Some(&self.weights.metadata), self.labels.as_ref().map(|labels| &labels.metadata)]
     }
 
+    /// The size of the weights file in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.weights.metadata.len()
+    }
+
+    /// The number of elements of all tensors, of which only the head of the weights file tells.
+    ///
+    /// # Errors
+    /// The head is malformed, or the file is longer than it says.
+    pub fn elements(&self) -> Result<usize, AdapterError> {
+        let Bytes { file, bytes } = self.weights.read_header()?;
+        let header: Header = serde_json::from_slice(&bytes).map_err(|error| AdapterError::malformed(&file, error))?;
+        let told = (size_of::<u64>() + bytes.len()).saturating_add(header.data_len()) as u64;
+        let found = self.size();
+        if found > told {
+            return Err(AdapterError::malformed(
+                &file,
+                format!("expected {told} bytes, as its head says, found {found}"),
+            ));
+        }
+        Ok(header.tensors().values().map(|tensor| tensor.shape.iter().product::<usize>()).sum())
+    }
+
     /// Reads the files to their ends.
     ///
     /// # Errors
@@ -170,7 +187,7 @@ impl OpenFiles {
     /// The names and shapes of the tensors, from the head of the weights file, with that file's size in bytes; and the content of
     /// `config.json`.
     pub(super) fn heads(self) -> Result<(Bytes, u64, Option<Bytes>), AdapterError> {
-        let size = self.weights.metadata.len();
+        let size = self.size();
         Ok((self.weights.read_header()?, size, self.labels.map(OpenFile::read).transpose()?))
     }
 }
@@ -208,6 +225,7 @@ impl OpenFile {
     }
 
     fn read(self) -> Result<Bytes, AdapterError> {
+        (&self.open).rewind().map_err(AdapterError::io(&self.file))?;
         let mut bytes = Vec::with_capacity(self.metadata.len() as usize);
         (&self.open).take(self.largest + 1).read_to_end(&mut bytes).map_err(AdapterError::io(&self.file))?;
         self.allow(bytes.len() as u64)?;
@@ -215,11 +233,13 @@ impl OpenFile {
     }
 
     /// The JSON header of a safetensors file.
-    fn read_header(self) -> Result<Bytes, AdapterError> {
+    fn read_header(&self) -> Result<Bytes, AdapterError> {
+        (&self.open).rewind().map_err(AdapterError::io(&self.file))?;
         let mut length = [0; 8];
         (&self.open).read_exact(&mut length).map_err(AdapterError::io(&self.file))?;
         let length = u64::from_le_bytes(length);
-        if length > LARGEST_HEADER.min(self.metadata.len()) {
+        // The shortest header is `{}`.
+        if !(2..=LARGEST_HEADER.min(self.metadata.len())).contains(&length) {
             return Err(AdapterError::malformed(
                 &self.file,
                 format!("not a safetensors file: a header of {length} bytes"),
@@ -227,6 +247,46 @@ impl OpenFile {
         }
         let mut bytes = vec![0; length as usize];
         (&self.open).read_exact(&mut bytes).map_err(AdapterError::io(&self.file))?;
-        Ok(Bytes { file: self.file, bytes })
+        Ok(Bytes { file: self.file.clone(), bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// Nothing but the head is needed, and what it tells is checked against the file's size.
+    #[test]
+    fn the_head_tells_the_elements_of_a_file_that_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG), "{}").unwrap();
+        let header = json!({
+            "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+            "b": {"dtype": "BF16", "shape": [5], "data_offsets": [24, 34]},
+        });
+        let head = [&(header.to_string().len() as u64).to_le_bytes()[..], header.to_string().as_bytes()].concat();
+        let elements = |bytes: &[u8], length: u64| {
+            fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
+            File::options().write(true).open(dir.path().join(WEIGHTS)).unwrap().set_len(length).unwrap();
+            let open = OpenFiles::open(dir.path()).unwrap();
+            let found = open.elements().map_err(|error| error.to_string());
+            // It is still read from its beginning.
+            assert_eq!(open.read().unwrap().weights().get(..8), Some(&bytes[..8]));
+            found
+        };
+        let whole = head.len() as u64 + 34;
+        assert_eq!(elements(&head, whole), Ok(11));
+        // One that is still being copied has a smaller size for now.
+        assert_eq!(elements(&head, whole - 1), Ok(11));
+        let error = elements(&head, whole + 1).unwrap_err();
+        assert!(error.contains(&format!("expected {whole} bytes, as its head says, found {}", whole + 1)), "{error}");
+        let error = elements(&[0; 8], 20 << 20).unwrap_err();
+        assert!(error.contains("not a safetensors file: a header of 0 bytes"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! The errors of looking up, loading and replacing adapters.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,6 +211,12 @@ impl RegistryError {
         )
     }
 
+    /// Whether the same files may be read later, as where their permissions change.
+    pub(super) fn may_pass(&self) -> bool {
+        let Self::Invalid { error, .. } = self else { return false };
+        matches!(&**error, Error::Adapter(AdapterError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied)
+    }
+
     /// Whether the files themselves are at fault, so that reading them again gives the same error.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
@@ -228,7 +235,6 @@ impl RegistryError {
 
 /// Whether the file is at fault, rather than the machine.
 fn is_fault_of_file(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
     matches!(
         error.kind(),
         ErrorKind::NotFound

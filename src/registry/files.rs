@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::RegistryError;
 use super::stamp::{Stamp, is_absent};
+use super::{Fault, RegistryError};
 use crate::adapter::{AdapterError, Files, NAMES, OpenFiles};
 use crate::engine::Error;
 
@@ -44,6 +44,9 @@ pub(super) struct ReadVersion {
     pub(super) digest: [u8; 32],
     pub(super) stamp: Stamp,
 }
+
+/// Refuses files that are open, before they are read.
+pub(super) type Allow<'a> = dyn Fn(&OpenFiles) -> Result<(), RegistryError> + 'a;
 
 impl Place<'_> {
     /// The adapter's folder, after a check that it and its files lie inside the root.
@@ -87,10 +90,10 @@ impl Place<'_> {
     }
 
     /// Reads the files as one version: once they have stopped changing, and only if none of them changed meanwhile. `before` is the
-    /// version in service.
-    pub(super) fn read(&self, before: Option<&Stamp>) -> Result<ReadVersion, RegistryError> {
+    /// version in service. `allow` may refuse the files once they are open.
+    pub(super) fn read(&self, before: Option<&Stamp>, allow: &Allow<'_>) -> Result<ReadVersion, RegistryError> {
         let folder = self.settled(before)?;
-        let result = self.read_folder(&folder);
+        let result = self.read_folder(&folder, allow);
         // An error may come from files that were replaced under the reader's hands.
         if !matches!(&result, Err(RegistryError::Changing { .. })) && self.find()? != folder {
             return Err(self.changing());
@@ -110,12 +113,13 @@ impl Place<'_> {
         if self.find()? == folder { Ok(folder) } else { Err(self.changing()) }
     }
 
-    fn read_folder(&self, folder: &Folder) -> Result<ReadVersion, RegistryError> {
+    fn read_folder(&self, folder: &Folder, allow: &Allow<'_>) -> Result<ReadVersion, RegistryError> {
         let invalid = |error| self.invalid(error);
         let open = OpenFiles::open(&folder.path).map_err(Error::Adapter).map_err(invalid)?;
         if Stamp::of_open(&open) != folder.stamp {
             return Err(self.changing());
         }
+        allow(&open)?;
         let files = open.read().map_err(Error::Adapter).map_err(invalid)?;
         Ok(ReadVersion { folder: self.lasting(folder), digest: files.digest(), files, stamp: folder.stamp })
     }
@@ -234,10 +238,15 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// The names of all adapters under `root`, sorted, and their folders: its subfolders that are adapters, and one level deeper those
-/// that PEFT saved inside another (`folder/adapter`).
-pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Folder)>> {
+/// that PEFT saved inside another (`folder/adapter`). There is no folder for a name of which the disk does not tell at the moment whether
+/// it is an adapter: whoever compares lists must not take it for deleted.
+pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Option<Folder>)>> {
     let root = &root.canonicalize()?;
-    let find = |name: &str| Place { root, name, folder: Path::new(name) }.find_in(root).ok();
+    let find = |name: &str| match (Place { root, name, folder: Path::new(name) }).find_in(root) {
+        Ok(folder) => Some(Some(folder)),
+        Err(RegistryError::Invalid { error, .. }) if Fault::of(&error) == Fault::Machine => Some(None),
+        Err(_) => None,
+    };
     let mut names = Vec::new();
     for name in subfolders(root)? {
         let folder = root.join(&name);

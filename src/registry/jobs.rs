@@ -12,9 +12,12 @@ use super::names::other_base;
 use super::shared::Shared;
 use super::stamp::{Stamp, is_absent};
 use super::status::{Checked, Facts};
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, OpenFiles};
 use crate::engine::Error;
 use crate::panics;
+
+/// Weights files of at most this many bytes are read before anything is known about them.
+const SMALL: u64 = 16 << 20;
 
 impl Worker for Shared {
     fn loader(&self) -> &Loader {
@@ -24,8 +27,9 @@ impl Worker for Shared {
     fn work(self: Arc<Self>, job: Job) {
         match job {
             Job::Adapter(name) => adapter(&self, &name),
-            Job::Root => match self.root.canonicalize() {
-                Ok(root) if root.is_dir() => self.with(|state| state.look_at_root(Some(root))),
+            Job::Root => match self.root.canonicalize().and_then(|root| Ok((root.metadata()?.is_dir(), root))) {
+                Ok((true, root)) => self.with(|state| state.look_at_root(Some(root))),
+                // The disk fails at the moment. What is in memory serves on.
                 Err(error) if !is_absent(&error) => {}
                 _ => self.with(|state| state.look_at_root(None)),
             },
@@ -80,7 +84,8 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<JobOutcome, Regis
     let finished = |error, cut_short: bool| {
         if cut_short && matches!(work.purpose, Purpose::Load) { place.changing() } else { error }
     };
-    let version = place.read(work.stamp.as_ref()).map_err(|error| finished(error, place.lacks_weights_yet()))?;
+    let version = place.read(work.stamp.as_ref(), &|files| allow(shared, place, files));
+    let version = version.map_err(|error| finished(error, place.lacks_weights_yet()))?;
     let same = work.digest == Some(version.digest);
     if same && matches!(work.purpose, Purpose::Look) {
         return Ok(JobOutcome::Rewritten(version.stamp));
@@ -95,13 +100,24 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<JobOutcome, Regis
     Ok(JobOutcome::Found(Box::new(Found { folder, stamp, digest, checked })))
 }
 
-/// Checks a version that has been read: makes an adapter of its files. One that cannot fit into memory is refused before that.
-fn check(shared: &Shared, place: Place, version: &ReadVersion) -> Result<Checked, RegistryError> {
+/// Refuses a version before it is read, if its files show that it is larger than the budget, or if they are large and no adapter. Small
+/// files are read, so that the error tells all that is wrong with them.
+fn allow(shared: &Shared, place: Place, files: &OpenFiles) -> Result<(), RegistryError> {
     let Shared { source, budget, .. } = shared;
-    let least = source.least_bytes(&version.files);
-    if least > *budget {
-        return Err(RegistryError::TooLarge { name: place.name.into(), bytes: least, budget: *budget });
+    let bytes = match source.least_bytes(files) {
+        Ok(bytes) => bytes,
+        Err(error) if files.size() > SMALL => return Err(place.invalid(error.into())),
+        Err(_) => 0,
+    };
+    if bytes > *budget {
+        return Err(RegistryError::TooLarge { name: place.name.into(), bytes, budget: *budget });
     }
+    Ok(())
+}
+
+/// Checks a version that has been read: makes an adapter of its files.
+fn check(shared: &Shared, place: Place, version: &ReadVersion) -> Result<Checked, RegistryError> {
+    let source = &shared.source;
     let adapter = source.load(&version.files).map_err(|error| match error {
         Error::Adapter(AdapterError::DeviceMemory { needed, free }) => {
             RegistryError::DeviceMemory { name: place.name.into(), needed, free }

@@ -80,6 +80,8 @@ struct Queue {
     /// The threads with a job, by number, and since when they have it.
     busy: BTreeMap<u64, Instant>,
     last_thread: u64,
+    /// Whether the last thread could not be started. The log says so once.
+    lacks_threads: bool,
     listing: Vec<ListReply>,
     /// Whether a list is queued or running. A disk that does not answer keeps one thread with lists, and not one for each caller.
     list: bool,
@@ -149,9 +151,14 @@ impl Loader {
         let thread = Arc::clone(worker);
         let started =
             thread::Builder::new().name("polyrank-load".into()).spawn(move || thread.loader().run(&thread, number));
+        let mut queue = lock(&self.queue);
+        let told = std::mem::replace(&mut queue.lacks_threads, started.is_err());
         if let Err(error) = started {
-            lock(&self.queue).busy.remove(&number);
-            tracing::error!("cannot start a thread to load adapters: {error}");
+            queue.busy.remove(&number);
+            drop(queue);
+            if !told {
+                tracing::error!("cannot start a thread to load adapters: {error}");
+            }
         }
     }
 

@@ -53,7 +53,7 @@ use self::shared::Shared;
 use self::state::{Asked, State};
 pub(crate) use self::status::Cause;
 pub use self::status::{Counters, Status, Tier};
-use crate::adapter::{Adapter, Files};
+use crate::adapter::{Adapter, AdapterError, Files, OpenFiles};
 use crate::engine::{Engine, Error};
 use crate::params::{Form, Layout};
 
@@ -65,9 +65,13 @@ pub trait Source: Send + Sync {
     /// If the adapter is malformed or does not fit the base.
     fn load(&self, files: &Files) -> Result<Adapter, Error>;
 
-    /// A lower bound of the bytes that [`Source::load`] makes of the files, or 0 where there is none to tell.
-    fn least_bytes(&self, _files: &Files) -> usize {
-        0
+    /// A lower bound of the bytes that [`Source::load`] makes of the files, or 0 where there is none to tell. It is asked before the
+    /// files are read.
+    ///
+    /// # Errors
+    /// A file is malformed.
+    fn least_bytes(&self, _files: &OpenFiles) -> Result<usize, AdapterError> {
+        Ok(0)
     }
 
     /// The sites of the base.
@@ -91,8 +95,8 @@ impl Source for Engine {
 
     // The head's tensors are f32 on every device. Where a delta of a linear of the head is added to the base's weight, the sum is larger
     // than the delta, as long as its rank is at most half of the width.
-    fn least_bytes(&self, files: &Files) -> usize {
-        files.elements().saturating_mul(self.backend().dtype().size_in_bytes())
+    fn least_bytes(&self, files: &OpenFiles) -> Result<usize, AdapterError> {
+        Ok(files.elements()?.saturating_mul(self.backend().dtype().size_in_bytes()))
     }
 
     fn layout(&self) -> &Layout {

@@ -365,14 +365,18 @@ impl State {
         }
         // Other errors, such as files that change again or a disk that fails, may be gone at the next look.
         if error.is_lasting() {
-            let problem = Problem::new(stamp, &error);
+            // Without a stamp, the same files are looked at again.
+            let problem = Problem::new(stamp.filter(|_| !error.may_pass()), &error);
             let reason = problem.reason.clone();
+            let told = error.may_pass() && entry.problem.as_ref().is_some_and(|before| before.reason == reason);
             entry.problem = Some(problem);
             if let Some(version) = &entry.current {
                 self.residents.set_unreadable(&version.key, true);
             }
-            self.counters.refused_updates += u64::from(!manual);
-            self.effects.push(Effect::Log(Event::Refused { name: Arc::clone(name), reason }));
+            if !told {
+                self.counters.refused_updates += u64::from(!manual);
+                self.effects.push(Effect::Log(Event::Refused { name: Arc::clone(name), reason }));
+            }
         } else {
             self.touch(name);
         }

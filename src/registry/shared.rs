@@ -13,7 +13,7 @@ use super::stamp::{Stamp, is_absent};
 use super::state::{Effect, State};
 use super::status::Status;
 use super::{RegistryError, Source};
-use crate::adapter::{Summary, summary};
+use crate::adapter::{AdapterError, Summary, summary};
 
 pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
@@ -76,16 +76,21 @@ impl Shared {
         let layout = self.source.layout();
         let summaries: HashMap<PathBuf, (Stamp, Option<Summary>)> = {
             let mut known = std::mem::take(&mut *lock(&self.summaries));
-            let of = |(_, folder): &(String, files::Folder)| {
+            let mut of = |folder: &files::Folder| {
                 let before = known.remove(&folder.path).filter(|(stamp, _)| *stamp == folder.stamp);
-                let entry = before.unwrap_or_else(|| (folder.stamp, summary(&folder.path, layout).ok()));
-                (folder.path.clone(), entry)
+                let entry = before.or_else(|| match summary(&folder.path, layout) {
+                    Ok(summary) => Some((folder.stamp, Some(summary))),
+                    // It may be read next time, although the files are the same.
+                    Err(AdapterError::Io { .. }) => None,
+                    Err(_) => Some((folder.stamp, None)),
+                });
+                entry.map(|entry| (folder.path.clone(), entry))
             };
-            found.iter().map(of).collect()
+            found.iter().filter_map(|(_, folder)| of(folder.as_ref()?)).collect()
         };
         let (served, others) = self.with(|state| {
             for (name, folder) in &found {
-                state.compare(name, &folder.stamp);
+                folder.iter().for_each(|folder| state.compare(name, &folder.stamp));
             }
             let others = found.iter().filter(|(name, _)| !state.is_withdrawn(name) && !state.is_elsewhere(name));
             (state.snapshots(), others.map(|found| (found, state.snapshot(&found.0))).collect::<Vec<_>>())
@@ -93,7 +98,8 @@ impl Shared {
         let served = served.into_iter().map(|snapshot| (snapshot.name.to_string(), Status::from(snapshot)));
         let mut statuses: BTreeMap<String, Status> = served.collect();
         for ((name, folder), snapshot) in others {
-            let summary = summaries.get(&folder.path).and_then(|(_, summary)| summary.as_ref());
+            let known = folder.as_ref().and_then(|folder| summaries.get(&folder.path));
+            let summary = known.and_then(|(_, summary)| summary.as_ref());
             let status = snapshot.map_or_else(|| Status::unknown(name), Status::from);
             statuses.entry(name.clone()).or_insert_with(|| status.with_summary(summary, layout));
         }

@@ -63,10 +63,11 @@ fn refuses_adapter_larger_than_the_budget() {
     assert_eq!(world.loads(), 2, "its bytes show only once it is made");
 }
 
-/// An adapter is not made, which would take the memory, where its files show that it is larger than the budget.
+/// An adapter is neither read nor made, which would take the memory, where its files show that it is larger than the budget.
 #[test]
-fn refuses_adapter_of_too_many_elements_before_it_is_made() {
-    let world = World::new(12, &[("fits", "told 12"), ("large", "told 13")]);
+fn refuses_adapter_of_too_many_elements_before_it_is_read() {
+    let told = |parameters: usize| format!("{parameters:>width$}", width = TOLD as usize + parameters);
+    let world = World::new(12, &[("fits", &told(12)), ("large", &told(13))]);
     let error = world.registry.get("large").unwrap_err();
     assert!(matches!(error, RegistryError::TooLarge { bytes: 52, budget: 48, .. }), "{error:?}");
     assert_eq!(world.loads(), 0);
@@ -78,7 +79,7 @@ fn bytes_that_files_show_are_those_of_their_adapter() {
     let mut found = 0;
     for golden in goldens() {
         for (name, adapter, _) in golden.adapters() {
-            let least = golden.engine.least_bytes(&Files::read(&folder(golden.base).join(&name)).unwrap());
+            let least = golden.engine.least_bytes(&OpenFiles::open(&folder(golden.base).join(&name)).unwrap()).unwrap();
             // A linear of the head becomes larger where its delta is added to the base's weight.
             assert!(least <= adapter.bytes(), "{} {name}", golden.base);
             found += usize::from(least == adapter.bytes());
