@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, panic, process, thread};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -15,6 +15,7 @@ use polyrank::engine::Error;
 use polyrank::logging;
 use polyrank::server::{self, App, Config};
 use tokio::net::TcpListener;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 
 use super::{BaseArgs, Failure};
@@ -56,15 +57,42 @@ Examples:
 RUST_LOG chooses what is logged, for example RUST_LOG=polyrank=debug.";
 
 pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
-    // Threads for blocking work only tokenize and unpack, which keeps a core busy. Each further thread would keep memory of its own.
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.enable_all().max_blocking_threads(cores).build().map_err(Error::Thread)?;
+    let runtime = or_end(runtime)?;
     let served = runtime.block_on(listen_and_serve(args));
     // Threads that still tokenize or read files do so for requests that have already timed out.
     runtime.shutdown_background();
     logging::flush();
     served
+}
+
+/// How long a thread for blocking work stays without work: for ever.
+const KEPT: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The runtime, with all threads that it needs.
+fn runtime() -> Result<Runtime, Error> {
+    // Threads for blocking work only tokenize and unpack, which keeps a core busy. Each further thread would keep memory of its own. They
+    // never end: where the system has no thread to spare, the work for the next one would wait for ever, and keep its permits.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut runtime = runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(cores).thread_keep_alive(KEPT).build();
+    let runtime = runtime.map_err(Error::Thread)?;
+    // One is enough, because then tokio does without others that cannot be started.
+    runtime.block_on(runtime.spawn_blocking(|| ())).map_err(|error| Error::Thread(error.into()))?;
+    Ok(runtime)
+}
+
+/// Ends the process if `start` panics, as the runtime does where a thread cannot be started. It would then wait for threads that never
+/// started.
+fn or_end<T>(start: impl FnOnce() -> T) -> T {
+    let hook = Arc::new(panic::take_hook());
+    let usual = Arc::clone(&hook);
+    panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        process::exit(1);
+    }));
+    let started = start();
+    panic::set_hook(Box::new(move |panic| hook(panic)));
+    started
 }
 
 /// Catches signals and listens before anything that takes time, so that probes and signals find the process from the start.

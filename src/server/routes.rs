@@ -1,12 +1,15 @@
 //! The routes.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::normalize_path::NormalizePath;
 
 use super::app::App;
@@ -14,6 +17,7 @@ use super::error::ApiError;
 use super::{
     adapters, auth, body_permit, classify, context, cors, deadline, draining, metrics, models, openapi, page, probes,
 };
+use crate::panics;
 
 /// All routes over `app`. A path with a slash at its end is the path without it.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -44,6 +48,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(from_fn(draining::refuse_while_draining))
         .layer(from_fn_with_state(Arc::clone(&app), deadline::enforce))
         .layer(from_fn_with_state(Arc::clone(&app), auth::check))
+        // A request that panics has an answer, too.
+        .layer(CatchPanicLayer::custom(panicked))
         // Outside of the others, so that refused keys and time-outs are counted.
         .layer(from_fn_with_state(Arc::clone(&app), metrics::count::count))
         .layer(from_fn_with_state(Arc::clone(&app), context::attach))
@@ -54,6 +60,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     }
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    ApiError::Internal(format!("a request panicked: {}", panics::message(&*panic))).into_response()
 }
 
 async fn unknown_route(uri: Uri) -> ApiError {
