@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile};
 
@@ -59,6 +59,40 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = begin(path)?;
     file.write_all(bytes)?;
     publish(file, path)
+}
+
+/// Replaces files of one folder that belong together, and removes the files `stale`. The last of `files` is one without which no program
+/// accepts the folder. All are written to temporary files and synced first, so that a full disk leaves the folder as it was. Then the old
+/// last file is removed, and the new one is renamed after all others. So a writer that is killed leaves the old files, the new ones, or a
+/// folder that is refused, but never new files beside old ones that do not match them.
+///
+/// # Errors
+/// A file, which the error has, cannot be written, renamed or removed.
+pub fn replace(files: &[(PathBuf, Vec<u8>)], stale: &[PathBuf]) -> Result<(), (PathBuf, io::Error)> {
+    let Some((last, _)) = files.last() else { return Ok(()) };
+    let of = |path: &Path| {
+        let path = path.to_owned();
+        |error| (path, error)
+    };
+    let mut written = Vec::with_capacity(files.len());
+    for (path, bytes) in files {
+        let temporary = begin(path).and_then(|mut temporary| {
+            temporary.write_all(bytes)?;
+            temporary.as_file().sync_all()?;
+            Ok(temporary)
+        });
+        written.push((temporary.map_err(of(path))?, path));
+    }
+    for path in [last].into_iter().chain(stale) {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((path.clone(), error)),
+            _ => {}
+        }
+    }
+    for (temporary, path) in written {
+        temporary.persist(path).map_err(|error| (path.clone(), error.error))?;
+    }
+    last.parent().map_or(Ok(()), |folder| sync_folder(folder).map_err(of(folder)))
 }
 
 /// Removes what writers that have ended, such as killed ones, left in the folder `folder`.
@@ -160,4 +194,36 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn replaced_files_are_never_beside_old_ones_that_do_not_match() {
+        let room = tempfile::tempdir().unwrap();
+        let [labels, weights, other] = ["labels", "weights", "other"].map(|name| room.path().join(name));
+        let files = |content: &str| [&labels, &weights].map(|path| (path.clone(), content.as_bytes().to_vec()));
+        let read = |path: &Path| fs::read_to_string(path).ok();
+        replace(&files("old"), &[]).unwrap();
+        fs::write(&other, "old").unwrap();
+        // A file that cannot be written leaves all as it was.
+        let mut unwritable = files("new").to_vec();
+        unwritable.insert(1, (room.path().join("absent/file"), Vec::new()));
+        assert_eq!(replace(&unwritable, std::slice::from_ref(&other)).unwrap_err().0, room.path().join("absent/file"));
+        let old = Some("old".to_owned());
+        assert_eq!([&labels, &weights, &other].map(|path| read(path)), [old.clone(), old.clone(), old]);
+        // A rename that fails stands for a writer that is killed at this point.
+        fs::remove_file(&labels).unwrap();
+        fs::create_dir_all(labels.join("in the way")).unwrap();
+        assert_eq!(replace(&files("new"), std::slice::from_ref(&other)).unwrap_err().0, labels);
+        assert_eq!([&weights, &other].map(|path| read(path)), [None, None]);
+        fs::remove_dir_all(&labels).unwrap();
+        replace(&files("new"), &[other]).unwrap();
+        assert_eq!([&labels, &weights].map(|path| read(path)), [Some("new".to_owned()), Some("new".to_owned())]);
+        assert_eq!(fs::read_dir(room.path()).unwrap().count(), 2);
+    }
 }

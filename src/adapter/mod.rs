@@ -23,4 +23,4 @@ pub use peek::{Summary, layout_of, peek, summary};
 pub(crate) use read::parse;
 pub use read::{over, read};
 pub use value::{Adapter, AdapterInfo, AdapterWeights, Change, ProblemType, Ranks};
-pub use write::write;
+pub use write::{replace, write};

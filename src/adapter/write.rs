@@ -1,13 +1,11 @@
 //! Writes a PEFT checkpoint that `PeftModel.from_pretrained` loads.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
 
 use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
 use super::read::{PREFIX, parse};
@@ -23,8 +21,9 @@ use crate::{atomic_file, base};
 /// is no such site, the file gets a delta of rank 1 with a zero `B` at the last linear of the last layer. Then the file still loads, and
 /// the shared prefix stays long.
 ///
-/// All three files are written to temporary files and synced before the first is renamed, so that a full disk leaves the folder as it
-/// was. `adapter_config.json` is renamed last.
+/// All three files are written to temporary files and synced first, so that a full disk leaves the folder as it was. Then the weights of
+/// an adapter that is in the folder are removed, and the new ones are renamed last. A writer that is killed leaves the old adapter, the
+/// new one, or a folder without weights, which is refused.
 ///
 /// ```
 /// use std::path::Path;
@@ -55,6 +54,20 @@ pub fn write(
     adapter: &Adapter,
     base_config: &Map<String, Value>,
 ) -> Result<(), AdapterError> {
+    replace(dir, layout, adapter, base_config, &[])
+}
+
+/// As [`write`], and removes the files `stale` in the same step, such as those of another kind of model that was in the folder.
+///
+/// # Errors
+/// As [`write`]; or a file cannot be removed.
+pub fn replace(
+    dir: &Path,
+    layout: &Layout,
+    adapter: &Adapter,
+    base_config: &Map<String, Value>,
+    stale: &[PathBuf],
+) -> Result<(), AdapterError> {
     if adapter.weights.sites.len() != layout.len() {
         return Err(AdapterError::Sites { expected: layout.len(), found: adapter.weights.sites.len() });
     }
@@ -66,7 +79,7 @@ pub fn write(
         labels: Some(Bytes { file: dir.join(LABELS), bytes: text(&labels_json) }),
     };
     parse(&files, layout, None, &Backend::cpu())?;
-    save(dir, files)
+    save(dir, files, stale)
 }
 
 /// A site with a delta, under its full name.
@@ -172,23 +185,11 @@ fn text(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-/// Writes and syncs all temporary files, then renames them. The configuration, which makes a folder an adapter, is renamed last.
-fn save(dir: &Path, Files { config, weights, labels }: Files) -> Result<(), AdapterError> {
+fn save(dir: &Path, Files { config, weights, labels }: Files, stale: &[PathBuf]) -> Result<(), AdapterError> {
     std::fs::create_dir_all(dir).map_err(AdapterError::io(dir))?;
-    let files = [Some(weights), labels, Some(config)].into_iter().flatten();
-    let written = files.map(|Bytes { file, bytes }| Ok((write_beside(&file, &bytes)?, file)));
-    for (temporary, file) in written.collect::<Result<Vec<(NamedTempFile, PathBuf)>, AdapterError>>()? {
-        temporary.persist(&file).map_err(|error| AdapterError::io(&file)(error.error))?;
-    }
-    atomic_file::sync_folder(dir).map_err(AdapterError::io(dir))
-}
-
-fn write_beside(file: &Path, bytes: &[u8]) -> Result<NamedTempFile, AdapterError> {
-    let write = || {
-        let mut temporary = atomic_file::begin(file)?;
-        temporary.write_all(bytes)?;
-        temporary.as_file().sync_all()?;
-        Ok(temporary)
-    };
-    write().map_err(AdapterError::io(file))
+    // A server goes on with the version in memory where the weights are missing. Without the configuration, it would take it out of
+    // service.
+    let files = [labels, Some(config), Some(weights)].into_iter().flatten();
+    let files: Vec<(PathBuf, Vec<u8>)> = files.map(|Bytes { file, bytes }| (file, bytes)).collect();
+    atomic_file::replace(&files, stale).map_err(|(file, source)| AdapterError::Io { file, source })
 }

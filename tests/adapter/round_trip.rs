@@ -233,8 +233,16 @@ fn failed_write_names_the_file_and_leaves_no_partial_files() {
     std::fs::create_dir_all(dir.join("config.json/in the way")).unwrap();
     let error = write(&dir, &layout, &good, &serde_json::Map::new()).unwrap_err();
     assert!(matches!(&error, AdapterError::Io { file, .. } if *file == dir.join("config.json")), "{error}");
-    assert!(!dir.join("adapter_config.json").exists());
-    assert_eq!(listing(&dir), ["adapter_model.safetensors", "config.json"]);
+    assert_eq!(listing(&dir), ["config.json"]);
+    // The same where the folder has an adapter: its weights do not stay beside a configuration or labels that are not theirs.
+    std::fs::remove_dir_all(dir.join("config.json")).unwrap();
+    write(&dir, &layout, &good, &serde_json::Map::new()).unwrap();
+    std::fs::remove_file(dir.join("adapter_config.json")).unwrap();
+    std::fs::create_dir_all(dir.join("adapter_config.json/in the way")).unwrap();
+    let mut other = adapter(&[1; 18], 2, false, 8);
+    other.info.labels.reverse();
+    write(&dir, &layout, &other, &serde_json::Map::new()).unwrap_err();
+    assert_eq!(listing(&dir), ["adapter_config.json", "config.json"]);
 }
 
 /// PEFT does not know `default`, and has its own key for a revision. A folder's path is not changed.

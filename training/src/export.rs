@@ -9,7 +9,6 @@ mod bottlenecks;
 mod model;
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::{self, AdapterInfo, ProblemType};
@@ -65,37 +64,28 @@ pub fn from_checkpoint(
 }
 
 /// Writes an export to the folder `dir`, which is created if it does not exist. `base` is the folder of the base of `engine`. The files
-/// of another kind of export that are in the folder are removed, so that it holds one.
+/// of another export that are in the folder are replaced or removed, so that it holds one. A process that is killed meanwhile leaves
+/// that one, the new one, or a folder without weights ([`polyrank::atomic_file::replace`]).
 ///
 /// # Errors
 /// A file cannot be read, written or removed.
 pub fn write(dir: &Path, engine: &Engine, export: &Export, base: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
     let (config, ours) = (base_config(base)?, run::is_export(dir));
-    let (kept, others) = match export {
-        Export::Adapter(adapter) => {
-            adapter::write(dir, engine.layout(), adapter, &config)?;
-            (&adapter::NAMES[..], [&model::FILES[..], &bottlenecks::FILES])
-        }
-        Export::Model(model) => {
-            model::write(dir, engine, (model, Parameters::of(export)), base, &config)?;
-            (&model::FILES[..], [&adapter::NAMES[..], &bottlenecks::FILES])
-        }
-        Export::Bottlenecks(bottlenecks) => {
-            bottlenecks::write(dir, bottlenecks, &config)?;
-            (&bottlenecks::FILES[..], [&adapter::NAMES[..], &model::FILES])
-        }
+    let kept: Vec<&str> = match export {
+        Export::Adapter(_) => adapter::NAMES.to_vec(),
+        Export::Model(_) => model::files(base),
+        Export::Bottlenecks(_) => bottlenecks::FILES.to_vec(),
     };
     // An adapter that another program wrote would be read instead of the new export. Its other files are not ours to remove.
-    let goes = |name: &&&str| **name != CONFIG && !kept.contains(name) && (ours || adapter::NAMES.contains(name));
-    let others = others.into_iter().flatten().filter(goes);
-    for path in others.map(|name| dir.join(name)) {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(&path)(error)),
-            _ => {}
-        }
+    let goes = |name: &&&str| !kept.contains(*name) && (ours || adapter::NAMES.contains(*name));
+    let all = adapter::NAMES.iter().chain(&model::FILES).chain(&bottlenecks::FILES);
+    let stale: Vec<PathBuf> = all.filter(goes).map(|name| dir.join(name)).collect();
+    match export {
+        Export::Adapter(adapter) => Ok(adapter::replace(dir, engine.layout(), adapter, &config, &stale)?),
+        Export::Model(model) => model::write(dir, engine, (model, Parameters::of(export)), (base, &config), &stale),
+        Export::Bottlenecks(bottlenecks) => bottlenecks::write(dir, bottlenecks, &config, &stale),
     }
-    Ok(())
 }
 
 /// Whether `dir` holds a `transformers` model, and neither an adapter nor bottlenecks.

@@ -428,3 +428,53 @@ fn damaged_bottlenecks_are_refused() {
     fs::write(&labels, names).unwrap();
     refused(&["config.json", "id2label"]);
 }
+
+/// A rename that fails stands for a process that is killed at this point: no weights lie beside labels that are not theirs, and no
+/// command reads the folder.
+#[test]
+fn export_that_fails_half_way_leaves_no_weights() {
+    let engine = engine();
+    let head = || TrainedHead::new(engine.layout(), 3, &mut StdRng::seed_from_u64(1), &Device::Cpu).unwrap();
+    let shape = LowRankSettings { rank: 2, alpha: 4.0, modules: vec![0, 2], labels: 3, seed: 1 };
+    let exports: [Export; 3] = [
+        Lora::new(engine.layout(), &shape, engine.backend()).unwrap().export(info(&engine)).unwrap(),
+        full(&**engine.encoder(), head()).unwrap().export(info(&engine)).unwrap(),
+        BottleneckAdapter::new(engine.layout(), 5, 1, head(), engine.backend()).unwrap().export(info(&engine)).unwrap(),
+    ];
+    let configs = ["adapter_config.json", "tokenizer.json", "bottleneck_config.json"];
+    for before in &exports {
+        for (after, config) in exports.iter().zip(configs) {
+            let room = TempDir::new().unwrap();
+            export::write(room.path(), &engine, before, &base_dir()).unwrap();
+            let config = room.path().join(config);
+            let _ = fs::remove_file(&config);
+            fs::create_dir_all(config.join("in the way")).unwrap();
+            let error = export::write(room.path(), &engine, after, &base_dir()).unwrap_err().to_string();
+            assert!(error.contains(config.to_str().unwrap()), "{error}");
+            let left = names(room.path());
+            assert!(!left.iter().any(|name| name.ends_with(".safetensors")), "{left:?}");
+            assert!(export::read(room.path(), &engine).is_err() && !export::is_model(room.path()));
+            fs::remove_dir_all(config).unwrap();
+            export::write(room.path(), &engine, after, &base_dir()).unwrap();
+            assert_eq!(export::is_model(room.path()), matches!(after, Export::Model(_)));
+        }
+    }
+}
+
+/// The tokenizer of another base would be read in part.
+#[test]
+fn model_replaces_all_files_of_one_on_another_base() {
+    let (engine, room) = (engine(), TempDir::new().unwrap());
+    let head = TrainedHead::new(engine.layout(), 3, &mut StdRng::seed_from_u64(1), &Device::Cpu).unwrap();
+    let model = full(&**engine.encoder(), head).unwrap().export(info(&engine)).unwrap();
+    let write = || export::write(room.path(), &engine, &model, &base_dir()).unwrap();
+    write();
+    let files = names(room.path());
+    fs::write(room.path().join("added_tokens.json"), "{}").unwrap();
+    fs::write(room.path().join("notes.txt"), "mine").unwrap();
+    write();
+    let mut expected = files;
+    expected.push("notes.txt".to_owned());
+    expected.sort();
+    assert_eq!(names(room.path()), expected);
+}

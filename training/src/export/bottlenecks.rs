@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use polyrank::adapter::{AdapterError, AdapterInfo, classifier_config, read_labels};
@@ -33,8 +33,13 @@ struct Config {
     base_fingerprint: Option<String>,
 }
 
-/// Writes the files. The configuration, which marks the folder, is written last.
-pub(super) fn write(dir: &Path, bottlenecks: &Bottlenecks, base_config: &Map<String, Value>) -> Result<(), Error> {
+/// Writes the files, and removes the files `stale`. The weights come last.
+pub(super) fn write(
+    dir: &Path,
+    bottlenecks: &Bottlenecks,
+    base_config: &Map<String, Value>,
+    stale: &[PathBuf],
+) -> Result<(), Error> {
     let Bottlenecks { info, sites, layout, head, .. } = bottlenecks;
     let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
     for (site, bottleneck) in layout.sites().zip(sites) {
@@ -46,21 +51,22 @@ pub(super) fn write(dir: &Path, bottlenecks: &Bottlenecks, base_config: &Map<Str
     for (name, tensor) in head {
         tensors.insert(name.clone(), tensor.to_device(&Device::Cpu)?);
     }
-    let path = dir.join(WEIGHTS);
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|error| Error::malformed(&path, error))?;
-    atomic_file::write(&path, &bytes).map_err(Error::io(&path))?;
-    let path = dir.join(super::CONFIG);
     let labels = classifier_config(info, layout.layers, base_config);
-    atomic_file::write(&path, format!("{labels:#}\n").as_bytes()).map_err(Error::io(&path))?;
-    let path = dir.join(CONFIG);
+    let (path, weights) = (dir.join(CONFIG), dir.join(WEIGHTS));
     let config = Config {
         bottleneck: sites.iter().flatten().next().map_or(0, |first| first.down.dims()[0]),
         base_model_name_or_path: info.base_model.clone(),
         base_fingerprint: info.base_fingerprint.clone(),
     };
     let json = serde_json::to_string_pretty(&config).map_err(|error| Error::malformed(&path, error))?;
-    atomic_file::write(&path, format!("{json}\n").as_bytes()).map_err(Error::io(&path))
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|error| Error::malformed(&weights, error))?;
+    let files = [
+        (dir.join(super::CONFIG), format!("{labels:#}\n").into_bytes()),
+        (path, format!("{json}\n").into_bytes()),
+        (weights, bytes),
+    ];
+    atomic_file::replace(&files, stale).map_err(|(path, source)| Error::Io { path, source })
 }
 
 /// Reads the files, and checks them against the base of `engine`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use polyrank::adapter::classifier_config;
@@ -33,6 +33,11 @@ pub(super) const FILES: [&str; 11] = [
     "sentencepiece.bpe.model",
 ];
 
+/// The files that a model on the base in the folder `base` has.
+pub(super) fn files(base: &Path) -> Vec<&'static str> {
+    FILES.into_iter().filter(|name| [WEIGHTS, CONFIG].contains(name) || base.join(name).is_file()).collect()
+}
+
 /// Our own key of the numbers of trained parameters.
 const PARAMETERS: &str = "parameters";
 
@@ -48,32 +53,30 @@ const CLASSES: [(&str, &str); 8] = [
     ("mpnet", "MPNetForSequenceClassification"),
 ];
 
-/// Writes the model with all of its parameters, and copies the tokenizer from the base's folder. The configuration is written last.
+/// Writes the model with all of its parameters, copies the tokenizer from the base's folder, and removes the files `stale`. The weights
+/// come last.
 pub(super) fn write(
     dir: &Path,
     engine: &Engine,
     (model, parameters): (&Model, Parameters),
-    base: &Path,
-    base_config: &Map<String, Value>,
+    (base, base_config): (&Path, &Map<String, Value>),
+    stale: &[PathBuf],
 ) -> Result<(), Error> {
-    for name in FILES.into_iter().filter(|name| ![WEIGHTS, CONFIG].contains(name)) {
-        let (from, to) = (base.join(name), dir.join(name));
-        if from.is_file() {
-            let bytes = fs::read(&from).map_err(Error::io(&from))?;
-            atomic_file::write(&to, &bytes).map_err(Error::io(&to))?;
-        }
+    let mut files = Vec::new();
+    for name in self::files(base).into_iter().filter(|name| ![WEIGHTS, CONFIG].contains(name)) {
+        let from = base.join(name);
+        files.push((dir.join(name), fs::read(&from).map_err(Error::io(&from))?));
     }
-    let path = dir.join(WEIGHTS);
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(tensors(engine, model)?, Some(metadata));
-    let bytes = bytes.map_err(|error| Error::malformed(&path, error))?;
-    atomic_file::write(&path, &bytes).map_err(Error::io(&path))?;
-    let path = dir.join(CONFIG);
     let mut config = classifier_config(&model.info, engine.layout().layers, base_config);
     let class = CLASSES.iter().find(|(model_type, _)| *model_type == engine.config().model_type);
     config["architectures"] = json!(class.map(|(_, class)| [class]));
     config["polyrank"][PARAMETERS] = json!(parameters);
-    atomic_file::write(&path, format!("{config:#}\n").as_bytes()).map_err(Error::io(&path))
+    files.push((dir.join(CONFIG), format!("{config:#}\n").into_bytes()));
+    let path = dir.join(WEIGHTS);
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes = safetensors::serialize(tensors(engine, model)?, Some(metadata));
+    files.push((path.clone(), bytes.map_err(|error| Error::malformed(&path, error))?));
+    atomic_file::replace(&files, stale).map_err(|(path, source)| Error::Io { path, source })
 }
 
 /// The numbers of trained parameters of the model in the folder `dir`: those that its configuration records, else all.
