@@ -132,6 +132,19 @@ pub enum Error {
         /// The epochs in this call.
         now: usize,
     },
+    /// A sweep does not make a run longer.
+    #[error(
+        "{path}: the run was started with epochs = {before}; the sweep has {now}, but makes no run longer, because a longer run is not \
+         trained as a new one is: give another --output, or remove the run's folder"
+    )]
+    LongerRun {
+        /// The run's file.
+        path: PathBuf,
+        /// The run's epochs.
+        before: usize,
+        /// The epochs in the sweep.
+        now: usize,
+    },
     /// Some runs of a sweep failed. Their reasons have been printed.
     #[error("{failed} of {all} runs failed")]
     FailedRuns {

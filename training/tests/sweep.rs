@@ -161,6 +161,14 @@ fn sweep_killed_and_stopped_under_way_gives_the_same_results() {
     let refused = "failed: first/sora-r4-s0: --resume: whole/first/sora-r4-s0/run/config.toml: the run was started with alpha = 16.0";
     assert!(message.contains(refused) && message.contains("error: 4 of 4 runs failed"), "{message}");
     assert_eq!(read(&whole.join("results.jsonl")), before);
+    // Nor is it made longer, which would train it otherwise than the runs of new seeds.
+    let path = room.path().join("sweep.toml");
+    file(&room, "seeds = [0]");
+    std::fs::write(&path, String::from_utf8(read(&path)).unwrap().replace("epochs = 3", "epochs = 4")).unwrap();
+    let message = told(command(&room, "whole").output().unwrap(), 1);
+    let refused = "failed: first/sora-r4-s0: whole/first/sora-r4-s0/run/config.toml: the run was started with epochs = 3; the sweep has 4, ";
+    assert!(message.contains(refused) && message.contains("error: 4 of 4 runs failed"), "{message}");
+    assert_eq!(read(&whole.join("results.jsonl")), before);
     recorded(&room, &whole);
     reported(&room, &whole);
 }

@@ -32,7 +32,8 @@ Stronger sections replace weaker ones: a variant's, a task's, a method's, the to
 
 Each run is the folder OUTPUT/TASK/METHOD-rRANK[-SETTINGS]-sSEED, its messages are in the file of the same name with .log, and
 OUTPUT/results.jsonl has a line for each finished run. The same command again continues: finished runs are kept, also those that the
-commands of --list ran. Ctrl-C stops the runs after their current step.";
+commands of --list ran. With other settings or data than a run was started with, also with more epochs, the run fails and stays as it is:
+give another --output, or remove its folder. Ctrl-C stops the runs after their current step.";
 
 #[derive(Debug, Args)]
 pub(super) struct SweepArgs {

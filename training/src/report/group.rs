@@ -147,7 +147,8 @@ impl Facts {
                 let settings = of_task.map(|(_, run)| {
                     ((run.setting("method"), &run.base, run.examples, of(run)), facts.setting(run, name))
                 });
-                if varies(settings) {
+                // A run that was made longer was not trained as a new one with its settings is.
+                if varies(settings) || name == "extended_from" {
                     facts.varying.insert((task.clone(), name.clone()));
                 }
             }

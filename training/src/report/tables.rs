@@ -337,6 +337,14 @@ mod tests {
         assert_eq!(rows, [["LoRA, r = 8", "80.00"], ["LoRA, r = 8, 100 examples", "–"]]);
     }
 
+    #[test]
+    fn longer_runs_are_always_marked() {
+        let longer = settings("lora", 8, 0) + "epochs = 6\nextended_from = [3]";
+        let runs = [run("mrpc", &longer, 0.8, &[("query", &[8, 8])])];
+        let labels: Vec<String> = groups(&runs).iter().map(|group| group.kind.label()).collect();
+        assert_eq!(labels, ["LoRA, r = 8, extended from 3"]);
+    }
+
     /// Defaults follow from the number of rows, so that they differ between tasks, and on fewer examples.
     #[test]
     fn settings_count_only_where_they_vary_within_a_task() {

@@ -36,6 +36,9 @@ pub struct Job {
     /// The base, as `--model-id` names it.
     #[serde(skip)]
     pub(super) model_id: String,
+    /// The numbers of epochs that the sweep's file gives: those of the run, and those that it had before it was made longer.
+    #[serde(skip)]
+    pub(super) epochs: (Option<usize>, Vec<usize>),
     /// The precision of the base.
     #[serde(skip)]
     pub(super) dtype: Precision,
@@ -187,6 +190,7 @@ impl Expander<'_> {
             data: data.to_owned(),
             reading: read.data,
             model_id: read.settings.model_id,
+            epochs: (read.settings.epochs, read.settings.extended_from),
             dtype: read.settings.dtype,
             device: read.run.device,
         })

@@ -15,6 +15,7 @@ use super::results::Results;
 use super::screen::{Row, Screen, State};
 use super::{Job, Spec, process};
 use crate::error::Error;
+use crate::run;
 
 /// The time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -141,7 +142,9 @@ impl Runner<'_> {
         while self.active.len() < self.budget.at_once.get() {
             let waits = |job: &usize| self.states[*job] == State::Waiting && !process::is_busy(&self.jobs[*job]);
             let Some(job) = (0..self.jobs.len()).find(waits) else { return };
-            match process::train(&self.exe, &self.jobs[job], self.budget.threads()) {
+            let started = not_longer(&self.jobs[job])
+                .and_then(|()| process::train(&self.exe, &self.jobs[job], self.budget.threads()));
+            match started {
                 Ok(child) => {
                     self.set(job, State::Training);
                     self.active.push(Active { job, child, tests: false });
@@ -247,5 +250,17 @@ impl Runner<'_> {
             .map(|active| Row { job: &self.jobs[active.job], state: &self.states[active.job] })
             .collect();
         self.screen.draw(&rows, &self.states);
+    }
+}
+
+/// Checks that the job does not make a run longer, or continue one that was made longer: the other seeds would be trained otherwise.
+fn not_longer(job: &Job) -> Result<(), Error> {
+    let (run, (epochs, longer)) = (job.output.join("run"), &job.epochs);
+    let (plans, epochs) = run::extended_from(&run, *epochs)?;
+    match (plans.last(), epochs) {
+        (Some(&before), Some(now)) if plans.len() > longer.len() => {
+            Err(Error::LongerRun { path: run.join("config.toml"), before, now })
+        }
+        _ => Ok(()),
     }
 }
