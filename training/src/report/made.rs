@@ -27,6 +27,7 @@ pub(super) fn run(task: &str, settings: &str, value: f64, ranks: &[(&str, &[usiz
         task: task.to_owned(),
         base: "sha256:0".to_owned(),
         examples: 10,
+        data: None,
         settings,
         epochs: vec![line],
         steps: vec![step(1), step(10)],

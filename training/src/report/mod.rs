@@ -29,6 +29,6 @@ mod write;
 pub use self::statistics::Statistic;
 pub(crate) use self::trained::is_exported;
 pub(crate) use self::trained::text;
-pub use self::trained::{EpochLine, Exported, StepLine, TrainedRun};
+pub use self::trained::{EpochLine, Exported, StepLine, TrainedOn, TrainedRun};
 pub(crate) use self::tree::RESULTS;
 pub use self::write::{Written, write};

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::trained::{EpochLine, Exported, TrainedRun};
+use super::trained::{EpochLine, Exported, TrainedOn, TrainedRun};
 use crate::error::Error;
 use crate::json_lines;
 
@@ -29,6 +29,7 @@ struct Line {
     task: String,
     base: Option<String>,
     examples: Option<usize>,
+    data: Option<TrainedOn>,
     settings: Option<toml::Table>,
     validation: Map<String, Value>,
     test: Option<Map<String, Value>>,
@@ -70,6 +71,7 @@ fn recorded(path: &Path, folder: &Path, line: Line) -> Result<Recorded, Error> {
             task: line.task,
             base,
             examples,
+            data: line.data,
             settings,
             epochs: line.log,
             steps: Vec::new(),

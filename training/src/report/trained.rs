@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint;
+use crate::data::HoldOut;
 use crate::error::Error;
 use crate::json_lines;
 
@@ -24,6 +25,8 @@ pub struct TrainedRun {
     pub base: String,
     /// The number of training examples.
     pub examples: usize,
+    /// What it was trained on; `None` for a run of a version that did not record it.
+    pub data: Option<TrainedOn>,
     /// The resolved settings.
     pub settings: toml::Table,
     /// The finished epochs.
@@ -32,6 +35,17 @@ pub struct TrainedRun {
     pub steps: Vec<StepLine>,
     /// What it wrote; `None` if it has not finished.
     pub exported: Option<Exported>,
+}
+
+/// What identifies the data of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainedOn {
+    /// The SHA-256 of the training examples.
+    pub train: String,
+    /// The SHA-256 of the validation examples.
+    pub validation: String,
+    /// How the validation examples were held out, if they were.
+    pub held_out: Option<HoldOut>,
 }
 
 /// What a finished run wrote.
@@ -104,11 +118,21 @@ struct Facts {
     task: String,
     base: String,
     train: Part,
+    validation: Option<Part>,
+    held_out: Option<HoldOut>,
 }
 
 #[derive(Deserialize)]
 struct Part {
     examples: usize,
+    sha256: Option<String>,
+}
+
+impl Facts {
+    fn data(&self) -> Option<TrainedOn> {
+        let (train, validation) = (self.train.sha256.clone()?, self.validation.as_ref()?.sha256.clone()?);
+        Some(TrainedOn { train, validation, held_out: self.held_out })
+    }
 }
 
 /// The parts of a checkpoint's `state.json` that reports need.
@@ -135,6 +159,7 @@ impl TrainedRun {
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
         let settings = text.parse().map_err(|error: toml::de::Error| Error::malformed(&path, error.message()))?;
         let facts: Facts = json(&run.join("task.json"))?;
+        let data = facts.data();
         let epochs = json_lines::read::<EpochLine>(&run.join("log.jsonl"))?;
         let exported = if is_exported(output)? { exported(output, &run, &epochs)? } else { None };
         Ok(Self {
@@ -142,6 +167,7 @@ impl TrainedRun {
             task: facts.task,
             base: facts.base,
             examples: facts.train.examples,
+            data,
             settings,
             epochs,
             steps: json_lines::read(&run.join("steps.jsonl"))?,

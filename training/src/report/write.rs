@@ -1,6 +1,6 @@
 //! Writes the files of a report.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -113,13 +113,29 @@ fn notes(tree: &Tree, groups: &[Group<'_>]) -> Vec<String> {
         notes.push(format!("not finished and left out: {}", tree.unfinished.join(", ")));
     }
     for group in groups {
+        let names = || group.runs.iter().map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ");
+        if differs_in_data(group) {
+            notes.push(format!(
+                "counted as seeds of one setting, although they were not trained on the same data: {}",
+                names()
+            ));
+        }
         let seeds: BTreeSet<String> = group.runs.iter().map(|(_, run, _)| run.setting("seed")).collect();
         if seeds.len() < group.runs.len() {
-            let names: Vec<&str> = group.runs.iter().map(|(name, _, _)| *name).collect();
-            notes.push(format!("counted as different seeds, although some have the same: {}", names.join(", ")));
+            notes.push(format!("counted as different seeds, although some have the same: {}", names()));
         }
     }
     notes
+}
+
+/// Whether runs of a group had other data, and not only other rows of it held out, which the seed chooses.
+fn differs_in_data(group: &Group<'_>) -> bool {
+    let mut known: BTreeMap<Option<String>, BTreeSet<[&str; 2]>> = BTreeMap::new();
+    for data in group.runs.iter().filter_map(|(_, run, _)| run.data.as_ref()) {
+        let held_out = data.held_out.map(|held_out| format!("{held_out:?}"));
+        known.entry(held_out).or_default().insert([&data.train, &data.validation]);
+    }
+    known.values().any(|data| data.len() > 1) || (known.len() > 1 && known.contains_key(&None))
 }
 
 /// A line for each run.
@@ -179,4 +195,32 @@ fn markdown(tree: &Tree, tables: &[Table], figures: &[Figure], notes: &[String])
         text += &format!("## {title}\n\n{note}\n\n![{title}]({name}.svg)\n\n");
     }
     text.trim_end().to_owned() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made::run;
+    use super::super::trained::TrainedOn;
+    use super::*;
+    use crate::data::HoldOut;
+
+    #[test]
+    fn runs_of_one_group_on_other_data_are_told() {
+        let noted = |data: [(&str, Option<u64>); 2]| {
+            let made = data.into_iter().enumerate().map(|(seed, (rows, held_out))| {
+                let (name, mut run) = run("mrpc", &format!("method = \"lora\"\nrank = 8\nseed = {seed}"), 0.8, &[]);
+                let held_out = held_out.map(|seed| HoldOut { share: 0.1, seed });
+                run.data = Some(TrainedOn { train: rows.to_owned(), validation: "v".to_owned(), held_out });
+                (name, run)
+            });
+            let runs: Vec<_> = made.collect();
+            notes(&Tree::default(), &groups(&runs))
+        };
+        let told = "counted as seeds of one setting, although they were not trained on the same data: mrpc/lora-s0, mrpc/lora-s1";
+        assert_eq!(noted([("a", None), ("b", None)]), [told]);
+        assert_eq!(noted([("a", None), ("b", Some(1))]), [told]);
+        assert_eq!(noted([("a", Some(0)), ("b", Some(0))]), [told]);
+        assert_eq!(noted([("a", Some(0)), ("b", Some(1))]), [""; 0]);
+        assert_eq!(noted([("a", None), ("a", None)]), [""; 0]);
+    }
 }

@@ -103,6 +103,7 @@ fn line(job: &Job, run: &TrainedRun, exported: &Exported, test: Option<Value>) -
         ("tokens_per_second", json!(if seconds > 0.0 { tokens / seconds } else { 0.0 })),
         ("base", json!(run.base)),
         ("examples", json!(run.examples)),
+        ("data", json!(run.data)),
         ("settings", json!(run.settings)),
         ("log", json!(run.epochs)),
         ("output", json!(job.output)),
