@@ -55,6 +55,22 @@ fn tsv_csv_and_json_lines_give_the_same_rows() {
 }
 
 #[test]
+fn all_splits_have_pairs_or_none_has() {
+    let pairs = ("train.tsv", "label\tsentence1\tsentence2\na\tx\ty\nb\tz\tw\n");
+    let single = ("dev.tsv", "label\tsentence\na\tx\nb\ty\n");
+    refused(&[pairs, single], "dev.tsv: the rows are single texts, but those of ");
+    refused(&[("train.tsv", single.1), ("dev.tsv", pairs.1)], "dev.tsv: the rows are pairs of texts, but those of ");
+    let task = folder(&[pairs, ("dev.tsv", pairs.1), ("test.tsv", single.1)]);
+    let error = TaskData::load(task.path(), &options()).unwrap().split("test").unwrap_err();
+    assert!(matches!(&error, DataError::Pairs { pairs: false, .. }), "{error}");
+    // Second texts may be absent in some rows.
+    let some = "{\"label\": \"a\", \"text\": \"x\", \"text_pair\": \"y\"}\n{\"label\": \"b\", \"text\": \"x\"}\n";
+    load(&[("train.jsonl", some), single]).unwrap();
+    load(&[pairs, ("dev.jsonl", some)]).unwrap();
+    load(&[pairs, ("dev.tsv", "label\tsentence1\tsentence2\na\tx\t\nb\ty\t\n")]).unwrap();
+}
+
+#[test]
 fn whole_numbers_are_ids_into_labels_txt_and_fractions_are_values() {
     let rows = "label\tsentence\n1\tx\n0\ty\n1\tz\n0\tw\n";
     let named = load(&[("train.tsv", rows), ("labels.txt", "\u{feff}no\nyes\nmaybe\n")]).unwrap();

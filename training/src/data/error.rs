@@ -42,6 +42,16 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// The rows of a split are pairs, and those of the training split are single texts, or the other way round.
+    #[error("{path}: the rows are {}, but those of {train} are {}", kind(*pairs), kind(!pairs))]
+    Pairs {
+        /// The split's file.
+        path: PathBuf,
+        /// The training file.
+        train: PathBuf,
+        /// Whether the split's rows are pairs.
+        pairs: bool,
+    },
     /// A folder could not be listed.
     #[error("{path}: {source}")]
     Folder {
@@ -161,6 +171,10 @@ pub enum DataError {
         /// The number of rows.
         rows: usize,
     },
+}
+
+fn kind(pairs: bool) -> &'static str {
+    if pairs { "pairs of texts" } else { "single texts" }
 }
 
 /// A hint on how to name columns.

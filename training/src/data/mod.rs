@@ -134,6 +134,8 @@ pub struct TaskData {
     /// The folder, or the one file.
     source: PathBuf,
     meaning: Labels,
+    /// What the training rows are.
+    kind: Option<RowKind>,
     /// How the labels were read, for the user: `whole numbers read as ids into labels.txt (2 classes)`.
     pub reading: String,
     /// Warnings about the labels, for the user.
@@ -175,6 +177,31 @@ pub struct DataOptions {
     pub labels: Option<Vec<String>>,
     /// The number of training rows to keep, from the first one that is not held out.
     pub max_train_samples: Option<NonZeroUsize>,
+}
+
+/// Whether rows are pairs or single texts. A file may have both, where second texts are absent in some rows.
+#[derive(Debug, Clone, PartialEq)]
+struct RowKind {
+    path: PathBuf,
+    pairs: bool,
+}
+
+impl RowKind {
+    /// The kind of the rows of the file `path`, which have second texts where `pairs` says so. `None` if some have and others do not.
+    fn of(path: &Path, mut pairs: impl Iterator<Item = bool>) -> Option<Self> {
+        let first = pairs.next()?;
+        pairs.all(|pair| pair == first).then(|| Self { path: path.to_owned(), pairs: first })
+    }
+
+    /// Checks that the rows of the file `path` are not of another kind than the training rows.
+    fn check(train: Option<&Self>, path: &Path, pairs: impl Iterator<Item = bool>) -> Result<(), DataError> {
+        match (train, Self::of(path, pairs)) {
+            (Some(Self { path: train, pairs: expected }), Some(Self { path, pairs })) if pairs != *expected => {
+                Err(DataError::Pairs { path, train: train.clone(), pairs })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The files that decide what a task's labels mean.
@@ -231,6 +258,7 @@ impl TaskData {
             return Err(DataError::Unlabelled { path: found[0].clone() });
         }
         let all = if one && !trained { rows.clone() } else { Vec::new() };
+        let kind = if trained { RowKind::of(&found[0], rows.iter().map(|row| row.pair.is_some())) } else { None };
         if !trained {
             rows.retain(Labelled::is_labelled);
         }
@@ -248,6 +276,7 @@ impl TaskData {
             class_weights: Vec::new(),
             source: source.to_owned(),
             meaning: labels,
+            kind,
         };
         if options.labels.is_none() {
             data.check_labels(&found[0])?;
@@ -320,6 +349,7 @@ impl TaskData {
         if name == TEST && !rows.iter().any(|row| self.meaning.is_labelled(row)) {
             return Ok(None);
         }
+        RowKind::check(self.kind.as_ref(), &found[0], rows.iter().map(|row| row.pair.is_some()))?;
         Ok(Some(Split { name: name.to_owned(), examples: self.meaning.apply(rows)? }))
     }
 

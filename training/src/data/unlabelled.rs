@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use polyrank::text::records::Records;
 
 use super::files::{self, TRAIN, of_split};
-use super::{DataError, DataOptions, HoldOut, TaskData};
+use super::{DataError, DataOptions, HoldOut, RowKind, TaskData};
 
 /// A text, or a pair of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,8 @@ impl Texts {
         let mut texts = Self { train: read(&files, options)?, validation: Vec::new() };
         if !one && let Some((_, files)) = files::validation(source)? {
             texts.validation = read(&files, options)?;
+            let train = RowKind::of(&path, pairs(&texts.train));
+            RowKind::check(train.as_ref(), &files[0], pairs(&texts.validation))?;
         }
         if let (true, Some(hold_out)) = (texts.validation.is_empty(), options.hold_out) {
             texts.validation = hold_out.take(&mut texts.train, &path)?;
@@ -59,6 +61,11 @@ impl Texts {
         }
         Ok(texts)
     }
+}
+
+/// Whether each text is one of a pair.
+fn pairs(texts: &[Text]) -> impl Iterator<Item = bool> {
+    texts.iter().map(|text| text.pair.is_some())
 }
 
 /// The texts of all rows of a split's files.
