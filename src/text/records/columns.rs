@@ -68,6 +68,49 @@ impl Columns {
         }
         Ok(Self { label, text, pair, count: header.count() })
     }
+}
+
+/// The columns of a file that has a header.
+#[derive(Debug)]
+pub(super) struct Header {
+    columns: Columns,
+    /// The names of the columns that are read.
+    label: Option<String>,
+    text: String,
+    pair: Option<String>,
+}
+
+impl Header {
+    /// Finds the columns in a header, as [`Columns::find`]. A column that is read must be there once.
+    pub(super) fn find<'a>(
+        path: &Path,
+        header: impl Iterator<Item = &'a str> + Clone,
+        names: &ColumnNames,
+        labelled: bool,
+    ) -> Result<Self, RecordsError> {
+        let columns = Columns::find(path, None, header.clone(), names, labelled)?;
+        let name = |i: usize| {
+            let name = header.clone().nth(i).unwrap_or_default().trim();
+            match header.clone().filter(|other| other.trim() == name).count() {
+                1 => Ok(name.to_owned()),
+                _ => Err(RecordsError::Twice { path: path.to_owned(), column: name.to_owned() }),
+            }
+        };
+        Ok(Self {
+            label: columns.label.map(name).transpose()?,
+            text: name(columns.text)?,
+            pair: columns.pair.map(name).transpose()?,
+            columns,
+        })
+    }
+
+    /// Whether a row is the header of another file that was joined with this one. Its label would become a class. A text alone may be
+    /// the same word as its column's name.
+    fn repeats(&self, Record { label, text, pair, .. }: &Record) -> bool {
+        let same = |cell: &Option<String>, name: &Option<String>| cell.as_deref().map(str::trim) == name.as_deref();
+        let label = if let Some(Label::Text(label)) = label { Some(label) } else { None };
+        label.is_some() && label == self.label.as_ref() && text.trim() == self.text && same(pair, &self.pair)
+    }
 
     /// The row of `fields`, one for each column. Only the fields that are read must be UTF-8.
     pub(super) fn row<'a>(
@@ -81,20 +124,25 @@ impl Columns {
         let (mut text, mut pair, mut label) = ("", None, None);
         let mut found = 0;
         for (i, field) in fields.enumerate() {
-            if i == self.text {
+            if i == self.columns.text {
                 text = decode(field)?;
             }
-            if Some(i) == self.pair {
+            if Some(i) == self.columns.pair {
                 pair = Some(decode(field)?.to_owned());
             }
-            if Some(i) == self.label {
+            if Some(i) == self.columns.label {
                 label = Some(Label::Text(decode(field)?.trim().to_owned()));
             }
             found += 1;
         }
-        if found != self.count {
-            return Err(RecordsError::line(path, line, format!("expected {} fields, found {found}", self.count)));
+        let count = self.columns.count;
+        if found != count {
+            return Err(RecordsError::line(path, line, format!("expected {count} fields, found {found}")));
         }
-        Ok(Record { line, label, text: text.to_owned(), pair })
+        let row = Record { line, label, text: text.to_owned(), pair };
+        if self.repeats(&row) {
+            return Err(RecordsError::line(path, line, "the row repeats the header, as where files were joined"));
+        }
+        Ok(row)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, ByteRecordsIntoIter};
 
 use super::lines::{Decoded, LONGEST_LINE};
-use super::{ColumnNames, Columns, Record, RecordsError};
+use super::{ColumnNames, Header, Record, RecordsError};
 
 /// This line is appended to the file. If a field contains it, the field's quote was never closed. The csv crate does not report that: it
 /// would read all rows after a stray quote as one field.
@@ -101,7 +101,7 @@ pub(super) fn rows(
     let mut records = Records { path: path.to_owned(), inner };
     let Some(header) = records.next() else { return Err(RecordsError::Empty { path: path.to_owned() }) };
     let header: Vec<String> = header?.1.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-    let columns = Columns::find(path, None, header.iter().map(String::as_str), names, labelled)?;
+    let columns = Header::find(path, header.iter().map(String::as_str), names, labelled)?;
     records.header_ended();
     Ok(std::iter::from_fn(move || {
         let bare = records.file().bare;

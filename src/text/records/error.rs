@@ -39,6 +39,14 @@ pub enum RecordsError {
         /// The columns that are accepted.
         expected: &'static str,
     },
+    /// A column that is read is there twice.
+    #[error("{}: the column {column} is there twice", path.display())]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+    },
     /// A line, a row of a Parquet file, or an object of a JSON array is malformed.
     #[error("{}:{line}: {reason}", path.display())]
     Line {

@@ -17,7 +17,7 @@ use std::path::Path;
 pub use columns::ColumnNames;
 pub use error::RecordsError;
 
-use self::columns::Columns;
+use self::columns::{Columns, Header};
 use self::lines::{Lines, decoded};
 
 /// The value in a row's column of labels.

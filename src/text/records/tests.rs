@@ -67,6 +67,36 @@ fn prefers_columns_by_name() {
     assert_eq!(read_as("x.jsonl", json).unwrap(), rows(&[(1, None, "b", Some("c"))]));
 }
 
+#[test]
+fn column_that_is_read_is_there_once() {
+    for (name, content, column) in [
+        ("x.tsv", "label\tsentence\tlabel\na\tb\tc\n", "label"),
+        ("x.csv", "label,text, text \na,b,c\n", "text"),
+        ("x.tsv", "sentence1\tsentence2\tsentence2\na\tb\tc\n", "sentence2"),
+    ] {
+        let error = read_as(name, content.as_bytes()).unwrap_err();
+        assert!(matches!(&error, RecordsError::Twice { column: found, .. } if found == column), "{error}");
+    }
+    let unused = read_as("x.tsv", b"id\tid\ttext\n1\t2\ta\n").unwrap();
+    assert_eq!(unused, rows(&[(2, None, "a", None)]));
+}
+
+/// Two files that were joined. Their header is no row, and its label no class.
+#[test]
+fn repeated_header_is_refused() {
+    for (name, content) in [
+        ("x.tsv", "label\tsentence\na\tb\nlabel\tsentence\nc\td\n"),
+        ("x.csv", "id,text,label,text_pair\n1,a,x,b\nid, text,label,text_pair\n"),
+    ] {
+        let message = read_as(name, content.as_bytes()).unwrap_err().to_string();
+        assert!(message.ends_with(":3: the row repeats the header, as where files were joined"), "{message}");
+    }
+    // These may be texts.
+    assert_eq!(read_as("x.tsv", b"text\ntext\n").unwrap(), rows(&[(2, None, "text", None)]));
+    let labelled = read_as("x.tsv", b"label\ttext\nx\ttext\nlabel\tx\n").unwrap();
+    assert_eq!(labelled, rows(&[(2, Some("x"), "text", None), (3, Some("label"), "x", None)]));
+}
+
 /// As in HTTP requests: null stands for no second text, and a text must be a string.
 #[test]
 fn null_is_no_second_text_and_never_a_text() {

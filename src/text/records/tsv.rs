@@ -1,6 +1,6 @@
 //! Reads tab-separated values in GLUE's format: only tabs separate fields, and quotes are part of the text.
 
-use super::{ColumnNames, Columns, Lines, Record, RecordsError};
+use super::{ColumnNames, Header, Lines, Record, RecordsError};
 
 pub(super) fn rows(
     mut lines: Lines,
@@ -12,7 +12,7 @@ pub(super) fn rows(
         match lines.next_bytes()? {
             Some((_, b"")) => {}
             Some((_, header)) => {
-                break Columns::find(&path, None, String::from_utf8_lossy(header).split('\t'), names, labelled)?;
+                break Header::find(&path, String::from_utf8_lossy(header).split('\t'), names, labelled)?;
             }
             None => return Err(RecordsError::Empty { path }),
         }
