@@ -168,7 +168,7 @@ pub fn evaluate(
     let targets: Vec<Target> = examples.iter().map(|example| example.target.clone()).collect();
     let mut logits = logits(engine, export, &texts)?;
     logits.iter_mut().for_each(|logits| *logits = places.iter().map(|&place| logits[place]).collect());
-    let metrics = metrics_for(&data.task, data.problem).iter();
+    let metrics = metrics_for(&data.task, data.problem, data.labels.len()).iter();
     let labels = data.labels.iter().filter(|_| data.problem != ProblemType::Regression);
     Ok(Evaluation {
         task: data.task.clone(),

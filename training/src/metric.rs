@@ -41,14 +41,14 @@ impl Metric {
 }
 
 /// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics; others have accuracy, the F1
-/// scores if rows have several labels, or the correlations for a regression.
+/// scores if rows have several labels, or the correlations for a regression. F1 of class 1 is one of a task with two `labels` only.
 #[must_use]
-pub fn metrics_for(task: &str, problem: ProblemType) -> &'static [Metric] {
+pub fn metrics_for(task: &str, problem: ProblemType, labels: usize) -> &'static [Metric] {
     match (problem, task.to_lowercase().as_str()) {
         (ProblemType::Regression, _) => &[Metric::Pearson, Metric::Spearman],
         (ProblemType::MultiLabelClassification, _) => &[Metric::F1Micro, Metric::F1Macro, Metric::Accuracy],
         (_, "cola") => &[Metric::Matthews, Metric::Accuracy],
-        (_, "mrpc" | "qqp") => &[Metric::Accuracy, Metric::F1],
+        (_, "mrpc" | "qqp") if labels == 2 => &[Metric::Accuracy, Metric::F1],
         _ => &[Metric::Accuracy],
     }
 }

@@ -147,7 +147,7 @@ impl<'a> Trainer<'a> {
             Some(last) => resumed(&last, &mut *method, &mut optimizer, &extent)?,
             None => Progress::default(),
         };
-        let metrics = metrics_for(&data.task, data.problem);
+        let metrics = metrics_for(&data.task, data.problem, data.labels.len());
         let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
         let workers = Workers::new(tokens / data.train.len().div_ceil(extent.rows_per_batch).max(1))?;
         let loss = TaskLoss::new(data.problem, &data.class_weights);

@@ -134,7 +134,7 @@ impl<'a> Stages<'a> {
         let mut sampled = task.data.clone();
         sampled.train.shuffle(&mut StdRng::seed_from_u64(task.given.seed));
         sampled.train.truncate(args.train_sample);
-        let primary = metrics_for(&task.data.task, task.data.problem)[0].name();
+        let primary = metrics_for(&task.data.task, task.data.problem, task.data.labels.len())[0].name();
         let finished = schedule::read(&path)?;
         let (count, before) = (sampled.train.len(), finished.iter().find_map(|stage| stage.train_sample));
         if let Some(before) = before.filter(|before| *before != count) {
