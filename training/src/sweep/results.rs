@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use polyrank::atomic_file;
 use serde_json::{Map, Value, json};
 
 use super::Job;
@@ -29,6 +30,7 @@ impl Results {
     pub(super) fn open(runs: &Path) -> Result<Self, Error> {
         fs::create_dir_all(runs).map_err(Error::io(runs))?;
         let file = run::lock(runs)?;
+        atomic_file::sweep(runs).map_err(Error::io(runs))?;
         let path = runs.join(RESULTS);
         Ok(Self { lines: read(&path)?, path, _lock: file })
     }
@@ -110,4 +112,19 @@ fn line(job: &Job, run: &TrainedRun, exported: &Exported, test: Option<Value>) -
         ("command", json!(job.command)),
     ];
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn files_of_killed_sweeps_are_removed() {
+        let runs = tempfile::tempdir().unwrap();
+        fs::write(runs.path().join(".writing-abc"), "x").unwrap();
+        let _results = Results::open(runs.path()).unwrap();
+        assert!(!runs.path().join(".writing-abc").exists());
+    }
 }
