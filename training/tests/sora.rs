@@ -204,6 +204,15 @@ fn keeps_at_most_the_given_number_of_parameters() {
     }
 }
 
+#[test]
+fn every_epoch_can_be_chosen_where_no_rank_is_removed() {
+    let cost = engine().layout().modules[0].in_features + engine().layout().modules[0].out_features;
+    for threshold in [Threshold::Ratio(1.0), Threshold::Parameters(6 * cost), Threshold::Xi(1e-3)] {
+        assert!(Run::new(GateRule::Adaptive, threshold, 1.0).method.eligible(1, 10), "{threshold:?}");
+    }
+    assert!(!Run::new(GateRule::Adaptive, Threshold::Ratio(0.9), 1.0).method.eligible(1, 10));
+}
+
 /// The report has the threshold of the last step, also where it follows from the learning rate or is steered.
 #[test]
 fn report_has_the_threshold_of_the_last_step() {

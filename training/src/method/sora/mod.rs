@@ -286,7 +286,8 @@ impl Method for Sora {
     }
 
     fn eligible(&self, done: usize, total: usize) -> bool {
-        self.target.is_none() || self.settled(done, total)
+        // A target of 1 removes no rank, so that ranks are final from the first step.
+        self.target.is_none_or(|target| target >= 1.0) || self.settled(done, total)
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
