@@ -24,7 +24,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 /// A fake source that counts loads. `adapter_model.safetensors` holds the adapter's number of parameters as text. Words before the
-/// number make it `slow` (until the gate opens), `panic`, `lost` (the device is lost), or `of:NAME` (of another base). Any other content is
+/// number make it `slow` (until the gate opens), `denied` (until then), `panic`, `lost` (the device is lost), or `of:NAME` (of another base). Any other content is
 /// malformed. What a file has beyond [`TOLD`] bytes is the number of parameters that it shows before it is read.
 struct Counting {
     layout: Layout,
@@ -53,6 +53,10 @@ impl Source for Counting {
             return Err(AdapterError::WrongBase { file, expected, found, names: None }.into());
         };
         match words {
+            "denied" if !*self.gate.0.lock().unwrap() => {
+                let source = std::io::ErrorKind::PermissionDenied.into();
+                return Err(AdapterError::Io { file: files.weights_path().to_owned(), source }.into());
+            }
             "slow" => drop(self.gate.1.wait_while(self.gate.0.lock().unwrap(), |open| !*open).unwrap()),
             "panic" => panic!("told to"),
             "lost" => {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::AdapterError;
+use super::read::PREFIX;
 
 /// PEFT's configuration.
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -157,10 +158,10 @@ impl OpenFiles {
         self.weights.metadata.len()
     }
 
-    /// The number of elements of all tensors, of which only the head of the weights file tells.
+    /// The number of elements of all tensors, from the header of the weights file.
     ///
     /// # Errors
-    /// The head is malformed, or the file is longer than it says.
+    /// The header is malformed, the file is longer than it says, or a tensor has a name that no adapter has.
     pub fn elements(&self) -> Result<usize, AdapterError> {
         let Bytes { file, bytes } = self.weights.read_header()?;
         let header: Header = serde_json::from_slice(&bytes).map_err(|error| AdapterError::malformed(&file, error))?;
@@ -169,10 +170,15 @@ impl OpenFiles {
         if found > told {
             return Err(AdapterError::malformed(
                 &file,
-                format!("expected {told} bytes, as its head says, found {found}"),
+                format!("expected {told} bytes, as its header says, found {found}"),
             ));
         }
-        Ok(header.tensors().values().map(|tensor| tensor.shape.iter().product::<usize>()).sum())
+        let tensors = header.tensors();
+        if let Some(name) = tensors.keys().find(|name| !name.starts_with(PREFIX)) {
+            let reason = format!("expected tensors of an adapter, which begin with {PREFIX}, found {name}");
+            return Err(AdapterError::malformed(&file, reason));
+        }
+        Ok(tensors.values().map(|tensor| tensor.shape.iter().product::<usize>()).sum())
     }
 
     /// Reads the files to their ends.
@@ -184,7 +190,7 @@ impl OpenFiles {
         Ok(Files { config: self.config.read()?, weights: self.weights.read()?, labels })
     }
 
-    /// The names and shapes of the tensors, from the head of the weights file, with that file's size in bytes; and the content of
+    /// The names and shapes of the tensors, from the header of the weights file, with that file's size in bytes; and the content of
     /// `config.json`.
     pub(super) fn heads(self) -> Result<(Bytes, u64, Option<Bytes>), AdapterError> {
         let size = self.size();
@@ -261,16 +267,22 @@ mod tests {
 
     use super::*;
 
-    /// Nothing but the head is needed, and what it tells is checked against the file's size.
+    /// Nothing but the header is needed, and what it tells is checked against the file's size.
     #[test]
-    fn the_head_tells_the_elements_of_a_file_that_is_not_read() {
+    fn the_header_tells_the_elements_of_a_file_that_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(CONFIG), "{}").unwrap();
-        let header = json!({
-            "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
-            "b": {"dtype": "BF16", "shape": [5], "data_offsets": [24, 34]},
-        });
-        let head = [&(header.to_string().len() as u64).to_le_bytes()[..], header.to_string().as_bytes()].concat();
+        let head = |prefix: &str| {
+            let tensors = [
+                ("a", json!({"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]})),
+                ("b", json!({"dtype": "BF16", "shape": [5], "data_offsets": [24, 34]})),
+            ];
+            let header: serde_json::Map<_, _> =
+                tensors.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).into_iter().collect();
+            let header = serde_json::to_vec(&header).unwrap();
+            [&(header.len() as u64).to_le_bytes()[..], &header].concat()
+        };
+        let (model, head) = (head("bert."), head(PREFIX));
         let elements = |bytes: &[u8], length: u64| {
             fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
             File::options().write(true).open(dir.path().join(WEIGHTS)).unwrap().set_len(length).unwrap();
@@ -285,7 +297,12 @@ mod tests {
         // One that is still being copied has a smaller size for now.
         assert_eq!(elements(&head, whole - 1), Ok(11));
         let error = elements(&head, whole + 1).unwrap_err();
-        assert!(error.contains(&format!("expected {whole} bytes, as its head says, found {}", whole + 1)), "{error}");
+        assert!(error.contains(&format!("expected {whole} bytes, as its header says, found {}", whole + 1)), "{error}");
+        let error = elements(&model, model.len() as u64 + 34).unwrap_err();
+        assert!(
+            error.contains("expected tensors of an adapter, which begin with base_model.model., found bert."),
+            "{error}"
+        );
         let error = elements(&[0; 8], 20 << 20).unwrap_err();
         assert!(error.contains("not a safetensors file: a header of 0 bytes"), "{error}");
     }

@@ -250,8 +250,12 @@ pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Option<Folder>)>> {
     let mut names = Vec::new();
     for name in subfolders(root)? {
         let folder = root.join(&name);
-        // A link may point back to the root. A subfolder that cannot be read holds no adapter that can be served.
-        let inner = if folder.is_symlink() { Vec::new() } else { subfolders(&folder).unwrap_or_default() };
+        // A link may point back to the root. A subfolder that nobody may read holds no adapter that can be served.
+        let inner = if folder.is_symlink() { Ok(Vec::new()) } else { subfolders(&folder) };
+        let inner = match inner {
+            Err(error) if is_absent(&error) || error.kind() == io::ErrorKind::PermissionDenied => Vec::new(),
+            inner => inner?,
+        };
         for inner in inner {
             let inner = format!("{name}/{inner}");
             if let Some(folder) = find(&inner) {

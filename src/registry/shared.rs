@@ -14,6 +14,10 @@ use super::state::{Effect, State};
 use super::status::Status;
 use super::{RegistryError, Source};
 use crate::adapter::{AdapterError, Summary, summary};
+use crate::params::Layout;
+
+/// What the header of each adapter's files tells, by the adapter's name, and of which files. `None` for an adapter that is malformed.
+type Summaries = HashMap<String, (Stamp, Option<Summary>)>;
 
 pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
@@ -25,7 +29,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) loader: Loader,
     /// What the files of adapters that were never loaded show, by folder.
-    summaries: Mutex<HashMap<PathBuf, (Stamp, Option<Summary>)>>,
+    summaries: Mutex<Summaries>,
     /// Called when a load finds the device lost.
     pub(super) on_device_lost: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -74,38 +78,44 @@ impl Shared {
             source => RegistryError::RootUnreadable { reason: source.to_string() },
         })?;
         let layout = self.source.layout();
-        let summaries: HashMap<PathBuf, (Stamp, Option<Summary>)> = {
-            let mut known = std::mem::take(&mut *lock(&self.summaries));
-            let mut of = |folder: &files::Folder| {
-                let before = known.remove(&folder.path).filter(|(stamp, _)| *stamp == folder.stamp);
-                let entry = before.or_else(|| match summary(&folder.path, layout) {
-                    Ok(summary) => Some((folder.stamp, Some(summary))),
-                    // It may be read next time, although the files are the same.
-                    Err(AdapterError::Io { .. }) => None,
-                    Err(_) => Some((folder.stamp, None)),
-                });
-                entry.map(|entry| (folder.path.clone(), entry))
-            };
-            found.iter().filter_map(|(_, folder)| of(folder.as_ref()?)).collect()
-        };
+        let summaries = self.summaries(&found, layout);
         let (served, others) = self.with(|state| {
             for (name, folder) in &found {
                 folder.iter().for_each(|folder| state.compare(name, &folder.stamp));
             }
-            let others = found.iter().filter(|(name, _)| !state.is_withdrawn(name) && !state.is_elsewhere(name));
+            // A folder of which the disk tells nothing counts only if it was an adapter before.
+            let is_known = |name: &str| summaries.contains_key(name) || state.snapshot(name).is_some();
+            let others = found.iter().filter(|(name, folder)| folder.is_some() || is_known(name));
+            let others = others.filter(|(name, _)| !state.is_withdrawn(name) && !state.is_elsewhere(name));
             (state.snapshots(), others.map(|found| (found, state.snapshot(&found.0))).collect::<Vec<_>>())
         });
         let served = served.into_iter().map(|snapshot| (snapshot.name.to_string(), Status::from(snapshot)));
         let mut statuses: BTreeMap<String, Status> = served.collect();
-        for ((name, folder), snapshot) in others {
-            let known = folder.as_ref().and_then(|folder| summaries.get(&folder.path));
-            let summary = known.and_then(|(_, summary)| summary.as_ref());
+        for ((name, _), snapshot) in others {
+            let summary = summaries.get(name).and_then(|(_, summary)| summary.as_ref());
             let status = snapshot.map_or_else(|| Status::unknown(name), Status::from);
             statuses.entry(name.clone()).or_insert_with(|| status.with_summary(summary, layout));
         }
         let statuses = statuses.into_values().collect();
         *lock(&self.summaries) = summaries;
         Ok(statuses)
+    }
+
+    /// What the headers of the adapters' files tell, by name. It is kept for as long as the files are the same, and while the disk does not
+    /// tell whether they are.
+    fn summaries(&self, found: &[(String, Option<files::Folder>)], layout: &Layout) -> Summaries {
+        let mut known = std::mem::take(&mut *lock(&self.summaries));
+        let mut of = |name: &String, folder: Option<&files::Folder>| {
+            let before = known.remove(name);
+            let Some(folder) = folder else { return before };
+            before.filter(|(stamp, _)| *stamp == folder.stamp).or_else(|| match summary(&folder.path, layout) {
+                Ok(summary) => Some((folder.stamp, Some(summary))),
+                // It may be read next time, although the files are the same.
+                Err(AdapterError::Io { .. }) => None,
+                Err(_) => Some((folder.stamp, None)),
+            })
+        };
+        found.iter().filter_map(|(name, folder)| Some((name.clone(), of(name, folder.as_ref())?))).collect()
     }
 
     pub(super) fn place<'a>(&'a self, name: &'a str, folder: &'a Path) -> files::Place<'a> {

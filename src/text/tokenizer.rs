@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::tokenizer::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::tokenizer::{
+    Encoding, NormalizedString, Normalizer, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
+};
 use tokenizers::utils::truncation::truncate_encodings;
 
 pub(crate) use class::AS_IT_IS;
@@ -214,7 +216,12 @@ impl Tokenizer {
         if let Some(frame) = class.frame(&side, |token| inner.token_to_id(token))? {
             inner.with_post_processor(Some(frame));
         }
-        let joins = |token: &String| token.contains(char::is_whitespace);
+        // Added tokens are found before words are split, some of them in the normalized text.
+        let joins = |token: &String| {
+            let mut normalized = NormalizedString::from(token.as_str());
+            let fails = inner.get_normalizer().is_some_and(|normalizer| normalizer.normalize(&mut normalized).is_err());
+            fails || [token, normalized.get()].iter().any(|text| text.contains(char::is_whitespace))
+        };
         let splits_words = splits_words && !inner.get_added_vocabulary().get_vocab().keys().any(joins);
         inner.set_encode_special_tokens(side.get("split_special_tokens")?.unwrap_or(false));
         for (token, id) in inner.get_added_vocabulary().get_vocab().iter().filter(|(_, id)| **id as usize >= base.words)
@@ -305,8 +312,8 @@ impl Tokenizer {
         self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 
-    /// Tokenizes a text and a pair without special tokens. If the end of what is longer than `room` tokens is cut off next, it may be left
-    /// out here already: then all that is sure of a text with more than `room` tokens is that it is longer.
+    /// Tokenizes a text and a pair without special tokens. If `cuts`, the caller truncates them on the right to `room` tokens next, and a
+    /// text with more than `room` tokens may lack its end here.
     fn texts(
         &self,
         text: &str,
@@ -326,7 +333,7 @@ impl Tokenizer {
         Ok((first, second))
     }
 
-    /// Tokenizes a text without special tokens, all in one segment. More than `enough` tokens need not be all.
+    /// Tokenizes a text without special tokens, all in one segment. May stop after more than `enough` tokens.
     fn bare(&self, text: &str, segment: u32, enough: usize) -> Result<Encoding, TokenizeError> {
         let mut found = Encoding::default();
         for beginning in beginning::beginnings(text, enough) {

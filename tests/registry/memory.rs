@@ -63,9 +63,9 @@ fn refuses_adapter_larger_than_the_budget() {
     assert_eq!(world.loads(), 2, "its bytes show only once it is made");
 }
 
-/// An adapter is neither read nor made, which would take the memory, where its files show that it is larger than the budget.
+/// An adapter is not made, which would take the memory, where its files show that it is larger than the budget.
 #[test]
-fn refuses_adapter_of_too_many_elements_before_it_is_read() {
+fn refuses_adapter_of_too_many_elements_before_it_is_made() {
     let told = |parameters: usize| format!("{parameters:>width$}", width = TOLD as usize + parameters);
     let world = World::new(12, &[("fits", &told(12)), ("large", &told(13))]);
     let error = world.registry.get("large").unwrap_err();

@@ -47,6 +47,21 @@ fn change_of_equal_size_and_time_is_noticed() {
     assert_eq!(world.put("a", "a", None).unwrap().bytes, Some(52));
 }
 
+/// Nothing about files changes where a server of volumes grants a permission.
+#[test]
+fn update_that_becomes_readable_is_served_and_told_once() {
+    let world = World::new(100, &[("a", "10")]);
+    world.registry.get("a").unwrap();
+    replace(&world.root.join("a"), "denied 12");
+    wait_until("the update is refused", || world.registry.counters().refused_updates == 1);
+    let loads = world.loads();
+    wait_until("it is read again", || world.loads() > loads + 1);
+    assert_eq!(world.registry.counters().refused_updates, 1);
+    assert_eq!(world.parameters("a"), 10);
+    world.source.open_gate();
+    wait_until("the update is served", || world.parameters("a") == 12);
+}
+
 #[test]
 fn files_written_again_are_the_same_version() {
     let world = World::new(20, &[("a", "10"), ("b", "20")]);

@@ -41,7 +41,7 @@ impl Metric {
 }
 
 /// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics; others have accuracy, the F1
-/// scores if rows have several labels, or the correlations for a regression. F1 of class 1 is one of a task with two `labels` only.
+/// scores if rows have several labels, or the correlations for a regression. The F1 of class 1 counts only where the task has two `labels`.
 #[must_use]
 pub fn metrics_for(task: &str, problem: ProblemType, labels: usize) -> &'static [Metric] {
     match (problem, task.to_lowercase().as_str()) {

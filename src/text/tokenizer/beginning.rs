@@ -17,7 +17,7 @@ pub(super) fn splits_words(tokenizer: &Value) -> bool {
     keeps_spaces(&tokenizer["normalizer"]) && splits(&tokenizer["pre_tokenizer"])
 }
 
-/// Whether a normaliser leaves single spaces between letters or digits alone.
+/// Whether a normalizer leaves single spaces between letters or digits alone.
 fn keeps_spaces(normalizer: &Value) -> bool {
     match normalizer["type"].as_str() {
         None => normalizer.is_null(),
@@ -31,13 +31,16 @@ fn keeps_spaces(normalizer: &Value) -> bool {
     }
 }
 
-/// Whether a pre-tokenizer splits at single spaces between letters or digits. Pre-tokenizers in a sequence only split further.
+/// Whether a pre-tokenizer splits at single spaces between letters or digits. In a sequence, the first one has to: others see only what
+/// lies between its splits, and not the text.
 fn splits(pre_tokenizer: &Value) -> bool {
     match pre_tokenizer["type"].as_str() {
         Some("BertPreTokenizer" | "Whitespace" | "WhitespaceSplit") => true,
         Some("ByteLevel") => pre_tokenizer["use_regex"] != false,
         Some("Metaspace") => pre_tokenizer["split"] != false,
-        Some("Sequence") => pre_tokenizer["pretokenizers"].as_array().is_some_and(|all| all.iter().any(splits)),
+        Some("Sequence") => {
+            pre_tokenizer["pretokenizers"].as_array().is_some_and(|all| all.first().is_some_and(splits))
+        }
         _ => false,
     }
 }
@@ -98,6 +101,11 @@ mod tests {
         assert!(!found(Value::Null, json!({"type": "ByteLevel", "use_regex": false})));
         assert!(!found(Value::Null, json!({"type": "Metaspace", "split": false})));
         assert!(!found(Value::Null, of("Split")));
+        let steps = |first: Value, second: Value| json!({"type": "Sequence", "pretokenizers": [first, second]});
+        assert!(found(Value::Null, steps(of("WhitespaceSplit"), of("Metaspace"))));
+        // The first step sees what follows a space, or replaces spaces.
+        assert!(!found(Value::Null, steps(of("Split"), of("ByteLevel"))));
+        assert!(!found(Value::Null, steps(json!({"type": "ByteLevel", "use_regex": false}), of("WhitespaceSplit"))));
         let replace = |pattern: Value| json!({"type": "Replace", "pattern": pattern, "content": ""});
         let sequence = |last: Value| json!({"type": "Sequence", "normalizers": [of("NFC"), last]});
         assert!(found(sequence(replace(json!({"Regex": " {2,}"}))), of("Metaspace")));

@@ -257,7 +257,7 @@ impl Runner<'_> {
 fn not_longer(job: &Job) -> Result<(), Error> {
     let (run, (epochs, longer)) = (job.output.join("run"), &job.epochs);
     let (plans, epochs) = run::extended_from(&run, *epochs)?;
-    match (plans.last(), epochs) {
+    match (plans.first(), epochs) {
         (Some(&before), Some(now)) if plans.len() > longer.len() => {
             Err(Error::LongerRun { path: run.join("config.toml"), before, now })
         }
