@@ -57,10 +57,10 @@ pub fn write(
     replace(dir, layout, adapter, base_config, &[])
 }
 
-/// As [`write`], and removes the files `stale` in the same step, such as those of another kind of model that was in the folder.
+/// As [`write()`], and removes the files `stale` in the same step, such as those of another kind of model that was in the folder.
 ///
 /// # Errors
-/// As [`write`]; or a file cannot be removed.
+/// As [`write()`]; or a file cannot be removed.
 pub fn replace(
     dir: &Path,
     layout: &Layout,
