@@ -9,7 +9,6 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::AdapterError;
-use super::read::PREFIX;
 
 /// PEFT's configuration.
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -19,6 +18,9 @@ pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 const PICKLE: &str = "adapter_model.bin";
 /// What PEFT does not store: the labels, the problem type, and facts about the base.
 pub(super) const LABELS: &str = "config.json";
+
+/// The prefix of every tensor's name in PEFT's files.
+pub(super) const PREFIX: &str = "base_model.model.";
 
 /// The names of an adapter's files: the configuration, the tensors, and the labels, which PEFT does not write.
 pub const NAMES: [&str; 3] = [CONFIG, WEIGHTS, LABELS];

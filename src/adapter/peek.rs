@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::files::{Files, LABELS, OpenFiles};
+use super::files::{Files, LABELS, OpenFiles, PREFIX};
 use super::labels::Labels;
-use super::read::{PREFIX, parse, refuse_deltas_of_classifier, short, tensors};
+use super::read::{parse, refuse_deltas_of_classifier, short, tensors};
 use super::{Adapter, AdapterError, ProblemType, Ranks};
 use crate::base::architecture::{self, Architecture};
 use crate::base::{BaseConfig, MOST_LAYERS};

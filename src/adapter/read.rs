@@ -10,15 +10,12 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::config::PeftConfig;
 use super::error::BaseNames;
-use super::files::{Bytes, Files, LABELS};
+use super::files::{Bytes, Files, LABELS, PREFIX};
 use super::labels::Labels;
 use super::pattern::{Saved, Target, targets};
 use super::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, placed};
 use crate::base::{Base, ModelError};
 use crate::params::{Backend, Delta, Dim, HeadParameter, Layout};
-
-/// The prefix of every tensor's name in PEFT's files.
-pub(super) const PREFIX: &str = "base_model.model.";
 
 /// Reads the adapter in the folder `dir` for a base of `layout`: `adapter_config.json`, `adapter_model.safetensors`, and `config.json`
 /// if there is one. The tensors are placed where `backend` reads them: as f32 on the CPU; in a GPU's memory, deltas have the type of the

@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::files::{Bytes, CONFIG, Files, LABELS, WEIGHTS};
-use super::read::{PREFIX, parse};
+use super::files::{Bytes, CONFIG, Files, LABELS, PREFIX, WEIGHTS};
+use super::read::parse;
 use super::{Adapter, AdapterError, classifier_config};
 use crate::params::{Backend, Delta, Layout, Site};
 use crate::{atomic_file, base};
