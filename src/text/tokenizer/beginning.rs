@@ -153,14 +153,33 @@ mod tests {
         prop::collection::vec(part, 0..400).prop_map(|parts| parts.concat())
     }
 
+    thread_local! {
+        static TOKENIZERS: Vec<[Tokenizer; 2]> = tokenizers();
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
+        /// At each place where a text may be cut. A beginning mostly has more tokens than are wanted, which hides its last ones.
+        #[test]
+        fn tokens_of_a_beginning_are_the_first_of_the_text(text in text()) {
+            TOKENIZERS.with(|tokenizers| {
+                for [tokenizer, _] in tokenizers {
+                    let tokens = |text: &str| tokenizer.inner.encode_fast(text, false).unwrap().get_ids().to_vec();
+                    let whole = tokens(&text);
+                    let mut from = 1;
+                    while let Some(at) = cut(&text, from) {
+                        let beginning = tokens(&text[..at]);
+                        prop_assert_eq!(Some(&beginning[..]), whole.get(..beginning.len()), "{:?}", &text[..at]);
+                        from = at + 1;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+
         #[test]
         fn tokens_are_those_of_the_whole_text(first in text(), second in prop::option::of(text()), max_length in 6usize..24) {
-            thread_local! {
-                static TOKENIZERS: Vec<[Tokenizer; 2]> = tokenizers();
-            }
             let limit = Limit { max_length: Some(max_length), ..Limit::TRUNCATE };
             TOKENIZERS.with(|tokenizers| {
                 for [short, whole] in tokenizers {
