@@ -13,6 +13,7 @@ use tokenizers::tokenizer::{
 };
 use tokenizers::utils::truncation::truncate_encodings;
 
+use beginning::Cuts;
 pub(crate) use class::AS_IT_IS;
 use class::Class;
 pub(crate) use class::template;
@@ -134,8 +135,8 @@ pub struct Tokenizer {
     segments: Option<usize>,
     /// The side at which texts are truncated if a [`Limit`] names none.
     side: TruncationSide,
-    /// Whether the tokens of a text's beginning are the text's first tokens.
-    splits_words: bool,
+    /// Where a text may be cut so that the tokens of its beginning are its first tokens.
+    cuts: Cuts,
     /// Whether the model gets the tokenizer's type ids. Otherwise they are all 0.
     typed: bool,
 }
@@ -208,7 +209,7 @@ impl Tokenizer {
         for key in ["truncation", "padding"] {
             whole[key] = Value::Null;
         }
-        let splits_words = beginning::splits_words(&whole);
+        let mut cuts = Cuts::of(&whole);
         let mut inner: tokenizers::Tokenizer = serde_json::from_value(whole).map_err(file(&path))?;
         let there: HashSet<String> = inner.get_added_vocabulary().get_vocab().keys().cloned().collect();
         let special = SpecialTokens { defaults: &defaults, flags: &|key, token| class.flags(key, token) };
@@ -216,13 +217,11 @@ impl Tokenizer {
         if let Some(frame) = class.frame(&side, |token| inner.token_to_id(token))? {
             inner.with_post_processor(Some(frame));
         }
-        // Added tokens are found before words are split, some of them in the normalized text.
-        let joins = |token: &String| {
+        for token in inner.get_added_vocabulary().get_vocab().keys() {
             let mut normalized = NormalizedString::from(token.as_str());
             let fails = inner.get_normalizer().is_some_and(|normalizer| normalizer.normalize(&mut normalized).is_err());
-            fails || [token, normalized.get()].iter().any(|text| text.contains(char::is_whitespace))
-        };
-        let splits_words = splits_words && !inner.get_added_vocabulary().get_vocab().keys().any(joins);
+            cuts = cuts.outside((!fails).then_some(&[token.as_str(), normalized.get()]));
+        }
         inner.set_encode_special_tokens(side.get("split_special_tokens")?.unwrap_or(false));
         for (token, id) in inner.get_added_vocabulary().get_vocab().iter().filter(|(_, id)| **id as usize >= base.words)
         {
@@ -246,7 +245,7 @@ impl Tokenizer {
                     return Err(file(settings)(format!("truncation_side: expected left or right, found {other}")));
                 }
             },
-            splits_words,
+            cuts,
             typed: class.gives_types(&side)?,
         };
         if tokenizer.max_length <= tokenizer.special(false) {
@@ -321,7 +320,7 @@ impl Tokenizer {
         cuts: bool,
         room: usize,
     ) -> Result<(Encoding, Option<Encoding>), TokenizeError> {
-        let enough = if cuts && self.splits_words { room } else { usize::MAX };
+        let enough = if cuts && self.cuts != Cuts::NONE { room } else { usize::MAX };
         let both = |enough| -> Result<_, TokenizeError> {
             Ok((self.bare(text, 0, enough)?, pair.map(|pair| self.bare(pair, 1, enough)).transpose()?))
         };
@@ -336,7 +335,7 @@ impl Tokenizer {
     /// Tokenizes a text without special tokens, all in one segment. May stop after more than `enough` tokens.
     fn bare(&self, text: &str, segment: u32, enough: usize) -> Result<Encoding, TokenizeError> {
         let mut found = Encoding::default();
-        for beginning in beginning::beginnings(text, enough) {
+        for beginning in beginning::beginnings(text, enough, self.cuts) {
             found = self.inner.encode_fast(beginning, false).map_err(failed)?;
             if found.len() > enough {
                 break;

@@ -2,7 +2,8 @@
 //! memory, although only some hundred tokens are kept.
 //!
 //! A text may be cut at a space between two ASCII letters or digits if its tokenizer never joins what lies before such a space with what
-//! lies after it. Then the tokens of the beginning are the first tokens of the whole text.
+//! lies after it. Then the tokens of the beginning are the first tokens of the whole text. Chinese has no spaces, but BERT's tokenizers
+//! make a word of each ideograph. There, a text may be cut between two of them.
 
 use serde_json::Value;
 
@@ -12,9 +13,56 @@ const BYTES_A_TOKEN: usize = 16;
 /// How many times longer the next beginning is, if one has too few tokens.
 const GROWTH: usize = 4;
 
-/// Whether `tokenizer`, the whole of `tokenizer.json`, never joins words. Tokens that are added to it must be without spaces, too.
-pub(super) fn splits_words(tokenizer: &Value) -> bool {
-    keeps_spaces(&tokenizer["normalizer"]) && splits(&tokenizer["pre_tokenizer"])
+/// Where texts may be cut.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Cuts {
+    /// At a space between ASCII letters or digits.
+    spaces: bool,
+    /// Between two ideographs.
+    ideographs: bool,
+}
+
+impl Cuts {
+    /// Texts of this tokenizer are not cut.
+    pub(super) const NONE: Self = Self { spaces: false, ideographs: false };
+
+    /// Where `tokenizer`, the whole of `tokenizer.json`, never joins what lies before with what lies after.
+    pub(super) fn of(tokenizer: &Value) -> Self {
+        let normalizer = &tokenizer["normalizer"];
+        let spaces = keeps_spaces(normalizer) && splits(&tokenizer["pre_tokenizer"]);
+        let spaced = normalizer["type"] == "BertNormalizer" && normalizer["handle_chinese_chars"] == true;
+        Self { spaces, ideographs: spaces && spaced }
+    }
+
+    /// These places, as far as they are never inside of a token that is added to the vocabulary. Such tokens are found before words are
+    /// split, some of them in the normalized text. So `forms` are `None` if the token cannot be normalized.
+    pub(super) fn outside(self, forms: Option<&[&str]>) -> Self {
+        let Some(forms) = forms else { return Self::NONE };
+        let has = |is: fn(char) -> bool| forms.iter().any(|form| form.contains(is));
+        Self { spaces: self.spaces && !has(char::is_whitespace), ideographs: self.ideographs && !has(is_ideograph) }
+    }
+
+    /// The first place at `from` or after it where the text may be cut.
+    fn first(self, text: &str, from: usize) -> Option<usize> {
+        let from = (0..from.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        let mut before = ['\0'; 2];
+        for (at, char) in text[from..].char_indices() {
+            let [second_last, last] = before;
+            if self.ideographs && is_ideograph(last) && is_ideograph(char) {
+                return Some(from + at);
+            }
+            if self.spaces && second_last.is_ascii_alphanumeric() && last == ' ' && char.is_ascii_alphanumeric() {
+                return Some(from + at - 1);
+            }
+            before = [last, char];
+        }
+        None
+    }
+}
+
+/// Whether BERT's tokenizers take this character for a word. They do so with rarer ideographs, too.
+fn is_ideograph(char: char) -> bool {
+    ('\u{4e00}'..='\u{9fff}').contains(&char)
 }
 
 /// Whether a normalizer leaves single spaces between letters or digits alone.
@@ -46,23 +94,15 @@ fn splits(pre_tokenizer: &Value) -> bool {
 }
 
 /// Ever longer beginnings of `text`, of which the last is all of it. The first one probably has more than `tokens` tokens.
-pub(super) fn beginnings(text: &str, tokens: usize) -> impl Iterator<Item = &str> {
+pub(super) fn beginnings(text: &str, tokens: usize, cuts: Cuts) -> impl Iterator<Item = &str> {
     let mut at = Some(tokens.saturating_mul(BYTES_A_TOKEN));
     std::iter::from_fn(move || {
         let end = at.take()?.min(text.len());
         // A little more text than that costs less than a second try.
-        let cut = end.checked_mul(2).filter(|twice| *twice < text.len()).and_then(|_| cut(text, end));
+        let cut = end.checked_mul(2).filter(|twice| *twice < text.len()).and_then(|_| cuts.first(text, end));
         at = cut.map(|_| end * GROWTH);
         Some(cut.map_or(text, |cut| &text[..cut]))
     })
-}
-
-/// The first place at `from` or after it where the text may be cut.
-fn cut(text: &str, from: usize) -> Option<usize> {
-    let is_cut =
-        |bytes: &[u8]| bytes[0].is_ascii_alphanumeric() && bytes[1] == b' ' && bytes[2].is_ascii_alphanumeric();
-    let from = from.saturating_sub(1);
-    text.as_bytes().get(from..)?.windows(3).position(is_cut).map(|at| from + at + 1)
 }
 
 #[cfg(test)]
@@ -80,19 +120,57 @@ mod tests {
     #[test]
     fn beginnings_grow_to_the_whole_text() {
         let text = "ab ".repeat(100);
-        let found: Vec<usize> = beginnings(&text, 1).map(str::len).collect();
+        let all = Cuts { spaces: true, ideographs: true };
+        let found: Vec<usize> = beginnings(&text, 1, all).map(str::len).collect();
         assert_eq!(found, [17, 65, 300]);
-        assert!(beginnings(&text, 1).all(|beginning| text.starts_with(beginning)));
+        assert!(beginnings(&text, 1, all).all(|beginning| text.starts_with(beginning)));
         for whole in ["", "a", &".".repeat(1000), &"a  b  ".repeat(100), &"\u{e9} ".repeat(100)] {
-            assert_eq!(beginnings(whole, 1).collect::<Vec<_>>(), [whole]);
+            assert_eq!(beginnings(whole, 1, all).collect::<Vec<_>>(), [whole]);
         }
-        assert_eq!(beginnings(&text, usize::MAX).collect::<Vec<_>>(), [&text]);
+        assert_eq!(beginnings(&text, usize::MAX, all).collect::<Vec<_>>(), [&text]);
+        assert_eq!(beginnings(&text, 1, Cuts::NONE).collect::<Vec<_>>(), [&text]);
+    }
+
+    #[test]
+    fn chinese_is_cut_between_ideographs() {
+        let text = "\u{4e2d}\u{6587}".repeat(50);
+        let lengths =
+            |ideographs| beginnings(&text, 1, Cuts { spaces: true, ideographs }).map(str::len).collect::<Vec<_>>();
+        assert_eq!(lengths(true), [18, 66, 300]);
+        assert_eq!(lengths(false), [300]);
+        // Kana and full stops belong to no word of one character.
+        let kana = "\u{3042}\u{4e2d}\u{3002}".repeat(50);
+        assert_eq!(beginnings(&kana, 1, Cuts { spaces: true, ideographs: true }).count(), 1);
+    }
+
+    #[test]
+    fn only_berts_normalizer_separates_ideographs() {
+        let found = |normalizer: Value, pre_tokenizer: &str| {
+            Cuts::of(&json!({"normalizer": normalizer, "pre_tokenizer": {"type": pre_tokenizer}})).ideographs
+        };
+        let bert = |separates: bool| json!({"type": "BertNormalizer", "handle_chinese_chars": separates});
+        assert!(found(bert(true), "BertPreTokenizer"));
+        assert!(!found(bert(false), "BertPreTokenizer"));
+        assert!(!found(bert(true), "Split"));
+        assert!(!found(json!({"type": "Lowercase"}), "BertPreTokenizer"));
+        assert!(!found(Value::Null, "ByteLevel"));
+    }
+
+    #[test]
+    fn added_tokens_are_never_cut() {
+        let all = Cuts { spaces: true, ideographs: true };
+        assert_eq!(all.outside(Some(&["[MASK]"])), all);
+        assert_eq!(all.outside(Some(&["a b"])), Cuts { spaces: false, ..all });
+        assert_eq!(all.outside(Some(&["ab", "a b"])), Cuts { spaces: false, ..all });
+        assert_eq!(all.outside(Some(&["\u{4e2d}"])), Cuts { ideographs: false, ..all });
+        assert_eq!(all.outside(None), Cuts::NONE);
+        assert_eq!(Cuts::NONE.outside(Some(&["[MASK]"])), Cuts::NONE);
     }
 
     #[test]
     fn tokenizers_that_may_join_words_are_told_apart() {
         let found = |normalizer: Value, pre_tokenizer: Value| {
-            splits_words(&json!({"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}))
+            Cuts::of(&json!({"normalizer": normalizer, "pre_tokenizer": pre_tokenizer})).spaces
         };
         let of = |kind: &str| json!({"type": kind});
         assert!(found(Value::Null, of("ByteLevel")));
@@ -133,8 +211,8 @@ mod tests {
         };
         let both = |dir: std::path::PathBuf| {
             let (short, mut whole) = (open(&dir), open(&dir));
-            assert!(short.splits_words, "{}", dir.display());
-            whole.splits_words = false;
+            assert!(short.cuts.spaces, "{}", dir.display());
+            whole.cuts = Cuts::NONE;
             [short, whole]
         };
         encoders.chain([goldens.join("bert")]).map(both).collect()
@@ -148,6 +226,7 @@ mod tests {
             1 => "[ \t\n\u{a0}\u{3000}\u{200b}]{1,3}",
             1 => prop::sample::select(vec!["[MASK]", "<mask>", "<s>", "[SEP]", "</s>", "\u{2581}", "##a", "'s", "'", "."]).prop_map(str::to_owned),
             1 => "\\PC{1,4}",
+            2 => "[\u{4e00}-\u{9fff}]{1,6}",
             1 => prop::sample::select(vec!["e\u{301}", "\u{fb01}", "\u{130}", "\u{4e2d}\u{6587}", "\u{a8}", "\u{1f469}\u{200d}\u{1f4bb}"]).prop_map(str::to_owned),
         ];
         prop::collection::vec(part, 0..400).prop_map(|parts| parts.concat())
@@ -168,7 +247,7 @@ mod tests {
                     let tokens = |text: &str| tokenizer.inner.encode_fast(text, false).unwrap().get_ids().to_vec();
                     let whole = tokens(&text);
                     let mut from = 1;
-                    while let Some(at) = cut(&text, from) {
+                    while let Some(at) = tokenizer.cuts.first(&text, from) {
                         let beginning = tokens(&text[..at]);
                         prop_assert_eq!(Some(&beginning[..]), whole.get(..beginning.len()), "{:?}", &text[..at]);
                         from = at + 1;
