@@ -33,6 +33,8 @@ pub(super) struct Entry {
     pub(super) current: Option<Version>,
     /// Whether a `DELETE` took it out of service.
     pub(super) withdrawn: bool,
+    /// The number of the last `DELETE`, which undoes every `PUT` that came before it.
+    pub(super) deleted: u64,
     /// Whether its versions are never evicted for other adapters.
     pub(super) kept: bool,
     pub(super) waiters: Vec<Waiter>,
@@ -75,13 +77,20 @@ pub(super) struct Version {
 /// Why files on disk are not served, and which files these are.
 pub(super) struct Problem {
     pub(super) stamp: Option<Stamp>,
+    /// Until when these files are not read again; `None` is until they change.
+    pub(super) until: Option<Instant>,
     pub(super) cause: Cause,
     pub(super) reason: String,
 }
 
 impl Problem {
     pub(super) fn new(stamp: Option<Stamp>, error: &RegistryError) -> Self {
-        Self { stamp, cause: Cause::of(error), reason: error.to_string() }
+        Self { stamp, until: None, cause: Cause::of(error), reason: error.to_string() }
+    }
+
+    /// The state of the files that are not read now.
+    pub(super) fn refused(&self, now: Instant) -> Option<Stamp> {
+        self.stamp.filter(|_| self.until.is_none_or(|until| now < until))
     }
 }
 
@@ -90,6 +99,8 @@ pub(super) struct Order {
     pub(super) kind: OrderKind,
     pub(super) expected: Option<Expected>,
     pub(super) reply: Reply,
+    /// Its number among all orders; 0 until it is accepted.
+    pub(super) number: u64,
 }
 
 /// What an [`Order`] asks for.
@@ -199,6 +210,7 @@ impl Entry {
             folder,
             current: None,
             withdrawn: false,
+            deleted: 0,
             kept: false,
             waiters: Vec::new(),
             orders: VecDeque::new(),

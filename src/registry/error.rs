@@ -165,6 +165,12 @@ pub enum RegistryError {
         /// The generation in service, if there is one.
         found: Option<u64>,
     },
+    /// A `DELETE` took the adapter out of service after this version was put.
+    #[error("adapter {name:?} was deleted while this version of it was read")]
+    Deleted {
+        /// The name that was put.
+        name: String,
+    },
     /// The registry is shutting down.
     #[error("the registry is shutting down")]
     Stopped,
@@ -208,7 +214,13 @@ impl RegistryError {
                 | Self::Busy { .. }
                 | Self::DeviceMemory { .. }
                 | Self::Stale { .. }
+                | Self::Deleted { .. }
         )
+    }
+
+    /// Whether there is no room for the files until others leave memory, which no one tells.
+    pub(super) fn lacks_memory(&self) -> bool {
+        matches!(self, Self::NoRoom { .. } | Self::DeviceMemory { .. })
     }
 
     /// Whether the same files may be read later, as where their permissions change.

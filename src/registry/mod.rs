@@ -320,7 +320,7 @@ impl Registry {
 
     async fn order(&self, name: &str, kind: OrderKind, expected: Option<Expected>) -> Result<Status, RegistryError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.with(|state| state.order(name, Order { kind, expected, reply }, Instant::now()));
+        self.shared.with(|state| state.order(name, Order { kind, expected, reply, number: 0 }, Instant::now()));
         answer.await.unwrap_or(Err(RegistryError::Stopped))
     }
 

@@ -30,6 +30,9 @@ const MOST_PARKED: usize = 8;
 /// of the version before it, which answers until then.
 const HEAD_START: Duration = Duration::from_secs(2);
 
+/// An update for which there is no room is read again after this long: others may have left memory meanwhile.
+const MEMORY_PAUSE: Duration = Duration::from_secs(5);
+
 /// The maximum number of adapters that wait for a place in the line.
 const MOST_OUTSIDE: usize = 4096;
 
@@ -40,11 +43,13 @@ impl State {
         let Found { folder, stamp, digest, checked } = found;
         let same = entry.current.as_ref().is_some_and(|version| version.digest == digest);
         if let Some(error) = self.refusal(name, &purpose, same) {
+            self.free(checked.map(|checked| Arc::new(checked.adapter)));
             return self.fail(name, purpose, Some(stamp), error, now);
         }
         let entry = self.entry(name);
         let key = entry.current.as_ref().filter(|_| same).map(|version| version.key.clone());
         if let Some(key) = key.filter(|key| self.residents.contains(key)) {
+            self.free(checked.map(|checked| Arc::new(checked.adapter)));
             return self.confirm(&key, folder, stamp, purpose);
         }
         let Some(checked) = checked else {
@@ -66,7 +71,10 @@ impl State {
         let entry = self.entry(name);
         match purpose {
             _ if stopped => Some(RegistryError::Stopped),
-            Purpose::Order(order) => entry.agrees(name, order.expected).err(),
+            Purpose::Order(order) => {
+                let deleted = || (order.number < entry.deleted).then(|| RegistryError::Deleted { name: name.into() });
+                entry.agrees(name, order.expected).err().or_else(deleted)
+            }
             _ if entry.withdrawn => Some(missing(name)),
             _ if manual && !same && entry.current.is_some() => Some(RegistryError::Changed { name: name.into() }),
             _ => None,
@@ -114,15 +122,21 @@ impl State {
                 Fit::Now(_) | Fit::Later(_) if self.outside.len() < MOST_OUTSIDE => {
                     self.entry(&name).parked = true;
                     let turn = self.turn(&claim);
-                    let Claim { name, purpose, asked, .. } = claim;
+                    let Claim { name, adapter, purpose, asked, .. } = claim;
+                    self.free(Some(adapter));
                     let place = self.outside.partition_point(|other| other.turn <= turn);
                     return self.outside.insert(place, Outside { name, bytes, purpose, asked, turn });
                 }
                 Fit::Now(_) | Fit::Later(_) => self.busy(&claim.name, bytes),
             }
         };
-        let stamp = Some(claim.stamp);
-        self.fail(&Arc::clone(&claim.name), claim.purpose, stamp, error, now);
+        self.refuse_claim(claim, error, now);
+    }
+
+    /// Ends the wait of a version that does not come into service.
+    fn refuse_claim(&mut self, claim: Claim, error: RegistryError, now: Instant) {
+        self.free(Some(claim.adapter));
+        self.fail(&claim.name, claim.purpose, Some(claim.stamp), error, now);
     }
 
     fn fit(&self, claim: &Claim) -> Fit {
@@ -233,15 +247,15 @@ impl State {
             let drained = if claim.drains { self.residents.undrain() } else { Vec::new() };
             let (name, bytes, budget) = (Arc::clone(&claim.name), claim.facts.bytes, self.residents.budget());
             match fit {
-                _ if unwanted => {}
+                _ if unwanted => self.free(Some(claim.adapter)),
                 Fit::Now(victims) => self.commit(claim, victims, now),
                 Fit::Later(_) => {
                     let error = self.busy(&name, bytes);
-                    self.fail(&name, claim.purpose, Some(claim.stamp), error, now);
+                    self.refuse_claim(claim, error, now);
                 }
                 Fit::Never(held) => {
                     let error = RegistryError::NoRoom { name: (&*name).into(), bytes, held, budget };
-                    self.fail(&name, claim.purpose, Some(claim.stamp), error, now);
+                    self.refuse_claim(claim, error, now);
                 }
             }
             self.serve(&name, now);
@@ -260,7 +274,7 @@ impl State {
         let current = self.entry(&claim.name).current.as_ref();
         let same = current.is_some_and(|version| version.digest == claim.digest);
         if let Some(error) = self.refusal(&claim.name, &claim.purpose, same) {
-            return self.fail(&Arc::clone(&claim.name), claim.purpose, Some(claim.stamp), error, now);
+            return self.refuse_claim(claim, error, now);
         }
         for key in victims {
             let left = self.residents.remove(&key);
@@ -360,17 +374,20 @@ impl State {
         let Some(entry) = self.entries.get_mut(name) else { return };
         let stamp = stamp.or(entry.change.map(|(stamp, _)| stamp));
         entry.change = None;
-        if matches!(error, RegistryError::Busy { .. } | RegistryError::DeviceMemory { .. }) {
+        if matches!(error, RegistryError::Busy { .. }) {
             entry.problem = Some(Problem::new(None, &error));
         }
+        let lacks_memory = error.lacks_memory();
         // Other errors, such as files that change again or a disk that fails, may be gone at the next look.
-        if error.is_lasting() {
+        if error.is_lasting() || lacks_memory {
             // Without a stamp, the same files are looked at again.
-            let problem = Problem::new(stamp.filter(|_| !error.may_pass()), &error);
+            let mut problem = Problem::new(stamp.filter(|_| !error.may_pass()), &error);
+            problem.until = lacks_memory.then(|| now + MEMORY_PAUSE);
             let reason = problem.reason.clone();
-            let told = error.may_pass() && entry.problem.as_ref().is_some_and(|before| before.reason == reason);
+            let may_repeat = error.may_pass() || lacks_memory;
+            let told = may_repeat && entry.problem.as_ref().is_some_and(|before| before.reason == reason);
             entry.problem = Some(problem);
-            if let Some(version) = &entry.current {
+            if let Some(version) = entry.current.as_ref().filter(|_| error.is_lasting()) {
                 self.residents.set_unreadable(&version.key, true);
             }
             if !told {
@@ -401,7 +418,7 @@ impl State {
         status.tier = Tier::Disk;
         self.retire(name);
         let entry = self.entry(name);
-        entry.withdrawn = true;
+        (entry.withdrawn, entry.deleted) = (true, order.number);
         let waiters = std::mem::take(&mut entry.waiters);
         self.effects.extend(waiters.into_iter().map(|waiter| Effect::Answer(waiter, Err(missing(name)))));
         self.effects.push(Effect::Reply(order.reply, Box::new(Ok(status))));

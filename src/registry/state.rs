@@ -72,6 +72,8 @@ pub(super) struct State {
     pub(super) root_gone: bool,
     pub(super) stopped: bool,
     pub(super) last_generation: u64,
+    /// The number of orders that were accepted.
+    orders: u64,
     /// The number of entries with a job.
     queued: usize,
     pub(super) counters: Counters,
@@ -96,6 +98,7 @@ impl State {
             root_gone: false,
             stopped: false,
             last_generation: 0,
+            orders: 0,
             queued: 0,
             counters: Counters::default(),
             updates: settings.updates,
@@ -163,8 +166,9 @@ impl State {
         Ok(Asked::Wait(answer))
     }
 
-    /// Carries out an order once the jobs before it are done.
-    pub(super) fn order(&mut self, name: &str, order: Order, now: Instant) {
+    /// Carries out an order once the orders before it are done. A `DELETE` of what is in service is carried out at once, and undoes the
+    /// `PUT`s before it.
+    pub(super) fn order(&mut self, name: &str, mut order: Order, now: Instant) {
         let fits = match self.admissible(name) {
             Ok(()) => {
                 let entry = self.entry(name);
@@ -185,6 +189,8 @@ impl State {
             self.effects.push(Effect::Reply(order.reply, Box::new(Err(error))));
             return self.prune(name, now);
         }
+        self.orders += 1;
+        order.number = self.orders;
         if matches!(order.kind, OrderKind::Delete) && self.entry(name).current.is_some() {
             // It needs no look at the disk, which may be dead.
             return self.withdraw(&Arc::from(name), order, now);
@@ -289,7 +295,7 @@ impl State {
             stamp: entry.current.as_ref().map(|version| version.stamp),
             digest: entry.current.as_ref().map(|version| version.digest),
             resident,
-            refused: entry.problem.as_ref().and_then(|problem| problem.stamp),
+            refused: entry.problem.as_ref().and_then(|problem| problem.refused(now)),
             change: entry.change,
         })
     }
@@ -312,8 +318,8 @@ impl State {
                 }
                 if let Purpose::Order(order) = purpose {
                     match order.kind {
-                        OrderKind::Describe => self.reply(name, order.reply),
-                        OrderKind::Delete | OrderKind::Put(_) => self.withdraw(name, order, now),
+                        OrderKind::Delete => self.withdraw(name, order, now),
+                        OrderKind::Describe | OrderKind::Put(_) => self.reply(name, order.reply),
                     }
                 }
             }

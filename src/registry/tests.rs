@@ -135,7 +135,7 @@ impl World {
         let (reply, answer) = oneshot::channel();
         let expected = expected.map(Expected::Generation);
         let now = self.at(at);
-        self.state.order(name, Order { kind, expected, reply }, now);
+        self.state.order(name, Order { kind, expected, reply, number: 0 }, now);
         // Nobody reads the answer, but somebody waits for it.
         std::mem::forget(answer);
         self.settle();
@@ -358,6 +358,87 @@ fn delete_overtakes_a_put_that_reads() {
     world.settle();
     assert!(matches!(&world.replies[..], [_, Err(RegistryError::Stale { found: None, .. })]));
     assert!(world.state.taken("a").is_none());
+}
+
+/// A `DELETE` is the later one, although it is done first.
+#[test]
+fn delete_undoes_the_puts_before_it() {
+    let mut world = World::new(100);
+    world.order("a", OrderKind::Put("a".into()), None, 0);
+    world.run(10, 1, 0);
+    world.order("a", OrderKind::Put("b".into()), None, 1);
+    world.order("a", OrderKind::Put("c".into()), None, 1);
+    world.order("a", OrderKind::Delete, None, 2);
+    for at in 3..6 {
+        world.run(10, 2, at);
+    }
+    assert!(
+        matches!(
+            &world.replies[..],
+            [Ok(_), Ok(_), Err(RegistryError::Deleted { .. }), Err(RegistryError::Deleted { .. })]
+        ),
+        "{:?}",
+        world.replies
+    );
+    assert!(world.state.taken("a").is_none() && world.state.is_withdrawn("a"));
+    world.order("a", OrderKind::Put("a".into()), None, 7);
+    world.run(10, 1, 7);
+    assert!(world.replies.pop().unwrap().is_ok() && world.state.taken("a").is_some());
+}
+
+/// Room that others leave is noticed, although the files stay as they are. Until then, they are not read again and again.
+#[test]
+fn updates_without_room_are_read_again_after_a_pause() {
+    let mut world = World::new(100);
+    for (name, numbers) in [("kept", 60), ("a", 30)] {
+        std::mem::forget(world.ask(name, 0));
+        world.run(numbers, 1, 0);
+        world.drop_pin(name, 0);
+    }
+    world.state.keep("kept");
+    let name: Arc<str> = "a".into();
+    let look = |world: &mut World, at| {
+        world.state.touch(&name);
+        world.tick(at);
+        // The other adapter has its turn, too.
+        world.jobs.retain(|job| *job == name);
+    };
+    look(&mut world, 1);
+    world.run(50, 2, 1);
+    assert!(world.state.snapshot("a").unwrap().problem.unwrap().contains("200 bytes"));
+    let refused = |world: &mut World, at| {
+        look(world, at);
+        let now = world.at(at);
+        let work = world.state.begin(&name, now).unwrap();
+        world.jobs.clear();
+        world.state.finish(&name, work.purpose, Ok(JobOutcome::StillRefused), now);
+        work.refused.is_some()
+    };
+    assert!(refused(&mut world, 5000));
+    assert!(!refused(&mut world, 5002));
+    world.order("kept", OrderKind::Delete, None, 5003);
+    look(&mut world, 5004);
+    world.run(50, 2, 5004);
+    let status = world.state.snapshot("a").unwrap();
+    assert_eq!((status.generation, status.problem), (Some(3), None));
+}
+
+/// The GPU is full: its memory is asked for again after a pause.
+#[test]
+fn updates_that_a_full_device_refuses_are_not_read_at_once() {
+    let mut world = World::new(100);
+    std::mem::forget(world.ask("a", 0));
+    world.run(10, 1, 0);
+    let (name, stamp): (Arc<str>, _) = ("a".into(), Stamp::of(Path::new("/nowhere")).unwrap());
+    world.state.touch(&name);
+    world.tick(1);
+    let now = world.at(1);
+    let work = world.state.begin(&name, now).unwrap();
+    let error = RegistryError::DeviceMemory { name: "a".into(), needed: 2, free: 1 };
+    world.state.finish(&name, work.purpose, Err(Failure { error, stamp: Some(stamp) }), now);
+    world.jobs.clear();
+    assert!(world.state.snapshot("a").unwrap().problem.is_some() && world.state.touched.is_empty());
+    assert!(world.state.taken("a").is_some(), "the version in memory answers");
 }
 
 /// Clients that ask for the status of an adapter again and again do not hold up those that ask for its answers.

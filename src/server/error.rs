@@ -293,7 +293,9 @@ impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match &error {
             RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. } => Self::UnknownAdapter(error),
-            RegistryError::Changed { .. } | RegistryError::Stale { .. } => Self::Conflict(error),
+            RegistryError::Changed { .. } | RegistryError::Stale { .. } | RegistryError::Deleted { .. } => {
+                Self::Conflict(error)
+            }
             RegistryError::RootGone | RegistryError::Changing { .. } | RegistryError::Slow { .. } => {
                 Self::NotReady(error)
             }
