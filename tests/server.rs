@@ -187,6 +187,9 @@ fn malformed_requests_are_refused() {
     for (body, status, error_type, part) in cases {
         assert_error(&server.classify("plain", body), status, error_type, part);
     }
+    // So many that the parser keeps no more of them.
+    let many = json!({"inputs": vec!["a"; 20_000]}).to_string();
+    assert_error(&server.classify("plain", many), 413, "TooManyTexts", "20000 texts; at most 2");
     assert_eq!(server.classify("plain", r#"{"inputs": ["a", ""]}"#).status, 200);
 }
 

@@ -218,6 +218,20 @@ impl RegistryError {
         )
     }
 
+    /// Whether it tells something about the adapter, and not only that the registry or the disk fails.
+    pub(crate) fn is_of_adapter(&self) -> bool {
+        match self {
+            Self::Invalid { error, .. } => Fault::of(error) != Fault::Machine,
+            Self::TooManyWaiters { .. }
+            | Self::TooManyLoads { .. }
+            | Self::Slow { .. }
+            | Self::RootGone
+            | Self::RootUnreadable { .. }
+            | Self::Stopped => false,
+            _ => true,
+        }
+    }
+
     /// Whether there is no room for the files until others leave memory, which no one tells.
     pub(super) fn lacks_memory(&self) -> bool {
         matches!(self, Self::NoRoom { .. } | Self::DeviceMemory { .. })

@@ -101,7 +101,7 @@ enum Round {
 }
 
 /// A request whose parts have not all been sent.
-struct Waiting<R, P> {
+pub(super) struct Waiting<R, P> {
     request: R,
     parts: VecDeque<Part<P>>,
     /// Tokens sent in this turn.
@@ -303,16 +303,25 @@ impl<K: Clone + Eq + Hash, R, P> FairQueue<K, R, P> {
         }
     }
 
-    /// Drops the requests for which `keep` is false.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&R) -> bool) {
+    /// Takes the requests out for which `keep` is false. To drop them may take time.
+    #[must_use]
+    pub(super) fn take_unless(&mut self, mut keep: impl FnMut(&R) -> bool) -> Vec<Waiting<R, P>> {
+        let mut taken = Vec::new();
         for flow in self.flows.values_mut() {
-            flow.requests.retain(|waiting| keep(&waiting.request));
+            for waiting in std::mem::take(&mut flow.requests) {
+                if keep(&waiting.request) {
+                    flow.requests.push_back(waiting);
+                } else {
+                    taken.push(waiting);
+                }
+            }
             flow.tokens = flow.requests.iter().map(Waiting::tokens).sum();
         }
         self.flows.retain(|_, flow| !flow.requests.is_empty());
         let flows = &self.flows;
         self.turns.retain(|name| flows.contains_key(name));
         self.tokens = flows.values().map(|flow| flow.tokens).sum();
+        taken
     }
 }
 

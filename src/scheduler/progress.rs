@@ -13,6 +13,8 @@ pub(super) struct Progress {
     pub(super) expected: AtomicU64,
     /// Whether the device of the forward passes is lost.
     pub(super) lost: AtomicBool,
+    /// Whether no thread runs forward passes any more.
+    pub(super) abandoned: AtomicBool,
     /// The milliseconds that the current step has taken, where that is too long, else 0.
     pub(super) stalled: AtomicU64,
 }
@@ -35,6 +37,11 @@ impl Progress {
     pub(super) fn rest(&self) {
         self.busy.store(false, Ordering::Relaxed);
         self.steps.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether no forward pass can succeed any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.lost.load(Ordering::Relaxed) || self.abandoned.load(Ordering::Relaxed)
     }
 
     /// How long the current step has taken, if that is too long.

@@ -1,6 +1,7 @@
 //! The queue of waiting requests. Its size is limited in tokens, and it is closed at shutdown.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::admission::{Admission, Candidate, Load, Refused, Throughput};
 use super::arrivals::{Arrivals, BATCH_TIME};
 use super::charge;
 use super::pipeline::Pipeline;
-use super::policy::{Budget, FairQueue, Part, QUANTUM, TURN};
+use super::policy::{Budget, FairQueue, Part, QUANTUM, TURN, Waiting};
 use super::progress::Progress;
 use super::reply::{Answer, Departures, Interest, PendingReply, ReplySlot};
 use crate::adapter::Adapter;
@@ -49,6 +50,9 @@ struct QueuedRequest {
     deadline: Option<Instant>,
     adapters: Names,
 }
+
+/// A request that left the queue without having run.
+type Forgotten = Waiting<QueuedRequest, Work>;
 
 /// The names of the pinned adapters of a request.
 type Names = Arc<[Arc<str>]>;
@@ -153,16 +157,11 @@ impl Queue {
         }
     }
 
-    /// Whether a request of `tokens` tokens would be accepted now, of the adapter of this name if one is given, else of an adapter for
-    /// which nothing waits.
-    pub(super) fn admits(
-        &self,
-        adapter: Option<&str>,
-        tokens: usize,
-        deadline: Option<Instant>,
-    ) -> Result<(), Refused> {
-        let flow = FlowKey::Name(adapter.unwrap_or_default().into());
-        self.check(&mut self.lock(), &flow, tokens, deadline)
+    /// Whether a request of `tokens` tokens for the adapter of this name would be accepted now.
+    pub(super) fn admits(&self, adapter: &str, tokens: usize, deadline: Option<Instant>) -> Result<(), Refused> {
+        // It is dropped after the lock, because it is declared before it.
+        let mut forgotten = Vec::new();
+        self.check(&mut self.lock(), &FlowKey::Name(adapter.into()), tokens, deadline, &mut forgotten)
     }
 
     fn check(
@@ -171,6 +170,7 @@ impl Queue {
         flow: &FlowKey,
         tokens: usize,
         deadline: Option<Instant>,
+        forgotten: &mut Vec<Forgotten>,
     ) -> Result<(), Refused> {
         if !state.open {
             return Err(Refused::Draining);
@@ -179,8 +179,9 @@ impl Queue {
         let time = deadline.map(|deadline| deadline.saturating_duration_since(now));
         let check = |state: &State| self.admission.check(&state.load(), &state.candidate(flow, tokens, time));
         check(state).or_else(|refused| {
-            let forgot = state.forget(&self.departures, now);
-            if forgot { check(state) } else { Err(refused) }
+            let Some(left) = state.forget(&self.departures, now) else { return Err(refused) };
+            *forgotten = left;
+            check(state)
         })
     }
 
@@ -196,10 +197,12 @@ impl Queue {
         let adapters: Names = names.into_iter().map(|(_, name)| name).collect();
         let deadline = request.deadline;
 
+        // It is dropped after the lock, because it is declared before it.
+        let mut forgotten = Vec::new();
         let mut state = self.lock();
         // The fullest flow, so that a request gains nothing by asking another adapter as well. The first one of equals.
         if let Some(flow) = flows.into_iter().rev().max_by_key(|flow| state.waiting.held(flow)) {
-            self.check(&mut state, &flow, tokens, deadline)?;
+            self.check(&mut state, &flow, tokens, deadline, &mut forgotten)?;
             state.earliest = state.earliest.into_iter().chain(deadline).min();
             let (reply, parts, answer) = self.parts(request, groups, &adapters);
             state.arrivals.note(flow.clone(), Instant::now());
@@ -239,7 +242,11 @@ impl Queue {
         loop {
             if state.running.len() < self.pipeline.passes {
                 let now = Instant::now();
-                state.forget(&self.departures, now);
+                if let Some(forgotten) = state.forget(&self.departures, now).filter(|forgotten| !forgotten.is_empty()) {
+                    drop(state);
+                    drop(forgotten);
+                    state = self.lock();
+                }
                 let (entries, run) = state.take(max_tokens, &self.pipeline, now);
                 if !entries.is_empty() {
                     // The watchdog watches the oldest batch.
@@ -290,8 +297,10 @@ impl Queue {
 
     /// Fails all requests that wait, when there is nobody to run them.
     pub(super) fn abandon(&self) {
+        self.progress.abandoned.store(true, Ordering::Relaxed);
         self.close();
-        self.lock().waiting.retain(|_| false);
+        let left = self.lock().waiting.take_unless(|_| false);
+        drop(left);
         self.progress.rest();
     }
 
@@ -384,15 +393,16 @@ impl State {
         (work.into_iter().flat_map(|work| work.entries).collect(), run)
     }
 
-    /// Drops requests whose client went away, requests that have failed, and requests whose deadline has passed. It looks for them only
-    /// if there are any. Returns whether it looked.
-    fn forget(&mut self, departures: &Departures, now: Instant) -> bool {
+    /// Takes out requests whose client went away, requests that have failed, and requests whose deadline has passed. It looks for them
+    /// only if there are any, and returns `None` if it did not look. The caller drops them once the state is unlocked: the pin of an
+    /// adapter that was replaced frees the adapter's memory.
+    fn forget(&mut self, departures: &Departures, now: Instant) -> Option<Vec<Forgotten>> {
         let departed = departures.take();
         if !departed && self.earliest.is_none_or(|earliest| now < earliest) {
-            return false;
+            return None;
         }
         let (mut expired, mut withdrawn, mut earliest) = (0, 0, None);
-        self.waiting.retain(|QueuedRequest { reply, deadline, .. }| match reply.interest() {
+        let forgotten = self.waiting.take_unless(|QueuedRequest { reply, deadline, .. }| match reply.interest() {
             Interest::Answered => false,
             // A client may have given up for the same reason.
             _ if deadline.is_some_and(|deadline| deadline <= now) => {
@@ -401,6 +411,7 @@ impl State {
                 false
             }
             Interest::Withdrawn => {
+                reply.withdraw();
                 withdrawn += 1;
                 false
             }
@@ -412,6 +423,6 @@ impl State {
         self.earliest = earliest;
         self.expired += expired;
         self.withdrawn += withdrawn;
-        true
+        Some(forgotten)
     }
 }

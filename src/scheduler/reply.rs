@@ -177,6 +177,11 @@ impl PendingReply {
         self.lock().send(Err(Failed::Expired(now.saturating_duration_since(self.accepted))));
     }
 
+    /// Nobody waits for the answer. Otherwise each row that is dropped without logits would count as a departure.
+    pub(super) fn withdraw(&self) {
+        self.lock().sender = None;
+    }
+
     /// Locks the state, even after a panic: no statement leaves the state inconsistent.
     fn lock(&self) -> MutexGuard<'_, ReplyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

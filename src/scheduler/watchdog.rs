@@ -2,7 +2,8 @@
 //!
 //! Such a pass cannot be interrupted. The watchdog logs the stacks of all threads, which tell where they stand, and lets
 //! [`super::Scheduler::stalled`] tell, so that health checks fail. If the pass does not end within a further grace, the watchdog calls
-//! the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process. It does the same once the device is lost.
+//! the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process. It does the same once the device is lost,
+//! or no thread runs passes any more.
 //!
 //! The watchdog's own thread takes no lock, allocates no memory and writes no log, because the allocator or the log may be what stands
 //! still. A second thread logs.
@@ -137,11 +138,11 @@ fn watch(
     // Whether the last look gave the pass up. It may still have ended before the next one.
     let mut hopeless = false;
     let call = || callback.get().into_iter().for_each(|callback| callback());
-    let mut lost = false;
+    let mut over = false;
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
         // The worker has logged the error.
-        if !lost && progress.lost.load(Ordering::Relaxed) {
-            lost = true;
+        if !over && progress.is_over() {
+            over = true;
             call();
         }
         let verdict = watch.look(progress, stall_timeouts, tick);
@@ -208,6 +209,28 @@ mod tests {
         progress.rest();
         assert_eq!((look(1), progress.stalled()), (Some(Verdict::Fine), None));
     }
+
+    #[test]
+    fn end_of_the_last_worker_is_given_up_once() {
+        let stall_timeouts = StallTimeouts { least: Duration::from_millis(10), ..StallTimeouts::default() };
+        let (progress, callback) = (Progress::default(), OnceLock::new());
+        let (called, calls) = channel();
+        let call: Callback = Box::new(move || assert!(called.send(()).is_ok()));
+        let _ = callback.set(call);
+        let (stop, stopped) = channel();
+        let (reports, _received) = sync_channel(2);
+        thread::scope(|scope| {
+            let (progress, stall_timeouts, callback) = (&progress, &stall_timeouts, &callback);
+            let watching = scope.spawn(move || watch(progress, stall_timeouts, &stopped, &reports, callback));
+            assert_eq!(calls.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
+            progress.abandoned.store(true, Ordering::Relaxed);
+            assert_eq!(calls.recv(), Ok(()));
+            assert_eq!(calls.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
+            drop(stop);
+            assert!(watching.join().is_ok());
+        });
+    }
+
     #[test]
     fn pass_that_ends_once_it_is_given_up_ends_nothing() {
         // It is given up as soon as it has taken a second. The next look is a second later.

@@ -108,21 +108,13 @@ impl Scheduler {
         self.queue.push(request.into())
     }
 
-    /// Whether a request of at least `tokens` tokens could be accepted now, if nothing waits for its adapter. It is asked before a
-    /// request's texts are tokenized.
+    /// Whether a request of at least `tokens` tokens for the adapter of this name could be accepted now. It is asked before a request's
+    /// texts are tokenized.
     ///
     /// # Errors
     /// As [`Scheduler::submit`].
-    pub fn admits(&self, tokens: usize) -> Result<(), Refused> {
-        self.queue.admits(None, tokens, None)
-    }
-
-    /// [`Scheduler::admits`] for the adapter of this name and a request with this deadline.
-    ///
-    /// # Errors
-    /// As [`Scheduler::submit`].
-    pub fn admits_for(&self, adapter: &str, tokens: usize, deadline: Option<Instant>) -> Result<(), Refused> {
-        self.queue.admits(Some(adapter), tokens, deadline)
+    pub fn admits(&self, adapter: &str, tokens: usize, deadline: Option<Instant>) -> Result<(), Refused> {
+        self.queue.admits(adapter, tokens, deadline)
     }
 
     /// The number of tokens in the queue.
@@ -137,7 +129,7 @@ impl Scheduler {
         self.queue.waiting()
     }
 
-    /// The names of the adapters of the batch that runs, in order. Only pins tell names.
+    /// The names of the adapters of the batches that run, in order. Only pins tell names.
     #[must_use]
     pub fn running(&self) -> Vec<Arc<str>> {
         self.queue.running()
@@ -174,8 +166,14 @@ impl Scheduler {
         move || queue.progress.lost.store(true, Ordering::Relaxed)
     }
 
-    /// Sets what happens once a stalled forward pass is given up, or the device is lost. A pass cannot be interrupted, and a device not
-    /// be opened again, so that only the end of the process helps. Only the first call counts.
+    /// Whether no thread runs forward passes any more: one that ended by a panic could not be replaced.
+    #[must_use]
+    pub fn abandoned(&self) -> bool {
+        self.queue.progress.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Sets what happens once a stalled forward pass is given up, the device is lost, or no thread runs passes any more. A pass cannot be
+    /// interrupted, and a device not be opened again, so that only the end of the process helps. Only the first call counts.
     pub fn on_stall(&self, callback: impl Fn() + Send + Sync + 'static) {
         self.watchdog.on_stall(Box::new(callback));
     }

@@ -98,7 +98,6 @@ pub(super) async fn bare(
 /// The parsed body of `POST /classify`, by its shape.
 enum Bare {
     Several(ClassifyRequest),
-    /// With whether the request is for one text.
     Router(ClassifyRequest),
     Vllm(ClassifyRequest),
 }

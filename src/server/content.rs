@@ -20,20 +20,26 @@ pub(super) struct Content {
     bytes: Vec<u8>,
     /// The permit for the bytes, which they have until they are parsed, whatever becomes of their request.
     permit: Option<Arc<Permit>>,
+    /// The maximum number of texts of a request.
+    most_texts: usize,
 }
 
 impl FromRequest<Arc<App>> for Content {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        let limit = app.config().payload_limit;
+        let (limit, most_texts) = (app.config().payload_limit, app.config().max_client_batch_size);
         let is_gzip = is_gzip(&request)?;
         let permit = request.extensions().get::<Arc<Permit>>().cloned();
         let bytes = body::read(request.into_body(), app.config()).await?;
         if !is_gzip {
-            return Ok(Self { bytes, permit });
+            return Ok(Self { bytes, permit, most_texts });
         }
-        blocking(move || unpack(&bytes, limit, permit.as_deref()).map(|bytes| Self { bytes, permit })).await?
+        blocking(move || {
+            let bytes = unpack(&bytes, limit, permit.as_deref())?;
+            Ok(Self { bytes, permit, most_texts })
+        })
+        .await?
     }
 }
 
@@ -41,16 +47,20 @@ impl FromRequest<Arc<App>> for Content {
 const LARGE: usize = 64 * 1024;
 
 impl Content {
-    /// Parses the body: a small one at once, a large one on a thread for blocking work.
+    /// Parses the body: a small one at once, a large one on a thread for blocking work. The error for a list that is longer than any
+    /// server allows tells this server's limit.
     pub(super) async fn parse<T: Send + 'static>(
         self,
         parse: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        if self.bytes.len() <= LARGE {
-            return parse(&self.bytes);
+        let Self { bytes, permit, most_texts } = self;
+        let parse = move |bytes: &[u8]| parse(bytes).map_err(|error| error.with_limit(most_texts));
+        if bytes.len() <= LARGE {
+            return parse(&bytes);
         }
         blocking(move || {
-            let Self { bytes, permit: _permit } = self;
+            // The thread that parses holds the permit, because it continues after its request has timed out.
+            let _permit = permit;
             parse(&bytes)
         })
         .await?

@@ -107,6 +107,9 @@ pub enum ApiError {
     /// The device of the forward passes is lost. Only the health check tells.
     #[error("the device is lost; the server's log has the cause")]
     DeviceLost,
+    /// No thread runs forward passes any more. Only the health check tells.
+    #[error("no thread runs forward passes any more; the server's log has the cause")]
+    WorkerLost,
     /// The request was not answered within `--request-timeout`, or before its own deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -140,8 +143,18 @@ impl ApiError {
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "Draining"),
             Self::Stalled(_) => (StatusCode::SERVICE_UNAVAILABLE, "Stalled"),
             Self::DeviceLost => (StatusCode::SERVICE_UNAVAILABLE, "DeviceLost"),
+            Self::WorkerLost => (StatusCode::SERVICE_UNAVAILABLE, "WorkerLost"),
             Self::TimedOut(_) => (StatusCode::SERVICE_UNAVAILABLE, "TimedOut"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
+        }
+    }
+
+    /// The same with this server's limit of texts, which a parser does not know.
+    pub(super) fn with_limit(self, limit: usize) -> Self {
+        match self {
+            Self::TooManyTexts { texts, .. } => Self::TooManyTexts { texts, limit },
+            Self::TooManyAdapters { adapters, .. } => Self::TooManyAdapters { adapters, limit },
+            error => error,
         }
     }
 

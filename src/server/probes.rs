@@ -22,7 +22,7 @@ pub(super) struct Health {
     get, path = "/health", tag = "server", security(()),
     responses(
         (status = 200, description = "It runs", body = Health),
-        (status = 503, description = "A forward pass has taken many times what it should, or the device is lost", body = ErrorBody)
+        (status = 503, description = "A forward pass has taken many times what it should, or none can run any more", body = ErrorBody)
     )
 )]
 pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
@@ -35,9 +35,8 @@ fn computes(app: &App) -> Result<(), ApiError> {
     if app.scheduler().device_lost() {
         return Err(ApiError::DeviceLost);
     }
-    // Only its own threads can have closed the queue then: one of them could not be started again.
-    if app.scheduler().is_draining() && !app.is_draining() {
-        return Err(ApiError::Unavailable("no thread runs forward passes any more".into()));
+    if app.scheduler().abandoned() {
+        return Err(ApiError::WorkerLost);
     }
     app.scheduler().stalled().map_or(Ok(()), |time| Err(ApiError::Stalled(time)))
 }
@@ -64,7 +63,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, A
     get, path = "/v2/health/live", tag = "server", security(()),
     responses(
         (status = 200, description = "It runs", body = Health),
-        (status = 503, description = "A forward pass has taken many times what it should, or the device is lost", body = ErrorBody)
+        (status = 503, description = "A forward pass has taken many times what it should, or none can run any more", body = ErrorBody)
     )
 )]
 pub(super) async fn live(app: State<Arc<App>>) -> Result<Json<Health>, ApiError> {

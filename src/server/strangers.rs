@@ -53,6 +53,14 @@ impl Strangers {
         }
     }
 
+    /// Notes that a look-up told nothing, for example because the disk fails. A stranger stays one, and is looked up again later.
+    pub(super) fn keep(&self, name: &str, now: Instant) {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stranger) = names.get_mut(name) {
+            *stranger = Stranger { since: now, asked: false };
+        }
+    }
+
     /// Notes whether a name that was looked up is a stranger.
     pub(super) fn note(&self, name: &str, is_stranger: bool, now: Instant) {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +84,12 @@ mod tests {
         assert_eq!(strangers.known("a", start + KNOWN_FOR / 2), Known::Stranger);
         assert_eq!(strangers.known("a", start + KNOWN_FOR), Known::Old);
         assert_eq!(strangers.known("a", start + 9 * KNOWN_FOR), Known::Stranger, "one request looks it up");
+        strangers.keep("a", start + 9 * KNOWN_FOR);
+        assert_eq!(strangers.known("a", start + 9 * KNOWN_FOR), Known::Stranger, "the disk fails");
+        assert_eq!(strangers.known("a", start + 10 * KNOWN_FOR), Known::Old);
         strangers.note("a", false, start);
+        assert_eq!(strangers.known("a", start), Known::Nothing);
+        strangers.keep("a", start);
         assert_eq!(strangers.known("a", start), Known::Nothing);
         for i in 0..2 * MOST.get() {
             strangers.note(&i.to_string(), true, start);

@@ -16,8 +16,8 @@ fn full_queue_refuses_at_once_until_there_is_room() {
         Refused::Overloaded { queued: 8, tokens: 3, limit: 10, retry_after: Duration::from_secs(1) },
         "nothing is known of the speed yet"
     );
-    assert_eq!(scheduler.admits(3).unwrap_err(), refused);
-    scheduler.admits(2).unwrap();
+    assert_eq!(scheduler.admits("", 3, None).unwrap_err(), refused);
+    scheduler.admits("", 2, None).unwrap();
     gate.pass();
     assert_eq!(gate.began(), [2]);
     let accepted = scheduler.submit(vec![row(4, 3, &a)]).unwrap();

@@ -116,7 +116,7 @@ fn request_pins_its_adapters_until_it_is_answered() {
     let pin = registry.get("a").unwrap();
     let second = scheduler.submit(Request { rows: vec![row(8, 3, pin.adapter())], pins: vec![pin], deadline: None });
     assert_eq!(scheduler.waiting(), [("a".into(), 1)]);
-    assert_eq!(scheduler.admits_for("b", 1000 - 3, None), Ok(()));
+    assert_eq!(scheduler.admits("b", 1000 - 3, None), Ok(()));
     drop(second);
     assert!(matches!(registry.get("b"), Err(RegistryError::Busy { .. })), "the batch that runs holds it");
     gate.pass();

@@ -165,7 +165,7 @@ fn requests_of_disconnected_clients_do_not_run() {
         drop(stream);
         wait_until(|| {
             // A request that does not fit makes the queue drop the requests of clients that went away.
-            let _ = server.app.scheduler().admits(usize::MAX);
+            let _ = server.app.scheduler().admits("", usize::MAX, None);
             server.app.scheduler().queued_tokens() == 0
         });
         gate.open();

@@ -56,6 +56,9 @@ async fn look_up(app: &Arc<App>, name: &str) -> Result<Option<Pin>, RegistryErro
         Err(RegistryError::NotFound { .. } | RegistryError::OutsideRoot { .. }) => Ok(None),
         found => found.map(Some),
     };
-    app.strangers().note(name, matches!(found, Ok(None)), Instant::now());
+    match &found {
+        Err(error) if !error.is_of_adapter() => app.strangers().keep(name, Instant::now()),
+        found => app.strangers().note(name, matches!(found, Ok(None)), Instant::now()),
+    }
     found
 }

@@ -66,7 +66,7 @@ pub(super) async fn run(
     let pins = pin_all(app, adapters).await?;
     check_answer(texts.len(), &pins, scoring)?;
     // A full queue refuses the request before it is tokenized. Each text counts as one token here, which is the least that it can have.
-    app.scheduler().admits_for(pins[0].name(), texts.len(), deadline.0)?;
+    app.scheduler().admits(pins[0].name(), texts.len(), deadline.0)?;
     let begun = Instant::now();
     let limit = Limit { max_length, truncate: truncate.unwrap_or(app.config().auto_truncate), side };
     let encoded = tokenize(app, texts, limit).await?;
