@@ -83,7 +83,8 @@ pub struct Config {
     #[arg(long, env = "POLYRANK_BODY_MEMORY", value_name = "BYTES", default_value = "32MiB", value_parser = bytes,
           help_heading = "Limits")]
     pub body_memory: usize,
-    /// Time limit for reading a request's head, for answering it, and for the client to take the answer: 30s, 500ms, 2m
+    /// Time limit for reading a request's head, for answering it, and for the client to take the answer, with a second more for each
+    /// 64 KiB of it: 30s, 500ms, 2m
     #[arg(long, env = "POLYRANK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration,
           help_heading = "Limits")]
     pub request_timeout: Duration,

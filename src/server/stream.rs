@@ -16,6 +16,10 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+/// How many bytes a second a client must take of a long answer. Otherwise clients that take a little of it again and again would hold the
+/// memory of their answers for hours.
+const LEAST_RATE: usize = 64 * 1024;
+
 /// The limits of all connections.
 #[derive(Clone)]
 pub(super) struct Limits {
@@ -23,7 +27,7 @@ pub(super) struct Limits {
     pub(super) head: Duration,
     /// How long a connection may be idle between two requests.
     pub(super) idle: Duration,
-    /// How long a client may take no bytes of its answer.
+    /// How long a client may take no bytes of its answer. For all of it, it has this time and a second for each [`LEAST_RATE`] bytes.
     pub(super) write: Duration,
     /// Set once connections without a request are closed.
     pub(super) closing: Arc<AtomicBool>,
@@ -88,6 +92,8 @@ pub(super) struct Stream<S> {
     timer: Pin<Box<Sleep>>,
     /// Since when a write waits: its deadline, and a timer for it.
     blocked: Option<Pin<Box<Sleep>>>,
+    /// Since when an answer is written, and how many bytes of it the client has taken.
+    answer: Option<(Instant, usize)>,
     /// Whether the first line of the head was received.
     line: bool,
     /// The answer to a request that is not HTTP, and how much of it is written.
@@ -98,7 +104,8 @@ impl<S> Stream<S> {
     pub(super) fn new(inner: S, limits: Limits) -> Self {
         let deadline = Instant::now() + limits.head;
         let timer = Box::pin(tokio::time::sleep_until(deadline));
-        Self { inner, limits, phase: Phase::default(), deadline, timer, blocked: None, line: false, refusal: None }
+        let phase = Phase::default();
+        Self { inner, limits, phase, deadline, timer, blocked: None, answer: None, line: false, refusal: None }
     }
 
     /// The connection's phase, for its service.
@@ -145,18 +152,22 @@ impl<S> Stream<S> {
 
     /// The result of a write, which must not wait for too long.
     fn wrote(&mut self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if result.is_pending() {
-            let limit = self.limits.write;
-            let timer = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let limit = self.limits.write;
+        let (since, taken) = self.answer.get_or_insert_with(|| (Instant::now(), 0));
+        let Poll::Ready(result) = result else {
+            let latest = *since + limit + Duration::from_secs((*taken / LEAST_RATE) as u64);
+            let by = || latest.min(Instant::now() + limit);
+            let timer = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by())));
             ready!(timer.as_mut().poll(context));
             return Poll::Ready(Err(ErrorKind::TimedOut.into()));
-        }
+        };
+        *taken += result.as_ref().map_or(0, |bytes| *bytes);
         self.blocked = None;
         if self.phase.get() == IDLE {
             // The answer has further parts.
             self.deadline = Instant::now() + self.limits.idle;
         }
-        result
+        Poll::Ready(result)
     }
 }
 
@@ -178,7 +189,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
             } else {
                 self.phase.set(HEAD);
                 self.deadline = Instant::now() + self.limits.head;
-                self.line = false;
+                (self.line, self.answer) = (false, None);
             }
         }
         if self.phase.get() == HEAD {
@@ -297,6 +308,49 @@ mod tests {
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// A client that takes 50 bytes every 30 milliseconds.
+    struct SlowClient(Pin<Box<Sleep>>);
+
+    impl SlowClient {
+        fn new() -> Self {
+            Self(Box::pin(tokio::time::sleep(SHORT * 3 / 10)))
+        }
+    }
+
+    impl AsyncWrite for SlowClient {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            ready!(self.0.as_mut().poll(context));
+            *self = Self::new();
+            Poll::Ready(Ok(50))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// No single wait is too long, but all of them together are.
+    #[tokio::test]
+    async fn answer_that_is_taken_bit_by_bit_ends_in_time() {
+        let limits = Limits { head: LONG, idle: LONG, write: SHORT, closing: Arc::default() };
+        let mut stream = Stream::new(SlowClient::new(), limits);
+        stream.phase().answer();
+        let (begun, mut bytes) = (Instant::now(), 0);
+        let error = loop {
+            match poll_fn(|context| Pin::new(&mut stream).poll_write(context, &[1; 1000])).await {
+                Ok(taken) => bytes += taken,
+                Err(error) => break error,
+            }
+            assert!(begun.elapsed() < LONG);
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(bytes > 0 && begun.elapsed() >= SHORT, "{bytes}");
     }
 
     async fn read(stream: &mut Stream<Client>) -> io::Result<()> {
