@@ -83,8 +83,8 @@
 //! - A site of rank 0 costs nothing and is bit-identical to the base.
 //! - What no head reads is not computed: after the last layer's attention, only a text's first token is kept, unless its head reads others.
 //! - An encoder is shared and never changed. Everything that varies comes from [`encoder::Hooks`].
-//! - An operation owns the memory that it writes: no tensor changes once it exists. [`ops::of`] decides which form of an operation runs,
-//!   by the backend with which the engine was opened.
+//! - An operation owns the memory that it writes: no tensor changes once it exists, but for variables in training. [`ops::of`] decides
+//!   which form of an operation runs, by the backend with which the engine was opened.
 //! - On the CPU, frozen f32 weights are used in the mapped file and never copied. Prepacked weights are mapped from the cache, so that
 //!   processes share them.
 //! - On the CPU, a precision applies only to the base's products: deltas, norms, attention and heads are f32. On a GPU, activations,

@@ -20,7 +20,7 @@ use super::{BaseArgs, Failure, no_adapter};
 
 /// The maximum number of tokens in a batch.
 const BATCH_TOKENS: usize = 16384;
-/// The maximum number of texts in memory, so that memory does not grow with the file.
+/// The maximum number of texts that are read ahead, and of those that wait for a batch, so that memory does not grow with the file.
 const TEXTS_AT_ONCE: usize = 1024;
 
 #[derive(Debug, Args)]

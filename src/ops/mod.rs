@@ -2,7 +2,8 @@
 //! kernel; the GPU's kernel.
 //!
 //! [`Ops`] lists the operations. A form that does not override a method runs the reference for it. Only [`of`] chooses the form. An
-//! operation returns new tensors and never changes its inputs.
+//! operation returns new tensors and never changes its inputs. Training has two exceptions: [`Ops::assign`] sets variables, and the
+//! gradients of low-rank factors are added up in memory of their own.
 //!
 //! | folder | operation |
 //! | --- | --- |

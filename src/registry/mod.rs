@@ -1,7 +1,7 @@
 //! Adapters by name: found in a folder, loaded on first use, kept within a budget of bytes, and replaced when their files change.
 //!
-//! A request for an adapter in memory takes one lock and makes no system call. Everything that waits for the disk runs on threads of
-//! the registry's own, so that a dead volume holds up nothing else.
+//! A request for an adapter in memory takes no lock but the state's, which nobody holds for long, and makes no system call. Everything
+//! that waits for the disk runs on threads of the registry's own, so that a dead volume holds up nothing else.
 //!
 //! | file | idea |
 //! | --- | --- |

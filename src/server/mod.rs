@@ -82,7 +82,7 @@ pub async fn run(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Out
     let Ok(()) = serve::<Infallible>(listener, &config, ready(Ok(app)), shutdown).await;
 }
 
-/// Serves until `shutdown` ends. Until `opening` gives the app, `/health` answers 200, and everything else 503.
+/// Serves until `shutdown` ends. Until `opening` gives the app, `/health` and its alias answer 200, and everything else 503.
 ///
 /// After `shutdown`, `/ready` answers 503 for `--shutdown-delay` while everything else goes on. Then new requests get 503, and requests
 /// that were accepted before are answered. This takes at most `--request-timeout` and a second, whatever clients and threads for blocking

@@ -135,6 +135,10 @@ impl Tile<'_> {
 
 /// Computes the sums of a fixed number of rows. The arguments: x, the panel, how many words further to prefetch, the number of
 /// groups, the sums.
+///
+/// # Safety
+/// x is `[R, groups]` and the panel `[groups, COLUMNS]`, both of words that may be read. The machine has the features of the loop, which
+/// [`Kernel::of`] checks. What is prefetched may be anywhere. All loops here have this contract.
 type Run = unsafe fn(*const u32, *const u32, usize, usize, &mut Sums);
 
 /// The loop for one width of vectors.

@@ -27,7 +27,7 @@ pub(super) struct Snapshot {
     pub(super) queued_tokens_limit: usize,
     /// How long the forward pass has taken, if that is many times what it should.
     pub(super) stalled: Option<Duration>,
-    /// Adapters of the batch that runs.
+    /// Adapters of the batches that run.
     pub(super) running: Vec<Arc<str>>,
     /// Adapters with requests in the queue.
     pub(super) waiting: Vec<Arc<str>>,
