@@ -79,7 +79,8 @@ impl Hyperparameters {
             ProblemType::MultiLabelClassification => MOST_EPOCHS_OF_SEVERAL,
             ProblemType::SingleLabelClassification | ProblemType::Regression => MOST_EPOCHS,
         };
-        let epochs = (STEPS * batch_size).div_ceil(rows.max(1)).clamp(3, most);
+        // A caller's size may be the product of two settings, each of which may be large.
+        let epochs = STEPS.saturating_mul(batch_size).div_ceil(rows.max(1)).clamp(3, most);
         let narrow = (384.0 / hidden.max(1) as f64).min(1.0);
         let rate = rates.narrow * narrow;
         let lr = match rows {
@@ -144,6 +145,7 @@ mod tests {
         assert_eq!(of(67_349, 1024), (3, 32, 3.75e-4));
         assert_eq!(of(0, 384).0, 20);
         assert_eq!(Hyperparameters::new(5000, ONE, 384, Some(64), PeakRates::LORA).epochs, 13);
+        assert_eq!(Hyperparameters::new(5000, ONE, 384, Some(usize::MAX), PeakRates::LORA).epochs, 20);
         assert_eq!(Hyperparameters::new(5749, ProblemType::Regression, 384, None, PeakRates::LORA).lr, 1e-3);
         assert_eq!(Hyperparameters::new(8551, ONE, 384, None, PeakRates::ADALORA).lr, 5e-3);
         assert_eq!(Hyperparameters::new(67_349, ONE, 768, None, PeakRates::FULL).lr, 5e-5);

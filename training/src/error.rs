@@ -37,6 +37,60 @@ pub enum Error {
     /// Settings are invalid, or contradict each other.
     #[error("{0}")]
     Settings(String),
+    /// The data has another number of labels than the adapter.
+    #[error("the adapter has {adapter} labels, but the data has {data}")]
+    LabelCount {
+        /// The number of the adapter's labels.
+        adapter: usize,
+        /// The number of the data's labels.
+        data: usize,
+    },
+    /// The data has other labels than the adapter.
+    #[error("labels differ: the adapter has {adapter:?}, the data has {data:?}")]
+    LabelNames {
+        /// The adapter's labels.
+        adapter: Vec<String>,
+        /// The data's labels.
+        data: Vec<String>,
+    },
+    /// It is not known whether the numbers in the data are ids or the adapter's names of labels, which are given.
+    #[error(
+        "the labels of the data are whole numbers, which may be ids or the adapter's names {0:?}; labels.txt with these names decides"
+    )]
+    LabelNumbers(Vec<String>),
+    /// A folder has no finished runs to report on.
+    #[error("{0}: expected finished runs, found none")]
+    NoFinishedRuns(PathBuf),
+    /// A file that a report would replace is not of a report.
+    #[error("{0} exists, and is not of a report")]
+    NotOfReport(PathBuf),
+    /// A folder is no checkpoint.
+    #[error("{dir} is not a checkpoint: expected the folder checkpoint-N of a run{}", such_as(.last.as_deref()))]
+    NotCheckpoint {
+        /// The folder.
+        dir: PathBuf,
+        /// The last checkpoint of the run in the folder, if there is one.
+        last: Option<PathBuf>,
+    },
+    /// A folder holds something else than an adapter.
+    #[error("{dir}: {instead}")]
+    NotAdapter {
+        /// The folder.
+        dir: PathBuf,
+        /// What it is instead, as a hint for the user.
+        instead: String,
+    },
+    /// A result could not be encoded as JSON.
+    #[error("{what}: {source}")]
+    Json {
+        /// The result in words.
+        what: String,
+        /// The encoder's error.
+        source: serde_json::Error,
+    },
+    /// A table could not be encoded as CSV.
+    #[error("CSV: {0}")]
+    Csv(csv::Error),
     /// The output folder of a command that replaces nothing is not empty.
     #[error("{0} is not empty")]
     NotEmpty(PathBuf),
@@ -200,10 +254,20 @@ impl Error {
         |source| Self::Io { path: path.to_owned(), source }
     }
 
+    /// Makes the error of a result that could not be encoded as JSON from the encoder's error.
+    pub fn json(what: &str) -> impl FnOnce(serde_json::Error) -> Self + '_ {
+        move |source| Self::Json { what: what.to_owned(), source }
+    }
+
     /// The error of a malformed file.
     pub fn malformed(path: &Path, reason: impl ToString) -> Self {
         Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
     }
+}
+
+/// A hint at a checkpoint.
+fn such_as(last: Option<&Path>) -> String {
+    last.map(|last| format!(", such as {}", last.display())).unwrap_or_default()
 }
 
 /// The error of a flag, or of a setting that the flag stands for, with another value than one that is `expected`.

@@ -93,11 +93,15 @@ impl Parameters {
 /// # Errors
 /// The forward pass fails, or logits are not finite, so that no metric is defined.
 pub fn logits(engine: &Engine, export: &Export, texts: &[Encoded]) -> Result<Vec<Vec<f32>>, Error> {
-    let mut all = match export {
-        Export::Adapter(adapter) => as_served(engine, &Arc::new(adapter.clone()), texts)?,
-        Export::Model(model) => with_hooks(engine, model, &model.head, texts)?,
-        Export::Bottlenecks(bottlenecks) => with_hooks(engine, bottlenecks, &bottlenecks.head, texts)?,
-    };
+    match export {
+        Export::Adapter(adapter) => finite(as_served(engine, &Arc::new(adapter.clone()), texts)?),
+        Export::Model(model) => with_hooks(engine, model, &model.head, texts),
+        Export::Bottlenecks(bottlenecks) => with_hooks(engine, bottlenecks, &bottlenecks.head, texts),
+    }
+}
+
+/// The logits of all texts, if they are finite.
+fn finite(mut all: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, Error> {
     match all.iter().position(|logits| logits.iter().any(|logit| !logit.is_finite())) {
         Some(text) => Err(Error::NotFinite { text: text + 1, logits: all.swap_remove(text) }),
         None => Ok(all),
@@ -123,7 +127,10 @@ fn as_served(engine: &Engine, adapter: &Arc<Adapter>, texts: &[Encoded]) -> Resu
 }
 
 /// The logits from a forward pass with these hooks and this head, in micro-batches.
-fn with_hooks(
+///
+/// # Errors
+/// As [`logits`].
+pub(crate) fn with_hooks(
     engine: &Engine,
     hooks: &(dyn Hooks + Sync),
     head: &Head,
@@ -138,12 +145,12 @@ fn with_hooks(
     let cut = |tokens| micro_batches::divide(&lengths, lengths.iter().sum::<usize>().div_ceil(tokens));
     if !engine.backend().on_host() {
         let parts = cut(BATCH_TOKENS[1]).into_iter().map(|rows| run(&texts[rows]));
-        return Ok(parts.collect::<Result<Vec<_>, _>>()?.concat());
+        return finite(parts.collect::<Result<Vec<_>, _>>()?.concat());
     }
     let cuts = cut(2 * micro_batches::TOKENS);
     let workers = Workers::new(usize::MAX)?;
     let parts = workers.map(cuts.len(), |i| run(&texts[cuts[i].clone()]));
-    Ok(parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+    finite(parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// The metrics of `export` on a split of `data`. Texts are truncated to `max_length` tokens or, as in serving, to the base's maximum.
@@ -160,8 +167,7 @@ pub fn evaluate(
     let examples = data.split(split)?;
     let outputs = &export.info().labels;
     if outputs.len() != data.labels.len() {
-        let (adapter, data) = (outputs.len(), data.labels.len());
-        return Err(Error::Settings(format!("the adapter has {adapter} labels, but the data has {data}")));
+        return Err(Error::LabelCount { adapter: outputs.len(), data: data.labels.len() });
     }
     let (places, warning) = places(&data.labels, outputs)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
@@ -191,10 +197,7 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
     let nameless = |names: &[String]| names.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
     let numbers = || adapter.iter().map(|name| name.parse::<usize>()).collect::<Result<Vec<_>, _>>();
     if data.len() > 1 && nameless(data) && numbers().is_ok_and(|names| !names.into_iter().eq(0..data.len())) {
-        return Err(Error::Settings(format!(
-            "the labels of the data are whole numbers, which may be ids or the adapter's names {adapter:?}; labels.txt with these names \
-             decides"
-        )));
+        return Err(Error::LabelNumbers(adapter.to_vec()));
     }
     if data.len() == 1 || (places.iter().all(Option::is_none) && (nameless(data) || nameless(adapter))) {
         let guessed = data.len() > 1 && nameless(adapter) && !nameless(data);
@@ -210,7 +213,6 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
         return Ok(((0..data.len()).collect(), warning));
     }
     let places = places.into_iter().collect::<Option<Vec<usize>>>();
-    let places = places
-        .ok_or_else(|| Error::Settings(format!("labels differ: the adapter has {adapter:?}, the data has {data:?}")))?;
+    let places = places.ok_or_else(|| Error::LabelNames { adapter: adapter.to_vec(), data: data.to_vec() })?;
     Ok((places, None))
 }

@@ -104,7 +104,7 @@ pub fn read(dir: &Path, engine: &Engine) -> Result<Export, Error> {
         return Ok(Export::Bottlenecks(bottlenecks::read(dir, engine)?));
     }
     engine.load_adapter(dir).map(Export::Adapter).map_err(|error| match polyrank::adapter::instead(dir) {
-        Some(instead) => Error::Settings(format!("{}: {instead}", dir.display())),
+        Some(instead) => Error::NotAdapter { dir: dir.to_owned(), instead },
         None => error.into(),
     })
 }

@@ -230,11 +230,23 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
 
 /// Removes what a run wrote into the folder `run`.
 fn remove_run(run: &Path) -> Result<(), Error> {
-    for path in names(run)?.into_iter().filter(|path| is_of_run(path)) {
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.map_err(Error::io(&path))?;
-    }
-    Ok(())
+    parts_to_remove(run)?.iter().try_for_each(|path| remove(path))
+}
+
+/// What a run wrote into the folder `run`, in the order in which it is removed. [`REPLACING`] comes last: without it, a run that a call
+/// killed in between leaves behind would count as that of the adapter.
+fn parts_to_remove(run: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut parts: Vec<PathBuf> = names(run)?.into_iter().filter(|path| is_of_run(path)).collect();
+    parts.sort_by_key(|path| path.ends_with(REPLACING));
+    Ok(parts)
+}
+
+/// Removes a file, or a folder with all that is in it.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(Error::io(path))
 }
 
 /// Checks that no process trains in the folder `run`.
@@ -316,4 +328,26 @@ fn same<T: Serialize + DeserializeOwned + PartialEq>(path: &Path, before: &T, no
         entries.get(key).cloned().unwrap_or_default().to_string()
     };
     Err(Error::OtherRun { path: path.to_owned(), entry: key.to_owned(), before: told(&before), now: told(&now) })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Otherwise, a run that a killed call leaves in part would count as that of the adapter beside it.
+    #[test]
+    fn mark_of_another_runs_adapter_is_removed_last() {
+        let room = tempfile::tempdir().unwrap();
+        let run = room.path();
+        for name in [REPLACING, CONFIG, FACTS, LOG, STEPS, OUTPUT, "notes.txt"] {
+            fs::write(run.join(name), "").unwrap();
+        }
+        fs::create_dir(run.join("checkpoint-1")).unwrap();
+        let parts = parts_to_remove(run).unwrap();
+        assert_eq!((parts.len(), parts.last()), (7, Some(&run.join(REPLACING))));
+        remove_run(run).unwrap();
+        assert_eq!(names(run).unwrap(), [run.join("notes.txt")]);
+    }
 }

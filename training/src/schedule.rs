@@ -110,6 +110,8 @@ pub fn settings(given: &Settings, xi: f64, epochs: Option<usize>) -> Settings {
         sparse_lambda: given.sparse_lambda.or(Some(0.0)),
         select: Select::Last,
         epochs: epochs.or(given.epochs),
+        // No stage is a run that was made longer, although the run whose settings these are may have been.
+        extended_from: Vec::new(),
         ..given.clone()
     }
 }
@@ -197,7 +199,7 @@ impl Display for Row<'_> {
     }
 }
 
-/// Reads the finished stages. The last line is dropped if a process was killed while it wrote it. None if there is no file.
+/// Reads the finished stages; none if there is no file. The last line is dropped if a process was killed while it wrote it.
 ///
 /// # Errors
 /// The file cannot be read, or another line is malformed.

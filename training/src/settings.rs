@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
-pub use self::data::{DataSettings, VALIDATION_SPLIT, source};
+pub use self::data::{DATASET, DataSettings, VALIDATION_SPLIT, source};
 pub use self::run::RunSettings;
 use crate::defaults::{Hyperparameters, PeakRates};
 use crate::error::{Error, wrong};
@@ -79,6 +79,11 @@ impl MethodName {
         let methods = Self::from_str(method, false).ok().zip(Self::with(setting));
         methods.is_none_or(|(method, methods)| methods.contains(&method))
     }
+
+    /// Whether the method adds low-rank deltas to linears.
+    fn has_ranks(self) -> bool {
+        Self::LOW_RANK.contains(&self)
+    }
 }
 
 /// Which epoch becomes the adapter.
@@ -94,6 +99,10 @@ pub enum Select {
 
 /// The default maximum number of tokens of a text.
 pub const DEFAULT_LENGTH: usize = 128;
+/// The default rank.
+const RANK: usize = 8;
+/// The default numerator of the scale.
+const ALPHA: f64 = 16.0;
 
 /// Everything that determines a run except the data and the base's weights. A default that depends on other settings, on the data or on
 /// the base is `None` here; [`Self::resolved`] puts its value in its place. The resolved settings are written to `run/config.toml`.
@@ -106,10 +115,10 @@ pub struct Settings {
     #[arg(long, env = "POLYRANK_TRAIN_MODEL_ID", value_name = "M", default_value = "default", help_heading = "Method")]
     pub model_id: String,
     /// Rank of each site before pruning.
-    #[arg(long, env = "POLYRANK_TRAIN_RANK", default_value_t = 8, help_heading = "Method")]
+    #[arg(long, env = "POLYRANK_TRAIN_RANK", default_value_t = RANK, help_heading = "Method")]
     pub rank: usize,
     /// The scale is alpha / rank (adalora: alpha / init-rank).
-    #[arg(long, env = "POLYRANK_TRAIN_ALPHA", default_value_t = 16.0, help_heading = "Method")]
+    #[arg(long, env = "POLYRANK_TRAIN_ALPHA", default_value_t = ALPHA, help_heading = "Method")]
     pub alpha: f64,
     /// Adapted modules, comma-separated (query or attention.self.query) [default: all linears of a layer].
     #[arg(long, env = "POLYRANK_TRAIN_TARGET_MODULES", value_delimiter = ',', help_heading = "Method")]
@@ -259,6 +268,17 @@ impl Settings {
             max_length: Some(self.longest(engine)),
             ..self.clone()
         }
+        .without_unused_ranks()
+    }
+
+    /// These settings with the default ranks if the method has none. A file or a variable that serves several runs may give ranks, which
+    /// are then no reason to refuse to continue a run.
+    #[must_use]
+    pub(crate) fn without_unused_ranks(self) -> Self {
+        if self.method.has_ranks() {
+            return self;
+        }
+        Self { rank: RANK, alpha: ALPHA, target_modules: Vec::new(), ..self }
     }
 
     /// Epochs, batch size and learning rate, for `rows` rows of training data.
@@ -342,7 +362,8 @@ impl Settings {
     /// Only this function knows all methods by name.
     ///
     /// # Errors
-    /// As [`Self::modules`]; the rank is too large for the adapted modules; or `--target-params` is not a possible number of parameters.
+    /// As [`Self::modules`]; the rank is too large for the adapted modules; `--target-params` or `--target-ratio` is not a possible number
+    /// of parameters; `--bottleneck` is too large for the base; the base of BitFit has no biases; or a tensor operation fails.
     pub fn method(
         &self,
         engine: &Engine,

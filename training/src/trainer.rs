@@ -39,7 +39,7 @@ struct ValidationSplit {
 pub struct Control<'a> {
     /// Keeps the checkpoints of all epochs, not only the best and the last.
     pub keep_checkpoints: bool,
-    /// The number of steps between two lines of the log of steps.
+    /// The number of steps between two lines of the log of steps. 0 counts as 1.
     pub log_every: usize,
     /// The number of steps between two checkpoints; `None` saves them only at the end of epochs.
     pub checkpoint_every: Option<usize>,

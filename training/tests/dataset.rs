@@ -108,6 +108,29 @@ fn reads_the_converted_copy_of_a_dataset_in_an_unknown_format() {
     assert_eq!((&facts["task"], &facts["labels"]), (&json!("raw"), &json!(["praise", "complaint"])));
 }
 
+/// A configuration and a revision belong to the dataset of their own layer.
+#[test]
+fn dataset_replaces_the_configuration_and_revision_of_weaker_layers() {
+    let (home, room, hub) = (TempDir::new().unwrap(), TempDir::new().unwrap(), hub());
+    let file = room.path().join("settings.toml");
+    std::fs::write(&file, "dataset = \"org/raw\"\ndataset_config = \"stars\"\ndataset_revision = \"v2\"\n").unwrap();
+    let by_file = ["train", "--output", "/nowhere/at/all", "--config", file.to_str().unwrap()];
+    let by_flag = ["train", "--output", "/nowhere/at/all", "--dataset", "org/tiny"];
+    let told = [
+        error(&mut training(&home, &hub, &[&by_file[..], &by_flag[3..]].concat())),
+        error(training(&home, &hub, &by_file).env("POLYRANK_TRAIN_DATASET", "org/tiny")),
+        error(
+            training(&home, &hub, &by_flag)
+                .env("POLYRANK_TRAIN_DATASET", "org/raw")
+                .env("POLYRANK_TRAIN_DATASET_CONFIG", "stars")
+                .env("POLYRANK_TRAIN_DATASET_REVISION", "v2"),
+        ),
+    ];
+    for told in told {
+        assert!(told.contains("dataset org/tiny: it has several configurations"), "{told}");
+    }
+}
+
 #[test]
 fn errors_name_the_dataset_and_what_it_has() {
     let (home, hub) = (TempDir::new().unwrap(), hub());

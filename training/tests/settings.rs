@@ -150,9 +150,14 @@ fn flag_replaces_the_variables_that_it_excludes() {
     let more = ["--epochs", "1", "--stage-epochs", "1", "--xi0", "1e-3", "--xi-max", "1e-3", "--xi-step", "1"];
     let mut args = train(from, curve.to_str().unwrap(), &more);
     args[0] = "schedule";
-    for (variable, value) in
-        [("XI", "0.1"), ("TARGET_RATIO", "0.3"), ("METHOD", "lora"), ("GATE", "adaptive"), ("PATIENCE", "2")]
-    {
+    for (variable, value) in [
+        ("XI", "0.1"),
+        ("TARGET_RATIO", "0.3"),
+        ("METHOD", "lora"),
+        ("GATE", "adaptive"),
+        ("DEPTH_BIAS", "1"),
+        ("PATIENCE", "2"),
+    ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
         command.args(&args).arg("--overwrite").env("POLYRANK_HOME", super::home());
         command.env(format!("POLYRANK_TRAIN_{variable}"), value).env("POLYRANK_TRAIN_KEEP_CHECKPOINTS", "yes");
@@ -163,7 +168,8 @@ fn flag_replaces_the_variables_that_it_excludes() {
         assert_eq!((config["xi"].as_float(), config["gate"].as_str()), (Some(1e-3), Some("authors")), "{variable}");
         assert_eq!(config["keep_checkpoints"].as_bool(), Some(true));
     }
-    let of_train = output.join("run/config.toml");
+    let of_train = room.path().join("of-train.toml");
+    std::fs::write(&of_train, stored(&output).replace("depth_bias = 0.0", "depth_bias = 1.0")).unwrap();
     fine(&[&args[..], &["--overwrite", "--config", of_train.to_str().unwrap()]].concat());
     refused(&[&args[..], &["--overwrite", "--select", "best"]].concat(), 1, "expected no --select");
     // What a file says about adaptive gates goes with its ratio.
@@ -174,6 +180,70 @@ fn flag_replaces_the_variables_that_it_excludes() {
     let config: toml::Table = String::from_utf8(read(&again.join("run/config.toml"))).unwrap().parse().unwrap();
     let gate = (config["gate"].as_str(), config["sparse_lambda"].as_float());
     assert_eq!((gate, config["xi"].as_float()), ((Some("authors"), Some(10.0)), Some(1e-3)));
+    // And what it says about the penalty goes with its constant threshold. A schedule has no penalty either.
+    let (of_xi, steered) = (again.join("run/config.toml"), room.path().join("steered"));
+    let of_xi = ["--config", of_xi.to_str().unwrap()];
+    fine(&train(from, steered.to_str().unwrap(), &[&of_xi[..], &["--target-ratio", "0.5"]].concat()));
+    fine(&[&args[..], &["--overwrite"], &of_xi].concat());
+    for folder in [steered, curve.join("stage-0")] {
+        assert!(stored(&folder).contains("\nsparse_lambda = 0.0\n"), "{}", stored(&folder));
+    }
+}
+
+/// A threshold, gates or a number of epochs replace what belongs to those of weaker layers.
+#[test]
+fn what_belongs_to_a_replaced_setting_does_not_count() {
+    let adaptive = Some("gate = \"adaptive\"\ntarget_ratio = 0.5\ndepth_bias = 1.0");
+    let deep = ("POLYRANK_TRAIN_DEPTH_BIAS", "1");
+    for (flags, variables, file) in [
+        (&["--xi", "1e-3"][..], &[][..], adaptive),
+        (&["--xi", "1e-3"], &[], Some("depth_bias = 1")),
+        (&["--gate", "paper"], &[], adaptive),
+        (&[], &[("POLYRANK_TRAIN_XI", "1e-3")], adaptive),
+        (&["--xi", "1e-3"], &[deep, ("POLYRANK_TRAIN_GATE", "adaptive")], None),
+        (&["--gate", "paper"], &[deep], None),
+        (&["--epochs", "3"], &[], Some("epochs = 10\nextended_from = [5]")),
+    ] {
+        let found = told(flags, variables, file);
+        assert!(found.contains("no such folder"), "{found}");
+    }
+    let same_layer = told(&["--xi", "1e-3", "--depth-bias", "1"], &[], None);
+    assert!(same_layer.contains("--depth-bias: expected adaptive gates"), "{same_layer}");
+}
+
+/// A file or a variable may serve runs of several methods.
+#[test]
+fn settings_that_the_method_lacks_do_not_count() {
+    for (method, file) in [
+        ("lora", "rank = 16\ninit_rank = 12"),
+        ("lora", "rank = 16\nexport_rank = 20"),
+        ("dylora", "tinit = 0.6"),
+        ("lora", "xi = 0.1\ntarget_ratio = 0.5"),
+        ("bitfit", "xi = 0.1\ndepth_bias = 1"),
+    ] {
+        let found = told(&["--method", method], &[], Some(file));
+        assert!(found.contains("no such folder"), "{method}: {found}");
+    }
+    let never = told(&["--method", "lora"], &[], Some("target_ratio = 1.5"));
+    assert!(never.contains("--target-ratio: expected above 0 and at most 1"), "{never}");
+    // A run without ranks goes on whatever rank a variable gave it.
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let output = room.path().join("adapter");
+    let (from, to) = (data.path().to_str().unwrap(), output.to_str().unwrap());
+    let mut args = train(from, to, &["--method", "bitfit", "--epochs", "1"]);
+    args.retain(|arg| !["--rank", "6"].contains(arg));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
+    command.args(&args).env("POLYRANK_HOME", super::home());
+    command.env("POLYRANK_TRAIN_RANK", "4").env("POLYRANK_TRAIN_TARGET_MODULES", "query");
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    args.push("--resume");
+    fine(&args);
+    // Earlier versions recorded it.
+    let config = stored(&output);
+    assert!(config.contains("\nrank = 8\n"), "{config}");
+    std::fs::write(output.join("run/config.toml"), config.replace("\nrank = 8\n", "\nrank = 4\n")).unwrap();
+    fine(&args);
 }
 
 /// The recorded settings of one method are no settings of another.
@@ -289,6 +359,11 @@ fn numbers_that_are_too_large_are_refused() {
         let expected = format!("{flag}: expected at most {most}, found 18446744073709551615");
         assert!(told.contains(&expected), "{told}");
     }
+    // Also where a flag replaces variables.
+    for variables in [&[][..], &[("POLYRANK_TRAIN_XI", "1e-3")]] {
+        let told = told(&["--target-ratio", "0.5", "--seed", "18446744073709551615"], variables, None);
+        assert!(told.contains("--seed: expected at most 9223372036854775807"), "{told}");
+    }
 }
 
 /// The run was made longer, its rows were held out, and its columns have other names than the usual ones.
@@ -321,6 +396,15 @@ fn configuration_of_a_finished_run_repeats_it() {
         assert_eq!(read(&again.join(name)), read(&first.join(name)), "{name}");
     }
     assert_eq!(read(&again.join("run/steps.jsonl")), read(&first.join("run/steps.jsonl")));
+    // The stages of a schedule with its settings, and a run with another number of epochs, were not made longer.
+    let (curve, other) = (room.path().join("curve"), room.path().join("other"));
+    let given = ["--config", file.to_str().unwrap(), "--data", from, "--output"];
+    let stages = ["--xi0", "1e-3", "--xi-max", "2e-3", "--xi-step", "1e-3", "--stage-epochs", "1"];
+    fine(&[&["schedule"][..], &given, &[curve.to_str().unwrap()], &stages].concat());
+    fine(&[&["train"][..], &given, &[other.to_str().unwrap(), "--epochs", "1"]].concat());
+    for folder in [curve.join("stage-0"), curve.join("stage-1"), other] {
+        assert!(!stored(&folder).contains("extended_from"), "{}", stored(&folder));
+    }
     let shorter = ["--epochs", "2", "--extended-from", "2"];
     let words = "--extended-from: expected numbers that rise from 1 or more up to --epochs, found 2, 2";
     assert!(told(&shorter, &[], None).contains(words), "{}", told(&shorter, &[], None));

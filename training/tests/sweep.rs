@@ -396,4 +396,12 @@ fn wrong_calls_are_refused() {
     refused(&["report", "/nowhere/runs", "--output", output], 1, "/nowhere/runs: ");
     let other = command(&room, "data").arg("--data-root").arg("elsewhere").output().unwrap();
     assert!(told(other, 1).contains("elsewhere/first does not exist"));
+    // What `train` refuses on a device fails before any run. A list may be for machines with another device.
+    file(&room, "seeds = [0]\ndtype = \"bf16\"");
+    let text = String::from_utf8(read(&path)).unwrap();
+    std::fs::write(&path, text.replace("[\"lora\", \"sora\"]", "[\"full\"]")).unwrap();
+    let message = told(command(&room, "runs").output().unwrap(), 1);
+    let words = "sweep.toml: first/full-s0: --dtype: expected f32 with the method full on a CPU";
+    assert!(message.contains(words), "{message}");
+    assert!(command(&room, "runs").arg("--list").output().unwrap().status.success());
 }

@@ -104,6 +104,15 @@ fn control<'a>(flags: &[&str], stop: &'a dyn Fn() -> bool) -> Control<'a> {
     Control::new(&RunSettings::from_arg_matches(&matches).unwrap(), stop)
 }
 
+/// Otherwise it would divide by zero.
+#[test]
+fn distance_of_zero_logs_every_step() {
+    let runs = Runs::new();
+    let settings = settings(&["--method", "lora", "--epochs", "1"]);
+    runs.run("run", &settings, &Control { log_every: 0, ..control(&[], &|| false) }).unwrap();
+    assert_eq!(runs.logs("run").1.lines().count(), 6);
+}
+
 /// Every continued run is stopped at a random step again, until it reaches its end.
 #[test]
 fn run_stopped_at_any_step_ends_as_if_it_was_not() {

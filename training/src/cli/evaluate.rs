@@ -114,7 +114,7 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     result.parameters = recorded.unwrap_or(result.parameters);
     result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
     let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
-    print(&text.map_err(|error| Error::Settings(error.to_string()))?)
+    print(&text.map_err(Error::json("the metrics"))?)
 }
 
 /// The engine, what a method left in the adapter's folder, and the numbers of parameters that a model's folder records. A model is

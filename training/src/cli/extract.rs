@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args};
 use polyrank::adapter::Adapter;
 use polyrank::atomic_file;
-use polyrank::base::{self, Sources};
+use polyrank::base;
 use polyrank::engine::Engine;
 use polyrank::inspect;
 use polyrank::logging::printable;
@@ -25,7 +25,7 @@ use polyrank_training::settings::{DEFAULT_LENGTH, DataSettings, source};
 use polyrank_training::{evaluate, export, run};
 
 use super::layers::Given;
-use super::{Base, open, print, tell, tell_of};
+use super::{Base, cache, open, print, tell, tell_of};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -66,7 +66,8 @@ pub(super) struct ExtractArgs {
     /// Split on which metrics are printed.
     #[arg(long, default_value = "validation", requires = TEXTS, help_heading = "Data")]
     split: String,
-    /// Maximum number of tokens of a text in distillation [default: 128, or the base's maximum if that is smaller].
+    /// Maximum number of tokens of a text in distillation and where logits are compared [default: 128, or the base's maximum if that is
+    /// smaller].
     #[arg(long, requires = TEXTS, help_heading = "Data")]
     max_length: Option<usize>,
     #[command(flatten)]
@@ -161,7 +162,7 @@ struct Data {
     task: Option<TaskData>,
 }
 
-/// The metrics of a classifier, in the task's order.
+/// The metrics of a classifier, in the order of their names.
 type Scores = Vec<(&'static str, f64)>;
 
 /// Runs the command.
@@ -220,7 +221,7 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
         metrics: (0..of_fine.len()).map(metric).collect(),
     };
     if args.json {
-        return print(&serde_json::to_string(&report).map_err(|error| Error::Settings(error.to_string()))?);
+        return print(&serde_json::to_string(&report).map_err(Error::json("the report"))?);
     }
     print(&format!("{report}\nwritten to {}", args.output.display()))
 }
@@ -229,8 +230,7 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
 fn open_fine_tuned(args: &ExtractArgs, base: &Base) -> Result<FineTuned, Error> {
     let dir = base::ensure(&args.model)?;
     extract::check_shape(base.engine.config(), &dir)?;
-    let cache = Sources::from_env().ok().map(|sources| sources.home);
-    let fine = FineTuned::open(&dir, base.engine.backend().clone(), Precision::F32, cache)?;
+    let fine = FineTuned::open(&dir, base.engine.backend().clone(), Precision::F32, cache())?;
     match args.data_settings.values.problem_type.filter(|_| args.data_settings.is_flag("problem_type")) {
         Some(problem) => fine.with_problem(problem),
         None => Ok(fine),
@@ -267,7 +267,7 @@ fn read(args: &ExtractArgs, path: &Path, engine: &Engine, fine: &FineTuned) -> R
     Ok(Data { train: encoded(&texts.train)?, validation: encoded(&texts.validation)?, task })
 }
 
-/// The metrics of an adapter on the split of `--split`, in the task's order, and the warnings about them; none without labels.
+/// The metrics of an adapter on the split of `--split`, in the order of their names, and the warnings about them; none without labels.
 fn scores(
     args: &ExtractArgs,
     data: Option<&Data>,

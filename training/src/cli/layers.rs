@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use polyrank::command_line::suggestion;
 use polyrank_training::error::Error;
 use polyrank_training::method::sora::GateRule;
-use polyrank_training::settings::{DataSettings, MethodName, RunSettings, Settings};
+use polyrank_training::settings::{DATASET, DataSettings, MethodName, RunSettings, Settings};
 use polyrank_training::toml_file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,17 +71,20 @@ impl<T> Given<T> {
 }
 
 impl<T: Clone + Serialize + DeserializeOwned> Given<T> {
-    /// These settings without the values of `names` that variables give. The settings have no defaults.
+    /// These settings without the values of `names` that variables give. A setting without a value must be one that may be left out of
+    /// a file.
     fn less_variables(&self, names: &[&str]) -> Result<Self, Error> {
+        let is_dropped = |(name, source): &(String, Option<ValueSource>)| {
+            *source == Some(ValueSource::EnvVariable) && names.contains(&name.as_str())
+        };
         let mut left = self.clone();
+        if !left.sources.iter().any(is_dropped) {
+            return Ok(left);
+        }
         let mut all = Table::try_from(&self.values).map_err(|error| Error::Settings(error.to_string()))?;
-        let dropped = left
-            .sources
-            .iter_mut()
-            .filter(|(name, source)| names.contains(&name.as_str()) && *source == Some(ValueSource::EnvVariable));
-        for (name, source) in dropped {
-            all.remove(name.as_str());
-            *source = None;
+        for entry in left.sources.iter_mut().filter(|entry| is_dropped(entry)) {
+            all.remove(entry.0.as_str());
+            entry.1 = None;
         }
         left.values = all.try_into().map_err(|error: toml::de::Error| Error::Settings(error.to_string()))?;
         Ok(left)
@@ -101,6 +104,33 @@ impl<T: Clone + Serialize + DeserializeOwned> Given<T> {
         all.extend(replaced);
         serde_path_to_error::deserialize(Value::Table(all))
             .map_err(|error| Error::malformed(&file.path, format!("{}: {}", error.path(), error.inner().message())))
+    }
+}
+
+impl Given<Settings> {
+    /// As [`Self::less_variables`]. TOML cannot hold a number that is too large. The check says what is wrong with such a number.
+    fn without(&self, names: &[&str]) -> Result<Self, Error> {
+        self.less_variables(names).or_else(|error| self.values.check().and(Err(error)))
+    }
+
+    /// These settings without the variables that a flag excludes: a threshold replaces any kind of threshold.
+    fn less_excluded(&self) -> Result<Self, Error> {
+        let is_flag = |name: &str| self.is_flag(name);
+        let mut excluded: Vec<&str> = Vec::new();
+        if THRESHOLDS.into_iter().any(is_flag) {
+            excluded.extend(THRESHOLDS);
+        }
+        if self.excludes_adaptive(is_flag) {
+            excluded.push("depth_bias");
+            excluded.extend((self.values.gate == Some(GateRule::Adaptive)).then_some("gate"));
+        }
+        self.without(&excluded)
+    }
+
+    /// Whether the settings that are `given` exclude the adaptive gates of a weaker layer, and with them their depth bias.
+    fn excludes_adaptive(&self, given: impl Fn(&str) -> bool) -> bool {
+        let other_gates = given("gate") && self.values.gate != Some(GateRule::Adaptive);
+        other_gates || CONSTANT.into_iter().any(given)
     }
 }
 
@@ -124,16 +154,28 @@ impl ConfigFile {
     /// Drops what stronger layers replace, besides settings of the same name. A threshold replaces any kind of threshold, and the gates
     /// that cannot have it. The stages of a schedule have thresholds of their own.
     fn drop_replaced(&mut self, stronger: &Given<Settings>, of_stages: bool) {
-        let constant = of_stages || CONSTANT.iter().any(|name| stronger.overrides(name));
+        let overrides = |name: &str| stronger.overrides(name);
+        let constant = of_stages || CONSTANT.into_iter().any(overrides);
         if constant && self.entries.get("gate").and_then(Value::as_str) == Some("adaptive") {
             self.drop(&["gate", "sparse_lambda"]);
         }
-        if THRESHOLDS.iter().any(|name| stronger.overrides(name)) {
+        if stronger.excludes_adaptive(overrides) {
+            self.drop(&["depth_bias"]);
+        }
+        if THRESHOLDS.into_iter().any(overrides) {
+            // A run records the weight of the penalty that belongs to its own kind of threshold.
+            if THRESHOLDS.into_iter().any(|name| self.entries.contains_key(name) && !overrides(name)) {
+                self.drop(&["sparse_lambda"]);
+            }
             self.drop(&THRESHOLDS);
+        }
+        if overrides("epochs") {
+            // The numbers of epochs before the last one belong to the last one in the file.
+            self.drop(&["extended_from"]);
         }
         if of_stages {
             self.drop(&OF_STAGES);
-            self.drop(&["method"]);
+            self.drop(&["method", "sparse_lambda"]);
         }
     }
 
@@ -154,10 +196,11 @@ impl ConfigFile {
 const THRESHOLDS: [&str; 4] = ["target_ratio", "target_params", "xi", "lambda"];
 /// The thresholds that adaptive gates do not have.
 const CONSTANT: [&str; 2] = ["xi", "lambda"];
-/// The settings that a schedule decides for its stages.
-const OF_STAGES: [&str; 5] = ["target_ratio", "target_params", "xi", "lambda", "patience"];
-/// The settings of data on the hub, which `--data` replaces.
-const DATASET: [&str; 3] = ["dataset", "dataset_config", "dataset_revision"];
+/// The settings that a schedule decides for its stages, or that its gates do not have.
+const OF_STAGES: [&str; 7] =
+    ["target_ratio", "target_params", "xi", "lambda", "depth_bias", "patience", "extended_from"];
+/// The settings of [`DATASET`] that belong to one dataset, so that another dataset replaces them.
+const OF_DATASET: [&str; 2] = ["dataset_config", "dataset_revision"];
 
 /// All settings of a run that a file may give, as clap read them, and the file.
 #[derive(Debug, Clone, Args)]
@@ -205,28 +248,40 @@ impl Layers {
             return Err(Error::Settings(reason.to_owned()));
         }
         let mut layers = self.clone();
-        layers.settings = layers.settings.less_variables(&OF_STAGES)?;
+        layers.settings = layers.settings.without(&OF_STAGES)?;
         if !layers.settings.is_flag("method") {
             layers.settings.values.method = MethodName::Sora;
         }
         if !layers.settings.is_flag("gate") && layers.settings.values.gate == Some(GateRule::Adaptive) {
-            layers.settings = layers.settings.less_variables(&["gate"])?;
+            layers.settings = layers.settings.without(&["gate"])?;
         }
         layers.resolved(has_data, true)
     }
 
+    /// The settings of the data without the variables that `--data` or `--dataset` replaces.
+    fn less_excluded_data(&self, has_data: bool) -> Result<Given<DataSettings>, Error> {
+        let data = &self.data;
+        if has_data && data.source("dataset") == Some(ValueSource::EnvVariable) {
+            data.less_variables(&DATASET)
+        } else if data.is_flag("dataset") {
+            data.less_variables(&OF_DATASET)
+        } else {
+            Ok(data.clone())
+        }
+    }
+
     fn resolved(&self, has_data: bool, of_stages: bool) -> Result<Resolved, Error> {
-        let Self { config, settings, data, run } = self;
-        let by_flag = THRESHOLDS.iter().any(|name| settings.is_flag(name));
-        let settings = &if by_flag { settings.less_variables(&THRESHOLDS)? } else { settings.clone() };
-        let of_hub = data.source("dataset") == Some(ValueSource::EnvVariable);
-        let data = &if has_data && of_hub { data.less_variables(&DATASET)? } else { data.clone() };
+        let Self { config, run, .. } = self;
+        let (settings, data) = (&self.settings.less_excluded()?, &self.less_excluded_data(has_data)?);
         let mut file = config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         let all = settings.sources.iter().chain(&data.sources).chain(&run.sources);
         file.check_keys(&all.map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
         file.drop_replaced(settings, of_stages);
         if has_data && file.entries.contains_key("dataset") {
             file.drop(&DATASET);
+        }
+        if data.overrides("dataset") {
+            file.drop(&OF_DATASET);
         }
         // TOML cannot hold a number that is too large. The check says what is wrong with such a number.
         let settings_of_all = settings.over(&file).or_else(|error| settings.values.check().and(Err(error)))?;

@@ -54,6 +54,5 @@ pub(super) fn prune(args: &PruneArgs) -> Result<(), Error> {
 /// The error for a folder that is no checkpoint. It names one if the folder is that of an adapter with its run.
 fn no_checkpoint(dir: &Path) -> Error {
     let last = checkpoint::last(&dir.join("run")).ok().flatten();
-    let hint = last.map(|last| format!(", such as {}", last.display())).unwrap_or_default();
-    Error::Settings(format!("{} is not a checkpoint: expected the folder checkpoint-N of a run{hint}", dir.display()))
+    Error::NotCheckpoint { dir: dir.to_owned(), last }
 }

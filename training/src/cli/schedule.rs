@@ -1,7 +1,6 @@
 //! `polyrank-train schedule`: trains in stages with rising thresholds, and writes an adapter for each.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -225,14 +224,9 @@ fn remove(output: &Path) -> Result<(), Error> {
             // The run marks the folder as a stage, and goes last, so that a call after a kill knows what it may remove.
             let mut parts = run::names(&path)?;
             parts.sort_by_key(|part| part.ends_with("run"));
-            parts.iter().try_for_each(|part| removed(part))?;
+            parts.iter().try_for_each(|part| run::remove(part))?;
         }
-        removed(&path)?;
+        run::remove(&path)?;
     }
     Ok(())
-}
-
-/// Removes a file, or a folder with all that is in it.
-fn removed(path: &Path) -> Result<(), Error> {
-    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(Error::io(path))
 }

@@ -82,7 +82,7 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<(), Error> {
 
 fn list(jobs: &[Job]) -> Result<(), Error> {
     jobs.iter().try_for_each(|job| {
-        let line = serde_json::to_string(job).map_err(|error| Error::Settings(format!("{}: {error}", job.name)))?;
+        let line = serde_json::to_string(job).map_err(Error::json(&job.name))?;
         print(&line)
     })
 }

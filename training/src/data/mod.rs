@@ -254,7 +254,7 @@ impl TaskData {
         let Found { files: found, trained, listed } = Found::of(source, options)?;
         let test = !one && files::is_test(&found[0]);
         let mut rows = labelled::read(&found, &options.columns, test)?;
-        if test && !rows.is_empty() && rows.iter().all(Labelled::is_blank) {
+        if test && rows.iter().all(Labelled::is_blank) {
             return Err(DataError::Unlabelled { path: found[0].clone() });
         }
         let all = if one && !trained { rows.clone() } else { Vec::new() };

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Result as TensorResult, Tensor};
+use candle_core::{Result as TensorResult, Tensor};
 use polyrank::adapter::{Adapter, ProblemType};
-use polyrank::encoder::{Hooks, Packed};
+use polyrank::encoder::Hooks;
 use polyrank::engine::Engine;
-use polyrank::engine::micro_batches::{self, Workers};
 use polyrank::text::{Encoded, Limit};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -98,21 +97,12 @@ impl<'a> Comparison<'a> {
     /// The difference of the fine-tuned model itself with the parameters of `kinds` as they are in `base`.
     ///
     /// # Errors
-    /// The forward pass fails.
+    /// As [`Self::new`].
     pub fn reverted(&self, base: &Engine, kinds: &[Kind]) -> Result<Effect, Error> {
         let of_base = parameters(base).into_iter().filter(|(name, _)| kinds.contains(&Kind::of(base.layout(), name)));
         let hooks = of_base.map(|(name, frozen)| Ok((name.to_owned(), frozen.tensor()?)));
         let hooks = Reverted(hooks.collect::<TensorResult<_>>()?);
-        let (encoder, head) = (&**self.fine.engine.encoder(), &self.fine.head);
-        let lengths: Vec<usize> = self.texts.iter().map(|text| text.ids.len()).collect();
-        let tokens = lengths.iter().sum::<usize>();
-        let cuts = micro_batches::divide(&lengths, tokens.div_ceil(2 * micro_batches::TOKENS));
-        let run = |i: usize| -> TensorResult<Vec<Vec<f32>>> {
-            let batch = Packed::new(&self.texts[cuts[i].clone()]);
-            encoder.logits(&encoder.pooled(&batch, &hooks)?, head, &hooks)?.to_dtype(DType::F32)?.to_vec2()
-        };
-        let parts = Workers::new(tokens)?.map(cuts.len(), run);
-        let logits = parts.into_iter().collect::<TensorResult<Vec<_>>>()?.concat();
+        let logits = evaluate::with_hooks(&self.fine.engine, &hooks, &self.fine.head, &self.texts)?;
         Ok(Effect::new(&self.logits, &logits, self.fine.problem()))
     }
 }

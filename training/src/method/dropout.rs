@@ -1,4 +1,4 @@
-//! The base's own dropout during training. Its masks follow from a seed and the step, so that a resumed run has the same masks.
+//! Dropout at the points of the base during training. Its masks follow from a seed and the step, so that a resumed run has the same masks.
 
 use candle_core::{Result, Tensor};
 use polyrank::encoder::{DropPoint, Hooks};
@@ -7,7 +7,7 @@ use polyrank::params::Site;
 
 use super::Pass;
 
-/// The dropout probabilities of the base's configuration.
+/// The dropout probabilities: those of the base's configuration, unless `--dropout` replaces them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct DropoutRates {
     /// The rate for hidden states.

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor, Var};
 use polyrank::ops::Ops;
 
 use super::clip::clip_on_device;
-use super::{AdamW, Descent, Group, Moments, Rule, Step, Variable};
+use super::{Descent, Group, Moments, Rule, Step, Variable};
 
 /// Variables that step alike: of one group, and with equally many steps in their moments.
 struct Section {
@@ -77,16 +77,14 @@ impl Flat {
         for (section, gradient) in sections.into_iter().zip(gradients) {
             let vars: Vec<&Var> = section.which.iter().map(|&i| &variables[i].var).collect();
             let before = ops.join(&vars.iter().map(|var| var.as_tensor()).collect::<Vec<_>>())?;
-            let rate = step.rate * section.group.rate;
+            let group = section.group;
             let after = match &mut section.moments {
                 Some(moments) => {
-                    let decay = if section.group.decays { rule.weight_decay } else { 0.0 };
-                    let adam = AdamW { eps: rule.eps, ..AdamW::new(rate, decay) };
-                    let (after, held) = adam.on_device(&before, &gradient, moments)?;
+                    let (after, held) = group.adam(step.rate, rule).on_device(&before, &gradient, moments)?;
                     *moments = held;
                     after
                 }
-                None => (before - (gradient * rate)?)?,
+                None => (before - (gradient * (step.rate * group.rate))?)?,
             };
             ops.assign(&after, &vars)?;
         }

@@ -38,6 +38,12 @@ impl Group {
     pub fn of(tensor: &Tensor) -> Self {
         Self { decays: tensor.rank() > 1, ..Self::PLAIN }
     }
+
+    /// The settings of AdamW for a step of these variables, at the run's learning rate `rate`.
+    pub(super) fn adam(&self, rate: f64, rule: &Rule) -> AdamW {
+        let decay = if self.decays { rule.weight_decay } else { 0.0 };
+        AdamW { eps: rule.eps, ..AdamW::new(rate * self.rate, decay) }
+    }
 }
 
 /// A trained tensor.
@@ -184,16 +190,13 @@ fn on_host(variables: &[Variable], moments: &mut [Moments], step: &mut Step, rul
     let norm = clip(&mut step.gradients, rule.clip.unwrap_or(f64::INFINITY))?;
     for ((Variable { group, var, .. }, gradient), moments) in variables.iter().zip(&step.gradients).zip(moments) {
         let Some(gradient) = gradient else { continue };
-        let rate = step.rate * group.rate;
         let after = match group.descent {
             Descent::AdamW => {
-                let decay = if group.decays { rule.weight_decay } else { 0.0 };
-                let adam = AdamW { eps: rule.eps, ..AdamW::new(rate, decay) };
-                let (after, held) = adam.on_host(var.as_tensor(), gradient, moments)?;
+                let (after, held) = group.adam(step.rate, rule).on_host(var.as_tensor(), gradient, moments)?;
                 *moments = held;
                 after
             }
-            Descent::Gradient => (var.as_detached_tensor() - (gradient * rate)?)?,
+            Descent::Gradient => (var.as_detached_tensor() - (gradient * (step.rate * group.rate))?)?,
         };
         var.set(&after)?;
     }

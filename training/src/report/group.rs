@@ -73,16 +73,16 @@ pub(super) fn shown(method: &str) -> &str {
     METHODS.iter().find(|(name, _)| *name == method).map_or(method, |(_, shown)| shown)
 }
 
-/// The place of the task in tables, and its name.
-fn task_place(task: &str) -> (usize, String) {
+/// The place of the task in tables, and its name. GLUE's tasks may be spelt in any case, but other spellings are other tasks.
+fn task_place(task: &str) -> (usize, &str) {
     let lower = task.to_lowercase();
-    (TASKS.iter().position(|name| *name == lower).unwrap_or(TASKS.len()), lower)
+    (TASKS.iter().position(|name| *name == lower).unwrap_or(TASKS.len()), task)
 }
 
 /// The tasks of the groups, in the order of tables.
 pub(super) fn tasks<'a>(groups: &[Group<'a>]) -> Vec<&'a str> {
     let mut tasks: Vec<&str> = groups.iter().map(|group| group.task).collect();
-    tasks.sort_by_key(|task| task_place(task));
+    tasks.sort_by_key(|&task| task_place(task));
     tasks.dedup();
     tasks
 }
@@ -242,4 +242,19 @@ fn default_of<T: Args + FromArgMatches + Serialize>() -> Table {
     let matches = command.try_get_matches_from([""; 0]).ok();
     let settings = matches.and_then(|matches| T::from_arg_matches(&matches).ok());
     settings.and_then(|settings| Table::try_from(settings).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made::run;
+    use super::*;
+
+    #[test]
+    fn tasks_whose_names_differ_in_case_are_two() {
+        let of = |task: &str| run(task, "method = \"lora\"\nrank = 8\nseed = 0", 0.8, &[]);
+        let runs = [of("reviews"), of("Reviews"), of("RTE")];
+        let groups = groups(&runs);
+        assert_eq!(tasks(&groups), ["RTE", "Reviews", "reviews"]);
+        assert!(groups.iter().all(|group| group.runs.len() == 1));
+    }
 }

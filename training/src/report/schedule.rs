@@ -7,8 +7,7 @@ use std::path::Path;
 use super::table::{Csv, Table, count, number, plain};
 use super::trained::TrainedRun;
 use crate::error::Error;
-use crate::json_lines;
-use crate::schedule::{SCHEDULE, Stage};
+use crate::schedule::{self, SCHEDULE, Stage};
 
 /// A run of Algorithm 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +25,7 @@ impl Schedule {
 
     /// Reads the schedule in `folder`. Its task is that of a stage, else the folder's name.
     pub(super) fn read(folder: &Path) -> Result<Self, Error> {
-        let stages = json_lines::read(&folder.join(SCHEDULE))?;
+        let stages = schedule::read(&folder.join(SCHEDULE))?;
         let mut task = None;
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
             let path = entry.map_err(Error::io(folder))?.path();

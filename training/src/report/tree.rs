@@ -21,11 +21,12 @@ pub(super) struct Tree {
     pub(super) runs: Vec<(String, TrainedRun)>,
     /// The names of the others.
     pub(super) unfinished: Vec<String>,
-    /// The names of runs and schedules that cannot be read, and why.
+    /// The names of runs and schedules that cannot be read, and why. A run of which a sweep's results tell is not among them.
     pub(super) broken: Vec<(String, String)>,
     /// While folders are read: the names of finished runs whose last checkpoints are gone.
     unreadable: Vec<String>,
-    /// The names of those finished runs whose folders, or their last checkpoints, are gone. A sweep's results tell of them.
+    /// The names of those finished runs whose folders, or their last checkpoints, are gone or cannot be read. A sweep's results tell of
+    /// them.
     pub(super) gone: Vec<String>,
     /// The names of runs of which neither folders nor results tell the settings. Older versions wrote such results.
     pub(super) unknown: Vec<String>,
@@ -60,6 +61,7 @@ impl Tree {
             match run {
                 Some(run) => {
                     tree.unreadable.retain(|other| *other != name);
+                    tree.broken.retain(|(other, _)| *other != name);
                     tree.gone.push(name.clone());
                     tree.runs.push((name, run));
                 }
@@ -132,5 +134,35 @@ fn name(root: &Path, folder: &Path) -> String {
         folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
     } else {
         parts.join("/")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn broken_run_that_results_tell_of_is_not_left_out() {
+        let room = tempfile::tempdir().unwrap();
+        for name in ["mrpc/lora-s0", "mrpc/lora-s1"] {
+            let run = room.path().join(name).join("run");
+            fs::create_dir_all(&run).unwrap();
+            fs::write(run.join("config.toml"), "").unwrap();
+            fs::write(run.join("task.json"), "short").unwrap();
+        }
+        let line = json!({
+            "name": "mrpc/lora-s0", "task": "mrpc", "base": "sha256:0", "examples": 10, "settings": {"method": "lora"},
+            "validation": {"accuracy": 0.5}, "parameters": 8, "ranks": {}, "epoch": 1, "command": []
+        });
+        fs::write(room.path().join(RESULTS), format!("{line}\n")).unwrap();
+        let tree = Tree::read(room.path()).unwrap();
+        let names = |runs: &[(String, TrainedRun)]| runs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!((names(&tree.runs), tree.gone), (vec!["mrpc/lora-s0".to_owned()], vec!["mrpc/lora-s0".to_owned()]));
+        let broken: Vec<&str> = tree.broken.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(broken, ["mrpc/lora-s1"]);
     }
 }

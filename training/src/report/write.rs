@@ -38,7 +38,7 @@ pub struct Written {
 pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
     let tree = Tree::read(runs)?;
     if tree.runs.is_empty() && tree.schedules.is_empty() {
-        return Err(Error::Settings(format!("{}: expected finished runs, found none", runs.display())));
+        return Err(Error::NoFinishedRuns(runs.to_owned()));
     }
     let groups = groups(&tree.runs);
     let tests = (!tree.tests.is_empty()).then_some(&tree.tests);
@@ -81,13 +81,13 @@ fn refuse_other_files(output: &Path, files: &[(String, Vec<u8>)]) -> Result<(), 
         return Ok(());
     }
     match files.iter().map(|(name, _)| output.join(name)).find(|path| path.exists()) {
-        Some(path) => Err(Error::Settings(format!("{} exists, and is not of a report", path.display()))),
+        Some(path) => Err(Error::NotOfReport(path)),
         None => Ok(()),
     }
 }
 
 fn csv(csv: &Csv) -> Result<Vec<u8>, Error> {
-    csv.text().map_err(|error| Error::Settings(format!("CSV: {error}")))
+    csv.text().map_err(Error::Csv)
 }
 
 /// What a reader of the numbers should know.

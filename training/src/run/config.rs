@@ -58,7 +58,8 @@ fn settings(run: &Path) -> Result<Option<Settings>, Error> {
         if settings.method != MethodName::Sora {
             (settings.gate, settings.sparse_lambda) = (None, None);
         }
-        settings
+        // And ranks that variables or a file gave to methods that have none.
+        settings.without_unused_ranks()
     }))
 }
 

@@ -38,9 +38,9 @@ pub struct Epoch {
     pub also: BTreeMap<String, Scores>,
     /// The mean rank over adapted sites.
     pub mean_rank: f64,
-    /// The number of parameters of the deltas, without pruned ones.
+    /// The number of trained parameters without the head and without pruned ones.
     pub parameters: usize,
-    /// The share of the deltas' parameters that is left.
+    /// Their share of the parameters at the start of training.
     pub kept: f64,
     /// The duration of the steps.
     pub seconds: f64,
@@ -66,7 +66,7 @@ impl Display for Epoch {
     }
 }
 
-/// The mean rank and the share of the gates that are kept, after a comma; empty for a method without ranks, which keeps everything.
+/// The mean rank and the share of the parameters that are kept, after a comma; empty for a method without ranks, which keeps everything.
 pub(crate) fn ranks(mean_rank: f64, kept: f64) -> String {
     if mean_rank == 0.0 && kept == 1.0 {
         String::new()

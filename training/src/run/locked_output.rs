@@ -32,7 +32,7 @@ impl LockedOutput {
 }
 
 impl Drop for LockedOutput {
-    /// A command that failed leaves no folder behind. One that holds files is not removed.
+    /// A command that failed does not leave its folder behind, unless the folder holds files. Parents that were created with it stay.
     fn drop(&mut self) {
         let _ = self.created.as_ref().map(fs::remove_dir);
     }

@@ -25,9 +25,9 @@ pub struct StepEntry {
     pub xi: Option<f64>,
     /// The mean rank over adapted sites, after the step.
     pub mean_rank: f64,
-    /// The number of parameters of the deltas, without pruned ones.
+    /// The number of trained parameters without the head and without pruned ones.
     pub parameters: usize,
-    /// The share of the deltas' parameters that is left.
+    /// Their share of the parameters at the start of training.
     pub kept: f64,
 }
 

@@ -6,14 +6,15 @@ use super::{MethodName, Select, Settings};
 use crate::error::{Error, wrong};
 use crate::method::sora::GateRule;
 
-/// The largest count: products of counts do not overflow.
+/// The largest count. The product of two counts does not overflow; that of more may.
 pub(super) const MOST: usize = u32::MAX as usize;
 
 /// The largest whole number in TOML, in which a run's settings are stored.
 const LARGEST: u64 = i64::MAX as u64;
 
 impl Settings {
-    /// Checks the values that do not depend on the data or the base. The value of a default is not checked.
+    /// Checks the values that do not depend on the data or the base. The value of a default is not checked. A value that no method takes
+    /// is refused with any method; values that contradict each other only with a method that has these settings.
     ///
     /// # Errors
     /// A value is invalid, or settings contradict each other.
@@ -78,20 +79,23 @@ impl Settings {
 
     /// Checks the ranks and phases of AdaLoRA, the rank of DyLoRA's adapter, and the precision of full fine-tuning.
     fn check_ranks(&self) -> Result<(), Error> {
-        let (rank, phases) = (self.rank, [("--tinit", self.tinit()), ("--tfinal", self.tfinal())]);
+        let (method, rank) = (self.method, self.rank);
+        let phases = [("--tinit", self.tinit()), ("--tfinal", self.tfinal())];
         if let Some((flag, share)) = phases.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
             return wrong(flag, "from 0 to 1", share);
         }
-        match (self.init_rank, self.export_rank) {
-            (Some(init), _) if init < rank => wrong("--init-rank", format_args!("at least the rank {rank}"), init),
-            (_, Some(export)) if export > rank => {
+        match (method, self.init_rank, self.export_rank) {
+            (MethodName::AdaLora, Some(init), _) if init < rank => {
+                wrong("--init-rank", format_args!("at least the rank {rank}"), init)
+            }
+            (MethodName::DyLora, _, Some(export)) if export > rank => {
                 wrong("--export-rank", format_args!("at most the rank {rank}"), export)
             }
-            _ if self.tinit() + self.tfinal() >= 1.0 => {
+            (MethodName::AdaLora, ..) if self.tinit() + self.tfinal() >= 1.0 => {
                 let found = format_args!("{} and {}", self.tinit(), self.tfinal());
                 wrong("--tinit and --tfinal", "shares whose sum is below 1", found)
             }
-            _ if self.method == MethodName::Full && self.dtype == Precision::Int8 => {
+            (MethodName::Full, ..) if self.dtype == Precision::Int8 => {
                 wrong("--dtype", "f32 with the method full, which trains the weights themselves", "int8")
             }
             _ => Ok(()),
@@ -126,6 +130,12 @@ impl Settings {
 
     /// Checks the four settings of which one gives the threshold, and that adaptive gates have what they need.
     fn check_threshold(&self) -> Result<(), Error> {
+        if let Some(ratio) = self.target_ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
+            return wrong("--target-ratio", "above 0 and at most 1", ratio);
+        }
+        if self.method != MethodName::Sora {
+            return Ok(());
+        }
         let thresholds = [
             ("--target-ratio", self.target_ratio),
             ("--target-params", self.target_params.map(|kept| kept as f64)),
@@ -140,11 +150,8 @@ impl Settings {
                 found.join(" and "),
             );
         }
-        match (self.target_ratio, &*found) {
-            (Some(ratio), _) if !(ratio > 0.0 && ratio <= 1.0) => {
-                wrong("--target-ratio", "above 0 and at most 1", ratio)
-            }
-            (None, [flag @ ("--xi" | "--lambda")]) if self.gate == Some(GateRule::Adaptive) => {
+        match &*found {
+            [flag @ ("--xi" | "--lambda")] if self.gate == Some(GateRule::Adaptive) => {
                 wrong("--gate adaptive", "--target-ratio or --target-params, which say how many ranks to keep", flag)
             }
             _ if self.depth_bias > 0.0 && self.gate() != GateRule::Adaptive => {

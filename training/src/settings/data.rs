@@ -15,6 +15,9 @@ use crate::error::{Error, wrong};
 /// The default share of the training rows that is held out.
 pub const VALIDATION_SPLIT: f64 = 0.1;
 
+/// The names of the settings of a dataset on the hub. `--data` replaces them.
+pub const DATASET: [&str; 3] = ["dataset", "dataset_config", "dataset_revision"];
+
 /// How a task's data is read for a run. What was read is stored with the run's facts.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 pub struct DataSettings {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use polyrank::params::{DeviceName, Precision};
+use polyrank::params::DeviceName;
 use serde::Serialize;
 use serde_json::Map;
 use toml::Value;
@@ -11,7 +11,7 @@ use toml::Value;
 use super::flags::Flags;
 use super::spec::{Section, Spec};
 use crate::error::Error;
-use crate::settings::{DataSettings, MethodName};
+use crate::settings::{DataSettings, MethodName, Settings};
 use polyrank::command_line::suggestion;
 
 /// A run of a sweep.
@@ -33,15 +33,9 @@ pub struct Job {
     /// How its data is read.
     #[serde(skip)]
     pub(super) reading: DataSettings,
-    /// The base, as `--model-id` names it.
+    /// What the sweep's file says about the run, without the defaults that depend on the data and the base.
     #[serde(skip)]
-    pub(super) model_id: String,
-    /// The numbers of epochs that the sweep's file gives: those of the run, and those that it had before it was made longer.
-    #[serde(skip)]
-    pub(super) epochs: (Option<usize>, Vec<usize>),
-    /// The precision of the base.
-    #[serde(skip)]
-    pub(super) dtype: Precision,
+    pub(super) settings: Settings,
     /// Where it is computed.
     #[serde(skip)]
     pub(super) device: DeviceName,
@@ -189,9 +183,7 @@ impl Expander<'_> {
             facts,
             data: data.to_owned(),
             reading: read.data,
-            model_id: read.settings.model_id,
-            epochs: (read.settings.epochs, read.settings.extended_from),
-            dtype: read.settings.dtype,
+            settings: read.settings,
             device: read.run.device,
         })
     }
@@ -211,6 +203,18 @@ pub(super) fn check_data(spec: &Path, jobs: &[Job]) -> Result<(), Error> {
         _ => Vec::new(),
     };
     Err(Error::malformed(spec, format!("task {task}: {data} does not exist{}", suggestion(task, &beside))))
+}
+
+/// Checks that all runs can be computed on their devices. A list of runs may be for machines with other devices.
+///
+/// # Errors
+/// The precision of a run has no effect on its device.
+pub(super) fn check_devices(spec: &Path, jobs: &[Job]) -> Result<(), Error> {
+    let check = |job: &Job| {
+        let checked = job.settings.check_on(job.device);
+        checked.map_err(|error| Error::malformed(spec, format!("{}: {error}", job.name)))
+    };
+    jobs.iter().try_for_each(check)
 }
 
 fn named(sections: &[(String, Section)], name: &str) -> Section {
@@ -378,6 +382,8 @@ mod tests {
             ),
             (with("[task.c]\nalpha = 3"), "[task.c]: expected one of tasks = a, b"),
             (with("rank = 3"), "rank: expected a list called ranks"),
+            (with("dataset = \"nyu-mll/glue\""), "dataset: expected a folder for each task: data_root, or data in "),
+            (with("[task.a]\ndataset_config = \"rte\""), "[task.a] dataset_config: expected a folder for each task"),
             (with("seeds = []"), "seeds: expected a list of whole numbers, found []"),
             (with("seeds = [1, 1]"), "seeds: 1 is there twice"),
             (with("ranks = [1.5]"), "ranks: expected a list of whole numbers, found [1.5]"),

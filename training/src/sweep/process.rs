@@ -13,6 +13,7 @@ use super::Job;
 use super::flags::variables;
 use crate::error::Error;
 use crate::run::check_idle;
+use crate::settings::Settings;
 
 /// Threads of a process: the variable that rayon reads.
 const THREADS: &str = "RAYON_NUM_THREADS";
@@ -46,8 +47,9 @@ pub(super) fn evaluate(exe: &Path, job: &Job, threads: usize) -> Result<Child, E
     let log = log_path(job);
     let file = OpenOptions::new().create(true).append(true).open(&log).map_err(Error::io(&log))?;
     let mut command = Command::new(exe);
-    command.args(["evaluate", "--split", "test", "--json", "--model-id", &job.model_id, "--data"]).arg(&job.data);
-    command.args(["--dtype", job.dtype.name(), "--device", &job.device.to_string()]);
+    let Settings { model_id, dtype, .. } = &job.settings;
+    command.args(["evaluate", "--split", "test", "--json", "--model-id", model_id, "--data"]).arg(&job.data);
+    command.args(["--dtype", dtype.name(), "--device", &job.device.to_string()]);
     command.arg("--adapter").arg(&job.output).stdout(Stdio::piped()).stderr(file);
     start(command, exe, threads)
 }

@@ -41,9 +41,9 @@ impl Results {
         self.lines.get(&job.name).is_some_and(same) && TrainedRun::is_at(&job.output) && is_finished(&job.output)
     }
 
-    /// Whether the run has finished, with whatever command and data.
+    /// Whether the run has finished, with whatever command and data, and its folder is still there. Without it, the run is trained anew.
     pub(super) fn knows(&self, job: &Job) -> bool {
-        self.lines.contains_key(&job.name)
+        self.lines.contains_key(&job.name) && TrainedRun::is_at(&job.output)
     }
 
     /// Writes the line of a run that has finished, with its metrics on the test split, if the task has one. Runs that are no longer in
@@ -119,6 +119,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::sweep::{Spec, expand};
 
     #[test]
     fn files_of_killed_sweeps_are_removed() {
@@ -126,5 +127,20 @@ mod tests {
         fs::write(runs.path().join(".writing-abc"), "x").unwrap();
         let _results = Results::open(runs.path()).unwrap();
         assert!(!runs.path().join(".writing-abc").exists());
+    }
+
+    #[test]
+    fn run_whose_folder_was_deleted_is_not_known() {
+        let runs = tempfile::tempdir().unwrap();
+        let file = runs.path().join("sweep.toml");
+        fs::write(&file, "data_root = \"data\"\ntasks = [\"a\"]\nmethods = [\"lora\"]\n").unwrap();
+        let jobs = expand(&Spec::read(&file).unwrap(), runs.path(), None).unwrap();
+        fs::write(runs.path().join(RESULTS), "{\"name\": \"a/lora-r8-s0\"}\n").unwrap();
+        let results = Results::open(runs.path()).unwrap();
+        assert!(!results.knows(&jobs[0]));
+        let run = jobs[0].output.join("run");
+        fs::create_dir_all(&run).unwrap();
+        ["config.toml", "task.json"].iter().for_each(|name| fs::write(run.join(name), "").unwrap());
+        assert!(results.knows(&jobs[0]));
     }
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::data::Data;
-use super::expand::check_data;
+use super::expand::{check_data, check_devices};
 use super::results::Results;
 use super::screen::{Row, Screen, State};
 use super::{Job, Spec, process};
 use crate::error::Error;
 use crate::run;
+use crate::settings::Settings;
 
 /// The time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -67,11 +68,12 @@ pub struct Summary {
 /// `stop` is set, the running processes are asked to stop, and no other is started.
 ///
 /// # Errors
-/// A task's data does not exist, another sweep runs in the folder, or a file of results cannot be read or written. A run that fails is
-/// no error, but part of the summary.
+/// A task's data does not exist, a run cannot be computed on its device, another sweep runs in the folder, or a file of results cannot be
+/// read or written. A run that fails is no error, but part of the summary.
 pub fn run(spec: &Spec, jobs: &[Job], runs: &Path, budget: Budget, stop: &AtomicBool) -> Result<Summary, Error> {
     budget.check()?;
     check_data(&spec.path, jobs)?;
+    check_devices(&spec.path, jobs)?;
     let exe = std::env::current_exe().map_err(Error::io(Path::new("the program's own file")))?;
     let results = Results::open(runs)?;
     let mut data = Data::default();
@@ -255,7 +257,7 @@ impl Runner<'_> {
 
 /// Checks that the job does not make a run longer, or continue one that was made longer: the other seeds would be trained otherwise.
 fn not_longer(job: &Job) -> Result<(), Error> {
-    let (run, (epochs, longer)) = (job.output.join("run"), &job.epochs);
+    let (run, Settings { epochs, extended_from: longer, .. }) = (job.output.join("run"), &job.settings);
     let (plans, epochs) = run::extended_from(&run, *epochs)?;
     match (plans.first(), epochs) {
         (Some(&before), Some(now)) if plans.len() > longer.len() => {

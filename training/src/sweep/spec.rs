@@ -6,6 +6,7 @@ use toml::{Table, Value};
 
 use super::flags::Flags;
 use crate::error::Error;
+use crate::settings::DATASET;
 use crate::toml_file;
 use polyrank::command_line::suggestion;
 
@@ -137,14 +138,19 @@ impl Reader {
         Ok(section)
     }
 
-    /// Refuses a key that is not a setting of `train`, or that has a list of its own.
+    /// Refuses a key that is not a setting of `train`, or that has a list of its own. A dataset on the hub is none: the command of each
+    /// run has `--data`.
     fn check_key(&self, place: &str, key: &str) -> Result<(), String> {
         // A task's section may say by which name its metric is known.
         let as_task = key == "task" && place.starts_with("[task.");
         if let Some((_, list)) = REPLACED.iter().find(|(name, _)| *name == key && !as_task) {
             return Err(format!("{place}{key}: expected a list called {list}"));
         }
-        let names = self.flags.names();
+        if DATASET.contains(&key) {
+            return Err(format!("{place}{key}: expected a folder for each task: data_root, or data in [task.NAME]"));
+        }
+        let mut names = self.flags.names();
+        names.retain(|name| !DATASET.contains(name));
         if names.contains(&key) {
             return Ok(());
         }

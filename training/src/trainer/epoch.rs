@@ -122,7 +122,8 @@ impl Trainer<'_> {
     /// for the device at each. A step that may be the run's last always has one.
     fn is_logged(&self, control: &Control<'_>) -> bool {
         let least = if self.stepper.engine.backend().on_host() { 1 } else { EVERY };
-        let every = control.log_every * least.div_ceil(control.log_every);
+        let every = control.log_every.max(1);
+        let every = every * least.div_ceil(every);
         let done = self.stepper.optimizer.done;
         let may_be_last = self.settings.patience.is_some() && done.is_multiple_of(self.extent.steps_per_epoch);
         done.is_multiple_of(every) || may_be_last || self.extent.ends_plan(done)

@@ -58,13 +58,23 @@ impl Axis {
         (first..=last).map(|i| i as f64 * step).map(|value| (value, written(value))).collect()
     }
 
-    /// 1, 2 and 5 times powers of ten where these are few, else powers of ten.
+    /// 1, 2 and 5 times powers of ten where these are few, else powers of ten. An axis on which fewer than two of them lie has the first
+    /// and the last round number in their place.
     fn log_ticks(&self) -> Vec<(f64, String)> {
         let decades = (self.to / self.from).log10();
         let factors: &[f64] = if decades > 2.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
         let (first, last) = (self.from.log10().floor() as i32, self.to.log10().ceil() as i32);
         let all = (first..=last).flat_map(|power| factors.iter().map(move |factor| factor * 10_f64.powi(power)));
-        all.filter(|value| (self.from..=self.to).contains(value)).map(|value| (value, short(value))).collect()
+        let within: Vec<f64> = all.filter(|value| (self.from..=self.to).contains(value)).collect();
+        let ticks = if within.len() < 2 { self.round_ends().to_vec() } else { within };
+        ticks.into_iter().map(|value| (value, short(value))).collect()
+    }
+
+    /// The least and the largest value on the axis with two digits other than zero.
+    fn round_ends(&self) -> [f64; 2] {
+        let unit = |value: f64| 10_f64.powf(value.log10().floor() - 1.0);
+        let (below, above) = (unit(self.from), unit(self.to));
+        [(self.from / below).ceil() * below, (self.to / above).floor() * above]
     }
 }
 
@@ -122,7 +132,8 @@ mod tests {
         assert_eq!(linear([0.0, 40_000.0]), ["0", "10k", "20k", "30k", "40k"]);
         let log = |values: [f64; 2]| written(Axis::log(values.into_iter()));
         assert_eq!(log([4096.0, 47_104.0]), ["5k", "10k", "20k", "50k"]);
-        assert_eq!(log([0.0, 500.0]), ["500"]);
+        assert_eq!(log([0.0, 500.0]), ["440", "570"]);
+        assert_eq!(log([280_000.0, 330_000.0]), ["250k", "370k"]);
         assert_eq!(log([10.0, 1e6]), ["10", "100", "1k", "10k", "100k", "1M"]);
         assert!(Axis::linear([f64::NAN].into_iter()).is_none() && Axis::log([0.0].into_iter()).is_none());
     }
