@@ -83,7 +83,7 @@ impl Report {
         let base = self.base_model.as_deref().unwrap_or("not named");
         let fingerprint = self.base_fingerprint.as_ref().map_or(String::new(), |print| format!(" ({print})"));
         writeln!(f, "base          {}", printable(&format!("{base}{fingerprint}")))?;
-        writeln!(f, "problem type  {}", self.problem_type.map_or("not said", problem_name))?;
+        writeln!(f, "problem type  {}", self.problem_type.map_or("not said", ProblemType::name))?;
         writeln!(f, "labels        {}", labels(&self.labels))?;
         let Parameters { adapter, paper, head } = self.parameters;
         let counts = [adapter, paper, head].map(thousands);
@@ -123,15 +123,6 @@ impl Display for Report {
         self.facts(f)?;
         writeln!(f)?;
         self.table(f)
-    }
-}
-
-/// The name of a problem type in `transformers`.
-fn problem_name(problem: ProblemType) -> &'static str {
-    match problem {
-        ProblemType::SingleLabelClassification => "single_label_classification",
-        ProblemType::MultiLabelClassification => "multi_label_classification",
-        ProblemType::Regression => "regression",
     }
 }
 

@@ -12,7 +12,7 @@ use super::files::Bytes;
 /// A selection of modules, by names or by a regex.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
-pub(super) enum Targets {
+pub(super) enum TargetRule {
     /// A regex that the whole name must match, or `all-linear`.
     Pattern(String),
     /// Full names, or the ends of names after a dot.
@@ -43,8 +43,8 @@ pub(super) struct PeftConfig {
     pub(super) rank: usize,
     pub(super) alpha: f64,
     pub(super) use_rslora: bool,
-    pub(super) target_modules: Targets,
-    pub(super) exclude_modules: Option<Targets>,
+    pub(super) target_modules: TargetRule,
+    pub(super) exclude_modules: Option<TargetRule>,
     /// In the file's order, because the first key that matches a name wins.
     pub(super) rank_pattern: Map<String, Value>,
     pub(super) alpha_pattern: Map<String, Value>,
@@ -129,7 +129,7 @@ impl PeftConfig {
             use_rslora: raw.flag("use_rslora")?.unwrap_or(false),
             target_modules: match raw.get("target_modules")? {
                 Some(targets) => targets,
-                None => Targets::Names(DEFAULT_TARGETS.map(str::to_owned).into()),
+                None => TargetRule::Names(DEFAULT_TARGETS.map(str::to_owned).into()),
             },
             exclude_modules: raw.get("exclude_modules")?,
             rank_pattern: raw.get("rank_pattern")?.unwrap_or_default(),
@@ -138,7 +138,7 @@ impl PeftConfig {
             layers_to_transform: raw.get("layers_to_transform")?.map(OneOrMany::into_vec).unwrap_or_default(),
             layers_pattern: raw.get("layers_pattern")?.map(OneOrMany::into_vec).unwrap_or_default(),
         };
-        let by_pattern = matches!(config.target_modules, Targets::Pattern(_));
+        let by_pattern = matches!(config.target_modules, TargetRule::Pattern(_));
         for key in ["layers_to_transform", "layers_pattern"] {
             if by_pattern && !raw.is_off(key) {
                 return Err(AdapterError::malformed(

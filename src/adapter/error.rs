@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::base::ModelError;
 use crate::cuda::UploadError;
 
 /// The reason why an adapter is refused, or could not be written.
@@ -120,6 +121,9 @@ pub enum AdapterError {
         /// The names of the two bases, if they are known.
         names: Option<Box<BaseNames>>,
     },
+    /// The base's own head, which the adapter changes, cannot be read.
+    #[error("the base's head: {0}")]
+    Base(#[source] Box<ModelError>),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -141,14 +141,16 @@ enum Rule {
 }
 
 impl Rule {
-    fn new(file: &Path, key: &'static str, targets: &config::Targets) -> Result<Self, AdapterError> {
+    fn new(file: &Path, key: &'static str, targets: &config::TargetRule) -> Result<Self, AdapterError> {
         Ok(match targets {
-            config::Targets::Pattern(pattern) if key == TARGETS && pattern.eq_ignore_ascii_case("all-linear") => {
+            config::TargetRule::Pattern(pattern) if key == TARGETS && pattern.eq_ignore_ascii_case("all-linear") => {
                 Self::AllLinear
             }
             // `re.fullmatch`
-            config::Targets::Pattern(pattern) => Self::Whole(Expression::new(file, key, &format!("^(?:{pattern})$"))?),
-            config::Targets::Names(names) => Self::Names(names.clone()),
+            config::TargetRule::Pattern(pattern) => {
+                Self::Whole(Expression::new(file, key, &format!("^(?:{pattern})$"))?)
+            }
+            config::TargetRule::Names(names) => Self::Names(names.clone()),
         })
     }
 
@@ -359,7 +361,7 @@ mod tests {
             let matches = |name: &str| -> Result<bool, AdapterError> {
                 match rule {
                     "key" => Key::new(file, "rank_pattern", pattern)?.matches(name),
-                    "whole" => Rule::new(file, TARGETS, &config::Targets::Pattern(pattern.into()))?.matches(name),
+                    "whole" => Rule::new(file, TARGETS, &config::TargetRule::Pattern(pattern.into()))?.matches(name),
                     _ => Saved::expression(file, pattern)?.is_match(name),
                 }
             };

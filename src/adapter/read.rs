@@ -254,7 +254,7 @@ impl<'a> Weights<'a> {
                 continue;
             }
             let parameter = base(name, &vec![hidden; shape.len()]);
-            let parameter = parameter.map_err(|error| AdapterError::malformed(self.file, error))?;
+            let parameter = parameter.map_err(|error| AdapterError::Base(Box::new(error)))?;
             let mut parameter = parameter.ok_or_else(|| self.missing(name))?;
             if *name == weight {
                 parameter = (parameter + (b.matmul(&a)? * *scale)?)?;

@@ -21,6 +21,18 @@ pub enum ProblemType {
     Regression,
 }
 
+impl ProblemType {
+    /// The name in `transformers`, which is also that of the JSON form.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SingleLabelClassification => "single_label_classification",
+            Self::MultiLabelClassification => "multi_label_classification",
+            Self::Regression => "regression",
+        }
+    }
+}
+
 /// The ranks of each module by layer. Modules have their short names and are in order of execution. The JSON form is a map:
 /// `{"query": [0, 4, 8], ...}`.
 #[derive(Debug, Clone, PartialEq, Eq)]

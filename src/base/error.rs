@@ -156,12 +156,12 @@ pub enum ModelError {
         cache: PathBuf,
     },
     /// The hub could not provide the adapter.
-    #[error("could not fetch the adapter {adapter}: {reason}\nAn adapter's folder can be used as it is, without pull")]
+    #[error("could not fetch the adapter {adapter}: {source}\nAn adapter's folder can be used as it is, without pull")]
     AdapterUnreachable {
         /// The requested adapter.
         adapter: String,
         /// Why it could not be fetched.
-        reason: String,
+        source: Box<ModelError>,
     },
     /// The adapter is not in the cache, and its name is no id on the hub.
     #[error("no adapter {adapter} in the cache {cache}; an adapter on the hub is ORG/NAME", cache = cache.display())]
@@ -173,14 +173,15 @@ pub enum ModelError {
     },
     /// No source could provide the model.
     #[error(
-        "could not fetch {model}{tried}\nTo use a local copy, pass a folder with config.json, tokenizer.json and \
-         model.safetensors: --model-id FOLDER"
+        "could not fetch {model}{}\nTo use a local copy, pass a folder with config.json, tokenizer.json and \
+         model.safetensors: --model-id FOLDER",
+        lines(failures)
     )]
     Unreachable {
         /// The requested model.
         model: String,
-        /// One line for each source, with the reason of its failure.
-        tried: String,
+        /// Why each source failed, in the order in which they were tried.
+        failures: Vec<ModelError>,
     },
     /// A dataset of the hub cannot be used.
     #[error("dataset {id}: {reason}")]
@@ -203,6 +204,11 @@ pub enum ModelError {
 
 fn suggested(id: &Option<String>) -> String {
     id.as_ref().map_or_else(String::new, |id| format!(". Names on the hub include the owner: did you mean {id}?"))
+}
+
+/// A line for each error.
+fn lines(errors: &[ModelError]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
 }
 
 impl ModelError {

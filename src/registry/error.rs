@@ -197,7 +197,7 @@ impl Fault {
     pub fn of(error: &Error) -> Self {
         match error {
             Error::Adapter(AdapterError::Io { source, .. }) if !is_fault_of_file(source) => Self::Machine,
-            Error::Adapter(AdapterError::Tensor(_)) => Self::Engine,
+            Error::Adapter(AdapterError::Tensor(_) | AdapterError::Base(_)) => Self::Engine,
             Error::Adapter(_) => Self::Files,
             _ => Self::Engine,
         }

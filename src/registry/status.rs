@@ -9,9 +9,8 @@ use crate::adapter::{Adapter, ProblemType, Ranks, Summary};
 use crate::params::{Layout, NamedSite};
 
 /// Where an adapter is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Tier {
     /// In the memory of the GPU, ready to use.
     Device,
@@ -22,8 +21,7 @@ pub enum Tier {
 }
 
 /// The status of an adapter. `generation` and `bytes` are `None` until it has been loaded once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Status {
     /// The name under which it is asked.
     pub name: String,
@@ -36,14 +34,14 @@ pub struct Status {
     /// The generation, which increases with each new version.
     pub generation: Option<u64>,
     /// The rank at every site; `None` if the files show none.
-    #[cfg_attr(feature = "server", schema(value_type = Option<std::collections::HashMap<String, Vec<usize>>>))]
+    #[schema(value_type = Option<std::collections::HashMap<String, Vec<usize>>>)]
     pub ranks: Option<Ranks>,
     /// The bytes that it needs in memory.
     pub bytes: Option<usize>,
     /// The names of the outputs, in order of id; `None` if the files show none.
     pub labels: Option<Vec<String>>,
     /// What its outputs mean; `None` if the files do not say.
-    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "single_label_classification"))]
+    #[schema(value_type = Option<String>, example = "single_label_classification")]
     pub problem_type: Option<ProblemType>,
     /// The first site that it changes; `None` also for an adapter that has only a head.
     pub first_active_site: Option<NamedSite>,

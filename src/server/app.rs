@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::metrics::measured::Metrics;
 use super::start_error::StartError;
 use super::strangers::Strangers;
-use super::tokenizing::{Permit, Tokenizing};
+use super::tokenizing::{TokenizePermit, Tokenizing};
 #[cfg(feature = "otlp")]
 use super::traces::Traces;
 use crate::engine::{Engine, Error, Pending, Row};
@@ -33,7 +33,6 @@ pub struct App {
     answers: Arc<Bodies>,
     strangers: Strangers,
     draining: AtomicBool,
-    started: SystemTime,
     metrics: Arc<Metrics>,
     #[cfg(feature = "otlp")]
     traces: Option<Traces>,
@@ -67,22 +66,7 @@ impl App {
         pipeline: Pipeline,
         begin: impl Fn(&[Row]) -> Result<Pending, Error> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let source = Arc::clone(&engine);
-        let settings = registry::Settings {
-            budget: config.adapter_memory,
-            updates: config.adapter_updates,
-            strict_base: config.strict_base,
-            // The other half is for the request itself.
-            room_wait: config.request_timeout / 2,
-        };
-        let registry = Arc::new(Registry::open(source, &config.adapters, settings)?);
-        config.preload.iter().try_for_each(|name| registry.preload(name))?;
-        if let Some(name) = &config.default_adapter
-            && let Err(error) = registry.get(name)
-        {
-            // It may be copied into the folder later.
-            tracing::warn!("--default-adapter: {}", printable(&error.to_string()));
-        }
+        let registry = open_registry(Arc::clone(&engine), &config)?;
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
@@ -112,7 +96,6 @@ impl App {
             answers: Arc::new(answers),
             strangers: Strangers::new(),
             draining: AtomicBool::new(false),
-            started: SystemTime::now(),
             metrics,
             #[cfg(feature = "otlp")]
             traces,
@@ -151,7 +134,7 @@ impl App {
 
     /// When the server was started.
     pub(super) fn started(&self) -> SystemTime {
-        self.started
+        self.metrics.started
     }
 
     /// What the server has measured.
@@ -163,7 +146,7 @@ impl App {
     ///
     /// # Errors
     /// Too many requests wait already.
-    pub(super) async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
+    pub(super) async fn permit(&self, bytes: usize) -> Result<TokenizePermit, ApiError> {
         self.tokenizing.permit(bytes).await
     }
 
@@ -209,4 +192,24 @@ impl App {
         self.scheduler.close();
         self.registry.close();
     }
+}
+
+/// The registry of the adapters' folder, with the adapters of `--preload` and the default adapter in memory.
+fn open_registry(engine: Arc<Engine>, config: &Config) -> Result<Arc<Registry>, StartError> {
+    let settings = registry::Settings {
+        budget: config.adapter_memory,
+        updates: config.adapter_updates,
+        strict_base: config.strict_base,
+        // The other half is for the request itself.
+        room_wait: config.request_timeout / 2,
+    };
+    let registry = Arc::new(Registry::open(engine, &config.adapters, settings)?);
+    config.preload.iter().try_for_each(|name| registry.preload(name))?;
+    if let Some(name) = &config.default_adapter
+        && let Err(error) = registry.get(name)
+    {
+        // It may be copied into the folder later.
+        tracing::warn!("--default-adapter: {}", printable(&error.to_string()));
+    }
+    Ok(registry)
 }

@@ -32,7 +32,7 @@ impl From<NoPermit> for ApiError {
 }
 
 /// The permit of one body to take memory, until it is dropped.
-pub(super) struct Permit {
+pub(super) struct MemoryPermit {
     bodies: Arc<Bodies>,
     bytes: AtomicUsize,
 }
@@ -51,13 +51,13 @@ impl Bodies {
     }
 
     /// A permit for `bytes` bytes.
-    pub(super) fn permit(self: &Arc<Self>, bytes: usize) -> Result<Permit, NoPermit> {
-        let permit = Permit { bodies: Arc::clone(self), bytes: AtomicUsize::new(0) };
+    pub(super) fn permit(self: &Arc<Self>, bytes: usize) -> Result<MemoryPermit, NoPermit> {
+        let permit = MemoryPermit { bodies: Arc::clone(self), bytes: AtomicUsize::new(0) };
         permit.grow_to(bytes).map(|()| permit)
     }
 }
 
-impl Permit {
+impl MemoryPermit {
     /// Extends the permit to `bytes` bytes.
     pub(super) fn grow_to(&self, bytes: usize) -> Result<(), NoPermit> {
         let limit = self.bodies.limit;
@@ -73,7 +73,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for MemoryPermit {
     fn drop(&mut self) {
         self.bodies.taken.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
     }

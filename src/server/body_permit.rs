@@ -15,7 +15,7 @@ use axum::response::Response;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 
 use super::app::App;
-use super::bodies::Permit;
+use super::bodies::MemoryPermit;
 use super::error::ApiError;
 
 /// A body of at most this many bytes is small, unless it is compressed.
@@ -54,7 +54,7 @@ pub(super) async fn take_permit(
 /// A small body, or one of unknown length, which is counted as it arrives.
 struct CountedBody {
     body: Body,
-    permit: Arc<Permit>,
+    permit: Arc<MemoryPermit>,
     received: usize,
     /// The most memory that it takes.
     most: usize,

@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | `request` | what a request asks, whatever its shape was |
 //! | `run` | the one way from a checked request to logits |
+//! | `host_label` | the adapter's name in a request's host |
 //! | `implied` | the adapter of a request that names none |
 //! | `answer` | makes labels, scores and headers of logits |
 //! | `json` | reads JSON strictly |
 //! | `shapes/` | the shapes that clients speak, one a file |
 
 mod answer;
+mod host_label;
 mod implied;
 pub(super) mod json;
 pub(super) mod list;
@@ -25,12 +27,12 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 
 pub(super) use self::answer::{GENERATION, INFERENCE, Predictions, QUEUE, TOKENIZATION, TOKENS, TRUNCATED};
+use self::host_label::HostLabel;
 use self::request::{Adapters, ClassifyRequest};
 use self::run::{RequestLogits, run};
 use self::shapes::Shape;
 use self::shapes::polyrank::{self, ByAdapter};
-use self::shapes::router::{self, HostLabel};
-use self::shapes::{tei, vllm};
+use self::shapes::{router, tei, vllm};
 use super::app::App;
 use super::content::Content;
 use super::deadline::Deadline;

@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_ENCODING;
 use flate2::read::MultiGzDecoder;
 
 use super::app::App;
-use super::bodies::Permit;
+use super::bodies::MemoryPermit;
 use super::body;
 use super::error::ApiError;
 use super::extract::blocking;
@@ -19,7 +19,7 @@ use super::extract::blocking;
 pub(super) struct Content {
     bytes: Vec<u8>,
     /// The permit for the bytes, which they have until they are parsed, whatever becomes of their request.
-    permit: Option<Arc<Permit>>,
+    permit: Option<Arc<MemoryPermit>>,
     /// The maximum number of texts of a request.
     most_texts: usize,
 }
@@ -30,7 +30,7 @@ impl FromRequest<Arc<App>> for Content {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (limit, most_texts) = (app.config().payload_limit, app.config().max_client_batch_size);
         let is_gzip = is_gzip(&request)?;
-        let permit = request.extensions().get::<Arc<Permit>>().cloned();
+        let permit = request.extensions().get::<Arc<MemoryPermit>>().cloned();
         let bytes = body::read(request.into_body(), app.config()).await?;
         if !is_gzip {
             return Ok(Self { bytes, permit, most_texts });
@@ -88,7 +88,7 @@ fn is_gzip(request: &Request) -> Result<bool, ApiError> {
 const PIECE: u64 = 64 * 1024;
 
 /// Unpacks at most `limit` bytes, which the permit then covers beside the packed ones.
-fn unpack(packed: &[u8], limit: usize, permit: Option<&Permit>) -> Result<Vec<u8>, ApiError> {
+fn unpack(packed: &[u8], limit: usize, permit: Option<&MemoryPermit>) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     let mut decoder = MultiGzDecoder::new(packed);
     loop {

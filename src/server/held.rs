@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use serde::Serialize;
 
 use super::app::App;
-use super::bodies::Permit;
+use super::bodies::MemoryPermit;
 use super::error::ApiError;
 
 /// Answers of more bytes take a permit.
@@ -17,7 +17,7 @@ const HELD: usize = 64 * 1024;
 /// An answer in memory, and its permit.
 struct Held {
     bytes: Vec<u8>,
-    _permit: Permit,
+    _permit: MemoryPermit,
 }
 
 impl AsRef<[u8]> for Held {

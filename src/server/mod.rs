@@ -53,7 +53,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use self::site::Site;
-use self::stream::{Limits, Stream};
+use self::stream::{Stream, StreamLimits};
 
 pub use app::App;
 pub use config::{ApiKey, Config, Origin};
@@ -141,7 +141,7 @@ pub async fn serve<E>(
 /// The connections of a server.
 struct Connections {
     http: http1::Builder,
-    limits: Limits,
+    limits: StreamLimits,
     site: Arc<Site>,
     graceful: GracefulShutdown,
 }
@@ -152,7 +152,7 @@ impl Connections {
         // `Stream` has limits of its own.
         http.header_read_timeout(None).max_buf_size(READ_BUFFER);
         let (request, idle) = (config.request_timeout, config.keep_alive_timeout);
-        let limits = Limits { head: request, idle, write: request, closing: Arc::default() };
+        let limits = StreamLimits { head: request, idle, write: request, closing: Arc::default() };
         Self { http, limits, site: Arc::new(Site::new(config)), graceful: GracefulShutdown::new() }
     }
 

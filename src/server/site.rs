@@ -16,13 +16,13 @@ use super::app::App;
 use super::config::Config;
 use super::draining::WhileDraining;
 use super::stream::Phase;
-use super::unread::{Limits, Rest};
+use super::unread::{DiscardLimits, Rest};
 use super::{routes, starting};
 
 /// What all connections share.
 pub(super) struct Site {
     /// How much of bodies that no answer needs is read.
-    discard: Limits,
+    discard: DiscardLimits,
     open: OnceLock<(Arc<App>, TowerToHyperService<Router>)>,
     /// Whether the server is about to end.
     announced: AtomicBool,
@@ -37,7 +37,7 @@ impl Site {
     /// Nothing is open yet.
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            discard: Limits::new(config),
+            discard: DiscardLimits::new(config),
             open: OnceLock::new(),
             announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),

@@ -22,7 +22,7 @@ const LEAST_RATE: usize = 64 * 1024;
 
 /// The limits of all connections.
 #[derive(Clone)]
-pub(super) struct Limits {
+pub(super) struct StreamLimits {
     /// How long a request's head may take.
     pub(super) head: Duration,
     /// How long a connection may be idle between two requests.
@@ -85,7 +85,7 @@ impl Phase {
 /// A stream that fails with [`ErrorKind::TimedOut`] once a limit has passed.
 pub(super) struct Stream<S> {
     inner: S,
-    limits: Limits,
+    limits: StreamLimits,
     phase: Phase,
     /// When the head must be complete, or the next one must begin.
     deadline: Instant,
@@ -101,7 +101,7 @@ pub(super) struct Stream<S> {
 }
 
 impl<S> Stream<S> {
-    pub(super) fn new(inner: S, limits: Limits) -> Self {
+    pub(super) fn new(inner: S, limits: StreamLimits) -> Self {
         let deadline = Instant::now() + limits.head;
         let timer = Box::pin(tokio::time::sleep_until(deadline));
         let phase = Phase::default();
@@ -338,7 +338,7 @@ mod tests {
     /// No single wait is too long, but all of them together are.
     #[tokio::test]
     async fn answer_that_is_taken_bit_by_bit_ends_in_time() {
-        let limits = Limits { head: LONG, idle: LONG, write: SHORT, closing: Arc::default() };
+        let limits = StreamLimits { head: LONG, idle: LONG, write: SHORT, closing: Arc::default() };
         let mut stream = Stream::new(SlowClient::new(), limits);
         stream.phase().answer();
         let (begun, mut bytes) = (Instant::now(), 0);
@@ -361,7 +361,7 @@ mod tests {
     /// A client that takes its answer slowly is not idle.
     #[tokio::test]
     async fn idle_time_begins_with_the_end_of_an_answer() {
-        let limits = Limits { head: SHORT, idle: SHORT, write: LONG, closing: Arc::default() };
+        let limits = StreamLimits { head: SHORT, idle: SHORT, write: LONG, closing: Arc::default() };
         let mut stream = Stream::new(Client, limits);
         stream.phase().answer();
         let written = poll_fn(|context| Pin::new(&mut stream).poll_write(context, &[1; 100])).await;

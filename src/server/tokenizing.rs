@@ -39,7 +39,9 @@ struct Lane {
 }
 
 /// Permission to tokenize, until it is dropped. It is never `None`, because the semaphore is never closed.
-pub(super) struct Permit(#[expect(dead_code, reason = "dropping it returns the permits")] Option<OwnedSemaphorePermit>);
+pub(super) struct TokenizePermit(
+    #[expect(dead_code, reason = "dropping it returns the permits")] Option<OwnedSemaphorePermit>,
+);
 
 /// Counts the permits that a request waits for, until it is dropped: when the request gets them, or times out.
 struct Waiting<'a>(&'a AtomicUsize, usize);
@@ -60,7 +62,7 @@ impl Tokenizing {
     ///
     /// # Errors
     /// Too many requests wait already.
-    pub(super) async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
+    pub(super) async fn permit(&self, bytes: usize) -> Result<TokenizePermit, ApiError> {
         let lane = if bytes <= SMALL { &self.small } else { &self.large };
         lane.permit(bytes).await
     }
@@ -72,11 +74,11 @@ impl Lane {
         Self { permits: Arc::new(Semaphore::new(most as usize)), most, waiting: AtomicUsize::new(0) }
     }
 
-    async fn permit(&self, bytes: usize) -> Result<Permit, ApiError> {
+    async fn permit(&self, bytes: usize) -> Result<TokenizePermit, ApiError> {
         let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.most);
         // This fails while other requests wait, so that no request overtakes another.
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(permits) {
-            return Ok(Permit(Some(permit)));
+            return Ok(TokenizePermit(Some(permit)));
         }
         let (wanted, limit) = (permits as usize, (self.most as usize * WAITING).max(FEWEST));
         let more = |waiting| Some(waiting + wanted).filter(|waiting| *waiting <= limit);
@@ -86,7 +88,7 @@ impl Lane {
             return Err(ApiError::Overloaded { reason, retry_after: RETRY_SOON });
         }
         let _waiting = Waiting(&self.waiting, wanted);
-        Ok(Permit(Arc::clone(&self.permits).acquire_many_owned(permits).await.ok()))
+        Ok(TokenizePermit(Arc::clone(&self.permits).acquire_many_owned(permits).await.ok()))
     }
 }
 
@@ -137,7 +139,7 @@ mod tests {
         };
         let _large = now(1 << 20).unwrap();
         assert!(now(SMALL + 1).is_none());
-        let small: Vec<Permit> = std::iter::from_fn(|| now(SMALL)).collect();
+        let small: Vec<TokenizePermit> = std::iter::from_fn(|| now(SMALL)).collect();
         assert_eq!(small.len() * SMALL, SMALL_AT_ONCE);
     }
 }

@@ -21,12 +21,12 @@ const DISCARD: usize = 16;
 
 /// How much is read and thrown away, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct DiscardLimits {
     bytes: usize,
     time: Duration,
 }
 
-impl Limits {
+impl DiscardLimits {
     pub(super) fn new(config: &Config) -> Self {
         Self { bytes: config.payload_limit.saturating_mul(DISCARD), time: config.request_timeout }
     }
@@ -58,7 +58,7 @@ impl Rest {
 
     /// Reads what is left of the body, besides, and throws it away. If the client is not asked for its body, or all of it would be too
     /// much, the answer says that the connection closes.
-    pub(super) fn discard(self, answer: &mut Response<Body>, limits: Limits, phase: &Phase) {
+    pub(super) fn discard(self, answer: &mut Response<Body>, limits: DiscardLimits, phase: &Phase) {
         let Some((body, begun)) = self.body.map(|shared| shared.take()).filter(|(body, _)| !body.is_end_stream())
         else {
             return;
@@ -79,7 +79,7 @@ fn waits(headers: &HeaderMap) -> bool {
 }
 
 /// Reads and throws away what `limits` allow. Whoever sends more, or is slower, loses the connection.
-async fn read_on(mut body: Body, Limits { bytes, time }: Limits, phase: Phase) {
+async fn read_on(mut body: Body, DiscardLimits { bytes, time }: DiscardLimits, phase: Phase) {
     let discard = async {
         let mut total = 0usize;
         while let Some(Ok(data)) = body::next(&mut body).await {

@@ -8,9 +8,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::tokenizer::{
-    Encoding, NormalizedString, Normalizer, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
-};
+use tokenizers::tokenizer::{Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 use tokenizers::utils::truncation::truncate_encodings;
 
 use beginning::Cuts;
@@ -209,7 +207,7 @@ impl Tokenizer {
         for key in ["truncation", "padding"] {
             whole[key] = Value::Null;
         }
-        let mut cuts = Cuts::of(&whole);
+        let cuts = Cuts::of(&whole);
         let mut inner: tokenizers::Tokenizer = serde_json::from_value(whole).map_err(file(&path))?;
         let there: HashSet<String> = inner.get_added_vocabulary().get_vocab().keys().cloned().collect();
         let special = SpecialTokens { defaults: &defaults, flags: &|key, token| class.flags(key, token) };
@@ -217,11 +215,7 @@ impl Tokenizer {
         if let Some(frame) = class.frame(&side, |token| inner.token_to_id(token))? {
             inner.with_post_processor(Some(frame));
         }
-        for token in inner.get_added_vocabulary().get_vocab().keys() {
-            let mut normalized = NormalizedString::from(token.as_str());
-            let fails = inner.get_normalizer().is_some_and(|normalizer| normalizer.normalize(&mut normalized).is_err());
-            cuts = cuts.outside((!fails).then_some(&[token.as_str(), normalized.get()]));
-        }
+        let cuts = cuts.outside_added(&inner);
         inner.set_encode_special_tokens(side.get("split_special_tokens")?.unwrap_or(false));
         for (token, id) in inner.get_added_vocabulary().get_vocab().iter().filter(|(_, id)| **id as usize >= base.words)
         {
@@ -230,27 +224,19 @@ impl Tokenizer {
         // Some files give 1e30 for "no limit", which saturates to the largest integer here.
         let stated = side.get::<f64>("model_max_length")?.or(side.get::<f64>("max_len")?);
         let stated = stated.map_or(usize::MAX, |stated| stated as usize);
-        let cut = side.get::<String>("truncation_side")?.or(cut);
-        let settings = side.path();
         let tokenizer = Self {
             inner,
             max_length: base.positions.min(stated),
             longest: base.longest,
             words: base.words,
             segments: base.segments,
-            side: match cut.as_deref() {
-                None | Some("right") => TruncationSide::Right,
-                Some("left") => TruncationSide::Left,
-                Some(other) => {
-                    return Err(file(settings)(format!("truncation_side: expected left or right, found {other}")));
-                }
-            },
+            side: truncation_side(&side, cut)?,
             cuts,
             typed: class.gives_types(&side)?,
         };
         if tokenizer.max_length <= tokenizer.special(false) {
             let reason = format!("model_max_length {} leaves no room for tokens of a text", tokenizer.max_length);
-            return Err(file(settings)(reason));
+            return Err(file(side.path())(reason));
         }
         Ok(tokenizer)
     }
@@ -357,6 +343,15 @@ impl Tokenizer {
         first.take_overflowing();
         second.as_mut().map(Encoding::take_overflowing);
         self.inner.post_process(first, second, true)
+    }
+}
+
+/// The side at which texts are truncated, which `tokenizer.json` has as `own`.
+fn truncation_side(side: &Side, own: Option<String>) -> Result<TruncationSide, TokenizeError> {
+    match side.get::<String>("truncation_side")?.or(own).as_deref() {
+        None | Some("right") => Ok(TruncationSide::Right),
+        Some("left") => Ok(TruncationSide::Left),
+        Some(other) => Err(file(side.path())(format!("truncation_side: expected left or right, found {other}"))),
     }
 }
 

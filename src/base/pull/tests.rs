@@ -166,7 +166,7 @@ fn errors_name_the_missing_file() {
         files.remove(name);
         let hub = Hub::start(files);
         let message = match hub.fail(&PLAIN) {
-            ModelError::Unreachable { model, tried } => format!("{model} {tried}"),
+            ModelError::Unreachable { model, failures } => format!("{model} {}", failures[0]),
             other => panic!("{other:?}"),
         };
         let address = format!("{}/org/name/resolve/main/{name}: HTTP status 404", hub.sources.endpoint);
@@ -186,7 +186,10 @@ fn rejects_truncated_bodies() {
         let mut files = files();
         files.get_mut(name).unwrap().missing = 3;
         let error = Hub::start(files).fail(recipe);
-        assert!(matches!(&error, ModelError::Unreachable { tried, .. } if tried.contains(name)), "{error}");
+        assert!(
+            matches!(&error, ModelError::Unreachable { failures, .. } if failures[0].to_string().contains(name)),
+            "{error}"
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use crate::scheduler::BatchReport;
 
 /// The counters and histograms of a server.
 pub(in crate::server) struct Metrics {
-    pub(super) started: SystemTime,
+    pub(in crate::server) started: SystemTime,
     pub(super) requests: Requests,
     pub(super) tokenization: Histogram,
     pub(super) queue: Histogram,

@@ -135,9 +135,9 @@ impl Header {
             }
             found += 1;
         }
-        let count = self.columns.count;
-        if found != count {
-            return Err(RecordsError::line(path, line, format!("expected {count} fields, found {found}")));
+        let expected = self.columns.count;
+        if found != expected {
+            return Err(RecordsError::Fields { path: path.to_owned(), line, expected, found, beside_return: false });
         }
         let row = Record { line, label, text: text.to_owned(), pair };
         if self.repeats(&row) {

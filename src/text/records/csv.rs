@@ -72,6 +72,11 @@ impl<R: Read> Followed<R> {
     }
 }
 
+/// A record has more than [`LONGEST_LINE`] bytes. The csv crate passes it on as an error of the file.
+#[derive(Debug, thiserror::Error)]
+#[error("expected a record of at most {LONGEST_LINE} bytes; is a quote never closed?")]
+struct TooLong;
+
 impl<R: Read> Read for Followed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
@@ -83,9 +88,7 @@ impl<R: Read> Read for Followed<R> {
             self.at = 0;
             self.skip_line_ends();
         }
-        let too_long =
-            || io::Error::other(format!("expected a record of at most {LONGEST_LINE} bytes; is a quote never closed?"));
-        self.left = self.left.checked_sub(read as u64).ok_or_else(too_long)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(TooLong))?;
         Ok(read)
     }
 }
@@ -110,20 +113,12 @@ pub(super) fn rows(
             Err(error) => return Some(Err(error)),
         };
         let bare = (bare || records.file().bare) && records.file().line_end == b'\n';
-        let row = columns.row(&records.path, line, record.iter());
-        Some(row.map_err(|error| if bare { ended_by_bare(error) } else { error }))
-    }))
-}
-
-/// Explains a wrong number of fields next to a bare `\r`. Such a `\r` is mostly part of a text that should have been quoted.
-fn ended_by_bare(error: RecordsError) -> RecordsError {
-    match error {
-        RecordsError::Line { path, line, reason } if reason.contains(" fields, found ") => {
-            let reason = format!("{reason}; a carriage return outside quotes ends a row");
-            RecordsError::Line { path, line, reason }
+        let mut row = columns.row(&records.path, line, record.iter());
+        if let Err(RecordsError::Fields { beside_return, .. }) = &mut row {
+            *beside_return = bare;
         }
-        other => other,
-    }
+        Some(row)
+    }))
 }
 
 /// The records, each with the line at which it begins.
@@ -167,7 +162,7 @@ impl<R: Read> Records<R> {
 /// An error in the record that begins at line `start`.
 fn failed(path: &Path, start: usize, error: csv::Error) -> RecordsError {
     match error.into_kind() {
-        csv::ErrorKind::Io(source) if source.kind() == io::ErrorKind::Other => {
+        csv::ErrorKind::Io(source) if source.get_ref().is_some_and(|inner| inner.is::<TooLong>()) => {
             RecordsError::line(path, start, source.to_string())
         }
         csv::ErrorKind::Io(source) => RecordsError::Io { path: path.to_owned(), source },

@@ -57,6 +57,20 @@ pub enum RecordsError {
         /// What is wrong.
         reason: String,
     },
+    /// A row has more or fewer fields than the header.
+    #[error("{}:{line}: expected {expected} fields, found {found}{}", path.display(), hint(*beside_return))]
+    Fields {
+        /// The file.
+        path: PathBuf,
+        /// The number of the line, from 1.
+        line: usize,
+        /// The number of the header's fields.
+        expected: usize,
+        /// The number of the row's fields.
+        found: usize,
+        /// Whether a carriage return without a line feed begins or ends the row. It is mostly part of a text that should have been quoted.
+        beside_return: bool,
+    },
     /// The file does not have the format that its name says.
     #[error("{}: {reason}", path.display())]
     Malformed {
@@ -69,6 +83,10 @@ pub enum RecordsError {
 
 fn at(line: Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(":{line}"))
+}
+
+fn hint(beside_return: bool) -> &'static str {
+    if beside_return { "; a carriage return outside quotes ends a row" } else { "" }
 }
 
 impl RecordsError {

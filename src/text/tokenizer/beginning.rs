@@ -6,6 +6,7 @@
 //! make a word of each ideograph. There, a text may be cut between two of them.
 
 use serde_json::Value;
+use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 
 /// Bytes of text for each token that is wanted. English has four or five.
 const BYTES_A_TOKEN: usize = 16;
@@ -34,9 +35,18 @@ impl Cuts {
         Self { spaces, ideographs: spaces && spaced }
     }
 
-    /// These places, as far as they are never inside of a token that is added to the vocabulary. Such tokens are found before words are
-    /// split, some of them in the normalized text. So `forms` are `None` if the token cannot be normalized.
-    pub(super) fn outside(self, forms: Option<&[&str]>) -> Self {
+    /// These places, as far as they are never inside of a token that is added to the vocabulary of `tokenizer`. Such tokens are found
+    /// before words are split, some of them in the normalized text.
+    pub(super) fn outside_added(self, tokenizer: &Tokenizer) -> Self {
+        tokenizer.get_added_vocabulary().get_vocab().keys().fold(self, |cuts, token| {
+            let mut normalized = NormalizedString::from(token.as_str());
+            let fails = tokenizer.get_normalizer().is_some_and(|all| all.normalize(&mut normalized).is_err());
+            cuts.outside((!fails).then_some(&[token.as_str(), normalized.get()]))
+        })
+    }
+
+    /// These places without those inside of a token with these forms, or none if the token cannot be normalized.
+    fn outside(self, forms: Option<&[&str]>) -> Self {
         let Some(forms) = forms else { return Self::NONE };
         let has = |is: fn(char) -> bool| forms.iter().any(|form| form.contains(is));
         Self { spaces: self.spaces && !has(char::is_whitespace), ideographs: self.ideographs && !has(is_ideograph) }
@@ -114,7 +124,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::{BaseInputs, Limit, Tokenizer};
+    use super::super::{self as tokenizer, BaseInputs, Limit};
     use super::*;
 
     #[test]
@@ -192,7 +202,7 @@ mod tests {
     }
 
     /// The tokenizers of all architectures, each as it is and without shortcuts.
-    fn tokenizers() -> Vec<[Tokenizer; 2]> {
+    fn tokenizers() -> Vec<[tokenizer::Tokenizer; 2]> {
         let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
         let encoders = std::fs::read_dir(goldens.join("encoders")).unwrap().map(|entry| entry.unwrap().path());
         let open = |dir: &Path| {
@@ -207,7 +217,7 @@ mod tests {
             let (positions, words) = (512, 1 << 20);
             let base =
                 BaseInputs { own_class, tokenizer_class: None, positions, longest: positions, words, segments: None };
-            Tokenizer::open(dir, &base).unwrap()
+            tokenizer::Tokenizer::open(dir, &base).unwrap()
         };
         let both = |dir: std::path::PathBuf| {
             let (short, mut whole) = (open(&dir), open(&dir));
@@ -233,7 +243,7 @@ mod tests {
     }
 
     thread_local! {
-        static TOKENIZERS: Vec<[Tokenizer; 2]> = tokenizers();
+        static TOKENIZERS: Vec<[tokenizer::Tokenizer; 2]> = tokenizers();
     }
 
     proptest! {

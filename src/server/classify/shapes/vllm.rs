@@ -9,11 +9,11 @@ use utoipa::ToSchema;
 
 use super::super::super::error::ApiError;
 use super::super::super::request_id::RequestId;
+use super::super::host_label::HostLabel;
 use super::super::json::{self, positive};
 use super::super::list::{self, OneOrMany};
 use super::super::request::{Adapters, ClassifyRequest, Form, Scoring, Text};
 use super::super::run::RequestLogits;
-use super::router::HostLabel;
 use super::too_many;
 use crate::engine::score::Function;
 
