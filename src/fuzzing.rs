@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets (`fuzz/`, built with `--cfg fuzzing`): parsers of untrusted bytes that are private otherwise. For
+//! Entry points for the fuzz targets (`fuzz/`, built with `--cfg fuzzing`) and for a test that calls each once: parsers of untrusted bytes that are private otherwise. For
 //! any bytes, each must return: it must not panic, hang, or take memory out of proportion to the bytes.
 
 use std::path::Path;
@@ -37,4 +37,57 @@ pub fn convert(dir: &Path) {
 #[cfg(feature = "server")]
 pub fn request(body: &[u8]) {
     crate::server::parse_request(body);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Text that looks a little like what is parsed.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "\"inputs\"",
+            "\"r\"",
+            "\"a\"",
+            "1",
+            "-1e99",
+            "null",
+        ]);
+        let text = prop::collection::vec(part, 0..20).prop_map(|parts| parts.concat().into_bytes());
+        prop_oneof![text, prop::collection::vec(any::<u8>(), 0..64)]
+    }
+
+    fn layout() -> Layout {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/bert/config.json");
+        let config = serde_json::from_slice(&std::fs::read(&golden).unwrap()).unwrap();
+        let config = BaseConfig::parse(&golden, config).unwrap();
+        (config.architecture().layout)(&config).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn entry_points_return(first in bytes(), second in bytes()) {
+            adapter(&layout(), &first, &second, Some(&first));
+            base_config(&first);
+            #[cfg(feature = "server")]
+            request(&first);
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("config.json"), json!({"model_type": "bert"}).to_string()).unwrap();
+            std::fs::write(folder.path().join("pytorch_model.bin"), &second).unwrap();
+            convert(folder.path());
+        }
+    }
 }

@@ -108,7 +108,7 @@ mod cpu;
 pub mod cuda;
 pub mod encoder;
 pub mod engine;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod inspect;
 pub mod logging;

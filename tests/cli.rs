@@ -211,6 +211,50 @@ fn prints_completions_for_each_shell() {
     assert_eq!(run(&["completions", "cmd"]).status.code(), Some(2));
 }
 
+/// Three texts for two adapters in turn, or for both.
+#[test]
+fn bench_measures_what_it_is_asked_for() {
+    let (room, base) = (TempDir::new().unwrap(), golden(""));
+    let (adapters, empty) = (room.path().join("adapters"), room.path().join("empty"));
+    std::fs::create_dir(&empty).unwrap();
+    for name in ["plain", "ragged"] {
+        std::fs::create_dir_all(adapters.join(name)).unwrap();
+        for file in std::fs::read_dir(golden(name)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), adapters.join(name).join(file.file_name())).unwrap();
+        }
+    }
+    let bench = |folder: &Path, more: &[&str], input: &[u8]| {
+        let fixed =
+            ["bench", "--model-id", base.to_str().unwrap(), "--adapters", folder.to_str().unwrap(), "--input", "-"];
+        run_with(&[&fixed, more].concat(), input)
+    };
+    let texts = b"{\"text\": \"good\"}\n{\"text\": \"a b\"}\n{\"text\": \"a b\"}\n";
+    let measured = |more: &[&str]| -> Value {
+        serde_json::from_str(stdout(&bench(&adapters, &[&["--repeats", "1", "--json"], more].concat(), texts))).unwrap()
+    };
+    let (turns, all) = (measured(&[]), measured(&["--ask-all"]));
+    assert_eq!((&turns["texts"], &turns["adapters"], &turns["dtype"]), (&3.into(), &2.into(), &"f32".into()));
+    assert_eq!((&all["texts"], &all["adapters"]), (&6.into(), &2.into()));
+    assert_eq!(all["tokens"].as_u64().unwrap(), 2 * turns["tokens"].as_u64().unwrap());
+    let positive = |value: &Value| value.as_f64().unwrap() > 0.0;
+    for of in [&turns, &all] {
+        assert!(positive(&of["texts_per_second"]) && positive(&of["tokens_per_second"]), "{of}");
+        assert!(
+            positive(&of["latency_ms"]["p50"]) && of["latency_ms"]["p99"].as_f64() >= of["latency_ms"]["p50"].as_f64()
+        );
+    }
+    assert!(turns.get("one_by_one").is_none());
+    let [apart, together] = [&all["one_by_one"], &all].map(|of| of["latency_ms"]["p50"].as_f64().unwrap());
+    assert!((all["one_by_one"]["speedup"].as_f64().unwrap() - apart / together).abs() < 1e-9, "{all}");
+    let told = bench(&adapters, &["--repeats", "1"], texts);
+    assert!(stdout(&told).starts_with("3 texts of "), "{}", stdout(&told));
+    for (folder, input, words) in [(&adapters, &b""[..], "has no texts"), (&empty, &texts[..], "has no adapters")] {
+        let output = bench(folder, &[], input);
+        assert!(output.status.code() == Some(1) && one_line(&output).contains(words), "{}", one_line(&output));
+    }
+}
+
 /// A folder that is something else is named as what it is.
 #[test]
 fn wrong_folders_are_explained() {

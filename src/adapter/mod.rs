@@ -13,13 +13,13 @@ mod value;
 mod write;
 
 pub use error::{AdapterError, BaseNames};
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use files::Bytes;
 pub use files::{Files, NAMES, OpenFiles};
 pub use instead::instead;
 pub use labels::{LONGEST_NAMES, MOST_LABELS, classifier_config, read_labels};
 pub use peek::{Summary, layout_of, peek, summary};
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use read::parse;
 pub use read::{over, read};
 pub use value::{Adapter, AdapterInfo, AdapterWeights, Change, ProblemType, Ranks};

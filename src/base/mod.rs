@@ -4,9 +4,6 @@
 pub mod architecture;
 mod cache;
 mod config;
-#[cfg(not(fuzzing))]
-mod convert;
-#[cfg(fuzzing)]
 pub(crate) mod convert;
 mod dataset;
 mod digest;

@@ -25,13 +25,13 @@ use crate::adapter::Adapter;
 pub(super) const FAILED_FOR: Duration = Duration::from_secs(1);
 
 /// The maximum number of requests that wait for one adapter.
-const MOST_WAITERS: usize = 1024;
+pub(super) const MOST_WAITERS: usize = 1024;
 
 /// The maximum number of orders that wait for one adapter.
-const MOST_ORDERS: usize = 64;
+pub(super) const MOST_ORDERS: usize = 64;
 
 /// The maximum number of jobs for the loader.
-const MOST_QUEUED: usize = 8192;
+pub(super) const MOST_QUEUED: usize = 8192;
 
 /// A request does not join a load that has taken this long: the disk may be dead.
 const SLOW: Duration = Duration::from_secs(2);

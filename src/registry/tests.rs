@@ -15,7 +15,7 @@ use super::entry::{Failure, Found, JobOutcome, Order, OrderKind, Purpose};
 use super::event::Event;
 use super::pin::Taken;
 use super::stamp::Stamp;
-use super::state::{Asked, Effect, State};
+use super::state::{Asked, Effect, MOST_ORDERS, MOST_QUEUED, MOST_WAITERS, State};
 use super::status::{Checked, Facts, Status, Tier};
 use super::updates::MOST_FAILED;
 use super::{Expected, RegistryError, Settings};
@@ -466,6 +466,35 @@ fn orders_and_loads_of_an_adapter_take_turns() {
         world.settle();
     }
     assert_eq!(purposes, [false, true, false]);
+}
+
+#[test]
+fn as_many_requests_wait_as_are_allowed() {
+    let mut world = World::new(100);
+    let mut waiting: Vec<_> = (0..MOST_WAITERS).map(|_| world.ask("a", 0)).collect();
+    let now = world.at(1);
+    let refused = |world: &mut World| world.state.ask("a", now).err();
+    assert!(matches!(refused(&mut world), Some(RegistryError::TooManyWaiters { limit: MOST_WAITERS, .. })));
+    waiting.pop();
+    assert!(refused(&mut world).is_none(), "the one that has gone leaves its place");
+    for _ in 0..MOST_ORDERS {
+        world.order("a", OrderKind::Describe, None, 1);
+    }
+    assert!(world.replies.is_empty());
+    world.order("a", OrderKind::Describe, None, 1);
+    assert!(matches!(&world.replies[..], [Err(RegistryError::TooManyWaiters { limit: MOST_ORDERS, .. })]));
+    assert_eq!(world.jobs.len(), 1, "one job for all");
+}
+
+#[test]
+fn as_many_adapters_are_loaded_as_are_allowed() {
+    let mut world = World::new(100);
+    let _waiting: Vec<_> = (0..MOST_QUEUED).map(|i| world.ask(&format!("a{i}"), 0)).collect();
+    let now = world.at(1);
+    assert!(matches!(world.state.ask("b", now), Err(RegistryError::TooManyLoads { limit: MOST_QUEUED })));
+    assert!(!world.state.entries.contains_key("b"));
+    world.run(1, 1, 1);
+    assert!(matches!(world.state.ask("b", now), Ok(Asked::Wait(_))));
 }
 
 /// Names that clients make up leave nothing behind.

@@ -426,3 +426,29 @@ impl State {
         Some(forgotten)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::reply::Failed;
+    use super::*;
+    use crate::adapter::{AdapterInfo, AdapterWeights};
+    use crate::text::Encoded;
+
+    /// No thread can be started in place of one that has ended.
+    #[test]
+    fn abandoned_queue_fails_what_waits_and_accepts_nothing() {
+        let queue = Queue::new(Admission { limit: 10, timeout: Duration::from_secs(60) }, Pipeline::ONE);
+        let info = AdapterInfo { labels: Vec::new(), problem_type: None, base_fingerprint: None, base_model: None };
+        let adapter = Arc::new(Adapter { info, weights: AdapterWeights { sites: Vec::new(), head: BTreeMap::new() } });
+        let text = Encoded { ids: vec![1; 3], type_ids: vec![0; 3], truncated: false };
+        let rows = || vec![Row { text: text.clone(), adapter: Arc::clone(&adapter) }];
+        let waiting = queue.push(rows().into()).unwrap();
+        assert!(!queue.progress.is_over());
+        queue.abandon();
+        assert!(matches!(waiting.wait_blocking(), Err(Failed::Lost)));
+        assert!(queue.progress.is_over() && queue.tokens() == 0);
+        assert_eq!(queue.push(rows().into()).unwrap_err(), Refused::Draining);
+    }
+}

@@ -43,7 +43,7 @@ use super::request_id::RequestId;
 use crate::engine::score::Scored;
 
 /// Reads a body in every shape.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn parse(body: &[u8]) {
     let (named, host) = (|| Adapters::Named(vec!["a".into()]), || HostLabel(None));
     let _ = (Shape::of(body), polyrank::parse(body, "a".into()), polyrank::parse_several(body));

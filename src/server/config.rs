@@ -24,7 +24,7 @@ pub(super) const MOST_TEXTS: usize = 1 << 14;
 /// The settings of the server.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
-    /// The base as the user named it: a folder, a hub id or `default`. `/info` reports it.
+    /// The base: a folder, or the id of a repository on the hub, for which `default` stands too. `/info` reports it.
     #[arg(skip)]
     pub model_id: String,
     /// How long a forward pass may take before the watchdog reports it.

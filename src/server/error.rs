@@ -261,7 +261,7 @@ pub(super) enum Errors {
     /// No such adapter
     #[response(status = 404)]
     NotFound(ErrorBody),
-    /// The adapter's files have changed
+    /// Another version is in service than `If-Match` says, a `DELETE` undid this `PUT`, or the adapter's files have changed
     #[response(status = 409)]
     Conflict(ErrorBody),
     /// The body is too large, or has too many texts or adapters
@@ -273,10 +273,11 @@ pub(super) enum Errors {
     /// Well-formed but unusable: no texts, a text that is too long and must not be truncated, or an adapter that cannot be served
     #[response(status = 422)]
     Unprocessable(ErrorBody),
-    /// The queue is full, or the answer would come too late; `Retry-After` tells when to try again
+    /// The queue is full, the answer would come too late, adapters in use leave no room for this one, or bodies take all their memory;
+    /// `Retry-After` tells when to try again
     #[response(status = 429)]
     Overloaded(ErrorBody),
-    /// A bug
+    /// A bug or a fault of the device; the server's log has the cause
     #[response(status = 500)]
     Internal(ErrorBody),
     /// Shutting down, timed out, or not ready; `Retry-After` tells when to try again
@@ -294,7 +295,7 @@ pub(super) enum ListErrors {
     /// Too many clients wait for a list
     #[response(status = 429)]
     Overloaded(ErrorBody),
-    /// A bug
+    /// A bug or a fault of the device; the server's log has the cause
     #[response(status = 500)]
     Internal(ErrorBody),
     /// Shutting down, timed out, not ready, or the adapters' folder cannot be read

@@ -61,7 +61,7 @@ pub use error::ApiError;
 pub use start_error::StartError;
 
 /// Parses a body as the routes that classify do, and drops the result.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn parse_request(body: &[u8]) {
     classify::parse(body);
 }

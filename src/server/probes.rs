@@ -89,7 +89,7 @@ pub(super) struct Info {
     name: &'static str,
     /// The version of the program.
     version: &'static str,
-    /// The base, as `--model-id` names it.
+    /// The base: a folder, or the id of its repository on the hub.
     model_id: String,
     /// The device and the form of the operations, such as `cpu`.
     device: String,

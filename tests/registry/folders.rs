@@ -105,6 +105,24 @@ fn finds_new_folder_on_request() {
     world.registry.get("late").unwrap();
 }
 
+/// Another failure than that the folder is gone, such as a link that leads to itself.
+#[cfg(unix)]
+#[test]
+fn adapters_in_memory_serve_while_the_root_cannot_be_read() {
+    let world = World::new(40, &[("a", "10"), ("b", "11")]);
+    world.registry.get("a").unwrap();
+    fs::rename(&world.root, world.folder.path().join("away")).unwrap();
+    std::os::unix::fs::symlink(&world.root, &world.root).unwrap();
+    let error = world.registry.get("b").unwrap_err();
+    assert!(matches!(error, RegistryError::RootUnreadable { .. }), "{error:?}");
+    assert!(!error.to_string().contains(&*world.root.to_string_lossy()), "{error}");
+    assert!(matches!(world.registry.list(), Err(RegistryError::RootUnreadable { .. })));
+    assert_eq!(world.parameters("a"), 10);
+    fs::remove_file(&world.root).unwrap();
+    fs::rename(world.folder.path().join("away"), &world.root).unwrap();
+    assert_eq!(world.parameters("b"), 11);
+}
+
 #[test]
 fn error_names_root_that_is_not_a_folder() {
     let world = World::new(20, &[]);

@@ -130,10 +130,10 @@ fn failed_request_pins_its_adapters_while_one_of_its_rows_runs() {
     let (scheduler, gate) = Gate::start(Limits { batch_tokens: 3, queued_tokens: 10, ..ROOMY });
     let pin = registry.get("a").unwrap();
     let rows = vec![row(7, 3, pin.adapter()), row(8, 3, pin.adapter())];
-    let deadline = Some(Instant::now() + Duration::from_millis(20));
-    let late = scheduler.submit(Request { rows, pins: vec![pin], deadline }).unwrap();
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let late = scheduler.submit(Request { rows, pins: vec![pin], deadline: Some(deadline) }).unwrap();
     assert_eq!(gate.began(), [7]);
-    std::thread::sleep(Duration::from_millis(30));
+    std::thread::sleep(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
     // There is room for it only without the one that is late.
     let other = scheduler.submit(vec![row(9, 9, &adapter())]).unwrap();
     assert!(matches!(late.wait_blocking(), Err(Failed::Expired(_))));

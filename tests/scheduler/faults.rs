@@ -84,12 +84,8 @@ fn lost_device_is_told_and_given_up() {
 
 #[test]
 fn stalled_forward_pass_is_told_and_given_up() {
-    let stall_timeouts = StallTimeouts {
-        least: Duration::from_millis(100),
-        unknown: Duration::from_millis(100),
-        grace: Duration::from_millis(100),
-        times: 2,
-    };
+    let second = Duration::from_secs(1);
+    let stall_timeouts = StallTimeouts { least: second, unknown: second, grace: Duration::from_millis(100), times: 2 };
     let (scheduler, gate) = Gate::start(Limits { stall_timeouts, ..ROOMY });
     let (given_up_sender, given_up) = channel();
     scheduler.on_stall(move || given_up_sender.send(()).unwrap());

@@ -69,9 +69,12 @@ fn curl() {
 /// `POLYRANK_TEST_PYTHON` names an interpreter that has the packages.
 #[test]
 fn python() {
-    let python = std::env::var("POLYRANK_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let named = std::env::var("POLYRANK_TEST_PYTHON");
+    let python = named.clone().unwrap_or_else(|_| "python3".into());
     if exists(&[&python, "-c", "import huggingface_hub, requests"]) {
         check(&[&python, example("clients/classify.py").to_str().unwrap()]);
+    } else {
+        assert!(named.is_err(), "{named:?} lacks the packages");
     }
 }
 

@@ -216,3 +216,33 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
     let places = places.ok_or_else(|| Error::LabelNames { adapter: adapter.to_vec(), data: data.to_vec() })?;
     Ok((places, None))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn places_of(data: &[&str], adapter: &[&str]) -> Result<(Vec<usize>, Option<String>), Error> {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        places(&names(data), &names(adapter))
+    }
+
+    #[test]
+    fn labels_are_matched_by_name_or_by_id() {
+        assert_eq!(places_of(&["yes", "no"], &["no", "yes"]).unwrap(), (vec![1, 0], None));
+        assert_eq!(places_of(&["LABEL_0", "LABEL_1"], &["no", "yes"]).unwrap(), (vec![0, 1], None));
+        let (places, warning) = places_of(&["no", "yes"], &["LABEL_0", "LABEL_1"]).unwrap();
+        assert!(places == [0, 1] && warning.unwrap().contains("0 no, 1 yes"));
+        assert_eq!(places_of(&["score"], &["similarity"]).unwrap().0, [0]);
+        assert!(matches!(places_of(&["no", "maybe"], &["no", "yes"]), Err(Error::LabelNames { .. })));
+    }
+
+    /// Numbers in the data may be ids, or the adapter's names where these are numbers from 1, for example. A guess gave an accuracy of 0.
+    #[test]
+    fn numbers_that_may_be_ids_or_names_are_refused() {
+        let refused = places_of(&["LABEL_0", "LABEL_1"], &["1", "2"]);
+        assert!(matches!(refused, Err(Error::LabelNumbers(names)) if names == ["1", "2"]));
+        assert_eq!(places_of(&["LABEL_0", "LABEL_1"], &["0", "1"]).unwrap().0, [0, 1]);
+    }
+}

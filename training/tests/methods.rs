@@ -322,11 +322,18 @@ fn dylora_trains_the_adapter_of_the_drawn_rank() {
 #[test]
 fn dylora_exports_its_first_ranks() {
     let (room, data) = (TempDir::new().unwrap(), data(&KINDS[0]));
+    let mut told = String::new();
     let adapters = ["4", "3"].map(|rank| {
         let output = room.path().join(rank);
-        fine(&[&arguments("dylora", data.path(), &output)[..], &["--export-rank", rank]].concat());
+        told = fine(&[&arguments("dylora", data.path(), &output)[..], &["--export-rank", rank]].concat());
         engine().load_adapter(&output).unwrap()
     });
+    // A run tells the metrics of each rank's adapter.
+    let (adapter, data) = (room.path().join("3"), data.path().to_str().unwrap());
+    let args = ["evaluate", "--model-id", base(), "--adapter", adapter.to_str().unwrap(), "--data", data];
+    let found: Value = serde_json::from_str(&fine(&args)).unwrap();
+    let accuracy = found["metrics"]["accuracy"].as_f64().unwrap();
+    assert!(told.contains(&format!("\nrank 3: accuracy {accuracy:.4} on validation, ")), "{told}");
     let [whole, cut] = adapters.each_ref().map(|adapter| adapter.weights.sites[0].as_ref().unwrap().delta());
     assert_eq!((whole.rank(), cut.rank()), (4, 3));
     assert_eq!((whole.scale, cut.scale), (16.0 / 4.0, 16.0 / 3.0));

@@ -113,10 +113,11 @@ fn run_stopped_by_a_signal_continues_with_resume() {
     let args = train(from, parted.to_str().unwrap(), &more);
     for (signal, go_on) in [("-INT", &[][..]), ("-TERM", &["--resume"])] {
         let mut run = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
-        let run = run.args(&args).args(go_on).env("POLYRANK_HOME", home()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut run = run.args(&args).args(go_on).env("POLYRANK_HOME", home()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = || std::fs::read_to_string(parted.join("run/log.jsonl")).unwrap_or_default().lines().count();
         let before = lines();
         while lines() == before {
+            assert!(run.try_wait().unwrap().is_none(), "the run ended first");
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
