@@ -10,7 +10,7 @@ use super::{DropPoint, Encoder, Head, HeadJob, Hooks, Packed, first_tokens};
 use crate::base::architecture::modernbert::{self, ATTENTION_OUTPUT, INTERMEDIATE, OUTPUT, Pooling, QKV, Settings};
 use crate::base::{Base, BaseConfig, ModelError};
 use crate::ops::{Heads, Ops};
-use crate::params::{Backend, Frozen, Input, Layout, Site};
+use crate::params::{Backend, Frozen, Input, Layout, Point, Site};
 
 /// A ModernBERT that reads a base's mapped weights.
 pub(super) struct ModernBert {
@@ -134,6 +134,15 @@ impl Encoder for ModernBert {
             x = layer.forward(x, &mut texts, hooks)?;
         }
         self.final_norm.without_residual(&x, hooks)
+    }
+
+    fn first_tokens_from(&self) -> Option<Point> {
+        match self.pooling {
+            Pooling::Cls => {
+                self.layers.len().checked_sub(1).map(|layer| Point { layer, input: Input::AttentionOutput })
+            }
+            Pooling::Mean => None,
+        }
     }
 
     fn pool(&self, hidden: &Tensor, offsets: &[usize]) -> Result<Tensor> {

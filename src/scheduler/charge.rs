@@ -5,6 +5,9 @@
 //! of the pass in which it runs alone. That share is the number of its sites from its first active one, divided by the number of all
 //! its sites: within half a layer of what the engine measures by sizes ([`crate::params::Layout::share_from`]), and known without the
 //! base. A question that is asked twice is charged once.
+//!
+//! A long text for many adapters can cost many times a batch. Then its adapters are divided among several parts, each of which computes
+//! what its adapters share once more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +24,9 @@ pub(super) struct Group {
     pub(super) cost: usize,
 }
 
-/// The groups of `rows`, in order of first appearance.
-pub(super) fn groups(rows: &[Row]) -> Vec<Group> {
+/// The groups of `rows`, in order of first appearance. A text for several adapters that costs more than `most` tokens has several groups
+/// of at most as many, or of one adapter.
+pub(super) fn groups(rows: &[Row], most: usize) -> Vec<Group> {
     let mut places = HashMap::with_capacity(rows.len());
     let mut groups: Vec<Vec<usize>> = Vec::with_capacity(rows.len());
     for (index, Row { text, .. }) in rows.iter().enumerate() {
@@ -32,7 +36,43 @@ pub(super) fn groups(rows: &[Row]) -> Vec<Group> {
         }
         groups[place].push(index);
     }
-    groups.into_iter().map(|indices| Group { cost: cost(rows, &indices), rows: indices }).collect()
+    groups.into_iter().flat_map(|indices| divided(rows, indices, most)).collect()
+}
+
+/// The rows `indices`, which have the same text, in groups of at most `most` tokens.
+fn divided(rows: &[Row], indices: Vec<usize>, most: usize) -> Vec<Group> {
+    let whole = cost(rows, &indices);
+    if whole <= most {
+        return vec![Group { cost: whole, rows: indices }];
+    }
+    let address = |index: usize| Arc::as_ptr(&rows[index].adapter);
+    // Adapters that leave the base at about the same place share most.
+    let mut ordered: Vec<(f64, usize)> = indices.iter().map(|&index| (alone(&rows[index].adapter), index)).collect();
+    ordered.sort_by(|a, b| a.0.total_cmp(&b.0).then(address(a.1).cmp(&address(b.1))).then(a.1.cmp(&b.1)));
+    let tokens = rows[ordered[0].1].text.ids.len() as f64;
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    // Of the last group: the least share, the sum of all, and the last adapter.
+    let (mut least, mut sum, mut last) = (0.0, 0.0, std::ptr::null());
+    for (share, index) in ordered {
+        let same = address(index) == last;
+        let fits = tokens * (1.0 - least + sum + share) <= most as f64;
+        match groups.last_mut() {
+            Some(group) if same || fits => group.push(index),
+            _ => {
+                groups.push(vec![index]);
+                (least, sum, last) = (share, share, address(index));
+                continue;
+            }
+        }
+        if !same {
+            (sum, last) = (sum + share, address(index));
+        }
+    }
+    let group = |mut indices: Vec<usize>| {
+        indices.sort_unstable();
+        Group { cost: cost(rows, &indices), rows: indices }
+    };
+    groups.into_iter().map(group).collect()
 }
 
 /// What the rows `indices`, which have the same text, are charged.
@@ -93,7 +133,7 @@ mod tests {
     }
 
     fn charged(rows: &[Row]) -> Vec<(Vec<usize>, usize)> {
-        groups(rows).into_iter().map(|Group { rows, cost }| (rows, cost)).collect()
+        groups(rows, usize::MAX).into_iter().map(|Group { rows, cost }| (rows, cost)).collect()
     }
 
     #[test]
@@ -102,6 +142,31 @@ mod tests {
         assert_eq!(charged(&[row(1, 10, &a), row(2, 20, &a)]), [(vec![0], 10), (vec![1], 20)]);
         assert_eq!(charged(&[row(1, 0, &a)]), [(vec![0], 1)], "a batch ends");
         assert!(charged(&[]).is_empty());
+    }
+
+    #[test]
+    fn text_for_many_adapters_is_divided_where_it_costs_too_much() {
+        let all: Vec<_> = (0..32).map(|_| adapter(0)).collect();
+        // Every adapter is asked twice, the second time in another order.
+        let asked = all.iter().chain(all.iter().rev());
+        let rows: Vec<Row> = asked.map(|adapter| row(1, 100, adapter)).collect();
+        let found = groups(&rows, 1000);
+        assert_eq!(found.iter().map(|group| group.cost).collect::<Vec<_>>(), [1000, 1000, 1000, 200]);
+        let mut indices: Vec<usize> = found.iter().flat_map(|group| group.rows.clone()).collect();
+        assert!(found.iter().all(|group| group.rows.is_sorted()));
+        for Group { rows: indices, .. } in &found {
+            assert!(indices.iter().all(|index| indices.contains(&(63 - index))), "one question is not computed twice");
+        }
+        indices.sort_unstable();
+        assert_eq!(indices, (0..64).collect::<Vec<_>>());
+        // One adapter cannot be divided, and heads alone cost nothing.
+        assert_eq!(groups(&[row(1, 100, &all[0]), row(1, 100, &all[1])], 50).len(), 2);
+        let heads: Vec<Row> = (0..32).map(|_| row(1, 100, &adapter(10))).collect();
+        assert_eq!(groups(&heads, 100).len(), 1);
+        // Those that leave late share a group, and pay for one trunk.
+        let mixed: Vec<Row> = (0..10).map(|i| row(1, 100, &adapter([0, 9][i % 2]))).collect();
+        let costs: Vec<usize> = groups(&mixed, 200).iter().map(|group| group.cost).collect();
+        assert_eq!(costs, [140, 200, 200, 100]);
     }
 
     #[test]

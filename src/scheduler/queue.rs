@@ -110,6 +110,8 @@ pub(super) struct Queue {
     changed: Condvar,
     admission: Admission,
     pipeline: Pipeline,
+    /// The most tokens of a batch that has more than one part.
+    batch_tokens: usize,
     departures: Departures,
     /// What the watchdog sees.
     pub(super) progress: Progress,
@@ -133,8 +135,8 @@ struct State {
 }
 
 impl Queue {
-    /// An open queue with these rules of admission.
-    pub(super) fn new(admission: Admission, pipeline: Pipeline) -> Self {
+    /// An open queue with these rules of admission, for batches of at most `batch_tokens` tokens.
+    pub(super) fn new(admission: Admission, pipeline: Pipeline, batch_tokens: usize) -> Self {
         let state = State {
             waiting: FairQueue::new(QUANTUM, TURN),
             arrivals: Arrivals::new(),
@@ -152,6 +154,7 @@ impl Queue {
             changed: Condvar::new(),
             admission,
             pipeline,
+            batch_tokens,
             departures: Departures::default(),
             progress: Progress::default(),
         }
@@ -189,7 +192,7 @@ impl Queue {
     pub(super) fn push(&self, request: Request) -> Result<Answer, Refused> {
         let names: Vec<(*const Adapter, Arc<str>)> =
             request.pins.iter().map(|pin| (Arc::as_ptr(pin.adapter()), pin.name().into())).collect();
-        let groups = charge::groups(&request.rows);
+        let groups = charge::groups(&request.rows, self.batch_tokens);
         let tokens = groups.iter().map(|group| group.cost).sum();
         let mut seen = HashSet::new();
         let new = request.rows.iter().filter(|row| seen.insert(Arc::as_ptr(&row.adapter)));
@@ -235,9 +238,9 @@ impl Queue {
         (reply, parts, answer)
     }
 
-    /// Waits for requests, and until fewer batches run than the pipeline has places, and takes a batch of at most `max_tokens` tokens.
-    /// `None` once the queue is closed and empty.
-    pub(super) fn next_batch(self: &Arc<Self>, max_tokens: usize) -> Option<Batch> {
+    /// Waits for requests, and until fewer batches run than the pipeline has places, and takes a batch. `None` once the queue is
+    /// closed and empty.
+    pub(super) fn next_batch(self: &Arc<Self>) -> Option<Batch> {
         let mut state = self.lock();
         loop {
             if state.running.len() < self.pipeline.passes {
@@ -247,7 +250,7 @@ impl Queue {
                     drop(forgotten);
                     state = self.lock();
                 }
-                let (entries, run) = state.take(max_tokens, &self.pipeline, now);
+                let (entries, run) = state.take(self.batch_tokens, &self.pipeline, now);
                 if !entries.is_empty() {
                     // The watchdog watches the oldest batch.
                     if state.running.is_empty() {
@@ -439,7 +442,7 @@ mod tests {
     /// No thread can be started in place of one that has ended.
     #[test]
     fn abandoned_queue_fails_what_waits_and_accepts_nothing() {
-        let queue = Queue::new(Admission { limit: 10, timeout: Duration::from_secs(60) }, Pipeline::ONE);
+        let queue = Queue::new(Admission { limit: 10, timeout: Duration::from_secs(60) }, Pipeline::ONE, 10);
         let info = AdapterInfo { labels: Vec::new(), problem_type: None, base_fingerprint: None, base_model: None };
         let adapter = Arc::new(Adapter { info, weights: AdapterWeights { sites: Vec::new(), head: BTreeMap::new() } });
         let text = Encoded { ids: vec![1; 3], type_ids: vec![0; 3], truncated: false };

@@ -85,12 +85,11 @@ impl Scheduler {
         on_batch: impl Fn(&BatchReport) + Send + 'static,
     ) -> std::io::Result<Self> {
         let admission = Admission { limit: limits.queued_tokens, timeout: limits.timeout };
-        let queue = Arc::new(Queue::new(admission, pipeline));
+        let queue = Arc::new(Queue::new(admission, pipeline, limits.batch_tokens));
         let watchdog = Watchdog::start(Arc::clone(&queue), limits.stall_timeouts)?;
         let worker = Arc::new(Handle::default());
         let post = Post {
             queue: Arc::clone(&queue),
-            max_tokens: limits.batch_tokens,
             overlaps: pipeline.passes > 1,
             calls: Mutex::new((begin, on_batch)),
             handle: Arc::clone(&worker),
@@ -213,7 +212,6 @@ fn take(handle: &Handle) -> Option<JoinHandle<()>> {
 /// What a worker needs. A worker that panics hands it to the next.
 struct Post<F, B> {
     queue: Arc<Queue>,
-    max_tokens: usize,
     /// Whether a pass begins before the one before it has ended.
     overlaps: bool,
     /// What begins a forward pass, and what is told of each batch. The worker holds the lock.
@@ -256,7 +254,7 @@ where
     fn work(&self) -> std::io::Result<()> {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let (begin, on_batch) = &mut *calls;
-        let begun = || Some(Begun::new(self.queue.next_batch(self.max_tokens)?, begin));
+        let begun = || Some(Begun::new(self.queue.next_batch()?, begin));
         let mut finisher = Finisher { queue: &self.queue, on_batch, last: None };
         if !self.overlaps {
             while let Some(begun) = begun() {
