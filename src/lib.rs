@@ -113,7 +113,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod logging;
 pub mod ops;
-mod panics;
+pub mod panics;
 pub mod params;
 #[cfg(feature = "server")]
 pub mod registry;

@@ -150,6 +150,49 @@ fn rows_before_a_malformed_one_are_answered() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("standard input:3: "));
 }
 
+/// Labels are not used, so nothing in their column matters.
+#[test]
+fn column_of_labels_is_not_read() {
+    let folder = TempDir::new().unwrap();
+    for (name, content) in
+        [("twice.csv", &b"label,sentence,label\na,good,b\n"[..]), ("latin.csv", b"label,sentence\nna\xefve,good\n")]
+    {
+        let file = folder.path().join(name);
+        std::fs::write(&file, content).unwrap();
+        let output = classify(&["--input", file.to_str().unwrap()], b"");
+        assert_eq!(texts(&output), [("good".to_owned(), None)], "{name}");
+    }
+}
+
+/// The base has no embedding for the token `<ent>`.
+#[test]
+fn texts_before_a_text_without_tokens_of_the_base_are_answered() {
+    let (base, adapter) = (TempDir::new().unwrap(), golden("ragged"));
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(golden(name), base.path().join(name)).unwrap();
+    }
+    let config = r#"{"additional_special_tokens": ["<ent>"]}"#;
+    std::fs::write(base.path().join("tokenizer_config.json"), config).unwrap();
+    let fixed = ["classify", "--model-id", base.path().to_str().unwrap(), "--adapter", adapter.to_str().unwrap()];
+    let file = base.path().join("texts.txt");
+    std::fs::write(&file, "good\na bad <ent> film\nbad\n").unwrap();
+    let file = file.to_str().unwrap();
+    let json = b"{\"text\": \"good\"}\n\n{\"text\": \"<ent>\"}\n{\"text\": \"bad\"}\n";
+    for (args, input, place) in [
+        (&["--input", "-"][..], &json[..], "standard input:3".to_owned()),
+        (&["--input", file], b"", format!("{file}:2")),
+        (&["--text", "good", "--text", "<ent>"], b"", "--text:2".to_owned()),
+    ] {
+        let output = run_with(&[&fixed, args].concat(), input);
+        assert_eq!(output.status.code(), Some(1), "{place}");
+        let lines: Vec<Value> =
+            output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        assert_eq!(lines.iter().map(|line| &line["text"]).collect::<Vec<_>>(), ["good"], "{place}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(&format!("error: {place}: token \"<ent>\" of the text")), "{told}");
+    }
+}
+
 #[test]
 fn negative_number_is_a_value_and_no_flag() {
     let output = run(&["serve", "--adapters", "a", "--max-batch-tokens", "-1"]);

@@ -259,10 +259,29 @@ fn error_names_malformed_file_and_leaves_no_files_behind() {
     spoil("bert", "model-00001-of-00002.safetensors", b"short", "not a safetensors file");
     spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {}}"#, "names no file");
     spoil("bert", "model.safetensors.index.json", br#"{"weight_map": {"a": "../b"}}"#, "no file of this folder");
+    spoil("bert", "tokenizer_config.json", b"{", "EOF while parsing");
+    spoil("bert", "tokenizer_config.json", br#"{"do_lower_case": 3}"#, "do_lower_case");
     spoil("roberta", "vocab.json", br#"{"a": 0}"#, "no token <unk>");
     spoil("roberta", "merges.txt", b"lonely\n", "is no pair");
     let models = home.path().join("models");
     assert_eq!(std::fs::read_dir(models).unwrap().count(), 0);
+}
+
+/// Adapters name the folder that was converted, or its repository, and not the folder in this program's cache.
+#[test]
+fn converted_base_has_the_name_of_its_own_folder() {
+    let (home, room) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for (folder, name) in [("my-bert", "my-bert"), ("models--org--bert/snapshots/1ab", "org/bert")] {
+        let dir = room.path().join(folder);
+        std::fs::create_dir_all(&dir).unwrap();
+        for entry in std::fs::read_dir(golden("bert")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.join(path.file_name().unwrap())).unwrap();
+        }
+        let converted = ensure(&home, &dir).unwrap();
+        assert!(converted.starts_with(home.path()), "{converted:?}");
+        assert_eq!(polyrank::base::Base::open(&converted).unwrap().name(), name);
+    }
 }
 
 /// If one storage has many names, each of them takes memory.

@@ -223,7 +223,8 @@ impl ModelError {
         | Self::Duplicate { path, .. }
         | Self::Shape { path, .. }
         | Self::Dtype { path, .. }
-        | Self::Convert { path, .. } = &mut self
+        | Self::Convert { path, .. }
+        | Self::Tokenizer(TokenizeError::File { path, .. } | TokenizeError::Unsupported { path, .. }) = &mut self
             && let Ok(file) = path.strip_prefix(from)
         {
             *path = to.join(file);

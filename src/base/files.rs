@@ -27,6 +27,8 @@ pub(super) const DATASET: &str = "dataset.json";
 
 /// The file with all weights, in the format that is served.
 pub(super) const WEIGHTS: &str = "model.safetensors";
+/// A file in the folder of a converted local model: the name of the model's own folder.
+pub(super) const CONVERTED_FROM: &str = "converted_from.txt";
 /// The index that names the shard of each tensor.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// The weights as `torch.save` writes them.

@@ -66,14 +66,11 @@ impl Base {
         Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
     }
 
-    /// The name that is shown to users and clients: the hub's id if the base is in the cache, else the last part of its folder's
-    /// path.
+    /// The name that is shown to users and clients: the hub's id if the base is in the cache of this program or of `huggingface_hub`,
+    /// else the last part of its folder's path. A converted base has the name of the folder that it was made from.
     #[must_use]
     pub fn name(&self) -> String {
-        let dir = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
-        let folder =
-            || dir.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned());
-        source::id_of(&dir).unwrap_or_else(folder)
+        source::name_of(&self.dir)
     }
 
     /// `sha256:...` of the encoder's weights. It is equal for copies of one encoder, whatever prefix or head they have. The first

@@ -1,5 +1,6 @@
 //! Finds the folder of a model by its name, and fetches the model if it is missing.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -11,6 +12,7 @@ use super::progress::{Bar, Progress};
 use super::pull::{convert_local, pull as fetch, pull_adapter as fetch_adapter, pull_dataset};
 use super::recipe::{self, Recipe};
 use super::{ModelError, convert, files, weights};
+use crate::atomic_file;
 
 /// The prefix of the folders of converted local models.
 const LOCAL: &str = "local";
@@ -69,6 +71,13 @@ impl Sources {
         if !files::is_base(&target) {
             tracing::info!(from = %dir.display(), to = %target.display(), "converting");
             convert_local(self, &dir, &target)?;
+        }
+        // Also for a folder that was converted before there was such a file. Without it, the base only has a worse name.
+        let origin = target.join(files::CONVERTED_FROM);
+        if !origin.is_file()
+            && let Err(error) = atomic_file::write(&origin, name_of(&dir).as_bytes())
+        {
+            tracing::debug!("{}: {error}", origin.display());
         }
         Ok(target)
     }
@@ -211,9 +220,28 @@ fn recipe(model: &str) -> Option<Recipe<'_>> {
     }
 }
 
-/// The id of the model whose folder in the cache is `dir`.
-pub(super) fn id_of(dir: &Path) -> Option<String> {
+/// The name of the model in the folder `dir`, as [`super::Base::name`] tells it.
+pub(super) fn name_of(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let folder =
+        || dir.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned());
+    id_of(&dir).or_else(|| converted_from(&dir)).unwrap_or_else(folder)
+}
+
+/// The name of the local model that was converted to the folder `dir` in the cache.
+fn converted_from(dir: &Path) -> Option<String> {
+    dir.file_name()?.to_str()?.strip_prefix(LOCAL)?.strip_prefix("--")?;
+    fs::read_to_string(dir.join(files::CONVERTED_FROM)).ok().filter(|name| !name.is_empty())
+}
+
+/// The id of the model whose folder in the cache is `dir`, or whose snapshot in the cache of `huggingface_hub` is there.
+fn id_of(dir: &Path) -> Option<String> {
     let (parent, name) = (dir.parent()?.file_name()?, dir.file_name()?.to_str()?);
+    if parent == "snapshots" {
+        // models--ORG--NAME/snapshots/COMMIT; old models have no owner.
+        let model = dir.parent()?.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+        return Some(model.replacen("--", "/", 1));
+    }
     let (organization, rest) = name.split_once("--").filter(|(organization, _)| *organization != LOCAL)?;
     (parent == MODELS).then(|| format!("{organization}/{}", rest.replace("%2F", "/")))
 }
@@ -305,6 +333,9 @@ mod tests {
             ("home/models/org--na--me@refs%2Fpr%2F1", Some("org/na--me@refs/pr/1")),
             ("home/models/local--12ab", None),
             ("home/org--name", None),
+            ("hub/models--org--na-me/snapshots/1ab", Some("org/na-me")),
+            ("hub/models--name/snapshots/1ab", Some("name")),
+            ("hub/name/snapshots/1ab", None),
             ("models/name", None),
         ] {
             assert_eq!(id_of(Path::new(dir)).as_deref(), id, "{dir}");

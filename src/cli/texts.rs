@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use polyrank::text::records::{ColumnNames, Record, Records};
+use polyrank::text::records::{ColumnNames, LabelColumn, Record, Records, RecordsError};
 
 use super::Failure;
 
@@ -24,6 +24,13 @@ pub(super) enum Format {
 
 /// The path that stands for standard input.
 const STDIN: &str = "-";
+/// What errors call standard input.
+const STDIN_NAME: &str = "standard input";
+
+/// What errors call `input`.
+pub(super) fn name_of(input: &Path) -> String {
+    if input == Path::new(STDIN) { STDIN_NAME.to_owned() } else { input.display().to_string() }
+}
 
 /// How `--input` is read.
 #[derive(Debug, Args)]
@@ -46,10 +53,11 @@ impl InputArgs {
     /// Opens `input`, where `-` is standard input, and reads its header. Without a format, a file's extension decides, and standard
     /// input is read as JSON lines.
     pub(super) fn open(&self, input: &Path) -> Result<Texts, Failure> {
+        let labels = LabelColumn::Ignored;
         let names = ColumnNames { label: None, text: self.text_column.clone(), pair: self.text_pair_column.clone() };
         let (rows, format) = match (self.input_format, input == Path::new(STDIN)) {
-            (None, false) => (Records::select(input, &names, false), None),
-            (Some(format), false) => (Records::open_as(input, format.extension(), &names), None),
+            (None, false) => (Records::select(input, &names, labels), None),
+            (Some(format), false) => (Records::open_as(input, format.extension(), &names, labels), None),
             (Some(Format::Parquet), true) => {
                 return Err(
                     "Parquet cannot be read from standard input, because its reader begins at the file's end: name a file".into()
@@ -57,14 +65,13 @@ impl InputArgs {
             }
             (format, true) => {
                 let format = format.unwrap_or(Format::Jsonl);
-                (Records::open_as(input, format.extension(), &names), Some(format))
+                (Records::open_as(input, format.extension(), &names, labels), Some(format))
             }
         };
-        let told = move |error: polyrank::text::records::RecordsError| -> Failure {
+        let told = move |error: RecordsError| -> Failure {
             let (Some(format), text) = (format, error.to_string()) else { return error.into() };
             let place = text.strip_prefix(STDIN).unwrap_or(&text);
-            format!("standard input{place} (read as {}; --input-format names another format)", format.extension())
-                .into()
+            format!("{STDIN_NAME}{place} (read as {}; --input-format names another format)", format.extension()).into()
         };
         Ok(Box::new(rows.map_err(told)?.map(move |row| row.map_err(told))))
     }

@@ -19,9 +19,25 @@ pub(super) fn other_base(info: &AdapterInfo, bases: &[String]) -> Option<String>
 /// The part of a base's name by which it is compared: without the organisation, or the folders before it. In the hub's cache, a
 /// folder above the files has this name.
 fn last_part(name: &str) -> Option<&str> {
-    let mut parts = name.split(['/', '\\']).filter(|part| !part.is_empty());
+    let mut parts = without_revision(name).split(['/', '\\']).filter(|part| !part.is_empty());
     let cached = parts.clone().find_map(|part| part.strip_prefix("models--")?.rsplit("--").next());
     cached.or_else(|| parts.next_back())
+}
+
+/// `ORG/NAME` of `ORG/NAME@REVISION`, where the revision may have slashes. In the path of a folder, `@` belongs to a name.
+fn without_revision(name: &str) -> &str {
+    match name.split_once('@') {
+        Some((id, _)) if is_id(id) => id,
+        _ => name,
+    }
+}
+
+/// Whether `name` has two parts, of which none is that of an absolute or a relative path.
+fn is_id(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(organization, name)| {
+        let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '~']) && !part.contains('/');
+        is_part(organization) && is_part(name)
+    })
 }
 
 #[cfg(test)]
@@ -49,6 +65,17 @@ mod tests {
             assert_eq!(other_base(&info(named, None), &bases).is_some(), warns, "{named:?}");
             assert_eq!(other_base(&info(named, Some("sha256:1")), &bases), None);
             assert_eq!(other_base(&info(named, None), &[]), None);
+        }
+        // The base in service may be that of a revision.
+        for (base, named, warns) in [
+            ("org/name@v2", "org/name", false),
+            ("org/name@refs/pr/1", "org/name", false),
+            ("org/name", "org/name@v2", false),
+            ("org/other@name", "org/name", true),
+            ("me@host", "/home/me@host", false),
+            ("./me@host/name", "org/name", false),
+        ] {
+            assert_eq!(other_base(&info(Some(named), None), &[base.to_owned()]).is_some(), warns, "{base} {named}");
         }
         let warning = other_base(&info(Some("/home/me/bert-base-uncased"), None), &bases).unwrap_or_default();
         assert!(warning.contains("bert-base-uncased") && !warning.contains("/home"), "{warning}");

@@ -11,6 +11,8 @@ pub(super) struct Progress {
     pub(super) busy: AtomicBool,
     /// The milliseconds that the current step should take, plus 1; 0 if that is not known.
     pub(super) expected: AtomicU64,
+    /// How many times as long as usual the current step may take; 0 counts as 1.
+    pub(super) patience: AtomicU64,
     /// Whether the device of the forward passes is lost.
     pub(super) lost: AtomicBool,
     /// Whether no thread runs forward passes any more.
@@ -25,8 +27,9 @@ pub(super) fn milliseconds(time: Duration) -> u64 {
 }
 
 impl Progress {
-    /// The worker begins a step, which should take the time `expected`.
-    pub(super) fn begin(&self, expected: Option<Duration>) {
+    /// The worker begins a step, which should take the time `expected`, and may take `patience` times as long before it has stalled.
+    pub(super) fn begin(&self, expected: Option<Duration>, patience: u32) {
+        self.patience.store(patience.into(), Ordering::Relaxed);
         let expected = expected.map_or(0, |time| milliseconds(time).saturating_add(1));
         self.expected.store(expected, Ordering::Relaxed);
         self.busy.store(true, Ordering::Relaxed);

@@ -35,6 +35,9 @@ impl From<Vec<Row>> for Request {
     }
 }
 
+/// Texts of up to this many tokens are as fast as their tokens. Most bases allow no longer ones.
+const USUAL_LENGTH: usize = 512;
+
 /// The requests that wait for the same adapter, whatever its version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum FlowKey {
@@ -99,8 +102,18 @@ impl Drop for Running {
 /// What the queue knows of a batch that runs.
 struct Run {
     tokens: usize,
+    /// The tokens of its longest text.
+    longest: usize,
     /// The names of its adapters.
     adapters: HashSet<Arc<str>>,
+}
+
+impl Run {
+    /// How many times as long as its tokens take it may take: the time of attention grows with the square of a text's length, and the
+    /// measured speed is mostly that of shorter texts.
+    fn patience(&self) -> u32 {
+        u32::try_from(self.longest / USUAL_LENGTH).unwrap_or(u32::MAX).max(1)
+    }
 }
 
 /// The queue.
@@ -254,7 +267,7 @@ impl Queue {
                 if !entries.is_empty() {
                     // The watchdog watches the oldest batch.
                     if state.running.is_empty() {
-                        self.progress.begin(state.throughput.time_of(run.tokens));
+                        self.progress.begin(state.throughput.time_of(run.tokens), run.patience());
                     }
                     state.batches += 1;
                     let (tokens, number) = (run.tokens, state.batches);
@@ -278,7 +291,7 @@ impl Queue {
     /// Records that a batch has ended, and how long it took, unless it failed.
     pub(super) fn ran(&self, batch: Running, took: Option<Duration>) {
         // The batch is no longer the step that the watchdog watches, even if the lock takes time.
-        self.progress.begin(None);
+        self.progress.begin(None, 1);
         let mut state = self.lock();
         if let (Some(tokens), Some(took)) = (state.running.get(&batch.number).map(|run| run.tokens), took) {
             state.throughput.learn(tokens, took);
@@ -289,7 +302,7 @@ impl Queue {
 
     /// The worker ended by a panic, and is replaced.
     pub(super) fn replaced(&self) {
-        self.progress.begin(None);
+        self.progress.begin(None, 1);
     }
 
     /// Accepts no more requests; those in the queue still run.
@@ -377,9 +390,9 @@ impl State {
     /// Tells the watchdog what it is to watch now that another step begins.
     fn report_next(&self, progress: &Progress) {
         match self.running.values().next() {
-            Some(oldest) => progress.begin(self.throughput.time_of(oldest.tokens)),
+            Some(oldest) => progress.begin(self.throughput.time_of(oldest.tokens), oldest.patience()),
             None if self.idle => progress.rest(),
-            None => progress.begin(None),
+            None => progress.begin(None, 1),
         }
     }
 
@@ -391,6 +404,12 @@ impl State {
         let work = self.waiting.take(Budget { most, target: useful.max(least).max(pipeline.least) });
         let run = Run {
             tokens: work.iter().map(|work| work.cost).sum(),
+            longest: work
+                .iter()
+                .flat_map(|work| &work.entries)
+                .map(|entry| entry.row.text.ids.len())
+                .max()
+                .unwrap_or(0),
             adapters: work.iter().flat_map(|work| work.adapters.iter().cloned()).collect(),
         };
         (work.into_iter().flat_map(|work| work.entries).collect(), run)

@@ -51,9 +51,11 @@ enum Verdict {
 }
 
 impl StallTimeouts {
-    /// The verdict on a step that should take the time `expected`, and has taken the time `ran`.
-    fn verdict(&self, expected: Option<Duration>, ran: Duration) -> Verdict {
+    /// The verdict on a step that should take the time `expected`, may take `patience` times as long as usual, and has taken the time
+    /// `ran`.
+    fn verdict(&self, expected: Option<Duration>, patience: u32, ran: Duration) -> Verdict {
         let limit = expected.map_or(self.unknown, |time| time.saturating_mul(self.times).max(self.least));
+        let limit = limit.saturating_mul(patience.max(1));
         if ran < limit {
             Verdict::Fine
         } else if ran < limit.saturating_add(self.grace) {
@@ -93,7 +95,8 @@ impl Watch {
             (self.steps, self.ran) = (steps, Duration::ZERO);
         }
         let expected = progress.expected.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis);
-        let verdict = stall_timeouts.verdict(expected, self.ran);
+        let patience = u32::try_from(progress.patience.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let verdict = stall_timeouts.verdict(expected, patience, self.ran);
         let stalled = if verdict == Verdict::Fine { 0 } else { milliseconds(self.ran).max(1) };
         progress.stalled.store(stalled, Ordering::Relaxed);
         (std::mem::replace(&mut self.verdict, verdict) != verdict).then_some(verdict)
@@ -182,14 +185,17 @@ mod tests {
     #[test]
     fn verdict_follows_the_expected_time() {
         let stall_timeouts = StallTimeouts::default();
-        let verdicts = |expected: Option<u64>, seconds: [u64; 3]| {
-            seconds.map(|ran| stall_timeouts.verdict(expected.map(Duration::from_secs), Duration::from_secs(ran)))
+        let verdicts = |expected: Option<u64>, patience: u32, seconds: [u64; 3]| {
+            let expected = expected.map(Duration::from_secs);
+            seconds.map(|ran| stall_timeouts.verdict(expected, patience, Duration::from_secs(ran)))
         };
         let all = [Verdict::Fine, Verdict::Stalled, Verdict::Hopeless];
-        assert_eq!(verdicts(Some(0), [9, 10, 40]), all);
-        assert_eq!(verdicts(Some(2), [39, 69, 70]), all);
-        assert_eq!(verdicts(None, [59, 60, 90]), all);
-        assert_eq!(stall_timeouts.verdict(Some(Duration::MAX), Duration::from_secs(u64::MAX / 2)), Verdict::Fine);
+        assert_eq!(verdicts(Some(0), 1, [9, 10, 40]), all);
+        assert_eq!(verdicts(Some(2), 1, [39, 69, 70]), all);
+        assert_eq!(verdicts(None, 1, [59, 60, 90]), all);
+        assert_eq!(verdicts(Some(2), 16, [639, 640, 670]), all);
+        assert_eq!(verdicts(None, 16, [959, 960, 990]), all);
+        assert_eq!(stall_timeouts.verdict(Some(Duration::MAX), 1, Duration::from_secs(u64::MAX / 2)), Verdict::Fine);
     }
 
     #[test]
@@ -198,9 +204,9 @@ mod tests {
         let mut watch = Watch::new();
         let mut look = |ticks: u32| (0..ticks).filter_map(|_| watch.look(&progress, &stall_timeouts, SECOND)).last();
         assert_eq!(look(1000), None, "nothing to do");
-        progress.begin(Some(Duration::from_millis(1)));
+        progress.begin(Some(Duration::from_millis(1)), 1);
         assert_eq!(look(10), None);
-        progress.begin(Some(Duration::from_millis(1)));
+        progress.begin(Some(Duration::from_millis(1)), 1);
         assert_eq!((look(10), progress.stalled()), (None, None));
         assert_eq!((look(1), progress.stalled()), (Some(Verdict::Stalled), Some(10 * SECOND)));
         assert_eq!((look(29), progress.stalled()), (None, Some(39 * SECOND)));
@@ -241,7 +247,7 @@ mod tests {
         let _ = callback.set(call);
         let (stop, stopped) = channel();
         let (reports, received) = sync_channel(2);
-        progress.begin(None);
+        progress.begin(None, 1);
         thread::scope(|scope| {
             let (progress, stall_timeouts, callback) = (&progress, &stall_timeouts, &callback);
             let watching = scope.spawn(move || watch(progress, stall_timeouts, &stopped, &reports, callback));

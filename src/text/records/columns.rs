@@ -17,6 +17,17 @@ pub struct ColumnNames {
     pub pair: Option<String>,
 }
 
+/// What becomes of the column of labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelColumn {
+    /// It is not read, so that nothing in it matters. [`ColumnNames::label`] is not used.
+    Ignored,
+    /// It is read if it is there, and must be there if [`ColumnNames::label`] gives it.
+    Optional,
+    /// It is read, and must be there.
+    Required,
+}
+
 /// The columns of texts that are read by default.
 const USUAL: &str = "sentence, or sentence1 and sentence2, or text and optionally text_pair";
 
@@ -31,14 +42,13 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// Finds the columns in a header, or in the keys of the object at `line`. The column of labels may be missing, unless `names` gives
-    /// it or `labelled` is true.
+    /// Finds the columns in a header, or in the keys of the object at `line`.
     pub(super) fn find<'a>(
         path: &Path,
         line: Option<usize>,
         header: impl Iterator<Item = &'a str> + Clone,
         names: &ColumnNames,
-        labelled: bool,
+        labels: LabelColumn,
     ) -> Result<Self, RecordsError> {
         // The first of `names` that is a column, in whichever order the columns are.
         let at =
@@ -54,7 +64,9 @@ impl Columns {
             Some(name) => at(&[name.trim()]).map(Some).ok_or_else(|| missing(name, "the column that was asked for")),
             None => Ok(None),
         };
-        let (text, mut pair, mut label) = (named(&names.text)?, named(&names.pair)?, named(&names.label)?);
+        let (text, mut pair) = (named(&names.text)?, named(&names.pair)?);
+        let ignored = labels == LabelColumn::Ignored;
+        let mut label = if ignored { None } else { named(&names.label)? };
         if text.is_none() && pair.is_none() {
             pair = at(&["sentence2", "text_pair"]);
             if pair.is_none() && at(&["sentence1"]).is_some() {
@@ -62,8 +74,10 @@ impl Columns {
             }
         }
         let text = text.or_else(|| at(&["sentence1", "sentence", "text"])).ok_or_else(|| missing("sentence", USUAL))?;
-        label = label.or_else(|| at(&["label"]));
-        if labelled && label.is_none() {
+        if !ignored {
+            label = label.or_else(|| at(&["label"]));
+        }
+        if labels == LabelColumn::Required && label.is_none() {
             return Err(missing("label", "label"));
         }
         Ok(Self { label, text, pair, count: header.count() })
@@ -86,9 +100,9 @@ impl Header {
         path: &Path,
         header: impl Iterator<Item = &'a str> + Clone,
         names: &ColumnNames,
-        labelled: bool,
+        labels: LabelColumn,
     ) -> Result<Self, RecordsError> {
-        let columns = Columns::find(path, None, header.clone(), names, labelled)?;
+        let columns = Columns::find(path, None, header.clone(), names, labels)?;
         let name = |i: usize| {
             let name = header.clone().nth(i).unwrap_or_default().trim();
             match header.clone().filter(|other| other.trim() == name).count() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, ByteRecordsIntoIter};
 
 use super::lines::{Decoded, LONGEST_LINE};
-use super::{ColumnNames, Header, Record, RecordsError};
+use super::{ColumnNames, Header, LabelColumn, Record, RecordsError};
 
 /// This line is appended to the file. If a field contains it, the field's quote was never closed. The csv crate does not report that: it
 /// would read all rows after a stray quote as one field.
@@ -97,14 +97,14 @@ pub(super) fn rows(
     path: &Path,
     file: Decoded,
     names: &ColumnNames,
-    labelled: bool,
+    labels: LabelColumn,
 ) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let file = Followed::new(file.chain(Cursor::new(format!("\n{END}"))));
     let inner = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file).into_byte_records();
     let mut records = Records { path: path.to_owned(), inner };
     let Some(header) = records.next() else { return Err(RecordsError::Empty { path: path.to_owned() }) };
     let header: Vec<String> = header?.1.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-    let columns = Header::find(path, header.iter().map(String::as_str), names, labelled)?;
+    let columns = Header::find(path, header.iter().map(String::as_str), names, labels)?;
     records.header_ended();
     Ok(std::iter::from_fn(move || {
         let bare = records.file().bare;

@@ -71,7 +71,7 @@ pub enum RecordsError {
         /// Whether a carriage return without a line feed begins or ends the row. It is mostly part of a text that should have been quoted.
         beside_return: bool,
     },
-    /// The file does not have the format that its name says.
+    /// The file does not have the format that its name says, or has columns of a type that cannot be read.
     #[error("{}: {reason}", path.display())]
     Malformed {
         /// The file.

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::array::Elements;
 use super::scan::{members, shortened};
-use super::{ColumnNames, Columns, Label, Lines, Record, RecordsError};
+use super::{ColumnNames, Columns, Label, LabelColumn, Lines, Record, RecordsError};
 
 type Objects = Box<dyn Iterator<Item = Result<Record, RecordsError>> + Send>;
 
-pub(super) fn rows(mut lines: Lines, names: ColumnNames, labelled: bool) -> Result<Objects, RecordsError> {
+pub(super) fn rows(mut lines: Lines, names: ColumnNames, labels: LabelColumn) -> Result<Objects, RecordsError> {
     let path = lines.path.clone();
-    let row = move |number, object: &[u8]| row(&path, number, object, &names, labelled);
+    let row = move |number, object: &[u8]| row(&path, number, object, &names, labels);
     if lines.first_byte()? == Some(b'[') {
         let mut elements = Elements::new(&lines.path.clone(), lines.into_reader());
         return Ok(Box::new(std::iter::from_fn(move || {
@@ -31,10 +31,16 @@ pub(super) fn rows(mut lines: Lines, names: ColumnNames, labelled: bool) -> Resu
     })))
 }
 
-fn row(path: &Path, number: usize, object: &[u8], names: &ColumnNames, labelled: bool) -> Result<Record, RecordsError> {
+fn row(
+    path: &Path,
+    number: usize,
+    object: &[u8],
+    names: &ColumnNames,
+    labels: LabelColumn,
+) -> Result<Record, RecordsError> {
     let members = members(object).map_err(|reason| RecordsError::line(path, number, reason))?;
     let keys = members.iter().map(|(key, _)| key.as_str());
-    let columns = Columns::find(path, Some(number), keys, names, labelled)?;
+    let columns = Columns::find(path, Some(number), keys, names, labels)?;
     // If a key occurs several times, its last value counts, as in most JSON parsers.
     let last = |i: usize| members.iter().rfind(|(key, _)| *key == members[i].0).unwrap_or(&members[i]);
     let text = |i: usize| -> Result<Option<String>, RecordsError> {

@@ -14,7 +14,7 @@ mod tsv;
 
 use std::path::Path;
 
-pub use columns::ColumnNames;
+pub use columns::{ColumnNames, LabelColumn};
 pub use error::RecordsError;
 
 use self::columns::{Columns, Header};
@@ -36,7 +36,7 @@ pub enum Label {
 pub struct Record {
     /// The line at which it begins, from 1. In a Parquet file or a JSON array, the number of the row.
     pub line: usize,
-    /// `None` if the file has no column of labels.
+    /// `None` if the file has no column of labels, or it is not read.
     pub label: Option<Label>,
     /// The text.
     pub text: String,
@@ -74,16 +74,16 @@ impl Records {
     /// # Errors
     /// The file cannot be read, has an unknown format, is empty, or lacks the columns of a text.
     pub fn open(path: &Path) -> Result<Self, RecordsError> {
-        Self::select(path, &ColumnNames::default(), false)
+        Self::select(path, &ColumnNames::default(), LabelColumn::Optional)
     }
 
-    /// Opens `path` to read the columns that `names` gives. If `labelled` is true, there must be a column of labels.
+    /// Opens `path` to read the columns that `names` gives, and the column of labels as `labels` says.
     ///
     /// # Errors
     /// As [`Self::open`]; or a column that is given or required is missing.
-    pub fn select(path: &Path, names: &ColumnNames, labelled: bool) -> Result<Self, RecordsError> {
+    pub fn select(path: &Path, names: &ColumnNames, labels: LabelColumn) -> Result<Self, RecordsError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        Self::read(path, extension, names, labelled)
+        Self::read(path, extension, names, labels)
     }
 
     /// The names of the classes in the column of labels, in order of id, where a Parquet file states them: the `ClassLabel` features of
@@ -98,22 +98,26 @@ impl Records {
         }
     }
 
-    /// Opens a file in the format of `extension`, whatever its name is, to read the columns that `names` gives. The path `-` is standard
-    /// input, except for Parquet.
+    /// As [`Self::select`], in the format of `extension`, whatever the file's name is. The path `-` is standard input, except for Parquet.
     ///
     /// # Errors
     /// As [`Self::select`].
-    pub fn open_as(path: &Path, extension: &str, names: &ColumnNames) -> Result<Self, RecordsError> {
-        Self::read(path, extension, names, false)
+    pub fn open_as(
+        path: &Path,
+        extension: &str,
+        names: &ColumnNames,
+        labels: LabelColumn,
+    ) -> Result<Self, RecordsError> {
+        Self::read(path, extension, names, labels)
     }
 
-    fn read(path: &Path, extension: &str, names: &ColumnNames, labelled: bool) -> Result<Self, RecordsError> {
+    fn read(path: &Path, extension: &str, names: &ColumnNames, labels: LabelColumn) -> Result<Self, RecordsError> {
         Ok(Self(match extension.to_ascii_lowercase().as_str() {
-            "tsv" => Box::new(tsv::rows(Lines::open(path)?, names, labelled)?),
-            "csv" => Box::new(csv::rows(path, decoded(path)?, names, labelled)?),
-            "jsonl" | "json" => json::rows(Lines::open(path)?, names.clone(), labelled)?,
-            "parquet" => Box::new(parquet::rows(path, names, labelled)?),
-            "txt" => Box::new(plain(path, names, labelled)?),
+            "tsv" => Box::new(tsv::rows(Lines::open(path)?, names, labels)?),
+            "csv" => Box::new(csv::rows(path, decoded(path)?, names, labels)?),
+            "jsonl" | "json" => json::rows(Lines::open(path)?, names.clone(), labels)?,
+            "parquet" => Box::new(parquet::rows(path, names, labels)?),
+            "txt" => Box::new(plain(path, names, labels)?),
             _ => return Err(RecordsError::Format { path: path.to_owned() }),
         }))
     }
@@ -131,10 +135,11 @@ impl Iterator for Records {
 fn plain(
     path: &Path,
     names: &ColumnNames,
-    labelled: bool,
+    labels: LabelColumn,
 ) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
-    let named = names.text.as_ref().or(names.pair.as_ref()).or(names.label.as_ref()).map(String::as_str);
-    if let Some(column) = named.or(labelled.then_some("label")) {
+    let label = names.label.as_ref().filter(|_| labels != LabelColumn::Ignored);
+    let named = names.text.as_ref().or(names.pair.as_ref()).or(label).map(String::as_str);
+    if let Some(column) = named.or((labels == LabelColumn::Required).then_some("label")) {
         return Err(RecordsError::Column {
             path: path.to_owned(),
             line: None,

@@ -1,17 +1,19 @@
 //! Reads Parquet, the format in which the hub stores data sets. Only the columns that are needed are read, a page at a time.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
 use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use super::{ColumnNames, Columns, Label, Record, RecordsError};
+use super::{ColumnNames, Columns, Label, LabelColumn, Record, RecordsError};
+use crate::panics;
 
 /// The key under which the library `datasets` stores the types of a file's columns, as JSON.
 const FEATURES: &str = "huggingface";
@@ -35,7 +37,9 @@ pub(super) fn class_names(path: &Path, names: &ColumnNames) -> Result<Option<Vec
     let entry = file.key_value_metadata().and_then(|all| all.iter().find(|entry| entry.key == FEATURES));
     let Some(json) = entry.and_then(|entry| entry.value.as_deref()) else { return Ok(None) };
     let all = file.schema().get_fields();
-    let Some(column) = Columns::find(path, None, all.iter().map(|field| field.name()), names, false)?.label else {
+    let Some(column) =
+        Columns::find(path, None, all.iter().map(|field| field.name()), names, LabelColumn::Optional)?.label
+    else {
         return Ok(None);
     };
     let facts: Value = serde_json::from_str(json).map_err(|error| RecordsError::Malformed {
@@ -60,14 +64,14 @@ fn names_of(feature: &Value) -> Option<Vec<String>> {
 pub(super) fn rows(
     path: &Path,
     names: &ColumnNames,
-    labelled: bool,
+    labels: LabelColumn,
 ) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let path = path.to_owned();
     let malformed = malformed(&path);
     let reader = open(&path)?;
     let schema = reader.metadata().file_metadata().schema().clone();
     let all = schema.get_fields();
-    let columns = Columns::find(&path, None, all.iter().map(|field| field.name()), names, labelled)?;
+    let columns = Columns::find(&path, None, all.iter().map(|field| field.name()), names, labels)?;
     for i in [Some(columns.text), columns.pair].into_iter().flatten() {
         if !all[i].is_primitive() {
             return Err(RecordsError::Malformed {
@@ -81,10 +85,12 @@ pub(super) fn rows(
     used.dedup();
     let fields = used.iter().map(|&i| Arc::clone(&all[i])).collect();
     let projection = Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(&malformed)?;
-    let records = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(malformed)?;
-    Ok(records.enumerate().map(move |(i, record)| {
+    let mut records = Some(RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(malformed)?);
+    Ok(std::iter::from_fn(move || next(&mut records)).enumerate().map(move |(i, record)| {
         let failed = |reason: String| RecordsError::line(&path, i + 1, reason);
-        let record = record.map_err(|error| failed(error.to_string()))?;
+        let panicked =
+            |panic: String| RecordsError::Malformed { path: path.clone(), reason: format!("row {}: {panic}", i + 1) };
+        let record = record.map_err(panicked)?.map_err(|error| failed(error.to_string()))?;
         let fields: Vec<(&String, &Field)> = record.get_column_iter().collect();
         let field = |column: usize| used.binary_search(&column).ok().and_then(|at| fields.get(at)).copied();
         let text = |column: usize| match field(column) {
@@ -101,6 +107,23 @@ pub(super) fn rows(
             pair: columns.pair.map(text).transpose()?.flatten(),
         })
     }))
+}
+
+/// How many characters of a panic's text an error shows.
+const MOST_OF_PANIC: usize = 200;
+
+/// The next row. The crate panics on columns of some types, such as intervals: the outer error is the text of the panic, and no rows
+/// follow it.
+fn next(rows: &mut Option<RowIter<'static>>) -> Option<Result<Result<Row, ParquetError>, String>> {
+    let reader = rows.as_mut()?;
+    match catch_unwind(AssertUnwindSafe(|| reader.next())) {
+        Ok(row) => row.map(Ok),
+        Err(panic) => {
+            *rows = None;
+            // It may show a whole value.
+            Some(Err(panics::message(&*panic).chars().take(MOST_OF_PANIC).collect()))
+        }
+    }
 }
 
 /// The text of a string; `None` for values of other types.

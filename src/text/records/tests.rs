@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::parquet::basic::Compression;
-use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use ::parquet::data_type::{ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use ::parquet::file::metadata::KeyValue;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
@@ -14,7 +14,7 @@ use ::parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{ColumnNames, Label, Record, Records, RecordsError};
+use super::{ColumnNames, Label, LabelColumn, Record, Records, RecordsError};
 
 fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -79,6 +79,24 @@ fn column_that_is_read_is_there_once() {
     }
     let unused = read_as("x.tsv", b"id\tid\ttext\n1\t2\ta\n").unwrap();
     assert_eq!(unused, rows(&[(2, None, "a", None)]));
+}
+
+/// Whoever reads the texts alone does not care what the labels are.
+#[test]
+fn column_of_labels_may_be_anything_if_it_is_ignored() {
+    let stars = ColumnNames { label: Some("stars".into()), ..ColumnNames::default() };
+    for (name, content, names) in [
+        ("x.csv", &b"label,sentence,label\na,good,b\n"[..], ColumnNames::default()),
+        ("x.tsv", b"label\tsentence\nna\xefve\tgood\n", ColumnNames::default()),
+        ("x.csv", b"label,sentence\na,good\n", stars.clone()),
+        ("x.txt", b"\ngood", stars),
+    ] {
+        let (_folder, path) = file(name, content);
+        let read = |labels| Records::select(&path, &names, labels).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let found = read(LabelColumn::Ignored).unwrap();
+        assert_eq!(found.last(), rows(&[(2, None, "good", None)]).first(), "{name}");
+        assert!(read(LabelColumn::Optional).is_err() && read(LabelColumn::Required).is_err(), "{name}");
+    }
 }
 
 /// Two files that were joined. Their header is no row, and its label no class.
@@ -261,6 +279,35 @@ fn reads_parquet_with_lists_of_labels() {
     assert_eq!(labels, [list(&["1", "0"]), list(&["2"])]);
 }
 
+/// The parquet crate panics on such a column.
+#[test]
+fn error_names_parquet_row_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let schema = "message m { required binary text (UTF8); required fixed_len_byte_array(12) label (INTERVAL); }";
+    let out = std::fs::File::create(&path).unwrap();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(out, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&["a".into(), "b".into()], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let intervals = [0, 1].map(|byte: u8| FixedLenByteArray::from(vec![byte; 12]));
+    column.typed::<FixedLenByteArrayType>().write_batch(&intervals, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let mut rows = Records::open(&path).unwrap();
+    let error = rows.next().unwrap().unwrap_err();
+    assert!(matches!(&error, RecordsError::Malformed { path: found, .. } if *found == path), "{error}");
+    assert!(error.to_string().contains("row 1: ") && error.to_string().contains("INTERVAL"), "{error}");
+    assert!(rows.next().is_none());
+    // The texts alone can be read.
+    let texts = Records::select(&path, &ColumnNames::default(), LabelColumn::Ignored).unwrap();
+    assert_eq!(texts.map(|row| row.unwrap().text).collect::<Vec<_>>(), ["a", "b"]);
+}
+
 /// The forms in which versions of the library `datasets` spell the features of one class and of several.
 #[test]
 fn reads_the_names_of_classes_that_parquet_states() {
@@ -421,7 +468,7 @@ fn reads_the_given_columns() {
     let json = r#"{"stars": 5, "review": "a", "title": "b", "sentence1": "c", "sentence2": "d", "label": "e"}"#;
     let read = |names: &ColumnNames, name: &str, content: &str| -> Result<Vec<Record>, RecordsError> {
         let (_folder, path) = file(name, content.as_bytes());
-        Records::select(&path, names, true)?.collect()
+        Records::select(&path, names, LabelColumn::Required)?.collect()
     };
     for (names, label, text, pair) in [
         (names(None, None, None), "e", "c", Some("d")),

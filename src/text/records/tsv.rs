@@ -1,18 +1,18 @@
 //! Reads tab-separated values in GLUE's format: only tabs separate fields, and quotes are part of the text.
 
-use super::{ColumnNames, Header, Lines, Record, RecordsError};
+use super::{ColumnNames, Header, LabelColumn, Lines, Record, RecordsError};
 
 pub(super) fn rows(
     mut lines: Lines,
     names: &ColumnNames,
-    labelled: bool,
+    labels: LabelColumn,
 ) -> Result<impl Iterator<Item = Result<Record, RecordsError>> + Send + use<>, RecordsError> {
     let path = lines.path.clone();
     let columns = loop {
         match lines.next_bytes()? {
             Some((_, b"")) => {}
             Some((_, header)) => {
-                break Header::find(&path, String::from_utf8_lossy(header).split('\t'), names, labelled)?;
+                break Header::find(&path, String::from_utf8_lossy(header).split('\t'), names, labels)?;
             }
             None => return Err(RecordsError::Empty { path }),
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use polyrank::text::records::{ColumnNames, Label, Record, Records};
+use polyrank::text::records::{ColumnNames, Label, LabelColumn, Record, Records};
 
 use super::DataError;
 use super::spelling::whole;
@@ -78,9 +78,10 @@ impl Labelled {
 /// Reads all rows of a split's files, each of which must have a text. Records of a `test` split may lack the column of labels.
 pub(super) fn read(files: &[PathBuf], names: &ColumnNames, test: bool) -> Result<Vec<Labelled>, DataError> {
     let mut rows = Vec::new();
+    let labels = if test { LabelColumn::Optional } else { LabelColumn::Required };
     for file in files {
         let path: Arc<Path> = Arc::from(&**file);
-        for record in Records::select(file, names, !test)? {
+        for record in Records::select(file, names, labels)? {
             rows.push(labelled(&path, record?)?);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use polyrank::text::records::Records;
+use polyrank::text::records::{LabelColumn, Records};
 
 use super::files::{self, TRAIN, of_split};
 use super::{DataError, DataOptions, HoldOut, RowKind, TaskData};
@@ -72,7 +72,7 @@ fn pairs(texts: &[Text]) -> impl Iterator<Item = bool> {
 fn read(files: &[PathBuf], options: &DataOptions) -> Result<Vec<Text>, DataError> {
     let mut texts = Vec::new();
     for path in files {
-        for row in Records::select(path, &options.columns, false)? {
+        for row in Records::select(path, &options.columns, LabelColumn::Optional)? {
             let row = row?;
             texts.push(Text { text: row.text, pair: row.pair });
         }
