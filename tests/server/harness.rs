@@ -260,7 +260,7 @@ impl Gate {
 
     /// Waits until a batch runs.
     pub(super) fn began(&self) {
-        self.began.1.recv().unwrap();
+        self.began.1.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 
     /// Lets this batch and all later batches pass.
