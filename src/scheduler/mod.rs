@@ -17,7 +17,7 @@
 //!
 //! A request is accepted whole, answered once, and withdrawn when its client goes away. It waits with the other requests of its
 //! adapter; a request of several adapters waits where the most tokens wait. A batch takes texts of all adapters in turns, and may take
-//! only a part of a large request, but equal texts of a request always run together.
+//! only a part of a large request, but equal texts of a request run together, unless they cost more than a batch may have.
 
 #[cfg(feature = "server")]
 mod admission;

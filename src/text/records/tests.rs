@@ -9,7 +9,7 @@ use ::parquet::basic::Compression;
 use ::parquet::data_type::{ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use ::parquet::file::metadata::KeyValue;
 use ::parquet::file::properties::WriterProperties;
-use ::parquet::file::writer::SerializedFileWriter;
+use ::parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use ::parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -255,14 +255,9 @@ fn reads_parquet_in_several_groups_and_compressions() {
     }
 }
 
-/// Lists of labels are read as lists, and do not prevent the texts from being read.
-#[test]
-fn reads_parquet_with_lists_of_labels() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.parquet");
-    let schema = "message m { required binary text (UTF8); \
-                  required group label (LIST) { repeated group list { required int64 element; } } }";
-    let out = std::fs::File::create(&path).unwrap();
+/// Writes a Parquet file of the texts a and b, with a column of labels that `labels` fills.
+fn write_labelled(path: &Path, schema: &str, labels: impl FnOnce(&mut SerializedColumnWriter)) {
+    let out = std::fs::File::create(path).unwrap();
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let mut writer = SerializedFileWriter::new(out, schema, Arc::default()).unwrap();
     let mut group = writer.next_row_group().unwrap();
@@ -270,10 +265,22 @@ fn reads_parquet_with_lists_of_labels() {
     column.typed::<ByteArrayType>().write_batch(&["a".into(), "b".into()], None, None).unwrap();
     column.close().unwrap();
     let mut column = group.next_column().unwrap().unwrap();
-    column.typed::<Int64Type>().write_batch(&[1, 0, 2], Some(&[1, 1, 1]), Some(&[0, 1, 0])).unwrap();
+    labels(&mut column);
     column.close().unwrap();
     group.close().unwrap();
     writer.close().unwrap();
+}
+
+/// Lists of labels are read as lists, and do not prevent the texts from being read.
+#[test]
+fn reads_parquet_with_lists_of_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let schema = "message m { required binary text (UTF8); \
+                  required group label (LIST) { repeated group list { required int64 element; } } }";
+    write_labelled(&path, schema, |column| {
+        column.typed::<Int64Type>().write_batch(&[1, 0, 2], Some(&[1, 1, 1]), Some(&[0, 1, 0])).unwrap();
+    });
     let rows: Vec<Record> = Records::open(&path).unwrap().collect::<Result<_, _>>().unwrap();
     let labels: Vec<_> = rows.into_iter().map(|row| row.label.unwrap()).collect();
     assert_eq!(labels, [list(&["1", "0"]), list(&["2"])]);
@@ -285,19 +292,10 @@ fn error_names_parquet_row_that_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.parquet");
     let schema = "message m { required binary text (UTF8); required fixed_len_byte_array(12) label (INTERVAL); }";
-    let out = std::fs::File::create(&path).unwrap();
-    let schema = Arc::new(parse_message_type(schema).unwrap());
-    let mut writer = SerializedFileWriter::new(out, schema, Arc::default()).unwrap();
-    let mut group = writer.next_row_group().unwrap();
-    let mut column = group.next_column().unwrap().unwrap();
-    column.typed::<ByteArrayType>().write_batch(&["a".into(), "b".into()], None, None).unwrap();
-    column.close().unwrap();
-    let mut column = group.next_column().unwrap().unwrap();
-    let intervals = [0, 1].map(|byte: u8| FixedLenByteArray::from(vec![byte; 12]));
-    column.typed::<FixedLenByteArrayType>().write_batch(&intervals, None, None).unwrap();
-    column.close().unwrap();
-    group.close().unwrap();
-    writer.close().unwrap();
+    write_labelled(&path, schema, |column| {
+        let intervals = [0, 1].map(|byte: u8| FixedLenByteArray::from(vec![byte; 12]));
+        column.typed::<FixedLenByteArrayType>().write_batch(&intervals, None, None).unwrap();
+    });
     let mut rows = Records::open(&path).unwrap();
     let error = rows.next().unwrap().unwrap_err();
     assert!(matches!(&error, RecordsError::Malformed { path: found, .. } if *found == path), "{error}");
