@@ -67,12 +67,15 @@ pub struct Sizes {
 
 impl Sizes {
     /// The number of micro-batches for `total` work whose largest indivisible part is `largest`. Every core gets the same number of
-    /// micro-batches, so that no core waits for another's last one.
+    /// micro-batches, so that no core waits for another's last one. A micro-batch runs on one core, but a single one runs on all of
+    /// them. So where micro-batches would leave half of the cores idle or more, there is a single one.
     fn count(self, total: usize, largest: usize) -> usize {
-        if total < 2 * self.least.max(largest) {
+        let cores = self.cores.max(1);
+        let most = total / self.least.max(largest).max(1);
+        if most < 2 || 2 * most <= cores {
             return 1;
         }
-        let count = total.div_ceil(self.most.max(1)).next_multiple_of(self.cores.max(1));
+        let count = total.div_ceil(self.most.max(1)).next_multiple_of(cores);
         count.min(total / self.least.max(1))
     }
 }

@@ -236,7 +236,8 @@ fn different_texts_are_grouped_by_adapter_and_cut_by_tokens() {
     assert_eq!(micro_batches(&asked, 20, 30, 1).len(), 3);
     assert_eq!(micro_batches(&asked, 20, 30, 2).len(), 4, "the same number for each core");
     assert_eq!(micro_batches(&asked, 10, 80, 8).len(), 8);
-    assert_eq!(micro_batches(&asked, 20, 80, 8).len(), 4, "no micro-batch below the least work");
+    assert_eq!(micro_batches(&asked, 20, 80, 7).len(), 4, "no micro-batch below the least work");
+    assert_eq!(micro_batches(&asked, 20, 80, 8).len(), 1, "half of the cores would be idle");
     assert_eq!(micro_batches(&asked, 41, 41, 1).len(), 1, "too little work for two");
     assert_eq!(Plan::new(&asked, &all, None).runs_of_first(), [(0..40, Some(0)), (40..80, Some(1))]);
     // A text with more than half of the work makes the batch run as one micro-batch.
