@@ -50,14 +50,18 @@ fn step(all: &mut [Plain], mut gradients: Vec<Vec<f32>>, number: usize, rate: f6
     };
     let folded = |step| !adaptive && controller.is_some_and(|controller| controller.settled(step));
     let gone: Vec<Vec<bool>> = all.iter().map(|v| v.values.iter().map(|g| v.gate && *g == 0.0).collect()).collect();
-    for ((variable, gradient), gone) in all.iter_mut().zip(&mut gradients).zip(&gone).filter(|((v, _), _)| v.gate) {
+    for i in (0..all.len()).filter(|&i| all[i].gate).collect::<Vec<_>>() {
+        // A gate follows its `Wu`, of which each row has a value for each rank.
+        let (before, rest) = gradients.split_at_mut(i);
+        let (variable, wu, gradient) = (&mut all[i], &before[i - 1], &mut rest[0]);
         if folded(number - 1) {
             gradient.fill(0.0);
         } else if adaptive {
-            for ((s, g), d) in variable.saliency.iter_mut().zip(&variable.values).zip(&*gradient) {
-                *s += 0.02 * ((g * d).abs() - *s);
+            for (rank, s) in variable.saliency.iter_mut().enumerate() {
+                let norm = wu.iter().skip(rank).step_by(RANK).map(|d| d * d).sum::<f32>().sqrt();
+                *s += 0.02 * ((variable.values[rank] * gradient[rank]).abs() * norm - *s);
             }
-            gradient.iter_mut().zip(gone).filter(|(_, gone)| **gone).for_each(|(d, _)| *d = 0.0);
+            gradient.iter_mut().zip(&gone[i]).filter(|(_, gone)| **gone).for_each(|(d, _)| *d = 0.0);
         }
     }
     let norm = gradients.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();

@@ -78,7 +78,7 @@ pub struct Sora {
     has_folded: bool,
     /// The xi of the last step, if all gates had the same.
     xi: Option<f64>,
-    /// The moving average of `|g dL/dg|` of adaptive gates, `[sites, rank]`; zeros for other gates.
+    /// The moving average of `|g dL/dg| |dL/dWu_k|` of each rank with an adaptive gate, `[sites, rank]`; zeros for other gates.
     saliency: Tensor,
     /// Which adaptive gates were not 0 before the current step, `[sites, rank]`.
     alive: Option<Tensor>,
@@ -175,7 +175,7 @@ impl Sora {
         let both = in_host_memory(&Tensor::cat(&[gates, &self.saliency], 0)?)?;
         let (values, saliency) = both.split_at(gates.elem_count());
         let rank = gates.dims()[1];
-        let order = |gate: usize| f64::from(saliency[gate]).ln() + self.log_weights[gate / rank];
+        let order = |gate: usize| saliency::order(saliency[gate], self.costs[gate]) + self.log_weights[gate / rank];
         let order: Vec<f64> = (0..saliency.len()).map(order).collect();
         let stays = saliency::survivors(shares, rank, values, &order, &self.costs);
         let kept: Vec<f32> = values.iter().zip(stays).map(|(gate, stays)| if stays { *gate } else { 0.0 }).collect();
@@ -184,11 +184,14 @@ impl Sora {
         Tensor::from_vec(kept, gates.shape(), gates.device())
     }
 
-    /// Updates the saliency, and zeroes the gradients of gates that are 0.
+    /// Updates the saliency while ranks may still be removed, and zeroes the gradients of gates that are 0.
     fn observe(&mut self, step: &mut Step) -> Result<()> {
         let gradients = (0..self.gates.len()).filter_map(|site| step.gradients[gate_of(site)].as_ref());
         let (gates, gradient) = (self.stacked_gates()?, self.stacked(gradients)?);
-        self.saliency = saliency::observe(&self.saliency, &gates, &gradient)?;
+        if !self.settled(step.number - 1, step.total) {
+            let of_wu: Vec<_> = (0..self.gates.len()).map(|site| step.gradients[wu_of(site)].as_ref()).collect();
+            self.saliency = saliency::observe(&self.saliency, &(&gates * &gradient)?, &of_wu)?;
+        }
         let alive = gates.ne(0f32)?;
         let gradient = alive.where_cond(&gradient, &gradient.zeros_like()?)?;
         for site in 0..self.gates.len() {
