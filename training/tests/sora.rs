@@ -22,8 +22,12 @@ impl Run {
     }
 
     fn with_bias(gate: GateRule, threshold: Threshold, gate_rate: f64, depth_bias: f64) -> Self {
-        let shape = LowRankSettings { rank: 2, alpha: 4.0, modules: vec![0], labels: 3, seed: 1 };
-        let settings = SoraSettings { gate, threshold, gate_rate, sparse_lambda: 0.0, depth_bias };
+        Self::over(vec![0], SoraSettings { gate, threshold, gate_rate, sparse_lambda: 0.0, depth_bias })
+    }
+
+    /// A run on these modules.
+    fn over(modules: Vec<usize>, settings: SoraSettings) -> Self {
+        let shape = LowRankSettings { rank: 2, alpha: 4.0, modules, labels: 3, seed: 1 };
         let method = Sora::new(engine().layout(), &shape, settings, &Device::Cpu).unwrap();
         let mut rng = StdRng::seed_from_u64(1);
         for variable in method.variables() {
@@ -131,6 +135,55 @@ fn adaptive_gates_keep_the_ranks_that_matter() {
     assert_eq!(run.optimizer.moments(1).unwrap().steps, 10, "Wu was not folded");
     let report = run.method.report().unwrap();
     assert!(report.ranks.iter().all(|rank| *rank == 1) && report.kept == 0.5, "{report:?}");
+}
+
+/// The first rank of each site has the larger effect, but its column of `Wu` has nearly no gradient.
+#[test]
+fn adaptive_gates_keep_the_ranks_that_can_still_learn() {
+    let mut rng = StdRng::seed_from_u64(8);
+    let mut run = Run::new(GateRule::Adaptive, Threshold::Ratio(0.5), 0.5);
+    for _ in 0..10 {
+        let mut gradients = run.gradients(&mut rng, Some([4e-3, 1e-3]));
+        for gate in (0..gradients.len()).filter(|&i| run.is_gate(i)) {
+            // A gate follows its `Wu`, of which each row has a value for each rank.
+            gradients[gate - 1].iter_mut().step_by(2).for_each(|of_first| *of_first *= 1e-2);
+        }
+        run.step(&gradients);
+    }
+    for gate in (0..run.optimizer.variables.len()).filter(|&i| run.is_gate(i)) {
+        let gates = run.values(gate);
+        assert!(gates[0] == 0.0 && gates[1] != 0.0, "{gates:?}");
+    }
+}
+
+/// Ranks of the dearer module are a little more salient, but not by as much as they cost more.
+#[test]
+fn adaptive_gates_weigh_saliency_against_parameters() {
+    let engine = engine();
+    let (modules, layers) = (&engine.layout().modules, engine.layout().layers);
+    let cost = |module: usize| modules[module].in_features + modules[module].out_features;
+    let dear = (0..modules.len()).max_by_key(|&module| cost(module)).unwrap();
+    let excess = (cost(dear) as f64 / cost(0) as f64).powf(0.25) as f32;
+    assert!(excess > 1.05, "the base has modules of one size only");
+    let kept = 2 * layers * cost(0);
+    let (gate, threshold) = (GateRule::Adaptive, Threshold::Parameters(kept));
+    let settings = SoraSettings { gate, threshold, gate_rate: 1.0, sparse_lambda: 0.0, depth_bias: 0.0 };
+    let mut run = Run::over(vec![0, dear], settings);
+    let gates: Vec<usize> = (0..run.optimizer.variables.len()).filter(|&i| run.is_gate(i)).collect();
+    let start = Tensor::new(&[1f32, 1.0], &Device::Cpu).unwrap();
+    gates.iter().for_each(|&gate| run.optimizer.variables[gate].var.set(&start).unwrap());
+    for _ in 0..10 {
+        let mut gradients = run.gradients(&mut StdRng::seed_from_u64(9), None);
+        for (site, &gate) in gates.iter().enumerate() {
+            let effect = if site % 2 == 0 { 1e-3 } else { 1e-3 * excess };
+            gradients[gate] = vec![effect; 2];
+            // All columns have the norm 1.
+            gradients[gate - 1].iter_mut().enumerate().for_each(|(i, value)| *value = f32::from(u8::from(i < 2)));
+        }
+        run.step(&gradients);
+    }
+    let report = run.method.report().unwrap();
+    assert_eq!(report.ranks, [2, 0].repeat(layers));
 }
 
 /// Otherwise Adam's first moment would move it, and the budget would have room for it.
