@@ -18,7 +18,7 @@ use candle_core::{Device, Tensor};
 use polyrank::adapter::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, Files, OpenFiles};
 use polyrank::engine::Error;
 use polyrank::params::{Delta, Input, Layout, Module};
-use polyrank::registry::{Expected, Registry, RegistryError, Settings, Source, Status, Tier, Updates};
+use polyrank::registry::{Expected, FirstAdapters, Registry, RegistryError, Settings, Source, Status, Tier, Updates};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;

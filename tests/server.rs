@@ -211,6 +211,13 @@ fn body_over_the_limit_gets_413() {
                 Expect: 100-continue\r\n\r\n";
     let reply = server.raw(head.as_bytes());
     assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
+    // So is one whose length fits into no number.
+    for length in ["18446744073709551613", "18446744073709551615", "18446744073709551616", &"9".repeat(100)] {
+        let reply = server.raw(head.replace("99999999999", length).as_bytes());
+        assert!(reply.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{length}: {reply}");
+        let body: Value = serde_json::from_str(reply.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(body, json!({"error": "the body is larger than 1000 bytes", "error_type": "PayloadTooLarge"}));
+    }
 }
 
 #[test]

@@ -24,8 +24,8 @@ pub(super) type Waiter = oneshot::Sender<Result<Pin, RegistryError>>;
 /// A caller that waits for the end of an [`Order`].
 pub(super) type Reply = oneshot::Sender<Result<Status, RegistryError>>;
 
-/// One name. An entry exists while its adapter is in service, was taken out of service by a request, has its files in another folder than
-/// its name says, failed a moment ago, or while somebody waits for it.
+/// One name. An entry exists while its adapter is in service or broken, was taken out of service by a request, has its files in another
+/// folder than its name says, failed a moment ago, or while somebody waits for it.
 pub(super) struct Entry {
     /// The folder of its files, relative to the root. It is the name, unless a `PUT` gave another one.
     pub(super) folder: PathBuf,
@@ -256,6 +256,11 @@ impl Entry {
         self.current.is_some() && self.change.is_some() && !self.parked && long
     }
 
+    /// Whether it is not in service because its files, which are there, cannot be loaded. Clients cannot make up such a name.
+    pub(super) fn is_broken(&self) -> bool {
+        self.current.is_none() && self.problem.as_ref().is_some_and(|problem| problem.stamp.is_some())
+    }
+
     /// Notes that the files of a problem have changed since: they may be repaired.
     pub(super) fn seen(&mut self, stamp: &Stamp) {
         if self.problem.as_ref().and_then(|problem| problem.stamp).is_some_and(|before| before != *stamp) {
@@ -266,6 +271,7 @@ impl Entry {
     /// Whether nothing is lost without the entry of `name`.
     pub(super) fn is_idle(&self, name: &str, now: Instant) -> bool {
         self.current.is_none()
+            && !self.is_broken()
             && !self.is_elsewhere(name)
             && !self.withdrawn
             && !self.kept

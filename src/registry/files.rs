@@ -1,10 +1,10 @@
 //! An adapter's folder: found by a plain name, inside the root, and read as one version.
 
-use std::io;
+use std::ops::ControlFlow;
 use std::path::{Component, MAIN_SEPARATOR, Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{io, iter, thread};
 
 use super::stamp::{Stamp, is_absent};
 use super::{Fault, RegistryError};
@@ -237,17 +237,31 @@ fn is_plain(name: &str) -> bool {
         && !name.contains(['\\', '\0'])
 }
 
-/// The names of all adapters under `root`, sorted, and their folders: its subfolders that are adapters, and one level deeper those
-/// that PEFT saved inside another (`folder/adapter`). There is no folder for a name of which the disk does not tell at the moment whether
-/// it is an adapter: whoever compares lists must not take it for deleted.
+/// The names of all adapters under `root`, sorted, and their folders. There is no folder for a name of which the disk does not tell at the
+/// moment whether it is an adapter: whoever compares lists must not take it for deleted.
 pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Option<Folder>)>> {
-    let root = &root.canonicalize()?;
-    let find = |name: &str| match (Place { root, name, folder: Path::new(name) }).find_in(root) {
-        Ok(folder) => Some(Some(folder)),
-        Err(RegistryError::Invalid { error, .. }) if Fault::of(&error) == Fault::Machine => Some(None),
-        Err(_) => None,
-    };
     let mut names = Vec::new();
+    visit(root, |name, found| {
+        match found {
+            Ok(folder) => names.push((name, Some(folder))),
+            Err(RegistryError::Invalid { error, .. }) if Fault::of(&error) == Fault::Machine => {
+                names.push((name, None));
+            }
+            Err(_) => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(names)
+}
+
+/// Looks at all names under `root` that adapters can have, until `see` breaks off: its subfolders in order of name, and after each of them,
+/// one level deeper, those that PEFT saved inside it (`folder/adapter`). `see` gets the name, and the folder if it is that of an adapter.
+pub(super) fn visit(
+    root: &Path,
+    mut see: impl FnMut(String, Result<Folder, RegistryError>) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let root = &root.canonicalize()?;
     for name in subfolders(root)? {
         let folder = root.join(&name);
         // A link may point back to the root. A subfolder that nobody may read holds no adapter that can be served.
@@ -256,21 +270,18 @@ pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Option<Folder>)>> {
             Err(error) if is_absent(&error) || error.kind() == io::ErrorKind::PermissionDenied => Vec::new(),
             inner => inner?,
         };
-        for inner in inner {
-            let inner = format!("{name}/{inner}");
-            if let Some(folder) = find(&inner) {
-                names.push((inner, folder));
+        let inner: Vec<String> = inner.into_iter().map(|inner| format!("{name}/{inner}")).collect();
+        for name in iter::once(name).chain(inner) {
+            let found = Place { root, name: &name, folder: Path::new(&name) }.find_in(root);
+            if see(name, found).is_break() {
+                return Ok(());
             }
         }
-        if let Some(folder) = find(&name) {
-            names.push((name, folder));
-        }
     }
-    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    Ok(names)
+    Ok(())
 }
 
-/// The names of the folders in `dir`, including links to folders, that are valid UTF-8 and not hidden.
+/// The names of the folders in `dir`, including links to folders, that are valid UTF-8 and not hidden, in order.
 fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in dir.read_dir()? {
@@ -283,6 +294,7 @@ fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
             names.push(name);
         }
     }
+    names.sort_unstable();
     Ok(names)
 }
 

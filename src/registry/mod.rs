@@ -160,6 +160,17 @@ impl Default for Settings {
     }
 }
 
+/// The first adapters in a registry's folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FirstAdapters {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Whether there are others, which were not looked for.
+    pub others: bool,
+    /// The names of adapters before the others that are not served, because links in them lead outside of the folder.
+    pub outside: Vec<String>,
+}
+
 /// The adapters of one folder. Shared by `Arc`.
 ///
 /// ```
@@ -333,6 +344,15 @@ impl Registry {
         self.shared.list()
     }
 
+    /// The first `most` adapters in the folder, in about the order of name. Only as many are looked for, because a folder may have
+    /// thousands.
+    ///
+    /// # Errors
+    /// As [`Registry::list`].
+    pub fn first(&self, most: usize) -> Result<FirstAdapters, RegistryError> {
+        self.shared.first(most)
+    }
+
     /// [`Registry::list`], read by the registry's own threads.
     ///
     /// # Errors
@@ -349,6 +369,11 @@ impl Registry {
         let mut statuses: Vec<_> = self.shared.with(|state| state.snapshots()).into_iter().map(Status::from).collect();
         statuses.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         statuses
+    }
+
+    /// The number of adapters that are not in service because their files cannot be loaded. Does not touch the disk.
+    pub(crate) fn broken(&self) -> usize {
+        self.shared.with(|state| state.broken())
     }
 
     /// The adapters in service of which the files on disk are not served, in order of name, and why.

@@ -1,6 +1,8 @@
 //! What the registry, its pins and its threads share: the state under its lock, and what happens outside of the lock.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -12,7 +14,7 @@ use super::residents::Key;
 use super::stamp::{Stamp, is_absent};
 use super::state::{Effect, State};
 use super::status::Status;
-use super::{RegistryError, Source};
+use super::{FirstAdapters, RegistryError, Source};
 use crate::adapter::{AdapterError, Summary, summary};
 use crate::params::Layout;
 
@@ -73,10 +75,7 @@ impl Shared {
 
     /// All adapters: those in the folder, and those in service from other folders. Reads the disk.
     pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Status>, RegistryError> {
-        let found = files::names(&self.root).map_err(|source| match source {
-            gone if is_absent(&gone) => RegistryError::RootGone,
-            source => RegistryError::RootUnreadable { reason: source.to_string() },
-        })?;
+        let found = files::names(&self.root).map_err(of_root)?;
         let layout = self.source.layout();
         let summaries = self.summaries(&found, layout);
         let (served, others) = self.with(|state| {
@@ -101,6 +100,30 @@ impl Shared {
         Ok(statuses)
     }
 
+    /// The first `most` adapters in the folder. Reads the disk.
+    pub(super) fn first(&self, most: usize) -> Result<FirstAdapters, RegistryError> {
+        let mut first = FirstAdapters::default();
+        let see = |name, found: Result<files::Folder, RegistryError>| {
+            match found {
+                Ok(_) if first.names.len() == most => {
+                    first.others = true;
+                    return ControlFlow::Break(());
+                }
+                Ok(_) => first.names.push(name),
+                // A link may also lead to a folder that is no adapter.
+                Err(RegistryError::OutsideRoot { .. })
+                    if Stamp::of(&self.root.join(&name)).is_ok_and(|stamp| stamp.is_adapter()) =>
+                {
+                    first.outside.push(name);
+                }
+                Err(_) => {}
+            }
+            ControlFlow::Continue(())
+        };
+        files::visit(&self.root, see).map_err(of_root)?;
+        Ok(first)
+    }
+
     /// What the headers of the adapters' files tell, by name. It is kept for as long as the files are the same, and while the disk does not
     /// tell whether they are.
     fn summaries(&self, found: &[(String, Option<files::Folder>)], layout: &Layout) -> Summaries {
@@ -120,6 +143,15 @@ impl Shared {
 
     pub(super) fn place<'a>(&'a self, name: &'a str, folder: &'a Path) -> files::Place<'a> {
         files::Place { root: &self.root, name, folder }
+    }
+}
+
+/// The error where the adapters' folder itself cannot be read.
+fn of_root(source: io::Error) -> RegistryError {
+    if is_absent(&source) {
+        RegistryError::RootGone
+    } else {
+        RegistryError::RootUnreadable { reason: source.to_string() }
     }
 }
 

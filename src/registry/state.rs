@@ -81,7 +81,7 @@ pub(super) struct State {
     pub(super) room_wait: Duration,
     /// The names that were used since the last tick, or whose files are changing.
     pub(super) touched: Vec<Arc<str>>,
-    /// The adapters in service that this sweep has still to look at, and how many of them it looks at in a tick.
+    /// The adapters that this sweep has still to look at, and how many of them it looks at in a tick.
     pub(super) sweep: (Vec<Arc<str>>, usize),
     pub(super) effects: Vec<Effect>,
 }
@@ -275,7 +275,7 @@ impl State {
         } else if load {
             Some(Purpose::Load)
         } else {
-            (look && entry.current.is_some()).then_some(Purpose::Look)
+            (look && (entry.current.is_some() || entry.is_broken())).then_some(Purpose::Look)
         };
         entry.ordered = matches!(purpose, Some(Purpose::Order(_)));
         let Some(purpose) = purpose else {
@@ -424,6 +424,11 @@ impl State {
     pub(super) fn snapshots(&self) -> Vec<Snapshot> {
         let served = self.entries.iter().filter(|(_, entry)| entry.current.is_some());
         served.filter_map(|(name, _)| self.snapshot(name)).collect()
+    }
+
+    /// The number of adapters that are not in service because their files cannot be loaded.
+    pub(super) fn broken(&self) -> usize {
+        self.entries.values().filter(|entry| entry.is_broken()).count()
     }
 
     /// The adapters in service of which the files on disk are not served, and why.

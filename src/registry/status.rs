@@ -31,7 +31,7 @@ pub struct Status {
     pub pinned: bool,
     /// The number of requests that it has answered.
     pub requests: u64,
-    /// The generation, which increases with each new version.
+    /// The generation, which increases with each new version, and begins anew when the server starts.
     pub generation: Option<u64>,
     /// The rank at every site; `None` if the files show none.
     #[schema(value_type = Option<std::collections::HashMap<String, Vec<usize>>>)]

@@ -205,6 +205,40 @@ fn names_of_failed_loads_are_forgotten() {
     assert_eq!(world.state.entries.len(), 0);
 }
 
+/// However many there are. Looks find that files were repaired or removed, although nobody asks for these adapters.
+#[test]
+fn broken_adapters_are_counted_until_their_files_change() {
+    let mut world = World::new(10);
+    let stamp = |folder: &str| Stamp::of(Path::new(folder)).unwrap();
+    let (broken, repaired) =
+        (stamp("/nowhere"), stamp(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/bert/ragged")));
+    for i in 0..=MOST_FAILED {
+        let _waiter = world.ask(&format!("a{i}"), 0);
+        let (name, now) = (world.jobs.pop().unwrap(), world.at(0));
+        let work = world.state.begin(&name, now).unwrap();
+        let error = RegistryError::TooLarge { name: "a".into(), bytes: 44, budget: 40 };
+        world.state.finish(&name, work.purpose, Err(Failure { error, stamp: Some(broken) }), now);
+        world.settle();
+    }
+    assert_eq!(world.state.broken(), MOST_FAILED + 1);
+    for at in 2000..2100 {
+        world.tick(at);
+        let now = world.at(at);
+        for name in std::mem::take(&mut world.jobs) {
+            let work = world.state.begin(&name, now).unwrap();
+            assert!(matches!(work.purpose, Purpose::Look));
+            let found = match &*name {
+                "a1" => Ok(JobOutcome::Exists(Some(repaired))),
+                "a2" => Err(super::state::missing("a2").into()),
+                _ => Ok(JobOutcome::Exists(Some(broken))),
+            };
+            world.state.finish(&name, work.purpose, found, now);
+            world.settle();
+        }
+    }
+    assert_eq!((world.state.broken(), world.state.entries.len()), (MOST_FAILED - 1, MOST_FAILED - 1));
+}
+
 /// An adapter that is asked again and again must not fill the log.
 #[test]
 fn failed_loads_are_told_once_for_each_reason() {

@@ -2,8 +2,9 @@
 //! only queues jobs, so that a dead disk does not stop it.
 //!
 //! Looks cost three system calls each. An adapter that was used since the last tick is looked at in the next one, and the others in
-//! turn, also those that were evicted: without their folder, they are in service no more. Polling sees every change on every file
-//! system, also on network volumes and behind links, where the system would send no notification.
+//! turn, also those that were evicted: without their folder, they are in service no more. So are broken ones, which may be repaired.
+//! Polling sees every change on every file system, also on network volumes and behind links, where the system would send no
+//! notification.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -23,7 +24,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// The adapters' folder itself is looked at in every tick of this number.
 const ROOT_TICKS: u64 = 2;
 
-/// All adapters in service are looked at within this many ticks, used or not.
+/// All adapters in service, and those that are broken, are looked at within this many ticks, used or not.
 const SWEEP_TICKS: usize = 40;
 /// The most adapters for which it is remembered why they are not in service.
 pub(super) const MOST_FAILED: usize = 256;
@@ -65,8 +66,8 @@ impl State {
             self.look(&name, now);
         }
         if self.sweep.0.is_empty() {
-            let served = self.entries.iter().filter(|(_, entry)| entry.current.is_some());
-            let names: Vec<_> = served.map(|(name, _)| Arc::clone(name)).collect();
+            let looked_at = self.entries.iter().filter(|(_, entry)| entry.current.is_some() || entry.is_broken());
+            let names: Vec<_> = looked_at.map(|(name, _)| Arc::clone(name)).collect();
             let step = names.len().div_ceil(SWEEP_TICKS);
             self.sweep = (names, step);
         }
@@ -84,10 +85,10 @@ impl State {
         }
     }
 
-    /// Has the files of an adapter in service looked at.
+    /// Has the files of an adapter looked at that is in service or broken.
     fn look(&mut self, name: &Arc<str>, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        if entry.current.is_some() && !entry.parked {
+        if (entry.current.is_some() || entry.is_broken()) && !entry.parked {
             entry.look = true;
             self.queue(name, Urgency::Look, now);
         }

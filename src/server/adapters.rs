@@ -61,6 +61,8 @@ pub(super) struct Put {
 /// Loads an adapter, or swaps in another version of it
 ///
 /// The files may lie in any folder inside the folder of adapters. Only with `--allow-adapter-updates`.
+///
+/// Generations begin anew when the server starts: an `If-Match` from before may match another version.
 #[utoipa::path(
     put, path = "/adapters/{name}", tag = "adapters", request_body = Option<Put>,
     params(
@@ -98,6 +100,8 @@ pub(super) async fn put(
 /// Takes an adapter out of service
 ///
 /// It stays so until a `PUT` or a restart. Its files stay. Only with `--allow-adapter-updates`.
+///
+/// Generations begin anew when the server starts: an `If-Match` from before may match another version.
 #[utoipa::path(
     delete, path = "/adapters/{name}", tag = "adapters",
     params(

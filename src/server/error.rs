@@ -89,8 +89,8 @@ pub enum ApiError {
         /// When the request is expected to be accepted, in whole seconds.
         retry_after: Duration,
     },
-    /// The system cannot read the adapter at the moment, for example because too many files are open.
-    #[error("the adapter cannot be read now; the server's log has the cause")]
+    /// The system cannot read an adapter or their folder at the moment, for example because too many files are open.
+    #[error("adapters cannot be read now; the server's log has the cause")]
     Unavailable(String),
     /// The base is not open yet.
     #[error("the server is starting")]

@@ -151,8 +151,8 @@ impl Connections {
         let mut http = http1::Builder::new();
         // `Stream` has limits of its own.
         http.header_read_timeout(None).max_buf_size(READ_BUFFER);
-        let (request, idle) = (config.request_timeout, config.keep_alive_timeout);
-        let limits = StreamLimits { head: request, idle, write: request, closing: Arc::default() };
+        let (request, idle, body) = (config.request_timeout, config.keep_alive_timeout, config.payload_limit);
+        let limits = StreamLimits { head: request, idle, write: request, body, closing: Arc::default() };
         Self { http, limits, site: Arc::new(Site::new(config)), graceful: GracefulShutdown::new() }
     }
 

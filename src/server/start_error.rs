@@ -10,7 +10,7 @@ pub enum StartError {
     #[error(transparent)]
     Engine(#[from] Error),
     /// An adapter to preload cannot be loaded.
-    #[error(transparent)]
+    #[error("--preload: {0}")]
     Preload(#[from] RegistryError),
     /// Anybody in the network could replace adapters.
     #[error(

@@ -3,6 +3,9 @@
 //! hyper's own limit for heads (`header_read_timeout`) also runs while a connection is idle between two requests, so that it cannot be
 //! short for half-sent heads and long for idle connections. hyper has no limit for clients that do not read their answers. Both limits
 //! are here, and so are the answers to requests that are not HTTP, which hyper writes without a body.
+//!
+//! hyper either takes every client that has closed its writing side for gone, or none. Here, such a client has a short time in which it
+//! gets its answer.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -16,9 +19,21 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::error::ApiError;
+
 /// How many bytes a second a client must take of a long answer. Otherwise clients that take a little of it again and again would hold the
 /// memory of their answers for hours.
 const LEAST_RATE: usize = 64 * 1024;
+
+/// How long a request goes on whose client has closed its writing side. Until an answer is written, a client that still reads looks the
+/// same as one that hung up, whose request must not keep its place in the queue.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
+
+/// The header with the length of a body.
+const LENGTH: &[u8] = b"content-length:";
+
+/// A number of fewer digits fits into 64 bits.
+const HUGE: usize = 20;
 
 /// The limits of all connections.
 #[derive(Clone)]
@@ -29,6 +44,8 @@ pub(super) struct StreamLimits {
     pub(super) idle: Duration,
     /// How long a client may take no bytes of its answer. For all of it, it has this time and a second for each [`LEAST_RATE`] bytes.
     pub(super) write: Duration,
+    /// The most bytes of a body, for the error that tells it. Bodies are limited elsewhere.
+    pub(super) body: usize,
     /// Set once connections without a request are closed.
     pub(super) closing: Arc<AtomicBool>,
 }
@@ -96,6 +113,10 @@ pub(super) struct Stream<S> {
     answer: Option<(Instant, usize)>,
     /// Whether the first line of the head was received.
     line: bool,
+    /// Whether the head announces a body whose length hyper may not be able to count.
+    huge: bool,
+    /// Set once the client has closed its writing side: when it counts as gone.
+    half_closed: Option<Pin<Box<Sleep>>>,
     /// The answer to a request that is not HTTP, and how much of it is written.
     refusal: Option<(Vec<u8>, usize)>,
 }
@@ -105,7 +126,19 @@ impl<S> Stream<S> {
         let deadline = Instant::now() + limits.head;
         let timer = Box::pin(tokio::time::sleep_until(deadline));
         let phase = Phase::default();
-        Self { inner, limits, phase, deadline, timer, blocked: None, answer: None, line: false, refusal: None }
+        Self {
+            inner,
+            limits,
+            phase,
+            deadline,
+            timer,
+            blocked: None,
+            answer: None,
+            line: false,
+            huge: false,
+            half_closed: None,
+            refusal: None,
+        }
     }
 
     /// The connection's phase, for its service.
@@ -124,6 +157,22 @@ impl<S> Stream<S> {
         }
         ready!(self.poll_deadline(context));
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
+    }
+
+    /// What a read returns once the client has closed its writing side.
+    fn ended(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(timer) = &mut self.half_closed else {
+            self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
+            // hyper may have read all of a request whose service has not begun. It begins before hyper reads again.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        };
+        match self.phase.get() {
+            REQUEST => timer.as_mut().poll(context).map(Ok),
+            // Writing it shows whether the client is gone.
+            ANSWER => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     /// Ready once the deadline has passed, at which the task is woken.
@@ -148,6 +197,10 @@ impl<S> Stream<S> {
         // hyper may not read again until the client sends something, so that the timer has to wake it. The timer may have fired while the
         // request was answered. The deadline has not passed yet.
         let _ = self.poll_deadline(context);
+        if self.half_closed.is_some() {
+            // hyper has not heard yet that the client sends nothing more.
+            context.waker().wake_by_ref();
+        }
     }
 
     /// The result of a write, which must not wait for too long.
@@ -183,17 +236,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
             return self.wait(context);
         }
         let received = buffer.filled().get(before..).unwrap_or_default();
+        if received.is_empty() && buffer.remaining() > 0 && matches!(read, Poll::Ready(Ok(()))) {
+            return self.ended(context);
+        }
         if !received.is_empty() && self.phase.get() == IDLE {
             if self.phase.discards() {
                 self.deadline = Instant::now() + self.limits.idle;
             } else {
                 self.phase.set(HEAD);
                 self.deadline = Instant::now() + self.limits.head;
-                (self.line, self.answer) = (false, None);
+                (self.line, self.huge, self.answer) = (false, false, None);
             }
         }
         if self.phase.get() == HEAD {
             self.line |= received.contains(&b'\n');
+            self.huge |= announces_huge(received);
         }
         read
     }
@@ -203,7 +260,8 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
     /// Writes a body of our own in place of hyper's empty answer `head` to a request that is not HTTP. `None` for all other bytes.
     fn refuse(&mut self, context: &mut Context<'_>, head: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.refusal.is_none() && matches!(self.phase.get(), HEAD | IDLE) {
-            self.refusal = refusal(head, self.line).map(|answer| (answer, 0));
+            let huge = self.huge.then_some(self.limits.body);
+            self.refusal = refusal(head, self.line, huge).map(|answer| (answer, 0));
         }
         let (answer, written) = self.refusal.as_mut()?;
         while *written < answer.len() {
@@ -257,15 +315,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     }
 }
 
+/// Whether a head announces a body of a length that may not fit into 64 bits. hyper calls the head malformed then, or too large.
+fn announces_huge(head: &[u8]) -> bool {
+    let is_huge = |value: &[u8]| value.len() >= HUGE && value.iter().all(u8::is_ascii_digit);
+    let lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    // What follows an empty line is the body.
+    lines.take_while(|line| !line.is_empty()).any(|line| {
+        let (name, value) = line.split_at_checked(LENGTH.len()).unwrap_or_default();
+        name.eq_ignore_ascii_case(LENGTH) && is_huge(value.trim_ascii())
+    })
+}
+
 /// The answer in place of hyper's `head`, if that is one of the answers that hyper writes itself. `line` tells whether the request's
-/// first line was received.
-fn refusal(head: &[u8], line: bool) -> Option<Vec<u8>> {
+/// first line was received, and `huge` is the limit for bodies, if the request announces a huge one.
+fn refusal(head: &[u8], line: bool, huge: Option<usize>) -> Option<Vec<u8>> {
     let status = std::str::from_utf8(head).ok()?.strip_suffix("\r\n\r\n")?.strip_prefix("HTTP/1.1 ")?.get(..3)?;
-    let (status, error, error_type) = match (status, line) {
-        ("400", _) => ("400 Bad Request", "the request is not HTTP/1.1", "BadRequest"),
+    let too_large = huge.map(|limit| ApiError::PayloadTooLarge { limit }.to_string());
+    let (status, error, error_type) = match (status, line, &too_large) {
+        ("400" | "431", _, Some(error)) => ("413 Payload Too Large", error.as_str(), "PayloadTooLarge"),
+        ("400", ..) => ("400 Bad Request", "the request is not HTTP/1.1", "BadRequest"),
         // hyper tells a long path only from 64 KiB on, which is more than its buffer here.
-        ("414", _) | ("431", false) => ("414 URI Too Long", "the request's path is too long", "UriTooLong"),
-        ("431", true) => ("431 Request Header Fields Too Large", "the request's head is too large", "HeadTooLarge"),
+        ("414", ..) | ("431", false, _) => ("414 URI Too Long", "the request's path is too long", "UriTooLong"),
+        ("431", true, _) => ("431 Request Header Fields Too Large", "the request's head is too large", "HeadTooLarge"),
         _ => return None,
     };
     let body = json!({ "error": error, "error_type": error_type }).to_string();
@@ -338,7 +409,7 @@ mod tests {
     /// No single wait is too long, but all of them together are.
     #[tokio::test]
     async fn answer_that_is_taken_bit_by_bit_ends_in_time() {
-        let limits = StreamLimits { head: LONG, idle: LONG, write: SHORT, closing: Arc::default() };
+        let limits = StreamLimits { head: LONG, idle: LONG, write: SHORT, body: 0, closing: Arc::default() };
         let mut stream = Stream::new(SlowClient::new(), limits);
         stream.phase().answer();
         let (begun, mut bytes) = (Instant::now(), 0);
@@ -361,7 +432,7 @@ mod tests {
     /// A client that takes its answer slowly is not idle.
     #[tokio::test]
     async fn idle_time_begins_with_the_end_of_an_answer() {
-        let limits = StreamLimits { head: SHORT, idle: SHORT, write: LONG, closing: Arc::default() };
+        let limits = StreamLimits { head: SHORT, idle: SHORT, write: LONG, body: 0, closing: Arc::default() };
         let mut stream = Stream::new(Client, limits);
         stream.phase().answer();
         let written = poll_fn(|context| Pin::new(&mut stream).poll_write(context, &[1; 100])).await;

@@ -69,6 +69,51 @@ fn refuses_symlinks_that_leave_the_root() {
     assert_eq!(names, ["a", "alias"]);
 }
 
+/// A server names them when it starts.
+#[test]
+fn first_adapters_are_found_without_a_look_at_all() {
+    let world = World::new(100, &[("b", "10"), (".hidden", "10"), ("group/inner", "10")]);
+    fs::create_dir(world.root.join("empty")).unwrap();
+    fs::write(world.root.join("file"), "").unwrap();
+    let first = || world.registry.first(5).unwrap();
+    let names = |names: &[&str], others| {
+        let names = names.iter().copied().map(str::to_owned).collect();
+        FirstAdapters { names, others, outside: Vec::new() }
+    };
+    assert_eq!(first(), names(&["b", "group/inner"], false));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+
+        let elsewhere = world.folder.path().join("elsewhere");
+        write(&elsewhere.join("adapter"), "10");
+        let links = ["away", "data", "leak/config.json"].map(|link| world.root.join(link));
+        write(&world.root.join("leak"), "10");
+        fs::remove_file(&links[2]).unwrap();
+        symlink(elsewhere.join("adapter"), &links[0]).unwrap();
+        // A folder that is no adapter.
+        symlink(&elsewhere, &links[1]).unwrap();
+        symlink(elsewhere.join("adapter/config.json"), &links[2]).unwrap();
+        assert_eq!(
+            first(),
+            FirstAdapters { outside: vec!["away".into(), "leak".into()], ..names(&["b", "group/inner"], false) }
+        );
+        links.iter().for_each(|link| fs::remove_file(link).unwrap());
+        fs::remove_dir_all(world.root.join("leak")).unwrap();
+    }
+    for name in ["a", "b/c", "group/other"] {
+        write(&world.root.join(name), "10");
+    }
+    assert_eq!(first(), names(&["a", "b", "b/c", "group/inner", "group/other"], false));
+    for number in 0..2000 {
+        let folder = world.root.join(format!("many{number}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("adapter_config.json"), "{}").unwrap();
+    }
+    assert_eq!(first(), names(&["a", "b", "b/c", "group/inner", "group/other"], true));
+    assert_eq!(world.loads(), 0);
+}
+
 #[test]
 fn list_shows_what_is_known_without_loading() {
     let world = World::new(10, &[("b", "10"), ("a", "8"), ("bad", "x")]);

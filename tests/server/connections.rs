@@ -1,6 +1,7 @@
 //! What connections may do, and for how long: idle, slow and silent clients, large bodies, and the shutdown.
 
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -162,6 +163,35 @@ fn idle_connections_are_closed_after_a_request_that_timed_out() {
     assert!(read_answer(&mut stream).0.starts_with("http/1.1 503"));
     assert!(closed_after(&mut stream) < ms(10_000));
     gate.open();
+}
+
+/// A client may say that it sends nothing more, and still read.
+#[test]
+fn clients_that_close_their_writing_side_get_their_answers() {
+    let gate = Gate::default();
+    let server = World::new().start_with(gate.forward());
+    let ask = |requests: usize| {
+        let mut stream = connect(&server);
+        stream.write_all(request().repeat(requests).as_bytes()).unwrap();
+        stream
+    };
+    let first = ask(1);
+    gate.began();
+    first.shutdown(Shutdown::Write).unwrap();
+    // The server hears of it before the request is answered.
+    thread::sleep(ms(100));
+    gate.open();
+    let [second, third] = [1, 2].map(|requests| {
+        let stream = ask(requests);
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream
+    });
+    for (mut stream, answers) in [(first, 1), (second, 1), (third, 2)] {
+        for _ in 0..answers {
+            assert!(read_answer(&mut stream).0.starts_with("http/1.1 200"));
+        }
+        assert!(closed_after(&mut stream) < ms(10_000), "no further request can come");
+    }
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn start_fails_if_preloaded_adapters_are_missing_or_do_not_fit() {
         World::new().with(|config| (config.preload, config.adapter_memory) = (names, memory)).app()
     };
     let error = preload(["plain", "nobody"], 1 << 30).err().unwrap();
-    assert!(error.to_string().contains("nobody"), "{error}");
+    assert_eq!(error.to_string(), "--preload: no adapter is named \"nobody\"");
     // Each of the adapters fits alone, and neither may evict the other.
     let both = preload(["plain", "ragged"], 1 << 30).unwrap().registry().bytes();
     let error = preload(["plain", "ragged"], both - 1).err().unwrap();

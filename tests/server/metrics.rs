@@ -268,6 +268,25 @@ fn requests_whose_client_hangs_up_are_counted_as_abandoned() {
     gate.open();
 }
 
+/// An adapter that is broken from the start is counted once it was asked for. The count ends with its repair, which nobody has to ask for.
+#[test]
+fn broken_adapters_are_counted_until_they_are_repaired() {
+    let world = World::new();
+    let weights = world.root.join("plain/adapter_model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, "not a safetensors file").unwrap();
+    let server = world.start();
+    let broken = || Scrape::of(&server).value("polyrank_adapters_broken");
+    assert_eq!(server.classify("plain", TEXT).status, 422);
+    assert_eq!(server.classify("nobody", TEXT).status, 404);
+    // A failed load answers requests for a second.
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(broken(), 1.0);
+    fs::write(&weights, whole).unwrap();
+    wait_until(|| broken() == 0.0);
+    assert_eq!(server.classify("plain", TEXT).status, 200);
+}
+
 #[test]
 fn clients_cannot_add_series() {
     let server = World::new().start();

@@ -171,6 +171,9 @@ impl Scrape {
             metric(out, name, help, &ConstCounter::new(count))?;
         }
         gauge(out, "polyrank_adapters_resident", "Adapters in memory", state.residents.len() as u64)?;
+        let help = "Adapters that are not in service because they could not be loaded, and whose files have not changed since; \
+                    GET /adapters says why";
+        gauge(out, "polyrank_adapters_broken", help, state.broken as u64)?;
         gauge(out, "polyrank_adapter_memory_bytes", "Bytes of the adapters in memory", state.adapter_bytes as u64)?;
         let help = "Bytes that the adapters in memory may have together";
         gauge(out, "polyrank_adapter_memory_limit_bytes", help, state.adapter_bytes_limit as u64)
@@ -256,6 +259,7 @@ mod tests {
             adapter_bytes_limit: 1000,
             counters: Counters { hits: 1, loads: 2, failed_loads: 3, swaps: 4, refused_updates: 5, evictions: 6 },
             residents: vec![resident("a\"\\\n", 1), resident("b", 2)],
+            broken: 7,
             unserved: vec![("b".into(), Cause::Invalid)],
             stalled: Some(Duration::from_millis(1500)),
             ..Snapshot::default()
@@ -268,6 +272,7 @@ mod tests {
             "polyrank_adapter_swaps_total 4\n",
             "polyrank_adapter_refused_updates_total 5\n",
             "polyrank_adapter_evictions_total 6\n",
+            "polyrank_adapters_broken 7\n",
             "polyrank_adapter_memory_bytes 200\n",
             "polyrank_adapter_memory_limit_bytes 1000\n",
             "polyrank_adapter_resident{adapter=\"a\\\"\\\\\\n\",generation=\"1\",pinned=\"false\"} 1\n",

@@ -37,6 +37,8 @@ pub(super) struct Snapshot {
     pub(super) adapter_bytes_limit: usize,
     pub(super) counters: Counters,
     pub(super) residents: Vec<Resident>,
+    /// The number of adapters that are not in service because their files cannot be loaded.
+    pub(super) broken: usize,
     /// Adapters of which a newer version on disk is not served, and why.
     pub(super) unserved: Vec<(Arc<str>, Cause)>,
     /// Whether new versions wait for a PUT (`--adapter-updates manual`).
@@ -65,6 +67,7 @@ impl Snapshot {
             adapter_bytes_limit: config.adapter_memory,
             counters: registry.counters(),
             residents: in_memory.filter_map(resident).collect(),
+            broken: registry.broken(),
             unserved: registry.unserved(),
             manual: config.adapter_updates == Updates::Manual,
         }
