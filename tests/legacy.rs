@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
-use polyrank::base::{ModelError, Sources};
+use polyrank::base::{Base, BaseConfig, ModelError, Sources};
 use polyrank::engine::Engine;
-use polyrank::text::Limit;
+use polyrank::text::{Limit, TokenizeError, Tokenizer};
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -280,8 +280,32 @@ fn converted_base_has_the_name_of_its_own_folder() {
         }
         let converted = ensure(&home, &dir).unwrap();
         assert!(converted.starts_with(home.path()), "{converted:?}");
-        assert_eq!(polyrank::base::Base::open(&converted).unwrap().name(), name);
+        assert_eq!(Base::open(&converted).unwrap().name(), name);
     }
+}
+
+#[test]
+fn copy_of_a_former_state_is_removed_unless_it_is_used() {
+    let (home, changing, other) = (TempDir::new().unwrap(), copy("bert"), copy("bert"));
+    let after = |added: &str| {
+        std::fs::write(changing.path().join("added_tokens.json"), added).unwrap();
+        ensure(&home, changing.path()).unwrap()
+    };
+    let other = ensure(&home, other.path()).unwrap();
+    let first = after("{}");
+    let second = after(r#"{"<a>": 117}"#);
+    assert!(!first.exists() && second.exists());
+    let used = Base::open(&second).unwrap();
+    let third = after(r#"{"<ab>": 117}"#);
+    assert!(second.join("model.safetensors").is_file() && third.exists());
+    drop(used);
+    let fourth = after(r#"{"<abc>": 117}"#);
+    let mut left: Vec<PathBuf> =
+        std::fs::read_dir(home.path().join("models")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    left.sort();
+    let mut expected = [other, fourth];
+    expected.sort();
+    assert_eq!(left, expected);
 }
 
 /// If one storage has many names, each of them takes memory.
@@ -380,8 +404,8 @@ fn added_tokens_keep_their_ids() {
         let converted = ensure(home, dir.path()).unwrap();
         let mut config: Value = serde_json::from_slice(&std::fs::read(converted.join("config.json")).unwrap()).unwrap();
         config["vocab_size"] = 200.into();
-        let config = polyrank::base::BaseConfig::parse(&converted.join("config.json"), config).unwrap();
-        let tokenizer = polyrank::text::Tokenizer::open(&converted, &config.tokenizer_inputs()).unwrap();
+        let config = BaseConfig::parse(&converted.join("config.json"), config).unwrap();
+        let tokenizer = Tokenizer::open(&converted, &config.tokenizer_inputs()).unwrap();
         tokenizer.encode(text, None, &Limit::TRUNCATE).unwrap().ids
     };
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
@@ -392,6 +416,81 @@ fn added_tokens_keep_their_ids() {
     write("tokenizer_config.json", r#"{"cls_token": "good", "sep_token": "<end>", "do_lower_case": false}"#);
     assert_eq!(ids("a bad <ent> film", &home), [86, 22, 87, 117, 90, 118]);
     assert_eq!(ids("A film", &home)[1], 1);
+}
+
+/// `goldens/make_older_tokenizers.py` made the expected ids.
+#[test]
+fn tokenizer_class_decides_which_files_are_read() {
+    let (home, goldens) = (TempDir::new().unwrap(), golden(".."));
+    let json = |path: PathBuf| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let cases = json(goldens.join("older_tokenizers/cases.json"));
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() > 20);
+    for case in cases {
+        let (name, dir) = (case["name"].as_str().unwrap(), TempDir::new().unwrap());
+        let base = goldens.join(case["base"].as_str().unwrap());
+        let mut config = json(base.join("config.json"));
+        // Some vocabularies are larger than that of the base.
+        config["vocab_size"] = 1000.into();
+        for (key, value) in case["config"].as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        std::fs::copy(base.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+        for (file, source) in case["copies"].as_object().unwrap() {
+            std::fs::copy(goldens.join(source.as_str().unwrap()), dir.path().join(file)).unwrap();
+        }
+        for (file, value) in case["files"].as_object().unwrap() {
+            std::fs::write(dir.path().join(file), value.to_string()).unwrap();
+        }
+        let converted = ensure(&home, dir.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let config = BaseConfig::read(&converted).unwrap();
+        let tokenizer = Tokenizer::open(&converted, &config.tokenizer_inputs()).unwrap();
+        for answer in case["answers"].as_array().unwrap() {
+            let (text, pair) = (answer[0].as_str().unwrap(), answer[1].as_str());
+            let found = tokenizer.encode(text, pair, &Limit::TRUNCATE).unwrap();
+            let found = serde_json::json!([found.ids, found.type_ids]);
+            assert_eq!([&found[0], &found[1]], [&answer[2], &answer[3]], "{name}: {text:?} {pair:?}");
+        }
+    }
+}
+
+#[test]
+fn error_names_tokenizer_class_whose_files_cannot_be_read() {
+    let (home, dir) = (TempDir::new().unwrap(), copy("roberta"));
+    let unsupported = |file: &str, class: &str| match ensure(&home, dir.path()) {
+        Err(ModelError::Tokenizer(TokenizeError::Unsupported { path, key, found, .. })) => {
+            assert_eq!((path, &*key, &*found), (dir.path().join(file), "tokenizer_class", class));
+        }
+        other => panic!("{other:?}"),
+    };
+    let name = |file: &str, class: &str| {
+        let bytes = std::fs::read(dir.path().join(file)).unwrap_or_else(|_| b"{}".to_vec());
+        let mut keys: Value = serde_json::from_slice(&bytes).unwrap();
+        keys["tokenizer_class"] = class.into();
+        std::fs::write(dir.path().join(file), keys.to_string()).unwrap();
+    };
+    // PhoBERT is a RoBERTa whose configuration names its class.
+    name("config.json", "PhobertTokenizer");
+    unsupported("config.json", "PhobertTokenizer");
+    name("tokenizer_config.json", "CamembertTokenizerFast");
+    unsupported("tokenizer_config.json", "CamembertTokenizerFast");
+    for (class, words) in [
+        ("BertTokenizer", "or vocab.txt for BertTokenizer, found vocab.json, merges.txt"),
+        ("XLMRobertaTokenizerFast", "or sentencepiece.bpe.model for XLMRobertaTokenizer, found vocab.json, merges.txt"),
+        ("PreTrainedTokenizerFast", "or no other file for PreTrainedTokenizerFast, found vocab.json, merges.txt"),
+    ] {
+        name("tokenizer_config.json", class);
+        match ensure(&home, dir.path()) {
+            Err(ModelError::Convert { path, reason }) => {
+                assert_eq!(path, dir.path());
+                assert!(reason.contains(words), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    name("tokenizer_config.json", "RobertaTokenizer");
+    ensure(&home, dir.path()).unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Compares token ids of texts and pairs with `transformers`. `goldens/make_tokenize.py` made the expected ids.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -260,6 +261,39 @@ fn files_beside_the_tokenizer_change_ids_as_in_transformers() {
         }
     }
     assert!(wrong.is_empty(), "{}\n{} answers are wrong", wrong.join("\n"), wrong.len());
+}
+
+/// `goldens/make_truncation.py` made what is kept.
+#[test]
+fn long_texts_are_cut_on_the_side_that_the_files_state() {
+    let whole: Value = serde_json::from_slice(&fs::read(golden("truncation.json")).unwrap()).unwrap();
+    let texts: Vec<String> = serde_json::from_value(whole["texts"].clone()).unwrap();
+    let cases = whole["cases"].as_array().unwrap();
+    assert!(cases.len() > 500);
+    let open = |base: &str, [stated, own]: [&Value; 2]| {
+        let read =
+            |name: &str| -> Value { serde_json::from_slice(&fs::read(golden(base).join(name)).unwrap()).unwrap() };
+        let (dir, mut tokenizer, mut settings) =
+            (tempfile::tempdir().unwrap(), read("tokenizer.json"), read("tokenizer_config.json"));
+        tokenizer["truncation"] = json!({"direction": own, "max_length": 128, "strategy": "LongestFirst", "stride": 0});
+        // Null counts as absent.
+        settings["truncation_side"] = stated.clone();
+        fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), settings.to_string()).unwrap();
+        let config = read("config.json");
+        let architecture = architecture(config["model_type"].as_str().unwrap()).unwrap();
+        let inputs = BaseInputs { own_class: architecture.tokenizer_class, ..inputs(512, 100_000) };
+        Tokenizer::open(dir.path(), &inputs).unwrap()
+    };
+    let mut opened: BTreeMap<String, Tokenizer> = BTreeMap::new();
+    for case in cases {
+        let (base, sides) = (case["base"].as_str().unwrap(), &case["sides"]);
+        let tokenizer = opened.entry(format!("{base} {sides}")).or_insert_with(|| open(base, [&sides[0], &sides[1]]));
+        let [first, second] = [0, 1].map(|i| case["texts"][i].as_u64().map(|number| &*texts[number as usize]));
+        let max_length = case["max_length"].as_u64().unwrap() as usize;
+        let found = tokenizer.encode(first.unwrap(), second, &limit(max_length, true)).unwrap();
+        assert_eq!(json!([found.ids, found.type_ids]), case["kept"], "{case}");
+    }
 }
 
 /// Where a part of `tokenizer.json` is not what the class would make, older releases of `transformers` follow the file, and later

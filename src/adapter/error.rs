@@ -50,6 +50,18 @@ pub enum AdapterError {
         /// The tensor's name.
         tensor: String,
     },
+    /// A tensor of LoRA has another name than in the files that PEFT's `save_pretrained` writes, such as in a model's `state_dict()`.
+    #[error(
+        "{}: tensor {tensor}: expected a name such as base_model.model.MODULE.lora_A.weight, as PEFT's save_pretrained writes it; the \
+         file seems to hold a state_dict() of the model: save the adapter with save_pretrained",
+        file.display()
+    )]
+    StateDict {
+        /// The weights file.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+    },
     /// A tensor's shape does not fit the base and the configuration.
     #[error("{}: tensor {tensor}: expected shape {expected}, found {found:?}", file.display())]
     Shape {

@@ -118,6 +118,19 @@ fn are_cut_short(bytes: &[u8]) -> bool {
     entries.values().any(|entry| entry.data_offsets[1] > data.len() as u64)
 }
 
+/// Refuses the names of a weights file if some of them are names of LoRA's tensors in a model's `state_dict()`: without [`PREFIX`], or with
+/// an adapter's name, as in `lora_A.default.weight`.
+pub(super) fn refuse_state_dict<'a>(file: &Path, names: impl IntoIterator<Item = &'a str>) -> Result<(), AdapterError> {
+    let is_other = |name: &&str| {
+        let parameter = [".lora_A.", ".lora_B."].iter().find_map(|part| name.split_once(part)).map(|(_, rest)| rest);
+        parameter.is_some_and(|parameter| !name.starts_with(PREFIX) || parameter.contains('.'))
+    };
+    match names.into_iter().filter(is_other).min() {
+        Some(tensor) => Err(AdapterError::StateDict { file: file.to_owned(), tensor: tensor.to_owned() }),
+        None => Ok(()),
+    }
+}
+
 /// An adapter's files, opened. A folder that is replaced by a rename afterwards does not change what they hold.
 pub struct OpenFiles {
     config: OpenFile,
@@ -176,6 +189,7 @@ impl OpenFiles {
             ));
         }
         let tensors = header.tensors();
+        refuse_state_dict(&file, tensors.keys().map(String::as_str))?;
         if let Some(name) = tensors.keys().find(|name| !name.starts_with(PREFIX)) {
             let reason = format!("expected tensors of an adapter, which begin with {PREFIX}, found {name}");
             return Err(AdapterError::malformed(&file, reason));
@@ -284,7 +298,7 @@ mod tests {
             let header = serde_json::to_vec(&header).unwrap();
             [&(header.len() as u64).to_le_bytes()[..], &header].concat()
         };
-        let (model, head) = (head("bert."), head(PREFIX));
+        let (model, state_dict, head) = (head("bert."), head("bert.query.lora_A."), head(PREFIX));
         let elements = |bytes: &[u8], length: u64| {
             fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
             File::options().write(true).open(dir.path().join(WEIGHTS)).unwrap().set_len(length).unwrap();
@@ -305,6 +319,8 @@ mod tests {
             error.contains("expected tensors of an adapter, which begin with base_model.model., found bert."),
             "{error}"
         );
+        let error = elements(&state_dict, state_dict.len() as u64 + 34).unwrap_err();
+        assert!(error.contains("save the adapter with save_pretrained"), "{error}");
         let error = elements(&[0; 8], 20 << 20).unwrap_err();
         assert!(error.contains("not a safetensors file: a header of 0 bytes"), "{error}");
     }

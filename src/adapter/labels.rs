@@ -1,6 +1,6 @@
 //! Reads and writes `config.json` beside PEFT's files: the names of the outputs, the problem type, and facts about the base.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -96,6 +96,15 @@ impl Labels {
         let bytes = by_id.values().map(String::len).sum();
         if bytes > LONGEST_NAMES {
             return refused(&format!("{LONGEST_NAMES} bytes of names"), bytes);
+        }
+        // Otherwise an answer would have two scores under one name.
+        let mut ids = HashMap::new();
+        for (id, name) in by_id {
+            if let Some(other) = ids.insert(name, id) {
+                let reason =
+                    format!("{key}: expected a different name for each id, found {name:?} for both {other} and {id}");
+                return Err(AdapterError::malformed(file, reason));
+            }
         }
         Ok(by_id.values().cloned().collect())
     }

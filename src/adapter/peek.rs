@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::files::{Files, LABELS, OpenFiles, PREFIX};
+use super::files::{Files, LABELS, OpenFiles, PREFIX, refuse_state_dict};
 use super::labels::Labels;
 use super::read::{parse, refuse_deltas_of_classifier, short, tensors};
 use super::{Adapter, AdapterError, ProblemType, Ranks};
@@ -59,6 +59,7 @@ pub fn summary(dir: &Path, layout: &Layout) -> Result<Summary, AdapterError> {
     let (header, size, labels) = OpenFiles::open(dir)?.heads()?;
     let entries: HashMap<String, Entry> =
         serde_json::from_slice(&header.bytes).map_err(|error| AdapterError::malformed(&header.file, error))?;
+    refuse_state_dict(&header.file, entries.keys().map(String::as_str))?;
     let shapes: HashMap<String, Vec<usize>> = entries
         .into_iter()
         .filter_map(|(name, entry)| Some((short(name.strip_prefix(PREFIX)?), entry.shape)))

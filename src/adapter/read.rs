@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::config::PeftConfig;
 use super::error::BaseNames;
-use super::files::{Bytes, Files, LABELS, PREFIX};
+use super::files::{Bytes, Files, LABELS, PREFIX, refuse_state_dict};
 use super::labels::Labels;
 use super::pattern::{Saved, Target, targets};
 use super::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, placed};
@@ -129,10 +129,12 @@ pub(crate) fn parse(
     })
 }
 
-/// The tensors of a weights file. From here on, all offsets and sizes are known to be inside the file.
+/// The tensors of a weights file, if they are named as in an adapter. From here on, all offsets and sizes are known to be inside the file.
 pub(super) fn tensors(Bytes { file, bytes }: &Bytes) -> Result<SafeTensors<'_>, AdapterError> {
-    SafeTensors::deserialize(bytes)
-        .map_err(|error| AdapterError::malformed(file, format!("not a safetensors file: {error}")))
+    let tensors = SafeTensors::deserialize(bytes)
+        .map_err(|error| AdapterError::malformed(file, format!("not a safetensors file: {error}")))?;
+    refuse_state_dict(file, tensors.names())?;
+    Ok(tensors)
 }
 
 /// The tensors of a weights file, each of which is taken once.

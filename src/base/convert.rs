@@ -28,20 +28,23 @@ const GROWTH: u64 = 4;
 /// # Errors
 /// If a file is malformed, or the folder has no file to convert from.
 pub(crate) fn complete(dir: &Path) -> Result<(), ModelError> {
-    if !dir.join(WEIGHTS).is_file() {
-        weights(dir)?;
+    tokenizer(dir)?;
+    if dir.join(WEIGHTS).is_file() { Ok(()) } else { weights(dir) }
+}
+
+/// Makes the tokenizer in `dir` if there is none.
+///
+/// # Errors
+/// If a file is malformed, the tokenizer is not supported, or the folder has no file to make it from.
+pub(super) fn tokenizer(dir: &Path) -> Result<(), ModelError> {
+    let path = dir.join(TOKENIZER);
+    if path.is_file() {
+        return Ok(());
     }
-    if !dir.join(TOKENIZER).is_file() {
-        let config = BaseConfig::read(dir)?;
-        let older = config.architecture().older_tokenizer.as_ref();
-        let json = tokenizer_files::tokenizer(dir, &config.model_type, older)?;
-        let path = dir.join(TOKENIZER);
-        let bytes = json.to_string();
-        tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| ModelError::Convert { path: path.clone(), reason: error.to_string() })?;
-        atomic_file::write(&path, bytes.as_bytes()).map_err(ModelError::io(&path))?;
-    }
-    Ok(())
+    let bytes = tokenizer_files::tokenizer(dir, &BaseConfig::read(dir)?.tokenizer_inputs())?.to_string();
+    tokenizers::Tokenizer::from_bytes(&bytes)
+        .map_err(|error| ModelError::Convert { path: path.clone(), reason: error.to_string() })?;
+    atomic_file::write(&path, bytes.as_bytes()).map_err(ModelError::io(&path))
 }
 
 /// Whether `dir` has a configuration, and weights and a tokenizer in any supported format.

@@ -27,7 +27,8 @@ pub(super) const DATASET: &str = "dataset.json";
 
 /// The file with all weights, in the format that is served.
 pub(super) const WEIGHTS: &str = "model.safetensors";
-/// A file in the folder of a converted local model: the name of the model's own folder.
+/// A file in the folder of a converted local model: the name of the model's own folder. A process that uses the model as a base shares a
+/// lock on this file, so that the folder is not removed.
 pub(super) const CONVERTED_FROM: &str = "converted_from.txt";
 /// The index that names the shard of each tensor.
 pub(super) const INDEX: &str = "model.safetensors.index.json";

@@ -68,6 +68,8 @@ pub(super) fn fetch(sources: &Sources, recipe: &Recipe, dir: &Path, progress: &d
         if !found {
             return Err(hub.missing(TOKENIZER));
         }
+        // A tokenizer that is not supported is refused before the weights are fetched.
+        convert::tokenizer(dir)?;
     }
     if !hub.optional(WEIGHTS)? && !hub.sharded(INDEX)? && !hub.optional(PICKLE)? && !hub.sharded(PICKLE_INDEX)? {
         return Err(hub.missing(WEIGHTS));

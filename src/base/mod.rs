@@ -23,7 +23,7 @@ mod tokenizer_files;
 mod weights;
 mod wheel;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -53,6 +53,8 @@ pub struct Base {
     pub weights: Weights,
     fingerprint: OnceLock<String>,
     cache: Option<PathBuf>,
+    /// A shared lock that keeps the folder in the cache, if it is the copy of a local model.
+    _lock: Option<File>,
 }
 
 impl Base {
@@ -61,9 +63,11 @@ impl Base {
     /// # Errors
     /// If a file is missing or malformed, or the base is not supported.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        // Where the file system has no locks, such copies are never removed.
+        let lock = File::open(dir.join(files::CONVERTED_FROM)).ok().filter(|file| file.try_lock_shared().is_ok());
         let config = BaseConfig::read(dir)?;
         let weights = Weights::open(&dir.join("model.safetensors"))?;
-        Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None })
+        Ok(Self { dir: dir.to_owned(), config, weights, fingerprint: OnceLock::new(), cache: None, _lock: lock })
     }
 
     /// The name that is shown to users and clients: the hub's id if the base is in the cache of this program or of `huggingface_hub`,

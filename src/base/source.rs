@@ -12,7 +12,6 @@ use super::progress::{Bar, Progress};
 use super::pull::{convert_local, pull as fetch, pull_adapter as fetch_adapter, pull_dataset};
 use super::recipe::{self, Recipe};
 use super::{ModelError, convert, files, weights};
-use crate::atomic_file;
 
 /// The prefix of the folders of converted local models.
 const LOCAL: &str = "local";
@@ -67,17 +66,10 @@ impl Sources {
             );
             return Err(ModelError::io(&dir.join(missing.unwrap_or_default()))(absent));
         }
-        let target = self.models().join(format!("{LOCAL}--{}", state_of(&dir)?));
+        let target = self.models().join(copy_name(&dir)?);
         if !files::is_base(&target) {
             tracing::info!(from = %dir.display(), to = %target.display(), "converting");
-            convert_local(self, &dir, &target)?;
-        }
-        // Also for a folder that was converted before there was such a file. Without it, the base only has a worse name.
-        let origin = target.join(files::CONVERTED_FROM);
-        if !origin.is_file()
-            && let Err(error) = atomic_file::write(&origin, name_of(&dir).as_bytes())
-        {
-            tracing::debug!("{}: {error}", origin.display());
+            convert_local(self, &dir, &target, &name_of(&dir))?;
         }
         Ok(target)
     }
@@ -172,8 +164,9 @@ pub fn pull_adapter(id: &str) -> Result<PathBuf, ModelError> {
     Sources::from_env()?.adapter(id, &Bar::default())
 }
 
-/// A digest of the names, sizes and times of the files in `dir` of which a base may be made.
-fn state_of(dir: &Path) -> Result<String, ModelError> {
+/// The name of the folder in the cache for the converted copy of the local folder `dir`: a digest of its path, and a digest of the names,
+/// sizes and times of its files of which a base may be made. Copies of its former states differ only in the second digest.
+fn copy_name(dir: &Path) -> Result<String, ModelError> {
     let (dir, mut files) = (&*dir.canonicalize().map_err(ModelError::io(dir))?, Vec::new());
     for entry in std::fs::read_dir(dir).map_err(ModelError::io(dir))? {
         let entry = entry.map_err(ModelError::io(dir))?;
@@ -186,7 +179,8 @@ fn state_of(dir: &Path) -> Result<String, ModelError> {
         files.push(format!("{path:?} {:?}", weights::state(&metadata)));
     }
     files.sort();
-    Ok(hex(&Sha256::digest(files.join("\n")))[..16].to_owned())
+    let digest = |text: String| hex(&Sha256::digest(text))[..16].to_owned();
+    Ok(format!("{LOCAL}--{}-{}", digest(format!("{dir:?}")), digest(files.join("\n"))))
 }
 
 /// Fetches `model`, or the default base, into the cache, unless it is there already, and returns its folder.

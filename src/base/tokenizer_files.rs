@@ -11,7 +11,7 @@ use prost::Message;
 use serde_json::{Map, Value, json};
 
 use super::ModelError;
-use crate::text::{Side, Token, template};
+use crate::text::{BaseInputs, Class, Rules, Side, Token, template};
 
 /// The SentencePiece model of DeBERTa-v2 and v3.
 const SPM: &str = "spm.model";
@@ -25,43 +25,57 @@ const BPE: [&str; 2] = ["vocab.json", "merges.txt"];
 /// The files from which a tokenizer can be made.
 pub(super) const SOURCES: [&str; 5] = [SPM, XLM_SPM, WORD_PIECE, BPE[0], BPE[1]];
 
-/// The files that an architecture's tokenizer had before there was a `tokenizer.json`.
-pub(crate) struct OlderFiles {
+/// The files that a tokenizer class had before there was a `tokenizer.json`.
+struct OlderFiles {
     names: &'static [&'static str],
-    /// Makes `tokenizer.json` from those in a folder.
-    convert: fn(&Path) -> Result<Value, ModelError>,
+    /// Makes `tokenizer.json` from those in a folder, and from the settings beside them.
+    convert: fn(&Path, &Side) -> Result<Value, ModelError>,
 }
 
 impl OlderFiles {
-    pub(crate) const BERT: Self = Self { names: &[WORD_PIECE], convert: |dir| word_piece(dir, &SpecialTokens::BERT) };
-    pub(crate) const DEBERTA: Self = Self { names: &[SPM], convert: deberta };
-    pub(crate) const MPNET: Self = Self { names: &[WORD_PIECE], convert: |dir| word_piece(dir, &SpecialTokens::MPNET) };
-    pub(crate) const ROBERTA: Self = Self { names: &BPE, convert: byte_level };
-    pub(crate) const XLM_ROBERTA: Self = Self { names: &[XLM_SPM], convert: xlm_roberta };
+    const BERT: Self = Self { names: &[WORD_PIECE], convert: |dir, side| word_piece(dir, side, &SpecialTokens::BERT) };
+    const DEBERTA: Self = Self { names: &[SPM], convert: deberta };
+    const MPNET: Self =
+        Self { names: &[WORD_PIECE], convert: |dir, side| word_piece(dir, side, &SpecialTokens::MPNET) };
+    const ROBERTA: Self = Self { names: &BPE, convert: byte_level };
+    const XLM_ROBERTA: Self = Self { names: &[XLM_SPM], convert: xlm_roberta };
+
+    /// The files of a class with these `rules`; `None` if it reads nothing but `tokenizer.json`.
+    fn of(rules: Rules) -> Option<Self> {
+        match rules {
+            Rules::Bert => Some(Self::BERT),
+            Rules::MpNet => Some(Self::MPNET),
+            Rules::Roberta => Some(Self::ROBERTA),
+            Rules::XlmRoberta => Some(Self::XLM_ROBERTA),
+            Rules::DebertaV2 => Some(Self::DEBERTA),
+            Rules::File => None,
+        }
+    }
 }
 
-/// Makes the tokenizer of a base of `model_type` from its `older` files in `dir`.
+/// Makes the tokenizer of `base` from its older files in `dir`. As in `AutoTokenizer`, the class that `tokenizer_config.json` names
+/// decides which files are read, or else the class that `config.json` names, or else the architecture's own. So a RoBERTa that names
+/// `BertTokenizer`, as some Chinese and Korean ones do, has a `vocab.txt`.
 ///
 /// # Errors
-/// If files are missing, malformed or of an unsupported kind.
-pub(super) fn tokenizer(dir: &Path, model_type: &str, older: Option<&OlderFiles>) -> Result<Value, ModelError> {
+/// If the class is not supported, or its files are missing or malformed.
+pub(super) fn tokenizer(dir: &Path, base: &BaseInputs) -> Result<Value, ModelError> {
+    let side = Side::read(dir, None)?;
+    let class = Class::of(&side, base)?;
+    let older = OlderFiles::of(class.rules());
     let there = |name: &&str| dir.join(name).is_file();
-    if let Some(older) = older.filter(|older| older.names.iter().all(there)) {
-        return (older.convert)(dir);
+    if let Some(older) = older.as_ref().filter(|older| older.names.iter().all(there)) {
+        return (older.convert)(dir, &side);
     }
     let own = older.map_or_else(|| "no other file".to_owned(), |older| older.names.join(" and "));
     let found: Vec<&str> = SOURCES.into_iter().filter(there).collect();
     let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
     let reason = format!(
-        "expected tokenizer.json, or for {model_type} {own}, found {found}; the tokenizer's save_pretrained of transformers writes a \
-         tokenizer.json"
+        "expected tokenizer.json, or {own} for {}, found {found}; the tokenizer's save_pretrained of transformers writes a \
+         tokenizer.json, and tokenizer_class in tokenizer_config.json says which class the tokenizer has",
+        class.name()
     );
     Err(ModelError::Convert { path: dir.to_owned(), reason })
-}
-
-/// Reads the settings files beside the tokenizer.
-fn side(dir: &Path) -> Result<Side, ModelError> {
-    Ok(Side::read(dir, None)?)
 }
 
 /// The setting `key`, or `default` if it is absent.
@@ -184,16 +198,16 @@ fn unigram(vocab: &[(String, f32)], unk_id: usize) -> Value {
 }
 
 /// As `DebertaV2Converter` does.
-fn deberta(dir: &Path) -> Result<Value, ModelError> {
+fn deberta(dir: &Path, side: &Side) -> Result<Value, ModelError> {
     let path = dir.join(SPM);
-    let (model, side) = (SentencePiece::read(&path)?, side(dir)?);
+    let model = SentencePiece::read(&path)?;
     let mut steps: Vec<Value> =
-        says(&side, "do_lower_case", false)?.then(|| json!({"type": "Lowercase"})).into_iter().collect();
+        says(side, "do_lower_case", false)?.then(|| json!({"type": "Lowercase"})).into_iter().collect();
     steps.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
     steps.extend(model.charsmap());
     steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
     let mut pieces = vec![metaspace()];
-    if says(&side, "split_by_punct", false)? {
+    if says(side, "split_by_punct", false)? {
         pieces.insert(0, json!({"type": "Punctuation", "behavior": "Isolated"}));
     }
     let vocab: Vec<(String, f32)> = model.pieces.iter().map(|(piece, score, _)| (piece.clone(), *score)).collect();
@@ -238,11 +252,10 @@ const XLM_TOKENS: [(&str, &str); 5] = [
 
 /// As `XLMRobertaConverter` does: fairseq's four tokens come before the pieces, whose own first three are left out. Blanks at the
 /// end of a text are ignored, as in SentencePiece.
-fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
+fn xlm_roberta(dir: &Path, side: &Side) -> Result<Value, ModelError> {
     let model = SentencePiece::read(&dir.join(XLM_SPM))?;
-    let side = side(dir)?;
     for (key, own) in XLM_TOKENS {
-        let (token, _) = special(&side, key, own)?;
+        let (token, _) = special(side, key, own)?;
         if token.content() != own {
             let reason = format!("{key}: expected {own}, found {}", token.content());
             return Err(ModelError::Convert { path: dir.join(XLM_SPM), reason });
@@ -253,10 +266,7 @@ fn xlm_roberta(dir: &Path) -> Result<Value, ModelError> {
     vocab.extend(model.pieces.iter().skip(3).map(|(piece, score, _)| (piece.clone(), *score)));
     vocab.push(("<mask>".to_owned(), 0.0));
     let mut tokens: Vec<Value> = first.iter().enumerate().map(|(id, token)| added(id, token, true)).collect();
-    // The mask includes the space before it.
-    let mut mask = added(vocab.len() - 1, "<mask>", true);
-    mask["lstrip"] = json!(true);
-    tokens.push(mask);
+    tokens.push(added(vocab.len() - 1, "<mask>", true));
     let mut steps: Vec<Value> = model.charsmap().into_iter().collect();
     steps.push(json!({"type": "Strip", "strip_left": false, "strip_right": true}));
     steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u{2581}"}));
@@ -315,8 +325,9 @@ impl SpecialTokens {
         pair: (true, 0),
     };
 
-    /// Those of `RobertaConverter`.
-    const ROBERTA: Self = Self { unknown: "<unk>", ..Self::MPNET };
+    /// Those of `RobertaTokenizer`, as in release 5.24. In release 4, its mask included the space before it. It still does where a file
+    /// beside the vocabulary says so.
+    const ROBERTA: Self = Self { unknown: "<unk>", mask_takes_space: false, ..Self::MPNET };
 
     /// Finds the special tokens' ids with `find`, in the vocabulary of the file at `path`.
     ///
@@ -364,16 +375,15 @@ impl SpecialTokens {
 }
 
 /// As `BertConverter` does, with the special tokens of an architecture.
-fn word_piece(dir: &Path, special: &SpecialTokens) -> Result<Value, ModelError> {
+fn word_piece(dir: &Path, side: &Side, special: &SpecialTokens) -> Result<Value, ModelError> {
     let path = dir.join(WORD_PIECE);
     let text = fs::read_to_string(&path).map_err(ModelError::io(&path))?;
     let lines = text.lines().map(|line| line.trim_end_matches('\r')).enumerate();
     let vocab: Map<String, Value> = lines.map(|(id, token)| (token.to_owned(), json!(id))).collect();
-    let side = side(dir)?;
-    let Found { listed, ends, unknown } = special.find(&side, &path, |token| id_of(&vocab, token))?;
+    let Found { listed, ends, unknown } = special.find(side, &path, |token| id_of(&vocab, token))?;
     let normalizer = json!({
-        "type": "BertNormalizer", "clean_text": true, "lowercase": says(&side, "do_lower_case", true)?,
-        "handle_chinese_chars": says(&side, "tokenize_chinese_chars", true)?, "strip_accents": side.get::<bool>("strip_accents")?,
+        "type": "BertNormalizer", "clean_text": true, "lowercase": says(side, "do_lower_case", true)?,
+        "handle_chinese_chars": says(side, "tokenize_chinese_chars", true)?, "strip_accents": side.get::<bool>("strip_accents")?,
     });
     let post = ends.map_or(Value::Null, |[first, last]| template([&first, &last], special.pair.0, special.pair.1));
     Ok(tokenizer_json(
@@ -392,7 +402,7 @@ fn id_of(vocab: &Map<String, Value>, token: &str) -> Option<usize> {
 }
 
 /// As `RobertaConverter` does.
-fn byte_level(dir: &Path) -> Result<Value, ModelError> {
+fn byte_level(dir: &Path, side: &Side) -> Result<Value, ModelError> {
     let [vocab_path, merges_path] = BPE.map(|name| dir.join(name));
     let bytes = fs::read(&vocab_path).map_err(ModelError::io(&vocab_path))?;
     let json = |source| ModelError::Config { path: vocab_path.clone(), source };
@@ -403,9 +413,8 @@ fn byte_level(dir: &Path) -> Result<Value, ModelError> {
         |line: &str| ModelError::Convert { path: merges_path.clone(), reason: format!("{line:?} is no pair") };
     let merges = lines.map(|line| line.split_once(' ').ok_or_else(|| malformed(line)));
     let merges: Vec<(&str, &str)> = merges.collect::<Result<_, _>>()?;
-    let side = side(dir)?;
-    let Found { listed, ends, .. } = SpecialTokens::ROBERTA.find(&side, &vocab_path, |token| id_of(&vocab, token))?;
-    let prefix = says(&side, "add_prefix_space", false)?;
+    let Found { listed, ends, .. } = SpecialTokens::ROBERTA.find(side, &vocab_path, |token| id_of(&vocab, token))?;
+    let prefix = says(side, "add_prefix_space", false)?;
     let post = ends.map_or(Value::Null, |[first, last]| {
         json!({"type": "RobertaProcessing", "sep": last, "cls": first, "trim_offsets": true, "add_prefix_space": prefix})
     });

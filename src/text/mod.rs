@@ -11,6 +11,5 @@ pub mod records;
 mod tokenizer;
 
 pub use encoded::Encoded;
-pub(crate) use tokenizer::AS_IT_IS;
+pub(crate) use tokenizer::{AS_IT_IS, Class, Rules, SIDE_FILES, Side, Token, template};
 pub use tokenizer::{BaseInputs, Limit, TokenizeError, Tokenizer, TruncationSide};
-pub(crate) use tokenizer::{SIDE_FILES, Side, Token, template};

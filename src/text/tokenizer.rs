@@ -12,9 +12,7 @@ use tokenizers::tokenizer::{Encoding, PostProcessor, TruncationDirection, Trunca
 use tokenizers::utils::truncation::truncate_encodings;
 
 use beginning::Cuts;
-pub(crate) use class::AS_IT_IS;
-use class::Class;
-pub(crate) use class::template;
+pub(crate) use class::{AS_IT_IS, Class, Rules, template};
 use side::SpecialTokens;
 pub(crate) use side::{FILES as SIDE_FILES, Side, Token};
 

@@ -229,6 +229,11 @@ fn labels_that_do_not_fit_the_head() {
     labels(|c| c["id2label"] = json!({"0": "a", "1": "b", "3": "c"})).malformed("config.json", &[expected, "last 3"]);
     labels(|c| c["id2label"] = json!({})).malformed("config.json", &[expected, "found 0"]);
     labels(|c| c["id2label"] = json!({"x": "a"})).malformed("config.json", &["x"]);
+    // Two scores under one name could not be told apart.
+    labels(|c| c["id2label"] = json!({"0": "a", "1": "b", "2": "a"}))
+        .malformed("config.json", &["id2label", "a different name for each id", "\"a\" for both 0 and 2"]);
+    labels(|c| c["id2label"] = json!({"0": 1, "1": "1", "2": "a"}))
+        .malformed("config.json", &["\"1\" for both 0 and 1"]);
     labels(|c| c["problem_type"] = json!("guessing")).malformed("config.json", &["guessing"]);
     let spoilt = labels(|c| {
         c["id2label"] = json!(null);
@@ -359,7 +364,7 @@ fn errors_name_unexpected_tensors() {
         "base_model.model.bert.encoder.layer.7.attention.self.query.lora_A.weight",
         "base_model.model.bert.encoder.layer.1.attention.self.query.lora_magnitude_vector",
         "base_model.model.bert.embeddings.word_embeddings.lora_embedding_A",
-        "bert.encoder.layer.1.attention.self.query.lora_A.weight",
+        "classifier.weight",
     ];
     for name in extra {
         let tensor = (Dtype::F32, vec![4, 32], f32_bytes(&[0.5; 128]));
@@ -372,6 +377,34 @@ fn errors_name_unexpected_tensors() {
         tensors.insert(CLASSIFIER.replace("classifier.", "classifier.modules_to_save.default."), twin);
     });
     spoilt.malformed("adapter_model.safetensors", &["two names", CLASSIFIER]);
+}
+
+/// `get_peft_model_state_dict` of a model that `inject_adapter_in_model` changed has names without PEFT's prefix. `state_dict()` of a PEFT
+/// model has the adapter's name in them.
+#[test]
+fn error_on_a_state_dict_says_how_to_save_an_adapter() {
+    type Rename = fn(&str) -> String;
+    let renames: [Rename; 3] = [
+        |name| name.replace("base_model.model.", ""),
+        |name| name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."),
+        |name| format!("module.{}", name.replace(".lora_A.", ".lora_A.default.")),
+    ];
+    for rename in renames {
+        let renamed = plain().tensors(|tensors| {
+            *tensors = std::mem::take(tensors).into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect();
+        });
+        for error in
+            [renamed.error(), layout_of(renamed.path()).unwrap_err(), summary(renamed.path(), &layout()).unwrap_err()]
+        {
+            let AdapterError::StateDict { tensor, .. } = &error else { panic!("{error:?}") };
+            assert!(tensor.contains("lora_A"), "{error}");
+            let told = error.to_string();
+            assert!(
+                ["base_model.model.MODULE.lora_A.weight", "save_pretrained"].iter().all(|word| told.contains(word)),
+                "{told}"
+            );
+        }
+    }
 }
 
 /// PEFT can train and save any module in full. Here this is supported for heads only.

@@ -4,7 +4,6 @@ use serde_json::json;
 
 use super::post_norm::{BERT, PostNormSpec};
 use super::{Activation, Architecture, Family, HeadSpec, absolute};
-use crate::base::tokenizer_files::OlderFiles;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "bert",
@@ -16,7 +15,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
     tokenizer_class: "BertTokenizer",
-    older_tokenizer: Some(OlderFiles::BERT),
 };
 
 static SPEC: PostNormSpec = PostNormSpec {

@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::post_norm::{BERT, Names, modules};
 use super::{Activation, Architecture, Family, HeadSpec};
-use crate::base::tokenizer_files::OlderFiles;
 use crate::base::{BaseConfig, ModelError};
 use crate::params::{Input, Layout, Module};
 
@@ -19,7 +18,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     layout,
     family: Family::Deberta,
     tokenizer_class: "DebertaV2Tokenizer",
-    older_tokenizer: Some(OlderFiles::DEBERTA),
 };
 
 pub(super) const PREFIX: &str = "deberta";

@@ -4,7 +4,6 @@ use serde_json::json;
 
 use super::post_norm::{Names, PostNormSpec};
 use super::{Activation, Architecture, Family, HeadSpec};
-use crate::base::tokenizer_files::OlderFiles;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "distilbert",
@@ -29,7 +28,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
     tokenizer_class: "BertTokenizer",
-    older_tokenizer: Some(OlderFiles::BERT),
 };
 
 static SPEC: PostNormSpec = PostNormSpec {

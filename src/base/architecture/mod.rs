@@ -33,7 +33,6 @@ pub(crate) use self::head::{Activation, HeadSpec};
 pub(crate) use self::post_norm::{
     ATTENTION_OUTPUT, INTERMEDIATE, KEY, Names, OUTPUT, PostNormSpec, QUERY, Relative, VALUE,
 };
-use super::tokenizer_files::OlderFiles;
 use super::{BaseConfig, ModelError};
 use crate::params::Layout;
 
@@ -69,8 +68,6 @@ pub struct Architecture {
     pub(crate) family: Family,
     /// The class of `transformers` that makes its tokenizer if no file names one.
     pub tokenizer_class: &'static str,
-    /// The files that its tokenizer had before there was a `tokenizer.json`; `None` if it is younger than that.
-    pub(crate) older_tokenizer: Option<OlderFiles>,
 }
 
 impl Architecture {

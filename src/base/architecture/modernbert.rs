@@ -27,7 +27,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     family: Family::ModernBert,
     // `transformers` ignores the class that a ModernBERT names.
     tokenizer_class: AS_IT_IS,
-    older_tokenizer: None,
 };
 
 pub(super) const PREFIX: &str = "model";

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::post_norm::{Names, PostNormSpec, Relative};
 use super::{Architecture, Family, HeadSpec};
-use crate::base::tokenizer_files::OlderFiles;
 use crate::base::{BaseConfig, ModelError};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -23,7 +22,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
     tokenizer_class: "MPNetTokenizer",
-    older_tokenizer: Some(OlderFiles::MPNET),
 };
 
 /// `MPNetEmbeddings` counts positions from this id, whatever `pad_token_id` says.

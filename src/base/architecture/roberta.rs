@@ -4,7 +4,6 @@ use serde_json::json;
 
 use super::post_norm::{BERT, PostNormSpec};
 use super::{Architecture, Family, HeadSpec, absolute};
-use crate::base::tokenizer_files::OlderFiles;
 
 pub(super) const ROBERTA: Architecture = Architecture {
     model_type: "roberta",
@@ -17,16 +16,11 @@ pub(super) const ROBERTA: Architecture = Architecture {
     layout: |config| SPEC.layout(config),
     family: Family::PostNorm(&SPEC),
     tokenizer_class: "RobertaTokenizer",
-    older_tokenizer: Some(OlderFiles::ROBERTA),
 };
 
 /// The same encoder under another name, with another tokenizer.
-pub(super) const XLM_ROBERTA: Architecture = Architecture {
-    model_type: "xlm-roberta",
-    tokenizer_class: "XLMRobertaTokenizer",
-    older_tokenizer: Some(OlderFiles::XLM_ROBERTA),
-    ..ROBERTA
-};
+pub(super) const XLM_ROBERTA: Architecture =
+    Architecture { model_type: "xlm-roberta", tokenizer_class: "XLMRobertaTokenizer", ..ROBERTA };
 
 static SPEC: PostNormSpec = PostNormSpec {
     prefix: "roberta",

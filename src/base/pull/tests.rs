@@ -13,6 +13,7 @@ use super::super::partial::{Fill, Partial};
 use super::*;
 use crate::base::files::{ADAPTER, CONFIG, OPTIONAL, REQUIRED};
 use crate::base::recipe::{DEFAULT, Wheel, pinned};
+use crate::text::TokenizeError;
 
 const CONFIG_JSON: &str = r#"{"model_type": "bert", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 16}"#;
@@ -269,6 +270,19 @@ fn rejects_unsupported_bases_before_fetching_weights() {
     files.insert(CONFIG, ok(r#"{"model_type": "t5"}"#));
     let hub = Hub::start(files);
     assert!(matches!(hub.fail(&PLAIN), ModelError::Unsupported { key: "model_type", .. }));
+    assert!(!hub.asked.lock().unwrap().iter().any(|head| head.contains("model.safetensors")));
+}
+
+/// Such as that of PhoBERT.
+#[test]
+fn refuses_unsupported_tokenizer_before_its_weights_are_fetched() {
+    let mut files = files();
+    files.remove("tokenizer.json");
+    files.insert("vocab.txt", ok("a\n"));
+    files.insert(OPTIONAL, ok(r#"{"tokenizer_class": "PhobertTokenizer"}"#));
+    let hub = Hub::start(files);
+    let error = hub.fail(&PLAIN);
+    assert!(matches!(error, ModelError::Tokenizer(TokenizeError::Unsupported { .. })), "{error}");
     assert!(!hub.asked.lock().unwrap().iter().any(|head| head.contains("model.safetensors")));
 }
 

@@ -36,7 +36,7 @@ const OTHERS: &[&str] = &[
 
 /// The rules of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rules {
+pub(crate) enum Rules {
     Bert,
     MpNet,
     Roberta,
@@ -48,7 +48,7 @@ enum Rules {
 
 /// A tokenizer class.
 #[derive(Debug)]
-pub(super) struct Class {
+pub(crate) struct Class {
     name: String,
     rules: Rules,
     /// Whether a model gets type ids if `model_input_names` is absent.
@@ -56,12 +56,16 @@ pub(super) struct Class {
 }
 
 impl Class {
-    /// The class that `AutoTokenizer` uses for a base.
+    /// The class that `AutoTokenizer` uses for a base: the one that `tokenizer_config.json` names, or else the one that the base's
+    /// configuration names, or else that of the architecture.
     ///
     /// # Errors
     /// The rules of the class are not implemented.
-    pub(super) fn of(side: &Side, base: &BaseInputs) -> Result<Self, TokenizeError> {
-        let named = side.get::<String>("tokenizer_class")?.or_else(|| base.tokenizer_class.map(str::to_owned));
+    pub(crate) fn of(side: &Side, base: &BaseInputs) -> Result<Self, TokenizeError> {
+        let stated = side.get::<String>("tokenizer_class")?;
+        let named_in =
+            if stated.is_some() { side.path().to_owned() } else { side.path().with_file_name("config.json") };
+        let named = stated.or_else(|| base.tokenizer_class.map(str::to_owned));
         let named = named.filter(|_| base.own_class != AS_IT_IS).unwrap_or_else(|| base.own_class.to_owned());
         let name = if PLAIN.contains(&&*named) { &named } else { named.strip_suffix("Fast").unwrap_or(&named) };
         let (rules, typed) = match name {
@@ -81,7 +85,7 @@ impl Class {
             "DebertaV2Tokenizer" => (Rules::DebertaV2, true),
             other if OTHERS.contains(&other) => {
                 return Err(TokenizeError::Unsupported {
-                    path: side.path().to_owned(),
+                    path: named_in,
                     key: "tokenizer_class".to_owned(),
                     expected: format!(
                         "the class of a base that is served, or {AS_IT_IS} to use tokenizer.json as it is"
@@ -93,6 +97,15 @@ impl Class {
             _ => (Rules::File, false),
         };
         Ok(Self { name: name.to_owned(), rules, typed })
+    }
+
+    /// Its name, without the `Fast` with which some names end.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        self.rules
     }
 
     /// Whether the model gets type ids.
