@@ -161,7 +161,7 @@ pub fn forget(run: &Path, progress: &Progress, keep_epochs: bool) -> Result<(), 
 ///
 /// # Errors
 /// A folder cannot be read or removed.
-pub fn sweep(run: &Path) -> Result<(), Error> {
+pub fn remove_unfinished(run: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(run).map_err(Error::io(run))? {
         let entry = entry.map_err(Error::io(run))?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED)) {

@@ -138,10 +138,14 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The description of the command line. `extract` reads data as `train` does, but refuses weights of classes.
+/// The description of the command line. `extract` reads data as `train` does, but refuses weights of classes, and takes nothing from the
+/// variables, which are settings of a run.
 fn command() -> clap::Command {
+    let of_extract = |extract: clap::Command| {
+        extract.mut_args(|arg| arg.env(None::<&str>)).mut_arg("class_weights", |weights| weights.hide(true))
+    };
     command_line::without_values(command_line::with_environment(Cli::command(), VARIABLES))
-        .mut_subcommand("extract", |extract| extract.mut_arg("class_weights", |weights| weights.hide(true)))
+        .mut_subcommand("extract", of_extract)
         .mut_subcommand("schedule", schedule::without_what_it_refuses)
 }
 
@@ -181,7 +185,11 @@ fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, ou
     let (export, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
     export::write(output, engine, &export, &base.dir)?;
     let told = match &export {
-        // The report is on the written files, because PEFT's format needs at least one rank.
+        // The counts are those of the log, and not those of the written files.
+        Export::Adapter(adapter) if adapter.delta_parameters() == 0 => {
+            let report = Report::new(engine.layout(), adapter);
+            format!("{report}\nno rank is left; the files hold one without effect, because PEFT's format needs one")
+        }
         Export::Adapter(_) => Report::new(engine.layout(), &engine.load_adapter(output)?).to_string(),
         Export::Model(_) | Export::Bottlenecks(_) => {
             let Parameters { adapter, head } = Parameters::of(&export);

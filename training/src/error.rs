@@ -59,8 +59,13 @@ pub enum Error {
     )]
     LabelNumbers(Vec<String>),
     /// A folder has no finished runs to report on.
-    #[error("{0}: expected finished runs, found none")]
-    NoFinishedRuns(PathBuf),
+    #[error("{runs}: expected finished runs, found none{}", after(.notes))]
+    NoFinishedRuns {
+        /// The folder.
+        runs: PathBuf,
+        /// Why runs in it are left out.
+        notes: Vec<String>,
+    },
     /// A file that a report would replace is not of a report.
     #[error("{0} exists, and is not of a report")]
     NotOfReport(PathBuf),
@@ -186,6 +191,26 @@ pub enum Error {
         /// The epochs in this call.
         now: usize,
     },
+    /// A schedule cannot be continued with fewer stages.
+    #[error("--resume: {output}: the schedule has begun {begun} stages; the thresholds of this call give {now}")]
+    FewerStages {
+        /// The schedule's folder.
+        output: PathBuf,
+        /// The number of stages that have begun.
+        begun: usize,
+        /// The number of stages in this call.
+        now: usize,
+    },
+    /// A finished stage of a schedule was deleted, and so was the checkpoint that it started from.
+    #[error(
+        "{stage} was deleted, and cannot be made again without the checkpoint of {before}; --overwrite trains all stages anew"
+    )]
+    LostStage {
+        /// The folder of the deleted stage.
+        stage: PathBuf,
+        /// The folder of the stage before it.
+        before: PathBuf,
+    },
     /// A sweep does not make a run longer.
     #[error(
         "{path}: the run was started with epochs = {before}; the sweep has {now}, but makes no run longer, because a longer run is not \
@@ -263,6 +288,11 @@ impl Error {
     pub fn malformed(path: &Path, reason: impl ToString) -> Self {
         Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
     }
+}
+
+/// Notes after a sentence.
+fn after(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("; {note}")).collect()
 }
 
 /// A hint at a checkpoint.

@@ -11,7 +11,8 @@ mod model;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use polyrank::adapter::{self, AdapterInfo, ProblemType};
+use candle_core::DType;
+use polyrank::adapter::{self, Adapter, AdapterInfo, Change, ProblemType};
 use polyrank::engine::Engine;
 use polyrank::params::{Backend, Precision};
 use serde_json::{Map, Value};
@@ -21,7 +22,7 @@ use crate::error::Error;
 use crate::evaluate::Parameters;
 use crate::fine_tuned::FineTuned;
 use crate::method::{Export, Method};
-use crate::run::{self, Facts};
+use crate::run::{self, Facts, Folders};
 use crate::settings::Settings;
 
 /// The configuration that every kind of export has.
@@ -103,10 +104,41 @@ pub fn read(dir: &Path, engine: &Engine) -> Result<Export, Error> {
     if dir.join(bottlenecks::CONFIG).is_file() {
         return Ok(Export::Bottlenecks(bottlenecks::read(dir, engine)?));
     }
-    engine.load_adapter(dir).map(Export::Adapter).map_err(|error| match polyrank::adapter::instead(dir) {
-        Some(instead) => Error::NotAdapter { dir: dir.to_owned(), instead },
-        None => error.into(),
-    })
+    match engine.load_adapter(dir) {
+        Ok(adapter) => Ok(Export::Adapter(without_empty_rank(adapter)?)),
+        Err(error) => Err(match adapter::instead(dir).or_else(|| without_weights(dir)) {
+            Some(instead) => Error::NotAdapter { dir: dir.to_owned(), instead },
+            None => error.into(),
+        }),
+    }
+}
+
+/// The adapter without the one rank, with a zero `B`, that its files hold where no rank is left, because PEFT's format has no rank 0.
+fn without_empty_rank(mut adapter: Adapter) -> Result<Adapter, Error> {
+    let mut active = adapter.weights.sites.iter_mut().filter(|site| site.is_some());
+    if let (Some(only), None) = (active.next(), active.next())
+        && let Some(delta) = only.as_ref().map(Change::delta)
+        && delta.rank() == 1
+        && delta.b.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| *x == 0.0)
+    {
+        *only = None;
+    }
+    Ok(adapter)
+}
+
+/// Why a folder that a command of training has begun to fill has neither an adapter nor other weights; `None` if none has.
+fn without_weights(dir: &Path) -> Option<String> {
+    if adapter::NAMES[..2].iter().any(|name| dir.join(name).is_file()) {
+        return None;
+    }
+    let reason = if Folders::find(dir).is_some() {
+        "it has no weights, because its run has not written them; --resume continues the run"
+    } else if run::is_export(dir) {
+        "it has no weights, because the command that wrote the folder was ended; repeat it with an empty folder"
+    } else {
+        return None;
+    };
+    Some(reason.to_owned())
 }
 
 /// Opens the model in the folder `dir`, such as full fine-tuning leaves: the engine of its own encoder, its head, and its numbers of

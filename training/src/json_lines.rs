@@ -21,6 +21,17 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
     whole(&text).lines().enumerate().map(parse).collect()
 }
 
+/// A line's number from 1, and what it holds.
+pub(crate) type Numbered<T> = (usize, Result<T, serde_json::Error>);
+
+/// Each line of the file with its number from 1, or why it cannot be read. Blank lines are left out. Unlike in [`read`], a last line that
+/// was written in part is a line that cannot be read.
+pub(crate) fn each<T: DeserializeOwned>(path: &Path) -> Result<Vec<Numbered<T>>, Error> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+    Ok(lines.map(|(i, line)| (i + 1, serde_json::from_slice(line))).collect())
+}
+
 /// The text without a last line that was written in part. Of a JSON object, no part is JSON.
 fn whole(text: &str) -> &str {
     let end = text.rfind('\n').map_or(0, |end| end + 1);
@@ -66,6 +77,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn lines_that_cannot_be_read_are_told_by_number() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("lines.jsonl");
+        fs::write(&path, b"{\"a\": 1}\n\nplain\n{\"a\": \"\xff\"}\n{\"a\": 2}\n{\"a\":").unwrap();
+        let lines = each::<Value>(&path).unwrap().into_iter();
+        let found: Vec<(usize, Option<Value>)> = lines.map(|(number, line)| (number, line.ok())).collect();
+        assert_eq!(found, [(1, Some(json!({"a": 1}))), (3, None), (4, None), (5, Some(json!({"a": 2}))), (6, None)]);
+    }
 
     #[test]
     fn lines_are_read_back_without_one_that_was_cut() {

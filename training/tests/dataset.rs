@@ -131,6 +131,29 @@ fn dataset_replaces_the_configuration_and_revision_of_weaker_layers() {
     }
 }
 
+/// The variables are settings of `train`, which `extract` does not take: neither a dataset's configuration and revision, nor columns, nor
+/// weights that it refuses as a flag.
+#[test]
+fn extract_reads_no_variables_of_train() {
+    let (home, room, hub) = (TempDir::new().unwrap(), TempDir::new().unwrap(), hub());
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/extract/model");
+    let (model, to) = (model.to_str().unwrap(), room.path().join("adapter"));
+    let args = ["extract", "--model", model, "--output", to.to_str().unwrap(), "--dataset", "org/tiny"];
+    let variables = [
+        ("DATASET_CONFIG", "stars"),
+        ("DATASET_REVISION", "v2"),
+        ("TEXT_COLUMN", "review"),
+        ("CLASS_WEIGHTS", "balanced"),
+    ];
+    let variables = variables.map(|(name, value)| (format!("POLYRANK_TRAIN_{name}"), value));
+    let told = error(training(&home, &hub, &args).envs(variables.clone()));
+    assert!(told.contains("dataset org/tiny: it has several configurations"), "{told}");
+    // The dataset is read, and has other labels than the model.
+    let found = [&args[..], &["--dataset-config", "sentiment"]].concat();
+    let told = error(training(&home, &hub, &found).envs(variables));
+    assert!(told.contains("error: the adapter has 3 labels, but the data has 2"), "{told}");
+}
+
 #[test]
 fn errors_name_the_dataset_and_what_it_has() {
     let (home, hub) = (TempDir::new().unwrap(), hub());

@@ -139,6 +139,28 @@ fn labels_match_by_name_or_by_id() {
     refused(&args(&output, renamed("bad", "a_yes").path(), &[]), 1, "labels differ");
 }
 
+/// Fewer names than the adapter has are refused, whichever file states them.
+#[test]
+fn fewer_labels_than_the_adapter_has_are_refused() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let labels = data.path().join("labels.txt");
+    fs::write(&labels, "bad\ngood\ngreat\n").unwrap();
+    let output = learnt(data.path(), room.path(), &[]);
+    assert_eq!(accuracy(&evaluate(&output, data.path(), &[])), (12, 1.0));
+    let count = "the adapter has 3 labels, but the data has 2";
+    fs::write(&labels, "bad\ngood\n").unwrap();
+    refused(&args(&output, data.path(), &[]), 1, count);
+    fs::write(&labels, "bad\n").unwrap();
+    refused(&args(&output, data.path(), &[]), 1, "train.tsv:2: unknown label \"good\"; expected bad");
+    fs::remove_file(&labels).unwrap();
+    refused(&args(&output, data.path(), &[]), 1, count);
+    // Without a training file, labels.txt counts where it is, and else the adapter's labels.
+    fs::remove_file(data.path().join("train.tsv")).unwrap();
+    assert_eq!(accuracy(&evaluate(&output, data.path(), &[])), (12, 1.0));
+    fs::write(&labels, "bad\ngood\n").unwrap();
+    refused(&args(&output, data.path(), &[]), 1, count);
+}
+
 /// The whole numbers of the data are names, as `labels.txt` said in training. Without the file, they could be ids.
 #[test]
 fn whole_numbers_are_the_names_of_the_adapters_labels() {

@@ -38,6 +38,35 @@ fn overwrite_replaces_only_adapters_and_runs() {
     assert_eq!(read(&project.join("run/precious.txt")), b"mine");
 }
 
+/// A process that is killed while it writes a model leaves a folder without weights. The error says how to get them.
+#[test]
+fn model_without_weights_says_how_to_write_them() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let [output, pruned] = ["model", "pruned"].map(|name| room.path().join(name));
+    let (from, to, base) = (data.path().to_str().unwrap(), output.to_str().unwrap(), base_dir());
+    let mut run = train(from, to, &["--method", "full", "--epochs", "1"]);
+    run.retain(|arg| !["--rank", "6"].contains(arg));
+    fine(&run);
+    let checkpoint = output.join("run/checkpoint-1");
+    fine(&["prune", checkpoint.to_str().unwrap(), "--output", pruned.to_str().unwrap()]);
+    let evaluate = |adapter: &Path| {
+        let args = ["evaluate", "--model-id", base.to_str().unwrap(), "--data", from, "--adapter"];
+        [&args[..], &[adapter.to_str().unwrap()]].concat().into_iter().map(str::to_owned).collect::<Vec<String>>()
+    };
+    for (dir, words) in [
+        (&output, "model: it has no weights, because its run has not written them; --resume continues the run"),
+        (&pruned, "pruned: it has no weights, because the command that wrote the folder was ended; repeat it with an"),
+    ] {
+        fs::remove_file(dir.join("model.safetensors")).unwrap();
+        let args = evaluate(dir);
+        refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, words);
+    }
+    run.push("--resume");
+    fine(&run);
+    let args = evaluate(&output);
+    fine(&args.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 /// A server can use the old adapter until then, and a run that fails does not remove it.
 #[test]
 fn adapter_stays_until_the_new_one_is_written() {

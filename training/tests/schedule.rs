@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use polyrank_training::report::TrainedRun;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -88,6 +89,10 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
     let longer = ["--xi-max", "0.07", "--train-sample", "30", "--resume"];
     fine(&schedule(from, whole.to_str().unwrap(), &longer));
     assert_eq!((stages(&whole).len(), &stages(&whole)[..3]), (4, &found[..]));
+    // Nor does it become shorter, whether the last stages are finished or have only begun.
+    let shorter = schedule(from, whole.to_str().unwrap(), &[&more[..], &["--resume"]].concat());
+    refused(&shorter, 1, "whole: the schedule has begun 4 stages; the thresholds of this call give 3");
+    deleted_stages(&whole, &schedule(from, whole.to_str().unwrap(), &longer));
     refused(&schedule(from, whole.to_str().unwrap(), &more), 1, "is not empty");
     #[cfg(unix)]
     {
@@ -114,6 +119,25 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
     assert_eq!(stages(&whole), found);
 }
 
+/// A deleted stage is made again from the stage before it, and so is an adapter from its own checkpoint. `args` continue the schedule in
+/// `whole`, whose first stage has no checkpoint.
+fn deleted_stages(whole: &Path, args: &[&str]) {
+    let lines = read(&whole.join("schedule.jsonl"));
+    let weights = |stage: usize| whole.join(format!("stage-{stage}/adapter_model.safetensors"));
+    let before: Vec<Vec<u8>> = (0..4).map(|stage| read(&weights(stage))).collect();
+    for deleted in [whole.join("stage-2"), whole.join("stage-3")] {
+        std::fs::remove_dir_all(deleted).unwrap();
+    }
+    std::fs::remove_file(weights(1)).unwrap();
+    fine(args);
+    let after: Vec<Vec<u8>> = (0..4).map(|stage| read(&weights(stage))).collect();
+    assert!(after == before && read(&whole.join("schedule.jsonl")) == lines, "the same stages");
+    let away = whole.with_extension("away");
+    std::fs::rename(whole.join("stage-1"), &away).unwrap();
+    refused(args, 1, "stage-1 was deleted, and cannot be made again without the checkpoint of ");
+    std::fs::rename(&away, whole.join("stage-1")).unwrap();
+}
+
 /// The schedule, which is replaced here, ends once no gate is left.
 #[test]
 fn schedule_ends_once_no_gate_is_left() {
@@ -126,8 +150,8 @@ fn schedule_ends_once_no_gate_is_left() {
         args.extend(["--xi0", xi, "--xi-max", "99", "--xi-step", "9"]);
         args.extend(overwrite);
         let mut command = Command::new(env!("CARGO_BIN_EXE_polyrank-train"));
-        let told = command.args(&args).env("POLYRANK_HOME", home()).output().unwrap();
-        let told = String::from_utf8_lossy(&told.stderr).into_owned();
+        let done = command.args(&args).env("POLYRANK_HOME", home()).output().unwrap();
+        let [shown, told] = [done.stdout, done.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         assert!(told.contains("no gate is left after stage 0"), "{told}");
         assert!(told.contains("stage        xi parameters"), "{told}");
         let found = stages(&output);
@@ -135,7 +159,17 @@ fn schedule_ends_once_no_gate_is_left() {
             (found.len(), &found[0]["parameters"], &found[0]["xi"]),
             (1, &0.into(), &xi.parse::<f64>().unwrap().into())
         );
+        // The files hold one rank, which changes nothing and does not count: PEFT's format has no rank 0.
+        let words = ["parameters    0 (0 as the paper's code counts)", "no rank is left; the files hold one"];
+        assert!(words.iter().all(|words| shown.contains(words)), "{shown}");
     }
+    let (base, adapter) = (base_dir(), output.join("stage-0"));
+    let args = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", adapter.to_str().unwrap()];
+    let evaluation: Value = serde_json::from_str(&fine(&[&args[..], &["--data", from]].concat())).unwrap();
+    assert_eq!((&evaluation["parameters"]["adapter"], &log(&adapter)[0]["parameters"]), (&0.into(), &0.into()));
+    let exported = TrainedRun::read(&adapter).unwrap().exported.unwrap();
+    assert_eq!((exported.parameters, exported.paper), (0, Some(0)));
+    assert!(exported.ranks.iter().all(|(_, ranks)| ranks.iter().all(|rank| *rank == 0)), "{:?}", exported.ranks);
 }
 
 #[test]

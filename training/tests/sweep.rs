@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::run::{data, fine, log, names, read, refused};
+use super::run::{data, fine, log, names, polyrank_train, read, refused, train};
 use super::{base_dir, home};
 
 /// A folder with two tasks, of which `second` has a test split, and the file of a sweep over them.
@@ -165,9 +165,14 @@ fn sweep_killed_and_stopped_under_way_gives_the_same_results() {
     let path = room.path().join("sweep.toml");
     file(&room, "seeds = [0]");
     std::fs::write(&path, String::from_utf8(read(&path)).unwrap().replace("epochs = 3", "epochs = 4")).unwrap();
-    let message = told(command(&room, "whole").output().unwrap(), 1);
     let refused = "failed: first/sora-r4-s0: whole/first/sora-r4-s0/run/config.toml: the run was started with epochs = 3; the sweep has 4, ";
-    assert!(message.contains(refused) && message.contains("error: 4 of 4 runs failed"), "{message}");
+    // Neither by the sweep nor by the commands of its list.
+    for more in [&[][..], &["--list"]] {
+        let output = command(&room, "whole").args(more).output().unwrap();
+        assert_eq!(output.stdout, b"");
+        let message = told(output, 1);
+        assert!(message.contains(refused) && message.contains("error: 4 of 4 runs failed"), "{message}");
+    }
     assert_eq!(read(&whole.join("results.jsonl")), before);
     recorded(&room, &whole);
     reported(&room, &whole);
@@ -206,13 +211,25 @@ fn recorded(room: &TempDir, runs: &Path) {
     }
     fine(&["report", alone.to_str().unwrap(), "--output", of_results.to_str().unwrap()]);
     assert_eq!(read(&of_results.join("runs.csv")), read(&of_folders.join("runs.csv")));
-    // Lines of other programs are left out. A line of a sweep that cannot be read is named.
+    // Lines of other programs are left out. Other lines that cannot be read are left out, too, and told.
     let (path, lines) = (alone.join("results.jsonl"), read(&runs.join("results.jsonl")));
-    let alone = alone.to_str().unwrap();
-    std::fs::write(&path, [&lines[..], b"{\"name\": 1, \"validation\": 0.5}\n"].concat()).unwrap();
-    fine(&["report", alone, "--output", of_results.to_str().unwrap()]);
-    std::fs::write(&path, [&lines[..], b"{\"name\": 1, \"validation\": {}, \"command\": []}\n"].concat()).unwrap();
-    refused(&["report", alone, "--output", "report"], 1, "results.jsonl: line 9: ");
+    let of_alone = ["report", alone.to_str().unwrap(), "--output", of_results.to_str().unwrap()];
+    let with = |more: &[u8]| {
+        std::fs::write(&path, [&lines[..], more].concat()).unwrap();
+        let done = polyrank_train(&of_alone);
+        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success() && told.contains("\n8 runs, "), "{told}");
+        told
+    };
+    let told = with(b"{\"name\": 1, \"validation\": 0.5}\n");
+    assert!(!told.contains("cannot be read"), "{told}");
+    let wrong_type = b"{\"name\": 1, \"validation\": {}, \"command\": []}";
+    let told = with(&[&b"not JSON"[..], wrong_type, b"{\"name\": \"\xff\"}", b"{\"name\":"].join(&b'\n'));
+    for line in 9..=12 {
+        let words = format!("note: cannot be read and left out: results.jsonl: line {line}: ");
+        assert!(told.contains(&words), "expected {words:?} in {told}");
+    }
+    assert_eq!(read(&of_results.join("runs.csv")), read(&of_folders.join("runs.csv")));
 }
 
 /// The report on the runs of the sweep, to which a schedule and the log of a run's steps are added.
@@ -337,6 +354,28 @@ fn list_has_independent_commands_and_needs_no_data() {
     // To run them here, the data must be there.
     let message = told(self::command(&room, "runs").output().unwrap(), 1);
     assert!(message.contains("sweep.toml: task first: data/first does not exist"), "{message}");
+}
+
+/// Runs whose folders are not those of their adapters (`--run-dir`) are in the report, too.
+#[test]
+fn report_reads_runs_in_folders_of_their_own() {
+    let (data, room) = (data(), TempDir::new().unwrap());
+    let [runs, adapter, output] = ["runs", "adapter", "report"].map(|name| room.path().join(name));
+    let (run, short) = (runs.join("task/lora"), ["--method", "lora", "--epochs", "1"]);
+    let more = [&short[..], &["--run-dir", run.to_str().unwrap()]].concat();
+    fine(&train(data.path().to_str().unwrap(), adapter.to_str().unwrap(), &more));
+    for found in [&runs, &run] {
+        fine(&["report", found.to_str().unwrap(), "--output", output.to_str().unwrap()]);
+        let csv = String::from_utf8(read(&output.join("runs.csv"))).unwrap();
+        let name = if *found == runs { "task/lora," } else { "lora," };
+        assert!(csv.lines().count() == 2 && csv.lines().any(|line| line.starts_with(name)), "{csv}");
+    }
+    // The run tells where its adapter was.
+    std::fs::remove_dir_all(&adapter).unwrap();
+    let left_out = ["report", run.to_str().unwrap(), "--output", output.to_str().unwrap()];
+    refused(&left_out, 1, "adapter: No such file");
+    let left_out = ["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()];
+    refused(&left_out, 1, "found none; cannot be read and left out: task/lora: ");
 }
 
 /// Only the file says what a sweep's runs are.

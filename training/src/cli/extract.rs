@@ -17,7 +17,9 @@ use polyrank_training::error::{Error, wrong};
 use polyrank_training::extract::change::Change;
 use polyrank_training::extract::distill::{DistillSettings, Distilled, Taught, distill};
 use polyrank_training::extract::effect::{Comparison, Effect, random_texts};
-use polyrank_training::extract::report::{BudgetReport, ChangeReport, Compared, LinearsReport, MetricReport, Report};
+use polyrank_training::extract::report::{
+    BudgetReport, ChangeReport, Compared, ExtractReport, LinearsReport, MetricReport,
+};
 use polyrank_training::extract::{self, Budget, Extraction};
 use polyrank_training::fine_tuned::FineTuned;
 use polyrank_training::method::Export;
@@ -101,14 +103,12 @@ impl ExtractArgs {
         if !(self.target_ratio > 0.0 && self.target_ratio <= 1.0) {
             return wrong("--target-ratio", "above 0 and at most 1", self.target_ratio.to_string());
         }
-        self.data_settings.values.check()?;
-        if let Some(weights) =
-            self.data_settings.values.class_weights.as_ref().filter(|_| self.data_settings.is_flag("class_weights"))
-        {
-            return wrong("--class-weights", "none, because distillation has no labels", weights.clone());
+        let data = &self.data_settings.values;
+        data.check()?;
+        if let Some(weights) = &data.class_weights {
+            return wrong("--class-weights", "none, because distillation has no labels", weights);
         }
-        if let (None, false, Some(name)) = (&self.data, self.data_settings.is_flag("dataset"), self.data_flags().next())
-        {
+        if let (None, None, Some(name)) = (&self.data, &data.dataset, self.data_flags().next()) {
             return wrong(
                 &format!("--{}", name.replace('_', "-")),
                 "--data or --dataset beside it",
@@ -129,15 +129,14 @@ impl ExtractArgs {
         atomic_file::create(folder, atomic_file::PREFIX).map(drop).map_err(Error::io(folder))
     }
 
-    /// The settings of the data that flags give. Variables are for training.
+    /// The settings of the data that flags give, without those that count without data, too.
     fn data_flags(&self) -> impl Iterator<Item = &str> {
         self.data_settings.flags().filter(|name| !["task", "problem_type"].contains(name))
     }
 
     /// The folder or file of the data, if any is given.
     fn source(&self) -> Result<Option<PathBuf>, Error> {
-        // A variable is for training, and does not decide whether there is data.
-        let dataset = self.data_settings.values.of_hub().filter(|_| self.data_settings.is_flag("dataset"));
+        let dataset = self.data_settings.values.of_hub();
         if self.data.is_none() && dataset.is_none() {
             Ok(None)
         } else {
@@ -207,7 +206,7 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
         extracted: of_extracted[i].1,
         distilled: distilled.as_ref().map(|_| of_distilled[i].1),
     };
-    let report = Report {
+    let report = ExtractReport {
         // The report is on the written files, because PEFT's format needs at least one rank.
         adapter: inspect::Report::new(engine.layout(), &engine.load_adapter(&args.output)?),
         budget: BudgetReport { parameters: budget, base_parameters: extract::base_parameters(engine) },
@@ -231,7 +230,7 @@ fn open_fine_tuned(args: &ExtractArgs, base: &Base) -> Result<FineTuned, Error> 
     let dir = base::ensure(&args.model)?;
     extract::check_shape(base.engine.config(), &dir)?;
     let fine = FineTuned::open(&dir, base.engine.backend().clone(), Precision::F32, cache())?;
-    match args.data_settings.values.problem_type.filter(|_| args.data_settings.is_flag("problem_type")) {
+    match args.data_settings.values.problem_type {
         Some(problem) => fine.with_problem(problem),
         None => Ok(fine),
     }

@@ -60,7 +60,7 @@ impl<T> Given<T> {
     }
 
     /// Whether a flag gives the setting.
-    pub(super) fn is_flag(&self, name: &str) -> bool {
+    fn is_flag(&self, name: &str) -> bool {
         self.source(name) == Some(ValueSource::CommandLine)
     }
 

@@ -13,8 +13,8 @@ Examples:
   polyrank-train report runs/table1 --output reports/table1
   polyrank-train report runs --output reports/all
 
-RUNS may hold outputs of train, of sweep and of schedule at any depth. Of runs that are gone, a sweep's results.jsonl is enough. The
-report is report.md, with each table as CSV and each figure as SVG and PNG beside it:
+RUNS may hold outputs of train, of sweep and of schedule, and folders of --run-dir, at any depth. Of runs that are gone, a sweep's
+results.jsonl is enough. The report is report.md, with each table as CSV and each figure as SVG and PNG beside it:
   runs.csv               every run
   table1 to table4       methods by tasks; ranks; target modules; seconds an epoch: as in the SoRA paper
   compression            parameters against what is kept of the metric, over the stages of schedules

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use polyrank::adapter;
 use polyrank_training::checkpoint;
 use polyrank_training::data::TaskData;
 use polyrank_training::error::Error;
@@ -83,7 +84,7 @@ pub(super) fn schedule(args: &ScheduleArgs) -> Result<(), Error> {
     }
     let task = args.train.open_for_schedule()?;
     schedule::check(&task.given)?;
-    let mut stages = Stages::open(&task, args)?;
+    let mut stages = Stages::open(&task, args, thresholds.len())?;
     for (number, xi) in thresholds.into_iter().enumerate() {
         let epochs = (number > 0).then_some(args.stage_epochs);
         let settings = schedule::settings(&task.given, xi, epochs);
@@ -111,8 +112,9 @@ struct Stages<'a> {
 }
 
 impl<'a> Stages<'a> {
-    /// Reads what an earlier call has finished, or removes it with `--overwrite`, and prints the head of the table.
-    fn open(task: &'a Task, args: &'a ScheduleArgs) -> Result<Self, Error> {
+    /// Reads what an earlier call has finished, or removes it with `--overwrite`, and prints the head of the table. The schedule is to
+    /// have `count` stages.
+    fn open(task: &'a Task, args: &'a ScheduleArgs, count: usize) -> Result<Self, Error> {
         let (output, mut existing) = (args.train.output(), args.train.existing());
         let locked = run::LockedOutput::new(output)?;
         let path = output.join(schedule::SCHEDULE);
@@ -135,20 +137,26 @@ impl<'a> Stages<'a> {
         sampled.train.truncate(args.train_sample);
         let primary = metrics_for(&task.data.task, task.data.problem, task.data.labels.len())[0].name();
         let finished = schedule::read(&path)?;
-        let (count, before) = (sampled.train.len(), finished.iter().find_map(|stage| stage.train_sample));
-        if let Some(before) = before.filter(|before| *before != count) {
-            let (before, now) = (before.to_string(), count.to_string());
+        let (rows, before) = (sampled.train.len(), finished.iter().find_map(|stage| stage.train_sample));
+        if let Some(before) = before.filter(|before| *before != rows) {
+            let (before, now) = (before.to_string(), rows.to_string());
             return Err(Error::OtherRun { path, entry: "train_sample".to_owned(), before, now });
+        }
+        // The stage after the finished ones may have begun.
+        let begun = finished.len() + usize::from(folder(output, finished.len()).exists());
+        if begun > count {
+            return Err(Error::FewerStages { output: output.to_owned(), begun, now: count });
         }
         tell(schedule::header(primary));
         Ok(Self { task, sampled, primary, output, existing, finished, last: None, _output: locked })
     }
 
-    /// Trains stage `number` from the stage before it, unless it is finished, and prints its row of the table. Returns whether a gate is
-    /// left.
+    /// Trains stage `number` from the stage before it, unless it is finished, and prints its row of the table. A finished stage whose
+    /// adapter was deleted is made again. Returns whether a gate is left.
     fn make(&mut self, number: usize, settings: &Settings) -> Result<bool, Error> {
         let folders = Folders::new(&folder(self.output, number), None);
-        if self.finished.len() > number {
+        let has_adapter = adapter::NAMES.iter().all(|name| folders.output.join(name).is_file());
+        if self.finished.len() > number && has_adapter {
             match run::check(&folders, Existing::Resume, settings, &self.task.facts) {
                 // Only the last stage is continued. The checkpoints of the others may be gone.
                 Err(Error::NoCheckpoint(_)) if self.finished.len() > number + 1 => {}
@@ -156,10 +164,17 @@ impl<'a> Stages<'a> {
             }
             self.last = checkpoint::last(&folders.run)?;
         } else {
+            if number > 0 && self.last.is_none() && checkpoint::last(&folders.run)?.is_none() {
+                return Err(Error::LostStage { stage: folders.output, before: folder(self.output, number - 1) });
+            }
             let checkpoint = self.task.train(settings, &folders, self.existing, self.last.as_deref())?;
             let stage = self.measure(number, settings, &checkpoint)?;
-            let stage = stage.clone().relative_to(self.finished.first().unwrap_or(&stage), self.primary);
-            self.finished.push(stage);
+            let first = self.finished.first().filter(|_| number > 0).unwrap_or(&stage);
+            let stage = stage.clone().relative_to(first, self.primary);
+            match self.finished.get_mut(number) {
+                Some(deleted) => *deleted = stage,
+                None => self.finished.push(stage),
+            }
             schedule::write(&self.output.join(schedule::SCHEDULE), &self.finished)?;
             self.last = Some(checkpoint);
         }

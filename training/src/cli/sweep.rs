@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use polyrank_training::error::Error;
-use polyrank_training::sweep::{self, Budget, Job, Spec};
+use polyrank_training::sweep::{self, Capacity, Job, Spec};
 
 use super::{interrupt, print, tell};
 
@@ -69,7 +69,7 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<(), Error> {
     let cores = args.cores.map_or_else(std::thread::available_parallelism, Ok);
     let cores = cores.map_err(|source| Error::Settings(format!("--cores: {source}")))?;
     let stop = interrupt::flag()?;
-    let summary = sweep::run(&spec, &jobs, &output, Budget { cores, at_once: args.at_once }, &stop)?;
+    let summary = sweep::run(&spec, &jobs, &output, Capacity { cores, at_once: args.at_once }, &stop)?;
     let (finished, all) = (summary.finished, summary.all);
     tell(format_args!("{finished} of {all} runs are finished; results are in {}", output.display()));
     summary.failed.iter().for_each(|(name, reason)| tell(format_args!("failed: {name}: {reason}")));
@@ -80,9 +80,17 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<(), Error> {
     }
 }
 
+/// Prints the runs. One that the sweep itself would refuse is told instead: its command would make a run longer.
 fn list(jobs: &[Job]) -> Result<(), Error> {
-    jobs.iter().try_for_each(|job| {
-        let line = serde_json::to_string(job).map_err(Error::json(&job.name))?;
-        print(&line)
-    })
+    let (mut failed, all) = (0, jobs.len());
+    for job in jobs {
+        match sweep::check_length(job) {
+            Ok(()) => print(&serde_json::to_string(job).map_err(Error::json(&job.name))?)?,
+            Err(error) => {
+                tell(format_args!("failed: {}: {error}", job.name));
+                failed += 1;
+            }
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(Error::FailedRuns { failed, all }) }
 }

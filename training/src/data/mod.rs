@@ -2,12 +2,16 @@
 //!
 //! | file | idea |
 //! | --- | --- |
+//! | `example` | texts with their labels |
 //! | `files` | finds the files of each split, and names the task |
+//! | `found` | the files that decide what the labels mean |
+//! | `hold_out` | holds out a part of the training rows |
 //! | `labelled` | reads rows, whose labels keep their spelling |
 //! | `labels` | decides what the labels mean, and applies that to rows |
 //! | `column` | the rules of that decision |
 //! | `classes` | the names of classes, and how rows spell them |
 //! | `spelling` | numbers as files spell them |
+//! | `row_kind` | pairs of texts, or single texts |
 //! | `checks` | refuses or warns of unusual training rows |
 //! | `weights` | the weights of classes in the loss |
 //! | `encode` | tokenizes examples |
@@ -19,114 +23,35 @@ mod classes;
 mod column;
 mod encode;
 mod error;
+mod example;
 mod files;
+mod found;
+mod hold_out;
 mod labelled;
 mod labels;
+mod row_kind;
 mod spelling;
 mod unlabelled;
 mod weights;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use polyrank::adapter::ProblemType;
 use polyrank::text::records::ColumnNames;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-use serde::{Deserialize, Serialize};
 
 pub use encode::encode;
 pub use error::DataError;
+pub use example::{Example, Split, Target};
+pub use hold_out::HoldOut;
 pub use unlabelled::{Text, Texts};
 
-use self::classes::Listed;
 use self::files::{TEST, TRAIN, VALIDATION};
+use self::found::Found;
 use self::labelled::Labelled;
 use self::labels::Labels;
-use self::spelling::whole;
-
-/// The expected answer to a text.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Target {
-    /// The id of a label.
-    Class(usize),
-    /// The ids of several labels, or of none, in ascending order.
-    Classes(Vec<usize>),
-    /// A number, for a regression.
-    Value(f64),
-}
-
-impl Target {
-    /// The ids of the labels; none for a regression.
-    #[must_use]
-    pub fn classes(&self) -> &[usize] {
-        match self {
-            Self::Class(class) => std::slice::from_ref(class),
-            Self::Classes(classes) => classes,
-            Self::Value(_) => &[],
-        }
-    }
-
-    /// The number of a regression; NaN for labels.
-    #[must_use]
-    pub fn value(&self) -> f64 {
-        if let Self::Value(value) = self { *value } else { f64::NAN }
-    }
-}
-
-/// A text or pair with its label.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Example {
-    /// The text.
-    pub text: String,
-    /// The second text of a pair.
-    pub pair: Option<String>,
-    /// The label.
-    pub target: Target,
-}
-
-/// A named part of a task's data.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Split {
-    /// `validation`, `validation_matched`, ...
-    pub name: String,
-    /// The split's examples, in the file's order.
-    pub examples: Vec<Example>,
-}
-
-/// How a part of the training rows is held out if there is no validation file.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct HoldOut {
-    /// The share of the rows that is held out.
-    pub share: f64,
-    /// The random seed that chooses the rows.
-    pub seed: u64,
-}
-
-impl HoldOut {
-    fn check(self) -> Result<(), DataError> {
-        let Self { share, .. } = self;
-        if share > 0.0 && share < 1.0 { Ok(()) } else { Err(DataError::Share { share }) }
-    }
-
-    /// Takes the held out rows of the file `path` out of `rows`. Both parts keep their order.
-    fn take<T>(self, rows: &mut Vec<T>, path: &Path) -> Result<Vec<T>, DataError> {
-        let Self { share, seed } = self;
-        let held = (rows.len() as f64 * share).round() as usize;
-        if held == 0 || held >= rows.len() {
-            return Err(DataError::Split { path: path.to_owned(), share, rows: rows.len() });
-        }
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let held: HashSet<usize> = order[..held].iter().copied().collect();
-        let (taken, left): (Vec<_>, Vec<_>) = rows.drain(..).enumerate().partition(|(i, _)| held.contains(i));
-        rows.extend(left.into_iter().map(|(_, row)| row));
-        Ok(taken.into_iter().map(|(_, row)| row).collect())
-    }
-}
+use self::row_kind::RowKind;
 
 /// A task's data, read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,67 +102,6 @@ pub struct DataOptions {
     pub labels: Option<Vec<String>>,
     /// The number of training rows to keep, from the first one that is not held out.
     pub max_train_samples: Option<NonZeroUsize>,
-}
-
-/// Whether rows are pairs or single texts. A file may have both, where second texts are absent in some rows.
-#[derive(Debug, Clone, PartialEq)]
-struct RowKind {
-    path: PathBuf,
-    pairs: bool,
-}
-
-impl RowKind {
-    /// The kind of the rows of the file `path`, which have second texts where `pairs` says so. `None` if some have and others do not.
-    fn of(path: &Path, mut pairs: impl Iterator<Item = bool>) -> Option<Self> {
-        let first = pairs.next()?;
-        pairs.all(|pair| pair == first).then(|| Self { path: path.to_owned(), pairs: first })
-    }
-
-    /// Checks that the rows of the file `path` are not of another kind than the training rows.
-    fn check(train: Option<&Self>, path: &Path, pairs: impl Iterator<Item = bool>) -> Result<(), DataError> {
-        match (train, Self::of(path, pairs)) {
-            (Some(Self { path: train, pairs: expected }), Some(Self { path, pairs })) if pairs != *expected => {
-                Err(DataError::Pairs { path, train: train.clone(), pairs })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The files that decide what a task's labels mean.
-struct Found {
-    /// The files of one split.
-    files: Vec<PathBuf>,
-    /// Whether it is the training split.
-    trained: bool,
-    /// The names of the labels that `labels.txt`, the files or an adapter state.
-    listed: Option<Listed>,
-}
-
-impl Found {
-    fn of(source: &Path, options: &DataOptions) -> Result<Self, DataError> {
-        let one = source.is_file();
-        let beside = if one { source.with_file_name("labels.txt") } else { source.join("labels.txt") };
-        let listed = classes::listed(&beside)?;
-        let known = || options.labels.clone().map(|names| Listed { names, from: "the adapter's labels", ids: false });
-        let train = if one { vec![source.to_owned()] } else { files::of_split(source, TRAIN)? };
-        let (files, trained) = match &options.labels {
-            Some(_) if one && options.hold_out.is_none() => (train, false),
-            _ if !train.is_empty() => (train, true),
-            Some(_) => (files::any(source)?, false),
-            None => return Err(DataError::NoTrain(source.to_owned())),
-        };
-        let listed = match listed {
-            None => classes::stated(&files[0], &options.columns)?,
-            listed => listed,
-        };
-        // A training file decides what its labels mean, without an adapter. If the adapter's names are whole numbers, those in the file
-        // may be these names, though, as `labels.txt` said when it was trained.
-        let numbers = |names: &[String]| names.iter().all(|name| whole(name).is_some());
-        let asked = options.labels.as_deref().is_some_and(|names| !trained || numbers(names));
-        let listed = listed.or_else(|| if asked { known() } else { None });
-        Ok(Self { files, trained, listed })
-    }
 }
 
 impl TaskData {

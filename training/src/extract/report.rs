@@ -12,7 +12,7 @@ use super::{Extraction, Kept};
 
 /// The result that `polyrank-train extract` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct ExtractReport {
     /// The written adapter.
     pub adapter: inspect::Report,
     /// The budget of the deltas.
@@ -117,7 +117,7 @@ impl LinearsReport {
     }
 }
 
-impl Report {
+impl ExtractReport {
     fn changes(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Compared { data, texts } = self.compared_on;
         let texts = if data { format!("{texts} texts of the data") } else { format!("{texts} texts of random tokens") };
@@ -169,7 +169,7 @@ fn line(f: &mut Formatter<'_>, what: &str, changed: &str, effect: Option<Effect>
     writeln!(f, "{}", row.trim_end())
 }
 
-impl Display for Report {
+impl Display for ExtractReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.adapter)?;
         writeln!(f)?;

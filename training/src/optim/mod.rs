@@ -8,9 +8,9 @@ mod clip;
 mod flat;
 mod host;
 mod optimizer;
-mod schedule;
+mod rate;
 
 pub use adamw::{AdamW, Moments};
 pub(crate) use host::elements;
 pub use optimizer::{Descent, Group, Optimizer, Rule, Step, Variable};
-pub use schedule::linear_rate;
+pub use rate::linear_rate;

@@ -107,11 +107,11 @@ impl Group<'_> {
 
 /// The groups of `runs`, in the order of tables.
 pub(super) fn groups(runs: &[(String, TrainedRun)]) -> Vec<Group<'_>> {
-    let facts = Facts::of(runs);
+    let differences = Differences::of(runs);
     let mut groups: BTreeMap<(_, Kind), Group<'_>> = BTreeMap::new();
     for (name, run) in runs {
         let Some(exported) = &run.exported else { continue };
-        let kind = facts.kind(run, exported);
+        let kind = differences.kind(run, exported);
         let key = (task_place(&run.task), kind.clone());
         let group = groups.entry(key).or_insert_with(|| Group { task: &run.task, kind, runs: Vec::new() });
         group.runs.push((name, run, exported));
@@ -120,7 +120,7 @@ pub(super) fn groups(runs: &[(String, TrainedRun)]) -> Vec<Group<'_>> {
 }
 
 /// What varies among the runs of a tree.
-struct Facts {
+struct Differences {
     /// The defaults of settings, for runs from before a setting existed.
     defaults: Table,
     /// The settings that vary among runs of one method on a task, by (task, setting). Runs on other numbers of examples are told apart
@@ -132,9 +132,9 @@ struct Facts {
     bases: BTreeMap<String, String>,
 }
 
-impl Facts {
+impl Differences {
     fn of(runs: &[(String, TrainedRun)]) -> Self {
-        let mut facts =
+        let mut differences =
             Self { defaults: defaults(), varying: BTreeSet::new(), examples: BTreeMap::new(), bases: bases(runs) };
         let carried_out = RunSettings::augment_args(Command::new("run"));
         let apart = |name: &str| APART.contains(&name) || carried_out.get_arguments().any(|arg| arg.get_id() == name);
@@ -145,19 +145,19 @@ impl Facts {
             for task in &tasks {
                 let of_task = runs.iter().filter(|(_, run)| run.task == *task && concerns(run, name));
                 let settings = of_task.map(|(_, run)| {
-                    ((run.setting("method"), &run.base, run.examples, of(run)), facts.setting(run, name))
+                    ((run.setting("method"), &run.base, run.examples, of(run)), differences.setting(run, name))
                 });
                 // A run that was made longer was not trained as a new one with its settings is.
                 if varies(settings) || name == "extended_from" {
-                    facts.varying.insert((task.clone(), name.clone()));
+                    differences.varying.insert((task.clone(), name.clone()));
                 }
             }
         }
         for (_, run) in runs {
-            let most = facts.examples.entry(run.task.clone()).or_default();
+            let most = differences.examples.entry(run.task.clone()).or_default();
             *most = run.examples.max(*most);
         }
-        facts
+        differences
     }
 
     /// A setting as text; `None` if it has no value.

@@ -31,6 +31,7 @@ pub(super) fn run(task: &str, settings: &str, value: f64, ranks: &[(&str, &[usiz
         settings,
         epochs: vec![line],
         steps: vec![step(1), step(10)],
+        has_exported: true,
         exported: Some(exported),
     };
     (name, run)

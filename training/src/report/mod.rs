@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `trained` | what a run of `train` left in its folder |
 //! | `recorded` | what a sweep's results tell of runs whose folders are gone |
-//! | `schedule` | what Algorithm 1 (`polyrank-train schedule`) left in its folder |
+//! | `stages` | what Algorithm 1 (`polyrank-train schedule`) left in its folder |
 //! | `tree` | finds both in a tree of folders |
 //! | `group` | runs that differ only in their seed, and what tells groups apart |
 //! | `statistics` | mean and standard deviation |
@@ -18,7 +18,7 @@ mod group;
 #[cfg(test)]
 mod made;
 mod recorded;
-mod schedule;
+mod stages;
 mod statistics;
 mod table;
 mod tables;
@@ -27,7 +27,6 @@ mod tree;
 mod write;
 
 pub use self::statistics::Statistic;
-pub(crate) use self::trained::is_exported;
 pub(crate) use self::trained::text;
 pub use self::trained::{EpochLine, Exported, StepLine, TrainedOn, TrainedRun};
 pub(crate) use self::tree::RESULTS;

@@ -12,6 +12,9 @@ use crate::json_lines;
 /// Keys of all lines that sweeps write.
 const OF_SWEEPS: [&str; 3] = ["name", "validation", "command"];
 
+/// Only so many of the lines that cannot be read are told one by one.
+const MOST_TOLD: usize = 5;
+
 /// A run as its line tells it.
 pub(super) struct Recorded {
     /// The path of its folder from that of the sweep, with slashes.
@@ -41,29 +44,47 @@ struct Line {
     log: Vec<EpochLine>,
 }
 
-/// Reads the lines of the results at `path`. Lines that no sweep wrote are left out: other programs use the file's name, too.
-pub(super) fn read(path: &Path) -> Result<Vec<Recorded>, Error> {
-    let folder = path.parent().unwrap_or(path);
-    let lines = json_lines::read::<Map<String, Value>>(path)?.into_iter().enumerate();
-    let of_sweeps = lines.filter(|(_, line)| OF_SWEEPS.iter().all(|key| line.contains_key(*key)));
-    let parsed = |(i, line)| {
-        let line = serde_json::from_value(Value::Object(line));
-        recorded(path, folder, line.map_err(|error| json_lines::malformed(path, i, error))?)
-    };
-    of_sweeps.map(parsed).collect()
+/// The lines of a sweep's results.
+pub(super) struct Lines {
+    pub(super) recorded: Vec<Recorded>,
+    /// The lines that cannot be read, by number, and why.
+    pub(super) broken: Vec<String>,
 }
 
-fn recorded(path: &Path, folder: &Path, line: Line) -> Result<Recorded, Error> {
+/// Reads the lines of the results at `path`. Lines that no sweep wrote are left out: other programs use the file's name, too.
+pub(super) fn read(path: &Path) -> Result<Lines, Error> {
+    let folder = path.parent().unwrap_or(path);
+    let (mut recorded, mut broken) = (Vec::new(), Vec::new());
+    for (number, line) in json_lines::each::<Map<String, Value>>(path)? {
+        let line = match line {
+            Ok(line) if !OF_SWEEPS.iter().all(|key| line.contains_key(*key)) => continue,
+            Ok(line) => parsed(folder, line),
+            Err(error) => Err(error.to_string()),
+        };
+        match line {
+            Ok(line) => recorded.push(line),
+            Err(reason) => broken.push(format!("line {number}: {reason}")),
+        }
+    }
+    let more = broken.len().saturating_sub(MOST_TOLD);
+    broken.truncate(MOST_TOLD);
+    broken.extend((more > 0).then(|| format!("{more} more lines")));
+    Ok(Lines { recorded, broken })
+}
+
+/// The run of a line. `folder` is that of the sweep.
+fn parsed(folder: &Path, line: Map<String, Value>) -> Result<Recorded, String> {
+    let line: Line = serde_json::from_value(Value::Object(line)).map_err(|error| error.to_string())?;
     let of_module = |(module, ranks): (String, Value)| match serde_json::from_value(ranks) {
         Ok(ranks) => Ok((module, ranks)),
-        Err(error) => Err(Error::malformed(path, format!("{}: ranks of {module}: {error}", line.name))),
+        Err(error) => Err(format!("{}: ranks of {module}: {error}", line.name)),
     };
     let exported = Exported {
         epoch: line.epoch,
         metrics: line.validation,
         parameters: line.parameters,
         paper: line.paper_parameters,
-        ranks: line.ranks.into_iter().map(of_module).collect::<Result<_, _>>()?,
+        ranks: line.ranks.into_iter().map(of_module).collect::<Result<_, String>>()?,
     };
     let run = match (line.base, line.examples, line.settings) {
         (Some(base), Some(examples), Some(settings)) => Some(TrainedRun {
@@ -75,6 +96,7 @@ fn recorded(path: &Path, folder: &Path, line: Line) -> Result<Recorded, Error> {
             settings,
             epochs: line.log,
             steps: Vec::new(),
+            has_exported: true,
             exported: Some(exported),
         }),
         _ => None,

@@ -13,6 +13,7 @@ use crate::checkpoint;
 use crate::data::HoldOut;
 use crate::error::Error;
 use crate::json_lines;
+use crate::run::Folders;
 
 /// A run of `train`.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +34,9 @@ pub struct TrainedRun {
     pub epochs: Vec<EpochLine>,
     /// The steps that were logged.
     pub steps: Vec<StepLine>,
-    /// What it wrote; `None` if it has not finished.
+    /// Whether it has written its result.
+    pub has_exported: bool,
+    /// What it wrote; `None` if it has not finished, or if its last checkpoint is gone, so that the exported epoch is not known.
     pub exported: Option<Exported>,
 }
 
@@ -114,7 +117,7 @@ pub struct StepLine {
 
 /// The parts of `task.json` that reports need.
 #[derive(Deserialize)]
-struct Facts {
+struct TaskFile {
     task: String,
     base: String,
     train: Part,
@@ -128,7 +131,7 @@ struct Part {
     sha256: Option<String>,
 }
 
-impl Facts {
+impl TaskFile {
     fn data(&self) -> Option<TrainedOn> {
         let (train, validation) = (self.train.sha256.clone()?, self.validation.as_ref()?.sha256.clone()?);
         Some(TrainedOn { train, validation, held_out: self.held_out })
@@ -142,28 +145,29 @@ struct State {
 }
 
 impl TrainedRun {
-    /// Whether the folder is the output of a run, finished or not.
+    /// Whether a run, finished or not, is in `folder`: its output, or the folder of `--run-dir`.
     #[must_use]
-    pub fn is_at(output: &Path) -> bool {
-        let run = output.join("run");
-        run.join("config.toml").is_file() && run.join("task.json").is_file()
+    pub fn is_at(folder: &Path) -> bool {
+        Folders::find(folder).is_some()
     }
 
-    /// Reads the run whose adapter is in the folder `output`.
+    /// Reads the run in `folder`: its output, or the folder of `--run-dir`.
     ///
     /// # Errors
     /// A file is missing or malformed.
-    pub fn read(output: &Path) -> Result<Self, Error> {
-        let run = output.join("run");
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let folders = Folders::find(folder).unwrap_or_else(|| Folders::new(folder, None));
+        let Folders { output, run } = &folders;
         let path = run.join("config.toml");
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
         let settings = text.parse().map_err(|error: toml::de::Error| Error::malformed(&path, error.message()))?;
-        let facts: Facts = json(&run.join("task.json"))?;
+        let facts: TaskFile = json(&run.join("task.json"))?;
         let data = facts.data();
         let epochs = json_lines::read::<EpochLine>(&run.join("log.jsonl"))?;
-        let exported = if is_exported(output)? { exported(output, &run, &epochs)? } else { None };
+        let has_exported = is_exported(&folders)?;
+        let exported = if has_exported { exported(output, run, &epochs)? } else { None };
         Ok(Self {
-            output: output.to_owned(),
+            output: output.clone(),
             task: facts.task,
             base: facts.base,
             examples: facts.train.examples,
@@ -171,6 +175,7 @@ impl TrainedRun {
             settings,
             epochs,
             steps: json_lines::read(&run.join("steps.jsonl"))?,
+            has_exported,
             exported,
         })
     }
@@ -199,9 +204,9 @@ pub(crate) fn text(value: &toml::Value) -> String {
     }
 }
 
-/// Whether the run in `output` has written its result: weights lie there, and they are its own.
-pub(crate) fn is_exported(output: &Path) -> Result<bool, Error> {
-    if output.join("run/replacing").exists() {
+/// Whether the run has written its result: weights are in its output folder, and they are its own.
+fn is_exported(Folders { output, run }: &Folders) -> Result<bool, Error> {
+    if run.join("replacing").exists() {
         return Ok(false);
     }
     for entry in fs::read_dir(output).map_err(Error::io(output))? {
@@ -213,7 +218,7 @@ pub(crate) fn is_exported(output: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// What the finished run wrote. `None` if its last checkpoint is gone, so that the exported epoch is not known.
+/// What the finished run wrote; `None` if the exported epoch is not known.
 fn exported(output: &Path, run: &Path, epochs: &[EpochLine]) -> Result<Option<Exported>, Error> {
     let Some(last) = checkpoint::last(run)? else { return Ok(None) };
     let state: State = json(&last.join("state.json"))?;
@@ -222,7 +227,11 @@ fn exported(output: &Path, run: &Path, epochs: &[EpochLine]) -> Result<Option<Ex
     if !output.join("adapter_config.json").exists() {
         return Ok(Some(Exported { epoch, metrics, parameters: line.parameters, paper: None, ranks: Vec::new() }));
     }
-    let (layout, adapter) = adapter::peek(output)?;
+    let (layout, mut adapter) = adapter::peek(output)?;
+    if line.parameters == 0 {
+        // PEFT's format has no rank 0, so that the files hold a rank that changes nothing.
+        adapter.weights.sites.fill(None);
+    }
     let ranks = adapter.ranks(&layout).0.into_iter().map(|(module, ranks)| (module.to_owned(), ranks)).collect();
     let paper = Some(adapter.paper_parameters(&layout));
     Ok(Some(Exported { epoch, metrics, parameters: adapter.delta_parameters(), paper, ranks }))

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::recorded;
-use super::schedule::Schedule;
-use super::trained::{TrainedRun, is_exported};
+use super::stages::Schedule;
+use super::trained::TrainedRun;
 use crate::error::Error;
 
 /// The name of a sweep's results.
@@ -21,7 +21,8 @@ pub(super) struct Tree {
     pub(super) runs: Vec<(String, TrainedRun)>,
     /// The names of the others.
     pub(super) unfinished: Vec<String>,
-    /// The names of runs and schedules that cannot be read, and why. A run of which a sweep's results tell is not among them.
+    /// The names of runs, schedules and files of results that cannot be read, and why. A run of which a sweep's results tell is not among
+    /// them.
     pub(super) broken: Vec<(String, String)>,
     /// While folders are read: the names of finished runs whose last checkpoints are gone.
     unreadable: Vec<String>,
@@ -42,7 +43,7 @@ pub(super) struct Tree {
 impl Tree {
     /// Reads all runs under `root`, in the order of their names.
     pub(super) fn read(root: &Path) -> Result<Self, Error> {
-        let (mut tree, mut recorded) = (Self::default(), Vec::new());
+        let (mut tree, mut recorded) = (Self::default(), BTreeMap::new());
         tree.folder(root, root, &mut recorded)?;
         let found: BTreeSet<String> = tree.runs.iter().map(|(name, _)| name).chain(&tree.unfinished).cloned().collect();
         for (name, run) in recorded {
@@ -73,12 +74,13 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Reads what is under `folder`. Runs of which a sweep's results tell go to `recorded`; `None` stands for one without settings.
+    /// Reads what is under `folder`. Runs of which a sweep's results tell go to `recorded`, by name; `None` stands for one without
+    /// settings. Of several lines about one run, the last counts.
     fn folder(
         &mut self,
         root: &Path,
         folder: &Path,
-        recorded: &mut Vec<(String, Option<TrainedRun>)>,
+        recorded: &mut BTreeMap<String, Option<TrainedRun>>,
     ) -> Result<(), Error> {
         if !self.seen.insert(folder.canonicalize().map_err(Error::io(folder))?) {
             return Ok(());
@@ -93,21 +95,24 @@ impl Tree {
         }
         if TrainedRun::is_at(folder) {
             let name = name(root, folder);
-            match TrainedRun::read(folder).and_then(|run| Ok((is_exported(folder)?, run))) {
+            match TrainedRun::read(folder) {
                 // One broken run of many is no reason for no report.
                 Err(error) if folder != root => self.broken.push((name, error.to_string())),
                 Err(error) => return Err(error),
-                Ok((_, run)) if run.exported.is_some() => self.runs.push((name, run)),
-                Ok((true, _)) => self.unreadable.push(name),
-                Ok((false, _)) => self.unfinished.push(name),
+                Ok(run) if run.exported.is_some() => self.runs.push((name, run)),
+                Ok(run) if run.has_exported => self.unreadable.push(name),
+                Ok(_) => self.unfinished.push(name),
             }
             return Ok(());
         }
         let results = folder.join(RESULTS);
         if results.is_file() {
-            for line in recorded::read(&results)? {
+            let found = recorded::read(&results)?;
+            let of_file = name(root, &results);
+            self.broken.extend(found.broken.into_iter().map(|reason| (of_file.clone(), reason)));
+            for line in found.recorded {
                 let name = name(root, &folder.join(&line.name));
-                recorded.push((name.clone(), line.run));
+                recorded.insert(name.clone(), line.run);
                 self.tests.extend(line.test.map(|test| (name, test)));
             }
         }
@@ -158,7 +163,8 @@ mod tests {
             "name": "mrpc/lora-s0", "task": "mrpc", "base": "sha256:0", "examples": 10, "settings": {"method": "lora"},
             "validation": {"accuracy": 0.5}, "parameters": 8, "ranks": {}, "epoch": 1, "command": []
         });
-        fs::write(room.path().join(RESULTS), format!("{line}\n")).unwrap();
+        // A file that was joined from two tells of a run twice.
+        fs::write(room.path().join(RESULTS), format!("{line}\n{line}\n")).unwrap();
         let tree = Tree::read(room.path()).unwrap();
         let names = |runs: &[(String, TrainedRun)]| runs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!((names(&tree.runs), tree.gone), (vec!["mrpc/lora-s0".to_owned()], vec!["mrpc/lora-s0".to_owned()]));

@@ -8,7 +8,7 @@ use polyrank::atomic_file;
 
 use super::figure::{self, Figure};
 use super::group::{Group, groups};
-use super::schedule;
+use super::stages;
 use super::table::{Csv, Table, plain};
 use super::tables;
 use super::tree::Tree;
@@ -38,7 +38,7 @@ pub struct Written {
 pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
     let tree = Tree::read(runs)?;
     if tree.runs.is_empty() && tree.schedules.is_empty() {
-        return Err(Error::NoFinishedRuns(runs.to_owned()));
+        return Err(Error::NoFinishedRuns { runs: runs.to_owned(), notes: notes(&tree, &[]) });
     }
     let groups = groups(&tree.runs);
     let tests = (!tree.tests.is_empty()).then_some(&tree.tests);
@@ -48,7 +48,7 @@ pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
         tables::ranks(&groups),
         tables::modules(&groups),
         tables::seconds(&groups),
-        schedule::table(&tree.schedules),
+        stages::table(&tree.schedules),
     ];
     let tables: Vec<Table> = tables.into_iter().flatten().collect();
     let figures: Vec<Figure> = figure::all(&groups, &tree.schedules);

@@ -49,7 +49,10 @@ pub fn recorded(run: &Path) -> Result<(Settings, Facts), Error> {
 }
 
 /// Reads the settings of the run in the folder `run`; `None` if there are none.
-fn settings(run: &Path) -> Result<Option<Settings>, Error> {
+///
+/// # Errors
+/// The file cannot be read or is malformed.
+pub(crate) fn settings(run: &Path) -> Result<Option<Settings>, Error> {
     let settings = read(&run.join(CONFIG), |text| toml::from_str(text).map_err(|error| error.to_string()))?;
     Ok(settings.map(|mut settings: Settings| {
         // A run from before this setting had dropout from its first step.

@@ -1,7 +1,7 @@
 //! Where a run writes its adapter. A run in a folder of its own records it, so that a call that continues the run with a mistyped
 //! `--output` replaces no other adapter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use polyrank::atomic_file;
@@ -14,13 +14,20 @@ use crate::error::Error;
 /// # Errors
 /// It is another folder with files in it.
 pub(super) fn check(folders: &Folders) -> Result<(), Error> {
-    let recorded: Option<PathBuf> = read(&folders.run.join(OUTPUT), |text| Ok(text.into()))?;
-    match recorded {
+    match recorded(&folders.run)? {
         Some(before) if Some(&before) != canonical(folders)?.as_ref() && !names(&folders.output)?.is_empty() => {
             Err(Error::OtherOutput { run: folders.run.clone(), before, now: folders.output.clone() })
         }
         _ => Ok(()),
     }
+}
+
+/// The output folder of the run in the folder `run`; `None` if it is in its usual place, or not recorded.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn recorded(run: &Path) -> Result<Option<PathBuf>, Error> {
+    read(&run.join(OUTPUT), |text| Ok(text.into()))
 }
 
 /// Records the output folder, unless the run is in its usual place in it.

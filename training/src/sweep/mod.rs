@@ -38,5 +38,5 @@ mod screen;
 mod spec;
 
 pub use self::expand::{Job, expand};
-pub use self::runner::{Budget, Summary, run};
+pub use self::runner::{Capacity, Summary, check_length, run};
 pub use self::spec::Spec;

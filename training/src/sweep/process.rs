@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use super::Job;
 use super::flags::variables;
 use crate::error::Error;
-use crate::run::check_idle;
+use crate::run::{self, check_idle};
 use crate::settings::Settings;
 
 /// Threads of a process: the variable that rayon reads.
@@ -47,11 +47,26 @@ pub(super) fn evaluate(exe: &Path, job: &Job, threads: usize) -> Result<Child, E
     let log = log_path(job);
     let file = OpenOptions::new().create(true).append(true).open(&log).map_err(Error::io(&log))?;
     let mut command = Command::new(exe);
-    let Settings { model_id, dtype, .. } = &job.settings;
-    command.args(["evaluate", "--split", "test", "--json", "--model-id", model_id, "--data"]).arg(&job.data);
-    command.args(["--dtype", dtype.name(), "--device", &job.device.to_string()]);
-    command.arg("--adapter").arg(&job.output).stdout(Stdio::piped()).stderr(file);
+    command.args(evaluation(job)?).stdout(Stdio::piped()).stderr(file);
     start(command, exe, threads)
+}
+
+/// The arguments of that evaluation. Texts are truncated as those of the validation split were in training.
+fn evaluation(job: &Job) -> Result<Vec<OsString>, Error> {
+    let Settings { model_id, dtype, .. } = &job.settings;
+    let device = job.device.to_string();
+    let mut args: Vec<OsString> =
+        ["evaluate", "--split", "test", "--json", "--model-id", model_id, "--dtype", dtype.name(), "--device", &device]
+            .map(OsString::from)
+            .into();
+    let paths: [OsString; 4] =
+        ["--data".into(), job.data.clone().into(), "--adapter".into(), job.output.clone().into()];
+    args.extend(paths);
+    let recorded = run::settings(&job.output.join("run"))?;
+    if let Some(length) = recorded.and_then(|settings| settings.max_length) {
+        args.extend([OsString::from("--max-length"), length.to_string().into()]);
+    }
+    Ok(args)
 }
 
 /// Starts a process in a group of its own, so that Ctrl-C reaches it only through [`ask_to_stop`], and once: a second signal would end
@@ -107,4 +122,27 @@ pub(super) fn reason(job: &Job, status: ExitStatus) -> String {
 /// What the process printed to its output, once it has ended.
 pub(super) fn output_of(child: &mut Child) -> io::Result<String> {
     child.stdout.take().map_or(Ok(String::new()), io::read_to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::sweep::{Spec, expand};
+
+    #[test]
+    fn test_texts_are_truncated_as_in_training() {
+        let room = tempfile::tempdir().unwrap();
+        let file = room.path().join("sweep.toml");
+        fs::write(&file, "data_root = \"data\"\ntasks = [\"a\"]\nmethods = [\"lora\"]\n").unwrap();
+        let job = expand(&Spec::read(&file).unwrap(), room.path(), None).unwrap().remove(0);
+        let run = job.output.join("run");
+        fs::create_dir_all(&run).unwrap();
+        // A run records the default of its base.
+        let recorded = Settings { max_length: Some(48), ..job.settings.clone() };
+        fs::write(run.join("config.toml"), toml::to_string(&recorded).unwrap()).unwrap();
+        let args = evaluation(&job).unwrap();
+        assert!(args.ends_with(&["--max-length".into(), "48".into()]), "{args:?}");
+    }
 }

@@ -11,7 +11,7 @@ use super::Job;
 use crate::checkpoint;
 use crate::error::Error;
 use crate::json_lines;
-use crate::report::{Exported, RESULTS, TrainedRun, is_exported};
+use crate::report::{Exported, RESULTS, TrainedRun};
 use crate::run;
 
 /// The results of a sweep, locked for this process.
@@ -65,7 +65,7 @@ impl Results {
 fn is_finished(output: &Path) -> bool {
     let without_checkpoints = || checkpoint::last(&output.join("run")).is_ok_and(|last| last.is_none());
     match TrainedRun::read(output) {
-        Ok(run) => run.exported.is_some() || (without_checkpoints() && is_exported(output).unwrap_or(false)),
+        Ok(run) => run.exported.is_some() || (without_checkpoints() && run.has_exported),
         Err(_) => false,
     }
 }

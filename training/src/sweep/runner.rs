@@ -23,14 +23,14 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How much of the machine a sweep takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub struct Capacity {
     /// Cores for all runs together.
     pub cores: NonZeroUsize,
     /// The number of runs at the same time.
     pub at_once: NonZeroUsize,
 }
 
-impl Budget {
+impl Capacity {
     /// Checks that each run gets a core.
     ///
     /// # Errors
@@ -70,8 +70,8 @@ pub struct Summary {
 /// # Errors
 /// A task's data does not exist, a run cannot be computed on its device, another sweep runs in the folder, or a file of results cannot be
 /// read or written. A run that fails is no error, but part of the summary.
-pub fn run(spec: &Spec, jobs: &[Job], runs: &Path, budget: Budget, stop: &AtomicBool) -> Result<Summary, Error> {
-    budget.check()?;
+pub fn run(spec: &Spec, jobs: &[Job], runs: &Path, capacity: Capacity, stop: &AtomicBool) -> Result<Summary, Error> {
+    capacity.check()?;
     check_data(&spec.path, jobs)?;
     check_devices(&spec.path, jobs)?;
     let exe = std::env::current_exe().map_err(Error::io(Path::new("the program's own file")))?;
@@ -83,8 +83,8 @@ pub fn run(spec: &Spec, jobs: &[Job], runs: &Path, budget: Budget, stop: &Atomic
         jobs.iter().map(|job| if is_finished(job) { State::Finished } else { State::Waiting }).collect();
     let changed =
         jobs.iter().zip(&states).filter(|(job, state)| **state == State::Waiting && results.knows(job)).count();
-    let screen = Screen::new(jobs, &states, changed, budget.at_once.get());
-    Runner { exe, jobs, budget, results, states, active: Vec::new(), data, screen }.run(stop)
+    let screen = Screen::new(jobs, &states, changed, capacity.at_once.get());
+    Runner { exe, jobs, capacity, results, states, active: Vec::new(), data, screen }.run(stop)
 }
 
 /// A process that runs.
@@ -99,7 +99,7 @@ struct Active {
 struct Runner<'a> {
     exe: PathBuf,
     jobs: &'a [Job],
-    budget: Budget,
+    capacity: Capacity,
     results: Results,
     /// The state of each job.
     states: Vec<State>,
@@ -141,11 +141,11 @@ impl Runner<'_> {
 
     /// Starts waiting jobs while there is room. A job whose folder another process holds waits until that one has ended.
     fn fill(&mut self) {
-        while self.active.len() < self.budget.at_once.get() {
+        while self.active.len() < self.capacity.at_once.get() {
             let waits = |job: &usize| self.states[*job] == State::Waiting && !process::is_busy(&self.jobs[*job]);
             let Some(job) = (0..self.jobs.len()).find(waits) else { return };
-            let started = not_longer(&self.jobs[job])
-                .and_then(|()| process::train(&self.exe, &self.jobs[job], self.budget.threads()));
+            let started = check_length(&self.jobs[job])
+                .and_then(|()| process::train(&self.exe, &self.jobs[job], self.capacity.threads()));
             match started {
                 Ok(child) => {
                     self.set(job, State::Training);
@@ -234,7 +234,7 @@ impl Runner<'_> {
     /// Starts the evaluation of the job on the test split; `None` if its data has none.
     fn test(&mut self, job: &Job) -> Result<Option<Child>, Error> {
         if self.data.has_test(job)? {
-            process::evaluate(&self.exe, job, self.budget.threads()).map(Some)
+            process::evaluate(&self.exe, job, self.capacity.threads()).map(Some)
         } else {
             Ok(None)
         }
@@ -256,7 +256,10 @@ impl Runner<'_> {
 }
 
 /// Checks that the job does not make a run longer, or continue one that was made longer: the other seeds would be trained otherwise.
-fn not_longer(job: &Job) -> Result<(), Error> {
+///
+/// # Errors
+/// It does, or the settings of the run in its folder are malformed.
+pub fn check_length(job: &Job) -> Result<(), Error> {
     let (run, Settings { epochs, extended_from: longer, .. }) = (job.output.join("run"), &job.settings);
     let (plans, epochs) = run::extended_from(&run, *epochs)?;
     match (plans.first(), epochs) {

@@ -2,7 +2,7 @@
 
 /// The budget of a run. Steps are counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub struct RankBudget {
     /// The number of ranks of all sites at the start.
     pub init: usize,
     /// The number of ranks at the end.
@@ -17,7 +17,7 @@ pub struct Budget {
     pub total: usize,
 }
 
-impl Budget {
+impl RankBudget {
     /// The step after which the ranks are final.
     fn end(&self) -> usize {
         self.total.saturating_sub(self.tfinal)

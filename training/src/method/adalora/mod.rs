@@ -33,7 +33,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal};
 
-pub use self::budget::Budget;
+pub use self::budget::RankBudget;
 use self::flat::Flat;
 use self::importance::first;
 pub use self::importance::{Importance, survivors};
@@ -104,10 +104,10 @@ impl AdaLora {
     }
 
     /// The budget of a run of `total` steps.
-    fn budget(&self, total: usize) -> Budget {
+    fn budget(&self, total: usize) -> RankBudget {
         let sites = self.values.len();
         let steps = |share: f64| (share * total as f64) as usize;
-        Budget {
+        RankBudget {
             init: sites * self.flat.rank(),
             target: sites * self.settings.target_rank,
             tinit: steps(self.settings.tinit),

@@ -74,7 +74,7 @@ fn budget_falls_as_in_peft() {
     for run in json("budget.json").as_array().unwrap() {
         let [init, target, tinit, tfinal, delta_t, total] =
             ["init", "target", "tinit", "tfinal", "deltaT", "total_step"].map(|key| number(run, key));
-        let budget = Budget { init, target, tinit, tfinal, delta_t, total };
+        let budget = RankBudget { init, target, tinit, tfinal, delta_t, total };
         let end = total - tfinal;
         for (step, expected) in (1..).zip(run["steps"].as_array().unwrap()) {
             assert_eq!(budget.ranks(step) as u64, expected[0].as_u64().unwrap(), "step {step} of {run}");

@@ -5,7 +5,7 @@ use super::axis::Axis;
 use super::canvas::{Anchor, Canvas};
 use super::chart::{Key, Line, Panel, legend};
 use super::palette::{self, INK};
-use crate::report::schedule::Schedule;
+use crate::report::stages::Schedule;
 use crate::schedule::Stage;
 
 const PANEL: (f32, f32) = (380.0, 250.0);

@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 
 use self::canvas::Canvas;
 use super::group::Group;
-use super::schedule::Schedule;
+use super::stages::Schedule;
 use crate::error::Error;
 
 /// A figure.
@@ -89,7 +89,7 @@ mod tests {
 
     use super::super::group::groups;
     use super::super::made::run;
-    use super::super::schedule::Schedule;
+    use super::super::stages::Schedule;
     use super::{Figure, all};
     use crate::schedule::{Percent, Stage};
 
