@@ -35,8 +35,10 @@ pub(super) async fn take_permit(
     // What exceeds the limit is never kept.
     let known = size.exact().map(|bytes| usize::try_from(bytes).unwrap_or(limit).min(limit));
     let is_small = known.is_some_and(|known| known <= SMALL) && !head.headers.contains_key(CONTENT_ENCODING);
+    // A body that is too large gets its 413 also while there is no memory: to try again later would not help.
+    let is_too_large = size.lower() > limit as u64;
     let bodies = if is_small { app.small_bodies() } else { app.bodies() };
-    let permit = Arc::new(bodies.permit(if is_small { 0 } else { known.unwrap_or(0) })?);
+    let permit = Arc::new(bodies.permit(if is_small || is_too_large { 0 } else { known.unwrap_or(0) })?);
     let body = match known {
         Some(known) if !is_small || known <= TINY => body,
         _ => {
