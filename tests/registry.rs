@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use candle_core::{Device, Tensor};
-use polyrank::adapter::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, Files, OpenFiles};
+use polyrank::adapter::{Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, Files, NAMES, OpenFiles, Summary};
 use polyrank::engine::Error;
 use polyrank::params::{Delta, Input, Layout, Module};
 use polyrank::registry::{Expected, FirstAdapters, Registry, RegistryError, Settings, Source, Status, Tier, Updates};
@@ -49,8 +49,7 @@ impl Source for Counting {
         let text = String::from_utf8(files.weights().to_vec()).unwrap();
         let (words, number) = text.trim().rsplit_once(' ').unwrap_or(("", text.trim()));
         let Ok(numbers) = number.parse::<usize>() else {
-            let (file, expected, found) = (files.weights_path().to_owned(), "a number".into(), text);
-            return Err(AdapterError::WrongBase { file, expected, found, names: None }.into());
+            return Err(no_number(files.weights_path(), &text).into());
         };
         match words {
             "denied" if !*self.gate.0.lock().unwrap() => {
@@ -82,6 +81,15 @@ impl Source for Counting {
         })
     }
 
+    fn summary(&self, dir: &Path) -> Result<Summary, AdapterError> {
+        let file = dir.join(NAMES[1]);
+        match fs::read_to_string(&file) {
+            Ok(text) if !text.contains(|c: char| c.is_ascii_digit()) => Err(no_number(&file, &text)),
+            // Nothing is known.
+            read => Err(AdapterError::Io { file, source: read.err().unwrap_or(std::io::ErrorKind::Other.into()) }),
+        }
+    }
+
     fn least_bytes(&self, files: &OpenFiles) -> Result<usize, AdapterError> {
         Ok(files.size().checked_sub(TOLD).map_or(0, |parameters| 4 * parameters as usize))
     }
@@ -93,6 +101,12 @@ impl Source for Counting {
     fn base_names(&self) -> Vec<String> {
         self.bases.clone()
     }
+}
+
+/// The error for a weights file without a number.
+fn no_number(file: &Path, text: &str) -> AdapterError {
+    let (file, expected, found) = (file.to_owned(), "a number".into(), text.to_owned());
+    AdapterError::WrongBase { file, expected, found, names: None }
 }
 
 /// A folder of adapters, and a registry over it with memory for `budget` parameters.

@@ -206,12 +206,27 @@ impl OpenFiles {
         Ok(Files { config: self.config.read()?, weights: self.weights.read()?, labels })
     }
 
-    /// The names and shapes of the tensors, from the header of the weights file, with that file's size in bytes; and the content of
-    /// `config.json`.
-    pub(super) fn heads(self) -> Result<(Bytes, u64, Option<Bytes>), AdapterError> {
-        let size = self.size();
-        Ok((self.weights.read_header()?, size, self.labels.map(OpenFile::read).transpose()?))
+    /// Reads all but the tensors' values.
+    pub(super) fn heads(self) -> Result<Heads, AdapterError> {
+        Ok(Heads {
+            size: self.size(),
+            header: self.weights.read_header()?,
+            config: self.config.read()?,
+            labels: self.labels.map(OpenFile::read).transpose()?,
+        })
     }
+}
+
+/// What an adapter's files hold, without the tensors' values.
+pub(super) struct Heads {
+    /// The header of the weights file: the names and shapes of the tensors.
+    pub(super) header: Bytes,
+    /// The size of the weights file in bytes.
+    pub(super) size: u64,
+    /// The content of `adapter_config.json`.
+    pub(super) config: Bytes,
+    /// The content of `config.json`, if there is one.
+    pub(super) labels: Option<Bytes>,
 }
 
 /// An open regular file of at most `largest` bytes.

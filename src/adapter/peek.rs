@@ -7,8 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::files::{Files, LABELS, OpenFiles, PREFIX, refuse_state_dict};
+use super::config::PeftConfig;
+use super::files::{Files, Heads, LABELS, OpenFiles, PREFIX, refuse_state_dict};
 use super::labels::Labels;
+use super::pattern::targets;
 use super::read::{parse, refuse_deltas_of_classifier, short, tensors};
 use super::{Adapter, AdapterError, ProblemType, Ranks};
 use crate::base::architecture::{self, Architecture};
@@ -45,18 +47,19 @@ pub struct Summary {
     pub first_active_site: Option<Site>,
 }
 
-/// Reads the summary of the adapter in the folder `dir`, for a base of `layout`: only `config.json` and the head of the weights file.
-/// Little is checked, so that an adapter with a summary may still be refused when it is loaded.
+/// Reads the summary of the adapter in the folder `dir`, for a base of `layout`: the two configurations and the header of the weights
+/// file. Not all is checked, so that an adapter with a summary may still be refused when it is loaded.
 ///
 /// # Errors
-/// A file is missing or malformed, or the weights file has no head's tensors for this base.
+/// A file is missing or malformed, the configuration states what is not served, or the weights file has no head's tensors for this base.
 pub fn summary(dir: &Path, layout: &Layout) -> Result<Summary, AdapterError> {
     #[derive(Deserialize)]
     struct Entry {
         #[serde(default)]
         shape: Vec<usize>,
     }
-    let (header, size, labels) = OpenFiles::open(dir)?.heads()?;
+    let Heads { header, size, config, labels } = OpenFiles::open(dir)?.heads()?;
+    targets(&config.file, &PeftConfig::parse(&config)?, layout)?;
     let entries: HashMap<String, Entry> =
         serde_json::from_slice(&header.bytes).map_err(|error| AdapterError::malformed(&header.file, error))?;
     refuse_state_dict(&header.file, entries.keys().map(String::as_str))?;

@@ -1,6 +1,7 @@
 //! The errors of looking up, loading and replacing adapters.
 
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ pub enum RegistryError {
         name: String,
     },
     /// A path leads outside the adapters' folder.
-    #[error("adapter {name:?}: {file} leads outside the adapters' folder")]
+    #[error("adapter {name:?}: {file:?} leads outside the adapters' folder, or to that folder itself")]
     OutsideRoot {
         /// The requested name.
         name: String,
@@ -40,10 +41,15 @@ pub enum RegistryError {
         name: String,
     },
     /// The files have changed since they were loaded, and only a `PUT` may replace the version in service.
-    #[error("the files of adapter {name:?} have changed since it was loaded; with manual updates, a PUT loads them")]
+    #[error(
+        "the files of adapter {name:?}{} have changed since it was loaded; with manual updates, a PUT of this folder loads them",
+        in_folder(name, folder)
+    )]
     Changed {
         /// The requested name.
         name: String,
+        /// The folder of the files, relative to the root.
+        folder: PathBuf,
     },
     /// The adapter is malformed or was made for another base.
     #[error("adapter {name:?}: {reason}")]
@@ -202,6 +208,11 @@ impl Fault {
             _ => Self::Engine,
         }
     }
+}
+
+/// Tells the folder of an adapter that does not have the folder's name.
+fn in_folder(name: &str, folder: &Path) -> String {
+    if folder == Path::new(name) { String::new() } else { format!(", in the folder {folder:?},") }
 }
 
 impl RegistryError {

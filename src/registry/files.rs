@@ -225,7 +225,7 @@ pub(super) fn is_name(name: &str) -> bool {
 /// The longest name of a folder that file systems have, in bytes. A client may ask for any name.
 const LONGEST_NAME: usize = 255;
 
-/// Whether `name` is exactly one component of a path and not hidden. Volumes of Kubernetes' ConfigMaps have hidden folders beside the
+/// Whether `name` is exactly one component of a path, not hidden, and without characters that break lines of logs and lists. Volumes of Kubernetes' ConfigMaps have hidden folders beside the
 /// adapters (`..data`, `..2026_01_01`), as do version control and interrupted pulls.
 fn is_plain(name: &str) -> bool {
     let mut components = Path::new(name).components();
@@ -234,7 +234,7 @@ fn is_plain(name: &str) -> bool {
         && components.next().is_none()
         && name.len() <= LONGEST_NAME
         && !name.starts_with('.')
-        && !name.contains(['\\', '\0'])
+        && !name.contains(|c: char| c == '\\' || c.is_control())
 }
 
 /// The names of all adapters under `root`, sorted, and their folders. There is no folder for a name of which the disk does not tell at the
@@ -309,9 +309,10 @@ mod tests {
         for name in ["a", "a b", "sst-2", "a..", "a.b", "日本"] {
             assert!(is_plain(name), "{name:?}");
         }
-        for name in
-            ["", ".", "..", "/", "a/", "/a", "a/b", "a/..", "../a", "./a", "a\\b", "a\0", "..a", ".hidden", "..data"]
-        {
+        for name in [
+            "", ".", "..", "/", "a/", "/a", "a/b", "a/..", "../a", "./a", "a\\b", "a\0", "..a", ".hidden", "..data",
+            "a\nb", "\u{7f}",
+        ] {
             assert!(!is_plain(name), "{name:?}");
         }
         for (name, expected) in [

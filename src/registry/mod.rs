@@ -53,7 +53,7 @@ use self::shared::Shared;
 use self::state::{Asked, State};
 pub(crate) use self::status::Cause;
 pub use self::status::{Counters, Status, Tier};
-use crate::adapter::{Adapter, AdapterError, Files, OpenFiles};
+use crate::adapter::{self, Adapter, AdapterError, Files, OpenFiles, Summary};
 use crate::engine::{Engine, Error};
 use crate::params::{Form, Layout};
 
@@ -72,6 +72,14 @@ pub trait Source: Send + Sync {
     /// A file is malformed.
     fn least_bytes(&self, _files: &OpenFiles) -> Result<usize, AdapterError> {
         Ok(0)
+    }
+
+    /// What the files in the folder `dir` show without a load.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, or states what is not served. [`Source::load`] would fail, too.
+    fn summary(&self, dir: &Path) -> Result<Summary, AdapterError> {
+        adapter::summary(dir, self.layout())
     }
 
     /// The sites of the base.

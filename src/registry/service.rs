@@ -76,7 +76,9 @@ impl State {
                 entry.agrees(name, order.expected).err().or_else(deleted)
             }
             _ if entry.withdrawn => Some(missing(name)),
-            _ if manual && !same && entry.current.is_some() => Some(RegistryError::Changed { name: name.into() }),
+            _ if manual && !same && entry.current.is_some() => {
+                Some(RegistryError::Changed { name: name.into(), folder: entry.folder.clone() })
+            }
             _ => None,
         }
     }

@@ -15,11 +15,10 @@ use super::stamp::{Stamp, is_absent};
 use super::state::{Effect, State};
 use super::status::Status;
 use super::{FirstAdapters, RegistryError, Source};
-use crate::adapter::{AdapterError, Summary, summary};
-use crate::params::Layout;
+use crate::adapter::{AdapterError, Summary};
 
 /// What the header of each adapter's files tells, by the adapter's name, and of which files. `None` for an adapter that is malformed.
-type Summaries = HashMap<String, (Stamp, Option<Summary>)>;
+type Summaries = HashMap<String, (Stamp, Result<Summary, RegistryError>)>;
 
 pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
@@ -77,7 +76,7 @@ impl Shared {
     pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Status>, RegistryError> {
         let found = files::names(&self.root).map_err(of_root)?;
         let layout = self.source.layout();
-        let summaries = self.summaries(&found, layout);
+        let summaries = self.summaries(&found);
         let (served, others) = self.with(|state| {
             for (name, folder) in &found {
                 folder.iter().for_each(|folder| state.compare(name, &folder.stamp));
@@ -91,7 +90,7 @@ impl Shared {
         let served = served.into_iter().map(|snapshot| (snapshot.name.to_string(), Status::from(snapshot)));
         let mut statuses: BTreeMap<String, Status> = served.collect();
         for ((name, _), snapshot) in others {
-            let summary = summaries.get(name).and_then(|(_, summary)| summary.as_ref());
+            let summary = summaries.get(name).map(|(_, summary)| summary.as_ref());
             let status = snapshot.map_or_else(|| Status::unknown(name), Status::from);
             statuses.entry(name.clone()).or_insert_with(|| status.with_summary(summary, layout));
         }
@@ -126,16 +125,16 @@ impl Shared {
 
     /// What the headers of the adapters' files tell, by name. It is kept for as long as the files are the same, and while the disk does not
     /// tell whether they are.
-    fn summaries(&self, found: &[(String, Option<files::Folder>)], layout: &Layout) -> Summaries {
+    fn summaries(&self, found: &[(String, Option<files::Folder>)]) -> Summaries {
         let mut known = std::mem::take(&mut *lock(&self.summaries));
         let mut of = |name: &String, folder: Option<&files::Folder>| {
             let before = known.remove(name);
             let Some(folder) = folder else { return before };
-            before.filter(|(stamp, _)| *stamp == folder.stamp).or_else(|| match summary(&folder.path, layout) {
-                Ok(summary) => Some((folder.stamp, Some(summary))),
+            before.filter(|(stamp, _)| *stamp == folder.stamp).or_else(|| match self.source.summary(&folder.path) {
+                Ok(summary) => Some((folder.stamp, Ok(summary))),
                 // It may be read next time, although the files are the same.
                 Err(AdapterError::Io { .. }) => None,
-                Err(_) => Some((folder.stamp, None)),
+                Err(error) => Some((folder.stamp, Err(self.place(name, Path::new(name)).invalid(error.into())))),
             })
         };
         found.iter().filter_map(|(name, folder)| Some((name.clone(), of(name, folder.as_ref())?))).collect()

@@ -70,15 +70,21 @@ impl Status {
         }
     }
 
-    /// Adds what the files of an adapter show without a load.
-    pub(super) fn with_summary(mut self, summary: Option<&Summary>, layout: &Layout) -> Self {
-        if let Some(summary) = summary.filter(|_| self.generation.is_none()) {
-            self.ranks = Some(summary.ranks.clone());
-            self.labels = Some(summary.labels.clone());
-            self.problem_type = summary.problem_type;
-            self.first_active_site = summary.first_active_site.map(|site| layout.named(site));
+    /// Adds what the files of an adapter show without a load, or why a load would fail.
+    pub(super) fn with_summary(mut self, summary: Option<Result<&Summary, &RegistryError>>, layout: &Layout) -> Self {
+        match summary.filter(|_| self.generation.is_none()) {
+            Some(Ok(summary)) => self.add(summary, layout),
+            Some(Err(error)) if self.problem.is_none() => self.problem = Some(error.to_string()),
+            _ => {}
         }
         self
+    }
+
+    fn add(&mut self, summary: &Summary, layout: &Layout) {
+        self.ranks = Some(summary.ranks.clone());
+        self.labels = Some(summary.labels.clone());
+        self.problem_type = summary.problem_type;
+        self.first_active_site = summary.first_active_site.map(|site| layout.named(site));
     }
 }
 

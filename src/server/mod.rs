@@ -72,6 +72,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// The largest part of a connection's input that is held before it is read on: a request's head, or a piece of its body.
 const READ_BUFFER: usize = 32 * 1024;
 
+/// How long the requests of the last connections may take to arrive.
+const LAST_READ: Duration = Duration::from_millis(50);
+
 /// How much longer than `--request-timeout` a shutdown may take. In the first half of it, the last requests time out; in the second
 /// half, their answers are written.
 const SHUTDOWN: Duration = Duration::from_secs(1);
@@ -130,8 +133,18 @@ pub async fn serve<E>(
             stream = accept(&listener) => connections.spawn(stream),
         }
     }
+    // Closing the listener resets connections that it holds.
+    loop {
+        tokio::select! {
+            biased;
+            stream = accept(&listener) => connections.spawn(stream),
+            () = std::future::ready(()) => break,
+        }
+    }
     drop(listener);
     site.close();
+    // The last connections may have sent requests that are not read yet. They get their answer, too.
+    tokio::time::sleep(LAST_READ).await;
     let _ = tokio::time::timeout_at(end, connections.close()).await;
     #[cfg(feature = "otlp")]
     let _ = tokio::time::timeout_at(end, site.finish_traces()).await;

@@ -120,6 +120,7 @@ fn list_shows_what_is_known_without_loading() {
     world.registry.get("b").unwrap().count_request();
     let list = world.registry.list().unwrap();
     assert_eq!(world.loads(), 1);
+    let problem = world.registry.get("bad").unwrap_err().to_string();
     assert_eq!(
         serde_json::to_value(&list).unwrap(),
         serde_json::json!([
@@ -129,7 +130,7 @@ fn list_shows_what_is_known_without_loading() {
              "bytes": 40, "labels": ["yes"], "problem_type": null,
              "first_active_site": {"layer": 1, "module": "attention.self.query"}, "problem": null, "warning": null},
             {"name": "bad", "tier": "disk", "pinned": false, "requests": 0, "generation": null, "ranks": null, "bytes": null,
-             "labels": null, "problem_type": null, "first_active_site": null, "problem": null, "warning": null},
+             "labels": null, "problem_type": null, "first_active_site": null, "problem": problem, "warning": null},
         ])
     );
     // Describing an adapter loads it. The facts about an evicted adapter stay known.

@@ -77,6 +77,17 @@ fn manual_updates_wait_for_a_put() {
     assert!(matches!(world.registry.get("a"), Err(RegistryError::Changed { .. })), "it cannot be read again");
     assert_eq!(world.put("a", "a", None).unwrap().generation, Some(3));
     assert_eq!((world.parameters("a"), world.describe("a").unwrap().problem), (12, None));
+    // The problem names the folder that a PUT has to name.
+    world.put("a", "b", None).unwrap();
+    replace(&world.root.join("b"), "14");
+    let told = || {
+        world
+            .describe("a")
+            .unwrap()
+            .problem
+            .is_some_and(|problem| problem.contains("\"a\", in the folder \"b\", have changed"))
+    };
+    wait_until("the change of the other folder is told", told);
 }
 
 /// An adapter that a `PUT` put into another folder is gone with that folder, and comes back with it. Its own folder, which has other files,

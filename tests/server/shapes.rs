@@ -239,6 +239,28 @@ fn predict_reads_lists_as_text_embeddings_inference_does() {
 }
 
 #[test]
+fn adapters_that_cannot_be_served_are_told_before_they_are_asked() {
+    let world = World::new();
+    let path = world.root.join("ragged/adapter_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["use_dora"] = true.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let server = world.start();
+    let list = || -> Value {
+        let list = server.get("/adapters").body;
+        list.as_array().unwrap().iter().find(|status| status["name"] == "ragged").unwrap().clone()
+    };
+    let before = list();
+    assert!(before["problem"].as_str().is_some_and(|problem| problem.contains("use_dora")), "{before}");
+    assert_eq!((&before["ranks"], &before["labels"]), (&Value::Null, &Value::Null));
+    let answer = server.classify("ragged", TEXT);
+    assert_eq!((answer.status, &answer.body["error"]), (422, &before["problem"]));
+    config["use_dora"] = false.into();
+    fs::write(&path, config.to_string()).unwrap();
+    wait_until(|| list()["problem"].is_null() && list()["ranks"].is_object());
+}
+
+#[test]
 fn adapters_are_listed_as_models_of_the_base() {
     let server = World::new().start();
     let models = server.get("/v1/models").body;

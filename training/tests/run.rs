@@ -177,7 +177,11 @@ fn prints_how_labels_were_read() {
         "{told}"
     );
     let weights = train(from, "/nowhere/at/all", &["--class-weights", "good=2"]);
-    refused(&weights, 1, "--class-weights: expected an id from 0 to 3, found \"good\"");
+    refused(
+        &weights,
+        1,
+        "--class-weights: expected LABEL_0, LABEL_1, LABEL_2, LABEL_3, or an id from 0 to 3, found \"good\"",
+    );
 }
 
 #[test]

@@ -46,17 +46,31 @@ impl Classes {
 
     /// What labels may be, for messages.
     pub(super) fn expected(&self) -> String {
-        const MOST: usize = 20;
         match self {
             Self::Ids { names } if names.len() == 1 => {
                 "an id from 0 to 0; --problem-type regression reads numbers as values".to_owned()
             }
             Self::Ids { names } => format!("an id from 0 to {}", names.len() - 1),
-            Self::Names { names, .. } if names.len() > MOST => {
-                format!("{}, ... ({} names)", names[..MOST].join(", "), names.len())
-            }
-            Self::Names { names, .. } => names.join(", "),
+            Self::Names { names, .. } => joined(names),
         }
+    }
+
+    /// What names a class where the data's own labels do not, for errors.
+    pub(super) fn names_or_ids(&self) -> String {
+        match self {
+            Self::Ids { names } => format!("{}, or {}", joined(names), self.expected()),
+            Self::Names { .. } => self.expected(),
+        }
+    }
+}
+
+/// The names, or the first ones and their number.
+fn joined(names: &[String]) -> String {
+    const MOST: usize = 20;
+    if names.len() > MOST {
+        format!("{}, ... ({} names)", names[..MOST].join(", "), names.len())
+    } else {
+        names.join(", ")
     }
 }
 

@@ -36,8 +36,8 @@ pub enum DataError {
     /// A data file could not be read.
     #[error("{error}{hint}", error = .0, hint = column_hint(.0))]
     Records(#[from] RecordsError),
-    /// The file has no rows.
-    #[error("{path}: the file is empty: expected a header and rows")]
+    /// The file has no rows, or no names.
+    #[error("{path}: the file is empty")]
     Empty {
         /// The file.
         path: PathBuf,

@@ -67,7 +67,7 @@ fn class_of<'a>(text: &'a str, classes: &Classes) -> Result<(usize, &'a str), Da
         None => Err(wrong("balanced or NAME=W,NAME=W", text)),
         Some((name, after)) => match classes.id(name.trim()) {
             Some(id) => Ok((id, after)),
-            None => Err(wrong(classes.expected(), name.trim())),
+            None => Err(wrong(classes.names_or_ids(), name.trim())),
         },
     }
 }

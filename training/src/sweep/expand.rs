@@ -107,6 +107,9 @@ impl Expander<'_> {
                         section.ranks = Some(Vec::new());
                     }
                     let data = self.data(task, section.data.as_deref())?;
+                    // Otherwise a run's task is called after the folder of its data, and two tasks may have folders of one name.
+                    let own_name = (section.data.is_some() && !section.settings.iter().any(|(key, _)| key == "task"))
+                        .then(|| Value::from(task.as_str()));
                     let ranks = section.ranks.clone().unwrap_or_else(|| vec![defaults.rank as u64]);
                     let ranks: Vec<Option<u64>> =
                         if ranks.is_empty() { vec![None] } else { ranks.into_iter().map(Some).collect() };
@@ -115,7 +118,8 @@ impl Expander<'_> {
                         for &rank in &ranks {
                             for (place, &seed) in seeds.iter().enumerate() {
                                 let variant = variant.map(|(name, _)| name.as_str());
-                                let settings = settings.clone();
+                                let mut settings = settings.clone();
+                                settings.extend(own_name.iter().map(|name| ("task", name, false)));
                                 let draft = Draft { task, method, variant, data: &data, rank, seed, settings };
                                 jobs.push((place, self.job(&draft)?));
                             }
@@ -331,6 +335,16 @@ mod tests {
         assert_eq!(of("a/sora-r1-small-s0"), ("1".into(), "data/a".into()));
         assert_eq!(of("a/lora-r8-long-s0"), ("9".into(), "data/a".into()));
         assert_eq!(of("b/lora-r1-small-s5"), ("3".into(), "elsewhere/b".into()));
+    }
+
+    /// A folder of data may have another name than its task.
+    #[test]
+    fn runs_have_the_tasks_own_name() {
+        let jobs = |more: &str| jobs(&format!("{BASIC}[task.b]\ndata = \"elsewhere/a\"\n{more}")).unwrap();
+        let given = |jobs: &[Job]| -> Vec<Option<String>> { jobs.iter().map(|job| job.reading.task.clone()).collect() };
+        let name = |name: &str| Some(name.to_owned());
+        assert_eq!(given(&jobs("")), [None, None, name("b"), name("b")]);
+        assert_eq!(given(&jobs("task = \"rte\"\n")), [None, None, name("rte"), name("rte")]);
     }
 
     #[test]

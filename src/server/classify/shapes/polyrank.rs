@@ -34,6 +34,9 @@ pub(in crate::server) struct Body {
     /// The adapters to ask; only for `POST /classify`, where the path names none.
     #[schema(min_items = 1, value_type = Option<Vec<String>>)]
     adapters: Option<List<String>>,
+    /// As other servers' clients send it: the name of the path's adapter.
+    #[schema(ignore)]
+    model: Option<Value>,
     #[serde(default, rename = "adapter", deserialize_with = "no_adapter")]
     #[schema(ignore)]
     _adapter: (),
@@ -83,7 +86,19 @@ pub(in crate::server::classify) fn parse(body: &[u8], adapter: String) -> Result
         let text = "adapters: the path names the adapter already; several adapters are asked through POST /classify";
         return Err(ApiError::Unprocessable(text.into()));
     }
+    check_model(body.model.as_ref(), &adapter)?;
     body.checked(Adapters::Named(vec![adapter]))
+}
+
+/// Refuses a body whose `model` is not the path's adapter. If it were ignored, the wrong adapter would answer.
+pub(super) fn check_model(model: Option<&Value>, adapter: &str) -> Result<(), ApiError> {
+    match model {
+        Some(model) if model != adapter => {
+            let text = format!("model: the path names the adapter {adapter:?}, found {model}");
+            Err(ApiError::Unprocessable(text))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads the body of `POST /classify` with `adapters`.
@@ -267,6 +282,8 @@ mod tests {
         assert_eq!(parse(r#"{"inputs": "a", "parameters": {"top_k": 18446744073709551616}}"#).scoring.top, usize::MAX);
         let bare = parse(r#"{"inputs": "a"}"#);
         assert_eq!(parse(r#"{"inputs": "a", "options": {"wait_for_model": true}}"#), bare);
+        assert_eq!(parse(r#"{"inputs": "a", "model": "plain"}"#), bare);
+        assert_eq!(parse(r#"{"inputs": "a", "model": null}"#), bare);
         for empty in [r#"{"inputs": "a", "parameters": null}"#, r#"{"inputs": "a", "parameters": {"top_k": null}}"#] {
             assert_eq!(parse(empty), bare, "{empty}");
         }
@@ -274,7 +291,7 @@ mod tests {
 
     #[test]
     fn errors_give_status_and_path() {
-        let cases: [(&[u8], u16, &str); 35] = [
+        let cases: [(&[u8], u16, &str); 37] = [
             (b"", 400, "not JSON"),
             (b"{", 400, "not JSON"),
             (b"\xff\xfe", 400, "not JSON"),
@@ -297,6 +314,8 @@ mod tests {
             (br#"{"inputs": {"text": "a", "text_pair": 1}}"#, 400, "inputs.text_pair: invalid type: integer"),
             (br#"{"inputs": {"text": "a", "pair": "b"}}"#, 400, "inputs.pair: unknown field `pair`"),
             (br#"{"inputs": []}"#, 422, "inputs: expected at least one text"),
+            (br#"{"inputs": "a", "model": "b"}"#, 422, "model: the path names the adapter \"plain\", found \"b\""),
+            (br#"{"inputs": "a", "model": 1}"#, 422, "model: the path names the adapter \"plain\", found 1"),
             (br#"{"inputs": "a", "parameters": []}"#, 400, "parameters: invalid type: sequence, expected an object"),
             (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "parameters.topk: unknown field `topk`"),
             (br#"{"inputs": "a", "parameters": {"top_k": "1"}}"#, 400, "parameters.top_k: invalid type: string \"1\""),

@@ -2,12 +2,14 @@
 //! lists. Keys that it does not know are ignored, as they are there.
 
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::super::error::ApiError;
 use super::super::json;
 use super::super::list::{self, List, OneOrMany};
 use super::super::request::{Adapters, ClassifyRequest, Form, Scoring, Text};
+use super::polyrank::check_model;
 use super::too_many;
 use crate::engine::score::Function;
 use crate::text::TruncationSide;
@@ -26,11 +28,16 @@ pub(in crate::server) struct Body {
     /// The side at which texts that are too long lose tokens; the base's by default.
     #[schema(pattern = "^(L|l)eft$|^(R|r)ight$")]
     truncation_direction: Option<String>,
+    #[schema(ignore)]
+    model: Option<Value>,
 }
 
 /// Reads the body.
 pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Result<ClassifyRequest, ApiError> {
-    let Body { inputs, raw_scores, truncate, truncation_direction } = json::read(body)?;
+    let Body { inputs, raw_scores, truncate, truncation_direction, model } = json::read(body)?;
+    if let Adapters::Named(names) = &adapters {
+        names.iter().try_for_each(|name| check_model(model.as_ref(), name))?;
+    }
     let side = truncation_direction.as_deref().map(side).transpose()?;
     let (texts, form) = match inputs {
         OneOrMany::One(text) => (vec![Text::single(text)], Form::One),
@@ -129,6 +136,7 @@ mod tests {
             ),
             (r#"{"inputs": "a", "truncation_direction": 1}"#, 400, "truncation_direction: invalid type"),
             (r#"{"inputs": "a", "raw_scores": "yes"}"#, 400, "raw_scores: invalid type"),
+            (r#"{"inputs": "a", "model": "b"}"#, 422, "model: the path names the adapter \"plain\", found \"b\""),
             (r#"{"inputs": []}"#, 422, "inputs: expected at least one text"),
             (r#"{"inputs": ["a", "b", "c"]}"#, 422, "inputs: expected one string or a pair, found 3"),
             (r#"{"inputs": [["a"], []]}"#, 422, "inputs[1]: expected one string or a pair, found 0"),

@@ -13,10 +13,15 @@ const LEFT: f32 = 70.0;
 const TOP: f32 = 104.0;
 const GAP: (f32, f32) = (90.0, 96.0);
 
-/// The figure, with a panel for each task; `None` if there are no schedules.
+/// Whether a stage has a point: parameters, and a metric in percent of stage 0's.
+fn has_point(stage: &Stage) -> bool {
+    stage.parameters > 0 && (stage.percent.train.is_some() || stage.percent.validation.is_some())
+}
+
+/// The figure, with a panel for each task; `None` if no schedule has a point.
 pub(in crate::report) fn figure(schedules: &[Schedule]) -> Option<Figure> {
     let mut tasks: Vec<&str> = Vec::new();
-    for schedule in schedules.iter().filter(|schedule| !schedule.stages.is_empty()) {
+    for schedule in schedules.iter().filter(|schedule| schedule.stages.iter().any(has_point)) {
         if !tasks.contains(&schedule.task.as_str()) {
             tasks.push(&schedule.task);
         }
@@ -60,7 +65,8 @@ pub(in crate::report) fn figure(schedules: &[Schedule]) -> Option<Figure> {
         title: "Figure 2: compression".to_owned(),
         note:
             "Each point is a stage of Algorithm 1. The metrics on training data (memorisation) and on validation data \
-               (generalisation) are in percent of stage 0's. A stage without parameters has no place on the axis."
+               (generalisation) are in percent of stage 0's: a schedule whose stage 0 has a metric of 0 has no points. A stage \
+               without parameters has no place on the axis."
                 .to_owned(),
         canvas,
     })

@@ -138,7 +138,12 @@ mod tests {
             task: task.to_owned(),
             stages: vec![stage(0, 50_000, 100.0), stage(1, 4000, 90.0)],
         };
-        let figures = all(&[], &[of("mrpc"), of("sst2"), of("mrpc")]);
+        // Where stage 0's metric is 0, there are no percentages.
+        let nothing = Percent { parameters: None, train: None, validation: None };
+        let empty =
+            Schedule { task: "cola".to_owned(), stages: vec![Stage { percent: nothing, ..stage(0, 50_000, 0.0) }] };
+        assert!(all(&[], std::slice::from_ref(&empty)).is_empty());
+        let figures = all(&[], &[of("mrpc"), of("sst2"), of("mrpc"), empty]);
         let svg = figures[0].svg();
         let document = roxmltree::Document::parse(&svg).unwrap();
         // Two points of the one line and one of the other, for three schedules.
