@@ -133,15 +133,7 @@ pub async fn serve<E>(
             stream = accept(&listener) => connections.spawn(stream),
         }
     }
-    // Closing the listener resets connections that it holds.
-    loop {
-        tokio::select! {
-            biased;
-            stream = accept(&listener) => connections.spawn(stream),
-            () = std::future::ready(()) => break,
-        }
-    }
-    drop(listener);
+    waiting(listener).into_iter().for_each(|stream| connections.spawn(stream));
     site.close();
     // The last connections may have sent requests that are not read yet. They get their answer, too.
     tokio::time::sleep(LAST_READ).await;
@@ -149,6 +141,19 @@ pub async fn serve<E>(
     #[cfg(feature = "otlp")]
     let _ = tokio::time::timeout_at(end, site.finish_traces()).await;
     Ok(())
+}
+
+/// Closes the listener, and returns the connections that it holds, which would be reset otherwise. They are asked of the system: the
+/// runtime may not have heard of them.
+fn waiting(listener: TcpListener) -> Vec<TcpStream> {
+    let listener = listener.into_std().ok();
+    let next = move || {
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        stream.set_nodelay(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    std::iter::from_fn(next).collect()
 }
 
 /// The connections of a server.
