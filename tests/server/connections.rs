@@ -334,7 +334,7 @@ fn bodies_beyond_the_memory_are_refused_at_once() {
     assert_error(&refused, 429, "Overloaded", "bodies of other requests");
     assert_eq!(refused.header("retry-after"), Some("1"));
     // Waiting would not help one that is too large.
-    assert_error(&server.classify("plain", &body.repeat(2)), 413, "PayloadTooLarge", "larger than 600000 bytes");
+    assert_error(&server.classify("plain", body.repeat(2)), 413, "PayloadTooLarge", "larger than 600000 bytes");
     // A body of unknown length takes room while it arrives.
     let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let chunked = "POST /classify/plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
