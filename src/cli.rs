@@ -144,6 +144,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let as_json = cli.command.logs_as_json();
+    base::report_bus_errors(as_json);
     match run(cli.command, &ignored) {
         Ok(()) => ExitCode::SUCCESS,
         // The program that reads our output ended early, as `head` does.

@@ -95,8 +95,8 @@
 //! - A malformed adapter is refused as a whole. An unknown adapter is an error, and is never answered by the base.
 //! - A request for an adapter in memory makes no system call for it, and never waits for the disk. It finishes on the version that it
 //!   pinned, whatever happens to the files meanwhile.
-//! - `unsafe` occurs only in the mapping, in kernels, in what moves data to and from a GPU and multiplies there, in the calls of the
-//!   allocator, and where the watchdog captures stacks.
+//! - `unsafe` occurs only in the mapping and in what reports its failures, in kernels, in what moves data to and from a GPU and multiplies
+//!   there, in the calls of the allocator, and where the watchdog captures stacks.
 
 pub mod adapter;
 pub mod allocator;

@@ -205,6 +205,40 @@ fn error_that_ends_the_process_is_json_where_the_log_is() {
     assert!(last.to_string().contains("config.json"), "{log}");
 }
 
+/// The process of a server whose base was truncated ends by SIGBUS. Its last line says why.
+#[cfg(target_os = "linux")]
+#[test]
+fn base_that_is_truncated_under_the_server_is_told() {
+    for json in [false, true] {
+        let base = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(goldens().join(file), base.path().join(file)).unwrap();
+        }
+        let mut server = Process::spawn(|command| {
+            command.arg("--model-id").arg(base.path()).args(["--port", "0", "--adapters"]).arg(goldens());
+            command.args(json.then_some("--json-output"));
+        });
+        let address = server.address();
+        server.line("listening on");
+        assert!(classify(&address, "").starts_with("HTTP/1.1 200"));
+        std::fs::File::create(base.path().join("model.safetensors")).unwrap();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let (head, length) = ("POST /classify/plain HTTP/1.1\r\nHost: x", TEXT.len());
+        write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{TEXT}").unwrap();
+        let (status, log) = server.ended();
+        assert_eq!(status.signal(), Some(libc::SIGBUS), "{log}");
+        let last = log.lines().last().unwrap();
+        let said = if json {
+            let last: serde_json::Value = serde_json::from_str(last).unwrap();
+            assert_eq!(last["level"], "ERROR", "{log}");
+            last["fields"]["message"].as_str().unwrap().to_owned()
+        } else {
+            last.strip_prefix("error: ").unwrap().to_owned()
+        };
+        assert!(said.starts_with("a mapped file can no longer be read") && said.contains("model.safetensors"), "{log}");
+    }
+}
+
 #[test]
 fn start_says_what_is_served() {
     let mut server = Process::with(&["--port", "0", "--preload", "plain,ragged"]);

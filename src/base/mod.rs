@@ -2,6 +2,7 @@
 //! hub in the same way.
 
 pub mod architecture;
+mod bus_error;
 mod cache;
 mod config;
 pub(crate) mod convert;
@@ -30,6 +31,7 @@ use std::sync::OnceLock;
 use sha2::{Digest, Sha256};
 
 pub use architecture::layout;
+pub use bus_error::report_bus_errors;
 pub use cache::Sources;
 pub use config::BaseConfig;
 pub(crate) use config::MOST_LAYERS;

@@ -108,6 +108,7 @@ pub(crate) fn main() -> ExitCode {
     let (command_line, ignored) = command_line::tolerant(command());
     let cli = Cli::from_arg_matches(&command_line.get_matches()).unwrap_or_else(|error| error.exit());
     log_to_stderr(false);
+    base::report_bus_errors(false);
     ignored.iter().for_each(Ignored::log);
     let result = match cli.command {
         Command::Train(args) => train::train(&args),
