@@ -167,6 +167,12 @@ impl From<RegistryError> for Failure {
     }
 }
 
+impl From<RegistryError> for Box<Failure> {
+    fn from(error: RegistryError) -> Self {
+        Self::new(error.into())
+    }
+}
+
 /// A version that was read.
 pub(super) struct Found {
     pub(super) folder: PathBuf,

@@ -187,7 +187,8 @@ impl ReadVersion {
     }
 }
 
-fn is_recent(stamp: &Stamp) -> bool {
+/// Whether the files have changed so recently that they may still be copied.
+pub(super) fn is_recent(stamp: &Stamp) -> bool {
     stamp.age().is_none_or(|age| age < COPYING)
 }
 
@@ -225,8 +226,8 @@ pub(super) fn is_name(name: &str) -> bool {
 /// The longest name of a folder that file systems have, in bytes. A client may ask for any name.
 const LONGEST_NAME: usize = 255;
 
-/// Whether `name` is exactly one component of a path, not hidden, and without characters that break lines of logs and lists. Volumes of Kubernetes' ConfigMaps have hidden folders beside the
-/// adapters (`..data`, `..2026_01_01`), as do version control and interrupted pulls.
+/// Whether `name` is exactly one component of a path, not hidden, and without characters that break lines of logs and lists. Volumes of
+/// Kubernetes' ConfigMaps have hidden folders beside the adapters (`..data`, `..2026_01_01`), as do version control and interrupted pulls.
 fn is_plain(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = components.next();

@@ -49,26 +49,29 @@ impl Worker for Shared {
 fn adapter(shared: &Arc<Shared>, name: &Arc<str>) {
     let Some(work) = shared.with(|state| state.begin(name, Instant::now())) else { return };
     let result = catch_unwind(AssertUnwindSafe(|| perform(shared, name, &work))).unwrap_or_else(|panic| {
-        Err(RegistryError::Panicked { name: (&**name).into(), reason: panics::message(&*panic) })
+        let panicked = RegistryError::Panicked { name: (&**name).into(), reason: panics::message(&*panic) };
+        Err(panicked.into())
     });
-    let result = result.map_err(|error| {
-        let found = matches!(work.purpose, Purpose::Load).then(|| shared.place(name, &work.folder).find());
-        Failure { error, stamp: found.and_then(Result::ok).map(|folder| folder.stamp) }
+    let result = result.map_err(|failure| {
+        let Failure { error, stamp } = *failure;
+        let find = || shared.place(name, &work.folder).find().ok().map(|folder| folder.stamp);
+        let stamp = if matches!(work.purpose, Purpose::Load) { stamp.or_else(find) } else { None };
+        Failure { error, stamp }
     });
     shared.with(|state| state.finish(name, work.purpose, result, Instant::now()));
 }
 
 /// Reads what a job needs from the disk.
-fn perform(shared: &Shared, name: &str, work: &Work) -> Result<JobOutcome, RegistryError> {
+fn perform(shared: &Shared, name: &str, work: &Work) -> Result<JobOutcome, Box<Failure>> {
     let place = shared.place(name, &work.folder);
     match &work.purpose {
         Purpose::Order(Order { kind: OrderKind::Delete | OrderKind::Describe, .. }) => {
-            return place.find().map(|folder| JobOutcome::Exists(Some(folder.stamp)));
+            return Ok(JobOutcome::Exists(Some(place.find()?.stamp)));
         }
         // It is read once it is asked for.
         Purpose::Look if !work.resident => {
             return match place.find() {
-                Err(gone @ RegistryError::NotFound { .. }) => Err(gone),
+                Err(gone @ RegistryError::NotFound { .. }) => Err(gone.into()),
                 found => Ok(JobOutcome::Exists(found.ok().map(|folder| folder.stamp))),
             };
         }
@@ -94,7 +97,9 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<JobOutcome, Regis
         None
     } else {
         let checked = check(shared, place, &version);
-        Some(checked.map_err(|error| finished(error, version.is_cut_short_yet()))?)
+        // The files that were read are at fault, and not those that may have replaced them meanwhile.
+        let stamp = Some(version.stamp);
+        Some(checked.map_err(|error| Box::new(Failure { error: finished(error, version.is_cut_short_yet()), stamp }))?)
     };
     let ReadVersion { folder, stamp, digest, .. } = version;
     Ok(JobOutcome::Found(Box::new(Found { folder, stamp, digest, checked })))

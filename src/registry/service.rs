@@ -352,7 +352,8 @@ impl State {
                 let entry = self.entry(name);
                 let mut told = true;
                 if error.is_lasting() {
-                    let problem = Problem::new(stamp, &error);
+                    // Where others take the room, the files are not at fault.
+                    let problem = Problem::new(stamp.filter(|_| !error.lacks_memory()), &error);
                     told = entry.problem.as_ref().is_some_and(|before| before.reason == problem.reason);
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
                     entry.problem = Some(problem);

@@ -17,7 +17,7 @@ use super::status::Status;
 use super::{FirstAdapters, RegistryError, Source};
 use crate::adapter::{AdapterError, Summary};
 
-/// What the header of each adapter's files tells, by the adapter's name, and of which files. `None` for an adapter that is malformed.
+/// What the header of each adapter's files tells, by the adapter's name, and of which files; or why they cannot be served.
 type Summaries = HashMap<String, (Stamp, Result<Summary, RegistryError>)>;
 
 pub(super) struct Shared {
@@ -132,9 +132,13 @@ impl Shared {
             let Some(folder) = folder else { return before };
             before.filter(|(stamp, _)| *stamp == folder.stamp).or_else(|| match self.source.summary(&folder.path) {
                 Ok(summary) => Some((folder.stamp, Ok(summary))),
-                // It may be read next time, although the files are the same.
-                Err(AdapterError::Io { .. }) => None,
-                Err(error) => Some((folder.stamp, Err(self.place(name, Path::new(name)).invalid(error.into())))),
+                Err(error) => {
+                    let may_be_copied = matches!(error, AdapterError::Io { .. }) && files::is_recent(&folder.stamp);
+                    let error = self.place(name, Path::new(name)).invalid(error.into());
+                    // Otherwise it may be read next time, although the files are the same.
+                    let lasts = error.is_lasting() && !error.may_pass() && !may_be_copied;
+                    lasts.then_some((folder.stamp, Err(error)))
+                }
             })
         };
         found.iter().filter_map(|(name, folder)| Some((name.clone(), of(name, folder.as_ref())?))).collect()

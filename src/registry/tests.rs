@@ -457,6 +457,19 @@ fn updates_without_room_are_read_again_after_a_pause() {
     assert_eq!((status.generation, status.problem), (Some(3), None));
 }
 
+/// Other adapters take the room, and may leave it at any time.
+#[test]
+fn adapter_without_room_is_not_broken() {
+    let mut world = World::new(10);
+    let _waiter = world.ask("a", 0);
+    let (name, now) = (world.jobs.pop().unwrap(), world.at(0));
+    let work = world.state.begin(&name, now).unwrap();
+    let error = RegistryError::NoRoom { name: "a".into(), bytes: 4, held: 8, budget: 10 };
+    let stamp = Stamp::of(Path::new("/nowhere")).ok();
+    world.state.finish(&name, work.purpose, Err(Failure { error, stamp }), now);
+    assert!(world.state.broken() == 0 && world.state.snapshot("a").unwrap().problem.is_some());
+}
+
 /// The GPU is full: its memory is asked for again after a pause.
 #[test]
 fn updates_that_a_full_device_refuses_are_not_read_at_once() {

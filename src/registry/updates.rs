@@ -26,7 +26,8 @@ const ROOT_TICKS: u64 = 2;
 
 /// All adapters in service, and those that are broken, are looked at within this many ticks, used or not.
 const SWEEP_TICKS: usize = 40;
-/// The most adapters for which it is remembered why they are not in service.
+
+/// The most adapters for which it is remembered why they are not in service, besides those whose files are broken.
 pub(super) const MOST_FAILED: usize = 256;
 
 /// Starts the thread. It ends when the registry is closed.

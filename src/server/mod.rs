@@ -25,6 +25,7 @@ mod models;
 mod openapi;
 mod page;
 mod probes;
+mod request_head;
 mod request_id;
 mod routes;
 mod site;
@@ -148,9 +149,15 @@ pub async fn serve<E>(
 fn waiting(listener: TcpListener) -> Vec<TcpStream> {
     let listener = listener.into_std().ok();
     let next = move || {
-        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        let stream = loop {
+            match listener.as_ref()?.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if is_of_connection(&error) => {}
+                Err(_) => return None,
+            }
+        };
         stream.set_nonblocking(true).ok()?;
-        stream.set_nodelay(true).ok()?;
+        let _ = stream.set_nodelay(true);
         TcpStream::from_std(stream).ok()
     };
     std::iter::from_fn(next).collect()
@@ -191,9 +198,14 @@ impl Connections {
     }
 }
 
+/// Whether accepting failed because the connection broke before, so that the next one may be fine.
+fn is_of_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
 /// The next connection. Connections that broke before they were accepted are skipped.
 async fn accept(listener: &TcpListener) -> TcpStream {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -202,7 +214,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 let _ = stream.set_nodelay(true);
                 return stream;
             }
-            Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) => {}
+            Err(error) if is_of_connection(&error) => {}
             Err(error) => {
                 tracing::error!("accepting a connection: {error}");
                 tokio::time::sleep(ACCEPT_AGAIN).await;

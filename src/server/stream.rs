@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::error::ApiError;
+use super::request_head::RequestHead;
 
 /// How many bytes a second a client must take of a long answer. Otherwise clients that take a little of it again and again would hold the
 /// memory of their answers for hours.
@@ -28,12 +29,6 @@ const LEAST_RATE: usize = 64 * 1024;
 /// How long a request goes on whose client has closed its writing side. Until an answer is written, a client that still reads looks the
 /// same as one that hung up, whose request must not keep its place in the queue.
 const HALF_CLOSED: Duration = Duration::from_secs(1);
-
-/// The header with the length of a body.
-const LENGTH: &[u8] = b"content-length:";
-
-/// A number of fewer digits fits into 64 bits.
-const HUGE: usize = 20;
 
 /// The limits of all connections.
 #[derive(Clone)]
@@ -111,10 +106,8 @@ pub(super) struct Stream<S> {
     blocked: Option<Pin<Box<Sleep>>>,
     /// Since when an answer is written, and how many bytes of it the client has taken.
     answer: Option<(Instant, usize)>,
-    /// Whether the first line of the head was received.
-    line: bool,
-    /// Whether the head announces a body whose length hyper may not be able to count.
-    huge: bool,
+    /// The head, as far as it has arrived.
+    head: RequestHead,
     /// Set once the client has closed its writing side: when it counts as gone.
     half_closed: Option<Pin<Box<Sleep>>>,
     /// The answer to a request that is not HTTP, and how much of it is written.
@@ -134,8 +127,7 @@ impl<S> Stream<S> {
             timer,
             blocked: None,
             answer: None,
-            line: false,
-            huge: false,
+            head: RequestHead::default(),
             half_closed: None,
             refusal: None,
         }
@@ -245,12 +237,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
             } else {
                 self.phase.set(HEAD);
                 self.deadline = Instant::now() + self.limits.head;
-                (self.line, self.huge, self.answer) = (false, false, None);
+                (self.head, self.answer) = (RequestHead::default(), None);
             }
         }
         if self.phase.get() == HEAD {
-            self.line |= received.contains(&b'\n');
-            self.huge |= announces_huge(received);
+            self.head.read(received);
         }
         read
     }
@@ -260,8 +251,8 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
     /// Writes a body of our own in place of hyper's empty answer `head` to a request that is not HTTP. `None` for all other bytes.
     fn refuse(&mut self, context: &mut Context<'_>, head: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.refusal.is_none() && matches!(self.phase.get(), HEAD | IDLE) {
-            let huge = self.huge.then_some(self.limits.body);
-            self.refusal = refusal(head, self.line, huge).map(|answer| (answer, 0));
+            let huge = self.head.is_huge.then_some(self.limits.body);
+            self.refusal = refusal(head, self.head.has_line, huge).map(|answer| (answer, 0));
         }
         let (answer, written) = self.refusal.as_mut()?;
         while *written < answer.len() {
@@ -313,17 +304,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
-}
-
-/// Whether a head announces a body of a length that may not fit into 64 bits. hyper calls the head malformed then, or too large.
-fn announces_huge(head: &[u8]) -> bool {
-    let is_huge = |value: &[u8]| value.len() >= HUGE && value.iter().all(u8::is_ascii_digit);
-    let lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    // What follows an empty line is the body.
-    lines.take_while(|line| !line.is_empty()).any(|line| {
-        let (name, value) = line.split_at_checked(LENGTH.len()).unwrap_or_default();
-        name.eq_ignore_ascii_case(LENGTH) && is_huge(value.trim_ascii())
-    })
 }
 
 /// The answer in place of hyper's `head`, if that is one of the answers that hyper writes itself. `line` tells whether the request's

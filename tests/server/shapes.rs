@@ -222,6 +222,10 @@ fn predict_reads_lists_as_text_embeddings_inference_does() {
             assert_near(&by_id(&answer.body, "bighead"), &expected(i), "flat");
         }
     }
+    // A `model` beside the texts names the adapter, in place of the default one.
+    let named = |model: &str| server.post("/predict", &[], json!({"inputs": "good", "model": model}).to_string());
+    assert_eq!(named("bighead").body, server.post("/predict/bighead", &[], r#"{"inputs": "good"}"#).body);
+    assert_error(&named("nobody"), 404, "UnknownAdapter", "nobody");
     let text = server.post("/predict", &[], r#"{"inputs": "good", "truncate": null, "truncation_direction": "Right"}"#);
     assert_near(&by_id(&text.body, "ragged"), &softmax(&logits("ragged")[0]), "the default adapter");
     // At the left, the beginning is cut off: what is left is as long as the model allows.
@@ -241,7 +245,8 @@ fn predict_reads_lists_as_text_embeddings_inference_does() {
 #[test]
 fn adapters_that_cannot_be_served_are_told_before_they_are_asked() {
     let world = World::new();
-    let path = world.root.join("ragged/adapter_config.json");
+    let [path, weights] =
+        ["adapter_config.json", "adapter_model.safetensors"].map(|file| world.root.join("ragged").join(file));
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["use_dora"] = true.into();
     fs::write(&path, config.to_string()).unwrap();
@@ -258,6 +263,15 @@ fn adapters_that_cannot_be_served_are_told_before_they_are_asked() {
     config["use_dora"] = false.into();
     fs::write(&path, config.to_string()).unwrap();
     wait_until(|| list()["problem"].is_null() && list()["ranks"].is_object());
+    // Weights that are missing or too short for a header may still be copied for a moment.
+    for (short, told) in [(Some("xx"), "adapter_model.safetensors"), (None, "adapter_model.safetensors")] {
+        let of =
+            |path: &std::path::PathBuf| short.map_or_else(|| fs::remove_file(path), |short| fs::write(path, short));
+        of(&weights).unwrap();
+        wait_until(|| list()["problem"].as_str().is_some_and(|problem| problem.contains(told)));
+        let answer = server.classify("ragged", TEXT);
+        assert_eq!((answer.status, &answer.body["error"]), (422, &list()["problem"]));
+    }
 }
 
 #[test]

@@ -131,14 +131,17 @@ fn without_weights(dir: &Path) -> Option<String> {
     if adapter::NAMES[..2].iter().any(|name| dir.join(name).is_file()) {
         return None;
     }
-    let reason = if Folders::find(dir).is_some() {
-        "it has no weights, because its run has not written them; --resume continues the run"
-    } else if run::is_export(dir) {
-        "it has no weights, because the command that wrote the folder was ended; repeat it with an empty folder"
-    } else {
-        return None;
-    };
-    Some(reason.to_owned())
+    Some(match Folders::find(dir) {
+        Some(Folders { output, .. }) if output != dir => {
+            format!("it is the folder of a run (--run-dir), whose adapter is in {}", output.display())
+        }
+        Some(_) => "it has no weights, because its run has not written them; --resume continues the run".to_owned(),
+        None if run::is_export(dir) => {
+            "it has no weights, because the command that wrote the folder was ended; repeat it with an empty folder"
+                .to_owned()
+        }
+        None => return None,
+    })
 }
 
 /// Opens the model in the folder `dir`, such as full fine-tuning leaves: the engine of its own encoder, its head, and its numbers of

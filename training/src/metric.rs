@@ -40,16 +40,22 @@ impl Metric {
     }
 }
 
-/// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics; others have accuracy, the F1
-/// scores if rows have several labels, or the correlations for a regression. The F1 of class 1 counts only where the task has two `labels`.
+/// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics, by the first of `names` that is
+/// one of theirs; others have accuracy, the F1 scores if rows have several labels, or the correlations for a regression. The F1 of class
+/// 1 counts only where the task has two `labels`.
 #[must_use]
-pub fn metrics_for(task: &str, problem: ProblemType, labels: usize) -> &'static [Metric] {
-    match (problem, task.to_lowercase().as_str()) {
-        (ProblemType::Regression, _) => &[Metric::Pearson, Metric::Spearman],
-        (ProblemType::MultiLabelClassification, _) => &[Metric::F1Micro, Metric::F1Macro, Metric::Accuracy],
-        (_, "cola") => &[Metric::Matthews, Metric::Accuracy],
-        (_, "mrpc" | "qqp") if labels == 2 => &[Metric::Accuracy, Metric::F1],
-        _ => &[Metric::Accuracy],
+pub fn metrics_for(names: &[&str], problem: ProblemType, labels: usize) -> &'static [Metric] {
+    let own = |name: &&str| -> Option<&'static [Metric]> {
+        match name.to_lowercase().as_str() {
+            "cola" => Some(&[Metric::Matthews, Metric::Accuracy]),
+            "mrpc" | "qqp" if labels == 2 => Some(&[Metric::Accuracy, Metric::F1]),
+            _ => None,
+        }
+    };
+    match problem {
+        ProblemType::Regression => &[Metric::Pearson, Metric::Spearman],
+        ProblemType::MultiLabelClassification => &[Metric::F1Micro, Metric::F1Macro, Metric::Accuracy],
+        ProblemType::SingleLabelClassification => names.iter().find_map(own).unwrap_or(&[Metric::Accuracy]),
     }
 }
 

@@ -267,6 +267,8 @@ fn run_dir_holds_the_log_and_the_checkpoints() {
     let evaluate = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", to, "--data", from, "--json"];
     refused(&evaluate, 1, "no labelled split \"validation\"");
     assert!(fine(&[&evaluate[..], &["--run-dir", at]].concat()).contains("\"examples\":12"));
+    let mistaken = ["evaluate", "--model-id", base.to_str().unwrap(), "--adapter", at, "--data", from];
+    refused(&mistaken, 1, &format!("it is the folder of a run (--run-dir), whose adapter is in {to}"));
     // Its checkpoints can be pruned, too.
     let pruned = room.path().join("pruned");
     fine(&["prune", run.join("checkpoint-2").to_str().unwrap(), "--output", pruned.to_str().unwrap()]);

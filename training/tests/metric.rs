@@ -47,7 +47,7 @@ fn metrics_of_several_labels_equal_scikit_learn() {
         let row = |of: &&[usize]| (0..labels).map(|label| if of.contains(&label) { 0.5 } else { 0.0 }).collect();
         let logits: Vec<Vec<f32>> = found.iter().map(row).collect();
         let targets: Vec<Target> = wanted.iter().map(|of| Target::Classes(of.to_vec())).collect();
-        let metrics = metrics_for("cola", ProblemType::MultiLabelClassification, labels);
+        let metrics = metrics_for(&["cola"], ProblemType::MultiLabelClassification, labels);
         assert_eq!(metrics, [Metric::F1Micro, Metric::F1Macro, Metric::Accuracy]);
         metrics.iter().zip(expected).for_each(|(&metric, expected)| close(score(metric, &logits, &targets), expected));
     };
@@ -123,8 +123,8 @@ fn glue_tasks_have_their_own_metrics() {
         ("trec", one, &[Accuracy]),
     ];
     for (task, problem, metrics) in tasks {
-        assert_eq!(metrics_for(task, problem, 2), metrics, "{task}");
+        assert_eq!(metrics_for(&[task], problem, 2), metrics, "{task}");
     }
     // A task of the user's own may have the same name.
-    assert_eq!(metrics_for("mrpc", one, 3), [Accuracy]);
+    assert_eq!(metrics_for(&["mrpc"], one, 3), [Accuracy]);
 }

@@ -370,12 +370,26 @@ fn report_reads_runs_in_folders_of_their_own() {
         let name = if *found == runs { "task/lora," } else { "lora," };
         assert!(csv.lines().count() == 2 && csv.lines().any(|line| line.starts_with(name)), "{csv}");
     }
+    // Another run replaces the adapter, and does not become the result of the first.
+    let (second, more) =
+        (room.path().join("second"), ["--method", "lora", "--epochs", "1", "--target-modules", "query", "--overwrite"]);
+    let more = [&more[..], &["--run-dir", second.to_str().unwrap()]].concat();
+    fine(&train(data.path().to_str().unwrap(), adapter.to_str().unwrap(), &more));
+    let of =
+        |folder: &Path| ["report", folder.to_str().unwrap(), "--output", output.to_str().unwrap()].map(str::to_owned);
+    let args = of(&second);
+    fine(&args.each_ref().map(String::as_str));
+    let args = of(&run);
+    refused(&args.each_ref().map(String::as_str), 1, "another run has replaced it");
     // The run tells where its adapter was.
     std::fs::remove_dir_all(&adapter).unwrap();
     let left_out = ["report", run.to_str().unwrap(), "--output", output.to_str().unwrap()];
     refused(&left_out, 1, "adapter: No such file");
     let left_out = ["report", runs.to_str().unwrap(), "--output", output.to_str().unwrap()];
     refused(&left_out, 1, "found none; cannot be read and left out: task/lora: ");
+    // One that was stopped has none yet.
+    std::fs::write(run.join("log.jsonl"), "").unwrap();
+    refused(&left_out, 1, "found none; not finished and left out: task/lora");
 }
 
 /// Only the file says what a sweep's runs are.

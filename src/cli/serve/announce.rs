@@ -17,19 +17,20 @@ const NAMED: usize = 5;
 pub(super) fn announce(app: &App) {
     let (config, engine) = (app.config(), app.engine());
     let root = &config.adapters;
-    let first = match app.registry().first(NAMED) {
-        Ok(first) => first,
-        Err(error) => return tracing::warn!("{}: {error}", root.display()),
-    };
+    let first = app.registry().first(NAMED);
     let preloaded = if config.preload.is_empty() { "none".to_owned() } else { config.preload.join(", ") };
     tracing::info!(
         base = config.model_id,
         dtype = engine.precision().name(),
         device = engine.backend().name(),
-        adapters = told(&first),
+        adapters = first.as_ref().map_or_else(|_| "not known".to_owned(), told),
         preloaded,
         "ready"
     );
+    let first = match first {
+        Ok(first) => first,
+        Err(error) => return tracing::warn!("{}: {error}", root.display()),
+    };
     if root.join(ADAPTER).is_file() {
         let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (root, parent) = (root.display(), parent.display());

@@ -52,6 +52,7 @@ use self::found::Found;
 use self::labelled::Labelled;
 use self::labels::Labels;
 use self::row_kind::RowKind;
+use crate::metric::{Metric, metrics_for};
 
 /// A task's data, read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +70,8 @@ pub struct TaskData {
     pub columns: ColumnNames,
     /// The name of the task: the folder's or file's name, or `--task`.
     pub task: String,
+    /// The name of the folder or file.
+    folder: String,
     /// One label a row, several labels a row, or a regression.
     pub problem: ProblemType,
     /// Label names in order of id.
@@ -127,8 +130,10 @@ impl TaskData {
             rows.retain(Labelled::is_labelled);
         }
         let (labels, reading) = Labels::decide(&rows, listed, options.problem)?;
+        let folder = files::task_name(source, one);
         let mut data = Self {
-            task: options.task.clone().unwrap_or_else(|| files::task_name(source, one)),
+            task: options.task.clone().unwrap_or_else(|| folder.clone()),
+            folder,
             problem: labels.problem(),
             reading,
             warnings: Vec::new(),
@@ -168,6 +173,13 @@ impl TaskData {
             data.class_weights = weights::resolve(asked, &data.meaning, &data.train)?;
         }
         Ok(data)
+    }
+
+    /// The task's metrics. The best epoch is selected by the first. The folder's name decides them where the task's is none of GLUE's: a
+    /// sweep may give `cola`'s rows another name.
+    #[must_use]
+    pub fn metrics(&self) -> &'static [Metric] {
+        metrics_for(&[&self.task, &self.folder], self.problem, self.labels.len())
     }
 
     /// Reads the validation files of a folder, if there are any.

@@ -13,7 +13,7 @@ pub(super) fn run(task: &str, settings: &str, value: f64, ranks: &[(&str, &[usiz
     let metrics = [("accuracy".to_owned(), json!(value)), ("f1".to_owned(), json!(0.5))].into_iter().collect();
     let total: usize = ranks.iter().flat_map(|(_, ranks)| *ranks).sum();
     let (epoch, parameters, seconds, tokens_per_second) = (1, 10 * total, 2.0, 100.0);
-    let line = EpochLine { epoch, metrics, parameters, seconds, tokens_per_second };
+    let line = EpochLine { epoch, metrics, parameters, seconds, tokens_per_second, ended_early: false };
     let exported = Exported {
         epoch,
         metrics: line.metrics.clone(),

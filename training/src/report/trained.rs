@@ -79,6 +79,9 @@ pub struct EpochLine {
     pub seconds: f64,
     /// The speed of training.
     pub tokens_per_second: f64,
+    /// Whether the run ended here, before all its epochs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended_early: bool,
 }
 
 impl EpochLine {
@@ -160,11 +163,15 @@ impl TrainedRun {
         let Folders { output, run } = &folders;
         let path = run.join("config.toml");
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let settings = text.parse().map_err(|error: toml::de::Error| Error::malformed(&path, error.message()))?;
+        let settings: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| Error::malformed(&path, error.message()))?;
         let facts: TaskFile = json(&run.join("task.json"))?;
         let data = facts.data();
         let epochs = json_lines::read::<EpochLine>(&run.join("log.jsonl"))?;
-        let has_exported = is_exported(&folders)?;
+        let all = |settings: &toml::Table| settings.get("epochs")?.as_integer()?.try_into().ok();
+        let planned: Option<usize> = all(&settings);
+        let ended = epochs.last().is_some_and(|last| last.ended_early || planned.is_none_or(|all| last.epoch >= all));
+        let has_exported = is_exported(&folders, ended)?;
         let exported = if has_exported { exported(output, run, &epochs)? } else { None };
         Ok(Self {
             output: output.clone(),
@@ -204,9 +211,10 @@ pub(crate) fn text(value: &toml::Value) -> String {
     }
 }
 
-/// Whether the run has written its result: weights are in its output folder, and they are its own.
-fn is_exported(Folders { output, run }: &Folders) -> Result<bool, Error> {
-    if run.join("replacing").exists() {
+/// Whether the run has written its result: weights are in its output folder, and they are not known to be another run's. A run that was
+/// stopped before it had `ended` may have left no such folder.
+fn is_exported(Folders { output, run }: &Folders, ended: bool) -> Result<bool, Error> {
+    if run.join("replacing").exists() || (!ended && !output.exists()) {
         return Ok(false);
     }
     for entry in fs::read_dir(output).map_err(Error::io(output))? {
@@ -218,7 +226,8 @@ fn is_exported(Folders { output, run }: &Folders) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// What the finished run wrote; `None` if the exported epoch is not known.
+/// What the finished run wrote; `None` if the exported epoch is not known. An adapter with another number of parameters is an error: a
+/// later run, with a `--run-dir` of its own, has replaced this run's.
 fn exported(output: &Path, run: &Path, epochs: &[EpochLine]) -> Result<Option<Exported>, Error> {
     let Some(last) = checkpoint::last(run)? else { return Ok(None) };
     let state: State = json(&last.join("state.json"))?;
@@ -232,9 +241,15 @@ fn exported(output: &Path, run: &Path, epochs: &[EpochLine]) -> Result<Option<Ex
         // PEFT's format has no rank 0, so that the files hold a rank that changes nothing.
         adapter.weights.sites.fill(None);
     }
+    let found = adapter.delta_parameters();
+    if found != line.parameters {
+        let reason =
+            format!("it has {found} parameters, and this run's had {}: another run has replaced it", line.parameters);
+        return Err(Error::malformed(output, reason));
+    }
     let ranks = adapter.ranks(&layout).0.into_iter().map(|(module, ranks)| (module.to_owned(), ranks)).collect();
     let paper = Some(adapter.paper_parameters(&layout));
-    Ok(Some(Exported { epoch, metrics, parameters: adapter.delta_parameters(), paper, ranks }))
+    Ok(Some(Exported { epoch, metrics, parameters: found, paper, ranks }))
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {

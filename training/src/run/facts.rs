@@ -14,7 +14,7 @@ use crate::error::Error;
 /// What determines a run besides its settings. A run cannot be continued with other facts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Name of the task, which decides its metric.
+    /// Name of the task.
     pub task: String,
     /// Classification or regression.
     pub problem: ProblemType,

@@ -21,7 +21,7 @@ pub const DATASET: [&str; 3] = ["dataset", "dataset_config", "dataset_revision"]
 /// How a task's data is read for a run. What was read is stored with the run's facts.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 pub struct DataSettings {
-    /// Name of the task, which decides the metric [default: the folder's name].
+    /// Name of the task, in reports; a name of GLUE decides the metric, else the folder's does [default: the folder's name].
     #[arg(long, env = "POLYRANK_TRAIN_TASK", help_heading = "Data")]
     pub task: Option<String>,
     /// Column of the labels [default: label].

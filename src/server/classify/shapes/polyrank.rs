@@ -36,7 +36,7 @@ pub(in crate::server) struct Body {
     adapters: Option<List<String>>,
     /// As other servers' clients send it: the name of the path's adapter.
     #[schema(ignore)]
-    model: Option<Value>,
+    model: Option<String>,
     #[serde(default, rename = "adapter", deserialize_with = "no_adapter")]
     #[schema(ignore)]
     _adapter: (),
@@ -86,15 +86,15 @@ pub(in crate::server::classify) fn parse(body: &[u8], adapter: String) -> Result
         let text = "adapters: the path names the adapter already; several adapters are asked through POST /classify";
         return Err(ApiError::Unprocessable(text.into()));
     }
-    check_model(body.model.as_ref(), &adapter)?;
+    check_model(body.model.as_deref(), &adapter)?;
     body.checked(Adapters::Named(vec![adapter]))
 }
 
 /// Refuses a body whose `model` is not the path's adapter. If it were ignored, the wrong adapter would answer.
-pub(super) fn check_model(model: Option<&Value>, adapter: &str) -> Result<(), ApiError> {
+pub(super) fn check_model(model: Option<&str>, adapter: &str) -> Result<(), ApiError> {
     match model {
         Some(model) if model != adapter => {
-            let text = format!("model: the path names the adapter {adapter:?}, found {model}");
+            let text = format!("model: the path names the adapter {adapter:?}, found {model:?}");
             Err(ApiError::Unprocessable(text))
         }
         _ => Ok(()),
@@ -315,7 +315,7 @@ mod tests {
             (br#"{"inputs": {"text": "a", "pair": "b"}}"#, 400, "inputs.pair: unknown field `pair`"),
             (br#"{"inputs": []}"#, 422, "inputs: expected at least one text"),
             (br#"{"inputs": "a", "model": "b"}"#, 422, "model: the path names the adapter \"plain\", found \"b\""),
-            (br#"{"inputs": "a", "model": 1}"#, 422, "model: the path names the adapter \"plain\", found 1"),
+            (br#"{"inputs": "a", "model": 1}"#, 400, "model: invalid type"),
             (br#"{"inputs": "a", "parameters": []}"#, 400, "parameters: invalid type: sequence, expected an object"),
             (br#"{"inputs": "a", "parameters": {"topk": 1}}"#, 400, "parameters.topk: unknown field `topk`"),
             (br#"{"inputs": "a", "parameters": {"top_k": "1"}}"#, 400, "parameters.top_k: invalid type: string \"1\""),

@@ -2,7 +2,6 @@
 //! lists. Keys that it does not know are ignored, as they are there.
 
 use serde::Deserialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::super::error::ApiError;
@@ -29,15 +28,21 @@ pub(in crate::server) struct Body {
     #[schema(pattern = "^(L|l)eft$|^(R|r)ight$")]
     truncation_direction: Option<String>,
     #[schema(ignore)]
-    model: Option<Value>,
+    model: Option<String>,
 }
 
 /// Reads the body.
 pub(in crate::server::classify) fn parse(body: &[u8], adapters: Adapters) -> Result<ClassifyRequest, ApiError> {
     let Body { inputs, raw_scores, truncate, truncation_direction, model } = json::read(body)?;
-    if let Adapters::Named(names) = &adapters {
-        names.iter().try_for_each(|name| check_model(model.as_ref(), name))?;
-    }
+    // TEI has one model and ignores the key. Here, another adapter would answer.
+    let adapters = match (adapters, model) {
+        (Adapters::Named(names), model) => {
+            names.iter().try_for_each(|name| check_model(model.as_deref(), name))?;
+            Adapters::Named(names)
+        }
+        (Adapters::Implied { .. }, Some(model)) => Adapters::Named(vec![model]),
+        (implied, None) => implied,
+    };
     let side = truncation_direction.as_deref().map(side).transpose()?;
     let (texts, form) = match inputs {
         OneOrMany::One(text) => (vec![Text::single(text)], Form::One),
