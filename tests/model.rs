@@ -71,6 +71,14 @@ fn errors_of_values_name_their_keys() {
     let config = BaseConfig::parse(Path::new("config.json"), modern).unwrap();
     let error = polyrank::base::layout(&config).unwrap_err().to_string();
     assert!(error.contains("rope_parameters.full_attention.rope_type: unknown variant `yarn`"), "{error}");
+    // Angles that do not say for which layers they are would be passed over.
+    let flat = json!({
+        "model_type": "modernbert", "vocab_size": 1, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "intermediate_size": 8, "rope_parameters": {"rope_theta": 5.0},
+    });
+    let config = BaseConfig::parse(Path::new("config.json"), flat).unwrap();
+    let error = polyrank::base::layout(&config).unwrap_err().to_string();
+    assert!(error.contains("rope_parameters.rope_theta: unknown field"), "{error}");
 }
 
 #[test]
@@ -193,6 +201,29 @@ fn reads_mpnet_configuration() {
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let error = Engine::open(dir.path(), &Device::Cpu).map(drop).unwrap_err().to_string();
     assert!(error.contains("relative_attention_num_buckets") && error.contains("32 or more"), "{error}");
+}
+
+/// Architectures have names of their own for BERT's keys. `transformers` prefers BERT's name of some, and ignores that of others.
+#[test]
+fn names_of_keys_win_as_in_transformers() {
+    let read = |own: Value| {
+        let mut config = own;
+        config["vocab_size"] = json!(9);
+        BaseConfig::parse(Path::new("config.json"), config).unwrap()
+    };
+    let both =
+        read(json!({"model_type": "distilbert", "dim": 8, "n_heads": 4, "num_attention_heads": 2, "n_layers": 3,
+                           "hidden_dim": 5, "intermediate_size": 7, "num_hidden_layers": null}));
+    assert_eq!(
+        (both.hidden_size, both.num_attention_heads, both.num_hidden_layers, both.intermediate_size),
+        (8, 2, 3, 5)
+    );
+    let modern = json!({"model_type": "modernbert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+                        "intermediate_size": 8, "layer_norm_eps": 0.01});
+    assert_eq!(read(modern.clone()).layer_norm_eps, 1e-5);
+    let mut own = modern;
+    own["norm_eps"] = json!(0.1);
+    assert_eq!(read(own).layer_norm_eps, 0.1);
 }
 
 /// Checkpoints of mmBERT name a kind of positions that ModernBERT, which has none in its embeddings, never reads.

@@ -147,7 +147,8 @@ impl PeftConfig {
                 ));
             }
         }
-        if !raw.is_off("layers_pattern") && raw.is_off("layers_to_transform") {
+        // Layer 0, and no layer at all, are something.
+        if !raw.is_off("layers_pattern") && raw.raw.get("layers_to_transform").is_none_or(Value::is_null) {
             return Err(AdapterError::malformed(file, "layers_pattern without layers_to_transform"));
         }
         Ok(config)

@@ -1,6 +1,7 @@
 //! Finds the modules that a configuration adapts, and the rank and scale of each, by PEFT's rules.
 //!
-//! Patterns have Python's syntax. `fancy-regex` supports its look-around, and fails on a pattern that takes too long.
+//! Patterns have Python's syntax. `fancy-regex` supports its look-around, and fails on a pattern that takes too long. Where the same
+//! characters mean something else to it than to Python, a pattern is refused.
 
 use std::path::{Path, PathBuf};
 
@@ -111,6 +112,11 @@ struct Expression {
 
 impl Expression {
     fn new(file: &Path, key: &'static str, pattern: &str) -> Result<Self, AdapterError> {
+        if let Some(found) = set_operation(pattern) {
+            let reason =
+                format!("{key}: pattern {pattern}: {found} inside of [...] is not supported: escape it with \\");
+            return Err(AdapterError::malformed(file, reason));
+        }
         let error = |error| AdapterError::malformed(file, format!("{key}: pattern {pattern}: {error}"));
         let mut builder = RegexBuilder::new(pattern);
         builder.delegate_size_limit(LARGEST_PATTERN).backtrack_limit(MOST_STEPS);
@@ -130,6 +136,33 @@ impl Expression {
         let captures = self.regex.captures(name).map_err(|error| self.error(error))?;
         Ok(captures.and_then(|captures| captures.name("idx").map(|found| found.as_str().to_owned())))
     }
+}
+
+/// What the pattern has inside of a class `[...]` that `fancy-regex` takes for an operation on classes, or for a class inside the class.
+/// Python takes it for plain characters, and warns that this may change.
+fn set_operation(pattern: &str) -> Option<&'static str> {
+    let mut rest = pattern.chars().peekable();
+    let mut inside = false;
+    while let Some(char) = rest.next() {
+        match char {
+            '\\' => {
+                rest.next();
+            }
+            '[' if !inside => {
+                inside = true;
+                rest.next_if_eq(&'^');
+                // As the first character it does not end the class.
+                rest.next_if_eq(&']');
+            }
+            ']' => inside = false,
+            '[' => return Some("["),
+            '&' if inside && rest.peek() == Some(&'&') => return Some("&&"),
+            '-' if inside && rest.peek() == Some(&'-') => return Some("--"),
+            '~' if inside && rest.peek() == Some(&'~') => return Some("~~"),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// How `target_modules` or `exclude_modules` selects modules.

@@ -190,12 +190,17 @@ fn sketch(architecture: &Architecture, shapes: &[(&str, Vec<usize>)], sizes: Siz
         .filter(|(_, m)| has(m))
         .map(|(s, _)| *s)
         .collect();
-    let config = json!({
+    let mut config = json!({
         "model_type": architecture.model_type, "vocab_size": 1, "num_attention_heads": 1, "max_position_embeddings": 512,
         "hidden_size": sizes.hidden, "num_hidden_layers": sizes.layers, "intermediate_size": sizes.wide,
         "embedding_size": sizes.hidden, "relative_attention": !sides.is_empty(), "pos_att_type": sides,
         "classifier_bias": has("head.dense.bias"), "norm_bias": has("head.norm.bias"),
     });
+    let keys = config.as_object_mut()?;
+    for (own, common) in architecture.aliases {
+        let value = keys.remove(*common);
+        keys.extend(value.map(|value| ((*own).to_owned(), value)));
+    }
     let config = BaseConfig::parse(Path::new("config.json"), config).ok()?;
     architecture::layout(&config).ok()
 }

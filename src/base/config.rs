@@ -237,9 +237,9 @@ fn architecture(path: &Path, raw: &Map<String, Value>) -> Result<&'static Archit
 /// Translates keys to BERT's names, and fills in missing keys with the architecture's defaults, or else BERT's.
 fn translated(mut raw: Map<String, Value>, architecture: &Architecture) -> Map<String, Value> {
     for (own, common) in architecture.aliases {
-        if let Some(value) = raw.remove(*own) {
-            raw.insert((*common).to_owned(), value);
-        }
+        let (value, spelt) = (raw.remove(*own), raw.remove(*common));
+        let spelt = spelt.filter(|value| architecture.synonyms.contains(common) && !value.is_null());
+        raw.extend(spelt.or(value).map(|value| ((*common).to_owned(), value)));
     }
     // Whole numbers may be written as floats, such as 12.0.
     for value in raw.values_mut() {

@@ -184,6 +184,11 @@ fn malformed_configurations() {
     let many = many.iter().map(|name| (format!("{name}+"), json!(4))).collect::<serde_json::Map<_, _>>();
     config("rank_pattern", json!(many)).malformed(file, &["rank_pattern", "at most 64 patterns"]);
     config("modules_to_save", json!([r"\w{150}N{150}\w{150}"])).malformed(file, &["modules_to_save"]);
+    // Python takes these for plain characters.
+    for (pattern, found) in [("[a-z--q]uery", "--"), ("[[:alpha:]]+", "["), ("[^&&q]uery", "&&"), (r"\[]q[~~]", "~~")] {
+        config("alpha_pattern", json!({pattern: 4}))
+            .malformed(file, &["alpha_pattern", &format!("{found} inside of [...]")]);
+    }
     config("layers_pattern", json!("layer")).malformed(file, &["layers_pattern without layers_to_transform"]);
     // A backtracking matcher needs exponential time for this pattern, and gives up.
     let endless = r"(?=(b|be|r|er|t|rt|.)*$)((.*)*)*\1\1\1x";

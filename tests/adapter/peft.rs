@@ -228,6 +228,20 @@ fn layers_to_transform_as_a_number_and_a_target_by_full_name() {
     assert_eq!(ranks(dir.path()), expected);
 }
 
+/// Layer 0 is a layer also where a pattern names the layers.
+#[test]
+fn layers_to_transform_may_be_0() {
+    let dir = copied("layers");
+    let renamed = raw_tensors(dir.path()).into_iter().filter(|(name, _)| !name.contains("layer.2."));
+    let tensors = renamed.map(|(name, tensor)| (name.replace("layer.1.", "layer.0."), tensor)).collect();
+    write_raw_tensors(dir.path(), &tensors);
+    rewrite_config(dir.path(), |config| {
+        config["layers_to_transform"] = 0.into();
+        config["layers_pattern"] = "layer".into();
+    });
+    assert_eq!(ranks(dir.path()), [[2, 2, 0, 0, 0, 2], [0; 6], [0; 6]].concat());
+}
+
 #[test]
 fn reads_long_names_of_heads() {
     let dir = copied("pooler");

@@ -8,6 +8,7 @@ use super::{Activation, Architecture, Family, HeadSpec, absolute};
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "bert",
     aliases: &[],
+    synonyms: &[],
     defaults: || json!({}),
     only: absolute,
     padding: |_| None,

@@ -11,6 +11,7 @@ use crate::params::{Input, Layout, Module};
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "deberta-v2",
     aliases: &[("cls_dropout", "classifier_dropout")],
+    synonyms: &[],
     defaults: || json!({"layer_norm_eps": 1e-7, "type_vocab_size": 0, "max_position_embeddings": 512, "pooler_dropout": 0.0}),
     only: || vec![("pooler_hidden_act", json!("gelu")), ("conv_groups", json!(1))],
     padding: |_| None,

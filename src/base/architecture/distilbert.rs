@@ -17,6 +17,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         ("attention_dropout", "attention_probs_dropout_prob"),
         ("seq_classif_dropout", "classifier_dropout"),
     ],
+    synonyms: &["hidden_size", "num_attention_heads", "num_hidden_layers"],
     defaults: || {
         json!({"vocab_size": 30522, "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 6,
                "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 0, "classifier_dropout": 0.2})

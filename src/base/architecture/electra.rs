@@ -10,6 +10,7 @@ use super::{Activation, Architecture, Family, HeadSpec, absolute};
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "electra",
     aliases: &[],
+    synonyms: &[],
     defaults: || json!({"embedding_size": 128}),
     only: absolute,
     padding: |_| None,

@@ -53,6 +53,8 @@ pub struct Architecture {
     pub model_type: &'static str,
     /// The keys of its configuration for which BERT has another name: (its own name, BERT's name).
     pub aliases: &'static [(&'static str, &'static str)],
+    /// BERT's names of `aliases` that `transformers` reads too, and prefers (its `attribute_map`). It ignores the others.
+    pub synonyms: &'static [&'static str],
     /// The defaults of `transformers` for keys that a configuration leaves out, if they differ from BERT's.
     pub defaults: fn() -> Value,
     /// Keys of which only one value is supported, with that value. Any other value is rejected by name.

@@ -16,6 +16,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         ("attention_dropout", "attention_probs_dropout_prob"),
         ("mlp_dropout", "hidden_dropout_prob"),
     ],
+    synonyms: &[],
     defaults: || {
         json!({"layer_norm_eps": 1e-5, "type_vocab_size": 0, "hidden_dropout_prob": 0.0, "classifier_dropout": 0.0,
                "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 8192})
@@ -77,6 +78,7 @@ enum LayerType {
 
 /// Rotary settings by type of layer, the form in newer files.
 #[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Ropes {
     full_attention: Option<Rope>,
     sliding_attention: Option<Rope>,

@@ -11,6 +11,7 @@ use crate::base::{BaseConfig, ModelError};
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "mpnet",
     aliases: &[],
+    synonyms: &[],
     defaults: || {
         json!({"vocab_size": 30527, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
                "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 0, "pad_token_id": 1,

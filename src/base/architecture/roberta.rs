@@ -8,6 +8,7 @@ use super::{Architecture, Family, HeadSpec, absolute};
 pub(super) const ROBERTA: Architecture = Architecture {
     model_type: "roberta",
     aliases: &[],
+    synonyms: &[],
     defaults: || json!({"pad_token_id": 1}),
     only: absolute,
     // With -1, which is no token's id, positions are counted from 0.
