@@ -38,12 +38,15 @@ pub enum Error {
     #[error("{0}")]
     Settings(String),
     /// The data has another number of labels than the adapter.
-    #[error("the adapter has {adapter} labels, but the data has {data}")]
+    #[error(
+        "the adapter has {} labels, but the data has {}: {} and {}; a labels.txt in the data's folder names labels that have no row",
+        .adapter.len(), .data.len(), some(.adapter), some(.data)
+    )]
     LabelCount {
-        /// The number of the adapter's labels.
-        adapter: usize,
-        /// The number of the data's labels.
-        data: usize,
+        /// The adapter's labels.
+        adapter: Vec<String>,
+        /// The data's labels.
+        data: Vec<String>,
     },
     /// The data has other labels than the adapter.
     #[error("labels differ: the adapter has {adapter:?}, the data has {data:?}")]
@@ -288,6 +291,13 @@ impl Error {
     pub fn malformed(path: &Path, reason: impl ToString) -> Self {
         Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
     }
+}
+
+/// The first of these names.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 5;
+    let more = if names.len() > MOST { ", ..." } else { "" };
+    format!("{}{more}", names.iter().take(MOST).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "))
 }
 
 /// Notes after a sentence.

@@ -167,7 +167,7 @@ pub fn evaluate(
     let examples = data.split(split)?;
     let outputs = &export.info().labels;
     if outputs.len() != data.labels.len() {
-        return Err(Error::LabelCount { adapter: outputs.len(), data: data.labels.len() });
+        return Err(Error::LabelCount { adapter: outputs.clone(), data: data.labels.clone() });
     }
     let (places, warning) = places(&data.labels, outputs)?;
     let texts = encode(engine, &examples, max_length.unwrap_or(engine.max_length()))?;
@@ -200,15 +200,17 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
         return Err(Error::LabelNumbers(adapter.to_vec()));
     }
     if data.len() == 1 || (places.iter().all(Option::is_none) && (nameless(data) || nameless(adapter))) {
-        let guessed = data.len() > 1 && nameless(adapter) && !nameless(data);
+        let guessed = data.len() > 1 && nameless(adapter) != nameless(data);
         let warning = guessed.then(|| {
-            let ids = data.iter().take(MOST).enumerate().map(|(id, name)| format!("{id} {name}"));
-            let more = if data.len() > MOST { ", ..." } else { "" };
-            format!(
-                "the adapter has no names of labels; the data's are taken for its ids in this order: {}{more}; \
-                 labels.txt decides another",
-                ids.collect::<Vec<_>>().join(", ")
-            )
+            let (told, names) = if nameless(adapter) {
+                ("the adapter has no names of labels; the data's are taken for its ids", data)
+            } else {
+                ("the data has no names of labels; its ids are taken for the adapter's", adapter)
+            };
+            let ids = names.iter().take(MOST).enumerate().map(|(id, name)| format!("{id} {name}"));
+            let more = if names.len() > MOST { ", ..." } else { "" };
+            let ids = ids.collect::<Vec<_>>().join(", ");
+            format!("{told} in this order: {ids}{more}; labels.txt decides another")
         });
         return Ok(((0..data.len()).collect(), warning));
     }
@@ -231,7 +233,8 @@ mod tests {
     #[test]
     fn labels_are_matched_by_name_or_by_id() {
         assert_eq!(places_of(&["yes", "no"], &["no", "yes"]).unwrap(), (vec![1, 0], None));
-        assert_eq!(places_of(&["LABEL_0", "LABEL_1"], &["no", "yes"]).unwrap(), (vec![0, 1], None));
+        let (places, warning) = places_of(&["LABEL_0", "LABEL_1"], &["no", "yes"]).unwrap();
+        assert!(places == [0, 1] && warning.unwrap().contains("the data has no names of labels"));
         let (places, warning) = places_of(&["no", "yes"], &["LABEL_0", "LABEL_1"]).unwrap();
         assert!(places == [0, 1] && warning.unwrap().contains("0 no, 1 yes"));
         assert_eq!(places_of(&["score"], &["similarity"]).unwrap().0, [0]);

@@ -13,11 +13,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use polyrank::adapter::{self, Adapter, AdapterInfo, Change, ProblemType};
+use polyrank::encoder::Head;
 use polyrank::engine::Engine;
-use polyrank::params::{Backend, Precision};
+use polyrank::params::{Backend, Dim, HeadParameter, Layout, Precision};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{self, Progress};
+use crate::data::TargetUnit;
 use crate::error::Error;
 use crate::evaluate::Parameters;
 use crate::fine_tuned::FineTuned;
@@ -28,7 +30,8 @@ use crate::settings::Settings;
 /// The configuration that every kind of export has.
 const CONFIG: &str = "config.json";
 
-/// What the method has trained so far, pruned exactly, with its description.
+/// What the method has trained so far, pruned exactly, with its description. Its outputs are in the targets' own unit, where `unit` is
+/// that in which they were learned.
 ///
 /// # Errors
 /// A tensor operation fails.
@@ -37,6 +40,7 @@ pub fn export_of(
     engine: &Engine,
     labels: &[String],
     problem: ProblemType,
+    unit: Option<TargetUnit>,
     model_id: &str,
 ) -> Result<Export, Error> {
     let info = AdapterInfo {
@@ -45,7 +49,24 @@ pub fn export_of(
         base_fingerprint: Some(engine.base_fingerprint().to_owned()),
         base_model: Some(model_id.to_owned()),
     };
-    Ok(method.export(info)?)
+    let mut export = method.export(info)?;
+    if let Some(unit) = unit {
+        give_unit(export.head_mut(), engine.layout(), unit)?;
+    }
+    Ok(export)
+}
+
+/// Changes the outputs of a head from what was learned to the targets' own unit: `y = spread x + mean`.
+fn give_unit(head: &mut Head, layout: &Layout, TargetUnit { mean, spread }: TargetUnit) -> Result<(), Error> {
+    for HeadParameter { name, shape, .. } in
+        layout.head.iter().filter(|parameter| parameter.shape.contains(&Dim::Labels))
+    {
+        if let Some(tensor) = head.get_mut(name) {
+            let is_bias = shape.len() == 1;
+            *tensor = tensor.affine(spread, if is_bias { mean } else { 0.0 })?;
+        }
+    }
+    Ok(())
 }
 
 /// The export of a checkpoint, and the progress at that checkpoint. `settings` and `facts` describe its run.
@@ -60,7 +81,7 @@ pub fn from_checkpoint(
 ) -> Result<(Export, Progress), Error> {
     let mut method = settings.method(engine, facts.labels.len(), facts.train.examples, facts.problem)?;
     let progress = checkpoint::load_method(checkpoint, &mut *method)?;
-    let export = export_of(&*method, engine, &facts.labels, facts.problem, &settings.model_id)?;
+    let export = export_of(&*method, engine, &facts.labels, facts.problem, facts.unit, &settings.model_id)?;
     Ok((export, progress))
 }
 

@@ -8,21 +8,20 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use polyrank::adapter::ProblemType;
 use polyrank::engine::Engine;
 use polyrank::engine::micro_batches::Workers;
 use polyrank::text::Encoded;
 
 use self::extent::Extent;
 use crate::checkpoint::{self, Progress};
-use crate::data::{Example, Split, Target, TaskData, encode};
+use crate::data::{Split, Target, TargetUnit, TaskData, encode};
 use crate::error::Error;
 use crate::evaluate;
 use crate::export::export_of;
 use crate::loss::TaskLoss;
 use crate::method::{Export, Method};
 use crate::metric::{Metric, mean_loss, score};
-use crate::optim::{Optimizer, Rule, Variable};
+use crate::optim::{Optimizer, Rule};
 use crate::run::{self, Epoch, Scores};
 use crate::settings::{RunSettings, Select, Settings};
 use crate::stepper::{Stepper, is_finite};
@@ -63,6 +62,8 @@ pub struct Trainer<'a> {
     lr: f64,
     extent: Extent,
     data: &'a TaskData,
+    /// The unit in which the targets of a regression are learned.
+    unit: Option<TargetUnit>,
     stepper: Stepper<'a>,
     progress: Progress,
     texts: Vec<Encoded>,
@@ -73,18 +74,6 @@ pub struct Trainer<'a> {
     metrics: &'static [Metric],
     /// The primary metric after the last epoch of this call.
     last: Option<f64>,
-}
-
-/// Sets the bias of a regression's output to the mean of the targets. From 0, the other weights would learn this distance, at the price
-/// of what tells texts apart: SoRA's Pearson on STS-B, whose mean is 2.7, was 0.15 after three epochs.
-fn start_at_mean(variables: &[Variable], train: &[Example]) -> Result<(), Error> {
-    let is_output = |variable: &&Variable| variable.name.ends_with(".bias") && variable.var.dims() == [1];
-    // The head comes last. A bottleneck of width 1 has such a bias too.
-    if let Some(Variable { var, .. }) = variables.iter().rev().find(is_output) {
-        let mean = train.iter().map(|example| example.target.value()).sum::<f64>() / train.len() as f64;
-        var.set(&var.as_tensor().zeros_like()?.affine(1.0, mean)?)?;
-    }
-    Ok(())
 }
 
 /// The validation splits, tokenized.
@@ -128,9 +117,6 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, Error> {
         settings.check()?;
         let mut method = settings.method(engine, data.labels.len(), data.train.len(), data.problem)?;
-        if data.problem == ProblemType::Regression {
-            start_at_mean(&method.variables(), &data.train)?;
-        }
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let validation = validation_splits(engine, data, longest)?;
@@ -157,6 +143,7 @@ impl<'a> Trainer<'a> {
             lr: hyperparameters.lr,
             extent,
             data,
+            unit: data.unit(),
             stepper,
             progress,
             texts,
@@ -293,6 +280,7 @@ impl<'a> Trainer<'a> {
             self.stepper.engine,
             &self.data.labels,
             self.data.problem,
+            self.unit,
             &self.settings.model_id,
         )
     }

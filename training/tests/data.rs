@@ -399,6 +399,7 @@ fn value_of_a_label_counts_and_not_its_spelling() {
         // A word that stands for a missing number.
         (&["0.0", "NaN", "1.0"], "neg pos", None, "train.tsv:3: unknown label \"NaN\"; expected a finite number"),
         (&["0", "1", "inf"], "", None, "train.tsv:4: unknown label \"inf\""),
+        (&["0.5", "1", "1e39"], "", None, "train.tsv:4: unknown label \"1e39\"; expected a finite number"),
         (&["0", "1", "NaN"], "", CLASSES, "train.tsv:4: unknown label \"NaN\""),
         (&["0.5", "1e999"], "", None, "train.tsv:3: unknown label \"1e999\""),
         (&["a", "b"], "", VALUES, "train.tsv:2: unknown label \"a\"; expected a finite number"),
@@ -497,6 +498,19 @@ fn warns_of_unusual_labels() {
         assert!(told[0].contains("30 rows have 30 different labels: is that the column of labels?"), "{told:?}");
     }
     assert_eq!(warnings(&["0.5", "1.5"], ""), [""; 0]);
+}
+
+/// Rows that are there twice are in both parts.
+#[test]
+fn held_out_rows_that_are_also_trained_on_are_told() {
+    let rows = |count: usize| (0..40).map(|i| format!("{}\ttext {}\n", i % 2, i % count)).collect::<String>();
+    let warnings = |count| load(&[("train.tsv", &format!("label\tsentence\n{}", rows(count)))]).unwrap().warnings;
+    assert!(warnings(40).is_empty());
+    let told = warnings(4);
+    assert!(
+        told.len() == 1 && told[0].contains("train.tsv: 10 of the 10 held out rows have texts that are also in"),
+        "{told:?}"
+    );
 }
 
 /// A sweep may give the rows of one of GLUE's tasks a name of its own.

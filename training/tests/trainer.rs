@@ -206,6 +206,36 @@ fn regression_starts_at_the_mean() {
     }
 }
 
+/// Values in thousandths are learned as well as the same values. Losses are in the unit of the values, squared.
+#[test]
+fn regression_does_not_depend_on_the_unit() {
+    let mut runs = Runs::new();
+    let mut losses = Vec::new();
+    for unit in [1.0_f64, 1000.0] {
+        let folder = runs.folder(&format!("values in {unit}"));
+        for (name, rows) in [("train.tsv", 0..24), ("validation.tsv", 24..32)] {
+            let value = |i: usize| unit * (7.5 + [0.0, 1.0, 5.0][i % 3]);
+            let rows = rows.map(|i| format!("{}\tthe plot was {}\n", value(i), ["bad", "good", "very good"][i % 3]));
+            std::fs::write(folder.join(name), format!("label\tsentence\n{}", rows.collect::<String>())).unwrap();
+        }
+        let options = DataOptions { problem: Some(ProblemType::Regression), ..DataOptions::default() };
+        runs.data = TaskData::load(&folder, &options).unwrap();
+        for method in ["lora", "full", "adapter"] {
+            let name = format!("{method} in {unit}");
+            runs.whole(&name, &settings(&["--epochs", "8", "--lr", "1e-2", "--method", method]));
+            let last = runs.logs(&name).0[7].clone();
+            losses.push(["loss", "validation_loss"].map(|key| last[key].as_f64().unwrap() / unit.powi(2)));
+        }
+    }
+    // The variance of the values is 4.7.
+    assert!(losses[0].iter().all(|loss| *loss < 3.0), "{losses:?}");
+    for (small, large) in losses.iter().zip(&losses[3..]) {
+        for (small, large) in small.iter().zip(large) {
+            assert!((small - large).abs() < 0.01 * small.abs().max(0.1), "{losses:?}");
+        }
+    }
+}
+
 #[test]
 fn log_of_steps_has_every_tenth_and_the_last() {
     let runs = Runs::new();

@@ -147,7 +147,9 @@ impl Labels {
         match self {
             Self::Values { .. } => {
                 let label = row.one()?;
-                number(label).map(Target::Value).ok_or_else(|| DataError::unknown(row, label, "a finite number"))
+                // The model computes in f32.
+                let value = number(label).filter(|value| (*value as f32).is_finite());
+                value.map(Target::Value).ok_or_else(|| DataError::unknown(row, label, "a finite number"))
             }
             Self::One(classes) => id(classes, row.one()?).map(Target::Class),
             Self::Several(classes) => {

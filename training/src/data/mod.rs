@@ -13,6 +13,7 @@
 //! | `spelling` | numbers as files spell them |
 //! | `row_kind` | pairs of texts, or single texts |
 //! | `checks` | refuses or warns of unusual training rows |
+//! | `unit` | the unit in which a regression is learned |
 //! | `weights` | the weights of classes in the loss |
 //! | `encode` | tokenizes examples |
 //! | `unlabelled` | reads the texts alone |
@@ -31,10 +32,12 @@ mod labelled;
 mod labels;
 mod row_kind;
 mod spelling;
+mod unit;
 mod unlabelled;
 mod weights;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +48,7 @@ pub use encode::encode;
 pub use error::DataError;
 pub use example::{Example, Split, Target};
 pub use hold_out::HoldOut;
+pub use unit::TargetUnit;
 pub use unlabelled::{Text, Texts};
 
 use self::files::{TEST, TRAIN, VALIDATION};
@@ -182,6 +186,12 @@ impl TaskData {
         metrics_for(&[&self.task, &self.folder], self.problem, self.labels.len())
     }
 
+    /// The unit in which the targets are learned, of a regression.
+    #[must_use]
+    pub fn unit(&self) -> Option<TargetUnit> {
+        (self.problem == ProblemType::Regression).then(|| TargetUnit::of(&self.train))
+    }
+
     /// Reads the validation files of a folder, if there are any.
     fn read_validation(&mut self) -> Result<(), DataError> {
         if let Some((name, _)) = files::validation(&self.source)? {
@@ -231,6 +241,16 @@ impl TaskData {
 
     fn hold_out(&mut self, path: &Path, hold_out: HoldOut) -> Result<(), DataError> {
         let examples = hold_out.take(&mut self.train, path)?;
+        let trained: HashSet<_> = self.train.iter().map(|row| (&row.text, &row.pair)).collect();
+        let seen = examples.iter().filter(|row| trained.contains(&(&row.text, &row.pair))).count();
+        if seen > 0 {
+            self.warnings.push(format!(
+                "{}: {seen} of the {} held out rows have texts that are also in the rest, so that validation is too good; remove \
+                 repeated rows, or give a validation file",
+                path.display(),
+                examples.len()
+            ));
+        }
         self.validation.push(Split { name: "validation".to_owned(), examples });
         self.held_out = Some(hold_out);
         self.check_classes(path, "every row that is not held out")

@@ -57,6 +57,15 @@ impl Export {
         }
     }
 
+    /// The head's tensors, to change them.
+    pub(crate) fn head_mut(&mut self) -> &mut Head {
+        match self {
+            Self::Adapter(adapter) => &mut adapter.weights.head,
+            Self::Model(model) => &mut model.head,
+            Self::Bottlenecks(bottlenecks) => &mut bottlenecks.head,
+        }
+    }
+
     /// The number of parameters without the head.
     #[must_use]
     pub fn parameters(&self) -> usize {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{FACTS, REPLACING, SHORTER, read};
-use crate::data::{Example, HoldOut, Target, TaskData};
+use crate::data::{Example, HoldOut, Target, TargetUnit, TaskData};
 use crate::error::Error;
 
 /// What determines a run besides its settings. A run cannot be continued with other facts.
@@ -34,6 +34,9 @@ pub struct Facts {
     /// The weight of each class in the loss, in order of id; empty if all are equal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_weights: Vec<f64>,
+    /// The unit in which the targets of a regression were learned; `None` for other tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<TargetUnit>,
 }
 
 /// A set of examples, identified by its content.
@@ -59,6 +62,7 @@ impl Facts {
             held_out: data.held_out,
             columns: data.columns.clone(),
             class_weights: data.class_weights.clone(),
+            unit: data.unit(),
         }
     }
 

@@ -51,6 +51,7 @@ impl Trainer<'_> {
             bar.inc(1);
             let logged = self.is_logged(control);
             if let Some(loss) = current.losses.add(loss, rows.len(), logged)? {
+                let loss = loss * self.loss_unit() as f32;
                 let report = self.stepper.method.report()?;
                 bar.set_message(self.message(loss, &report));
                 if logged {
@@ -66,7 +67,7 @@ impl Trainer<'_> {
         }
         self.progress.partial = None;
         let PartialEpoch { loss, rows, seconds, .. } = current.partial(self.extent.steps_per_epoch)?;
-        Ok((loss / rows as f64, seconds))
+        Ok((self.loss_unit() * loss / rows as f64, seconds))
     }
 
     /// Saves a checkpoint after `steps` steps of the epoch, unless there is one, and returns the error that ends the run.
@@ -83,6 +84,11 @@ impl Trainer<'_> {
         })
     }
 
+    /// What a loss of 1 in the unit that is learned is in the targets' own unit.
+    fn loss_unit(&self) -> f64 {
+        self.unit.map_or(1.0, |unit| unit.spread.powi(2))
+    }
+
     /// The order of the training rows in this epoch.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
@@ -94,7 +100,8 @@ impl Trainer<'_> {
     /// Makes a step on these rows, and returns its loss.
     fn step(&mut self, rows: &[usize], rate: f64) -> Result<Tensor, Error> {
         let texts: Vec<&Encoded> = rows.iter().map(|&row| &self.texts[row]).collect();
-        let targets: Vec<Target> = rows.iter().map(|&row| self.data.train[row].target.clone()).collect();
+        let learned = |target: &Target| self.unit.map_or_else(|| target.clone(), |unit| unit.learned(target));
+        let targets: Vec<Target> = rows.iter().map(|&row| learned(&self.data.train[row].target)).collect();
         let size = self.extent.rows_per_batch;
         let batches = texts.chunks(size).zip(targets.chunks(size)).map(|(texts, targets)| Batch { texts, targets });
         let seed = self.settings.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.stepper.optimizer.done as u64;
