@@ -309,6 +309,8 @@ fn wrong_folders_are_explained() {
         assert!(one_line(&output).contains(words), "{}", one_line(&output));
     };
     refused(&["pull", empty], "config.json: no such file; a base has ");
+    let adapter = golden("ragged");
+    refused(&["pull", adapter.to_str().unwrap()], "no such file; the folder is an adapter; a base has ");
     refused(&["inspect", empty], "adapter_config.json: No such file");
     let golden = golden("");
     let golden = golden.to_str().unwrap();

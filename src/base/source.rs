@@ -60,9 +60,10 @@ impl Sources {
         if !convert::is_convertible(&dir) {
             let missing = [files::CONFIG].into_iter().chain(files::REQUIRED).find(|name| !dir.join(name).is_file());
             let names = [files::CONFIG, files::REQUIRED[0], files::REQUIRED[1]].join(", ");
+            let adapter = if files::is_adapter(&dir) { "; the folder is an adapter" } else { "" };
             let absent = std::io::Error::new(
                 std::io::ErrorKind::NotFound,
-                format!("no such file; a base has {names} or files from which these can be made"),
+                format!("no such file{adapter}; a base has {names} or files from which these can be made"),
             );
             return Err(ModelError::io(&dir.join(missing.unwrap_or_default()))(absent));
         }

@@ -81,6 +81,17 @@ fn flags_override_variables_which_override_the_file() {
     assert_eq!(found(unset), "5");
 }
 
+/// A file or a variable may serve runs of several methods.
+#[test]
+fn settings_that_a_method_lacks_are_told() {
+    let file = Some("method = \"full\"\nrank = 4\nlr = 1e-3");
+    let found = told(&[], &[("POLYRANK_TRAIN_BOTTLENECK", "8")], file);
+    assert!(found.starts_with("the method full has no ") && found.contains("no such folder"), "{found}");
+    let line = found.lines().next().unwrap();
+    assert!(line.contains(" rank") && line.contains("bottleneck") && !line.contains("lr"), "{line}");
+    assert!(!told(&["--method", "lora"], &[], file).contains("ignored"));
+}
+
 #[test]
 fn run_has_the_settings_of_all_layers() {
     let (data, room) = (data(), TempDir::new().unwrap());

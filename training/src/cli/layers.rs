@@ -15,6 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::tell;
+
 /// Settings as clap read them, and where the value of each is from.
 #[derive(Debug, Clone)]
 pub(super) struct Given<T> {
@@ -296,6 +298,12 @@ impl Layers {
                 let reason = format!("--{flag}: expected with the method {}, found {found}", expected.join(" or "));
                 return Err(Error::Settings(reason));
             }
+        }
+        let names = settings.sources.iter().map(|(name, _)| name.as_str());
+        let given = names.filter(|name| settings.overrides(name) || file.entries.contains_key(*name));
+        let ignored: Vec<&str> = given.filter(|name| !MethodName::has(&method.name(), name)).collect();
+        if !ignored.is_empty() {
+            tell(format_args!("the method {} has no {}: ignored", method.name(), ignored.join(", ")));
         }
         resolved.settings.check()?;
         resolved.settings.check_on(resolved.run.device)?;
