@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::gemm::Threads;
 use super::prefetch::Prefetch;
-use super::simd::{Sums, VECTORS, Vectorized, vectorized};
+use super::simd::{Sums, VECTORS, Vectorized, array, vectorized};
 
 /// The largest number of rows of x for which this beats packing the operands.
 pub(crate) const FEW: usize = 64;
@@ -126,7 +126,10 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
         mut rows: Range<usize>,
         j: usize,
     ) {
-        let w: [&[f32]; C] = std::array::from_fn(|c| &(self.w)(j + c)[part.clone()]);
+        let w: [&[f32]; C] = array(
+            #[inline(always)]
+            |c| &(self.w)(j + c)[part.clone()],
+        );
         self.prefetch.step();
         while !rows.is_empty() {
             rows.start += match rows.len() {
@@ -151,12 +154,15 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
         i: usize,
         j: usize,
     ) -> usize {
-        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(i + r) * self.k..][part.clone()]);
+        let x: [&[f32]; R] = array(
+            #[inline(always)]
+            |r| &self.x[(i + r) * self.k..][part.clone()],
+        );
         let (x, x_tail) = split::<S, R>(x, part.len());
         let (w, w_tail) = split::<S, C>(w, part.len());
         let mut acc = [[simd.splat_f32s(0.0); C]; R];
         for step in 0..part.len() / S::F32_LANES {
-            let w: [S::f32s; C] = std::array::from_fn(
+            let w: [S::f32s; C] = array(
                 #[inline(always)]
                 |c| w[c][step],
             );
@@ -168,7 +174,10 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
             }
         }
         if !part.len().is_multiple_of(S::F32_LANES) {
-            let w = w_tail.map(|w| simd.partial_load_f32s(w));
+            let w: [S::f32s; C] = array(
+                #[inline(always)]
+                |c| simd.partial_load_f32s(w_tail[c]),
+            );
             for r in 0..R {
                 let x = simd.partial_load_f32s(x_tail[r]);
                 for c in 0..C {
@@ -196,8 +205,15 @@ impl<'w, W: Fn(usize) -> &'w [f32] + Copy> Dots<'_, W> {
 /// Splits rows of `len` elements into whole vectors and the elements that remain.
 #[inline(always)]
 fn split<S: Simd, const N: usize>(rows: [&[f32]; N], len: usize) -> ([&[S::f32s]; N], [&[f32]; N]) {
-    let split = rows.map(|row| S::as_simd_f32s(&row[..len]));
-    (split.map(|(head, _)| &head[..len / S::F32_LANES]), split.map(|(_, tail)| tail))
+    let whole = array(
+        #[inline(always)]
+        |i| &S::as_simd_f32s(&rows[i][..len]).0[..len / S::F32_LANES],
+    );
+    let tails = array(
+        #[inline(always)]
+        |i| S::as_simd_f32s(&rows[i][..len]).1,
+    );
+    (whole, tails)
 }
 
 #[cfg(test)]

@@ -47,6 +47,17 @@ pub(crate) fn on(arch: Arch, work: impl Vectorized) {
     }
 }
 
+/// The values of `f` for 0 to `N - 1`, as `std::array::from_fn` gives them. That one calls `f` through functions of its own, which the
+/// compiler does not always inline. Then, in an innermost loop, each vector goes through memory, and so do all sums.
+#[inline(always)]
+pub(crate) fn array<T: Copy, const N: usize>(mut f: impl FnMut(usize) -> T) -> [T; N] {
+    let mut all = [f(0); N];
+    for (i, value) in all.iter_mut().enumerate().skip(1) {
+        *value = f(i);
+    }
+    all
+}
+
 /// Runs work whose vectors are summed one by one.
 struct OneByOne<W>(W);
 
@@ -65,7 +76,10 @@ struct Each<S>(S);
 impl<S: Simd> Sums<S> for Each<S> {
     #[inline(always)]
     fn sums(self, vectors: [S::f32s; VECTORS]) -> [f32; VECTORS] {
-        vectors.map(|vector| self.0.reduce_sum_f32s(vector))
+        array(
+            #[inline(always)]
+            |i| self.0.reduce_sum_f32s(vectors[i]),
+        )
     }
 }
 

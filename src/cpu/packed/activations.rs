@@ -69,11 +69,9 @@ fn to_int8(x: &[f32], width: usize) -> (Vec<u32>, Vec<f32>) {
                 let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
                 let (fours, rest) = x.as_chunks::<4>();
                 for (word, four) in words.iter_mut().zip(fours) {
-                    let [a, b, c, d] = four.map(
-                        #[inline(always)]
-                        |x| byte(x * inverse),
-                    );
-                    *word = a | b << 8 | c << 16 | d << 24;
+                    let [a, b, c, d] = *four;
+                    *word =
+                        byte(a * inverse) | byte(b * inverse) << 8 | byte(c * inverse) << 16 | byte(d * inverse) << 24;
                 }
                 if let (Some(word), false) = (words.last_mut(), rest.is_empty()) {
                     *word = 0x8080_8080;

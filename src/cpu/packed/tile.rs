@@ -267,10 +267,10 @@ unsafe fn portable_int8<const R: usize>(x: *const u32, panel: *const u32, _: usi
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
-    use std::array::from_fn;
     use std::mem::transmute;
 
     use super::{Kernel, Run, Sums};
+    use crate::cpu::simd::array;
     use crate::params::{COLUMNS, Precision};
 
     pub(super) fn push(precision: Precision, all: &mut Vec<Kernel>) {
@@ -315,7 +315,7 @@ mod x86 {
                     // One pointer for every three rows: an address can add the stride once or twice.
                     // SAFETY: the caller promises `x [R, groups]` and `panel [groups, COLUMNS]`; all that is read lies inside.
                     unsafe {
-                        let mut rows: [*const u32; 4] = from_fn(|i| x.wrapping_add(3 * i * groups));
+                        let mut rows: [*const u32; 4] = array(|i| x.wrapping_add(3 * i * groups));
                         let mut columns = panel.add(pass);
                         for _ in 0..groups {
                             let b = [$load(columns), $load(columns.add($lanes))];

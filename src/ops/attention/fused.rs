@@ -15,12 +15,16 @@ use pulp::{Simd, WithSimd};
 
 pub(in crate::ops) use self::gradient::{MAX_GRADIENT_LEN, TextGradient};
 pub(in crate::ops) use self::positions::{Keys, Positions, pack, packed_row};
-use self::tile::{ROWS, Rows, WIDEST, columns, exponentials, tiles};
+use self::tile::{ROWS, Rows, WIDEST, columns, exponentials, spaced, tiles};
+use crate::cpu::simd::array;
 use crate::cpu::transpose::{Submatrix, transpose};
 use crate::cpu::{host, simd};
 
 /// The largest number of tokens of a text for this kernel. Longer texts run by GEMM, which blocks its operands for the caches.
 pub(in crate::ops) const MAX_FUSED_LEN: usize = 512;
+
+/// The width of the batch's rows and the length of texts from which the values of a head are copied, because rows are far apart.
+const COPIED_FROM: (usize, usize) = (768, 32);
 
 /// The smallest number of rows that is worth a thread.
 const MIN_ROWS: usize = 64;
@@ -107,6 +111,8 @@ struct Sizes {
     hidden: usize,
     /// The number of keys, rounded up to whole vectors.
     scores: usize,
+    /// The distance between rows with a column for each key.
+    spaced: usize,
     /// The size of a head, rounded up to whole vectors.
     values: usize,
     /// The length of a row of position scores before it is shifted into place; 0 without positions.
@@ -122,13 +128,13 @@ impl Sizes {
         let positions = matches!(text.positions.keys, Some(Keys::Products(_))) || text.positions.queries.is_some();
         // A shifted row is read in whole vectors from an offset of up to ROWS - 1.
         let shifted = if positions { whole(len + ROWS - 1) + lanes } else { 0 };
-        Self { rows, len, hidden, scores: whole(len), values: whole(text.size), shifted }
+        Self { rows, len, hidden, scores: whole(len), spaced: spaced(len), values: whole(text.size), shifted }
     }
 
     /// The scratch buffers: transposed keys, values, scores of a tile, shifted scores of a tile, transposed position scores.
     fn parts(self) -> [usize; 5] {
-        let transposed = if self.shifted > 0 { self.rows * self.scores } else { 0 };
-        [self.values * self.scores, self.len * self.values, ROWS * self.scores, ROWS * self.shifted, transposed]
+        let transposed = if self.shifted > 0 { self.rows * self.spaced } else { 0 };
+        [self.values * self.spaced, self.len * self.values, ROWS * self.scores, ROWS * self.shifted, transposed]
     }
 
     fn scratch(self) -> usize {
@@ -149,13 +155,13 @@ struct Distances<'a> {
 struct PackedHead<'a> {
     sizes: Sizes,
     column: usize,
-    /// Transposed keys, `[size, scores]`.
+    /// Transposed keys, `[size, spaced]`.
     keys: &'a [f32],
     /// Values, with rows `value_row` elements apart.
     values: &'a [f32],
     value_row: usize,
     position_keys: Option<Keys<'a>>,
-    /// What the keys add to the scores by position, `[rows, scores]`.
+    /// What the keys add to the scores by position, `[rows, spaced]`.
     transposed: Option<&'a [f32]>,
 }
 
@@ -164,8 +170,9 @@ impl TextAttention<'_> {
     fn head<S: Simd>(&mut self, simd: S, sizes: Sizes, head: usize, scratch: &mut [f32]) {
         let [keys, values, scores, shifted, transposed] = split(scratch, sizes.parts());
         let (hidden, size, column) = (sizes.hidden, self.size, head * self.size);
-        transpose(keys, sizes.scores, &self.k[column..], Submatrix { len: sizes.len, size, row: hidden });
-        let (values, value_row) = if size == sizes.values {
+        transpose(keys, sizes.spaced, &self.k[column..], Submatrix { len: sizes.len, size, row: hidden });
+        let is_apart = hidden >= COPIED_FROM.0 && sizes.len >= COPIED_FROM.1;
+        let (values, value_row) = if size == sizes.values && !is_apart {
             (&self.v[column..], hidden)
         } else {
             for (to, from) in values.chunks_exact_mut(sizes.values).zip(self.v[column..].chunks(hidden)) {
@@ -207,7 +214,7 @@ impl TextAttention<'_> {
         );
     }
 
-    /// Writes what `R` keys add by position to the scores of all queries, into the keys' columns of `transposed [rows, scores]`.
+    /// Writes what `R` keys add by position to the scores of all queries, into the keys' columns of `transposed [rows, spaced]`.
     #[inline(always)]
     fn transposed<S: Simd, const R: usize>(
         &self,
@@ -218,8 +225,11 @@ impl TextAttention<'_> {
         [shifted, transposed]: [&mut [f32]; 2],
     ) {
         self.shifted(simd, sizes, k, distances, shifted);
-        let shifted: [&[f32]; R] = std::array::from_fn(|r| &shifted[r * sizes.shifted + R - 1 - r..][..sizes.rows]);
-        for (i, row) in transposed.chunks_exact_mut(sizes.scores).enumerate() {
+        let shifted: [&[f32]; R] = array(
+            #[inline(always)]
+            |r| &shifted[r * sizes.shifted + R - 1 - r..][..sizes.rows],
+        );
+        for (i, row) in transposed.chunks_exact_mut(sizes.spaced).enumerate() {
             for (to, shifted) in row[distances.at..distances.at + R].iter_mut().zip(shifted) {
                 *to = shifted[i];
             }
@@ -270,12 +280,18 @@ impl TextAttention<'_> {
             Some(Keys::Products(packed)) => {
                 let distances = Distances { packed, at: self.first + i, from: 0, count: len };
                 self.shifted(simd, head.sizes, q, distances, shifted);
-                let of = |r| &shifted[r * head.sizes.shifted + R - 1 - r..][..row];
-                (Some(std::array::from_fn(of)), 1.0)
+                let of = array(
+                    #[inline(always)]
+                    |r| &shifted[r * head.sizes.shifted + R - 1 - r..][..row],
+                );
+                (Some(of), 1.0)
             }
             Some(Keys::Bias(bias)) => {
-                let of = |r| &bias[self.positions.middle - (self.first + i + r)..][..row];
-                (Some(std::array::from_fn(of)), 1.0 / self.scale)
+                let of = array(
+                    #[inline(always)]
+                    |r| &bias[self.positions.middle - (self.first + i + r)..][..row],
+                );
+                (Some(of), 1.0 / self.scale)
             }
             None => (None, 1.0),
         };
@@ -287,7 +303,7 @@ impl TextAttention<'_> {
             simd,
             q,
             head.keys,
-            row,
+            head.sizes.spaced,
             vectors,
             #[inline(always)]
             |vector, r, mut sum| {
@@ -296,7 +312,8 @@ impl TextAttention<'_> {
                     sum = simd.mul_add_e_f32s(S::as_simd_f32s(added[r]).0[vector], unit, sum);
                 }
                 if let Some(transposed) = head.transposed {
-                    sum = simd.add_f32s(sum, S::as_simd_f32s(&transposed[(i + r) * row..][..row]).0[vector]);
+                    sum = simd
+                        .add_f32s(sum, S::as_simd_f32s(&transposed[(i + r) * head.sizes.spaced..][..row]).0[vector]);
                 }
                 if vector + 1 == vectors {
                     sum = simd.select_f32s(inside, sum, simd.splat_f32s(f32::NEG_INFINITY));

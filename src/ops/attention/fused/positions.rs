@@ -1,6 +1,6 @@
 //! What relative positions add to scores, packed so that a tile reads it as whole vectors.
 
-use super::tile::{ROWS, WIDEST};
+use super::tile::{ROWS, WIDEST, spaced};
 
 /// The number of elements after the last column of packed positions: a tile reads whole vectors, some of which reach past the end.
 const SLACK: usize = ROWS + WIDEST;
@@ -40,7 +40,7 @@ impl<'a> Keys<'a> {
 
 /// The number of columns of packed positions for distances from `-middle` to `middle`, with the slack.
 pub(in crate::ops) fn packed_row(middle: usize) -> usize {
-    2 * middle + 1 + SLACK
+    spaced(2 * middle + 1 + SLACK)
 }
 
 /// Packs one head's positions for [`Positions`] by transposing them: column m of `packed [size, packed_row(middle)]` becomes the

@@ -3,12 +3,21 @@
 use pulp::Simd;
 
 use crate::cpu::math;
+use crate::cpu::simd::array;
 
 /// The largest number of rows in a tile.
 pub(super) const ROWS: usize = 8;
 
 /// The number of f32 in the widest vectors.
 pub(super) const WIDEST: usize = 16;
+
+/// The distance between rows of at least `len` elements of which the same columns are read together: an odd number of cache lines. The
+/// rows of a distance that is a power of two lie in a few sets of the cache, and push each other out.
+pub(super) fn spaced(len: usize) -> usize {
+    /// f32 in a cache line.
+    const LINE: usize = 16;
+    (len.div_ceil(LINE) | 1) * LINE
+}
 
 /// Calls `f` with the height and the first row of each tile, until the tiles cover `len` rows.
 #[inline(always)]
@@ -34,7 +43,7 @@ pub(super) struct Rows<'a> {
 impl<'a> Rows<'a> {
     #[inline(always)]
     pub(super) fn tile<const R: usize>(&self, at: usize) -> [&'a [f32]; R] {
-        std::array::from_fn(
+        array(
             #[inline(always)]
             |r| &self.data[(at + r) * self.row..][..self.size],
         )
@@ -79,13 +88,13 @@ fn product<S: Simd, const R: usize, const C: usize>(
 ) -> [[S::f32s; C]; R] {
     let mut sums = [[simd.splat_f32s(0.0); C]; R];
     let depth = left[0].len();
-    let left = left.map(
+    let left: [&[f32]; R] = array(
         #[inline(always)]
-        |left| &left[..depth],
+        |r| &left[r][..depth],
     );
     for l in 0..depth {
         let right = S::as_simd_f32s(&right[l * row..][..C * S::F32_LANES]).0;
-        let right: [S::f32s; C] = std::array::from_fn(
+        let right: [S::f32s; C] = array(
             #[inline(always)]
             |c| right[c],
         );
