@@ -76,8 +76,8 @@ proptest! {
         let vars: Vec<Var> = shapes.iter().enumerate().map(|(i, shape)| var(seed ^ i as u64, shape)).collect();
         // Which inputs are trained. At least one is, or there would be no gradient.
         let tracked = |i: usize| which[i] || i == 3;
-        let [x, w, b, delta_a, delta_b] =
-            std::array::from_fn(|i| if tracked(i) { vars[i].as_tensor().clone() } else { vars[i].as_detached_tensor() });
+        let tensor = |i: usize| if tracked(i) { vars[i].as_tensor().clone() } else { vars[i].as_detached_tensor() };
+        let [x, w, b, delta_a, delta_b] = [0, 1, 2, 3, 4].map(tensor);
         let delta = Delta { a: delta_a, b: delta_b, scale: 0.5 };
         let half = rows / 2;
         let segments = || Added::Segments(vec![Segment { rows: 0..half, delta: &delta }, Segment { rows: half..rows, delta: &delta }]);
