@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Target, TaskData, encode};
 use crate::error::Error;
 use crate::method::Export;
-use crate::metric::{Counts, counts, score};
+use crate::metric::{Counts, counts, metrics_of, score};
 
 /// The maximum number of tokens in a batch, on the CPU and on a GPU.
 const BATCH_TOKENS: [usize; 2] = [2048, 32_768];
@@ -174,7 +174,7 @@ pub fn evaluate(
     let targets: Vec<Target> = examples.iter().map(|example| example.target.clone()).collect();
     let mut logits = logits(engine, export, &texts)?;
     logits.iter_mut().for_each(|logits| *logits = places.iter().map(|&place| logits[place]).collect());
-    let metrics = data.metrics().iter();
+    let metrics = metrics_of(data).iter();
     let labels = data.labels.iter().filter(|_| data.problem != ProblemType::Regression);
     Ok(Evaluation {
         task: data.task.clone(),

@@ -3,7 +3,7 @@
 use polyrank::adapter::ProblemType;
 use polyrank::correlation::pearson;
 
-use crate::data::Target;
+use crate::data::{Target, TaskData};
 
 /// A metric. Larger values are better for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,13 @@ impl Metric {
             Self::Spearman => "spearman",
         }
     }
+}
+
+/// The metrics of a task's data. The folder's name decides them where the task's is none of GLUE's: a sweep may give `cola`'s rows another
+/// name.
+#[must_use]
+pub fn metrics_of(data: &TaskData) -> &'static [Metric] {
+    metrics_for(&[&data.task, &data.folder], data.problem, data.labels.len())
 }
 
 /// The metrics of a task. The best epoch is selected by the first. GLUE's tasks have their own metrics, by the first of `names` that is

@@ -20,7 +20,7 @@ use crate::evaluate;
 use crate::export::export_of;
 use crate::loss::TaskLoss;
 use crate::method::{Export, Method};
-use crate::metric::{Metric, mean_loss, score};
+use crate::metric::{Metric, mean_loss, metrics_of, score};
 use crate::optim::{Optimizer, Rule};
 use crate::run::{self, Epoch, Scores};
 use crate::settings::{RunSettings, Select, Settings};
@@ -133,7 +133,7 @@ impl<'a> Trainer<'a> {
             Some(last) => resumed(&last, &mut *method, &mut optimizer, &extent)?,
             None => Progress::default(),
         };
-        let metrics = data.metrics();
+        let metrics = metrics_of(data);
         let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
         let workers = Workers::new(tokens / data.train.len().div_ceil(extent.rows_per_batch).max(1))?;
         let loss = TaskLoss::new(data.problem, &data.class_weights);

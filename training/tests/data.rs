@@ -5,7 +5,7 @@ use std::path::Path;
 use polyrank::adapter::ProblemType;
 use polyrank::text::records::ColumnNames;
 use polyrank_training::data::{DataError, DataOptions, HoldOut, Target, TaskData};
-use polyrank_training::metric::Metric;
+use polyrank_training::metric::{Metric, metrics_of};
 use tempfile::TempDir;
 
 /// A temporary folder with these files.
@@ -528,7 +528,7 @@ fn folder_or_name_of_a_glue_task_decides_the_metrics() {
         std::fs::write(dir.join("train.tsv"), "label\tsentence\n0\tx\n1\ty\n").unwrap();
         let task = given.map(str::to_owned);
         let data = TaskData::load(&dir, &DataOptions { task, ..DataOptions::default() }).unwrap();
-        assert_eq!((&*data.task, data.metrics()[0]), (given.unwrap_or(name), first), "{name} {given:?}");
+        assert_eq!((&*data.task, metrics_of(&data)[0]), (given.unwrap_or(name), first), "{name} {given:?}");
     }
 }
 

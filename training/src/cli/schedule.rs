@@ -11,6 +11,7 @@ use polyrank_training::error::Error;
 use polyrank_training::evaluate::evaluate;
 use polyrank_training::export;
 use polyrank_training::method::Export;
+use polyrank_training::metric::metrics_of;
 use polyrank_training::run::{self, Existing, Folders};
 use polyrank_training::schedule::{self, Percent, Spacing, Stage, Thresholds};
 use polyrank_training::settings::Settings;
@@ -134,7 +135,7 @@ impl<'a> Stages<'a> {
         let mut sampled = task.data.clone();
         sampled.train.shuffle(&mut StdRng::seed_from_u64(task.given.seed));
         sampled.train.truncate(args.train_sample);
-        let primary = task.data.metrics()[0].name();
+        let primary = metrics_of(&task.data)[0].name();
         let finished = schedule::read(&path)?;
         let (rows, before) = (sampled.train.len(), finished.iter().find_map(|stage| stage.train_sample));
         if let Some(before) = before.filter(|before| *before != rows) {

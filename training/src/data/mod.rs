@@ -56,7 +56,6 @@ use self::found::Found;
 use self::labelled::Labelled;
 use self::labels::Labels;
 use self::row_kind::RowKind;
-use crate::metric::{Metric, metrics_for};
 
 /// A task's data, read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +74,7 @@ pub struct TaskData {
     /// The name of the task: the folder's or file's name, or `--task`.
     pub task: String,
     /// The name of the folder or file.
-    folder: String,
+    pub folder: String,
     /// One label a row, several labels a row, or a regression.
     pub problem: ProblemType,
     /// Label names in order of id.
@@ -177,13 +176,6 @@ impl TaskData {
             data.class_weights = weights::resolve(asked, &data.meaning, &data.train)?;
         }
         Ok(data)
-    }
-
-    /// The task's metrics. The best epoch is selected by the first. The folder's name decides them where the task's is none of GLUE's: a
-    /// sweep may give `cola`'s rows another name.
-    #[must_use]
-    pub fn metrics(&self) -> &'static [Metric] {
-        metrics_for(&[&self.task, &self.folder], self.problem, self.labels.len())
     }
 
     /// The unit in which the targets are learned, of a regression.
