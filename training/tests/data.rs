@@ -5,7 +5,6 @@ use std::path::Path;
 use polyrank::adapter::ProblemType;
 use polyrank::text::records::ColumnNames;
 use polyrank_training::data::{DataError, DataOptions, HoldOut, Target, TaskData};
-use polyrank_training::metric::{Metric, metrics_of};
 use tempfile::TempDir;
 
 /// A temporary folder with these files.
@@ -511,25 +510,6 @@ fn held_out_rows_that_are_also_trained_on_are_told() {
         told.len() == 1 && told[0].contains("train.tsv: 10 of the 10 held out rows have texts that are also in"),
         "{told:?}"
     );
-}
-
-/// A sweep may give the rows of one of GLUE's tasks a name of its own.
-#[test]
-fn folder_or_name_of_a_glue_task_decides_the_metrics() {
-    let room = TempDir::new().unwrap();
-    for (name, given, first) in [
-        ("cola", None, Metric::Matthews),
-        ("cola", Some("grammar"), Metric::Matthews),
-        ("grammar", Some("cola"), Metric::Matthews),
-        ("grammar", None, Metric::Accuracy),
-    ] {
-        let dir = room.path().join(name);
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join("train.tsv"), "label\tsentence\n0\tx\n1\ty\n").unwrap();
-        let task = given.map(str::to_owned);
-        let data = TaskData::load(&dir, &DataOptions { task, ..DataOptions::default() }).unwrap();
-        assert_eq!((&*data.task, metrics_of(&data)[0]), (given.unwrap_or(name), first), "{name} {given:?}");
-    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! `pearsonr(...)`, `spearmanr(...)` of the numbers below.
 
 use polyrank::adapter::ProblemType;
-use polyrank_training::data::Target;
+use polyrank_training::data::{DataOptions, Target, TaskData};
 use polyrank_training::loss::TaskLoss;
-use polyrank_training::metric::{Metric, counts, mean_loss, metrics_for, score};
+use polyrank_training::metric::{Metric, counts, mean_loss, metrics_for, metrics_of, score};
+use tempfile::TempDir;
 
 fn classes(metric: Metric, wanted: &[usize], found: &[usize], labels: usize) -> f64 {
     let logits: Vec<Vec<f32>> =
@@ -127,4 +128,23 @@ fn glue_tasks_have_their_own_metrics() {
     }
     // A task of the user's own may have the same name.
     assert_eq!(metrics_for(&["mrpc"], one, 3), [Accuracy]);
+}
+
+/// A sweep may give the rows of one of GLUE's tasks a name of its own.
+#[test]
+fn folder_or_name_of_a_glue_task_decides_the_metrics() {
+    let room = TempDir::new().unwrap();
+    for (name, given, first) in [
+        ("cola", None, Metric::Matthews),
+        ("cola", Some("grammar"), Metric::Matthews),
+        ("grammar", Some("cola"), Metric::Matthews),
+        ("grammar", None, Metric::Accuracy),
+    ] {
+        let dir = room.path().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("train.tsv"), "label\tsentence\n0\tx\n1\ty\n").unwrap();
+        let task = given.map(str::to_owned);
+        let data = TaskData::load(&dir, &DataOptions { task, ..DataOptions::default() }).unwrap();
+        assert_eq!((&*data.task, metrics_of(&data)[0]), (given.unwrap_or(name), first), "{name} {given:?}");
+    }
 }

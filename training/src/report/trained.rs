@@ -168,9 +168,9 @@ impl TrainedRun {
         let facts: TaskFile = json(&run.join("task.json"))?;
         let data = facts.data();
         let epochs = json_lines::read::<EpochLine>(&run.join("log.jsonl"))?;
-        let all = |settings: &toml::Table| settings.get("epochs")?.as_integer()?.try_into().ok();
-        let planned: Option<usize> = all(&settings);
-        let ended = epochs.last().is_some_and(|last| last.ended_early || planned.is_none_or(|all| last.epoch >= all));
+        let planned = settings.get("epochs").and_then(toml::Value::as_integer);
+        let ended = |last: &EpochLine| last.ended_early || planned.is_none_or(|planned| last.epoch as i64 >= planned);
+        let ended = epochs.last().is_some_and(ended);
         let has_exported = is_exported(&folders, ended)?;
         let exported = if has_exported { exported(output, run, &epochs)? } else { None };
         Ok(Self {
