@@ -147,7 +147,7 @@ impl PeftConfig {
                 ));
             }
         }
-        // Layer 0, and no layer at all, are something.
+        // Layer 0 and an empty list are values here, unlike null.
         if !raw.is_off("layers_pattern") && raw.raw.get("layers_to_transform").is_none_or(Value::is_null) {
             return Err(AdapterError::malformed(file, "layers_pattern without layers_to_transform"));
         }

@@ -79,7 +79,7 @@ impl Files {
         &self.weights.file
     }
 
-    /// The SHA-256 digest of the three files. It tells versions of an adapter apart.
+    /// The SHA-256 digest of the three files. It identifies a version of an adapter.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
@@ -180,12 +180,12 @@ impl OpenFiles {
     pub fn elements(&self) -> Result<usize, AdapterError> {
         let Bytes { file, bytes } = self.weights.read_header()?;
         let header: Header = serde_json::from_slice(&bytes).map_err(|error| AdapterError::malformed(&file, error))?;
-        let told = (size_of::<u64>() + bytes.len()).saturating_add(header.data_len()) as u64;
+        let expected = (size_of::<u64>() + bytes.len()).saturating_add(header.data_len()) as u64;
         let found = self.size();
-        if found > told {
+        if found > expected {
             return Err(AdapterError::malformed(
                 &file,
-                format!("expected {told} bytes, as its header says, found {found}"),
+                format!("expected {expected} bytes, as its header says, found {found}"),
             ));
         }
         let tensors = header.tensors();
@@ -298,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    /// Nothing but the header is needed, and what it tells is checked against the file's size.
+    /// Nothing but the header is needed, and it is checked against the file's size.
     #[test]
     fn the_header_tells_the_elements_of_a_file_that_is_not_read() {
         let dir = tempfile::tempdir().unwrap();

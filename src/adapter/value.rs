@@ -53,7 +53,7 @@ pub struct AdapterInfo {
     pub problem_type: Option<ProblemType>,
     /// Fingerprint of the base it was trained on; `None` for a file from PEFT.
     pub base_fingerprint: Option<String>,
-    /// `base_model_name_or_path`. Without a fingerprint, it is all that tells which base the adapter was made for.
+    /// `base_model_name_or_path`. Without a fingerprint, only it says for which base the adapter was made.
     pub base_model: Option<String>,
 }
 

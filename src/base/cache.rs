@@ -33,7 +33,7 @@ impl Sources {
     /// Reads the environment: `POLYRANK_HOME`, or else the platform's cache folder; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// If the environment does not tell the cache folder.
+    /// If the environment names no cache folder.
     pub fn from_env() -> Result<Self, ModelError> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         let text = |name| variable(name).and_then(|value| value.into_string().ok());

@@ -212,8 +212,8 @@ fn lines(errors: &[ModelError]) -> String {
 }
 
 impl ModelError {
-    /// This error of a file below the folder `from`, told of the same file below `to`.
-    pub(super) fn told_of(mut self, from: &Path, to: &Path) -> Self {
+    /// This error with the folder `from` at the beginning of its path replaced by `to`.
+    pub(super) fn with_folder(mut self, from: &Path, to: &Path) -> Self {
         if let Self::Io { path, .. }
         | Self::Config { path, .. }
         | Self::Value { path, .. }

@@ -66,7 +66,7 @@ pub(super) fn is_dataset(dir: &Path) -> bool {
     dir.join(DATASET).is_file()
 }
 
-/// The folder of a running pull, and the lock that tells other processes that the pull still runs. Both are removed when dropped.
+/// The folder of a running pull, and the lock by which other processes see that the pull still runs. Both are removed when dropped.
 pub(super) struct Staging {
     // Dropped first: a folder without a lock is swept.
     folder: TempDir,
@@ -95,7 +95,7 @@ impl Staging {
     }
 }
 
-/// The endings of files beside a base of which none is made: weights of other programs, and texts for people.
+/// Extensions of files that lie beside a base and are no part of it: weights of other programs, and texts for people.
 const OTHERS: [&str; 7] = ["h5", "msgpack", "onnx", "ot", "gguf", "md", "py"];
 
 /// Whether a base may be made of the file at `path`, with others. Subfolders, such as those of adapters, and links that lead nowhere are

@@ -106,7 +106,7 @@ pub(super) struct Hub<'a> {
     dir: &'a Path,
     progress: &'a dyn Progress,
     /// The commit of the first file. The other files are of the same, although the revision may name another by then. A server that
-    /// does not tell the commit is asked for the revision each time.
+    /// does not name the commit is asked for the revision each time.
     commit: OnceCell<String>,
 }
 

@@ -137,16 +137,16 @@ impl Legacy {
 
 /// Reads the object of the pickle at `at`, and moves `at` past it.
 fn next(map: &Mmap, at: &mut usize, what: &str) -> Result<Object, String> {
-    let told = |reason: String| format!("{what}: {reason}");
+    let explained = |reason: String| format!("{what}: {reason}");
     let rest = map.get(*at..).unwrap_or_default();
-    let length = Scan::new(&rest[..rest.len().min(LARGEST_PICKLE)]).run().map_err(told)?;
+    let length = Scan::new(&rest[..rest.len().min(LARGEST_PICKLE)]).run().map_err(explained)?;
     // Scanned again, because the limit depends on the pickle's own length.
     let pickle = &rest[..length];
-    Scan::new(pickle).run().map_err(told)?;
+    Scan::new(pickle).run().map_err(explained)?;
     *at += length;
     let mut stack = Stack::empty();
-    stack.read_loop(&mut &pickle[..]).map_err(|error| told(error.to_string()))?;
-    stack.finalize().map_err(|error| told(error.to_string()))
+    stack.read_loop(&mut &pickle[..]).map_err(|error| explained(error.to_string()))?;
+    stack.finalize().map_err(|error| explained(error.to_string()))
 }
 
 /// The key of a tensor's storage and the bytes of one element; `None` if `value` is not a tensor.

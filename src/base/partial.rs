@@ -17,7 +17,7 @@ use crate::atomic_file::{self, is_at};
 pub(super) struct Partial {
     path: PathBuf,
     file: File,
-    /// Whether the download can be resumed: only with an etag, which tells whether the rest belongs to the same version.
+    /// Whether the download can be resumed: only with an etag, which shows whether the rest belongs to the same version.
     resumes: bool,
     /// Whether only this call knows the file.
     single: bool,

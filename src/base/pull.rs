@@ -82,7 +82,7 @@ pub(super) fn convert_local(sources: &Sources, from: &Path, target: &Path, name:
         }
     }
     // The user knows their own folder, and not the copy, which is gone by then.
-    convert::complete(&copy).map_err(|error| error.told_of(&copy, from))?;
+    convert::complete(&copy).map_err(|error| error.with_folder(&copy, from))?;
     let origin = copy.join(CONVERTED_FROM);
     atomic_file::write(&origin, name.as_bytes()).map_err(ModelError::io(&origin))?;
     publish(&copy, target, &staging.path().join("replaced"), is_base)?;

@@ -215,7 +215,7 @@ fn recipe(model: &str) -> Option<Recipe<'_>> {
     }
 }
 
-/// The name of the model in the folder `dir`, as [`super::Base::name`] tells it.
+/// The name of the model in the folder `dir`, as [`super::Base::name`] returns it.
 pub(super) fn name_of(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let folder =

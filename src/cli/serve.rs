@@ -4,8 +4,8 @@ mod announce;
 
 use std::future::Future;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 use std::{io, panic, process, thread};
 
@@ -70,11 +70,11 @@ const KEPT: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The runtime, with all threads that it needs.
 fn runtime() -> Result<Runtime, Error> {
-    // Threads for blocking work only tokenize and unpack, which keeps a core busy. Each further thread would keep memory of its own. They
-    // never end: where the system has no thread to spare, the work for the next one would wait for ever, and keep its permits.
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    // More threads for blocking work would each keep memory of their own. They never end: where the system has no thread to spare, the
+    // work for the next one would wait for ever, and keep its permits.
+    let threads = server::blocking_threads();
     let mut runtime = runtime::Builder::new_multi_thread();
-    let runtime = runtime.enable_all().max_blocking_threads(cores).thread_keep_alive(KEPT).build();
+    let runtime = runtime.enable_all().max_blocking_threads(threads).thread_keep_alive(KEPT).build();
     let runtime = runtime.map_err(Error::Thread)?;
     // One is enough, because then tokio does without others that cannot be started.
     runtime.block_on(runtime.spawn_blocking(|| ())).map_err(|error| Error::Thread(error.into()))?;
@@ -136,11 +136,7 @@ fn open(
         let engine = Arc::new(base.open()?);
         engine.warm_up()?;
         let app = Arc::new(App::new(engine, config)?);
-        app.scheduler().on_stall(|| {
-            // The log has the threads' stacks, or the device's error.
-            logging::flush();
-            std::process::abort()
-        });
+        app.scheduler().on_stall(end_of_process()?);
         // The drop of the last one would wait for a forward pass that may never end. The process ends instead.
         std::mem::forget(Arc::clone(&app));
         announce::announce(&app);
@@ -152,6 +148,27 @@ fn open(
         // All connections that are accepted from now on get all routes.
         tracing::info!("listening on http://{address}");
         Ok(app)
+    })
+}
+
+/// How long the log may take for its last lines: somewhat longer than [`logging::flush`] does.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Returns a function that ends the process once the log has its last lines: the threads' stacks, or the device's error.
+fn end_of_process() -> Result<impl Fn() + Send + Sync, Error> {
+    let (end, ended) = sync_channel(1);
+    // The watchdog, which calls the function, must not wait for the log or the allocator. So another thread does.
+    let flush = move || {
+        if ended.recv().is_ok() {
+            logging::flush();
+            process::abort()
+        }
+    };
+    thread::Builder::new().name("end".into()).spawn(flush).map_err(Error::Thread)?;
+    Ok(move || {
+        let _ = end.try_send(());
+        thread::sleep(LAST_LINES);
+        process::abort()
     })
 }
 

@@ -68,12 +68,12 @@ impl InputArgs {
                 (Records::open_as(input, format.extension(), &names, labels), Some(format))
             }
         };
-        let told = move |error: RecordsError| -> Failure {
+        let with_format = move |error: RecordsError| -> Failure {
             let (Some(format), text) = (format, error.to_string()) else { return error.into() };
             let place = text.strip_prefix(STDIN).unwrap_or(&text);
             format!("{STDIN_NAME}{place} (read as {}; --input-format names another format)", format.extension()).into()
         };
-        Ok(Box::new(rows.map_err(told)?.map(move |row| row.map_err(told))))
+        Ok(Box::new(rows.map_err(with_format)?.map(move |row| row.map_err(with_format))))
     }
 }
 

@@ -11,7 +11,7 @@ use super::suggestion::similar;
 /// A variable of an option that is ignored.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ignored {
-    /// Kubernetes tells a pod the addresses of its namespace's Services in variables. For a Service named `polyrank`, one of them is
+    /// Kubernetes gives a pod the addresses of its namespace's Services in variables. For a Service named `polyrank`, one of them is
     /// `POLYRANK_PORT=tcp://10.0.0.1:80`.
     ServiceLink {
         /// The variable.
@@ -67,7 +67,7 @@ fn tolerant_of(command: Command, variables: &BTreeMap<String, OsString>) -> (Com
             let Some(name) = arg.get_env().and_then(|name| name.to_str()).map(str::to_owned) else { return arg };
             let value = variables.get(&name);
             known.insert(name.clone());
-            let told = match value {
+            let reason = match value {
                 Some(value) if value.is_empty() => (name == "POLYRANK_API_KEY").then_some(Ignored::EmptyKey),
                 Some(value) => match value.to_str().filter(|value| is_service_link(value)) {
                     Some(value) => Some(Ignored::ServiceLink { name, value: value.to_owned() }),
@@ -75,7 +75,7 @@ fn tolerant_of(command: Command, variables: &BTreeMap<String, OsString>) -> (Com
                 },
                 None => return arg,
             };
-            ignored.extend(told.filter(|told| !ignored.contains(told)));
+            ignored.extend(reason.filter(|reason| !ignored.contains(reason)));
             arg.env(None::<&str>)
         })
     });
@@ -171,14 +171,14 @@ mod tests {
 
     #[test]
     fn misspelt_variables_are_told_with_the_name_that_was_meant() {
-        let told = |name: &str| read(&[(name, "80")]).1;
+        let ignored = |name: &str| read(&[(name, "80")]).1;
         let misspelt = |name: &str, meant: &str| vec![Ignored::Misspelt { name: name.into(), meant: meant.into() }];
-        assert_eq!(told("POLYRANK_PROT"), misspelt("POLYRANK_PROT", "POLYRANK_PORT"));
-        assert_eq!(told("POLYRANK_APIKEY"), misspelt("POLYRANK_APIKEY", "POLYRANK_API_KEY"));
+        assert_eq!(ignored("POLYRANK_PROT"), misspelt("POLYRANK_PROT", "POLYRANK_PORT"));
+        assert_eq!(ignored("POLYRANK_APIKEY"), misspelt("POLYRANK_APIKEY", "POLYRANK_API_KEY"));
         for other in
             ["POLYRANK_TRAIN_PORT", "PORT", "polyrank_port", "POLYRANK_PORT_80_TCP_ADDR", "POLYRANK_SERVICE_PORT"]
         {
-            assert_eq!(told(other), [], "{other}");
+            assert_eq!(ignored(other), [], "{other}");
         }
         assert_eq!(read(&[("POLYRANK_PORTS", "tcp://10.0.0.1:80")]).1, [], "a Service's address");
     }

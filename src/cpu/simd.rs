@@ -47,7 +47,7 @@ pub(crate) fn on(arch: Arch, work: impl Vectorized) {
     }
 }
 
-/// The values of `f` for 0 to `N - 1`, as `std::array::from_fn` gives them. That one calls `f` through functions of its own, which the
+/// The values of `f` for 0 to `N - 1`, as `std::array::from_fn` gives them. `from_fn` calls `f` through helper functions, which the
 /// compiler does not always inline. Then, in an innermost loop, each vector goes through memory, and so do all sums.
 #[inline(always)]
 pub(crate) fn array<T: Copy, const N: usize>(mut f: impl FnMut(usize) -> T) -> [T; N] {

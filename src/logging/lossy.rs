@@ -99,7 +99,7 @@ pub fn flush() {
 /// Prints a line on standard error: in the order of the logs, and without waiting for long if those do not wait.
 pub fn print(line: &str) {
     let Some(queue) = QUEUE.get() else {
-        // Nobody is left who could be told of a failure.
+        // There is nowhere left to report a failure to.
         let _ = writeln!(io::stderr(), "{line}");
         return;
     };

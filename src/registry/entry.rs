@@ -15,7 +15,7 @@ use super::status::{Cause, Checked, Facts, Status};
 use super::{Expected, RegistryError};
 use crate::adapter::Adapter;
 
-/// Files that have changed for this long are told. Before that, a new version is on its way.
+/// Files that go on changing for this long are reported. Until then, a new version is expected.
 const LONG_CHANGE: Duration = Duration::from_secs(1);
 
 /// A caller that waits for a pin.
@@ -41,7 +41,7 @@ pub(super) struct Entry {
     pub(super) orders: VecDeque<Order>,
     /// Since when a job for this name is in the loader's queue or runs. There is one at most.
     pub(super) queued: Option<Instant>,
-    /// Whether this job waits behind those that somebody waits for, because it only looks.
+    /// Whether this job is only a look at the files, which runs after all jobs for which a request waits.
     pub(super) queued_look: bool,
     /// Since when this job runs.
     pub(super) running: Option<Instant>,
@@ -148,7 +148,7 @@ pub(super) enum JobOutcome {
     Rewritten(Stamp),
     /// A version was read.
     Found(Box<Found>),
-    /// The folder is there, with files of this stamp, which were not read; `None` if the disk does not tell.
+    /// The folder is there, with files of this stamp, which were not read; `None` if the disk fails.
     Exists(Option<Stamp>),
     /// The disk could not be read.
     Unknown,

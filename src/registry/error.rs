@@ -58,7 +58,7 @@ pub enum RegistryError {
         name: String,
         /// The file, the tensor, and the expected and found values; paths are relative to the root.
         reason: String,
-        /// The original error. It is no cause to tell beside the reason: it is the same, with whole paths.
+        /// The original error. Logs do not print it as a cause, because it says the same as the reason, with whole paths.
         error: Arc<Error>,
     },
     /// The adapter names another base, and the registry was opened with [`super::Settings::strict_base`].
@@ -229,7 +229,7 @@ impl RegistryError {
         )
     }
 
-    /// Whether it tells something about the adapter, and not only that the registry or the disk fails.
+    /// Whether it is about the adapter, and not only about a registry or a disk that fails.
     pub(crate) fn is_of_adapter(&self) -> bool {
         match self {
             Self::Invalid { error, .. } => Fault::of(error) != Fault::Machine,
@@ -243,7 +243,7 @@ impl RegistryError {
         }
     }
 
-    /// Whether there is no room for the files until others leave memory, which no one tells.
+    /// Whether there is no room for the files until others leave memory, of which there is no notice.
     pub(super) fn lacks_memory(&self) -> bool {
         matches!(self, Self::NoRoom { .. } | Self::DeviceMemory { .. })
     }

@@ -1,4 +1,4 @@
-//! What happens to adapters, as the log tells it.
+//! What happens to adapters, as it is logged.
 
 use std::sync::Arc;
 

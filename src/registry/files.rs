@@ -125,7 +125,7 @@ impl Place<'_> {
     }
 
     /// The folder as it was given, so that links in it are followed again when they move. One that is absolute or leads upwards is resolved
-    /// once: without it, nobody could tell a folder that is gone from one outside of the root.
+    /// once: without it, a folder that is gone would look like one outside of the root.
     fn lasting(&self, folder: &Folder) -> PathBuf {
         let given = || self.folder.to_owned();
         if !self.folder.components().any(leads_upwards) {
@@ -238,7 +238,7 @@ fn is_plain(name: &str) -> bool {
         && !name.contains(|c: char| c == '\\' || c.is_control())
 }
 
-/// The names of all adapters under `root`, sorted, and their folders. There is no folder for a name of which the disk does not tell at the
+/// The names of all adapters under `root`, sorted, and their folders. There is no folder for a name for which the disk fails at the
 /// moment whether it is an adapter: whoever compares lists must not take it for deleted.
 pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Option<Folder>)>> {
     let mut names = Vec::new();

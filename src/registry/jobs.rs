@@ -106,7 +106,7 @@ fn perform(shared: &Shared, name: &str, work: &Work) -> Result<JobOutcome, Box<F
 }
 
 /// Refuses a version before it is read, if its files show that it is larger than the budget, or if they are large and no adapter. Small
-/// files are read, so that the error tells all that is wrong with them.
+/// files are read, so that the error has all that is wrong with them.
 fn allow(shared: &Shared, place: Place, files: &OpenFiles) -> Result<(), RegistryError> {
     let Shared { source, budget, .. } = shared;
     let bytes = match source.least_bytes(files) {

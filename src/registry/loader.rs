@@ -1,4 +1,4 @@
-//! The threads that read the disk: the only ones that wait for it. A few of them work at a time. A thread that the disk keeps for
+//! The threads that read the disk. No other thread waits for it. A few of them work at a time. A thread that the disk keeps for
 //! long, as on a dead network volume, no longer counts as one of these few, so that the adapters of other volumes still load. The
 //! number of all threads is bounded nonetheless. Looks at files for which nobody waits come after all other jobs and have only a part of
 //! the threads, because every adapter of a dead volume is looked at, used or not.
@@ -152,11 +152,11 @@ impl Loader {
         let started =
             thread::Builder::new().name("polyrank-load".into()).spawn(move || thread.loader().run(&thread, number));
         let mut queue = lock(&self.queue);
-        let told = std::mem::replace(&mut queue.lacks_threads, started.is_err());
+        let logged = std::mem::replace(&mut queue.lacks_threads, started.is_err());
         if let Err(error) = started {
             queue.busy.remove(&number);
             drop(queue);
-            if !told {
+            if !logged {
                 tracing::error!("cannot start a thread to load adapters: {error}");
             }
         }
@@ -260,7 +260,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics in looks at the adapters' folder and in lists, and tells the names of the other jobs. The disk keeps lists
+    /// Panics in looks at the adapters' folder and in lists, and reports the names of the other jobs. The disk keeps lists
     /// and those whose name begins with `dead` while the test locks it.
     struct Broken {
         loader: Loader,

@@ -18,7 +18,7 @@
 //! | `pin.rs` | a value that keeps a version in memory |
 //! | `status.rs` | what clients can read about an adapter |
 //! | `names.rs` | whether an adapter names another base |
-//! | `event.rs` | what the log tells |
+//! | `event.rs` | what happens to adapters, as it is logged |
 //! | `error.rs` | the errors |
 
 mod entry;
@@ -65,7 +65,7 @@ pub trait Source: Send + Sync {
     /// If the adapter is malformed or does not fit the base.
     fn load(&self, files: &Files) -> Result<Adapter, Error>;
 
-    /// A lower bound of the bytes that [`Source::load`] makes of the files, or 0 where there is none to tell. It is asked before the
+    /// A lower bound of the bytes that [`Source::load`] makes of the files, or 0 if that is unknown. It is asked before the
     /// files are read.
     ///
     /// # Errors

@@ -148,7 +148,7 @@ impl Residents {
         }
     }
 
-    /// Ends what [`Self::drain`] began. Returns the names of the versions that may have pins again.
+    /// Lets all draining versions have new pins again, and returns their names.
     pub(super) fn undrain(&mut self) -> Vec<Arc<str>> {
         let draining = self.versions.iter_mut().filter(|(_, resident)| resident.draining);
         draining

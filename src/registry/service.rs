@@ -322,7 +322,7 @@ impl State {
         }
     }
 
-    /// Notes that a version cannot come into service, and tells those who wait for it.
+    /// Notes that a version cannot come into service, and answers those who wait for it.
     pub(super) fn fail(
         &mut self,
         name: &Arc<str>,
@@ -350,16 +350,16 @@ impl State {
                 }
                 self.counters.failed_loads += u64::from(error.is_failed_load());
                 let entry = self.entry(name);
-                let mut told = true;
+                let mut logged = true;
                 if error.is_lasting() {
                     // Where others take the room, the files are not at fault.
                     let problem = Problem::new(stamp.filter(|_| !error.lacks_memory()), &error);
-                    told = entry.problem.as_ref().is_some_and(|before| before.reason == problem.reason);
+                    logged = entry.problem.as_ref().is_some_and(|before| before.reason == problem.reason);
                     entry.failed = Some((now + FAILED_FOR, error.clone()));
                     entry.problem = Some(problem);
                 }
                 let waiters = std::mem::take(&mut entry.waiters);
-                if !told {
+                if !logged {
                     self.effects.push(Effect::Log(Event::Failed { name: Arc::clone(name), reason: error.to_string() }));
                 }
                 self.effects.extend(waiters.into_iter().map(|waiter| Effect::Answer(waiter, Err(error.clone()))));
@@ -388,12 +388,12 @@ impl State {
             problem.until = lacks_memory.then(|| now + MEMORY_PAUSE);
             let reason = problem.reason.clone();
             let may_repeat = error.may_pass() || lacks_memory;
-            let told = may_repeat && entry.problem.as_ref().is_some_and(|before| before.reason == reason);
+            let logged = may_repeat && entry.problem.as_ref().is_some_and(|before| before.reason == reason);
             entry.problem = Some(problem);
             if let Some(version) = entry.current.as_ref().filter(|_| error.is_lasting()) {
                 self.residents.set_unreadable(&version.key, true);
             }
-            if !told {
+            if !logged {
                 self.counters.refused_updates += u64::from(!manual);
                 self.effects.push(Effect::Log(Event::Refused { name: Arc::clone(name), reason }));
             }

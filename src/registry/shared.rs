@@ -17,7 +17,7 @@ use super::status::Status;
 use super::{FirstAdapters, RegistryError, Source};
 use crate::adapter::{AdapterError, Summary};
 
-/// What the header of each adapter's files tells, by the adapter's name, and of which files; or why they cannot be served.
+/// What each adapter's header says, by the adapter's name, and the stamp of its files; or why they cannot be served.
 type Summaries = HashMap<String, (Stamp, Result<Summary, RegistryError>)>;
 
 pub(super) struct Shared {
@@ -81,7 +81,7 @@ impl Shared {
             for (name, folder) in &found {
                 folder.iter().for_each(|folder| state.compare(name, &folder.stamp));
             }
-            // A folder of which the disk tells nothing counts only if it was an adapter before.
+            // A folder for which the disk fails counts only if it was an adapter before.
             let is_known = |name: &str| summaries.contains_key(name) || state.snapshot(name).is_some();
             let others = found.iter().filter(|(name, folder)| folder.is_some() || is_known(name));
             let others = others.filter(|(name, _)| !state.is_withdrawn(name) && !state.is_elsewhere(name));
@@ -123,8 +123,8 @@ impl Shared {
         Ok(first)
     }
 
-    /// What the headers of the adapters' files tell, by name. It is kept for as long as the files are the same, and while the disk does not
-    /// tell whether they are.
+    /// What the headers of the adapters' files say, by name. It is kept for as long as the files are the same, and while the disk fails, so
+    /// that this is unknown.
     fn summaries(&self, found: &[(String, Option<files::Folder>)]) -> Summaries {
         let mut known = std::mem::take(&mut *lock(&self.summaries));
         let mut of = |name: &String, folder: Option<&files::Folder>| {

@@ -96,7 +96,7 @@ impl Stamp {
         if self.0.iter().enumerate().any(pending) { QUIET_PARTIAL } else { QUIET }
     }
 
-    /// The time since the last change, by the system's clock. `None` if the clock cannot tell, as where the files lie on another
+    /// The time since the last change, by the system's clock. `None` if the clock cannot say, as where the files lie on another
     /// machine whose clock is ahead.
     pub(super) fn age(&self) -> Option<Duration> {
         let newest = self.0.iter().flatten().map(FileStamp::changed).max()??;

@@ -36,7 +36,7 @@ pub(super) const MOST_QUEUED: usize = 8192;
 /// A request does not join a load that has taken this long: the disk may be dead.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// The same for a load that has not begun, because others come first.
+/// A request does not join a load that has been queued for this long.
 const SLOW_QUEUE: Duration = Duration::from_secs(10);
 
 /// What has to happen once the state is unlocked.

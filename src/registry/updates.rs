@@ -1,8 +1,10 @@
-//! How changes of files are noticed: the clock of a registry, a thread that has the files of adapters looked at and ends waits. It
-//! only queues jobs, so that a dead disk does not stop it.
+//! The thread of a registry that keeps the time: it asks for looks at the adapters' files, by which changes are noticed, and ends
+//! requests that have waited too long. It only queues jobs, so that a dead disk does not stop it.
 //!
 //! Looks cost three system calls each. An adapter that was used since the last tick is looked at in the next one, and the others in
-//! turn, also those that were evicted: without their folder, they are in service no more. So are broken ones, which may be repaired.
+//! turn. Evicted ones are looked at too, because an adapter whose folder is gone leaves service, and broken ones, because they may be
+//! repaired.
+//!
 //! Polling sees every change on every file system, also on network volumes and behind links, where the system would send no
 //! notification.
 

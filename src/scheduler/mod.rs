@@ -11,7 +11,7 @@
 //! | `queue` | the waiting requests, under one lock |
 //! | `pipeline` | how many batches are begun before the first of them has run |
 //! | `worker` | the thread that runs the forward pass |
-//! | `progress` | what the worker tells the watchdog |
+//! | `progress` | what the worker reports to the watchdog |
 //! | `watchdog` | notices a forward pass that stands still |
 //! | `stacks` | logs the stacks of all threads |
 //!

@@ -16,8 +16,8 @@
 //! - **A flow gets its share.** A flow that always has work sends at least `n Q - m` tokens in `n` rounds. Two crowded flows never
 //!   differ by more than `2 Q + 3 m` tokens in what they have sent, however many requests wait in either. Beside a flow that always has
 //!   work and is not crowded, a crowded one sends half as much, up to the same difference.
-//! - **A newcomer does not wait for the crowd.** Of a flow that was empty, `t` tokens are sent after at most
-//!   `(F - 1) (2 ceil(t / Q) Q + 2 m)` tokens of other flows, besides the batch that runs when they arrive.
+//! - **A newcomer does not wait for the crowd.** Before the first `t` tokens of a flow that was empty have been sent, at most
+//!   `(F - 1) (2 ceil(t / Q) Q + 2 m)` tokens of other flows are sent, besides the batch that runs when they arrive.
 //! - **A large request does not block small ones.** Within a flow, a request that has sent `turn` tokens goes behind the flow's other
 //!   requests, and continues when they have had their turns.
 //!

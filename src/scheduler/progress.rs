@@ -1,9 +1,9 @@
-//! What the worker tells the watchdog.
+//! What the worker reports to the watchdog.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The worker's steps, as the worker tells them.
+/// The worker's steps, as the worker reports them.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// The number of steps so far.
@@ -11,7 +11,7 @@ pub(super) struct Progress {
     pub(super) busy: AtomicBool,
     /// The milliseconds that the current step should take, plus 1; 0 if that is not known.
     pub(super) expected: AtomicU64,
-    /// How many times as long as usual the current step may take; 0 counts as 1.
+    /// The factor by which the current step may exceed the time that it should take; 0 counts as 1.
     pub(super) patience: AtomicU64,
     /// Whether the device of the forward passes is lost.
     pub(super) lost: AtomicBool,

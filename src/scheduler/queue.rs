@@ -21,7 +21,7 @@ use crate::registry::Pin;
 pub struct Request {
     /// A row for each text and adapter.
     pub rows: Vec<Row>,
-    /// Keep the rows' adapters in memory until all rows have run, and tell the adapters' names.
+    /// Keep the rows' adapters in memory until all rows have run, and have the adapters' names.
     pub pins: Vec<Pin>,
     /// When the answer is of no more use: the request is then dropped from the queue. The queue's own time-out is only compared with the
     /// estimated wait when the request is accepted.
@@ -109,8 +109,8 @@ struct Run {
 }
 
 impl Run {
-    /// How many times as long as its tokens take it may take: the time of attention grows with the square of a text's length, and the
-    /// measured speed is mostly that of shorter texts.
+    /// The factor by which this batch may exceed the time that its tokens are estimated to take. The time of attention grows with the
+    /// square of a text's length, and the measured speed is mostly that of shorter texts.
     fn patience(&self) -> u32 {
         u32::try_from(self.longest / USUAL_LENGTH).unwrap_or(u32::MAX).max(1)
     }

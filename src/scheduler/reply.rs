@@ -27,7 +27,7 @@ pub enum Failed {
         /// Rows returned.
         found: usize,
     },
-    /// The worker ended without an answer: a bug, which the log tells.
+    /// The worker ended without an answer: a bug, of which the log has the cause.
     #[error("the worker ended")]
     Lost,
     /// The request's deadline passed before all of its rows ran.

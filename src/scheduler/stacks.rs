@@ -36,7 +36,7 @@ mod linux {
         pub(super) name: String,
         /// The kernel's letter: R runs, S sleeps, D waits for a device.
         pub(super) state: String,
-        /// The function of the kernel in which it sleeps, where the kernel tells.
+        /// The function of the kernel in which it sleeps, where the kernel reports it.
         pub(super) waits_in: String,
         /// The number and arguments of its system call, or `running`.
         pub(super) system_call: String,

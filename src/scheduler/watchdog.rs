@@ -1,7 +1,7 @@
 //! Notices a worker that stands still: a forward pass that takes many times what it should.
 //!
-//! Such a pass cannot be interrupted. The watchdog logs the stacks of all threads, which tell where they stand, and lets
-//! [`super::Scheduler::stalled`] tell, so that health checks fail. If the pass does not end within a further grace, the watchdog calls
+//! Such a pass cannot be interrupted. The watchdog logs the stacks of all threads, which show where they stand, and
+//! [`super::Scheduler::stalled`] returns it, so that health checks fail. If the pass does not end within a further grace, the watchdog calls
 //! the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process. It does the same once the device is lost,
 //! or no thread runs passes any more.
 //!
@@ -140,18 +140,19 @@ fn watch(
     let (mut watch, tick) = (Watch::new(), stall_timeouts.tick());
     // Whether the last look gave the pass up. It may still have ended before the next one.
     let mut hopeless = false;
+    // Until the callback is set, what it is for is kept.
     let call = || callback.get().into_iter().for_each(|callback| callback());
     let mut over = false;
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
         // The worker has logged the error.
-        if !over && progress.is_over() {
+        if !over && callback.get().is_some() && progress.is_over() {
             over = true;
             call();
         }
         let verdict = watch.look(progress, stall_timeouts, tick);
         let Some(verdict) = verdict else {
             // The report has been logged in the tick between.
-            if std::mem::take(&mut hopeless) {
+            if callback.get().is_some() && std::mem::take(&mut hopeless) {
                 call();
             }
             continue;

@@ -122,13 +122,13 @@ impl Scheduler {
         self.queue.tokens()
     }
 
-    /// The names of the adapters for which requests wait, in order, each with the number of these requests. Only pins tell names.
+    /// The names of the adapters for which requests wait, in order, each with the number of these requests. Only pins have names.
     #[must_use]
     pub fn waiting(&self) -> Vec<(Arc<str>, usize)> {
         self.queue.waiting()
     }
 
-    /// The names of the adapters of the batches that run, in order. Only pins tell names.
+    /// The names of the adapters of the batches that run, in order. Only pins have names.
     #[must_use]
     pub fn running(&self) -> Vec<Arc<str>> {
         self.queue.running()
@@ -159,7 +159,7 @@ impl Scheduler {
         self.queue.progress.lost.load(Ordering::Relaxed)
     }
 
-    /// What tells the scheduler that others have found the device lost.
+    /// How others report to the scheduler that the device is lost.
     pub fn device_lost_teller(&self) -> impl Fn() + Send + Sync + use<> {
         let queue = Arc::clone(&self.queue);
         move || queue.progress.lost.store(true, Ordering::Relaxed)
@@ -214,7 +214,7 @@ struct Post<F, B> {
     queue: Arc<Queue>,
     /// Whether a pass begins before the one before it has ended.
     overlaps: bool,
-    /// What begins a forward pass, and what is told of each batch. The worker holds the lock.
+    /// What begins a forward pass, and what gets the report of each batch. The worker holds the lock.
     calls: Mutex<(F, B)>,
     handle: Arc<Handle>,
 }

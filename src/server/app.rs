@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::bodies::Bodies;
 use super::config::Config;
 use super::error::ApiError;
+use super::extract::threads_for_large_texts;
 use super::metrics::measured::Metrics;
 use super::start_error::StartError;
 use super::strangers::Strangers;
@@ -66,7 +67,7 @@ impl App {
         pipeline: Pipeline,
         begin: impl Fn(&[Row]) -> Result<Pending, Error> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let registry = open_registry(Arc::clone(&engine), &config)?;
+        let registry = Arc::new(Registry::open(Arc::<Engine>::clone(&engine), &config.adapters, registry_settings(&config))?);
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
@@ -77,8 +78,10 @@ impl App {
         let measured = Arc::clone(&metrics);
         let scheduler = Scheduler::pipelined(limits, pipeline, begin, move |batch| measured.batch_ran(batch))
             .map_err(Error::Thread)?;
+        // Before the first load, which may find the device lost.
         registry.on_device_lost(scheduler.device_lost_teller());
-        let tokenizing = Tokenizing::new(config.payload_limit);
+        preload(&registry, &config)?;
+        let tokenizing = Tokenizing::new(config.payload_limit, threads_for_large_texts());
         let bodies = Bodies::new(OTHERS, config.body_memory.max(config.payload_limit.saturating_mul(Bodies::LARGEST)));
         let small_bodies = Bodies::new(OTHERS, (config.body_memory / 8).max(1 << 20));
         let answers =
@@ -194,16 +197,18 @@ impl App {
     }
 }
 
-/// The registry of the adapters' folder, with the adapters of `--preload` and the default adapter in memory.
-fn open_registry(engine: Arc<Engine>, config: &Config) -> Result<Arc<Registry>, StartError> {
-    let settings = registry::Settings {
+fn registry_settings(config: &Config) -> registry::Settings {
+    registry::Settings {
         budget: config.adapter_memory,
         updates: config.adapter_updates,
         strict_base: config.strict_base,
         // The other half is for the request itself.
         room_wait: config.request_timeout / 2,
-    };
-    let registry = Arc::new(Registry::open(engine, &config.adapters, settings)?);
+    }
+}
+
+/// Loads the adapters of `--preload` and the default adapter.
+fn preload(registry: &Registry, config: &Config) -> Result<(), StartError> {
     config.preload.iter().try_for_each(|name| registry.preload(name))?;
     if let Some(name) = &config.default_adapter
         && let Err(error) = registry.get(name)
@@ -211,5 +216,5 @@ fn open_registry(engine: Arc<Engine>, config: &Config) -> Result<Arc<Registry>, 
         // It may be copied into the folder later.
         tracing::warn!("--default-adapter: {}", printable(&error.to_string()));
     }
-    Ok(registry)
+    Ok(())
 }

@@ -48,7 +48,7 @@ const LARGE: usize = 64 * 1024;
 
 impl Content {
     /// Parses the body: a small one at once, a large one on a thread for blocking work. The error for a list that is longer than any
-    /// server allows tells this server's limit.
+    /// server allows names this server's limit.
     pub(super) async fn parse<T: Send + 'static>(
         self,
         parse: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,

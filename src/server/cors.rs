@@ -15,7 +15,7 @@ use super::request_id::REQUEST_ID;
 /// For this time browsers may remember what is allowed.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// The headers of answers that scripts may read. `Retry-After` tells when to try again, and `ETag` has the generation for `If-Match`.
+/// The headers of answers that scripts may read. `Retry-After` says when to try again, and `ETag` has the generation for `If-Match`.
 const EXPOSED: [HeaderName; 10] =
     [ETAG, GENERATION, INFERENCE, QUEUE, REQUEST_ID, RETRY_AFTER, TOKENIZATION, TOKENS, TOTAL_TIME, TRUNCATED];
 

@@ -101,13 +101,13 @@ pub enum ApiError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
-    /// The forward pass has taken far too long. Only the health check tells.
+    /// The forward pass has taken far too long. Only the health check reports it.
     #[error("the forward pass has stalled for {0:?}")]
     Stalled(Duration),
-    /// The device of the forward passes is lost. Only the health check tells.
+    /// The device of the forward passes is lost. Only the health check reports it.
     #[error("the device is lost; the server's log has the cause")]
     DeviceLost,
-    /// No thread runs forward passes any more. Only the health check tells.
+    /// No thread runs forward passes any more. Only the health check reports it.
     #[error("no thread runs forward passes any more; the server's log has the cause")]
     WorkerLost,
     /// The request was not answered within `--request-timeout`, or before its own deadline.
@@ -274,13 +274,13 @@ pub(super) enum Errors {
     #[response(status = 422)]
     Unprocessable(ErrorBody),
     /// The queue is full, the answer would come too late, adapters in use leave no room for this one, or bodies take all their memory;
-    /// `Retry-After` tells when to try again
+    /// `Retry-After` says when to try again
     #[response(status = 429)]
     Overloaded(ErrorBody),
     /// A bug or a fault of the device; the server's log has the cause
     #[response(status = 500)]
     Internal(ErrorBody),
-    /// Shutting down, timed out, or not ready; `Retry-After` tells when to try again
+    /// Shutting down, timed out, or not ready; `Retry-After` says when to try again
     #[response(status = 503)]
     Unavailable(ErrorBody),
 }

@@ -59,6 +59,7 @@ use self::stream::{Stream, StreamLimits};
 pub use app::App;
 pub use config::{ApiKey, Config, Origin};
 pub use error::ApiError;
+pub use extract::blocking_threads;
 pub use start_error::StartError;
 
 /// Parses a body as the routes that classify do, and drops the result.

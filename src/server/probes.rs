@@ -1,4 +1,4 @@
-//! Routes that tell the server's state: for probes, and what it serves.
+//! Routes for the server's state: probes, and what it serves.
 
 use std::sync::Arc;
 

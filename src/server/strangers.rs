@@ -28,8 +28,8 @@ pub(super) enum Known {
     Nothing,
     /// It names no adapter.
     Stranger,
-    /// It named no adapter, and the caller should look it up again.
-    Old,
+    /// It named no adapter, but that was long ago. This caller should look it up again.
+    Expired,
 }
 
 impl Strangers {
@@ -38,7 +38,7 @@ impl Strangers {
         Self(Mutex::new(LruCache::new(MOST)))
     }
 
-    /// What is known of `name`. Of the callers that find it old, one is told so.
+    /// What is known of `name`. Once an entry has expired, only one caller gets [`Known::Expired`].
     pub(super) fn known(&self, name: &str, now: Instant) -> Known {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match names.get_mut(name) {
@@ -48,12 +48,12 @@ impl Strangers {
             }
             Some(stranger) => {
                 stranger.asked = true;
-                Known::Old
+                Known::Expired
             }
         }
     }
 
-    /// Notes that a look-up told nothing, for example because the disk fails. A stranger stays one, and is looked up again later.
+    /// Notes that a look-up failed, for example because the disk fails. The entry of `name` stays, and is looked up again later.
     pub(super) fn keep(&self, name: &str, now: Instant) {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stranger) = names.get_mut(name) {
@@ -82,11 +82,11 @@ mod tests {
         assert_eq!(strangers.known("a", start), Known::Nothing);
         strangers.note("a", true, start);
         assert_eq!(strangers.known("a", start + KNOWN_FOR / 2), Known::Stranger);
-        assert_eq!(strangers.known("a", start + KNOWN_FOR), Known::Old);
+        assert_eq!(strangers.known("a", start + KNOWN_FOR), Known::Expired);
         assert_eq!(strangers.known("a", start + 9 * KNOWN_FOR), Known::Stranger, "one request looks it up");
         strangers.keep("a", start + 9 * KNOWN_FOR);
         assert_eq!(strangers.known("a", start + 9 * KNOWN_FOR), Known::Stranger, "the disk fails");
-        assert_eq!(strangers.known("a", start + 10 * KNOWN_FOR), Known::Old);
+        assert_eq!(strangers.known("a", start + 10 * KNOWN_FOR), Known::Expired);
         strangers.note("a", false, start);
         assert_eq!(strangers.known("a", start), Known::Nothing);
         strangers.keep("a", start);

@@ -4,8 +4,8 @@
 //! short for half-sent heads and long for idle connections. hyper has no limit for clients that do not read their answers. Both limits
 //! are here, and so are the answers to requests that are not HTTP, which hyper writes without a body.
 //!
-//! hyper either takes every client that has closed its writing side for gone, or none. Here, such a client has a short time in which it
-//! gets its answer.
+//! Of a client that has closed only its writing side, hyper can assume either always or never that it has gone. Here, such a client has
+//! a short time in which it gets its answer.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -39,13 +39,13 @@ pub(super) struct StreamLimits {
     pub(super) idle: Duration,
     /// How long a client may take no bytes of its answer. For all of it, it has this time and a second for each [`LEAST_RATE`] bytes.
     pub(super) write: Duration,
-    /// The most bytes of a body, for the error that tells it. Bodies are limited elsewhere.
+    /// The most bytes of a body, for the error that names this limit. Bodies are limited elsewhere.
     pub(super) body: usize,
     /// Set once connections without a request are closed.
     pub(super) closing: Arc<AtomicBool>,
 }
 
-/// What a connection does. The stream and the service of a connection, which run in one task, tell it to each other.
+/// What a connection does. The stream and the service of a connection, which run in one task, share it.
 #[derive(Clone, Default)]
 pub(super) struct Phase(Arc<State>);
 
@@ -314,7 +314,7 @@ fn refusal(head: &[u8], line: bool, huge: Option<usize>) -> Option<Vec<u8>> {
     let (status, error, error_type) = match (status, line, &too_large) {
         ("400" | "431", _, Some(error)) => ("413 Payload Too Large", error.as_str(), "PayloadTooLarge"),
         ("400", ..) => ("400 Bad Request", "the request is not HTTP/1.1", "BadRequest"),
-        // hyper tells a long path only from 64 KiB on, which is more than its buffer here.
+        // hyper reports a long path only from 64 KiB on, which is more than its buffer here.
         ("414", ..) | ("431", false, _) => ("414 URI Too Long", "the request's path is too long", "UriTooLong"),
         ("431", true, _) => ("431 Request Header Fields Too Large", "the request's head is too large", "HeadTooLarge"),
         _ => return None,

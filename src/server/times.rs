@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
     /// When the first part began: the body is read, and the adapters are pinned.
-    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell it"))]
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces report it"))]
     pub(super) begun: Instant,
     /// Tokenizing the texts, and waiting for a permit to do so.
     pub(super) tokenization: Duration,
@@ -21,6 +21,6 @@ pub(super) struct Times {
 pub(super) struct Measured {
     /// The number of tokens, where each text counts once.
     pub(super) tokens: usize,
-    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces tell them"))]
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only traces report them"))]
     pub(super) times: Times,
 }

@@ -1,6 +1,7 @@
 //! Limits how much text is tokenized at once. A tokenizer takes hundreds of bytes of memory for each byte of text, even if the text is
 //! truncated afterwards. So each request waits here for permits: one for each kibibyte of its text. Requests with little text have
-//! permits of their own, because large texts take seconds, and hold all of theirs meanwhile.
+//! permits of their own, because large texts take seconds, and hold all of theirs meanwhile. For the same reason, large texts leave one of
+//! the threads for blocking work to all else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,12 +37,16 @@ struct Lane {
     most: u32,
     /// The number of permits that requests wait for.
     waiting: AtomicUsize,
+    /// The threads for blocking work that these requests may keep busy.
+    threads: Arc<Semaphore>,
 }
 
-/// Permission to tokenize, until it is dropped. It is never `None`, because the semaphore is never closed.
-pub(super) struct TokenizePermit(
-    #[expect(dead_code, reason = "dropping it returns the permits")] Option<OwnedSemaphorePermit>,
-);
+/// Permission to tokenize, until it is dropped. No permit in it is `None`, because no semaphore is ever closed.
+#[expect(dead_code, reason = "dropping it returns the permits")]
+pub(super) struct TokenizePermit {
+    bytes: Option<OwnedSemaphorePermit>,
+    thread: Option<OwnedSemaphorePermit>,
+}
 
 /// Counts the permits that a request waits for, until it is dropped: when the request gets them, or times out.
 struct Waiting<'a>(&'a AtomicUsize, usize);
@@ -53,9 +58,9 @@ impl Drop for Waiting<'_> {
 }
 
 impl Tokenizing {
-    /// Permits for tokenizing `most` bytes at once, beside those of small requests.
-    pub(super) fn new(most: usize) -> Self {
-        Self { small: Lane::new(SMALL_AT_ONCE), large: Lane::new(most) }
+    /// Permits for tokenizing `most` bytes at once on `threads` threads, beside those of small requests.
+    pub(super) fn new(most: usize, threads: usize) -> Self {
+        Self { small: Lane::new(SMALL_AT_ONCE, Semaphore::MAX_PERMITS), large: Lane::new(most, threads) }
     }
 
     /// Waits for permits for `bytes` bytes of text, first come first served. A request for more than all permits gets all of them.
@@ -69,16 +74,22 @@ impl Tokenizing {
 }
 
 impl Lane {
-    fn new(most: usize) -> Self {
+    fn new(most: usize, threads: usize) -> Self {
         let most = u32::try_from(most.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self { permits: Arc::new(Semaphore::new(most as usize)), most, waiting: AtomicUsize::new(0) }
+        let [permits, threads] = [most as usize, threads].map(|count| Arc::new(Semaphore::new(count)));
+        Self { permits, most, waiting: AtomicUsize::new(0), threads }
     }
 
     async fn permit(&self, bytes: usize) -> Result<TokenizePermit, ApiError> {
+        let bytes = self.bytes(bytes).await?;
+        Ok(TokenizePermit { bytes, thread: Arc::clone(&self.threads).acquire_owned().await.ok() })
+    }
+
+    async fn bytes(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
         let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.most);
         // This fails while other requests wait, so that no request overtakes another.
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(permits) {
-            return Ok(TokenizePermit(Some(permit)));
+            return Ok(Some(permit));
         }
         let (wanted, limit) = (permits as usize, (self.most as usize * WAITING).max(FEWEST));
         let more = |waiting| Some(waiting + wanted).filter(|waiting| *waiting <= limit);
@@ -88,7 +99,7 @@ impl Lane {
             return Err(ApiError::Overloaded { reason, retry_after: RETRY_SOON });
         }
         let _waiting = Waiting(&self.waiting, wanted);
-        Ok(TokenizePermit(Arc::clone(&self.permits).acquire_many_owned(permits).await.ok()))
+        Ok(Arc::clone(&self.permits).acquire_many_owned(permits).await.ok())
     }
 }
 
@@ -103,7 +114,7 @@ mod tests {
 
     #[test]
     fn waits_for_permits_then_rejects() {
-        let lane = Lane::new(FEWEST * UNIT);
+        let lane = Lane::new(FEWEST * UNIT, 10);
         let mut context = Context::from_waker(Waker::noop());
         let mut now = |bytes: usize| match pin!(lane.permit(bytes)).poll(&mut context) {
             Poll::Ready(permit) => Some(permit),
@@ -129,9 +140,10 @@ mod tests {
         assert!(matches!(first.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
         assert!(now(1).unwrap().is_ok());
     }
+
     #[test]
     fn small_requests_wait_for_no_large_one() {
-        let tokenizing = Tokenizing::new(1 << 20);
+        let tokenizing = Tokenizing::new(1 << 20, 2);
         let mut context = Context::from_waker(Waker::noop());
         let mut now = |bytes: usize| match pin!(tokenizing.permit(bytes)).poll(&mut context) {
             Poll::Ready(permit) => permit.ok(),
@@ -141,5 +153,21 @@ mod tests {
         assert!(now(SMALL + 1).is_none());
         let small: Vec<TokenizePermit> = std::iter::from_fn(|| now(SMALL)).collect();
         assert_eq!(small.len() * SMALL, SMALL_AT_ONCE);
+    }
+
+    /// Large requests keep no more threads busy than they may, though there is room for more bytes.
+    #[test]
+    fn large_requests_leave_a_thread() {
+        let tokenizing = Tokenizing::new(1 << 20, 2);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut now = |bytes: usize| match pin!(tokenizing.permit(bytes)).poll(&mut context) {
+            Poll::Ready(permit) => permit.ok(),
+            Poll::Pending => None,
+        };
+        let large: Vec<TokenizePermit> = std::iter::from_fn(|| now(SMALL + 1)).collect();
+        assert_eq!(large.len(), 2);
+        assert!(now(SMALL).is_some());
+        drop(large);
+        assert!(now(SMALL + 1).is_some());
     }
 }

@@ -1,5 +1,5 @@
-//! What happens to the rest of a body when a request is answered before all of it was read, because its key or path is wrong, there is
-//! no memory for it, or it is too large. A connection that closes while the client still writes often takes the answer with it, and a
+//! Discards the rest of a body when a request is answered before all of it was read, because its key or path is wrong, there is no
+//! memory for it, or it is too large. A connection that closes while the client still writes often takes the answer with it, and a
 //! client that uses connections again would lose its next request. So the rest is read and thrown away while the request is answered.
 
 use std::pin::Pin;

@@ -125,15 +125,15 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ Error::Stopped { .. }) => {
-            tell(interrupt::resume_message(&error, interrupt::arguments()));
+            eprint(interrupt::resume_message(&error, interrupt::arguments()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(Error::SweepStopped { finished, all }) => {
-            tell(interrupt::continue_message(finished, all, interrupt::arguments()));
+            eprint(interrupt::continue_message(finished, all, interrupt::arguments()));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
-            tell(format_args!("error: {}", in_one_line(&error)));
+            eprint(format_args!("error: {}", in_one_line(&error)));
             ExitCode::FAILURE
         }
     }
@@ -170,14 +170,14 @@ fn cache() -> Option<PathBuf> {
 }
 
 /// Prints how the labels were read, and the warnings about them.
-fn tell_of(data: &TaskData) {
-    tell(format_args!("labels: {}", printable(&data.reading)));
+fn print_reading(data: &TaskData) {
+    eprint(format_args!("labels: {}", printable(&data.reading)));
     if !data.class_weights.is_empty() {
         let weight = |(name, weight): (&String, &f64)| format!("{name} {weight:.4}");
         let weights: Vec<String> = data.labels.iter().zip(&data.class_weights).map(weight).collect();
-        tell(format_args!("class weights: {}", printable(&weights.join(", "))));
+        eprint(format_args!("class weights: {}", printable(&weights.join(", "))));
     }
-    data.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
+    data.warnings.iter().for_each(|warning| eprint(format_args!("warning: {}", printable(warning))));
 }
 
 /// Prunes the checkpoint, writes what it holds, and prints the ranks of an adapter, or the number of parameters of another method.
@@ -185,7 +185,7 @@ fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, ou
     let engine = &base.engine;
     let (export, progress) = export::from_checkpoint(checkpoint, engine, settings, facts)?;
     export::write(output, engine, &export, &base.dir)?;
-    let told = match &export {
+    let summary = match &export {
         // The counts are those of the log, and not those of the written files.
         Export::Adapter(adapter) if adapter.delta_parameters() == 0 => {
             let report = Report::new(engine.layout(), adapter);
@@ -197,11 +197,11 @@ fn export(base: &Base, settings: &Settings, facts: &Facts, checkpoint: &Path, ou
             format!("{adapter} trained parameters, and {head} of the head")
         }
     };
-    print(&format!("{told}\nwritten to {}, as it was {progress}", output.display()))
+    print(&format!("{summary}\nwritten to {}, as it was {progress}", output.display()))
 }
 
 /// Prints a line to standard error, for the user.
-fn tell(line: impl Display) {
+fn eprint(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

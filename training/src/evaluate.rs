@@ -202,7 +202,7 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
     if data.len() == 1 || (places.iter().all(Option::is_none) && (nameless(data) || nameless(adapter))) {
         let guessed = data.len() > 1 && nameless(adapter) != nameless(data);
         let warning = guessed.then(|| {
-            let (told, names) = if nameless(adapter) {
+            let (what, names) = if nameless(adapter) {
                 ("the adapter has no names of labels; the data's are taken for its ids", data)
             } else {
                 ("the data has no names of labels; its ids are taken for the adapter's", adapter)
@@ -210,7 +210,7 @@ fn places(data: &[String], adapter: &[String]) -> Result<(Vec<usize>, Option<Str
             let ids = names.iter().take(MOST).enumerate().map(|(id, name)| format!("{id} {name}"));
             let more = if names.len() > MOST { ", ..." } else { "" };
             let ids = ids.collect::<Vec<_>>().join(", ");
-            format!("{told} in this order: {ids}{more}; labels.txt decides another")
+            format!("{what} in this order: {ids}{more}; labels.txt decides another")
         });
         return Ok(((0..data.len()).collect(), warning));
     }

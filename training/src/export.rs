@@ -30,8 +30,8 @@ use crate::settings::Settings;
 /// The configuration that every kind of export has.
 const CONFIG: &str = "config.json";
 
-/// What the method has trained so far, pruned exactly, with its description. Its outputs are in the targets' own unit, where `unit` is
-/// that in which they were learned.
+/// What the method has trained so far, pruned exactly, with its description. `unit` is the unit in which the targets of a regression
+/// were learned. The exported outputs are in the targets' own unit.
 ///
 /// # Errors
 /// A tensor operation fails.

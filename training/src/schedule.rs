@@ -81,7 +81,7 @@ impl Thresholds {
 /// The method has no gates, a setting gives another threshold, or the gates have no threshold xi.
 pub fn check(given: &Settings) -> Result<(), Error> {
     if given.method != MethodName::Sora {
-        return wrong("--method", "sora, whose gates have a threshold", "another method");
+        return wrong("--method", "sora, whose gates have a threshold", given.method.name());
     }
     let thresholds = [
         ("--xi", given.xi.is_some()),

@@ -23,8 +23,8 @@ pub struct Batch<'a> {
     pub targets: &'a [Target],
 }
 
-/// The part that some rows of a step have in its mean loss: of their logits `[rows, outputs]`, the number of their batch, and their places
-/// in it.
+/// Computes the share of some rows in a step's mean loss, from their logits `[rows, outputs]`, the number of their batch, and their
+/// places in it.
 pub type Loss<'a> = dyn Fn(&Tensor, usize, &[usize]) -> candle_core::Result<Tensor> + Sync + 'a;
 
 /// Trains a method on a base, step by step.

@@ -191,11 +191,11 @@ impl<'a> Trainer<'a> {
             // The log's line is written first. If there is no checkpoint for it, it is removed when the run is continued.
             run::log(run, &done)?;
             self.save(run, control)?;
-            tell(&bar, &done.to_string());
+            print_line(&bar, &done.to_string());
         }
         bar.finish_and_clear();
         if self.has_ended_early() {
-            tell(&bar, &self.early_end());
+            print_line(&bar, &self.early_end());
         }
         Ok(checkpoint::folder(run, self.progress.best_epoch))
     }
@@ -297,6 +297,6 @@ fn bar(steps: usize, done: usize) -> ProgressBar {
     bar
 }
 
-fn tell(bar: &ProgressBar, line: &str) {
+fn print_line(bar: &ProgressBar, line: &str) {
     if bar.is_hidden() { drop(writeln!(std::io::stderr(), "{line}")) } else { bar.println(line) }
 }

@@ -1,4 +1,4 @@
-//! How architectures differ, as far as a configuration tells: names, sizes, sites, heads. The code that reads a base and the code
+//! How architectures differ, as far as a configuration says: names, sizes, sites, heads. The code that reads a base and the code
 //! that runs it both use this module.
 //!
 //! Each architecture is one file and one row of [`ARCHITECTURES`]:

@@ -23,7 +23,7 @@ pub(super) fn announce(app: &App) {
         base = config.model_id,
         dtype = engine.precision().name(),
         device = engine.backend().name(),
-        adapters = first.as_ref().map_or_else(|_| "not known".to_owned(), told),
+        adapters = first.as_ref().map_or_else(|_| "not known".to_owned(), count_and_names),
         preloaded,
         "ready"
     );
@@ -45,7 +45,7 @@ pub(super) fn announce(app: &App) {
 }
 
 /// The number of adapters, or that there are more than those that are named, and the first ones' names.
-fn told(first: &FirstAdapters) -> String {
+fn count_and_names(first: &FirstAdapters) -> String {
     let names = first.names.join(", ");
     match (first.names.len(), first.others) {
         (0, _) => "none".to_owned(),
@@ -60,12 +60,12 @@ mod tests {
 
     #[test]
     fn names_the_first_adapters() {
-        let told = |names: &[&str], others| {
+        let count_and_names = |names: &[&str], others| {
             let names = names.iter().copied().map(str::to_owned).collect();
-            told(&FirstAdapters { names, others, outside: Vec::new() })
+            count_and_names(&FirstAdapters { names, others, outside: Vec::new() })
         };
-        assert_eq!(told(&[], false), "none");
-        assert_eq!(told(&["a", "b", "group/inner"], false), "3 (a, b, group/inner)");
-        assert_eq!(told(&["a", "b"], true), "more than 2 (a, b, ...)");
+        assert_eq!(count_and_names(&[], false), "none");
+        assert_eq!(count_and_names(&["a", "b", "group/inner"], false), "3 (a, b, group/inner)");
+        assert_eq!(count_and_names(&["a", "b"], true), "more than 2 (a, b, ...)");
     }
 }

@@ -5,24 +5,46 @@ use std::borrow::Cow;
 use crate::cpu::math;
 use crate::params::Precision;
 
+/// How activations are stored for a loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A word for each group: the bits of one f32, two bf16, or four u8, each of which is the rounded value + 128.
+    Groups,
+    /// Two words for each group of bf16: the bits of two f32 that were rounded to bf16.
+    Widened,
+}
+
+impl Form {
+    /// The number of words for each group.
+    pub(super) const fn words(self) -> usize {
+        match self {
+            Self::Groups => 1,
+            Self::Widened => 2,
+        }
+    }
+}
+
 /// Rows of `x` in the form that a tile reads.
 pub(super) struct Activations<'a> {
-    /// `[rows, groups]`. A group is the bits of one f32, two bf16, or four u8, each of which is the rounded value + 128.
+    /// `[rows, groups]`, or `[rows, 2 groups]` for [`Form::Widened`].
     pub(super) words: Cow<'a, [u32]>,
+    pub(super) form: Form,
     /// The scale of each row's integers; empty except for int8.
     pub(super) scales: Vec<f32>,
 }
 
 impl<'a> Activations<'a> {
-    pub(super) fn new(x: &'a [f32], width: usize, precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self { words: Cow::Borrowed(bytemuck::cast_slice(x)), scales: Vec::new() },
-            Precision::Bf16 => Self { words: Cow::Owned(to_bf16(x, width)), scales: Vec::new() },
-            Precision::Int8 => {
+    pub(super) fn new(x: &'a [f32], width: usize, precision: Precision, form: Form) -> Self {
+        let (words, scales) = match (precision, form) {
+            (Precision::F32, _) => (Cow::Borrowed(bytemuck::cast_slice(x)), Vec::new()),
+            (Precision::Bf16, Form::Groups) => (Cow::Owned(to_bf16(x, width)), Vec::new()),
+            (Precision::Bf16, Form::Widened) => (Cow::Owned(to_widened(x, width)), Vec::new()),
+            (Precision::Int8, _) => {
                 let (words, scales) = to_int8(x, width);
-                Self { words: Cow::Owned(words), scales }
+                (Cow::Owned(words), scales)
             }
-        }
+        };
+        Self { words, form, scales }
     }
 }
 
@@ -48,6 +70,21 @@ fn to_bf16(x: &[f32], width: usize) -> Vec<u32> {
                 if let (Some(word), [x]) = (words.last_mut(), last) {
                     *word = bf16_bits(*x);
                 }
+            }
+        },
+    );
+    words
+}
+
+/// Each element rounded to bf16, as the bits of an f32. A row of odd width ends with a zero, so that its groups are whole.
+fn to_widened(x: &[f32], width: usize) -> Vec<u32> {
+    let padded = width.next_multiple_of(2);
+    let mut words = vec![0; x.len() / width.max(1) * padded];
+    math::vectorized(
+        #[inline(always)]
+        || {
+            for (words, x) in words.chunks_exact_mut(padded.max(1)).zip(x.chunks_exact(width.max(1))) {
+                words.iter_mut().zip(x).for_each(|(word, x)| *word = bf16_bits(*x) << 16);
             }
         },
     );

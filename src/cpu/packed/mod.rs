@@ -8,8 +8,8 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `pack.rs` | packs `W [out, in]` into panels |
-//! | `activations.rs` | converts `x [T, in]` to groups |
-//! | `tile.rs` | the loop, for each precision and each width of vectors |
+//! | `activations.rs` | converts `x [T, in]` to the form that a loop reads |
+//! | `tile.rs`, `tile/x86.rs` | the loop, for each precision and each width of vectors |
 //! | `stored.rs` | the same loop over a weight as it is stored, for the gradient of `x` |
 
 mod activations;
@@ -62,8 +62,10 @@ impl Prepacked {
         let output = Output { y: y.as_mut_ptr(), out: self.out() };
         let threads = rayon::current_num_threads();
         let panels = self.out().div_ceil(COLUMNS);
+        let form = tile::form(self.precision());
         let activations = |span: &Range<usize>| {
-            Activations::new(&x[span.start * self.width()..span.end * self.width()], self.width(), self.precision())
+            let x = &x[span.start * self.width()..span.end * self.width()];
+            Activations::new(x, self.width(), self.precision(), form)
         };
         if threads > 1 && rows >= threads * BLOCK {
             (0..rows.div_ceil(BLOCK)).into_par_iter().for_each(|block| {

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::activations::Activations;
+use super::activations::{Activations, Form};
 use super::tile::{Output, Span, Tile};
 use crate::cpu::host;
 use crate::cpu::prefetch::{LINE, fetch};
@@ -34,7 +34,7 @@ fn fill(y: &mut [MaybeUninit<f32>], x: &[f32], (w, n): (&[f32], usize), k: usize
         return;
     }
     let rows = x.len() / k;
-    let (x, output) = (Activations::new(x, k, Precision::F32), Output { y: y.as_mut_ptr(), out: n });
+    let (x, output) = (Activations::new(x, k, Precision::F32, Form::Groups), Output { y: y.as_mut_ptr(), out: n });
     let tile = Tile { precision: Precision::F32, groups: k, scales: &[], sums: &[] };
     let run = |words: &mut Vec<u32>, panel: usize| {
         copy(words, w, n, panel);

@@ -110,8 +110,7 @@ proptest! {
             let per_group = precision.per_group();
             let (w, x) = (random(&mut rng, COLUMNS * groups * per_group), random(&mut rng, rows * groups * per_group));
             let panel = pack::pack(&w, COLUMNS, groups * per_group, precision);
-            let x = Activations::new(&x, groups * per_group, precision);
-            let results = every_sums(precision, &x.words, &panel[..COLUMNS * groups], groups);
+            let results = every_sums(precision, &x, &panel[..COLUMNS * groups], groups);
             for result in &results[1..] {
                 for (a, b) in result.iter().zip(&results[0]) {
                     match precision {

@@ -1,14 +1,14 @@
 //! The loop of a prepacked product: one tile of rows by one panel, with the sums in registers.
 //!
 //! For each group, the loop broadcasts each row's group, multiplies it by the panel's columns and adds to the sums. The macro
-//! [`tile!`] writes this loop for each precision over AVX-512 and AVX2; a version over arrays serves machines with neither. The
-//! loop is chosen at run time.
+//! `tile!` writes this loop for each precision over AVX-512 and AVX2, in `tile/x86.rs`; a version over arrays serves machines
+//! with neither. The loop is chosen at run time.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::activations::Activations;
+use super::activations::{Activations, Form};
 use crate::cpu::math;
 use crate::params::{COLUMNS, Precision};
 
@@ -55,14 +55,18 @@ impl Tile<'_> {
     pub(super) unsafe fn run(&self, panels: &[u32], x: &Activations, bias: Option<&[f32]>, span: Span, output: Output) {
         let rows = span.rows.len();
         let kernel = Kernel::of(self.precision);
-        assert!(x.words.len() == rows * self.groups, "prepacked: activations are not of {rows} rows");
+        let width = self.groups * kernel.form.words();
+        assert!(
+            x.form == kernel.form && x.words.len() == rows * width,
+            "prepacked: activations are not of {rows} rows"
+        );
         // Tiles of equal height, so that no tile has only one or two rows.
         let height = rows.div_ceil(rows.div_ceil(kernel.rows).max(1)).max(1);
         let mut sums = [[0; COLUMNS]; ROWS];
         for (words, panel) in panels.chunks_exact((COLUMNS * self.groups).max(1)).zip(span.panels) {
             for first in (0..rows).step_by(height) {
                 let count = height.min(rows - first);
-                let x_words = &x.words[first * self.groups..(first + count) * self.groups];
+                let x_words = &x.words[first * width..(first + count) * width];
                 // While the first tile of a panel is computed, the next panel is prefetched.
                 let prefetch = if first == 0 { words.len() } else { 0 };
                 kernel.sums(x_words, (words, prefetch), self.groups, count, &mut sums);
@@ -133,12 +137,17 @@ impl Tile<'_> {
     }
 }
 
+/// The form in which this machine's fastest loop reads activations.
+pub(super) fn form(precision: Precision) -> Form {
+    Kernel::of(precision).form
+}
+
 /// Computes the sums of a fixed number of rows. The arguments: x, the panel, how many words further to prefetch, the number of
 /// groups, the sums.
 ///
 /// # Safety
-/// x is `[R, groups]` and the panel `[groups, COLUMNS]`, both of words that may be read. The machine has the features of the loop, which
-/// [`Kernel::of`] checks. What is prefetched may be anywhere. All loops here have this contract.
+/// x is `[R, groups]`, or `[R, 2 groups]` for loops over [`Form::Widened`], and the panel `[groups, COLUMNS]`, both of words that may be
+/// read. The machine has the features of the loop, which [`Kernel::of`] checks. What is prefetched may be anywhere. All loops here have this contract.
 type Run = unsafe fn(*const u32, *const u32, usize, usize, &mut Sums);
 
 /// The loop for one width of vectors.
@@ -146,6 +155,8 @@ type Run = unsafe fn(*const u32, *const u32, usize, usize, &mut Sums);
 struct Kernel {
     /// The largest number of rows that it takes.
     rows: usize,
+    /// How it reads activations.
+    form: Form,
     /// The functions by number of rows, from 1.
     runs: &'static [Run],
 }
@@ -167,26 +178,28 @@ impl Kernel {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         x86::push(precision, &mut all);
-        all.push(Self { rows: 4, runs: portable(precision) });
+        all.push(Self { rows: 4, form: Form::Groups, runs: portable(precision) });
         all
     }
 
-    /// Computes the `sums` of `count` rows of `x [count, groups]` and a panel `[groups, COLUMNS]`. Meanwhile it prefetches the
+    /// Computes the `sums` of `count` rows of `x`, in the loop's form, and a panel `[groups, COLUMNS]`. Meanwhile it prefetches the
     /// words that lie `prefetch` words after those it reads.
     fn sums(self, x: &[u32], (panel, prefetch): (&[u32], usize), groups: usize, count: usize, sums: &mut Sums) {
-        assert!(x.len() == count * groups && panel.len() == COLUMNS * groups, "prepacked: a tile of other sizes");
+        let width = self.form.words() * groups;
+        assert!(x.len() == count * width && panel.len() == COLUMNS * groups, "prepacked: a tile of other sizes");
         // SAFETY: the slices have the sizes that the loop reads, and `all` lists only loops that the machine can run.
         unsafe { self.runs[count - 1](x.as_ptr(), panel.as_ptr(), prefetch, groups, sums) }
     }
 }
 
-/// The sums of `x [rows, groups]` and a panel, computed by every loop; for tests.
+/// The sums of `x`, rows of whole groups, and a panel, computed by every loop; for tests.
 #[cfg(test)]
-pub(super) fn every_sums(precision: Precision, x: &[u32], panel: &[u32], groups: usize) -> Vec<Vec<u32>> {
+pub(super) fn every_sums(precision: Precision, x: &[f32], panel: &[u32], groups: usize) -> Vec<Vec<u32>> {
     let run = |kernel: Kernel| {
-        let mut all = Vec::new();
-        for x in x.chunks(kernel.rows * groups) {
-            let (count, mut sums) = (x.len() / groups, [[0; COLUMNS]; ROWS]);
+        let (width, mut all) = (groups * kernel.form.words(), Vec::new());
+        let x = Activations::new(x, groups * precision.per_group(), precision, kernel.form);
+        for x in x.words.chunks(kernel.rows * width) {
+            let (count, mut sums) = (x.len() / width, [[0; COLUMNS]; ROWS]);
             kernel.sums(x, (panel, 0), groups, count, &mut sums);
             all.extend(sums[..count].as_flattened());
         }
@@ -199,6 +212,9 @@ pub(super) fn every_sums(precision: Precision, x: &[u32], panel: &[u32], groups:
 macro_rules! by_rows {
     ($run:ident: $($rows:literal)*) => { &[$($run::<$rows> as Run),*] };
 }
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 fn portable(precision: Precision) -> &'static [Run] {
     match precision {
@@ -261,146 +277,4 @@ unsafe fn portable_int8<const R: usize>(x: *const u32, panel: *const u32, _: usi
         #[inline(always)]
         || unsafe { portable_loop::<R>(x, panel, groups, sums, add) },
     );
-}
-
-/// The loops for x86-64's vectors.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-    use std::mem::transmute;
-
-    use super::{Kernel, Run, Sums};
-    use crate::cpu::simd::array;
-    use crate::params::{COLUMNS, Precision};
-
-    pub(super) fn push(precision: Precision, all: &mut Vec<Kernel>) {
-        let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        let narrow = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let (wide, rows_wide, rows_narrow): (Option<&[Run]>, &[Run], _) = match precision {
-            Precision::F32 => {
-                (wide.then_some(by_rows!(f32_512: 1 2 3 4 5 6 7 8 9 10)), by_rows!(f32_256: 1 2 3 4 5 6), 6)
-            }
-            Precision::Bf16 => (
-                (wide && is_x86_feature_detected!("avx512bf16")).then_some(by_rows!(bf16_512: 1 2 3 4 5 6 7 8 9 10)),
-                by_rows!(bf16_256: 1 2 3 4 5 6),
-                6,
-            ),
-            Precision::Int8 => (
-                (wide && is_x86_feature_detected!("avx512vnni")).then_some(by_rows!(int8_512: 1 2 3 4 5 6 7 8 9 10)),
-                by_rows!(int8_256: 1 2 3 4 5 6),
-                6,
-            ),
-        };
-        all.extend(wide.map(|runs| Kernel { rows: runs.len(), runs }));
-        all.extend(narrow.then_some(Kernel { rows: rows_narrow, runs: rows_wide }));
-    }
-
-    /// Writes a loop from the CPU features it needs, its vector type, the number of words in a vector, the number of vectors in a
-    /// pass, and its operations. The columns that do not fit in one pass take another pass over the same rows.
-    macro_rules! tile {
-        (
-            $name:ident, $features:literal, [$vector:ty; $lanes:literal] x $vectors:literal, $zero:ident, $splat:expr, $load:expr,
-            $add:expr, $store:expr
-        ) => {
-            #[target_feature(enable = $features)]
-            unsafe fn $name<const R: usize>(
-                x: *const u32,
-                panel: *const u32,
-                prefetch: usize,
-                groups: usize,
-                sums: &mut Sums,
-            ) {
-                for pass in (0..COLUMNS).step_by($lanes * $vectors) {
-                    let mut acc: [[$vector; $vectors]; R] = [[$zero(); $vectors]; R];
-                    // One pointer for every three rows: an address can add the stride once or twice.
-                    // SAFETY: the caller promises `x [R, groups]` and `panel [groups, COLUMNS]`; all that is read lies inside.
-                    unsafe {
-                        let mut rows: [*const u32; 4] = array(|i| x.wrapping_add(3 * i * groups));
-                        let mut columns = panel.add(pass);
-                        for _ in 0..groups {
-                            let b = [$load(columns), $load(columns.add($lanes))];
-                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(prefetch).cast());
-                            _mm_prefetch::<_MM_HINT_T1>(columns.wrapping_add(prefetch + $lanes).cast());
-                            for r in 0..R {
-                                let a = $splat(*rows[r / 3].wrapping_add(r % 3 * groups));
-                                for v in 0..$vectors {
-                                    acc[r][v] = $add(acc[r][v], a, b[v]);
-                                }
-                            }
-                            for row in &mut rows {
-                                *row = row.wrapping_add(1);
-                            }
-                            columns = columns.wrapping_add(COLUMNS);
-                        }
-                        for r in 0..R {
-                            for v in 0..$vectors {
-                                $store(sums[r].as_mut_ptr().add(pass + v * $lanes), acc[r][v]);
-                            }
-                        }
-                    }
-                }
-            }
-        };
-    }
-
-    tile!(
-        f32_512, "avx512f,avx512bw", [__m512; 16] x 2, _mm512_setzero_ps,
-        |a: u32| _mm512_set1_ps(f32::from_bits(a)),
-        |p: *const u32| _mm512_loadu_ps(p.cast()),
-        |acc, a, b| _mm512_fmadd_ps(a, b, acc),
-        |p: *mut u32, acc| _mm512_storeu_ps(p.cast(), acc)
-    );
-    tile!(
-        bf16_512, "avx512f,avx512bw,avx512bf16", [__m512; 16] x 2, _mm512_setzero_ps,
-        |a: u32| transmute::<__m512i, __m512bh>(_mm512_set1_epi32(a.cast_signed())),
-        |p: *const u32| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())),
-        |acc, a, b| _mm512_dpbf16_ps(acc, a, b),
-        |p: *mut u32, acc| _mm512_storeu_ps(p.cast(), acc)
-    );
-    tile!(
-        int8_512, "avx512f,avx512bw,avx512vnni", [__m512i; 16] x 2, _mm512_setzero_si512,
-        |a: u32| _mm512_set1_epi32(a.cast_signed()),
-        |p: *const u32| _mm512_loadu_si512(p.cast()),
-        |acc, a, b| _mm512_dpbusd_epi32(acc, a, b),
-        |p: *mut u32, acc| _mm512_storeu_si512(p.cast(), acc)
-    );
-    tile!(
-        f32_256, "avx2,fma", [__m256; 8] x 2, _mm256_setzero_ps,
-        |a: u32| _mm256_set1_ps(f32::from_bits(a)),
-        |p: *const u32| _mm256_loadu_ps(p.cast()),
-        |acc, a, b| _mm256_fmadd_ps(a, b, acc),
-        |p: *mut u32, acc| _mm256_storeu_ps(p.cast(), acc)
-    );
-    tile!(
-        bf16_256, "avx2,fma", [__m256; 8] x 2, _mm256_setzero_ps,
-        |a: u32| halves(_mm256_set1_epi32(a.cast_signed())),
-        |p: *const u32| halves(_mm256_loadu_si256(p.cast())),
-        |acc, a: [__m256; 2], b: [__m256; 2]| _mm256_fmadd_ps(a[1], b[1], _mm256_fmadd_ps(a[0], b[0], acc)),
-        |p: *mut u32, acc| _mm256_storeu_ps(p.cast(), acc)
-    );
-    tile!(
-        int8_256, "avx2,fma", [__m256i; 8] x 2, _mm256_setzero_si256,
-        |a: u32| {
-            let a = _mm256_set1_epi32(a.cast_signed());
-            [_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(a)]
-        },
-        |p: *const u32| {
-            let b = _mm256_loadu_si256(p.cast());
-            [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b)]
-        },
-        // Even and odd bytes are multiplied separately, as 16 bits: the instruction that multiplies bytes directly saturates.
-        |acc, a: [__m256i; 2], b: [__m256i; 2]| _mm256_add_epi32(
-            acc,
-            _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]))
-        ),
-        |p: *mut u32, acc| _mm256_storeu_si256(p.cast(), acc)
-    );
-
-    /// Converts two bf16 in each 32 bits to f32: first the low ones, then the high ones.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn halves(pairs: __m256i) -> [__m256; 2] {
-        let high = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
-        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high)]
-    }
 }

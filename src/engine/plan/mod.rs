@@ -41,7 +41,7 @@ pub struct Plan {
     pub readouts: Vec<Readout>,
 }
 
-/// The rows between two such points.
+/// The rows that are computed from one fork to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     /// The point at which the stage begins; `None` is the embeddings.

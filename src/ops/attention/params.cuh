@@ -1,4 +1,4 @@
-// What attention's kernels are told, and what follows from it: where a block's rows lie, and the score of a query and a key.
+// The arguments of attention's kernels, and what follows from them: where a block's rows lie, and the score of a query and a key.
 #pragma once
 
 #include "tile.cuh"

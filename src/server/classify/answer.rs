@@ -1,4 +1,4 @@
-//! Makes answers of logits: labels with scores, and the headers that tell how the answer came about.
+//! Makes answers of logits: labels with scores, and headers that say which version answered, in what time, and what was truncated.
 
 use std::sync::Arc;
 

@@ -38,7 +38,7 @@ async fn named(app: &Arc<App>, name: &str) -> Result<Option<Pin>, ApiError> {
     };
     match known {
         Known::Stranger => Ok(None),
-        Known::Old => {
+        Known::Expired => {
             let (app, name) = (Arc::clone(app), name.to_owned());
             tokio::spawn(async move { look_up(&app, &name).await });
             Ok(None)

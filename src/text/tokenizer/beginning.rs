@@ -35,7 +35,7 @@ impl Cuts {
         Self { spaces, ideographs: spaces && spaced }
     }
 
-    /// These places, as far as they are never inside of a token that is added to the vocabulary of `tokenizer`. Such tokens are found
+    /// These places without those that may lie inside of a token that was added to the vocabulary of `tokenizer`. Such tokens are found
     /// before words are split, some of them in the normalized text.
     pub(super) fn outside_added(self, tokenizer: &Tokenizer) -> Self {
         tokenizer.get_added_vocabulary().get_vocab().keys().fold(self, |cuts, token| {

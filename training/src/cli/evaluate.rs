@@ -16,7 +16,7 @@ use polyrank_training::run::{Facts, Folders};
 use polyrank_training::settings::{VALIDATION_SPLIT, source};
 use polyrank_training::{evaluate, export};
 
-use super::{cache, open, print, tell, tell_of};
+use super::{cache, eprint, open, print, print_reading};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -100,7 +100,7 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
     let run = Folders::new(&args.adapter, args.run_dir.as_deref()).run;
     let facts = Facts::of_adapter(&run)?;
     let data = data_of(args, &source, export.info(), &run, facts.as_ref())?;
-    tell_of(&data);
+    print_reading(&data);
     let mut result = evaluate::evaluate(&engine, &export, &data, &args.split, args.max_length)?;
     if args.split == "validation" {
         for split in data.validation.iter().skip(1) {
@@ -112,7 +112,7 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<(), Error> {
         result.per_label.clear();
     }
     result.parameters = recorded.unwrap_or(result.parameters);
-    result.warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
+    result.warnings.iter().for_each(|warning| eprint(format_args!("warning: {}", printable(warning))));
     let text = if args.json { serde_json::to_string(&result) } else { serde_json::to_string_pretty(&result) };
     print(&text.map_err(Error::json("the metrics"))?)
 }
@@ -161,7 +161,7 @@ fn data_of(
         max_train_samples: None,
     };
     if facts.is_none() && !by_hand && source.is_file() && args.split == "validation" {
-        tell(format_args!(
+        eprint(format_args!(
             "{}: all rows are evaluated, also those that the adapter was trained on, if there are any; it has no run in {} that says which \
              rows were held out",
             source.display(),
@@ -177,7 +177,7 @@ fn data_of(
             Ok(data) if facts.held_out_of(&data) => Ok(data),
             _ => {
                 let data = TaskData::load(source, &DataOptions { hold_out: None, ..options })?;
-                tell(format_args!(
+                eprint(format_args!(
                     "{}: these are not exactly the rows of which the adapter's run held out a share; all of them are evaluated, \
                      also those that it trained on, if there are any",
                     source.display()

@@ -27,7 +27,7 @@ use polyrank_training::settings::{DEFAULT_LENGTH, DataSettings, source};
 use polyrank_training::{evaluate, export, run};
 
 use super::layers::Given;
-use super::{Base, cache, open, print, tell, tell_of};
+use super::{Base, cache, eprint, open, print, print_reading};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -172,7 +172,7 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
     let data = args.source()?.map(|path| read(args, &path, engine, &fine)).transpose()?;
     // The labels of the data are compared with those of the model before any work is done.
     let (of_fine, warnings) = scores(args, data.as_ref(), &fine.engine, &fine.export())?;
-    warnings.iter().for_each(|warning| tell(format_args!("warning: {}", printable(warning))));
+    warnings.iter().for_each(|warning| eprint(format_args!("warning: {}", printable(warning))));
     let _output = run::LockedOutput::new(&args.output)?;
     run::check_empty(&args.output)?;
     let budget = args.budget(engine);
@@ -189,7 +189,7 @@ pub(super) fn extract(args: &ExtractArgs) -> Result<(), Error> {
             Some(distilled.or_else(|error| {
                 // What took most of the time is not lost with it.
                 export::write(&args.output, engine, &cut, &base.dir)?;
-                tell(format_args!("{} has the adapter as it was before distillation", args.output.display()));
+                eprint(format_args!("{} has the adapter as it was before distillation", args.output.display()));
                 Err(error)
             })?)
         }
@@ -242,19 +242,19 @@ fn read(args: &ExtractArgs, path: &Path, engine: &Engine, fine: &FineTuned) -> R
     let options = DataOptions { problem: Some(fine.problem()), class_weights: None, ..options };
     let (texts, task) = match TaskData::load(path, &options) {
         Ok(data) => {
-            tell_of(&data);
+            print_reading(&data);
             (Texts::of(&data), Some(data))
         }
         // The column is missing. If the user named it, that is an error.
         Err(DataError::Records(RecordsError::Column { path: file, column, .. }))
             if column == "label" && args.data_settings.values.label_column.is_none() =>
         {
-            tell(format_args!("labels: none are used; {} has no column label", file.display()));
+            eprint(format_args!("labels: none are used; {} has no column label", file.display()));
             (Texts::load(path, &options)?, None)
         }
         // Rows without labels may have a mark in their place, such as GLUE's -1.
         Err(error @ DataError::OneClass { .. }) => {
-            tell(format_args!("labels: none are used; {}", printable(&error.to_string())));
+            eprint(format_args!("labels: none are used; {}", printable(&error.to_string())));
             (Texts::load(path, &options)?, None)
         }
         Err(error) => return Err(error.into()),
@@ -315,5 +315,5 @@ fn distilled(
     let (train, validation) = (answers(&data.train)?, answers(&data.validation)?);
     let taught =
         [Taught { texts: &data.train, logits: &train }, Taught { texts: &data.validation, logits: &validation }];
-    distill(base, start, taught, &args.distillation(), &mut |epoch| tell(epoch))
+    distill(base, start, taught, &args.distillation(), &mut |epoch| eprint(epoch))
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C: the run ends after its current step and leaves a checkpoint, and the user is told how to continue it.
+//! Ctrl-C: the run ends after its current step and leaves a checkpoint, and the command that continues it is printed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -56,10 +56,10 @@ mod tests {
     fn message_has_the_command_that_continues() {
         let args = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>().into_iter();
         let stopped = Error::Stopped { step: 17, steps: 40, epoch: 3, epochs: 5 };
-        let told = resume_message(&stopped, args(&["polyrank-train", "train", "--data", "my task's", "--overwrite"]));
-        assert!(told.starts_with("stopped after step 17 of 40, in epoch 3 of 5; continue from there with\n"), "{told}");
-        assert!(told.ends_with("\npolyrank-train train --data 'my task'\\''s' --resume"), "{told}");
-        let told = resume_message(&stopped, args(&["polyrank-train", "train", "--resume"]));
-        assert!(told.ends_with("\npolyrank-train train --resume"), "{told}");
+        let text = resume_message(&stopped, args(&["polyrank-train", "train", "--data", "my task's", "--overwrite"]));
+        assert!(text.starts_with("stopped after step 17 of 40, in epoch 3 of 5; continue from there with\n"), "{text}");
+        assert!(text.ends_with("\npolyrank-train train --data 'my task'\\''s' --resume"), "{text}");
+        let text = resume_message(&stopped, args(&["polyrank-train", "train", "--resume"]));
+        assert!(text.ends_with("\npolyrank-train train --resume"), "{text}");
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::tell;
+use super::eprint;
 
 /// Settings as clap read them, and where the value of each is from.
 #[derive(Debug, Clone)]
@@ -303,7 +303,7 @@ impl Layers {
         let given = names.filter(|name| settings.overrides(name) || file.entries.contains_key(*name));
         let ignored: Vec<&str> = given.filter(|name| !MethodName::has(&method.name(), name)).collect();
         if !ignored.is_empty() {
-            tell(format_args!("the method {} has no {}: ignored", method.name(), ignored.join(", ")));
+            eprint(format_args!("the method {} has no {}: ignored", method.name(), ignored.join(", ")));
         }
         resolved.settings.check()?;
         resolved.settings.check_on(resolved.run.device)?;

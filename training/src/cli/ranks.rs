@@ -13,7 +13,7 @@ use polyrank_training::settings::Settings;
 use super::{Base, print};
 
 /// Prints the metrics on the validation split of the adapter of each rank up to that of the run, which is what DyLoRA is for.
-pub(super) fn tell_of_ranks(
+pub(super) fn print_ranks(
     base: &Base,
     settings: &Settings,
     facts: &Facts,

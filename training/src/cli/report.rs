@@ -6,7 +6,7 @@ use clap::Args;
 use polyrank_training::error::Error;
 use polyrank_training::report;
 
-use super::tell;
+use super::eprint;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -34,8 +34,8 @@ pub(super) struct ReportArgs {
 pub(super) fn report(args: &ReportArgs) -> Result<(), Error> {
     let written = report::write(&args.runs, &args.output)?;
     for note in &written.notes {
-        tell(format_args!("note: {note}"));
+        eprint(format_args!("note: {note}"));
     }
-    tell(format_args!("{} runs, {} files in {}", written.runs, written.files, args.output.display()));
+    eprint(format_args!("{} runs, {} files in {}", written.runs, written.files, args.output.display()));
     Ok(())
 }

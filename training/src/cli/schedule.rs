@@ -14,12 +14,12 @@ use polyrank_training::method::Export;
 use polyrank_training::metric::metrics_of;
 use polyrank_training::run::{self, Existing, Folders};
 use polyrank_training::schedule::{self, Percent, Spacing, Stage, Thresholds};
-use polyrank_training::settings::Settings;
+use polyrank_training::settings::{MethodName, Settings};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::tell;
+use super::eprint;
 use super::train::{Task, TrainArgs};
 
 pub(super) const EXAMPLES: &str = "\
@@ -35,13 +35,18 @@ the output of train. schedule.jsonl has a line for each finished stage. The sche
 Flags of train apply to all stages, except those that choose a threshold, an epoch or the run's folder. Gates are the authors' or, with
 --gate paper, the paper's; both with a constant threshold in each stage.";
 
-/// The settings of training that stages decide themselves.
-const REFUSED: [&str; 7] = ["xi", "lambda", "target_ratio", "target_params", "select", "patience", "run_dir"];
+/// The settings of training that stages decide themselves, and those that gates with a threshold do not have.
+const REFUSED: [&str; 9] =
+    ["method", "xi", "lambda", "target_ratio", "target_params", "depth_bias", "select", "patience", "run_dir"];
 
 /// Shows only what the command accepts.
 pub(super) fn without_what_it_refuses(command: clap::Command) -> clap::Command {
     let hidden = REFUSED.into_iter().fold(command, |command, name| command.mut_arg(name, |arg| arg.hide(true)));
-    hidden.mut_arg("gate", |gate| {
+    let of_sora = hidden.mut_args(|arg| {
+        let methods = MethodName::with(arg.get_id().as_str());
+        if methods.is_none_or(|methods| methods.contains(&MethodName::Sora)) { arg } else { arg.hide(true) }
+    });
+    of_sora.mut_arg("gate", |gate| {
         gate.help("How gates are trained: paper or authors [default: authors]").hide_possible_values(true)
     })
 }
@@ -89,7 +94,7 @@ pub(super) fn schedule(args: &ScheduleArgs) -> Result<(), Error> {
         let epochs = (number > 0).then_some(args.stage_epochs);
         let settings = schedule::settings(&task.given, xi, epochs);
         if !stages.make(number, &settings.resolved(task.data.train.len(), task.data.problem, &task.base.engine))? {
-            tell(format_args!("no gate is left after stage {number}, so that the schedule ends here"));
+            eprint(format_args!("no gate is left after stage {number}, so that the schedule ends here"));
             break;
         }
     }
@@ -147,7 +152,7 @@ impl<'a> Stages<'a> {
         if begun > count {
             return Err(Error::FewerStages { output: output.to_owned(), begun, now: count });
         }
-        tell(schedule::header(primary));
+        eprint(schedule::header(primary));
         Ok(Self { task, sampled, primary, output, existing, finished, last: None, _output: locked })
     }
 
@@ -179,7 +184,7 @@ impl<'a> Stages<'a> {
             self.last = Some(checkpoint);
         }
         let stage = &self.finished[number];
-        tell(stage.row(self.primary));
+        eprint(stage.row(self.primary));
         Ok(stage.parameters > 0)
     }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use polyrank_training::error::Error;
 use polyrank_training::sweep::{self, Capacity, Job, Spec};
 
-use super::{interrupt, print, tell};
+use super::{eprint, interrupt, print};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -71,8 +71,8 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<(), Error> {
     let stop = interrupt::flag()?;
     let summary = sweep::run(&spec, &jobs, &output, Capacity { cores, at_once: args.at_once }, &stop)?;
     let (finished, all) = (summary.finished, summary.all);
-    tell(format_args!("{finished} of {all} runs are finished; results are in {}", output.display()));
-    summary.failed.iter().for_each(|(name, reason)| tell(format_args!("failed: {name}: {reason}")));
+    eprint(format_args!("{finished} of {all} runs are finished; results are in {}", output.display()));
+    summary.failed.iter().for_each(|(name, reason)| eprint(format_args!("failed: {name}: {reason}")));
     match summary.failed.len() {
         _ if summary.stopped => Err(Error::SweepStopped { finished, all }),
         0 => Ok(()),
@@ -80,14 +80,14 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<(), Error> {
     }
 }
 
-/// Prints the runs. One that the sweep itself would refuse is told instead: its command would make a run longer.
+/// Prints the runs. One that the sweep itself would refuse is reported as failed instead: its command would make a run longer.
 fn list(jobs: &[Job]) -> Result<(), Error> {
     let (mut failed, all) = (0, jobs.len());
     for job in jobs {
         match sweep::check_length(job) {
             Ok(()) => print(&serde_json::to_string(job).map_err(Error::json(&job.name))?)?,
             Err(error) => {
-                tell(format_args!("failed: {}: {error}", job.name));
+                eprint(format_args!("failed: {}: {error}", job.name));
                 failed += 1;
             }
         }

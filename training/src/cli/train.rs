@@ -13,8 +13,8 @@ use polyrank_training::settings::{DataSettings, MethodName, RunSettings, Setting
 use polyrank_training::trainer::{Control, Trainer};
 
 use super::layers::{Layers, Resolved};
-use super::ranks::tell_of_ranks;
-use super::{Base, export, interrupt, open, tell, tell_of};
+use super::ranks::print_ranks;
+use super::{Base, eprint, export, interrupt, open, print_reading};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -92,7 +92,7 @@ impl TrainArgs {
         let Resolved { settings: given, data: data_settings, run: run_settings } = resolved;
         let source = source(self.data.as_deref(), data_settings.of_hub())?;
         let data = TaskData::load(&source, &data_settings.options(given.seed))?;
-        tell_of(&data);
+        print_reading(&data);
         let base = open(&given.model_id, run_settings.device, given.dtype)?;
         let facts = Facts::new(&data, base.engine.base_fingerprint());
         let stop = interrupt::flag()?;
@@ -139,14 +139,14 @@ impl Task {
         // No file was changed before this point.
         let config = Config { settings, data: &self.data_settings, run: &self.run_settings };
         let locked = run::begin(folders, existing, &config, &self.facts)?;
-        tell(Plan {
+        eprint(Plan {
             rows,
             hyperparameters: settings.hyperparameters(rows, self.data.problem, engine),
             accumulate: settings.accumulate,
         });
         let (truncated, longest) = (trainer.truncated(), settings.longest(engine));
         if truncated > 0 {
-            tell(format_args!(
+            eprint(format_args!(
                 "{truncated} of {rows} texts of train are longer than {longest} tokens, and are truncated"
             ));
         }
@@ -163,7 +163,7 @@ impl Task {
         let (rows, problem) = (self.data.train.len(), self.data.problem);
         if existing == Existing::Resume {
             if !folders.run.exists() {
-                tell(format_args!("no run in {}: a new one begins", folders.run.display()));
+                eprint(format_args!("no run in {}: a new one begins", folders.run.display()));
             }
             let (plans, epochs) = run::extended_from(&folders.run, given.epochs)?;
             given.epochs = epochs;
@@ -183,7 +183,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Error> {
     let settings = task.settings(&folders, existing)?;
     let chosen = task.train(&settings, &folders, existing, None)?;
     if settings.method == MethodName::DyLora {
-        tell_of_ranks(&task.base, &settings, &task.facts, &chosen, &task.data)?;
+        print_ranks(&task.base, &settings, &task.facts, &chosen, &task.data)?;
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ impl Classes {
         }
     }
 
-    /// What names a class where the data's own labels do not, for errors.
+    /// The names, or ids, by which data may label a class, for errors.
     pub(super) fn names_or_ids(&self) -> String {
         match self {
             Self::Ids { names } => format!("{}, or {}", joined(names), self.expected()),

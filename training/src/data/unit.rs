@@ -6,7 +6,7 @@ use super::{Example, Target};
 
 /// The mean and the spread of a regression's targets. A run learns `(y - mean) / spread`, and its head is given the targets' own unit when
 /// it is exported, so that the result does not depend on whether targets are in metres or millimetres. Otherwise, the weights would have
-/// to learn the distance to the mean and the spread, at the price of what tells texts apart: SoRA's Pearson correlation on STS-B, whose
+/// to learn the distance to the mean and the spread, at the price of what distinguishes texts: SoRA's Pearson correlation on STS-B, whose
 /// mean is 2.7, was 0.15 after three epochs, and predictions of targets from 0 to 500 hardly varied.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TargetUnit {

@@ -85,7 +85,7 @@ pub struct Distilled {
 }
 
 /// Trains `start` on the logits for `train`. Returns the adapter of the epoch that agrees most with the fine-tuned model on `validation`,
-/// which is `start` itself if no epoch is better. Calls `tell` after each epoch.
+/// which is `start` itself if no epoch is better. Calls `report` after each epoch.
 ///
 /// # Errors
 /// The loss is not finite, or a tensor operation fails.
@@ -94,7 +94,7 @@ pub fn distill(
     start: Adapter,
     [train, validation]: [Taught<'_>; 2],
     settings: &DistillSettings,
-    tell: &mut dyn FnMut(&Epoch),
+    report: &mut dyn FnMut(&Epoch),
 ) -> Result<Distilled, Error> {
     let problem = problem(&start);
     let measure = |export: &Export, epoch, loss| -> Result<Epoch, Error> {
@@ -111,12 +111,12 @@ pub fn distill(
     let info = start.info.clone();
     let mut best = Export::Adapter(start);
     let mut best_epoch = measure(&best, 0, None)?;
-    tell(&best_epoch);
+    report(&best_epoch);
     for epoch in 1..=settings.epochs {
         let loss = run_epoch(&mut stepper, train, settings, epoch)?;
         let export = stepper.method.export(info.clone())?;
         let done = measure(&export, epoch, Some(loss))?;
-        tell(&done);
+        report(&done);
         if done.compare(&best_epoch) == Ordering::Greater {
             (best, best_epoch) = (export, done);
         }

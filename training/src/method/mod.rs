@@ -17,7 +17,7 @@
 //! | `folded` | the delta of a site whose ranks have factors of their own, such as gates |
 //! | `low_rank_pass` | what a step reads of these factors, and their gradients |
 //! | `low_rank_rows` | which ranks of these factors a step reads |
-//! | `low_rank_device` | the same on a GPU, where candle sees neither |
+//! | `low_rank_device` | both on a GPU, where candle's graph has neither the factors nor their gradients |
 //! | `pass` | what a step reads of any method |
 //! | `head` | the trained head, which every method has |
 //! | `trained_base` | trained copies of the base's own parameters (full fine-tuning and BitFit) |

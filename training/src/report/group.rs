@@ -1,4 +1,4 @@
-//! Runs that differ only in their seed form a group. Groups get a label from what tells them apart.
+//! Runs that differ only in their seed form a group. A group's label has the settings in which it differs from others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,10 @@ use super::Statistic;
 use super::trained::{Exported, TrainedRun, text};
 use crate::settings::{DataSettings, MethodName, RunSettings, Settings};
 
-/// Settings that do not tell runs apart: a seed, a path to the base (its fingerprint counts), and those with a place of their own.
+/// Settings that do not distinguish runs: a seed, a path to the base (its fingerprint counts), and those with a place of their own.
 /// Neither do those of how a run is carried out.
 const APART: [&str; 6] = ["seed", "model_id", "method", "rank", "target_modules", "max_train_samples"];
-/// Settings whose default follows from the rank. They tell runs of one rank apart.
+/// Settings whose default follows from the rank. They distinguish runs of one rank.
 const OF_RANK: [&str; 2] = ["init_rank", "export_rank"];
 /// The names of methods as papers write them, in the order of the SoRA paper's table 1. Other methods come last, under their own name.
 const METHODS: [(&str, &str); 7] = [
@@ -43,7 +43,7 @@ pub(super) struct Kind {
     /// The place of the method in tables.
     pub(super) place: usize,
     pub(super) method: String,
-    /// The settings that tell groups of one method apart, without rank and modules: `lr 0.001`.
+    /// The settings in which groups of one method differ, without rank and modules: `lr 0.001`.
     pub(super) rest: String,
     /// The adapted modules.
     pub(super) modules: String,
@@ -123,10 +123,10 @@ pub(super) fn groups(runs: &[(String, TrainedRun)]) -> Vec<Group<'_>> {
 struct Differences {
     /// The defaults of settings, for runs from before a setting existed.
     defaults: Table,
-    /// The settings that vary among runs of one method on a task, by (task, setting). Runs on other numbers of examples are told apart
+    /// The settings that vary among runs of one method on a task, by (task, setting). Runs on other numbers of examples are apart
     /// already, and have other default settings.
     varying: BTreeSet<(String, String)>,
-    /// The largest number of training examples of each task. Runs on fewer are told apart.
+    /// The largest number of training examples of each task. Runs on fewer are groups of their own.
     examples: BTreeMap<String, usize>,
     /// The name of each base, by fingerprint, if there are several.
     bases: BTreeMap<String, String>,

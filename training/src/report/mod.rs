@@ -3,10 +3,10 @@
 //! | module | idea |
 //! | --- | --- |
 //! | `trained` | what a run of `train` left in its folder |
-//! | `recorded` | what a sweep's results tell of runs whose folders are gone |
+//! | `recorded` | what a sweep's results say of runs whose folders are gone |
 //! | `stages` | what Algorithm 1 (`polyrank-train schedule`) left in its folder |
 //! | `tree` | finds both in a tree of folders |
-//! | `group` | runs that differ only in their seed, and what tells groups apart |
+//! | `group` | runs that differ only in their seed, and the settings in which groups differ |
 //! | `statistics` | mean and standard deviation |
 //! | `tables` | the SoRA paper's tables 1 to 4 |
 //! | `table` | a table as Markdown and as CSV |

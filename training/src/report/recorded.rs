@@ -12,10 +12,10 @@ use crate::json_lines;
 /// Keys of all lines that sweeps write.
 const OF_SWEEPS: [&str; 3] = ["name", "validation", "command"];
 
-/// Only so many of the lines that cannot be read are told one by one.
+/// At most so many of the lines that cannot be read are reported one by one.
 const MOST_TOLD: usize = 5;
 
-/// A run as its line tells it.
+/// A run as its line has it.
 pub(super) struct Recorded {
     /// The path of its folder from that of the sweep, with slashes.
     pub(super) name: String,

@@ -21,20 +21,20 @@ pub(super) struct Tree {
     pub(super) runs: Vec<(String, TrainedRun)>,
     /// The names of the others.
     pub(super) unfinished: Vec<String>,
-    /// The names of runs, schedules and files of results that cannot be read, and why. A run of which a sweep's results tell is not among
+    /// The names of runs, schedules and files of results that cannot be read, and why. A run that is in a sweep's results is not among
     /// them.
     pub(super) broken: Vec<(String, String)>,
     /// While folders are read: the names of finished runs whose last checkpoints are gone.
     unreadable: Vec<String>,
-    /// The names of those finished runs whose folders, or their last checkpoints, are gone or cannot be read. A sweep's results tell of
+    /// The names of those finished runs whose folders, or their last checkpoints, are gone or cannot be read. A sweep's results have
     /// them.
     pub(super) gone: Vec<String>,
-    /// The names of runs of which neither folders nor results tell the settings. Older versions wrote such results.
+    /// The names of runs whose settings are neither in folders nor in results. Older versions wrote such results.
     pub(super) unknown: Vec<String>,
     /// The names of runs that were trained again after their test metrics were recorded, which are left out.
     pub(super) retrained: Vec<String>,
     pub(super) schedules: Vec<Schedule>,
-    /// While folders are read: those that were, without links in their paths, because a link may lead to a run in the tree.
+    /// The folders that were read so far, without links in their paths, because a link may lead to a run in the tree.
     seen: BTreeSet<PathBuf>,
     /// The metrics on the test split that sweeps have recorded, by the names of the runs.
     pub(super) tests: BTreeMap<String, Map<String, Value>>,
@@ -74,7 +74,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Reads what is under `folder`. Runs of which a sweep's results tell go to `recorded`, by name; `None` stands for one without
+    /// Reads what is under `folder`. Runs that are in a sweep's results go to `recorded`, by name; `None` stands for one without
     /// settings. Of several lines about one run, the last counts.
     fn folder(
         &mut self,
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn broken_run_that_results_tell_of_is_not_left_out() {
+    fn broken_run_that_is_in_the_results_is_not_left_out() {
         let room = tempfile::tempdir().unwrap();
         for name in ["mrpc/lora-s0", "mrpc/lora-s1"] {
             let run = room.path().join(name).join("run");
@@ -164,7 +164,7 @@ mod tests {
             "name": "mrpc/lora-s0", "task": "mrpc", "base": "sha256:0", "examples": 10, "settings": {"method": "lora"},
             "validation": {"accuracy": 0.5}, "parameters": 8, "ranks": {}, "epoch": 1, "command": []
         });
-        // A file that was joined from two tells of a run twice. The last line counts, also where it has no test metrics.
+        // A file that was joined from two has a run twice. The last line counts, also where it has no test metrics.
         let mut first = line.clone();
         first["test"] = json!({"accuracy": 0.25});
         fs::write(room.path().join(RESULTS), format!("{first}\n{line}\n")).unwrap();

@@ -62,7 +62,7 @@ pub fn begin(folders: &Folders, existing: Existing, config: &Config, facts: &Fac
     }
     if existing == Existing::Overwrite {
         remove_run(run)?;
-        // The adapter's usual place for its run would tell of a run that is not its own.
+        // A run that lies in the usual place beside the adapter would be taken for the run of this adapter.
         let usual = Folders::new(output, None).run;
         let place = |folder: &Path| folder.canonicalize().ok();
         if place(&usual).is_some_and(|usual| place(run) != Some(usual)) {

@@ -71,8 +71,13 @@ fn same<T: Serialize + DeserializeOwned + PartialEq>(path: &Path, before: &T, no
     let (before, now) = (entries(before), entries(now));
     // An entry may be left out on one side.
     let key = now.keys().chain(before.keys()).find(|key| before.get(*key) != now.get(*key)).map_or("", String::as_str);
-    let told = |entries: &serde_json::Map<String, serde_json::Value>| {
+    let value_of = |entries: &serde_json::Map<String, serde_json::Value>| {
         entries.get(key).cloned().unwrap_or_default().to_string()
     };
-    Err(Error::OtherRun { path: path.to_owned(), entry: key.to_owned(), before: told(&before), now: told(&now) })
+    Err(Error::OtherRun {
+        path: path.to_owned(),
+        entry: key.to_owned(),
+        before: value_of(&before),
+        now: value_of(&now),
+    })
 }

@@ -92,7 +92,7 @@ impl Expander<'_> {
             for method in &spec.methods {
                 let mut as_given = false;
                 for &variant in &variants {
-                    // Variants that concern other methods only are one and the same run of this one.
+                    // Variants without settings for this method would give equal runs of it, so there is one run.
                     let variant = variant.filter(|(_, section)| concerns(section, method));
                     if variant.is_none() && std::mem::replace(&mut as_given, true) {
                         continue;

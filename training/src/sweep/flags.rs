@@ -71,10 +71,10 @@ impl Flags {
     /// # Errors
     /// An argument is malformed, or a value is out of its limits.
     pub(super) fn read(&self, arguments: &[String]) -> Result<Read, String> {
-        let matches = self.0.clone().try_get_matches_from(arguments).map_err(|error| told(&error))?;
-        let settings = Settings::from_arg_matches(&matches).map_err(|error| told(&error))?;
-        let data = DataSettings::from_arg_matches(&matches).map_err(|error| told(&error))?;
-        let run = RunSettings::from_arg_matches(&matches).map_err(|error| told(&error))?;
+        let matches = self.0.clone().try_get_matches_from(arguments).map_err(|error| message_of(&error))?;
+        let settings = Settings::from_arg_matches(&matches).map_err(|error| message_of(&error))?;
+        let data = DataSettings::from_arg_matches(&matches).map_err(|error| message_of(&error))?;
+        let run = RunSettings::from_arg_matches(&matches).map_err(|error| message_of(&error))?;
         settings.check().and_then(|()| data.check()).and_then(|()| run.check()).map_err(|error| error.to_string())?;
         Ok(Read { settings, data, run })
     }
@@ -91,7 +91,7 @@ pub(super) fn variables() -> Vec<OsString> {
 }
 
 /// clap's message in one line, without its usage.
-fn told(error: &clap::Error) -> String {
+fn message_of(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.split("\n\nUsage").next().unwrap_or_default().split("\n\nFor more").next().unwrap_or_default();
     text.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ")

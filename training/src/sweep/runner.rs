@@ -160,7 +160,7 @@ impl Runner<'_> {
     fn abandon(&mut self) {
         self.active.iter_mut().for_each(|active| process::ask_to_stop(&mut active.child));
         for active in &mut self.active {
-            // The error of the sweep is the one to tell.
+            // The error of the sweep is the one to report.
             let _ = active.child.wait();
         }
     }
@@ -241,7 +241,7 @@ impl Runner<'_> {
     }
 
     fn set(&mut self, job: usize, state: State) {
-        self.screen.tell(&self.jobs[job], &state);
+        self.screen.report(&self.jobs[job], &state);
         self.states[job] = state;
     }
 

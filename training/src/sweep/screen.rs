@@ -61,7 +61,7 @@ impl Screen {
     }
 
     /// Tells of a run's new state.
-    pub(super) fn tell(&self, job: &Job, state: &State) {
+    pub(super) fn report(&self, job: &Job, state: &State) {
         let name = format!("{:width$}", job.name, width = self.width);
         match state {
             State::Finished => self.print(&format!("{name}  finished  {}", summary(job))),

@@ -1,5 +1,5 @@
-//! The shape of vLLM's `POST /classify`, and of SGLang's `/v1/classify`: `{"model": "adapter", "input": ["text"]}`. Keys that it does
-//! not know are ignored, as they are there.
+//! The shape of vLLM's `POST /classify`, and of SGLang's `/v1/classify`: `{"model": "adapter", "input": ["text"]}`. Unknown keys are
+//! ignored, as in these servers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
