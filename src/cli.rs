@@ -130,7 +130,7 @@ impl BaseArgs {
 
 /// The error where the folder `dir` gave no adapter, with a hint if it is something else.
 fn no_adapter(dir: &Path, error: impl Into<Failure>) -> Failure {
-    match adapter::instead(dir) {
+    match adapter::describe_folder(dir) {
         Some(instead) => format!("{}: {instead}", dir.display()).into(),
         None => error.into(),
     }

@@ -97,6 +97,38 @@ fn weights_are_the_same_from_every_format() {
     }
 }
 
+/// As for pickles, the last shard counts.
+#[test]
+fn tensor_in_two_shards_is_read_from_the_last() {
+    let (home, source) = (TempDir::new().unwrap(), copy("bert"));
+    let shard = |number: usize| source.path().join(format!("model-0000{number}-of-00002.safetensors"));
+    let [first, mut second] = [1, 2].map(|number| candle_core::safetensors::load(shard(number), &Device::Cpu).unwrap());
+    let (name, tensor) = first.iter().next().unwrap();
+    second.insert(name.clone(), (tensor + 1.0).unwrap());
+    candle_core::safetensors::save(&second, shard(2)).unwrap();
+    let dir = ensure(&home, source.path()).unwrap();
+    let found = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
+    let values = |tensor: &Tensor| {
+        tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(found.len(), first.len() + second.len() - 1);
+    assert_eq!(values(&found[name]), values(&second[name]));
+}
+
+#[test]
+fn what_is_no_part_of_a_base_is_not_copied() {
+    let (home, source) = (TempDir::new().unwrap(), copy("roberta"));
+    let spare = ["optimizer.pt", "training_args.bin", "rng_state.pth", "tf_model.h5", "pytorch_model.bin"];
+    for name in spare {
+        std::fs::write(source.path().join(name), name).unwrap();
+    }
+    let dir = ensure(&home, source.path()).unwrap();
+    assert!(dir != source.path() && dir.join("model.safetensors").is_file());
+    for name in spare {
+        assert!(!dir.join(name).exists(), "{name}");
+    }
+}
+
 /// A folder with the base `deberta`, and with these bytes as its weights.
 fn with_weights(bytes: &[u8]) -> TempDir {
     let dir = copy("deberta");

@@ -179,6 +179,14 @@ fn errors_name_malformed_files() {
         refused(with_config(Some(config)).path(), "tokenizer_config.json");
     }
     refused(with_config(Some(r#"{"truncation_side": "up"}"#)).path(), "tokenizer_config.json");
+    // The positions are the base's.
+    let dir = with_config(Some(r#"{"model_max_length": 512}"#));
+    match open(dir.path(), 2, WORDS).map(|tokenizer| tokenizer.max_length()) {
+        Err(TokenizeError::File { path, reason }) => {
+            assert!(path == dir.path().join("config.json") && reason.contains("the base's positions, 2,"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
     let dir = tempfile::tempdir().unwrap();
     refused(dir.path(), "tokenizer.json");
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#).unwrap();

@@ -139,15 +139,15 @@ impl PeftConfig {
             layers_pattern: raw.get("layers_pattern")?.map(OneOrMany::into_vec).unwrap_or_default(),
         };
         let by_pattern = matches!(config.target_modules, TargetRule::Pattern(_));
+        // Layer 0 and an empty list are values here, unlike null.
         for key in ["layers_to_transform", "layers_pattern"] {
-            if by_pattern && !raw.is_off(key) {
+            if by_pattern && raw.raw.get(key).is_some_and(|value| !value.is_null()) {
                 return Err(AdapterError::malformed(
                     file,
                     format!("{key} does not go with target_modules as a string"),
                 ));
             }
         }
-        // Layer 0 and an empty list are values here, unlike null.
         if !raw.is_off("layers_pattern") && raw.raw.get("layers_to_transform").is_none_or(Value::is_null) {
             return Err(AdapterError::malformed(file, "layers_pattern without layers_to_transform"));
         }

@@ -73,7 +73,7 @@ impl Files {
         self.labels.as_ref().map(|labels| &*labels.bytes)
     }
 
-    /// The path of the weights file, for errors.
+    /// The path of the weights file, for the errors of a registry's source.
     #[must_use]
     pub fn weights_path(&self) -> &Path {
         &self.weights.file

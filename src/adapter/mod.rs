@@ -1,9 +1,9 @@
 //! Adapters: PEFT's files on disk, and adapters as values in memory.
 
 mod config;
+mod describe;
 mod error;
 mod files;
-mod instead;
 mod labels;
 mod pattern;
 mod peek;
@@ -12,11 +12,11 @@ mod read;
 mod value;
 mod write;
 
+pub use describe::describe_folder;
 pub use error::{AdapterError, BaseNames};
 #[cfg(any(test, fuzzing))]
 pub(crate) use files::Bytes;
 pub use files::{Files, NAMES, OpenFiles};
-pub use instead::instead;
 pub use labels::{LONGEST_NAMES, MOST_LABELS, classifier_config, read_labels};
 pub use peek::{Summary, layout_of, peek, summary};
 #[cfg(any(test, fuzzing))]

@@ -86,7 +86,7 @@ pub fn summary(dir: &Path, layout: &Layout) -> Result<Summary, AdapterError> {
     }
     let file = labels.as_ref().map_or(Path::new(LABELS), |labels| &labels.file).to_owned();
     let parsed = Labels::parse(labels.as_ref())?;
-    let first_active_site = layout.sites().find(|&site| rank(site) > 0);
+    let first_active_site = layout.first_changed(|site| rank(site) > 0);
     Ok(Summary { ranks, labels: parsed.names(&file, outputs)?, problem_type: parsed.problem_type, first_active_site })
 }
 

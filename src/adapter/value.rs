@@ -151,12 +151,12 @@ impl Adapter {
     /// the head differs.
     #[must_use]
     pub fn leaves(&self, layout: &Layout) -> Option<Point> {
-        layout.sites().filter(|&site| self.rank(layout.index(site)) > 0).map(|site| layout.point(site)).min()
+        self.first_active_site(layout).map(|site| layout.point(site))
     }
 
     /// The first site with a delta. Everything before that site is computed as in the base.
     #[must_use]
     pub fn first_active_site(&self, layout: &Layout) -> Option<Site> {
-        layout.sites().find(|&site| self.rank(layout.index(site)) > 0)
+        layout.first_changed(|site| self.rank(layout.index(site)) > 0)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::files::{Bytes, CONFIG, Files, LABELS, PREFIX, WEIGHTS};
 use super::read::parse;
 use super::{Adapter, AdapterError, classifier_config};
-use crate::params::{Backend, Delta, Layout, Site};
+use crate::params::{Backend, Delta, Layout};
 use crate::{atomic_file, base};
 
 /// Writes `adapter` into the folder `dir`, which is created if it does not exist. `base_config` is the base's own `config.json`, and may
@@ -92,8 +92,9 @@ fn survivors(layout: &Layout, adapter: &Adapter) -> Result<Vec<Survivor>, Adapte
     let with_delta = layout.sites().zip(&adapter.weights.sites);
     let with_delta = with_delta.filter_map(|(site, change)| Some((site, change.as_ref()?.delta().clone())));
     let mut survivors: Vec<_> = with_delta.map(|(site, delta)| Survivor { name: layout.name(site), delta }).collect();
-    if survivors.is_empty() && !layout.is_empty() {
-        let site = Site { layer: layout.layers - 1, module: layout.modules.len() - 1 };
+    if survivors.is_empty()
+        && let Some(site) = layout.last()
+    {
         let module = layout.module(site);
         let a = Tensor::full(1.0 / module.in_features as f32, (1, module.in_features), &Device::Cpu)?;
         let b = Tensor::zeros((module.out_features, 1), DType::F32, &Device::Cpu)?;

@@ -103,14 +103,14 @@ pub(super) fn shards(index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     names.iter().map(inside).collect()
 }
 
-/// Writes the tensors of all shards to one file.
+/// Writes the tensors of all shards to one file. Of a tensor that is in several, the last counts, as for pickles.
 fn merge(dir: &Path, shards: &[PathBuf]) -> Result<(), ModelError> {
     let mut maps = Vec::with_capacity(shards.len());
     for path in shards {
         let file = File::open(path).map_err(ModelError::io(path))?;
         maps.push((path, map(&file).map_err(ModelError::io(path))?));
     }
-    let mut tensors = Vec::new();
+    let mut tensors = BTreeMap::new();
     for (path, map) in &maps {
         let shard = SafeTensors::deserialize(map);
         let shard = shard.map_err(|source| ModelError::Header { path: (*path).clone(), source })?;

@@ -1,5 +1,6 @@
 //! The names of the files of bases and adapters, the folders of running pulls, and the removal of what interrupted pulls left behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::Path;
@@ -95,14 +96,21 @@ impl Staging {
     }
 }
 
-/// Extensions of files that lie beside a base and are no part of it: weights of other programs, and texts for people.
-const OTHERS: [&str; 7] = ["h5", "msgpack", "onnx", "ot", "gguf", "md", "py"];
+/// Extensions of files that lie beside a base and are no part of it: weights of other programs, the state of a training, and texts for
+/// people.
+const OTHERS: [&str; 10] = ["h5", "msgpack", "onnx", "ot", "gguf", "md", "py", "pt", "pth", "pkl"];
+
+/// Names of such files whose extension is that of weights.
+const OTHER_NAMES: [&str; 3] = ["training_args.bin", "optimizer.bin", "scheduler.bin"];
 
 /// Whether a base may be made of the file at `path`, with others. Subfolders, such as those of adapters, and links that lead nowhere are
 /// no part of a base.
 pub(super) fn may_be_of_base(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    path.is_file() && !OTHERS.contains(&ending)
+    let [name, ending] =
+        [path.file_name(), path.extension()].map(|part| part.and_then(OsStr::to_str).unwrap_or_default());
+    // Weights that are there in the format that is served need no others.
+    let is_spare = name == PICKLE && [WEIGHTS, INDEX].iter().any(|weights| path.with_file_name(weights).is_file());
+    path.is_file() && !OTHERS.contains(&ending) && !OTHER_NAMES.contains(&name) && !is_spare
 }
 
 /// Removes what interrupted pulls, or interrupted writers of other files, left behind in a folder of the cache. Whoever still works on

@@ -38,7 +38,7 @@ pub(crate) use config::MOST_LAYERS;
 pub use dataset::Dataset;
 pub use error::ModelError;
 pub use progress::{Bar, Progress};
-pub use source::{dataset, ensure, locate, pull, pull_adapter, repository};
+pub use source::{dataset, ensure, pull, pull_adapter, repository};
 pub use weights::Weights;
 
 use crate::atomic_file;

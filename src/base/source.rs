@@ -135,15 +135,6 @@ pub fn dataset(asked: &Dataset) -> Result<PathBuf, ModelError> {
     Sources::from_env()?.dataset(asked, &Bar::default())
 }
 
-/// The folder of `model`, as [`Sources::locate`] finds it with the environment's settings.
-///
-/// # Errors
-/// As for [`Sources::locate`].
-pub fn locate(model: &str) -> Result<PathBuf, ModelError> {
-    // A folder does not need the cache.
-    folder(model).map_or_else(|| Sources::from_env()?.locate(model), Ok)
-}
-
 /// The folder of `model`, fetched if it is missing, as by [`Sources::ensure`] with the environment's settings and a progress bar on
 /// standard error.
 ///

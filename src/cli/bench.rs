@@ -16,7 +16,7 @@ use polyrank::text::Limit;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::texts::InputArgs;
+use super::texts::{InputArgs, name_of};
 use super::{BaseArgs, Failure, print};
 
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ const ALONE: usize = 200;
 pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let rows = args.read.open(&args.input)?.collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() {
-        return Err(format!("{}: the file has no texts", args.input.display()).into());
+        return Err(format!("{} has no texts", name_of(&args.input)).into());
     }
     let engine = Arc::new(args.base.open()?);
     let registry = Registry::new(Arc::<Engine>::clone(&engine), &args.adapters, usize::MAX)?;

@@ -33,7 +33,8 @@ pub(crate) fn exps<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_f32s(sum, power)
 }
 
-/// The error function, within 5e-7 (a rational approximation in x^2 on [-4, 4], beyond which it is 1 in f32; as in Eigen).
+/// The error function, within 5e-7 (a rational approximation in x^2 on [-4, 4], as in Eigen). Beyond that, it has its value at the end,
+/// `1 - 1.2e-7`.
 #[inline(always)]
 pub(crate) fn erfs<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const ABOVE: [f32; 7] = [

@@ -136,6 +136,8 @@ pub(super) fn prepare(device: &CudaDevice) -> Result<()> {
 /// As [`super::check`], for a GPU.
 pub(super) fn check(device: &CudaDevice) -> Result<()> {
     let stream = device.cuda_stream();
+    // An error that a drop has left behind, on any thread, says nothing about the device now.
+    let _ = stream.context().check_err();
     stream.context().bind_to_thread().map_err(driver)?;
     stream.synchronize().map_err(driver)
 }

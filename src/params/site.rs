@@ -125,16 +125,27 @@ impl Layout {
         self.len() == 0
     }
 
-    /// The position of `site` in the order of execution, below [`Layout::len`].
+    /// The position of `site` among all sites, below [`Layout::len`].
     #[must_use]
     pub fn index(&self, site: Site) -> usize {
         site.layer * self.modules.len() + site.module
     }
 
-    /// All sites in the order of execution.
+    /// All sites, layer by layer. Within a layer they are in the order of execution, but for those of DeBERTa's positions, which come last.
     pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
         let modules = self.modules.len();
         (0..self.len()).map(move |i| Site { layer: i / modules, module: i % modules })
+    }
+
+    /// The first of the sites for which `is_changed` holds: before it, everything is computed as in the base.
+    pub fn first_changed(&self, is_changed: impl Fn(Site) -> bool) -> Option<Site> {
+        self.sites().filter(|&site| is_changed(site)).min_by_key(|&site| self.point(site))
+    }
+
+    /// The site that is computed last.
+    #[must_use]
+    pub fn last(&self) -> Option<Site> {
+        self.sites().max_by_key(|&site| self.point(site))
     }
 
     /// The kind of linear at `site`.

@@ -238,48 +238,68 @@ fn is_plain(name: &str) -> bool {
         && !name.contains(|c: char| c == '\\' || c.is_control())
 }
 
-/// The names of all adapters under `root`, sorted, and their folders. There is no folder for a name for which the disk fails at the
-/// moment whether it is an adapter: whoever compares lists must not take it for deleted.
-pub(super) fn names(root: &Path) -> io::Result<Vec<(String, Option<Folder>)>> {
-    let mut names = Vec::new();
-    visit(root, |name, found| {
-        match found {
-            Ok(folder) => names.push((name, Some(folder))),
+/// The names of all adapters under a root.
+pub(super) struct Names {
+    /// Sorted, with their folders. There is no folder for a name if the disk fails at the moment, so that it is not known whether it is an
+    /// adapter: whoever compares lists must not take it for deleted.
+    pub(super) found: Vec<(String, Option<Folder>)>,
+    /// The names of the folders for which the disk fails, so that adapters inside them are not known.
+    pub(super) unreadable: Vec<String>,
+}
+
+/// The names of all adapters under `root`.
+pub(super) fn names(root: &Path) -> io::Result<Names> {
+    let mut found = Vec::new();
+    let unreadable = visit(root, |name, folder| {
+        match folder {
+            Ok(folder) => found.push((name, Some(folder))),
             Err(RegistryError::Invalid { error, .. }) if Fault::of(&error) == Fault::Machine => {
-                names.push((name, None));
+                found.push((name, None));
             }
             Err(_) => {}
         }
         ControlFlow::Continue(())
     })?;
-    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    Ok(names)
+    found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(Names { found, unreadable })
 }
 
 /// Looks at all names under `root` that adapters can have, until `see` breaks off: its subfolders in order of name, and after each of them,
 /// one level deeper, those that PEFT saved inside it (`folder/adapter`). `see` gets the name, and the folder if it is that of an adapter.
+/// Returns the names of the subfolders for which the disk fails.
 pub(super) fn visit(
     root: &Path,
+    see: impl FnMut(String, Result<Folder, RegistryError>) -> ControlFlow<()>,
+) -> io::Result<Vec<String>> {
+    visit_with(root, subfolders, see)
+}
+
+/// [`visit`] with the function that reads the names of the folders in a folder.
+fn visit_with(
+    root: &Path,
+    subfolders: impl Fn(&Path) -> io::Result<Vec<String>>,
     mut see: impl FnMut(String, Result<Folder, RegistryError>) -> ControlFlow<()>,
-) -> io::Result<()> {
-    let root = &root.canonicalize()?;
+) -> io::Result<Vec<String>> {
+    let (root, mut unreadable) = (&root.canonicalize()?, Vec::new());
     for name in subfolders(root)? {
         let folder = root.join(&name);
         // A link may point back to the root. A subfolder that nobody may read holds no adapter that can be served.
         let inner = if folder.is_symlink() { Ok(Vec::new()) } else { subfolders(&folder) };
-        let inner = match inner {
-            Err(error) if is_absent(&error) || error.kind() == io::ErrorKind::PermissionDenied => Vec::new(),
-            inner => inner?,
-        };
+        let inner = inner.unwrap_or_else(|error| {
+            if !is_absent(&error) && error.kind() != io::ErrorKind::PermissionDenied {
+                unreadable.push(name.clone());
+            }
+            Vec::new()
+        });
         let inner: Vec<String> = inner.into_iter().map(|inner| format!("{name}/{inner}")).collect();
         for name in iter::once(name).chain(inner) {
             let found = Place { root, name: &name, folder: Path::new(&name) }.find_in(root);
             if see(name, found).is_break() {
-                return Ok(());
+                return Ok(unreadable);
             }
         }
     }
-    Ok(())
+    Ok(unreadable)
 }
 
 /// The names of the folders in `dir`, including links to folders, that are valid UTF-8 and not hidden, in order.
@@ -301,7 +321,26 @@ fn subfolders(dir: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[test]
+    fn one_folder_that_fails_hides_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "b/inner", "c"] {
+            std::fs::create_dir(root.path().join(name)).unwrap();
+        }
+        let read = |dir: &Path| if dir.ends_with("b") { Err(io::Error::other("EIO")) } else { subfolders(dir) };
+        let mut seen = Vec::new();
+        let unreadable = visit_with(root.path(), read, |name, _| {
+            seen.push(name);
+            ControlFlow::Continue(())
+        });
+        assert_eq!((seen, unreadable.unwrap()), (vec!["a".into(), "b".into(), "c".into()], vec!["b".into()]));
+        let root_fails = visit_with(root.path(), |_| Err(io::Error::other("EIO")), |_, _| ControlFlow::Continue(()));
+        assert!(root_fails.is_err());
+    }
 
     #[test]
     fn accepts_only_plain_names() {

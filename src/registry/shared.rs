@@ -74,7 +74,7 @@ impl Shared {
 
     /// All adapters: those in the folder, and those in service from other folders. Reads the disk.
     pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Status>, RegistryError> {
-        let found = files::names(&self.root).map_err(of_root)?;
+        let found = self.found()?;
         let layout = self.source.layout();
         let summaries = self.summaries(&found);
         let (served, others) = self.with(|state| {
@@ -97,6 +97,17 @@ impl Shared {
         let statuses = statuses.into_values().collect();
         *lock(&self.summaries) = summaries;
         Ok(statuses)
+    }
+
+    /// The names of the adapters in the folder, and their folders. Of a subfolder for which the disk fails, those that were known are kept.
+    fn found(&self) -> Result<Vec<(String, Option<files::Folder>)>, RegistryError> {
+        let files::Names { mut found, unreadable } = files::names(&self.root).map_err(of_root)?;
+        if !unreadable.is_empty() {
+            let is_inside =
+                |name: &str| name.split_once('/').is_some_and(|(outer, _)| unreadable.iter().any(|u| u == outer));
+            found.extend(lock(&self.summaries).keys().filter(|name| is_inside(name)).map(|name| (name.clone(), None)));
+        }
+        Ok(found)
     }
 
     /// The first `most` adapters in the folder. Reads the disk.

@@ -12,7 +12,7 @@ pub(super) struct Progress {
     /// The milliseconds that the current step should take, plus 1; 0 if that is not known.
     pub(super) expected: AtomicU64,
     /// The factor by which the current step may exceed the time that it should take; 0 counts as 1.
-    pub(super) patience: AtomicU64,
+    pub(super) time_factor: AtomicU64,
     /// Whether the device of the forward passes is lost.
     pub(super) lost: AtomicBool,
     /// Whether no thread runs forward passes any more.
@@ -27,9 +27,9 @@ pub(super) fn milliseconds(time: Duration) -> u64 {
 }
 
 impl Progress {
-    /// The worker begins a step, which should take the time `expected`, and may take `patience` times as long before it has stalled.
-    pub(super) fn begin(&self, expected: Option<Duration>, patience: u32) {
-        self.patience.store(patience.into(), Ordering::Relaxed);
+    /// The worker begins a step, which should take the time `expected`, and may take `time_factor` times as long before it has stalled.
+    pub(super) fn begin(&self, expected: Option<Duration>, time_factor: u32) {
+        self.time_factor.store(time_factor.into(), Ordering::Relaxed);
         let expected = expected.map_or(0, |time| milliseconds(time).saturating_add(1));
         self.expected.store(expected, Ordering::Relaxed);
         self.busy.store(true, Ordering::Relaxed);

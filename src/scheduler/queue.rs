@@ -111,7 +111,7 @@ struct Run {
 impl Run {
     /// The factor by which this batch may exceed the time that its tokens are estimated to take. The time of attention grows with the
     /// square of a text's length, and the measured speed is mostly that of shorter texts.
-    fn patience(&self) -> u32 {
+    fn time_factor(&self) -> u32 {
         u32::try_from(self.longest / USUAL_LENGTH).unwrap_or(u32::MAX).max(1)
     }
 }
@@ -267,7 +267,7 @@ impl Queue {
                 if !entries.is_empty() {
                     // The watchdog watches the oldest batch.
                     if state.running.is_empty() {
-                        self.progress.begin(state.throughput.time_of(run.tokens), run.patience());
+                        self.progress.begin(state.throughput.time_of(run.tokens), run.time_factor());
                     }
                     state.batches += 1;
                     let (tokens, number) = (run.tokens, state.batches);
@@ -390,7 +390,7 @@ impl State {
     /// Tells the watchdog what it is to watch now that another step begins.
     fn report_next(&self, progress: &Progress) {
         match self.running.values().next() {
-            Some(oldest) => progress.begin(self.throughput.time_of(oldest.tokens), oldest.patience()),
+            Some(oldest) => progress.begin(self.throughput.time_of(oldest.tokens), oldest.time_factor()),
             None if self.idle => progress.rest(),
             None => progress.begin(None, 1),
         }

@@ -51,11 +51,11 @@ enum Verdict {
 }
 
 impl StallTimeouts {
-    /// The verdict on a step that should take the time `expected`, may take `patience` times as long as usual, and has taken the time
+    /// The verdict on a step that should take the time `expected`, may take `time_factor` times as long as usual, and has taken the time
     /// `ran`.
-    fn verdict(&self, expected: Option<Duration>, patience: u32, ran: Duration) -> Verdict {
+    fn verdict(&self, expected: Option<Duration>, time_factor: u32, ran: Duration) -> Verdict {
         let limit = expected.map_or(self.unknown, |time| time.saturating_mul(self.times).max(self.least));
-        let limit = limit.saturating_mul(patience.max(1));
+        let limit = limit.saturating_mul(time_factor.max(1));
         if ran < limit {
             Verdict::Fine
         } else if ran < limit.saturating_add(self.grace) {
@@ -95,8 +95,8 @@ impl Watch {
             (self.steps, self.ran) = (steps, Duration::ZERO);
         }
         let expected = progress.expected.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis);
-        let patience = u32::try_from(progress.patience.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        let verdict = stall_timeouts.verdict(expected, patience, self.ran);
+        let time_factor = u32::try_from(progress.time_factor.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let verdict = stall_timeouts.verdict(expected, time_factor, self.ran);
         let stalled = if verdict == Verdict::Fine { 0 } else { milliseconds(self.ran).max(1) };
         progress.stalled.store(stalled, Ordering::Relaxed);
         (std::mem::replace(&mut self.verdict, verdict) != verdict).then_some(verdict)
@@ -186,9 +186,9 @@ mod tests {
     #[test]
     fn verdict_follows_the_expected_time() {
         let stall_timeouts = StallTimeouts::default();
-        let verdicts = |expected: Option<u64>, patience: u32, seconds: [u64; 3]| {
+        let verdicts = |expected: Option<u64>, time_factor: u32, seconds: [u64; 3]| {
             let expected = expected.map(Duration::from_secs);
-            seconds.map(|ran| stall_timeouts.verdict(expected, patience, Duration::from_secs(ran)))
+            seconds.map(|ran| stall_timeouts.verdict(expected, time_factor, Duration::from_secs(ran)))
         };
         let all = [Verdict::Fine, Verdict::Stalled, Verdict::Hopeless];
         assert_eq!(verdicts(Some(0), 1, [9, 10, 40]), all);

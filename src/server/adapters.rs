@@ -12,12 +12,12 @@ use axum::routing::{MethodRouter, get};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::answer_body;
 use super::app::App;
 use super::classify::json;
 use super::content::Content;
 use super::error::{ApiError, Errors, ListErrors};
 use super::extract::path;
-use super::held;
 use crate::registry::{Expected, Registry, RegistryError, Status};
 
 /// The methods of `/adapters/{name}`. Those that change what is served exist only with `--allow-adapter-updates`.
@@ -33,7 +33,7 @@ pub(super) fn methods(app: &App) -> MethodRouter<Arc<App>> {
     responses((status = 200, description = "All adapters", body = Vec<Status>), ListErrors)
 )]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    held::answer(&app, &app.registry().listed().await?)
+    answer_body::answer(&app, &app.registry().listed().await?)
 }
 
 /// Describes an adapter

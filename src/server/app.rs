@@ -10,10 +10,10 @@ use super::error::ApiError;
 use super::extract::threads_for_large_texts;
 use super::metrics::measured::Metrics;
 use super::start_error::StartError;
-use super::strangers::Strangers;
 use super::tokenizing::{TokenizePermit, Tokenizing};
 #[cfg(feature = "otlp")]
 use super::traces::Traces;
+use super::unknown_hosts::UnknownHosts;
 use crate::engine::{Engine, Error, Pending, Row};
 use crate::logging::printable;
 use crate::registry::{self, Registry};
@@ -32,7 +32,7 @@ pub struct App {
     bodies: Arc<Bodies>,
     small_bodies: Arc<Bodies>,
     answers: Arc<Bodies>,
-    strangers: Strangers,
+    unknown_hosts: UnknownHosts,
     draining: AtomicBool,
     metrics: Arc<Metrics>,
     #[cfg(feature = "otlp")]
@@ -67,7 +67,8 @@ impl App {
         pipeline: Pipeline,
         begin: impl Fn(&[Row]) -> Result<Pending, Error> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let registry = Arc::new(Registry::open(Arc::<Engine>::clone(&engine), &config.adapters, registry_settings(&config))?);
+        let registry =
+            Arc::new(Registry::open(Arc::<Engine>::clone(&engine), &config.adapters, registry_settings(&config))?);
         let limits = Limits {
             batch_tokens: config.max_batch_tokens,
             queued_tokens: config.max_queued_tokens,
@@ -97,7 +98,7 @@ impl App {
             bodies: Arc::new(bodies),
             small_bodies: Arc::new(small_bodies),
             answers: Arc::new(answers),
-            strangers: Strangers::new(),
+            unknown_hosts: UnknownHosts::new(),
             draining: AtomicBool::new(false),
             metrics,
             #[cfg(feature = "otlp")]
@@ -169,8 +170,8 @@ impl App {
     }
 
     /// The hosts that name no adapter.
-    pub(super) fn strangers(&self) -> &Strangers {
-        &self.strangers
+    pub(super) fn unknown_hosts(&self) -> &UnknownHosts {
+        &self.unknown_hosts
     }
 
     /// Whether the server is shutting down, or about to.

@@ -33,12 +33,12 @@ use self::run::{RequestLogits, run};
 use self::shapes::Shape;
 use self::shapes::polyrank::{self, ByAdapter};
 use self::shapes::{router, tei, vllm};
+use super::answer_body;
 use super::app::App;
 use super::content::Content;
 use super::deadline::Deadline;
 use super::error::{ApiError, Errors};
 use super::extract::path;
-use super::held;
 use super::request_id::RequestId;
 use crate::engine::score::Scored;
 
@@ -67,7 +67,7 @@ pub(super) async fn classify(
     let request = body.parse(|body| polyrank::parse(body, name)).await?;
     let scoring = request.scoring;
     let outcome = run(&app, request, deadline).await?;
-    answer::respond(&app, outcome, move |outcome| held::json(&outcome.only().ranked(scoring)?)).await
+    answer::respond(&app, outcome, move |outcome| answer_body::json(&outcome.only().ranked(scoring)?)).await
 }
 
 /// Classifies texts with several adapters, with the default adapter, or in vLLM's shape
@@ -90,7 +90,7 @@ pub(super) async fn bare(
         Bare::Several(request) => {
             let scoring = request.scoring;
             let outcome = run(&app, request, deadline).await?;
-            answer::respond(&app, outcome, move |outcome| held::json(&ByAdapter::new(outcome, scoring)?)).await
+            answer::respond(&app, outcome, move |outcome| answer_body::json(&ByAdapter::new(outcome, scoring)?)).await
         }
         Bare::Router(request) => predictions(&app, request, deadline).await,
         Bare::Vllm(request) => vllm_answer(&app, request, deadline, &id).await,
@@ -171,7 +171,8 @@ pub(super) async fn bare_predict(
 async fn predictions(app: &Arc<App>, request: ClassifyRequest, deadline: Deadline) -> Result<Response, ApiError> {
     let (scoring, form) = (request.scoring, request.form);
     let outcome = run(app, request, deadline).await?;
-    let write = move |outcome: &RequestLogits| held::json(&Predictions::new(outcome.only().ranked(scoring)?, form));
+    let write =
+        move |outcome: &RequestLogits| answer_body::json(&Predictions::new(outcome.only().ranked(scoring)?, form));
     answer::respond(app, outcome, write).await
 }
 
@@ -184,7 +185,7 @@ async fn vllm_answer(
     let scoring = request.scoring;
     let outcome = run(app, request, deadline).await?;
     let id = id.clone();
-    answer::respond(app, outcome, move |outcome| held::json(&vllm::Answer::new(outcome, scoring, &id)?)).await
+    answer::respond(app, outcome, move |outcome| answer_body::json(&vllm::Answer::new(outcome, scoring, &id)?)).await
 }
 
 /// The bodies of `POST /classify`.

@@ -4,6 +4,7 @@
 //! on port 0. [`serve`] answers probes already while the base is opened.
 
 mod adapters;
+mod answer_body;
 mod app;
 mod auth;
 mod bodies;
@@ -15,10 +16,10 @@ mod content;
 mod context;
 mod cors;
 mod deadline;
+mod discard;
 mod draining;
 mod error;
 mod extract;
-mod held;
 mod key;
 mod metrics;
 mod models;
@@ -28,16 +29,15 @@ mod probes;
 mod request_head;
 mod request_id;
 mod routes;
-mod site;
+mod serving;
 mod start_error;
 mod starting;
-mod strangers;
 mod stream;
 mod times;
 mod tokenizing;
 #[cfg(feature = "otlp")]
 mod traces;
-mod unread;
+mod unknown_hosts;
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -53,7 +53,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use self::site::Site;
+use self::serving::Serving;
 use self::stream::{Stream, StreamLimits};
 
 pub use app::App;
@@ -103,20 +103,20 @@ pub async fn serve<E>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), E> {
     let connections = Connections::new(config);
-    let site = Arc::clone(&connections.site);
+    let serving = Arc::clone(&connections.serving);
     let (mut opening, mut shutdown) = (pin!(opening), pin!(shutdown));
     loop {
         tokio::select! {
             // In this order: an app that is there already answers the first request.
             biased;
             () = &mut shutdown => break,
-            app = &mut opening, if !site.is_open() => site.open(app?),
+            app = &mut opening, if !serving.is_open() => serving.open(app?),
             stream = accept(&listener) => connections.spawn(stream),
         }
     }
     // While the base is opened, nobody sends requests that a delay would spare.
-    if site.is_open() && !config.shutdown_delay.is_zero() {
-        site.announce();
+    if serving.is_open() && !config.shutdown_delay.is_zero() {
+        serving.announce();
         let mut delayed = pin!(tokio::time::sleep(config.shutdown_delay));
         loop {
             tokio::select! {
@@ -127,7 +127,7 @@ pub async fn serve<E>(
         }
     }
     let end = Instant::now() + config.request_timeout + SHUTDOWN;
-    let mut drained = pin!(tokio::time::timeout_at(end - SHUTDOWN / 2, site.drain()));
+    let mut drained = pin!(tokio::time::timeout_at(end - SHUTDOWN / 2, serving.drain()));
     loop {
         tokio::select! {
             biased;
@@ -136,12 +136,12 @@ pub async fn serve<E>(
         }
     }
     waiting(listener).into_iter().for_each(|stream| connections.spawn(stream));
-    site.close();
+    serving.close();
     // The last connections may have sent requests that are not read yet. They get their answer, too.
     tokio::time::sleep(LAST_READ).await;
     let _ = tokio::time::timeout_at(end, connections.close()).await;
     #[cfg(feature = "otlp")]
-    let _ = tokio::time::timeout_at(end, site.finish_traces()).await;
+    let _ = tokio::time::timeout_at(end, serving.finish_traces()).await;
     Ok(())
 }
 
@@ -168,7 +168,7 @@ fn waiting(listener: TcpListener) -> Vec<TcpStream> {
 struct Connections {
     http: http1::Builder,
     limits: StreamLimits,
-    site: Arc<Site>,
+    serving: Arc<Serving>,
     graceful: GracefulShutdown,
 }
 
@@ -179,14 +179,14 @@ impl Connections {
         http.header_read_timeout(None).max_buf_size(READ_BUFFER);
         let (request, idle, body) = (config.request_timeout, config.keep_alive_timeout, config.payload_limit);
         let limits = StreamLimits { head: request, idle, write: request, body, closing: Arc::default() };
-        Self { http, limits, site: Arc::new(Site::new(config)), graceful: GracefulShutdown::new() }
+        Self { http, limits, serving: Arc::new(Serving::new(config)), graceful: GracefulShutdown::new() }
     }
 
     /// Serves a connection in a task of its own.
     fn spawn(&self, stream: TcpStream) {
         let stream = Stream::new(stream, self.limits.clone());
-        let (site, phase) = (Arc::clone(&self.site), stream.phase());
-        let service = service_fn(move |request| Arc::clone(&site).answer(phase.clone(), request));
+        let (serving, phase) = (Arc::clone(&self.serving), stream.phase());
+        let service = service_fn(move |request| Arc::clone(&serving).answer(phase.clone(), request));
         let connection = self.graceful.watch(self.http.serve_connection(TokioIo::new(stream), service));
         // A connection that fails concerns its client only.
         tokio::spawn(async move { drop(connection.await) });

@@ -8,9 +8,9 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::answer_body;
 use super::app::App;
 use super::error::{ApiError, ListErrors};
-use super::held;
 
 /// The list of models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,5 +46,5 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiErr
     let model =
         |id| Model { id, object: "model", created, owned_by: "polyrank", parent: app.config().model_id.clone() };
     let data = adapters.into_iter().map(|status| model(status.name)).collect();
-    held::answer(&app, &Models { object: "list", data })
+    answer_body::answer(&app, &Models { object: "list", data })
 }

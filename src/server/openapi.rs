@@ -129,7 +129,7 @@ impl Header {
 }
 
 const ETAG: Header = Header::text("etag", "The generation in service, in quotes");
-const RETRY_AFTER: Header = Header::number("retry-after", "Seconds after which to try again", 0);
+const RETRY_AFTER: Header = Header::number("retry-after", "Seconds after which to try again", 1);
 
 /// The headers of requests to classify texts.
 const REQUEST: [Header; 2] = [

@@ -233,8 +233,13 @@ impl Tokenizer {
             typed: class.gives_types(&side)?,
         };
         if tokenizer.max_length <= tokenizer.special(false) {
-            let reason = format!("model_max_length {} leaves no room for tokens of a text", tokenizer.max_length);
-            return Err(file(side.path())(reason));
+            return Err(if stated < base.positions {
+                file(side.path())(format!("model_max_length {stated} leaves no room for tokens of a text"))
+            } else {
+                let positions = base.positions;
+                let reason = format!("the base's positions, {positions}, leave no room for tokens of a text");
+                file(&path.with_file_name("config.json"))(reason)
+            });
         }
         Ok(tokenizer)
     }

@@ -196,6 +196,11 @@ fn malformed_configurations() {
     for key in ["layers_to_transform", "layers_pattern"] {
         let spoilt = config("target_modules", json!(".*query"));
         spoilt.config(key, json!(["1"])).malformed(file, &[key]);
+        // Layer 0 and an empty list are values, too.
+        for value in [json!(0), json!([])] {
+            let spoilt = config("target_modules", json!(".*query"));
+            spoilt.config(key, value).malformed(file, &[key]);
+        }
     }
     let long = |bytes: &mut Vec<u8>| {
         let mut config: serde_json::Value = serde_json::from_slice(bytes).unwrap();

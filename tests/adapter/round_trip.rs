@@ -8,7 +8,8 @@ use fancy_regex::Regex;
 use polyrank::adapter::{
     Adapter, AdapterError, AdapterInfo, AdapterWeights, Change, ProblemType, layout_of, read, write,
 };
-use polyrank::params::Delta;
+use polyrank::base::BaseConfig;
+use polyrank::params::{Delta, Site};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -53,6 +54,19 @@ fn adapter(ranks: &[usize], labels: usize, pooler: bool, seed: u64) -> Adapter {
         },
         weights: AdapterWeights { sites, head },
     }
+}
+
+/// DeBERTa's linears of positions act inside the attention, although they come last in a layer.
+#[test]
+fn positions_are_changed_before_the_output() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoders/deberta-v2");
+    let layout = polyrank::base::layout(&BaseConfig::read(&base).unwrap()).unwrap();
+    let changed = ["output.dense", "attention.self.pos_key_proj"];
+    let is_changed = |site: Site| site.layer == 1 && changed.contains(&layout.module(site).name);
+    let first = layout.first_changed(is_changed).unwrap();
+    assert_eq!((first.layer, layout.module(first).name), (1, "attention.self.pos_key_proj"));
+    let last = layout.last().unwrap();
+    assert_eq!((last.layer, layout.module(last).name), (layout.layers - 1, "output.dense"));
 }
 
 /// A mutable reference to the delta at the `site`-th site.

@@ -127,7 +127,7 @@ pub fn read(dir: &Path, engine: &Engine) -> Result<Export, Error> {
     }
     match engine.load_adapter(dir) {
         Ok(adapter) => Ok(Export::Adapter(without_empty_rank(adapter)?)),
-        Err(error) => Err(match adapter::instead(dir).or_else(|| without_weights(dir)) {
+        Err(error) => Err(match adapter::describe_folder(dir).or_else(|| without_weights(dir)) {
             Some(instead) => Error::NotAdapter { dir: dir.to_owned(), instead },
             None => error.into(),
         }),

@@ -56,6 +56,7 @@ pub fn metrics_for(names: &[&str], problem: ProblemType, labels: usize) -> &'sta
         match name.to_lowercase().as_str() {
             "cola" => Some(&[Metric::Matthews, Metric::Accuracy]),
             "mrpc" | "qqp" if labels == 2 => Some(&[Metric::Accuracy, Metric::F1]),
+            "mrpc" | "qqp" | "sst2" | "mnli" | "qnli" | "rte" | "wnli" => Some(&[Metric::Accuracy]),
             _ => None,
         }
     };

@@ -124,7 +124,7 @@ pub struct Settings {
     /// Share of the steps during which the learning rate rises.
     #[arg(long, env = "POLYRANK_TRAIN_WARMUP", default_value_t = 0.06, help_heading = "Optimiser")]
     pub warmup: f64,
-    /// Weight decay of matrices, but not of biases, norms and gates.
+    /// Weight decay of matrices and of AdaLoRA's singular values, but not of biases, norms and gates.
     #[arg(long, env = "POLYRANK_TRAIN_WEIGHT_DECAY", default_value_t = 0.01, help_heading = "Optimiser")]
     pub weight_decay: f64,
     /// Maximum norm of the gradients.

@@ -151,6 +151,8 @@ fn check_folder(method: &str, output: &Path) {
             let config: Value = serde_json::from_slice(&read(&output.join("config.json"))).unwrap();
             assert_eq!(config["architectures"], serde_json::json!([class]));
             assert_eq!(config["id2label"].as_object().unwrap().len(), model.labels.len());
+            // The type of the weights, whatever the base's own file says.
+            assert_eq!((&config["dtype"], config.get("torch_dtype")), (&serde_json::json!("float32"), None));
             assert!(loaded.unwrap_err().to_string().contains("adapter_config.json"));
         }
         "adapter" => assert!(loaded.unwrap_err().to_string().contains("adapter_config.json")),

@@ -128,6 +128,9 @@ fn glue_tasks_have_their_own_metrics() {
     }
     // A task of the user's own may have the same name.
     assert_eq!(metrics_for(&["mrpc"], one, 3), [Accuracy]);
+    // A name of GLUE's wins over those after it, also where its metric is the accuracy alone.
+    assert_eq!(metrics_for(&["sst2", "cola"], one, 2), [Accuracy]);
+    assert_eq!(metrics_for(&["reviews", "cola"], one, 2), [Matthews, Accuracy]);
 }
 
 /// A sweep may give the rows of one of GLUE's tasks a name of its own.

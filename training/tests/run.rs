@@ -141,6 +141,12 @@ fn prints_help_completions_and_manual_pages() {
     {
         assert!(help.contains(words), "{words}");
     }
+    // A schedule is of SoRA, with gates that have a threshold.
+    let schedule = fine(&["schedule", "--help"]);
+    assert!(["--xi-max", "--gate ", "--rank ", "--gate-lr"].iter().all(|flag| schedule.contains(flag)), "{schedule}");
+    for refused in ["--method", "--depth-bias", "--init-rank", "--export-rank", "--bottleneck", "--target-ratio"] {
+        assert!(!schedule.contains(refused), "{refused}");
+    }
     assert!(fine(&["--help"]).contains("POLYRANK_HOME"));
     assert!(fine(&["completions", "bash"]).contains("--text-column"));
     let room = TempDir::new().unwrap();

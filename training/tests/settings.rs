@@ -218,6 +218,21 @@ fn what_belongs_to_a_replaced_setting_does_not_count() {
         let found = told(flags, variables, file);
         assert!(found.contains("no such folder"), "{found}");
     }
+    // Recorded defaults follow from the recorded rank. A value that is none counts.
+    let adalora = |flag: &'static str| ["--method", "adalora", "--rank", flag];
+    for (flags, file, words) in [
+        (&["--method", "dylora", "--rank", "4"][..], "rank = 8\nexport_rank = 8", "no such folder"),
+        (
+            &["--method", "dylora", "--rank", "4"],
+            "rank = 8\nexport_rank = 6",
+            "--export-rank: expected at most the rank 4",
+        ),
+        (&adalora("16"), "rank = 8\ninit_rank = 12", "no such folder"),
+        (&adalora("16"), "rank = 8\ninit_rank = 13", "--init-rank: expected at least the rank 16"),
+    ] {
+        let found = told(flags, &[], Some(file));
+        assert!(found.contains(words), "expected {words:?} in {found:?}");
+    }
     let same_layer = told(&["--xi", "1e-3", "--depth-bias", "1"], &[], None);
     assert!(same_layer.contains("--depth-bias: expected adaptive gates"), "{same_layer}");
 }
@@ -451,6 +466,12 @@ fn number_of_parameters_to_keep_is_stored_and_checked() {
     let words =
         format!("--target-ratio: expected {share:.5} or more, which is one rank of the smallest linear, found {ratio}");
     refused(&train(from, "/nowhere/at/all", &["--target-ratio", &ratio.to_string()]), 1, &words);
+    // Other gates may keep a rank of any linear, or none.
+    let largest = *costs.iter().max().unwrap();
+    let kept = (largest - 1).to_string();
+    let words =
+        format!("--target-params: expected from {largest}, one rank of the largest linear, to {all}, found {kept}");
+    refused(&train(from, "/nowhere/at/all", &["--gate", "paper", "--target-params", &kept]), 1, &words);
     let kept = (all / 3).to_string();
     fine(&train(from, output.to_str().unwrap(), &["--epochs", "2", "--target-params", &kept]));
     assert!(

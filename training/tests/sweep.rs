@@ -278,7 +278,13 @@ fn reported(room: &TempDir, runs: &Path) {
     assert_eq!(std::fs::read_dir(&output).unwrap().count(), 1);
     std::fs::remove_file(output.join("report.md")).unwrap();
     fine(&command);
+    // What a report has no more is gone after the next one. Other files stay.
+    for name in ["table3.csv", "training-first.png", "mine.csv"] {
+        std::fs::write(output.join(name), "old").unwrap();
+    }
     fine(&command);
+    assert!(!output.join("table3.csv").exists() && read(&output.join("mine.csv")) == b"old");
+    assert!(read(&output.join("training-first.png")).starts_with(b"\x89PNG"));
     let text = String::from_utf8(read(&output.join("report.md"))).unwrap();
     for words in [
         "from 7 runs and 1 schedules",

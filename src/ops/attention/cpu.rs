@@ -148,7 +148,7 @@ impl Attention {
             || {
                 for (i, row) in block.rows.clone().zip(weights.chunks_exact_mut(keys)) {
                     let (start, end) = self.window.map_or((0, keys), |window| {
-                        let seen = i.saturating_sub(window)..(i + window + 1).min(block.keys.end);
+                        let seen = i.saturating_sub(window)..(i + 1).saturating_add(window).min(block.keys.end);
                         (seen.start - block.keys.start, seen.end - block.keys.start)
                     });
                     row[..start].fill(0.0);
@@ -175,7 +175,9 @@ impl Attention {
     /// Whether the fused kernel takes a text: it must be short, every token must see all of it, and nothing may be dropped.
     fn is_fused(&self, text: usize) -> bool {
         let len = self.len(text);
-        self.dropout.is_none() && len <= fused::MAX_FUSED_LEN && self.window.is_none_or(|window| window + 1 >= len)
+        self.dropout.is_none()
+            && len <= fused::MAX_FUSED_LEN
+            && self.window.is_none_or(|window| window >= len.saturating_sub(1))
     }
 
     /// Computes a block of a short text with the fused kernel.

@@ -96,6 +96,14 @@ pub(in crate::ops) fn cuda(
         // SAFETY: `forward` has launched the kernel that writes every element.
         return Ok(unsafe { y.tensor() });
     }
+    // Now, and not only after the forward pass.
+    let (needed, most) = (attention.scores_memory(q.dtype())?, most_shared(q.device())?);
+    if needed > most {
+        bail!(
+            "disentangled: a block of the gradient needs {needed} bytes of shared memory in {:?}, the device has {most}",
+            q.dtype()
+        );
+    }
     // A recorded operation has at most three inputs.
     let qkv = Tensor::cat(&[q, k, v], 1)?;
     let [q, k, v] = [0, 1, 2].map(|at| qkv.narrow(1, at * dims.hidden, dims.hidden));

@@ -69,12 +69,19 @@ pub(super) fn places(products: &[Product], x: &Tensor) -> Result<Vec<(u64, usize
     Ok(places)
 }
 
+/// Whether two contiguous tensors of one type lie one after the other in one storage. Storages may be neighbours by chance, and how a
+/// product is computed must not depend on that.
+pub(super) fn adjoin(first: &Tensor, second: &Tensor) -> Result<bool> {
+    let storage = |tensor: &Tensor| std::ptr::from_ref(&*tensor.storage_and_layout().0);
+    let end = address(first)? + (first.elem_count() * first.dtype().size_in_bytes()) as u64;
+    Ok(storage(first) == storage(second) && end == address(second)?)
+}
+
 /// `x W^T` for weights `[out, in]` of x's type, with as few products as possible.
 pub(super) fn products(x: &Tensor, weights: &[Tensor]) -> Result<Vec<Product>> {
-    let addresses = weights.iter().map(address).collect::<Result<Vec<_>>>()?;
-    let end = |i: usize| addresses[i] + (weights[i].elem_count() * x.dtype().size_in_bytes()) as u64;
+    let joins = weights.windows(2).map(|pair| adjoin(&pair[0], &pair[1])).collect::<Result<Vec<_>>>()?;
     let indices: Vec<usize> = (0..weights.len()).collect();
-    let runs = indices.chunk_by(|a, b| end(*a) == addresses[*b]);
+    let runs = indices.chunk_by(|first, _| joins[*first]);
     runs.map(|run| {
         let outs = run.iter().map(|i| weights[*i].dim(0)).collect::<Result<Vec<_>>>()?;
         Ok(Product { y: product(x, &weights[run[0]], outs.iter().sum())?, outs })

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::finish::{TARGETS, TypedDelta, Unfinished, finish};
-use super::operands::{bias_of, places, products, tracked_parameter, typed_weight};
+use super::operands::{adjoin, bias_of, places, products, tracked_parameter, typed_weight};
 use super::training::{like, of, whole};
 use super::{Added, Linear};
 use crate::cuda::{Factor, Grid, Matrix, Output, Params, Place, address, gemm, launch, recorded};
@@ -417,19 +417,15 @@ struct Joined {
 impl Joined {
     /// `None` if there is nothing to join.
     fn new(x: &Tensor, used: &[Used]) -> Result<Option<Self>> {
-        let mut columns = 0;
-        let mut end = None;
-        for Used { part, .. } in used {
-            let start = address(&part.weight)?;
-            if end.is_some_and(|end| end != start) {
-                return Ok(None);
-            }
-            end = Some(start + bytes(&part.weight));
-            columns += part.weight.dim(0)?;
-        }
         if used.len() < 2 {
             return Ok(None);
         }
+        for pair in used.windows(2) {
+            if !adjoin(&pair[0].part.weight, &pair[1].part.weight)? {
+                return Ok(None);
+            }
+        }
+        let columns = used.iter().map(|used| used.part.weight.dim(0)).sum::<Result<usize>>()?;
         Ok(Some(Self { y: Output::new((x.dim(0)?, columns), x.dtype(), x.device())?, columns }))
     }
 }
@@ -448,10 +444,6 @@ impl Small {
     fn address(&self, which: usize, column: usize) -> u64 {
         self.h.address() + ((which * self.rows * self.columns + column) * self.element) as u64
     }
-}
-
-fn bytes(tensor: &Tensor) -> u64 {
-    (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
 }
 
 /// Whether rows at these addresses, which lie these numbers of elements apart, may be read in units of eight elements.

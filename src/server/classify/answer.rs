@@ -10,10 +10,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::super::answer_body;
 use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::extract::blocking;
-use super::super::held;
 use super::super::times::Measured;
 use super::request::{Form, Scoring};
 use super::run::{AdapterLogits, RequestLogits};
@@ -106,7 +106,7 @@ pub(super) async fn respond(
     let large = outcome.logits() > LARGE;
     let written = move || write(&outcome).map(|bytes| (outcome, bytes));
     let (outcome, bytes) = if large { blocking(written).await?? } else { written()? };
-    let body = held::body(app, bytes)?;
+    let body = answer_body::body(app, bytes)?;
     Ok(described(&outcome, body))
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::app::App;
 use super::super::error::ApiError;
-use super::super::strangers::Known;
+use super::super::unknown_hosts::Known;
 use crate::registry::{Pin, RegistryError};
 
 /// Pins the adapter that the host names, or else the default adapter. Upper and lower case are the same in a host, so that the adapter
@@ -33,11 +33,11 @@ async fn named(app: &Arc<App>, name: &str) -> Result<Option<Pin>, ApiError> {
         return Err(RegistryError::NotFound { name: name.into() }.into());
     }
     let known = match &app.config().default_adapter {
-        Some(_) => app.strangers().known(name, Instant::now()),
+        Some(_) => app.unknown_hosts().known(name, Instant::now()),
         None => Known::Nothing,
     };
     match known {
-        Known::Stranger => Ok(None),
+        Known::NoAdapter => Ok(None),
         Known::Expired => {
             let (app, name) = (Arc::clone(app), name.to_owned());
             tokio::spawn(async move { look_up(&app, &name).await });
@@ -57,8 +57,8 @@ async fn look_up(app: &Arc<App>, name: &str) -> Result<Option<Pin>, RegistryErro
         found => found.map(Some),
     };
     match &found {
-        Err(error) if !error.is_of_adapter() => app.strangers().keep(name, Instant::now()),
-        found => app.strangers().note(name, matches!(found, Ok(None)), Instant::now()),
+        Err(error) if !error.is_of_adapter() => app.unknown_hosts().keep(name, Instant::now()),
+        found => app.unknown_hosts().note(name, matches!(found, Ok(None)), Instant::now()),
     }
     found
 }

@@ -170,7 +170,8 @@ impl Scrape {
         ] {
             metric(out, name, help, &ConstCounter::new(count))?;
         }
-        gauge(out, "polyrank_adapters_resident", "Adapters in memory", state.residents.len() as u64)?;
+        let help = "Versions of adapters in memory, also replaced ones that requests under way use";
+        gauge(out, "polyrank_adapters_resident", help, state.versions as u64)?;
         let help = "Adapters that are not in service because they could not be loaded, and whose files have not changed since; \
                     GET /adapters says why";
         gauge(out, "polyrank_adapters_broken", help, state.broken as u64)?;
@@ -204,8 +205,8 @@ impl Snapshot {
     /// About how many adapters fit into the memory for them, judged by those in it. It is rounded down to a power of two, because
     /// each new value of this label begins a new time series.
     fn adapters_that_fit(&self) -> usize {
-        let mean = self.adapter_bytes.checked_div(self.residents.len()).unwrap_or_default().max(1);
-        let fit = if self.residents.is_empty() { 1 } else { self.adapter_bytes_limit / mean };
+        let mean = self.adapter_bytes.checked_div(self.versions).unwrap_or_default().max(1);
+        let fit = if self.versions == 0 { 1 } else { self.adapter_bytes_limit / mean };
         1 << fit.max(1).ilog2()
     }
 }
@@ -259,6 +260,7 @@ mod tests {
             adapter_bytes_limit: 1000,
             counters: Counters { hits: 1, loads: 2, failed_loads: 3, swaps: 4, refused_updates: 5, evictions: 6 },
             residents: vec![resident("a\"\\\n", 1), resident("b", 2)],
+            versions: 3,
             broken: 7,
             unserved: vec![("b".into(), Cause::Invalid)],
             stalled: Some(Duration::from_millis(1500)),
@@ -272,6 +274,7 @@ mod tests {
             "polyrank_adapter_swaps_total 4\n",
             "polyrank_adapter_refused_updates_total 5\n",
             "polyrank_adapter_evictions_total 6\n",
+            "polyrank_adapters_resident 3\n",
             "polyrank_adapters_broken 7\n",
             "polyrank_adapter_memory_bytes 200\n",
             "polyrank_adapter_memory_limit_bytes 1000\n",
@@ -286,10 +289,8 @@ mod tests {
 
     #[test]
     fn estimate_of_adapters_that_fit_is_a_power_of_two() {
-        let fit = |bytes, limit, residents| {
-            let resident = Resident { name: String::new(), generation: 1, pinned: false };
-            let residents = vec![resident; residents];
-            Snapshot { adapter_bytes: bytes, adapter_bytes_limit: limit, residents, ..Snapshot::default() }
+        let fit = |bytes, limit, versions| {
+            Snapshot { adapter_bytes: bytes, adapter_bytes_limit: limit, versions, ..Snapshot::default() }
                 .adapters_that_fit()
         };
         assert_eq!(fit(0, 1 << 30, 0), 1, "unknown");

@@ -9,9 +9,9 @@ use axum::http::{HeaderMap, HeaderName};
 
 use super::exposition::Format;
 use super::sources::Snapshot;
+use crate::server::answer_body;
 use crate::server::app::App;
 use crate::server::error::{ApiError, ErrorBody};
-use crate::server::held;
 
 /// Tells what the server measures
 ///
@@ -33,5 +33,5 @@ pub(in crate::server) async fn metrics(
     let format = Format::for_accept(accepts);
     let snapshot = Snapshot::of(&app);
     let text = app.metrics().exposition(snapshot, format).map_err(|error| ApiError::Internal(error.to_string()))?;
-    Ok(([(CONTENT_TYPE, format.content_type())], held::body(&app, text.into_bytes())?))
+    Ok(([(CONTENT_TYPE, format.content_type())], answer_body::body(&app, text.into_bytes())?))
 }

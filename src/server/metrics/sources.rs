@@ -36,7 +36,10 @@ pub(super) struct Snapshot {
     /// `--adapter-memory`.
     pub(super) adapter_bytes_limit: usize,
     pub(super) counters: Counters,
+    /// The adapters in service that are in memory.
     pub(super) residents: Vec<Resident>,
+    /// The number of versions in memory, also of those that only requests under way use.
+    pub(super) versions: usize,
     /// The number of adapters that are not in service because their files cannot be loaded.
     pub(super) broken: usize,
     /// Adapters of which a newer version on disk is not served, and why.
@@ -67,6 +70,7 @@ impl Snapshot {
             adapter_bytes_limit: config.adapter_memory,
             counters: registry.counters(),
             residents: in_memory.filter_map(resident).collect(),
+            versions: registry.resident(),
             broken: registry.broken(),
             unserved: registry.unserved(),
             manual: config.adapter_updates == Updates::Manual,

@@ -171,6 +171,18 @@ impl ConfigFile {
             }
             self.drop(&THRESHOLDS);
         }
+        if overrides("rank") {
+            // A run records the defaults that follow from its rank.
+            let number = |name: &str| self.entries.get(name).and_then(Value::as_integer);
+            let rank = number("rank").unwrap_or(stronger.values.rank as i64);
+            let defaults = [("init_rank", (3 * rank + 1) / 2), ("export_rank", rank)];
+            let recorded = defaults.into_iter().filter(|&(name, default)| number(name) == Some(default));
+            self.drop(&recorded.map(|(name, _)| name).collect::<Vec<_>>());
+        }
+        if overrides("gate") && self.entries.get("gate").and_then(Value::as_str) == Some("authors") {
+            // So does the weight of the penalty from the authors' gates with a constant threshold.
+            self.drop(&["sparse_lambda"]);
+        }
         if overrides("epochs") {
             // The numbers of epochs before the last one belong to the last one in the file.
             self.drop(&["extended_from"]);

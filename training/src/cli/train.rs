@@ -35,7 +35,8 @@ A run that is stopped by Ctrl-C saves its state, and goes on from there with --r
 of the last epoch, or from the last checkpoint of --checkpoint-every. The result is that of a run without a stop.
 
 A finished run is made longer by --resume with more --epochs. The learning rate then follows the new number of epochs. Ranks are
-removed by the first number of epochs, so that no further rank is removed; with --xi or --lambda, gates go on shrinking.";
+removed by the first number of epochs, so that no further rank is removed; with --xi or --lambda, gates go on shrinking. A run
+that --patience has ended first goes on to the end that was planned, without --patience.";
 
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {

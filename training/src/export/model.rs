@@ -68,6 +68,11 @@ pub(super) fn write(
         files.push((dir.join(name), fs::read(&from).map_err(Error::io(&from))?));
     }
     let mut config = classifier_config(&model.info, engine.layout().layers, base_config);
+    // The type of the tensors below. `transformers` would load them in that of the base's own file.
+    config["dtype"] = json!("float32");
+    if let Some(entries) = config.as_object_mut() {
+        entries.remove("torch_dtype");
+    }
     let class = CLASSES.iter().find(|(model_type, _)| *model_type == engine.config().model_type);
     config["architectures"] = json!(class.map(|(_, class)| [class]));
     config["polyrank"][PARAMETERS] = json!(parameters);

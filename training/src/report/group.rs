@@ -12,7 +12,7 @@ use crate::settings::{DataSettings, MethodName, RunSettings, Settings};
 
 /// Settings that do not distinguish runs: a seed, a path to the base (its fingerprint counts), and those with a place of their own.
 /// Neither do those of how a run is carried out.
-const APART: [&str; 6] = ["seed", "model_id", "method", "rank", "target_modules", "max_train_samples"];
+const APART: [&str; 7] = ["seed", "model_id", "task", "method", "rank", "target_modules", "max_train_samples"];
 /// Settings whose default follows from the rank. They distinguish runs of one rank.
 const OF_RANK: [&str; 2] = ["init_rank", "export_rank"];
 /// The names of methods as papers write them, in the order of the SoRA paper's table 1. Other methods come last, under their own name.
@@ -190,9 +190,11 @@ impl Differences {
     }
 }
 
-/// Whether a setting is one of the run's method. Earlier versions recorded some settings of other methods, too.
+/// Whether a setting had an effect on the run. Earlier versions recorded some settings of other methods, too. The share to hold out has
+/// none beside a validation split.
 fn concerns(run: &TrainedRun, setting: &str) -> bool {
-    MethodName::has(&run.setting("method"), setting)
+    let held_out = run.data.as_ref().is_none_or(|data| data.held_out.is_some());
+    MethodName::has(&run.setting("method"), setting) && (setting != "validation_split" || held_out)
 }
 
 /// Whether a key has several values.
@@ -246,8 +248,21 @@ fn default_of<T: Args + FromArgMatches + Serialize>() -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::made::run;
+    use super::super::fixtures::run;
+    use super::super::trained::TrainedOn;
     use super::*;
+
+    #[test]
+    fn settings_without_effect_do_not_split_seeds() {
+        let of = |seed: usize, more: &str| {
+            let settings = format!("method = \"lora\"\nrank = 8\nseed = {seed}\n{more}");
+            let (name, mut run) = run("reviews", &settings, 0.8, &[]);
+            run.data = Some(TrainedOn { train: "a".into(), validation: "b".into(), held_out: None });
+            (name, run)
+        };
+        let runs = [of(0, ""), of(1, "task = \"reviews\""), of(2, "validation_split = 0.2")];
+        assert_eq!(groups(&runs).iter().map(|group| group.runs.len()).collect::<Vec<_>>(), [3]);
+    }
 
     #[test]
     fn tasks_whose_names_differ_in_case_are_two() {

@@ -14,9 +14,9 @@
 //! | `write` | the files of a report |
 
 mod figure;
-mod group;
 #[cfg(test)]
-mod made;
+mod fixtures;
+mod group;
 mod recorded;
 mod stages;
 mod statistics;

@@ -250,8 +250,8 @@ pub(super) fn seconds(groups: &[Group<'_>]) -> Option<Table> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::super::fixtures::run;
     use super::super::group::groups;
-    use super::super::made::run;
     use super::{methods, modules, ranks, seconds};
     use crate::report::TrainedRun;
 

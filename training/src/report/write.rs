@@ -65,8 +65,15 @@ pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
         files.push((format!("{}.png", figure.name), figure.png()?));
     }
     files.push((REPORT.to_owned(), markdown(&tree, &tables, &figures, &notes).into_bytes()));
-    refuse_other_files(output, &files)?;
+    let old = fs::read_to_string(output.join(REPORT)).unwrap_or_default();
+    refuse_other_files(output, &old, &files)?;
     fs::create_dir_all(output).map_err(Error::io(output))?;
+    for name in former(&old).into_iter().filter(|name| !files.iter().any(|(new, _)| new == name)) {
+        let path = output.join(name);
+        if path.is_file() {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
     for (name, bytes) in &files {
         let path = output.join(name);
         atomic_file::write(&path, bytes).map_err(Error::io(&path))?;
@@ -75,15 +82,26 @@ pub fn write(runs: &Path, output: &Path) -> Result<Written, Error> {
 }
 
 /// Refuses to replace files, unless a report wrote them.
-fn refuse_other_files(output: &Path, files: &[(String, Vec<u8>)]) -> Result<(), Error> {
-    let old = fs::read(output.join(REPORT)).unwrap_or_default();
-    if old.starts_with(BEGINNING.as_bytes()) {
+fn refuse_other_files(output: &Path, old: &str, files: &[(String, Vec<u8>)]) -> Result<(), Error> {
+    if old.starts_with(BEGINNING) {
         return Ok(());
     }
     match files.iter().map(|(name, _)| output.join(name)).find(|path| path.exists()) {
         Some(path) => Err(Error::NotOfReport(path)),
         None => Ok(()),
     }
+}
+
+/// The names of the tables and figures that a report with the text `old` may have left.
+fn former(old: &str) -> Vec<String> {
+    if !old.starts_with(BEGINNING) {
+        return Vec::new();
+    }
+    let linked = old.split("](").skip(1).filter_map(|rest| rest.split_once(".svg)")).map(|(name, _)| name);
+    let figures = linked.filter(|name| !name.contains(['/', '\\']));
+    let figures = figures.flat_map(|name| [format!("{name}.svg"), format!("{name}.png")]);
+    let tables = ["table1", "table1-test", "table2", "table3", "table4", "compression", "runs"];
+    figures.chain(tables.map(|name| format!("{name}.csv"))).collect()
 }
 
 fn csv(csv: &Csv) -> Result<Vec<u8>, Error> {
@@ -199,7 +217,7 @@ fn markdown(tree: &Tree, tables: &[Table], figures: &[Figure], notes: &[String])
 
 #[cfg(test)]
 mod tests {
-    use super::super::made::run;
+    use super::super::fixtures::run;
     use super::super::trained::TrainedOn;
     use super::*;
     use crate::data::HoldOut;

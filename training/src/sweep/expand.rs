@@ -83,48 +83,11 @@ struct Draft<'a> {
 
 impl Expander<'_> {
     fn jobs(&self) -> Result<Vec<Job>, String> {
-        let spec = self.spec;
-        let defaults = self.flags.read(&[])?.settings;
-        let variants: Vec<Option<&(String, Section)>> =
-            if spec.variants.is_empty() { vec![None] } else { spec.variants.iter().map(Some).collect() };
         let mut jobs = Vec::new();
-        for task in &spec.tasks {
-            for method in &spec.methods {
-                let mut as_given = false;
-                for &variant in &variants {
-                    // Variants without settings for this method would give equal runs of it, so there is one run.
-                    let variant = variant.filter(|(_, section)| concerns(section, method));
-                    if variant.is_none() && std::mem::replace(&mut as_given, true) {
-                        continue;
-                    }
-                    let mut section = spec.all.clone();
-                    section = section.under(&of_method(&spec.by_method, method)?);
-                    section = section.under(&named(&spec.by_task, task));
-                    section = variant.map_or(section.clone(), |(_, variant)| section.under(variant));
-                    // What holds for several methods may have settings that one of them lacks.
-                    section.settings.retain(|(setting, _)| MethodName::has(method, setting));
-                    if !MethodName::has(method, "rank") {
-                        section.ranks = Some(Vec::new());
-                    }
-                    let data = self.data(task, section.data.as_deref())?;
-                    // Otherwise a run's task is called after the folder of its data, and two tasks may have folders of one name.
-                    let own_name = (section.data.is_some() && !section.settings.iter().any(|(key, _)| key == "task"))
-                        .then(|| Value::from(task.as_str()));
-                    let ranks = section.ranks.clone().unwrap_or_else(|| vec![defaults.rank as u64]);
-                    let ranks: Vec<Option<u64>> =
-                        if ranks.is_empty() { vec![None] } else { ranks.into_iter().map(Some).collect() };
-                    let seeds = section.seeds.clone().unwrap_or_else(|| vec![defaults.seed]);
-                    for settings in product(&section.settings) {
-                        for &rank in &ranks {
-                            for (place, &seed) in seeds.iter().enumerate() {
-                                let variant = variant.map(|(name, _)| name.as_str());
-                                let mut settings = settings.clone();
-                                settings.extend(own_name.iter().map(|name| ("task", name, false)));
-                                let draft = Draft { task, method, variant, data: &data, rank, seed, settings };
-                                jobs.push((place, self.job(&draft)?));
-                            }
-                        }
-                    }
+        for task in &self.spec.tasks {
+            for method in &self.spec.methods {
+                for variant in self.variants(method) {
+                    self.add_jobs(task, method, variant, &mut jobs)?;
                 }
             }
         }
@@ -133,10 +96,62 @@ impl Expander<'_> {
         let mut seen: BTreeMap<&str, &Job> = BTreeMap::new();
         for job in &jobs {
             if seen.insert(&job.name, job).is_some() {
-                return Err(format!("two runs are called {}: their settings are not told apart by name", job.name));
+                return Err(format!("two runs are called {}: their names do not show how they differ", job.name));
             }
         }
         Ok(jobs)
+    }
+
+    /// The variants for a method. Those without settings for it would give equal runs, so there is at most one `None`.
+    fn variants(&self, method: &str) -> Vec<Option<&(String, Section)>> {
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.spec.variants.iter().partition(|(_, section)| concerns(section, method));
+        let as_given = (own.is_empty() || !others.is_empty()).then_some(None);
+        as_given.into_iter().chain(own.into_iter().map(Some)).collect()
+    }
+
+    /// Adds the runs of one task, method and variant, each with the place of its seed.
+    fn add_jobs(
+        &self,
+        task: &str,
+        method: &str,
+        variant: Option<&(String, Section)>,
+        jobs: &mut Vec<(usize, Job)>,
+    ) -> Result<(), String> {
+        let section = self.section(task, method, variant)?;
+        let data = self.data(task, section.data.as_deref())?;
+        // Otherwise a run's task is called after the folder of its data, and two tasks may have folders of one name.
+        let own_name = (section.data.is_some() && !section.settings.iter().any(|(key, _)| key == "task"))
+            .then(|| Value::from(task));
+        let defaults = self.flags.read(&[])?.settings;
+        let ranks = section.ranks.unwrap_or_else(|| vec![defaults.rank as u64]);
+        let ranks: Vec<Option<u64>> = if ranks.is_empty() { vec![None] } else { ranks.into_iter().map(Some).collect() };
+        let seeds = section.seeds.unwrap_or_else(|| vec![defaults.seed]);
+        let variant = variant.map(|(name, _)| name.as_str());
+        for mut settings in product(&section.settings) {
+            settings.extend(own_name.iter().map(|name| ("task", name, false)));
+            for &rank in &ranks {
+                for (place, &seed) in seeds.iter().enumerate() {
+                    let settings = settings.clone();
+                    let draft = Draft { task, method, variant, data: &data, rank, seed, settings };
+                    jobs.push((place, self.job(&draft)?));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All that the file says about the runs of one task, method and variant: the variant over the task, over the method, over `[all]`.
+    fn section(&self, task: &str, method: &str, variant: Option<&(String, Section)>) -> Result<Section, String> {
+        let spec = self.spec;
+        let section = spec.all.clone().under(&of_method(&spec.by_method, method)?).under(&named(&spec.by_task, task));
+        let mut section = variant.map_or(section.clone(), |(_, variant)| section.under(variant));
+        // What holds for several methods may have settings that one of them lacks.
+        section.settings.retain(|(setting, _)| MethodName::has(method, setting));
+        if !MethodName::has(method, "rank") {
+            section.ranks = Some(Vec::new());
+        }
+        Ok(section)
     }
 
     /// The folder of the task's data.

@@ -87,8 +87,8 @@ mod tests {
 
     use std::collections::BTreeMap;
 
+    use super::super::fixtures::run;
     use super::super::group::groups;
-    use super::super::made::run;
     use super::super::stages::Schedule;
     use super::{Figure, all};
     use crate::schedule::{Percent, Stage};

@@ -14,9 +14,9 @@ const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 
 /// The hosts that named no adapter a moment ago. Without it, each request of such a host would wait for the disk, although the default
 /// adapter is in memory.
-pub(super) struct Strangers(Mutex<LruCache<String, Stranger>>);
+pub(super) struct UnknownHosts(Mutex<LruCache<String, UnknownHost>>);
 
-struct Stranger {
+struct UnknownHost {
     since: Instant,
     /// Whether the name is being looked up again.
     asked: bool,
@@ -27,12 +27,12 @@ struct Stranger {
 pub(super) enum Known {
     Nothing,
     /// It names no adapter.
-    Stranger,
+    NoAdapter,
     /// It named no adapter, but that was long ago. This caller should look it up again.
     Expired,
 }
 
-impl Strangers {
+impl UnknownHosts {
     /// Nothing is known.
     pub(super) fn new() -> Self {
         Self(Mutex::new(LruCache::new(MOST)))
@@ -43,11 +43,9 @@ impl Strangers {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match names.get_mut(name) {
             None => Known::Nothing,
-            Some(stranger) if stranger.asked || now.saturating_duration_since(stranger.since) < KNOWN_FOR => {
-                Known::Stranger
-            }
-            Some(stranger) => {
-                stranger.asked = true;
+            Some(host) if host.asked || now.saturating_duration_since(host.since) < KNOWN_FOR => Known::NoAdapter,
+            Some(host) => {
+                host.asked = true;
                 Known::Expired
             }
         }
@@ -56,16 +54,16 @@ impl Strangers {
     /// Notes that a look-up failed, for example because the disk fails. The entry of `name` stays, and is looked up again later.
     pub(super) fn keep(&self, name: &str, now: Instant) {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stranger) = names.get_mut(name) {
-            *stranger = Stranger { since: now, asked: false };
+        if let Some(host) = names.get_mut(name) {
+            *host = UnknownHost { since: now, asked: false };
         }
     }
 
-    /// Notes whether a name that was looked up is a stranger.
-    pub(super) fn note(&self, name: &str, is_stranger: bool, now: Instant) {
+    /// Notes whether a name that was looked up names no adapter.
+    pub(super) fn note(&self, name: &str, is_unknown: bool, now: Instant) {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_stranger {
-            names.put(name.to_owned(), Stranger { since: now, asked: false });
+        if is_unknown {
+            names.put(name.to_owned(), UnknownHost { since: now, asked: false });
         } else {
             names.pop(name);
         }
@@ -77,23 +75,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_are_looked_up_again_by_one_request_at_a_time() {
-        let (strangers, start) = (Strangers::new(), Instant::now());
-        assert_eq!(strangers.known("a", start), Known::Nothing);
-        strangers.note("a", true, start);
-        assert_eq!(strangers.known("a", start + KNOWN_FOR / 2), Known::Stranger);
-        assert_eq!(strangers.known("a", start + KNOWN_FOR), Known::Expired);
-        assert_eq!(strangers.known("a", start + 9 * KNOWN_FOR), Known::Stranger, "one request looks it up");
-        strangers.keep("a", start + 9 * KNOWN_FOR);
-        assert_eq!(strangers.known("a", start + 9 * KNOWN_FOR), Known::Stranger, "the disk fails");
-        assert_eq!(strangers.known("a", start + 10 * KNOWN_FOR), Known::Expired);
-        strangers.note("a", false, start);
-        assert_eq!(strangers.known("a", start), Known::Nothing);
-        strangers.keep("a", start);
-        assert_eq!(strangers.known("a", start), Known::Nothing);
+    fn unknown_hosts_are_looked_up_again_by_one_request_at_a_time() {
+        let (unknown_hosts, start) = (UnknownHosts::new(), Instant::now());
+        assert_eq!(unknown_hosts.known("a", start), Known::Nothing);
+        unknown_hosts.note("a", true, start);
+        assert_eq!(unknown_hosts.known("a", start + KNOWN_FOR / 2), Known::NoAdapter);
+        assert_eq!(unknown_hosts.known("a", start + KNOWN_FOR), Known::Expired);
+        assert_eq!(unknown_hosts.known("a", start + 9 * KNOWN_FOR), Known::NoAdapter, "one request looks it up");
+        unknown_hosts.keep("a", start + 9 * KNOWN_FOR);
+        assert_eq!(unknown_hosts.known("a", start + 9 * KNOWN_FOR), Known::NoAdapter, "the disk fails");
+        assert_eq!(unknown_hosts.known("a", start + 10 * KNOWN_FOR), Known::Expired);
+        unknown_hosts.note("a", false, start);
+        assert_eq!(unknown_hosts.known("a", start), Known::Nothing);
+        unknown_hosts.keep("a", start);
+        assert_eq!(unknown_hosts.known("a", start), Known::Nothing);
         for i in 0..2 * MOST.get() {
-            strangers.note(&i.to_string(), true, start);
+            unknown_hosts.note(&i.to_string(), true, start);
         }
-        assert_eq!(strangers.known("0", start), Known::Nothing);
+        assert_eq!(unknown_hosts.known("0", start), Known::Nothing);
     }
 }

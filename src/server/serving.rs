@@ -14,13 +14,13 @@ use tokio::sync::Notify;
 
 use super::app::App;
 use super::config::Config;
+use super::discard::{DiscardLimits, Rest};
 use super::draining::WhileDraining;
 use super::stream::Phase;
-use super::unread::{DiscardLimits, Rest};
 use super::{routes, starting};
 
 /// What all connections share.
-pub(super) struct Site {
+pub(super) struct Serving {
     /// How much of bodies that no answer needs is read.
     discard: DiscardLimits,
     open: OnceLock<(Arc<App>, TowerToHyperService<Router>)>,
@@ -33,7 +33,7 @@ pub(super) struct Site {
     answered: Notify,
 }
 
-impl Site {
+impl Serving {
     /// Nothing is open yet.
     pub(super) fn new(config: &Config) -> Self {
         Self {
@@ -128,7 +128,7 @@ impl Site {
 }
 
 /// A request in progress.
-struct RequestInProgress<'a>(&'a Site);
+struct RequestInProgress<'a>(&'a Serving);
 
 impl Drop for RequestInProgress<'_> {
     fn drop(&mut self) {

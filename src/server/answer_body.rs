@@ -12,15 +12,15 @@ use super::bodies::MemoryPermit;
 use super::error::ApiError;
 
 /// Answers of more bytes take a permit.
-const HELD: usize = 64 * 1024;
+const LARGE: usize = 64 * 1024;
 
 /// An answer in memory, and its permit.
-struct Held {
+struct LargeAnswer {
     bytes: Vec<u8>,
     _permit: MemoryPermit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for LargeAnswer {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -31,12 +31,12 @@ impl AsRef<[u8]> for Held {
 /// # Errors
 /// Answers that clients have not read yet leave no room for it.
 pub(super) fn body(app: &App, bytes: Vec<u8>) -> Result<Body, ApiError> {
-    if bytes.len() <= HELD {
+    if bytes.len() <= LARGE {
         return Ok(Body::from(bytes));
     }
     // The bytes are dropped once they are written to the connection.
     let _permit = app.answers().permit(bytes.len())?;
-    Ok(Body::from(Bytes::from_owner(Held { bytes, _permit })))
+    Ok(Body::from(Bytes::from_owner(LargeAnswer { bytes, _permit })))
 }
 
 /// `value` as bytes of JSON.

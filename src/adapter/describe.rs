@@ -6,7 +6,7 @@ use super::files::NAMES;
 
 /// What the folder `dir` is instead of an adapter, as a hint for the user; `None` if it is an adapter, or shows nothing.
 #[must_use]
-pub fn instead(dir: &Path) -> Option<String> {
+pub fn describe_folder(dir: &Path) -> Option<String> {
     let has = |name: &str| dir.join(name).is_file();
     if has(NAMES[0]) {
         return None;
@@ -39,11 +39,11 @@ mod tests {
             fs::write(room.path().join(name).join(file), "").unwrap();
             room.path().join(name)
         };
-        assert_eq!(instead(&dir("all/b", NAMES[0])), None);
-        assert_eq!(instead(&dir("all/a", "notes.txt")), None);
-        assert_eq!(instead(&room.path().join("absent")), None);
-        assert!(instead(&room.path().join("all")).unwrap().ends_with("all/b"));
-        assert!(instead(&dir("full", "model.safetensors")).unwrap().contains("a model"));
-        assert!(instead(&dir("bottlenecks", "bottleneck_config.json")).unwrap().contains("bottlenecks"));
+        assert_eq!(describe_folder(&dir("all/b", NAMES[0])), None);
+        assert_eq!(describe_folder(&dir("all/a", "notes.txt")), None);
+        assert_eq!(describe_folder(&room.path().join("absent")), None);
+        assert!(describe_folder(&room.path().join("all")).unwrap().ends_with("all/b"));
+        assert!(describe_folder(&dir("full", "model.safetensors")).unwrap().contains("a model"));
+        assert!(describe_folder(&dir("bottlenecks", "bottleneck_config.json")).unwrap().contains("bottlenecks"));
     }
 }
