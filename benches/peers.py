@@ -65,7 +65,7 @@ def chosen(folder):
 
 
 def peers(args, names, texts, folder):
-    """Engines by name; one that cannot be made for this base is told of and left out."""
+    """Engines by name; one that cannot be made for this base is named and left out."""
     count, adapters = chosen(args.adapters)
     torch.set_num_threads(args.threads)
     exported, small = folder / "model.onnx", folder / "int8.onnx"
@@ -201,6 +201,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
+    # For polyrank, and for the tokenizers of the others.
+    os.environ["RAYON_NUM_THREADS"] = str(args.threads)
     length = measured.counter(args.model)
     if args.texts:
         texts = args.texts.read_text(encoding="utf-8").splitlines()

@@ -34,7 +34,9 @@ done
 
 step "Serving"
 log=$(mktemp)
-RUST_LOG=info "$binaries/polyrank" serve --model-id default --adapters "$adapters" --port "${PORT:-8080}" 2>"$log" &
+# Variables for another server do not count here.
+env -u POLYRANK_API_KEY -u POLYRANK_API_KEY_FILE RUST_LOG=info \
+  "$binaries/polyrank" serve --model-id default --adapters "$adapters" --hostname 127.0.0.1 --port "${PORT:-8080}" 2>"$log" &
 server=$!
 stop() { kill -TERM "$server" 2>/dev/null && wait "$server" || true; rm -f "$log"; }
 trap stop EXIT

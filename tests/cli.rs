@@ -254,6 +254,25 @@ fn prints_completions_for_each_shell() {
     assert_eq!(run(&["completions", "cmd"]).status.code(), Some(2));
 }
 
+/// The precision changes the scores, but not by much.
+#[test]
+fn dtype_is_that_of_the_base() {
+    let scores = |dtype: &str| -> Vec<f64> {
+        let output = classify(&["--dtype", dtype, "--text", "The plot was not very good."], b"");
+        let line: Value = serde_json::from_str(stdout(&output)).unwrap();
+        line["labels"].as_array().unwrap().iter().map(|label| label["score"].as_f64().unwrap()).collect()
+    };
+    let exact = scores("f32");
+    for dtype in ["bf16", "int8"] {
+        let found = scores(dtype);
+        assert_ne!(found, exact, "{dtype}");
+        assert!(
+            found.iter().zip(&exact).all(|(found, exact)| (found - exact).abs() < 0.05),
+            "{dtype}: {found:?} {exact:?}"
+        );
+    }
+}
+
 /// Three texts for two adapters in turn, or for both.
 #[test]
 fn bench_measures_what_it_is_asked_for() {
@@ -279,6 +298,7 @@ fn bench_measures_what_it_is_asked_for() {
     let (turns, all) = (measured(&[]), measured(&["--ask-all"]));
     assert_eq!((&turns["texts"], &turns["adapters"], &turns["dtype"]), (&3.into(), &2.into(), &"f32".into()));
     assert_eq!((&all["texts"], &all["adapters"]), (&6.into(), &2.into()));
+    assert_eq!((&all["device"], &measured(&["--dtype", "int8"])["dtype"]), (&"cpu".into(), &"int8".into()));
     assert_eq!(all["tokens"].as_u64().unwrap(), 2 * turns["tokens"].as_u64().unwrap());
     let positive = |value: &Value| value.as_f64().unwrap() > 0.0;
     for of in [&turns, &all] {

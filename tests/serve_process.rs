@@ -446,9 +446,9 @@ fn bodies_under_way_take_bounded_memory() {
     assert_eq!(accepted + refused, CLIENTS);
 }
 
-/// A thread that never comes back, as from a dead disk, delays the end only as long as its request.
+/// Whoever opens a named pipe waits for a writer. An adapter with one is refused without that.
 #[test]
-fn drain_is_bounded_whatever_threads_do() {
+fn adapter_with_a_named_pipe_holds_up_nothing() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("plain");
     std::fs::create_dir(&dir).unwrap();
@@ -458,7 +458,6 @@ fn drain_is_bounded_whatever_threads_do() {
             std::fs::copy(from, dir.join(file)).unwrap();
         }
     }
-    // Whoever opens this file waits for a writer.
     assert!(Command::new("mkfifo").arg(dir.join("adapter_model.safetensors")).status().unwrap().success());
     let mut server = Process::spawn(|command| {
         command.arg("--model-id").arg(goldens()).arg("--adapters").arg(root.path());
@@ -466,17 +465,11 @@ fn drain_is_bounded_whatever_threads_do() {
     });
     let address = server.address();
     server.line("listening on");
-    let asked = thread::spawn({
-        let address = address.clone();
-        move || classify(&address, "")
-    });
-    thread::sleep(Duration::from_millis(300));
-    let begun = Instant::now();
+    let answer = classify(&address, "");
+    assert!(answer.starts_with("HTTP/1.1 422"), "{answer}");
     server.signal("TERM");
     let (status, log) = server.ended();
-    assert!(status.success() && begun.elapsed() < Duration::from_secs(4), "{:?}: {log}", begun.elapsed());
-    let answer = asked.join().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503") || answer.starts_with("HTTP/1.1 422"), "{answer}");
+    assert!(status.success(), "{log}");
 }
 
 #[test]

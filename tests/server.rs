@@ -89,6 +89,47 @@ fn every_shape_of_inputs_gets_a_nested_answer() {
     assert_ne!(single.body[0], one.body[0]);
 }
 
+/// The scores are the sigmoids of the golden logits of the text "good", in order.
+fn assert_sigmoids(list: &Value, adapter: &str) {
+    let logits: Vec<f64> = serde_json::from_value(golden()["adapters"][adapter]["logits"][0].clone()).unwrap();
+    let mut expected: Vec<f64> = logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect();
+    expected.sort_by(|a, b| b.total_cmp(a));
+    assert_eq!(scores(list).len(), expected.len());
+    for (score, expected) in scores(list).iter().zip(&expected) {
+        assert!((score - expected).abs() <= 1e-4, "{adapter}: {score} {expected}");
+    }
+}
+
+/// Each label of several has a sigmoid of its own, and so has one output of which nothing says that it is a regression.
+#[test]
+fn problem_type_decides_the_scores() {
+    let server = World::new().start();
+    let path = |name: &str| server.root.join(name).join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(path("ragged")).unwrap()).unwrap();
+    config["problem_type"] = json!("multi_label_classification");
+    fs::write(path("ragged"), config.to_string()).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(path("onelabel")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("problem_type");
+    fs::write(path("onelabel"), config.to_string()).unwrap();
+    for name in ["ragged", "onelabel"] {
+        assert_sigmoids(&server.classify(name, r#"{"inputs": "good"}"#).body[0], name);
+    }
+}
+
+/// Texts that do not fit into one batch together run in several.
+#[test]
+fn batches_have_at_most_the_tokens_of_the_setting() {
+    let (sender, batches) = std::sync::mpsc::channel();
+    let forward = move |rows: &[Row]| {
+        sender.send(rows.len()).unwrap();
+        Ok(rows.iter().map(|row| vec![0.5; row.adapter.info.labels.len()]).collect())
+    };
+    // "good" has three tokens.
+    let server = World::new().with(|config| config.max_batch_tokens = 4).start_with(forward);
+    assert_eq!(server.classify("plain", r#"{"inputs": ["good", "good good"]}"#).status, 200);
+    assert_eq!(batches.try_iter().collect::<Vec<_>>(), [1, 1]);
+}
+
 #[test]
 fn labels_are_sorted_by_score_and_limited_by_top_k() {
     let server = World::new().start();
@@ -102,7 +143,7 @@ fn labels_are_sorted_by_score_and_limited_by_top_k() {
     assert_eq!(ask(r#"{"top_k": 18446744073709551615}"#).body[0], all);
     let sigmoid = ask(r#"{"function_to_apply": "sigmoid"}"#).body[0].clone();
     assert_eq!(labels(&sigmoid), labels(&all));
-    assert!(scores(&sigmoid).iter().all(|score| (0.0..1.0).contains(score)));
+    assert_sigmoids(&sigmoid, "bighead");
     // A regression answers with the value itself.
     let value = server.classify("onelabel", r#"{"inputs": "good"}"#).body[0].clone();
     assert_eq!(labels(&value), ["similarity"]);
@@ -397,13 +438,21 @@ fn reports_its_settings_and_adapters() {
 #[test]
 fn every_route_except_probes_needs_the_api_key() {
     let server = World::new().with(|config| config.api_key = Some(ApiKey::new("s3cret"))).start();
-    for path in ["/health", "/ready"] {
+    let probes = ["/health", "/ready", "/v2/health/live", "/v2/health/ready"];
+    for path in probes {
         assert_eq!(server.get(path).status, 200, "probes carry no key");
     }
-    for path in ["/info", "/adapters", "/adapters/plain", "/nowhere"] {
-        let answer = server.get(path);
-        assert_error(&answer, 401, "Unauthorized", "Bearer");
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    let others = openapi::registered().into_iter().chain(["/nowhere".to_owned()]);
+    for path in others.filter(|path| !probes.contains(&&**path)) {
+        let path = path.replace("{adapter}", "plain").replace("{name}", "plain");
+        for method in ["GET", "POST", "PUT", "DELETE"] {
+            let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let reply = server.raw(head.as_bytes());
+            assert!(
+                reply.starts_with("HTTP/1.1 401") && reply.contains("www-authenticate: Bearer"),
+                "{method} {path}: {reply}"
+            );
+        }
     }
     for (authorization, status) in [
         (None, 401),

@@ -10,8 +10,12 @@
 use std::env;
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -48,7 +52,7 @@ fn escaped(name: &str) -> impl std::fmt::Display + '_ {
 
 fn post(url: &str, question: &Value) -> Result<Value, Box<dyn Error>> {
     // An answer with an error's status has a message in its body.
-    let request = ureq::post(url).config().http_status_as_error(false).build();
+    let request = ureq::post(url).config().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
     let mut request = request.header("content-type", "application/json");
     if let Ok(key) = env::var("POLYRANK_API_KEY") {
         request = request.header("authorization", format!("Bearer {key}"));

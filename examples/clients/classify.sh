@@ -10,8 +10,9 @@ shift 2
 quote() { printf '"%s"' "$(printf '%s' "$1" | tr '\001-\010\013-\037' ' ' | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/\t/\\t/g' | awk 'NR > 1 { printf "\\n" } { printf "%s", $0 }')"; }
 
 post() { # PATH BODY
-  curl --silent --show-error --fail-with-body "$url$1" -H 'content-type: application/json' \
-    ${POLYRANK_API_KEY:+-H "authorization: Bearer $POLYRANK_API_KEY"} --data-binary "$2"
+  # The key does not stand in curl's arguments, which other users can see.
+  printf '%s' "${POLYRANK_API_KEY:+authorization: Bearer $POLYRANK_API_KEY}" |
+    curl --silent --show-error --fail-with-body --max-time 30 "$url$1" -H 'content-type: application/json' -H @- --data-binary "$2"
   echo
 }
 

@@ -12,7 +12,7 @@ use crate::text::BaseInputs;
 
 /// What an encoder needs to know about its base. The keys are BERT's. Other architectures' names for them are translated
 /// ([`Architecture::aliases`]), and keys that a file leaves out get the defaults of `transformers`. Sizes must be
-/// there, but for DistilBERT and MPNet: `transformers` always writes them.
+/// there, except for DistilBERT and MPNet: `transformers` always writes them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct BaseConfig {
     /// The architecture, such as `bert`.

@@ -31,7 +31,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// Tells the user.
+    /// Warns the user.
     pub fn log(&self) {
         match self {
             Self::ServiceLink { name, value } => {

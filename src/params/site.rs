@@ -97,7 +97,7 @@ pub struct Layout {
     pub stack: &'static str,
     /// Number of layers.
     pub layers: usize,
-    /// The linears of each layer, in the order in which a layer runs them.
+    /// The linears of each layer, in the order in which a layer runs them, except that those of DeBERTa's positions come last.
     pub modules: Vec<Module>,
     /// Linears of the `transformers` model that lie outside the layers, such as `bert.pooler.dense`. They are never sites, but
     /// PEFT's patterns may name them. A delta of one of the head's linears becomes part of the adapter's head; a delta of any other
@@ -131,7 +131,7 @@ impl Layout {
         site.layer * self.modules.len() + site.module
     }
 
-    /// All sites, layer by layer. Within a layer they are in the order of execution, but for those of DeBERTa's positions, which come last.
+    /// All sites, layer by layer. Within a layer they are in the order of [`Layout::modules`].
     pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
         let modules = self.modules.len();
         (0..self.len()).map(move |i| Site { layer: i / modules, module: i % modules })

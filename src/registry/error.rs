@@ -210,7 +210,7 @@ impl Fault {
     }
 }
 
-/// Tells the folder of an adapter that does not have the folder's name.
+/// Names the folder of an adapter that does not have the folder's name.
 fn in_folder(name: &str, folder: &Path) -> String {
     if folder == Path::new(name) { String::new() } else { format!(", in the folder {folder:?},") }
 }

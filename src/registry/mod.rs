@@ -177,6 +177,8 @@ pub struct FirstAdapters {
     pub others: bool,
     /// The names of adapters before the others that are not served, because links in them lead outside of the folder.
     pub outside: Vec<String>,
+    /// The names of folders before the others for which the disk fails, so that adapters inside them are not known.
+    pub unreadable: Vec<String>,
 }
 
 /// The adapters of one folder. Shared by `Arc`.

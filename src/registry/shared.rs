@@ -102,7 +102,11 @@ impl Shared {
     /// The names of the adapters in the folder, and their folders. Of a subfolder for which the disk fails, those that were known are kept.
     fn found(&self) -> Result<Vec<(String, Option<files::Folder>)>, RegistryError> {
         let files::Names { mut found, unreadable } = files::names(&self.root).map_err(of_root)?;
-        if !unreadable.is_empty() {
+        if let Some(folder) = unreadable.first() {
+            // Without an earlier list, those inside would be missing without a word.
+            if lock(&self.summaries).is_empty() {
+                return Err(RegistryError::RootUnreadable { reason: format!("{folder}: the disk fails") });
+            }
             let is_inside =
                 |name: &str| name.split_once('/').is_some_and(|(outer, _)| unreadable.iter().any(|u| u == outer));
             found.extend(lock(&self.summaries).keys().filter(|name| is_inside(name)).map(|name| (name.clone(), None)));
@@ -130,7 +134,7 @@ impl Shared {
             }
             ControlFlow::Continue(())
         };
-        files::visit(&self.root, see).map_err(of_root)?;
+        first.unreadable = files::visit(&self.root, see).map_err(of_root)?;
         Ok(first)
     }
 

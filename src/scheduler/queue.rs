@@ -21,7 +21,7 @@ use crate::registry::Pin;
 pub struct Request {
     /// A row for each text and adapter.
     pub rows: Vec<Row>,
-    /// Keep the rows' adapters in memory until all rows have run, and have the adapters' names.
+    /// The pins that keep the rows' adapters in memory until all rows have run. They also have the adapters' names.
     pub pins: Vec<Pin>,
     /// When the answer is of no more use: the request is then dropped from the queue. The queue's own time-out is only compared with the
     /// estimated wait when the request is accepted.
@@ -380,14 +380,14 @@ impl State {
         Candidate { tokens, held: self.waiting.held(flow), ahead: self.waiting.ahead(flow, tokens), time }
     }
 
-    /// Tells the watchdog what it is to watch while the worker waits or goes on: the oldest batch as before, if there is one.
+    /// Sets what the watchdog watches while the worker waits or goes on: the oldest batch as before, if there is one.
     fn report(&self, progress: &Progress) {
         if self.running.is_empty() {
             self.report_next(progress);
         }
     }
 
-    /// Tells the watchdog what it is to watch now that another step begins.
+    /// Sets what the watchdog watches now that another step begins.
     fn report_next(&self, progress: &Progress) {
         match self.running.values().next() {
             Some(oldest) => progress.begin(self.throughput.time_of(oldest.tokens), oldest.time_factor()),

@@ -1,9 +1,9 @@
 //! Notices a worker that stands still: a forward pass that takes many times what it should.
 //!
 //! Such a pass cannot be interrupted. The watchdog logs the stacks of all threads, which show where they stand, and
-//! [`super::Scheduler::stalled`] returns it, so that health checks fail. If the pass does not end within a further grace, the watchdog calls
-//! the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process. It does the same once the device is lost,
-//! or no thread runs passes any more.
+//! [`super::Scheduler::stalled`] returns the pass's time, so that health checks fail. If the pass does not end within a further grace, the
+//! watchdog calls the callback of [`super::Scheduler::on_stall`], with which `polyrank serve` ends its process. It does the same once the
+//! device is lost, or no thread runs passes any more.
 //!
 //! The watchdog's own thread takes no lock, allocates no memory and writes no log, because the allocator or the log may be what stands
 //! still. A second thread logs.
@@ -140,7 +140,7 @@ fn watch(
     let (mut watch, tick) = (Watch::new(), stall_timeouts.tick());
     // Whether the last look gave the pass up. It may still have ended before the next one.
     let mut hopeless = false;
-    // Until the callback is set, what it is for is kept.
+    // A stall that is found before the callback is set is reported once it is.
     let call = || callback.get().into_iter().for_each(|callback| callback());
     let mut over = false;
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {

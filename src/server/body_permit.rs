@@ -1,6 +1,6 @@
 //! The layer that takes a permit for the memory of a request's body. A large body has its permit before it is read. Otherwise,
-//! many bodies that are half read could fill the memory, and none could be completed. Small bodies have memory of their own, where they are counted as
-//! they arrive, so that clients that announce large bodies, and send nothing, hold up none of them. Tiny bodies need none: they are no
+//! many bodies that are half read could fill the memory, and none could be completed. Small bodies have memory of their own, where they are
+//! counted as they arrive, so that clients that announce large bodies, and send nothing, hold up none of them. Tiny bodies need none: they are no
 //! larger than what a connection may have read anyway, and clients that send small bodies slowly do not hold them up.
 
 use std::pin::Pin;

@@ -386,6 +386,7 @@ mod tests {
 
     use super::*;
     use crate::adapter::AdapterError;
+    use crate::registry::Expected;
 
     fn status(source: AdapterError) -> u16 {
         let error = RegistryError::Invalid { name: "a".into(), reason: String::new(), error: Arc::new(source.into()) };
@@ -416,9 +417,37 @@ mod tests {
     }
 
     #[test]
-    fn full_device_has_the_status_of_a_full_budget() {
-        let busy = RegistryError::Busy { name: "a".into(), bytes: 2, held: 1, budget: 2 };
-        let full = RegistryError::DeviceMemory { name: "a".into(), needed: 2, free: 1 };
-        assert_eq!([busy, full].map(|error| ApiError::from(error).status().0.as_u16()), [429, 429]);
+    fn every_error_of_the_registry_has_its_status() {
+        use RegistryError::*;
+        let name = || "a".to_owned();
+        let (bytes, held, budget, limit, reason) = (2, 1, 2, 3, String::new);
+        for (error, status, error_type, may_retry) in [
+            (NotFound { name: name() }, 404, "UnknownAdapter", false),
+            (OutsideRoot { name: name(), file: name() }, 404, "UnknownAdapter", false),
+            (RootGone, 503, "NotReady", true),
+            (RootUnreadable { reason: reason() }, 503, "Unavailable", true),
+            (Changing { name: name() }, 503, "NotReady", true),
+            (Changed { name: name(), folder: PathBuf::from("a") }, 409, "Conflict", false),
+            (Stale { name: name(), expected: Expected::Generation(2), found: Some(1) }, 409, "Conflict", false),
+            (Deleted { name: name() }, 409, "Conflict", false),
+            (OtherBase { name: name(), warning: reason() }, 422, "InvalidAdapter", false),
+            (Panicked { name: name(), reason: reason() }, 500, "Internal", false),
+            (TooLarge { name: name(), bytes, budget }, 422, "InvalidAdapter", false),
+            (NoRoom { name: name(), bytes, held, budget }, 422, "InvalidAdapter", false),
+            (TooLargeTogether { adapters: 2, bytes, budget }, 422, "Unprocessable", false),
+            (Busy { name: name(), bytes, held, budget }, 429, "Overloaded", true),
+            (DeviceMemory { name: name(), needed: 2, free: 1 }, 429, "Overloaded", true),
+            (TooManyWaiters { name: name(), limit }, 429, "Overloaded", true),
+            (TooManyLoads { limit }, 429, "Overloaded", true),
+            (TooManyLists { limit }, 429, "Overloaded", true),
+            (Slow { name: name(), taken: Duration::ZERO }, 503, "NotReady", true),
+            (Stopped, 503, "Draining", true),
+        ] {
+            let what = error.to_string();
+            let error = ApiError::from(error);
+            let (found, found_type) = error.status();
+            let found = (found.as_u16(), found_type, error.retry_after().is_some());
+            assert_eq!(found, (status, error_type, may_retry), "{what}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::{adapters, classify, metrics, models, probes};
 
 /// What applies to every route.
 const ABOUT: &str = "Text classification with many adapters over one frozen encoder. A request may carry an id (x-request-id), which the \
-answer repeats, and say how long its client waits (x-request-timeout-ms). Bodies may be compressed with gzip. Answers to texts tell the \
+answer repeats, and say how long its client waits (x-request-timeout-ms). Bodies may be compressed with gzip. Answers to texts have the \
 version of the adapter (x-adapter-generation), how many texts were truncated (x-truncated), the number of tokens (x-compute-tokens), and \
 milliseconds (x-total-time, x-tokenization-time, x-queue-time, x-inference-time).";
 

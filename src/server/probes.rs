@@ -17,7 +17,7 @@ pub(super) struct Health {
     status: &'static str,
 }
 
-/// Tells whether the process runs, its forward pass does not stand still, and its device works
+/// Whether the process runs, its forward pass does not stand still, and its device works
 #[utoipa::path(
     get, path = "/health", tag = "server", security(()),
     responses(
@@ -41,7 +41,7 @@ fn computes(app: &App) -> Result<(), ApiError> {
     app.scheduler().stalled().map_or(Ok(()), |time| Err(ApiError::Stalled(time)))
 }
 
-/// Tells whether the server accepts requests
+/// Whether the server accepts requests
 #[utoipa::path(
     get, path = "/ready", tag = "server", security(()),
     responses(
@@ -116,7 +116,7 @@ pub(super) struct Info {
     queued_tokens: usize,
 }
 
-/// Tells the server's settings and what it holds
+/// The server's settings, and what it holds
 #[utoipa::path(
     get, path = "/info", tag = "server",
     responses(

@@ -64,7 +64,8 @@ PYTHON
 step() {
   local name=$1 limit=$2 left started result rc
   shift 2
-  if [ -n "$only" ] && [[ ",$only," != *",${name%%:*},"* ]]; then return 0; fi
+  # Most steps need the bases.
+  if [ -n "$only" ] && [ "$name" != bases ] && [[ ",$only," != *",${name%%:*},"* ]]; then return 0; fi
   left=$((deadline - SECONDS))
   if [ "$left" -lt 8 ]; then
     echo "| $name | not run | no time was left |" | tee -a "$results"
@@ -151,13 +152,15 @@ run() {
   tar -xJf "$check/bundle.tar.xz" -C "$work" 2> /dev/null || python3 -m tarfile -e "$check/bundle.tar.xz" "$work" > /dev/null || fail "there is no bundle: run 'check.sh build' first"
   bin="$work/bin" built=$(cat "$work/root")
   chmod +x "$bin"/*
-  # The mark says that an earlier run put the files there, which may be those of another bundle.
+  # The mark says that an earlier run put the files there, and was stopped. They may be those of another bundle. A checkout is left alone.
   local mark="$built/.polyrank-check"
-  if [ ! -e "$built/tests/goldens" ] || [ -e "$mark" ]; then
-    rm -rf "$built/tests" "$built/examples"
+  if [ ! -e "$built/Cargo.toml" ] && { [ ! -e "$built/tests" ] || [ -e "$mark" ]; }; then
     # Tests of training look for `training/../tests`.
+    trap 'rm -rf "$work" "$built/tests" "$built/examples" "$built/training" "$built/.polyrank-check"' EXIT
+    rm -rf "$built/tests" "$built/examples"
     mkdir -p "$built/training" && touch "$mark" && cp -r "$work/tests" "$work/examples" "$built/" || fail "cannot make $built"
   fi
+  [ -e "$built/tests/goldens" ] || fail "$built has no tests/goldens: it is neither a checkout nor empty"
   cd "$built" || exit 1
   # The toolkit's libraries, or those of torch's packages.
   local libraries

@@ -41,9 +41,10 @@ def kill_one_worker(room, mark, script):
     def logs():
         return set(room.glob("runs/*/*/run/log.jsonl"))
 
-    before = logs()
+    before, deadline = logs(), time.monotonic() + 300
     while logs() == before:
         assert script.poll() is None, script.communicate()
+        assert time.monotonic() < deadline, "no run has finished an epoch in five minutes"
         time.sleep(0.05)
     found = list(workers(mark))
     assert found, "expected Ray workers"
@@ -56,9 +57,14 @@ def on_ray(room, program):
     command += ["--directory", room, "--cpus", "1", "--local-cpus", "2"]
     environment = {**os.environ, MARK: mark}
     script = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    kill_one_worker(room, mark, script)
-    printed, told = script.communicate(timeout=300)
-    assert script.returncode == 0, printed + told
+    try:
+        kill_one_worker(room, mark, script)
+        printed, errors = script.communicate(timeout=300)
+    finally:
+        if script.poll() is None:
+            script.terminate()
+            script.wait()
+    assert script.returncode == 0, printed + errors
     # Ray itself prints a message about the lost worker.
     results = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert len(results) == 4 and all(result["last_epoch"]["epoch"] == 4 for result in results), printed

@@ -73,6 +73,8 @@ def peer(base, folder, method):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(0)
+    # PyTorch's own default may be the physical cores.
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     header, rows = rows_of(Path(folder) / "train.tsv")
     columns, rows = header.split("\t"), [row.split("\t") for row in rows]
     label = columns.index("label")

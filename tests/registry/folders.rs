@@ -78,7 +78,7 @@ fn first_adapters_are_found_without_a_look_at_all() {
     let first = || world.registry.first(5).unwrap();
     let names = |names: &[&str], others| {
         let names = names.iter().copied().map(str::to_owned).collect();
-        FirstAdapters { names, others, outside: Vec::new() }
+        FirstAdapters { names, others, ..FirstAdapters::default() }
     };
     assert_eq!(first(), names(&["b", "group/inner"], false));
     #[cfg(unix)]

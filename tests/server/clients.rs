@@ -18,10 +18,16 @@ fn example(name: &str) -> PathBuf {
 
 /// Runs a client with the server's address and further arguments.
 fn run(program: &[&str], server: &Running, arguments: &[&str]) -> Output {
-    let url = format!("http://{}", server.address);
-    let command = Command::new(program[0]).args(&program[1..]).arg(&url).args(arguments).output().unwrap();
-    println!("{}", String::from_utf8_lossy(&command.stderr));
-    command
+    run_with(program, server, arguments, &[])
+}
+
+/// [`run`] with these variables of the environment.
+fn run_with(program: &[&str], server: &Running, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).arg(format!("http://{}", server.address)).args(arguments);
+    let output = command.env_remove("POLYRANK_API_KEY").envs(variables.iter().copied()).output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stderr));
+    output
 }
 
 /// Whether `program` runs here.
@@ -57,6 +63,12 @@ fn check(program: &[&str]) {
     assert_eq!(several.as_object().unwrap().len(), 2);
     let failed = run(program, &server, &[TEXT, "nobody"]);
     assert!(!failed.status.success(), "a client tells that it failed: {failed:?}");
+    // Only the key of this server is sent to it, and no token for the hub.
+    let server = World::new().with(|config| config.api_key = Some(ApiKey::new("s3cret"))).start();
+    for (variable, may_ask) in [("POLYRANK_API_KEY", true), ("HF_TOKEN", false)] {
+        let output = run_with(program, &server, &[TEXT, "plain"], &[(variable, "s3cret")]);
+        assert_eq!(output.status.success(), may_ask, "{variable}: {output:?}");
+    }
 }
 
 #[test]

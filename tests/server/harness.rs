@@ -274,7 +274,7 @@ pub(super) fn wait_until(mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < Duration::from_secs(120), "still waiting after two minutes");
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -67,7 +67,6 @@ fn refused_behind(server: &Running, gate: &Gate, waiting: usize, asked: usize) -
 fn full_queue_estimates_when_it_has_room() {
     let gate = Gate::default();
     let server = World::new().with(|config| config.max_queued_tokens = 30).start_with(slow_then(&gate));
-    // The 6 tokens that run and 12 of the 30 in the queue come first, which takes slightly more than 3 s.
     let refused = refused_behind(&server, &gate, 10, 4);
     assert_error(&refused, 429, "Overloaded", "30 tokens are queued; 4 more");
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();

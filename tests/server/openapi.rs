@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// The routes that are registered in `src/server/routes.rs`, except pages, the document itself, and the metrics, which are no JSON.
-fn registered() -> BTreeSet<String> {
+pub(super) fn registered() -> BTreeSet<String> {
     let source = include_str!("../../src/server/routes.rs");
     let paths = source.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap().replace("{*", "{"));
     let others = ["/", "/docs", "/api-doc/openapi.json"];
@@ -148,15 +148,17 @@ fn page_shows_every_route_in_a_browser() {
     let profile = format!("--user-data-dir={}", folder.path().display());
     let arguments =
         ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", &profile];
-    let url = format!("http://{}/docs", server.address);
-    let Ok(output) = std::process::Command::new("chromium").args(arguments).arg(url).output() else {
-        println!("skipped: `chromium` does not run on this machine");
-        return;
-    };
-    let page = String::from_utf8(output.stdout).unwrap();
-    for path in registered() {
-        assert!(page.contains(&format!("<code>{path}</code>")), "{path}: {page}");
+    // Addresses may end in a slash.
+    for url in ["docs", "docs/"].map(|path| format!("http://{}/{path}", server.address)) {
+        let Ok(output) = std::process::Command::new("chromium").args(arguments).arg(url).output() else {
+            println!("skipped: `chromium` does not run on this machine");
+            return;
+        };
+        let page = String::from_utf8(output.stdout).unwrap();
+        for path in registered() {
+            assert!(page.contains(&format!("<code>{path}</code>")), "{path}: {page}");
+        }
+        // The body that the box proposes for POST /classify/{adapter}, and a schema.
+        assert!(page.contains("Body (ClassifyBody):") && page.contains("<code>ErrorBody</code>"), "{page}");
     }
-    // The body that the box proposes for POST /classify/{adapter}, and a schema.
-    assert!(page.contains("Body (ClassifyBody):") && page.contains("<code>ErrorBody</code>"), "{page}");
 }

@@ -1,9 +1,11 @@
 //! Adapters that are replaced, broken, removed and put back while the server runs.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use polyrank::registry::{Registry, Updates};
 
 use super::*;
 
@@ -181,6 +183,42 @@ fn put_and_delete_change_what_is_served() {
     assert_eq!(server.put("plain", "", Some("*")).status, 409);
     assert_eq!(server.put("plain", "", None).status, 200);
     assert_eq!(server.classify("plain", TEXT).body, plain.body);
+}
+
+/// What a PUT and a DELETE have changed lasts until the server ends. They change no files.
+#[test]
+fn folders_are_the_truth_after_a_restart() {
+    let server = World::new().with(|config| config.allow_adapter_updates = true).start();
+    let files = |name: &str| fs::read(server.root.join(name).join("adapter_model.safetensors")).unwrap();
+    let before = ["plain", "ragged"].map(files);
+    let generation = |name: &str| server.app.registry().get(name).unwrap().adapter().info.labels.clone();
+    let labels = ["plain", "ragged"].map(generation);
+    assert_ne!(labels[0], labels[1]);
+    assert_eq!(server.put("plain", r#"{"path": "ragged"}"#, None).status, 200);
+    assert_eq!(server.delete("ragged", None).status, 200);
+    assert_eq!(generation("plain"), labels[1]);
+    assert_eq!(["plain", "ragged"].map(files), before);
+    let restarted = Registry::new(Arc::<Engine>::clone(server.app.engine()), &server.root, usize::MAX).unwrap();
+    assert_eq!(["plain", "ragged"].map(|name| restarted.get(name).unwrap().adapter().info.labels.clone()), labels);
+}
+
+#[test]
+fn manual_updates_wait_for_a_put() {
+    let bytes =
+        |name: &str| World::new().start().get(&format!("/adapters/{name}")).body["bytes"].as_u64().unwrap() as usize;
+    // There is room for one of them.
+    let memory = bytes("plain").max(bytes("ragged"));
+    let world = World::new().with(|config| (config.allow_adapter_updates, config.adapter_memory) = (true, memory));
+    let server = world.with(|config| config.adapter_updates = Updates::Manual).start();
+    let (plain, ragged) = (server.classify("plain", TEXT), server.classify("ragged", TEXT));
+    assert_eq!(server.classify("plain", TEXT).body, plain.body);
+    copy(&server.root.join("ragged"), &server.root.join("plain"));
+    assert_eq!(server.classify("plain", TEXT).body, plain.body, "the version in memory serves");
+    // It is evicted, and what is in the folder now is another version.
+    assert_eq!(server.classify("ragged", TEXT).body, ragged.body);
+    assert_error(&server.classify("plain", TEXT), 409, "Conflict", "PUT");
+    assert_eq!(server.put("plain", "", None).status, 200);
+    assert_eq!(server.classify("plain", TEXT).body, ragged.body);
 }
 
 /// A host that named no adapter gets the default adapter's answers from memory. Once there is an adapter of its name, it gets that one's.

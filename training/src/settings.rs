@@ -43,6 +43,8 @@ pub const DEFAULT_LENGTH: usize = 128;
 const RANK: usize = 8;
 /// The default numerator of the scale.
 const ALPHA: f64 = 16.0;
+/// The default weight of the penalty on the authors' gates with a constant threshold.
+pub const AUTHORS_LAMBDA: f64 = 10.0;
 
 /// Everything that determines a run except the data and the base's weights. A default that depends on other settings, on the data or on
 /// the base is `None` here; [`Self::resolved`] puts its value in its place. The resolved settings are written to `run/config.toml`.

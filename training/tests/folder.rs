@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use polyrank_training::data::{DataOptions, TaskData};
 use polyrank_training::run::LockedOutput;
 use tempfile::TempDir;
 
@@ -10,6 +11,21 @@ use super::run::{data, fine, log, names, read, refused, train};
 use super::{base_dir, engine};
 
 const ADAPTER: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "config.json"];
+
+/// Of several files that may hold the validation split, the first counts.
+#[test]
+fn validation_files_have_an_order() {
+    let (room, files) = (TempDir::new().unwrap(), ["validation.tsv", "validation_matched.tsv", "dev.tsv"]);
+    let rows = |text: &str| format!("label\tsentence\n0\t{text}\n1\tother\n");
+    for name in ["train.tsv"].iter().chain(&files) {
+        fs::write(room.path().join(name), rows(name)).unwrap();
+    }
+    for name in files {
+        let data = TaskData::load(room.path(), &DataOptions::default()).unwrap();
+        assert_eq!(data.validation[0].examples[0].text, name);
+        fs::remove_file(room.path().join(name)).unwrap();
+    }
+}
 
 #[test]
 fn overwrite_replaces_only_adapters_and_runs() {

@@ -11,6 +11,7 @@ use polyrank::params::Precision;
 use polyrank::text::{Encoded, Limit};
 use polyrank_training::fine_tuned::FineTuned;
 use polyrank_training::method::adalora::{AdaLora, AdaLoraSettings};
+use polyrank_training::method::sora::{GateRule, Sora, SoraSettings, Threshold};
 use polyrank_training::method::{
     BottleneckAdapter, DyLora, Export, Lora, LowRankSettings, Method, TrainedHead, bitfit, first_ranks, full,
 };
@@ -223,11 +224,14 @@ fn another_method_replaces_the_whole_export() {
     refused(&args, 1, "belongs to neither an adapter nor a run");
 }
 
-/// Every method at a point where all variables are random, but some singular values are 0.
+/// Every method at a point where all variables are random, but some singular values and gates are 0.
 fn anywhere(engine: &Engine) -> Vec<Box<dyn Method>> {
     let (layout, backend, encoder) = (engine.layout(), engine.backend(), &**engine.encoder());
     let shape = LowRankSettings { rank: 3, alpha: 6.0, modules: vec![0, 2, 5], labels: 3, seed: 5 };
     let budget = AdaLoraSettings { target_rank: 2, tinit: 0.1, tfinal: 0.5, delta_t: Some(1), orth_reg_weight: 0.5 };
+    let threshold = Threshold::Ratio(0.5);
+    let gates =
+        SoraSettings { gate: GateRule::Adaptive, threshold, gate_rate: 1.0, sparse_lambda: 0.0, depth_bias: 0.0 };
     let head = || TrainedHead::new(layout, 3, &mut StdRng::seed_from_u64(5), backend.device()).unwrap();
     let methods: Vec<Box<dyn Method>> = vec![
         Box::new(Lora::new(layout, &shape, backend).unwrap()),
@@ -235,19 +239,24 @@ fn anywhere(engine: &Engine) -> Vec<Box<dyn Method>> {
         Box::new(bitfit(encoder, head()).unwrap()),
         Box::new(BottleneckAdapter::new(layout, 5, 3, head(), backend).unwrap()),
         Box::new(full(encoder, head()).unwrap()),
+        Box::new(Sora::new(layout, &shape, gates, backend).unwrap()),
     ];
     methods.iter().for_each(|method| randomise(&**method));
     methods
 }
 
-/// Adds noise to all variables, so that norms stay near 1, and sets one singular value of each site to 0.
+/// Adds noise to all variables, so that norms stay near 1, and sets one singular value, or one gate, of each site to 0, and all gates of the
+/// first site.
 fn randomise(method: &dyn Method) {
-    let mut rng = StdRng::seed_from_u64(17);
+    let (mut rng, mut has_empty_site) = (StdRng::seed_from_u64(17), false);
     for Variable { name, var, .. } in method.variables() {
         let mut values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         values.iter_mut().for_each(|value| *value += rng.random_range(-0.3..0.3));
-        if name.ends_with("lora_E") {
+        if name.ends_with("lora_E") || name.ends_with(".gate") {
             values[rng.random_range(0..3)] = 0.0;
+        }
+        if name.ends_with(".gate") && !std::mem::replace(&mut has_empty_site, true) {
+            values.fill(0.0);
         }
         var.set(&Tensor::from_vec(values, var.shape(), var.device()).unwrap()).unwrap();
     }
@@ -294,7 +303,10 @@ fn exports_give_the_logits_of_the_pass() {
             assert_close(&found, &pass_logits(&engine, &**method, &texts), &what);
             if let Export::Adapter(adapter) = &export {
                 let ranks: Vec<usize> = adapter.weights.sites.iter().flatten().map(|change| change.rank()).collect();
-                assert_eq!(ranks, [if i == 1 { 2 } else { 3 }].repeat(ranks.len()), "{what}");
+                // A site without a gate that is not 0 has no delta.
+                let sites = 3 * engine.layout().layers;
+                let expected = [(3, sites), (2, sites), (0, 0), (0, 0), (0, 0), (2, sites - 1)][i];
+                assert_eq!(ranks, vec![expected.0; expected.1], "{what}");
             }
         }
     }

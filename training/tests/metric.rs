@@ -66,7 +66,6 @@ fn metrics_of_several_labels_equal_scikit_learn() {
     );
 }
 
-/// Both losses of several labels are those of one formula, on the host and as tensors.
 /// `precision_recall_fscore_support` of scikit-learn 1.9 with `zero_division=0` and the labels 0 to 3.
 #[test]
 fn scores_of_each_label_equal_scikit_learn() {

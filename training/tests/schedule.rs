@@ -44,7 +44,7 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
     let (data, room) = (data(), TempDir::new().unwrap());
     let from = data.path().to_str().unwrap();
     let (whole, parted) = (room.path().join("whole"), room.path().join("parted"));
-    let more = ["--xi-max", "0.05", "--train-sample", "30"];
+    let more = ["--xi-max", "0.05", "--train-sample", "30", "--log-every", "1"];
     fine(&schedule(from, whole.to_str().unwrap(), &more));
     assert_eq!(names(&whole), ["schedule.jsonl", "stage-0", "stage-1", "stage-2"]);
     let found = stages(&whole);
@@ -69,6 +69,16 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
         let evaluation: Value = serde_json::from_str(&fine(&args)).unwrap();
         assert_eq!(evaluation["metrics"], stage["validation"]);
     }
+    // Each stage goes on where the one before it ended, and its learning rate starts anew.
+    let steps = |stage: usize| -> Vec<Value> {
+        let text = String::from_utf8(read(&whole.join(format!("stage-{stage}/run/steps.jsonl")))).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let rates = |stage: usize| steps(stage).iter().map(|step| step["rate"].clone()).collect::<Vec<_>>();
+    assert!(rates(0).len() > 2 && rates(0) == rates(1), "{:?} {:?}", rates(0), rates(1));
+    let loss = |step: &Value| step["loss"].as_f64().unwrap();
+    let (first, last, next) = (loss(&steps(0)[0]), loss(steps(0).last().unwrap()), loss(&steps(1)[0]));
+    assert!((next - last).abs() < 0.5 * (first - last), "{first}, {last}, then {next}");
     let args = schedule(from, parted.to_str().unwrap(), &more);
     killed(&args, &parted);
     fine(&[&args[..], &["--resume"]].concat());

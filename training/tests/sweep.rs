@@ -279,11 +279,15 @@ fn reported(room: &TempDir, runs: &Path) {
     std::fs::remove_file(output.join("report.md")).unwrap();
     fine(&command);
     // What a report has no more is gone after the next one. Other files stay.
-    for name in ["table3.csv", "training-first.png", "mine.csv"] {
+    let text = String::from_utf8(read(&output.join("report.md"))).unwrap();
+    let more = "\n## Table 3: adapted modules\n\n![Ranks](ranks-gone.svg)\n\n![Mine](mine.svg)\n";
+    std::fs::write(output.join("report.md"), text + more).unwrap();
+    for name in ["table3.csv", "ranks-gone.svg", "training-first.png", "mine.svg", "table2.csv"] {
         std::fs::write(output.join(name), "old").unwrap();
     }
     fine(&command);
-    assert!(!output.join("table3.csv").exists() && read(&output.join("mine.csv")) == b"old");
+    assert!(["table3.csv", "ranks-gone.svg"].iter().all(|name| !output.join(name).exists()));
+    assert!(["mine.svg", "table2.csv"].iter().all(|name| read(&output.join(name)) == b"old"));
     assert!(read(&output.join("training-first.png")).starts_with(b"\x89PNG"));
     let text = String::from_utf8(read(&output.join("report.md"))).unwrap();
     for words in [

@@ -38,6 +38,10 @@ pub(super) fn announce(app: &App) {
     } else if first.names.is_empty() {
         tracing::warn!("{}: no adapter yet: no subfolder has an {ADAPTER}", root.display());
     }
+    if !first.unreadable.is_empty() {
+        let names = printable(&first.unreadable.join(", "));
+        tracing::warn!("{}: the disk fails for folders, which may have adapters: {names}", root.display());
+    }
     if !first.outside.is_empty() {
         let names = printable(&first.outside.join(", "));
         tracing::warn!("{}: links that lead outside of this folder are not served: {names}", root.display());
@@ -62,7 +66,7 @@ mod tests {
     fn names_the_first_adapters() {
         let count_and_names = |names: &[&str], others| {
             let names = names.iter().copied().map(str::to_owned).collect();
-            count_and_names(&FirstAdapters { names, others, outside: Vec::new() })
+            count_and_names(&FirstAdapters { names, others, ..FirstAdapters::default() })
         };
         assert_eq!(count_and_names(&[], false), "none");
         assert_eq!(count_and_names(&["a", "b", "group/inner"], false), "3 (a, b, group/inner)");

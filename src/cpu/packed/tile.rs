@@ -147,7 +147,8 @@ pub(super) fn form(precision: Precision) -> Form {
 ///
 /// # Safety
 /// x is `[R, groups]`, or `[R, 2 groups]` for loops over [`Form::Widened`], and the panel `[groups, COLUMNS]`, both of words that may be
-/// read. The machine has the features of the loop, which [`Kernel::of`] checks. What is prefetched may be anywhere. All loops here have this contract.
+/// read. The machine has the features of the loop, which [`Kernel::of`] checks. What is prefetched may be anywhere. All loops here have
+/// this contract.
 type Run = unsafe fn(*const u32, *const u32, usize, usize, &mut Sums);
 
 /// The loop for one width of vectors.

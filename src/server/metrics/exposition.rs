@@ -170,8 +170,12 @@ impl Scrape {
         ] {
             metric(out, name, help, &ConstCounter::new(count))?;
         }
-        let help = "Versions of adapters in memory, also replaced ones that requests under way use";
-        gauge(out, "polyrank_adapters_resident", help, state.versions as u64)?;
+        gauge(
+            out,
+            "polyrank_adapters_resident",
+            "Adapters in service that are in memory",
+            state.residents.len() as u64,
+        )?;
         let help = "Adapters that are not in service because they could not be loaded, and whose files have not changed since; \
                     GET /adapters says why";
         gauge(out, "polyrank_adapters_broken", help, state.broken as u64)?;
@@ -274,7 +278,7 @@ mod tests {
             "polyrank_adapter_swaps_total 4\n",
             "polyrank_adapter_refused_updates_total 5\n",
             "polyrank_adapter_evictions_total 6\n",
-            "polyrank_adapters_resident 3\n",
+            "polyrank_adapters_resident 2\n",
             "polyrank_adapters_broken 7\n",
             "polyrank_adapter_memory_bytes 200\n",
             "polyrank_adapter_memory_limit_bytes 1000\n",

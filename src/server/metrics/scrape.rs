@@ -13,7 +13,7 @@ use crate::server::answer_body;
 use crate::server::app::App;
 use crate::server::error::{ApiError, ErrorBody};
 
-/// Tells what the server measures
+/// What the server measures
 ///
 /// OpenMetrics for a client that accepts it, else Prometheus's text format 0.0.4.
 #[utoipa::path(

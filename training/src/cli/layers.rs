@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use polyrank::command_line::suggestion;
 use polyrank_training::error::Error;
 use polyrank_training::method::sora::GateRule;
-use polyrank_training::settings::{DATASET, DataSettings, MethodName, RunSettings, Settings};
+use polyrank_training::settings::{AUTHORS_LAMBDA, DATASET, DataSettings, MethodName, RunSettings, Settings};
 use polyrank_training::toml_file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -179,8 +179,9 @@ impl ConfigFile {
             let recorded = defaults.into_iter().filter(|&(name, default)| number(name) == Some(default));
             self.drop(&recorded.map(|(name, _)| name).collect::<Vec<_>>());
         }
-        if overrides("gate") && self.entries.get("gate").and_then(Value::as_str) == Some("authors") {
-            // So does the weight of the penalty from the authors' gates with a constant threshold.
+        let weight = self.entries.get("sparse_lambda").and_then(Value::as_float);
+        if overrides("gate") && stronger.values.gate != Some(GateRule::Authors) && weight == Some(AUTHORS_LAMBDA) {
+            // A run records the weight that the authors' gates have by default.
             self.drop(&["sparse_lambda"]);
         }
         if overrides("epochs") {

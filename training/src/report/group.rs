@@ -12,7 +12,7 @@ use crate::settings::{DataSettings, MethodName, RunSettings, Settings};
 
 /// Settings that do not distinguish runs: a seed, a path to the base (its fingerprint counts), and those with a place of their own.
 /// Neither do those of how a run is carried out.
-const APART: [&str; 7] = ["seed", "model_id", "task", "method", "rank", "target_modules", "max_train_samples"];
+const APART: [&str; 6] = ["seed", "model_id", "method", "rank", "target_modules", "max_train_samples"];
 /// Settings whose default follows from the rank. They distinguish runs of one rank.
 const OF_RANK: [&str; 2] = ["init_rank", "export_rank"];
 /// The names of methods as papers write them, in the order of the SoRA paper's table 1. Other methods come last, under their own name.
@@ -160,8 +160,11 @@ impl Differences {
         differences
     }
 
-    /// A setting as text; `None` if it has no value.
+    /// A setting as text; `None` if it has no value. Runs of one task differ in `task` only by the metric that it chooses.
     fn setting(&self, run: &TrainedRun, name: &str) -> Option<String> {
+        if name == "task" {
+            return run.exported.as_ref().and_then(Exported::metric).map(|(metric, _)| metric.to_owned());
+        }
         run.settings.get(name).or_else(|| self.defaults.get(name)).map(text)
     }
 
@@ -173,7 +176,8 @@ impl Differences {
             rest.push(format!("{} examples", run.examples));
         }
         for (_, name) in self.varying.iter().filter(|(task, name)| *task == run.task && concerns(run, name)) {
-            rest.extend(self.setting(run, name).map(|value| format!("{} {value}", name.replace('_', " "))));
+            let shown = if name == "task" { "metric".to_owned() } else { name.replace('_', " ") };
+            rest.extend(self.setting(run, name).map(|value| format!("{shown} {value}")));
         }
         let modules = run.settings.get("target_modules").and_then(Value::as_array);
         let modules = modules.filter(|modules| !modules.is_empty());

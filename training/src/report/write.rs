@@ -20,6 +20,16 @@ const REPORT: &str = "report.md";
 /// How that text begins.
 const BEGINNING: &str = "# Report\n\n`polyrank-train report` wrote this from ";
 
+/// The headings of the tables, and the names of their files.
+const TABLES: [(&str, &str); 6] = [
+    ("Table 1: methods by tasks (validation)", "table1"),
+    ("Table 1: methods by tasks (test)", "table1-test"),
+    ("Table 2", "table2"),
+    ("Table 3", "table3"),
+    ("Table 4", "table4"),
+    ("Stages", "compression"),
+];
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
@@ -92,16 +102,17 @@ fn refuse_other_files(output: &Path, old: &str, files: &[(String, Vec<u8>)]) -> 
     }
 }
 
-/// The names of the tables and figures that a report with the text `old` may have left.
+/// The names of the tables and figures of a report with the text `old`.
 fn former(old: &str) -> Vec<String> {
     if !old.starts_with(BEGINNING) {
         return Vec::new();
     }
     let linked = old.split("](").skip(1).filter_map(|rest| rest.split_once(".svg)")).map(|(name, _)| name);
-    let figures = linked.filter(|name| !name.contains(['/', '\\']));
+    let is_figure = |name: &&str| *name == "compression" || name.starts_with("ranks-") || name.starts_with("training-");
+    let figures = linked.filter(is_figure).filter(|name| !name.contains(['/', '\\']));
     let figures = figures.flat_map(|name| [format!("{name}.svg"), format!("{name}.png")]);
-    let tables = ["table1", "table1-test", "table2", "table3", "table4", "compression", "runs"];
-    figures.chain(tables.map(|name| format!("{name}.csv"))).collect()
+    let tables = TABLES.into_iter().filter(|(heading, _)| old.contains(&format!("\n## {heading}")));
+    figures.chain(tables.map(|(_, name)| format!("{name}.csv"))).collect()
 }
 
 fn csv(csv: &Csv) -> Result<Vec<u8>, Error> {

@@ -181,10 +181,10 @@ pub(super) fn bottleneck_at_most(width: usize, bottleneck: usize) -> Result<(), 
 }
 
 /// Checks that the number of parameters to keep, if it is given, is from `least` to `all`.
-pub(super) fn target_params((least, linear): (usize, &str), all: usize, kept: Option<usize>) -> Result<(), Error> {
+pub(super) fn target_params(least: usize, all: usize, kept: Option<usize>) -> Result<(), Error> {
     match kept {
         Some(kept) if !(least..=all).contains(&kept) => {
-            wrong("--target-params", format_args!("from {least}, one rank of the {linear} linear, to {all}"), kept)
+            wrong("--target-params", format_args!("from {least}, one rank of the smallest linear, to {all}"), kept)
         }
         _ => Ok(()),
     }

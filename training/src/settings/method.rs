@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use super::{MethodName, Settings, check};
 use crate::error::{Error, wrong};
 use crate::method::adalora::{AdaLora, AdaLoraSettings};
-use crate::method::sora::{GateRule, Sora, SoraSettings, Threshold};
+use crate::method::sora::{Sora, SoraSettings, Threshold};
 use crate::method::{BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, TrainedHead, bitfit, full};
 
 impl Settings {
@@ -83,26 +83,23 @@ impl Settings {
         }
     }
 
-    /// Checks that the target is at least one rank of an adapted linear and at most all ranks of all of them. Only adaptive gates can
-    /// leave a rank of the smallest linear alone: for others, which threshold removes it depends on its size.
+    /// Checks that the target is at least one rank of an adapted linear and at most all ranks of all of them.
     fn check_target(&self, engine: &Engine, shape: &LowRankSettings) -> Result<(), Error> {
         let layout = engine.layout();
         let costs = shape.modules.iter().map(|&module| &layout.modules[module]);
         let costs: Vec<usize> = costs.map(|module| module.in_features + module.out_features).collect();
         let all = shape.rank * layout.layers * costs.iter().sum::<usize>();
-        let (of_adaptive, costs) = (self.gate() == GateRule::Adaptive, costs.into_iter());
-        let least = if of_adaptive { costs.min() } else { costs.max() }.unwrap_or(0);
-        let linear = if of_adaptive { "smallest" } else { "largest" };
+        let least = costs.into_iter().min().unwrap_or(0);
         match self.threshold() {
             Threshold::Ratio(ratio) if ratio * (all as f64) < least as f64 => {
                 let share = least as f64 / all as f64;
                 wrong(
                     "--target-ratio",
-                    format_args!("{share:.5} or more, which is one rank of the {linear} linear"),
+                    format_args!("{share:.5} or more, which is one rank of the smallest linear"),
                     ratio,
                 )
             }
-            _ => check::target_params((least, linear), all, self.target_params),
+            _ => check::target_params(least, all, self.target_params),
         }
     }
 

@@ -3,7 +3,7 @@
 use polyrank::adapter::ProblemType;
 use polyrank::engine::Engine;
 
-use super::{ALPHA, DEFAULT_LENGTH, MethodName, RANK, Settings};
+use super::{ALPHA, AUTHORS_LAMBDA, DEFAULT_LENGTH, MethodName, RANK, Settings};
 use crate::defaults::{Hyperparameters, PeakRates};
 use crate::method::sora::{GateRule, Threshold};
 
@@ -102,7 +102,7 @@ impl Settings {
 
     pub(super) fn sparse_lambda(&self) -> f64 {
         let penalised = self.xi.is_some() && self.gate() == GateRule::Authors;
-        self.sparse_lambda.unwrap_or(if penalised { 10.0 } else { 0.0 })
+        self.sparse_lambda.unwrap_or(if penalised { AUTHORS_LAMBDA } else { 0.0 })
     }
 
     /// A setting of one method; `None` with another method.

@@ -102,12 +102,14 @@ impl Expander<'_> {
         Ok(jobs)
     }
 
-    /// The variants for a method. Those without settings for it would give equal runs, so there is at most one `None`.
+    /// The variants for a method. Those without settings for it would give equal runs, so that they are one `None`, as no variant is.
     fn variants(&self, method: &str) -> Vec<Option<&(String, Section)>> {
-        let (own, others): (Vec<_>, Vec<_>) =
-            self.spec.variants.iter().partition(|(_, section)| concerns(section, method));
-        let as_given = (own.is_empty() || !others.is_empty()).then_some(None);
-        as_given.into_iter().chain(own.into_iter().map(Some)).collect()
+        let has_settings = |variant: &&(String, Section)| concerns(&variant.1, method);
+        let all = self.spec.variants.iter().map(|variant| Some(variant).filter(has_settings));
+        let mut variants: Vec<_> = all.collect();
+        let mut has_none = false;
+        variants.retain(|variant| variant.is_some() || !std::mem::replace(&mut has_none, true));
+        if variants.is_empty() { vec![None] } else { variants }
     }
 
     /// Adds the runs of one task, method and variant, each with the place of its seed.

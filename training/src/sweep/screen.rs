@@ -43,7 +43,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Tells how many runs there are. `changed` of those that wait were finished by an earlier call with another command or other data.
+    /// Prints how many runs there are. `changed` of those that wait were finished by an earlier call with another command or other data.
     pub(super) fn new(jobs: &[Job], states: &[State], changed: usize, at_once: usize) -> Self {
         let table = MultiProgress::new();
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
@@ -60,7 +60,7 @@ impl Screen {
         screen
     }
 
-    /// Tells of a run's new state.
+    /// Prints a run's new state.
     pub(super) fn report(&self, job: &Job, state: &State) {
         let name = format!("{:width$}", job.name, width = self.width);
         match state {
