@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Makes the fuzz targets' first corpus, `fuzz/corpus`, out of the test goldens."""
+import io
 import json
 import struct
 from pathlib import Path
@@ -27,6 +28,21 @@ def safetensors(tensors):
     return struct.pack("<Q", len(text)) + text + struct.pack("<f", 1.0) * (end // 4)
 
 
+def write_parquet():
+    """A Parquet file, which random bytes hardly become. Needs pyarrow."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        print("no seed in Parquet: pyarrow is not installed")
+        return
+    table = pyarrow.table({"label": [1, 0], "sentence": ["a", "b"]})
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+    # The place of Parquet among the formats of the target.
+    write("rows", "4", bytes([4]) + file.getvalue())
+
+
 def main():
     for adapter in sorted(GOLDENS.glob("bert/*/adapter_config.json")):
         config, labels = adapter.read_bytes(), adapter.parent / "config.json"
@@ -44,6 +60,7 @@ def main():
     for number, text in enumerate([*tables, tables[2]]):
         write("rows", str(number), bytes([number]) + text.encode())
         write("rows", f"{number}-utf16", bytes([number]) + text.encode("utf-16"))
+    write_parquet()
     for number, body in enumerate([
         {"inputs": "a"},
         {"inputs": ["a", {"text": "b", "text_pair": "c"}], "parameters": {"top_k": 2, "function_to_apply": "sigmoid"}},
