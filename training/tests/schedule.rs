@@ -76,9 +76,9 @@ fn every_stage_is_an_adapter_and_a_resumed_schedule_gives_the_same() {
     };
     let rates = |stage: usize| steps(stage).iter().map(|step| step["rate"].clone()).collect::<Vec<_>>();
     assert!(rates(0).len() > 2 && rates(0) == rates(1), "{:?} {:?}", rates(0), rates(1));
-    let loss = |step: &Value| step["loss"].as_f64().unwrap();
-    let (first, last, next) = (loss(&steps(0)[0]), loss(steps(0).last().unwrap()), loss(&steps(1)[0]));
-    assert!((next - last).abs() < 0.5 * (first - last), "{first}, {last}, then {next}");
+    // With the variables of the start, the first loss would be the same: all stages have the same order of rows and dropout.
+    let first_loss = |stage: usize| steps(stage)[0]["loss"].as_f64().unwrap();
+    assert!(first_loss(1) < first_loss(0) - 1e-3, "{} {}", first_loss(0), first_loss(1));
     let args = schedule(from, parted.to_str().unwrap(), &more);
     killed(&args, &parted);
     fine(&[&args[..], &["--resume"]].concat());

@@ -233,6 +233,12 @@ fn what_belongs_to_a_replaced_setting_does_not_count() {
         let found = told(flags, &[], Some(file));
         assert!(found.contains(words), "expected {words:?} in {found:?}");
     }
+    // The weight of the penalty counts, unless it is the default of gates that a flag replaces.
+    let weight = "gate = \"authors\"\nxi = 0.001\nsparse_lambda = -1.0";
+    for gate in ["authors", "paper"] {
+        let found = told(&["--gate", gate], &[], Some(weight));
+        assert!(found.contains("--sparse-lambda: expected 0 or a positive number, found -1"), "{found}");
+    }
     let same_layer = told(&["--xi", "1e-3", "--depth-bias", "1"], &[], None);
     assert!(same_layer.contains("--depth-bias: expected adaptive gates"), "{same_layer}");
 }

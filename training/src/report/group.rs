@@ -268,6 +268,19 @@ mod tests {
         assert_eq!(groups(&runs).iter().map(|group| group.runs.len()).collect::<Vec<_>>(), [3]);
     }
 
+    /// The name of a task may choose another metric, which is no seed of the first.
+    #[test]
+    fn runs_with_another_metric_are_apart() {
+        let [first, (name, mut other)] = ["", "task = \"reviews\""]
+            .map(|more| run("reviews", &format!("method = \"lora\"\nrank = 8\nseed = 0\n{more}"), 0.8, &[]));
+        if let Some(exported) = &mut other.exported {
+            exported.metrics = serde_json::Map::from_iter([("matthews".to_owned(), 0.1.into())]);
+        }
+        let runs = [first, (name, other)];
+        let labels: Vec<String> = groups(&runs).iter().map(|group| group.kind.label()).collect();
+        assert_eq!(labels, ["LoRA, r = 8, metric accuracy", "LoRA, r = 8, metric matthews"]);
+    }
+
     #[test]
     fn tasks_whose_names_differ_in_case_are_two() {
         let of = |task: &str| run(task, "method = \"lora\"\nrank = 8\nseed = 0", 0.8, &[]);
