@@ -278,7 +278,7 @@ mod tests {
         }
         let runs = [first, (name, other)];
         let labels: Vec<String> = groups(&runs).iter().map(|group| group.kind.label()).collect();
-        assert_eq!(labels, ["LoRA, r = 8, metric accuracy", "LoRA, r = 8, metric matthews"]);
+        assert_eq!(labels, ["LoRA, metric accuracy", "LoRA, metric matthews"]);
     }
 
     #[test]
