@@ -21,8 +21,9 @@ def main():
     url, text, *adapters = sys.argv[1:]
     key = os.environ.get("POLYRANK_API_KEY")
 
-    # One adapter: the client posts to the address of the adapter. Without `False`, it would send the user's token of the hub.
-    client = InferenceClient(model=f"{url}/classify/{quote(adapters[0])}", token=key or False)
+    # One adapter: the client posts to the address of the adapter. Without a key, it would send the user's token of the hub.
+    headers = {} if key else {"authorization": None}
+    client = InferenceClient(model=f"{url}/classify/{quote(adapters[0])}", token=key, headers=headers)
     labels = client.text_classification(text, top_k=1)
     print(json.dumps([{"label": entry.label, "score": entry.score} for entry in labels]))
 

@@ -15,7 +15,7 @@ from huggingface_hub import InferenceClient
 
 
 def ask(url, adapter, text):
-    client = InferenceClient(model=f"{url}/classify/{adapter}", token=False)
+    client = InferenceClient(model=f"{url}/classify/{adapter}", headers={"authorization": None})
     labels = client.text_classification(text)
     scores = [entry.score for entry in labels]
     assert labels, "no labels"
