@@ -484,8 +484,13 @@ fn second_signal_ends_the_process_at_once() {
     server.line("listening on");
     // A body that does not come keeps the first signal from ending the process.
     let mut stream = TcpStream::connect(&address).unwrap();
-    stream.write_all(b"POST /classify/plain HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{").unwrap();
-    thread::sleep(Duration::from_millis(300));
+    stream
+        .write_all(b"POST /classify/plain HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        .unwrap();
+    // The server has read the head, and waits for the body.
+    let mut asked = [0; 12];
+    stream.read_exact(&mut asked).unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100");
     server.signal("TERM");
     server.line("a second signal stops at once");
     assert!(get(&address, "/ready").contains("\"Draining\""));

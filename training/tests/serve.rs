@@ -1,6 +1,6 @@
 //! The two binaries as users run them, from a task's folder to an answer over HTTP.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -177,8 +177,13 @@ fn second_sigterm_does_not_wait_for_clients() {
     let mut server = Server::start(adapters.path().to_str().unwrap());
     // A client that never sends its body delays the shutdown by up to the request time-out.
     let mut client = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
-    client.write_all(b"POST /classify/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{").unwrap();
-    assert_eq!(server.get("/adapters"), json!([]));
+    client
+        .write_all(b"POST /classify/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n")
+        .unwrap();
+    // The server has read the head, and waits for the body.
+    let mut asked = [0; 12];
+    client.read_exact(&mut asked).unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100");
     // Signals within a second count as one, so they are repeated until the server ends.
     let status = loop {
         terminate(&server);
