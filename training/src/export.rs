@@ -79,7 +79,7 @@ pub fn from_checkpoint(
     settings: &Settings,
     facts: &Facts,
 ) -> Result<(Export, Progress), Error> {
-    let mut method = settings.method(engine, facts.labels.len(), facts.train.examples, facts.problem)?;
+    let mut method = settings.method(engine, facts.size())?;
     let progress = checkpoint::load_method(checkpoint, &mut *method)?;
     let export = export_of(&*method, engine, &facts.labels, facts.problem, facts.unit, &settings.model_id)?;
     Ok((export, progress))

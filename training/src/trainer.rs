@@ -116,11 +116,11 @@ impl<'a> Trainer<'a> {
         resume: Option<&Path>,
     ) -> Result<Self, Error> {
         settings.check()?;
-        let mut method = settings.method(engine, data.labels.len(), data.train.len(), data.problem)?;
+        let mut method = settings.method(engine, data.size())?;
         let longest = settings.longest(engine);
         let texts = encode(engine, &data.train, longest)?;
         let validation = validation_splits(engine, data, longest)?;
-        let hyperparameters = settings.hyperparameters(data.train.len(), data.problem, engine);
+        let hyperparameters = settings.hyperparameters(data.size(), engine);
         let extent = Extent::new(data.train.len(), &hyperparameters, settings);
         let rule = Rule {
             weight_decay: settings.weight_decay,

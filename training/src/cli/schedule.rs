@@ -93,7 +93,7 @@ pub(super) fn schedule(args: &ScheduleArgs) -> Result<(), Error> {
     for (number, xi) in thresholds.into_iter().enumerate() {
         let epochs = (number > 0).then_some(args.stage_epochs);
         let settings = schedule::settings(&task.given, xi, epochs);
-        if !stages.make(number, &settings.resolved(task.data.train.len(), task.data.problem, &task.base.engine))? {
+        if !stages.make(number, &settings.resolved(task.data.size(), &task.base.engine))? {
             eprint(format_args!("no gate is left after stage {number}, so that the schedule ends here"));
             break;
         }

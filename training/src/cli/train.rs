@@ -117,8 +117,8 @@ pub(super) struct Task {
 impl Task {
     /// Checks that a run with these settings can begin.
     pub(super) fn check(&self, settings: &Settings) -> Result<(), Error> {
-        let (engine, rows) = (&self.base.engine, self.data.train.len());
-        Trainer::new(&settings.resolved(rows, self.data.problem, engine), engine, &self.data, None).map(drop)
+        let engine = &self.base.engine;
+        Trainer::new(&settings.resolved(self.data.size(), engine), engine, &self.data, None).map(drop)
     }
 
     /// Trains with the resolved `settings`, from the variables of the checkpoint `start`, if there is one. Writes the adapter, and returns
@@ -142,7 +142,7 @@ impl Task {
         let locked = run::begin(folders, existing, &config, &self.facts)?;
         eprint(Plan {
             rows,
-            hyperparameters: settings.hyperparameters(rows, self.data.problem, engine),
+            hyperparameters: settings.hyperparameters(self.data.size(), engine),
             accumulate: settings.accumulate,
         });
         let (truncated, longest) = (trainer.truncated(), settings.longest(engine));
@@ -161,7 +161,6 @@ impl Task {
     /// The settings of a run in these folders, which may be one that is made longer.
     fn settings(&self, folders: &Folders, existing: Existing) -> Result<Settings, Error> {
         let (mut given, engine) = (self.given.clone(), &self.base.engine);
-        let (rows, problem) = (self.data.train.len(), self.data.problem);
         if existing == Existing::Resume {
             if !folders.run.exists() {
                 eprint(format_args!("no run in {}: a new one begins", folders.run.display()));
@@ -173,7 +172,7 @@ impl Task {
                 given.extended_from = plans;
             }
         }
-        Ok(given.resolved(rows, problem, engine))
+        Ok(given.resolved(self.data.size(), engine))
     }
 }
 

@@ -56,6 +56,7 @@ use self::found::Found;
 use self::labelled::Labelled;
 use self::labels::Labels;
 use self::row_kind::RowKind;
+use crate::defaults::TaskSize;
 
 /// A task's data, read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,6 +112,12 @@ pub struct DataOptions {
 }
 
 impl TaskData {
+    /// What the defaults of settings depend on.
+    #[must_use]
+    pub fn size(&self) -> TaskSize {
+        TaskSize { rows: self.train.len(), labels: self.labels.len(), problem: self.problem }
+    }
+
     /// Reads the task in the folder or file `source`.
     ///
     /// # Errors

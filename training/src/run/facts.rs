@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{FACTS, REPLACING, SHORTER, read};
 use crate::data::{Example, HoldOut, Target, TargetUnit, TaskData};
+use crate::defaults::TaskSize;
 use crate::error::Error;
 
 /// What determines a run besides its settings. A run cannot be continued with other facts.
@@ -49,6 +50,12 @@ pub struct Part {
 }
 
 impl Facts {
+    /// What the defaults of settings depend on.
+    #[must_use]
+    pub fn size(&self) -> TaskSize {
+        TaskSize { rows: self.train.examples, labels: self.labels.len(), problem: self.problem }
+    }
+
     /// The facts of a run on `data` and on the base with the fingerprint `base`.
     #[must_use]
     pub fn new(data: &TaskData, base: &str) -> Self {

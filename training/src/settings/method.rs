@@ -2,37 +2,32 @@
 
 use std::collections::BTreeSet;
 
-use polyrank::adapter::ProblemType;
 use polyrank::engine::Engine;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{MethodName, Settings, check};
+use crate::defaults::TaskSize;
 use crate::error::{Error, wrong};
 use crate::method::adalora::{AdaLora, AdaLoraSettings};
 use crate::method::sora::{Sora, SoraSettings, Threshold};
 use crate::method::{BottleneckAdapter, DyLora, Lora, LowRankSettings, Method, TrainedHead, bitfit, full};
 
 impl Settings {
-    /// The method with fresh variables, for the base of `engine`, and `rows` rows of training data whose labels are of the kind `problem`.
+    /// The method with fresh variables, for the base of `engine` and a task of this size.
     /// Only this function knows all methods by name.
     ///
     /// # Errors
     /// As [`Self::modules`]; the rank is too large for the adapted modules; `--target-params` or `--target-ratio` is not a possible number
     /// of parameters; `--bottleneck` is too large for the base; the base of BitFit has no biases; or a tensor operation fails.
-    pub fn method(
-        &self,
-        engine: &Engine,
-        labels: usize,
-        rows: usize,
-        problem: ProblemType,
-    ) -> Result<Box<dyn Method>, Error> {
+    pub fn method(&self, engine: &Engine, size: TaskSize) -> Result<Box<dyn Method>, Error> {
+        let labels = size.labels;
         let (layout, backend, encoder) = (engine.layout(), engine.backend(), &**engine.encoder());
         let head = || TrainedHead::new(layout, labels, &mut StdRng::seed_from_u64(self.seed), backend.device());
         let shape = |rank| self.low_rank(engine, labels, rank);
         Ok(match self.method {
             MethodName::Sora => {
-                let (shape, sora) = (shape(self.rank)?, self.sora(self.hyperparameters(rows, problem, engine).lr));
+                let (shape, sora) = (shape(self.rank)?, self.sora(self.hyperparameters(size, engine).lr));
                 self.check_target(engine, &shape)?;
                 Box::new(Sora::new(layout, &shape, sora, backend)?)
             }

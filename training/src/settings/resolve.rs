@@ -1,17 +1,16 @@
 //! The defaults that depend on other settings, on the data or on the base.
 
-use polyrank::adapter::ProblemType;
 use polyrank::engine::Engine;
 
 use super::{ALPHA, AUTHORS_LAMBDA, DEFAULT_LENGTH, MethodName, RANK, Settings};
-use crate::defaults::{Hyperparameters, PeakRates};
+use crate::defaults::{Hyperparameters, PeakRates, TaskSize};
 use crate::method::sora::{GateRule, Threshold};
 
 impl Settings {
-    /// These settings with every default in its place, for `rows` rows of training data and the base of `engine`.
+    /// These settings with every default in its place, for a task of this size and the base of `engine`.
     #[must_use]
-    pub fn resolved(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Self {
-        let Hyperparameters { epochs, batch_size, lr } = self.hyperparameters(rows, problem, engine);
+    pub fn resolved(&self, size: TaskSize, engine: &Engine) -> Self {
+        let Hyperparameters { epochs, batch_size, lr } = self.hyperparameters(size, engine);
         let gated = self.method == MethodName::Sora;
         let ratio = match self.threshold() {
             Threshold::Ratio(ratio) if gated => Some(ratio),
@@ -53,9 +52,9 @@ impl Settings {
         Self { rank: RANK, alpha: ALPHA, target_modules: Vec::new(), ..self }
     }
 
-    /// Epochs, batch size and learning rate, for `rows` rows of training data.
+    /// Epochs, batch size and learning rate, for a task of this size.
     #[must_use]
-    pub fn hyperparameters(&self, rows: usize, problem: ProblemType, engine: &Engine) -> Hyperparameters {
+    pub fn hyperparameters(&self, size: TaskSize, engine: &Engine) -> Hyperparameters {
         let rates = match self.method {
             MethodName::Sora | MethodName::Lora | MethodName::DyLora => PeakRates::LORA,
             MethodName::AdaLora => PeakRates::ADALORA,
@@ -63,9 +62,9 @@ impl Settings {
             MethodName::Full => PeakRates::FULL,
         };
         let width = engine.config().hidden_size;
-        let default = Hyperparameters::new(rows, problem, width, self.batch_size, rates);
+        let default = Hyperparameters::new(size, width, self.batch_size, rates);
         let rows_of_step = default.batch_size.saturating_mul(self.accumulate);
-        let by_steps = || Hyperparameters::new(rows, problem, width, Some(rows_of_step), rates).epochs;
+        let by_steps = || Hyperparameters::new(size, width, Some(rows_of_step), rates).epochs;
         Hyperparameters {
             epochs: self.epochs.unwrap_or_else(by_steps),
             batch_size: default.batch_size,
