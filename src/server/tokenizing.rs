@@ -141,14 +141,18 @@ mod tests {
         assert!(now(1).unwrap().is_ok());
     }
 
+    /// The permit for `bytes` bytes, if a request gets it at once.
+    fn at_once(tokenizing: &Tokenizing, bytes: usize) -> Option<TokenizePermit> {
+        match pin!(tokenizing.permit(bytes)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(permit) => permit.ok(),
+            Poll::Pending => None,
+        }
+    }
+
     #[test]
     fn small_requests_wait_for_no_large_one() {
         let tokenizing = Tokenizing::new(1 << 20, 2);
-        let mut context = Context::from_waker(Waker::noop());
-        let mut now = |bytes: usize| match pin!(tokenizing.permit(bytes)).poll(&mut context) {
-            Poll::Ready(permit) => permit.ok(),
-            Poll::Pending => None,
-        };
+        let now = |bytes| at_once(&tokenizing, bytes);
         let _large = now(1 << 20).unwrap();
         assert!(now(SMALL + 1).is_none());
         let small: Vec<TokenizePermit> = std::iter::from_fn(|| now(SMALL)).collect();
@@ -159,11 +163,7 @@ mod tests {
     #[test]
     fn large_requests_leave_a_thread() {
         let tokenizing = Tokenizing::new(1 << 20, 2);
-        let mut context = Context::from_waker(Waker::noop());
-        let mut now = |bytes: usize| match pin!(tokenizing.permit(bytes)).poll(&mut context) {
-            Poll::Ready(permit) => permit.ok(),
-            Poll::Pending => None,
-        };
+        let now = |bytes| at_once(&tokenizing, bytes);
         let large: Vec<TokenizePermit> = std::iter::from_fn(|| now(SMALL + 1)).collect();
         assert_eq!(large.len(), 2);
         assert!(now(SMALL).is_some());

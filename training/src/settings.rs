@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::data::{DATASET, DataSettings, VALIDATION_SPLIT, source};
 pub use self::method_name::MethodName;
+pub use self::resolve::default_init_rank;
 pub use self::run::RunSettings;
 use crate::method::sora::GateRule;
 

@@ -228,6 +228,8 @@ fn what_belongs_to_a_replaced_setting_does_not_count() {
             "--export-rank: expected at most the rank 4",
         ),
         (&adalora("16"), "rank = 8\ninit_rank = 12", "no such folder"),
+        (&adalora("16"), "init_rank = 12", "--init-rank: expected at least the rank 16"),
+        (&adalora("16"), "rank = 9223372036854775807\ninit_rank = 12", "--init-rank: expected at least the rank 16"),
         (&adalora("16"), "rank = 8\ninit_rank = 13", "--init-rank: expected at least the rank 16"),
     ] {
         let found = told(flags, &[], Some(file));

@@ -9,7 +9,9 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use polyrank::command_line::suggestion;
 use polyrank_training::error::Error;
 use polyrank_training::method::sora::GateRule;
-use polyrank_training::settings::{AUTHORS_LAMBDA, DATASET, DataSettings, MethodName, RunSettings, Settings};
+use polyrank_training::settings::{
+    AUTHORS_LAMBDA, DATASET, DataSettings, MethodName, RunSettings, Settings, default_init_rank,
+};
 use polyrank_training::toml_file;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -171,11 +173,10 @@ impl ConfigFile {
             }
             self.drop(&THRESHOLDS);
         }
-        if overrides("rank") {
+        let number = |name: &str| usize::try_from(self.entries.get(name)?.as_integer()?).ok();
+        if let Some(rank) = number("rank").filter(|_| overrides("rank")) {
             // A run records the defaults that follow from its rank.
-            let number = |name: &str| self.entries.get(name).and_then(Value::as_integer);
-            let rank = number("rank").unwrap_or(stronger.values.rank as i64);
-            let defaults = [("init_rank", (3 * rank + 1) / 2), ("export_rank", rank)];
+            let defaults = [("init_rank", default_init_rank(rank)), ("export_rank", rank)];
             let recorded = defaults.into_iter().filter(|&(name, default)| number(name) == Some(default));
             self.drop(&recorded.map(|(name, _)| name).collect::<Vec<_>>());
         }

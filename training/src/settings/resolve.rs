@@ -6,6 +6,12 @@ use super::{ALPHA, AUTHORS_LAMBDA, DEFAULT_LENGTH, MethodName, RANK, Settings};
 use crate::defaults::{Hyperparameters, PeakRates, TaskSize};
 use crate::method::sora::{GateRule, Threshold};
 
+/// AdaLoRA's default rank at the start, for a target of `rank`.
+#[must_use]
+pub fn default_init_rank(rank: usize) -> usize {
+    rank.saturating_mul(3).div_ceil(2)
+}
+
 impl Settings {
     /// These settings with every default in its place, for a task of this size and the base of `engine`.
     #[must_use]
@@ -110,7 +116,7 @@ impl Settings {
     }
 
     pub(super) fn init_rank(&self) -> usize {
-        self.init_rank.unwrap_or((3 * self.rank).div_ceil(2))
+        self.init_rank.unwrap_or(default_init_rank(self.rank))
     }
 
     pub(super) fn tinit(&self) -> f64 {
